@@ -1,0 +1,83 @@
+"""How the documentation is built: `make docs`."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+
+from sphinx.ext.napoleon import NumpyDocstring
+
+project = "stpredict"
+author = "the stpredict developers"
+project_copyright = f"2026, {author}"
+release = metadata.version("stpredict-histology")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
+
+# pages and notebooks: notebooks are committed with their outputs and shown as they are
+nb_execution_mode = "off"
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# API: what is documented is what `__all__` says, types come from the annotations
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autosummary_imported_members = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+
+# links to other projects need the internet, so only the published build has them
+intersphinx_mapping = (
+    {
+        "anndata": ("https://anndata.readthedocs.io/en/stable", None),
+        "matplotlib": ("https://matplotlib.org/stable", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
+        "python": ("https://docs.python.org/3", None),
+        "scanpy": ("https://scanpy.readthedocs.io/en/stable", None),
+        "spatialdata": ("https://spatialdata.scverse.org/en/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+    }
+    if os.environ.get("READTHEDOCS")
+    else {}
+)
+
+html_theme = "sphinx_book_theme"
+html_title = project
+html_theme_options = {
+    "path_to_docs": "docs",
+    "repository_branch": "main",
+    "repository_url": "https://github.com/stpredict/stpredict",
+    "use_edit_page_button": True,
+    "use_issues_button": True,
+    "use_repository_button": True,
+}
+
+
+# Types come from the annotations, so what stands under "Returns" or a field is prose: a colon in it ends no type.
+
+
+def _returns(docstring: NumpyDocstring, _section: str) -> list[str]:
+    lines = docstring._dedent(docstring._consume_to_next_section())
+    return docstring._format_block(":returns: ", lines)
+
+
+NumpyDocstring._parse_returns_section = _returns
+NumpyDocstring._parse_attribute_docstring = NumpyDocstring._consume_to_end

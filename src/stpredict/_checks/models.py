@@ -1,0 +1,177 @@
+"""Errors about networks: their configuration, their input, their weights.
+
+Only checks live here. torch is not imported: shapes come as tuples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from math import isfinite
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+
+def positive_int(name: str, value: object) -> None:
+    """Refuse what does not count something."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        msg = f"`{name}` is {value!r} ({type(value).__name__}); it counts something: give a whole number of at least 1."
+        raise TypeError(msg)
+    if int(value) < 1:
+        msg = f"`{name}` is {value}; it counts something: give a whole number of at least 1."
+        raise ValueError(msg)
+
+
+def number(name: str, value: object, *, low: float, high: float) -> None:
+    """Refuse what is not in ``[low, high)``."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        msg = f"`{name}` is {value!r} ({type(value).__name__}); give a number from {low:.3g} to below {high}."
+        raise TypeError(msg)
+    if not low <= float(value) < high:
+        msg = f"`{name}` is {value}; give a number from {low:.3g} to below {high}."
+        raise ValueError(msg)
+
+
+def flag(name: str, value: object) -> None:
+    """Refuse what is neither on nor off."""
+    if not isinstance(value, bool):
+        msg = f"`{name}` is {value!r} ({type(value).__name__}); give True or False."
+        raise TypeError(msg)
+
+
+def choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Refuse a word outside a closed set."""
+    if value not in allowed:
+        msg = f"`{name}` is {value!r}; give one of: {', '.join(map(repr, allowed))}."
+        raise ValueError(msg)
+
+
+def fov_spots(value: object, *, n_scales: int | None = None) -> None:
+    """Refuse fields of view that are not numbers above 0, each wider than the last; ``n_scales`` of them if given."""
+    if not isinstance(value, tuple) or not all(isinstance(v, Real) for v in value):
+        msg = f"`fov_spots` is {value!r}; give a tuple of numbers, multiples of the spot diameter, such as (1.5, 3, 6)."
+        raise TypeError(msg)
+    finite = all(isfinite(v) and v > 0 for v in value)
+    if not value or not finite or any(wide <= narrow for narrow, wide in pairwise(value)):
+        msg = f"`fov_spots` is {value}; give numbers above 0, narrowest field of view first, each wider than the last."
+        raise ValueError(msg)
+    if n_scales is not None and len(value) != n_scales:
+        msg = (
+            f"`fov_spots` has {len(value)} scale(s) {value}; this model takes exactly {n_scales}, such as (1.5, 3, 6)."
+        )
+        raise ValueError(msg)
+
+
+def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
+    """Refuse a number that does not divide another."""
+    if whole % divisor:
+        possible = ", ".join(str(d) for d in range(1, min(whole, 64) + 1) if whole % d == 0)
+        msg = (
+            f"`{whole_name}` is {whole} and `{name}` is {divisor}, which does not divide it. "
+            f"Give one of {possible} as `{name}`, or another `{whole_name}`."
+        )
+        raise ValueError(msg)
+
+
+def multiple(name: str, value: int, of: int) -> None:
+    """Refuse a number that cannot be shared out among the scales."""
+    if value % of:
+        msg = f"`{name}` is {value}; it is shared out among {of} scales: give a multiple of {of}."
+        raise ValueError(msg)
+
+
+def nested_patches(size_px: int, patch_size: int, n_scales: int) -> None:
+    """Refuse sizes at which the central 1/2, 1/4, ... of a patch does not split into as many tokens as the whole."""
+    divides("patch_size", patch_size, "size_px", size_px)
+    finest = 2 ** (n_scales - 1)
+    if patch_size % finest:
+        msg = (
+            f"`patch_size` is {patch_size} and `fov_spots` has {n_scales} scales, each of which halves the finest "
+            f"tokens: {patch_size} / {finest} is no whole number of pixels. "
+            f"Give a multiple of {finest} as `patch_size`, or fewer scales."
+        )
+        raise ValueError(msg)
+    if (size_px - size_px // finest) % 2:
+        msg = (
+            f"`size_px` is {size_px}, `patch_size` {patch_size}, and at {n_scales} scales the central 1/{finest} of a "
+            f"patch does not begin at a whole pixel. Give an even multiple of the patch size as `size_px`, "
+            f"such as {size_px + patch_size}."
+        )
+        raise ValueError(msg)
+
+
+def patches(shape: tuple[int, ...], n_scales: int, size_px: int) -> None:
+    """Refuse a batch of patches that does not fit the network."""
+    if len(shape) != 5 or shape[1:] != (n_scales, 3, size_px, size_px):
+        msg = (
+            f"`batch.patches` has the shape {shape}; this network takes (b, {n_scales}, 3, {size_px}, {size_px}): "
+            f"{n_scales} scale(s), RGB, {size_px} px. Read patches as its configuration says (`size_px`, `fov_spots`), "
+            "or build another with `stp.models.config`."
+        )
+        raise ValueError(msg)
+
+
+def given_targets(targets: Tensor | None) -> Tensor:
+    """The targets; refuse a batch that has none where a loss needs them."""
+    if targets is None:
+        msg = "`batch.targets` is None; a loss compares with measured values. Give targets, or call the model itself."
+        raise ValueError(msg)
+    return targets
+
+
+def mean_profile(shape: tuple[int, ...], n_outputs: int) -> None:
+    """Refuse a profile that has not one value per output."""
+    if shape != (n_outputs,):
+        msg = f"`mean` has the shape {shape}; this network has {n_outputs} outputs: give one value for each."
+        raise ValueError(msg)
+
+
+def known_model(name: object, known: Iterable[str]) -> None:
+    """Refuse a name that the registry does not have."""
+    if name not in (names := sorted(known)):
+        msg = f"No model {name!r} (there are: {', '.join(map(repr, names))}). See `stp.models.available()`."
+        raise ValueError(msg)
+
+
+def known_fields(owner: str, given: Iterable[str], allowed: Sequence[str]) -> None:
+    """Refuse fields that a configuration does not have."""
+    if unknown := sorted(set(given) - set(allowed)):
+        msg = (
+            f"{owner} has no field {', '.join(map(repr, unknown))} (fields: {', '.join(map(repr, allowed))}). "
+            "Leave it out; if a file says so, load that with the version of stpredict that wrote it."
+        )
+        raise ValueError(msg)
+
+
+def saved_config(values: object) -> None:
+    """Refuse what ``config_to_dict`` did not write."""
+    if not isinstance(values, Mapping) or set(values) != {"model", "config"}:
+        found = ", ".join(map(repr, values)) if isinstance(values, Mapping) else type(values).__name__
+        msg = (
+            f"A saved model configuration has exactly 'model' and 'config' (found: {found}). "
+            "Write it with `stp.models.config_to_dict(config)`."
+        )
+        raise ValueError(msg)
+    if not isinstance(values["config"], Mapping) or "n_outputs" not in values["config"]:
+        msg = (
+            f"The 'config' of a saved model holds its fields by name, 'n_outputs' at least (found: "
+            f"{values['config']!r}). Write it with `stp.models.config_to_dict(config)`."
+        )
+        raise ValueError(msg)
+
+
+def released_names(given: Iterable[str], needed: Iterable[str], optional: Iterable[str]) -> None:
+    """Refuse weights under other names than the published network's; ``optional`` ones may be there."""
+    names, wanted = set(given), set(needed)
+    missing, unknown = sorted(wanted - names), sorted(names - wanted - set(optional))
+    if missing or unknown:
+        msg = (
+            f"These are not the weights of the published M2OST: {len(missing)} name(s) missing {missing[:4]}, "
+            f"{len(unknown)} unknown {unknown[:4]}. Give its state_dict under the original names."
+        )
+        raise ValueError(msg)

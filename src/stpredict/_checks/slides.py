@@ -1,0 +1,222 @@
+"""Errors about SpatialData objects: elements, coordinate systems, tables and how they belong together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+
+def listed(names: Sequence[object]) -> str:
+    """Names for a message: quoted, the first eight."""
+    shown = ", ".join(repr(name) for name in list(names)[:8])
+    return (shown + (f", … ({len(names)} in all)" if len(names) > 8 else "")) or "none"
+
+
+def is_spatialdata(value: object) -> None:
+    """Refuse anything that is not a SpatialData."""
+    from spatialdata import SpatialData
+
+    if not isinstance(value, SpatialData):
+        msg = (
+            f"Expected a SpatialData (or a list or mapping of them), not {type(value).__name__}. "
+            "Read one with `spatialdata.read_zarr(path)`, or try `stp.datasets.synthetic()`."
+        )
+        raise TypeError(msg)
+
+
+def unique_names(names: Sequence[str]) -> None:
+    """Refuse an empty list of slides."""
+    if not names:
+        msg = "No slide found: no table row annotates a spot of these objects. Check `shapes_key` and `table_name`."
+        raise ValueError(msg)
+
+
+def has_table(names: Sequence[str], asked: str) -> None:
+    """Refuse a table that does not exist."""
+    if asked not in names:
+        hint = f" Create it with `stp.tl.predict(sdata, predictor, key_added={asked!r})`." if "predict" in asked else ""
+        msg = f"No table {asked!r} in `sdata.tables` (found: {listed(names)}).{hint}"
+        raise ValueError(msg)
+
+
+def one_table(names: Sequence[str]) -> None:
+    """Refuse to guess among several tables, or to go on without one."""
+    if len(names) != 1:
+        msg = f"Which table holds the counts? Found: {listed(names)}. Give `table_name`."
+        raise ValueError(msg)
+
+
+def one_shapes(names: Sequence[str]) -> None:
+    """Refuse to guess among several spot elements where no table says which is meant."""
+    if len(names) != 1:
+        msg = f"Which element holds the spots? Found: {listed(names)}. Give `shapes_key`."
+        raise ValueError(msg)
+
+
+def annotated_regions(table: AnnData, table_name: str) -> list[str]:
+    """Regions that a table annotates, in their order; an error if there are none."""
+    attrs = table.uns.get("spatialdata_attrs", {})
+    region = attrs.get("region")
+    if region is None:
+        msg = (
+            f"Table {table_name!r} annotates no element. Link it to its spots with "
+            "`spatialdata.models.TableModel.parse(adata, region=…, region_key=…, instance_key=…)`."
+        )
+        raise ValueError(msg)
+    return [region] if isinstance(region, str) else list(region)
+
+
+def has_regions(regions: Sequence[str], asked: Sequence[str]) -> None:
+    """Refuse spot elements that do not exist or are not annotated."""
+    missing = [key for key in asked if key not in regions]
+    if missing:
+        msg = f"`shapes_key` names {listed(missing)}; annotated elements: {listed(regions)}."
+        raise ValueError(msg)
+
+
+def has_element(sdata: SpatialData, key: str, table_name: str | None) -> None:
+    """Refuse a region that is not in the object."""
+    available = [*sdata.shapes, *sdata.labels]
+    if key not in available:
+        msg = (
+            f"Table {table_name!r} annotates {key!r}, which is not in the object (shapes and labels: "
+            f"{listed(available)}). Add the element or give `shapes_key`."
+        )
+        raise ValueError(msg)
+
+
+def has_image(names: Sequence[str], asked: str) -> None:
+    """Refuse an image that does not exist."""
+    if asked not in names:
+        msg = f"No image {asked!r} in `sdata.images` (found: {listed(names)}). Give one of them as `image_key`."
+        raise ValueError(msg)
+
+
+def one_image(
+    shapes_key: str, shared: Mapping[str, Sequence[str]], sdata: SpatialData, coordinate_system: str | None
+) -> None:
+    """Refuse spots that belong to no image, or to several."""
+    if not sdata.images:
+        msg = f"There is no image in this object, so spots {shapes_key!r} have no patches. Add one to `sdata.images`."
+        raise ValueError(msg)
+    if not shared:
+        from spatialdata.transformations import get_transformation
+
+        systems = {key: sorted(get_transformation(sdata.images[key], get_all=True)) for key in sdata.images}
+        own = sorted(get_transformation(sdata[shapes_key], get_all=True))
+        asked = f" within {coordinate_system!r}" if coordinate_system else ""
+        msg = (
+            f"Spots {shapes_key!r} (coordinate systems {own}) share none{asked} with the images ({systems}). "
+            "Register them with `spatialdata.transformations.set_transformation`, or give `coordinate_system`."
+        )
+        raise ValueError(msg)
+    if len(shared) > 1:
+        msg = (
+            f"Spots {shapes_key!r} lie on several images: {listed(list(shared))}. "
+            "Say which with `image_key`, or narrow down with `coordinate_system`."
+        )
+        raise ValueError(msg)
+
+
+def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, table_name: str) -> None:
+    """Refuse table rows whose instance key names no spot."""
+    missing = ids[~np.isin(ids, index.to_numpy())]
+    if len(missing) or not len(ids):
+        msg = (
+            f"{len(missing)} of {len(ids)} rows of table {table_name!r} name spots that {shapes_key!r} does not have "
+            f"(for instance {listed(list(missing[:3]))}; its index: {listed(list(index[:3]))}, dtype {index.dtype}). "
+            "Make the instance key column equal to the index of the element."
+        )
+        raise ValueError(msg)
+
+
+def on_image(xy_px: NDArray[np.float64], shape: tuple[int, ...], shapes_key: str, image_key: str) -> None:
+    """Refuse spots that all lie off the image: a transformation is missing."""
+    height, width = shape[-2:]
+    inside = ((xy_px >= 0) & (xy_px < (width, height))).all(axis=1)
+    if not inside.any():
+        low, high = xy_px.min(axis=0).round(1).tolist(), xy_px.max(axis=0).round(1).tolist()
+        msg = (
+            f"All {len(xy_px)} spots of {shapes_key!r} lie outside image {image_key!r}: they span {low} to {high} px, "
+            f"the image {width} x {height} px. Set the transformation of one of them with "
+            "`spatialdata.transformations.set_transformation`."
+        )
+        raise ValueError(msg)
+
+
+def has_layer(table: AnnData, layer: str | None) -> None:
+    """Refuse a layer that does not exist."""
+    if layer is not None and layer not in table.layers:
+        msg = f"No layer {layer!r} in the table (found: {listed(list(table.layers))}; None is X). Give `layer`."
+        raise ValueError(msg)
+
+
+def has_column(table: AnnData, column: str) -> None:
+    """Refuse a column of obs that does not exist."""
+    if column not in table.obs:
+        msg = f"No column {column!r} in `obs` (found: {listed(list(table.obs.columns))}). Give `group_key`."
+        raise ValueError(msg)
+
+
+def one_group(values: pd.Series[Any], group_key: str, shapes_key: str) -> str:
+    """The one group that a slide belongs to; an error if there are several or none."""
+    groups = values.dropna().astype(str).unique()
+    if len(groups) != 1 or values.isna().any():
+        msg = (
+            f"The spots of {shapes_key!r} belong to {listed(list(groups))} by obs[{group_key!r}]"
+            f"{' and some to none' if values.isna().any() else ''}; one slide must be one group. "
+            "Use a column that is constant within a slide, such as the patient."
+        )
+        raise ValueError(msg)
+    return str(groups[0])
+
+
+def resolution(um_per_px: float, image_key: str) -> None:
+    """Refuse a resolution that cannot be one."""
+    if not (math.isfinite(um_per_px) and 0.01 <= um_per_px <= 200):
+        msg = (
+            f"The resolution of image {image_key!r} is given as {um_per_px} µm per pixel; slides lie between 0.01 and "
+            "200. Set it with `stp.pp.resolution(sdata, um_per_px=…)`."
+        )
+        raise ValueError(msg)
+
+
+def resolution_known(diameter_um: float | None, image_key: str) -> None:
+    """Refuse to guess a resolution."""
+    if diameter_um is None:
+        msg = (
+            f"The resolution of image {image_key!r} is not known: nothing is recorded and the platform is not. Call "
+            "`stp.pp.resolution(sdata, um_per_px=…)`, or with `pitch_um=` or `diameter_um=` of the spots."
+        )
+        raise ValueError(msg)
+
+
+def colour_image(shape: tuple[int, ...], image_key: str = "") -> None:
+    """Refuse images that are not RGB or RGBA."""
+    if shape[0] not in {3, 4}:
+        what = "grey: one channel" if shape[0] == 1 else f"{shape[0]} channels"
+        msg = (
+            f"Image {image_key!r} is not H&E in colour ({what}, shape {tuple(shape)}); 3 (RGB) or 4 (RGBA) channels are "
+            "read. Give the colour image as `image_key`, or select its channels with `image.sel(c=[…])`."
+        )
+        raise ValueError(msg)
+
+
+def pixel_range(dtype: object, low: float, high: float, image_key: str = "") -> None:
+    """Refuse pixel values that fit no stated rule."""
+    msg = (
+        f"Pixels of image {image_key!r} are {dtype} in [{low:g}, {high:g}]; read are uint8, uint16 (0 to 65535) and "
+        "floats in [0, 1] or [0, 255]. Rescale the image to one of these."
+    )
+    raise ValueError(msg)

@@ -1,0 +1,107 @@
+"""Errors and warnings about training: what is held out, what resumes, what a predictor has seen."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from .slides import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def warn(message: str) -> None:
+    """Tell the user, at the line of their own code, what is unusual about a result that can still be used."""
+    warnings.warn(message, UserWarning, skip_file_prefixes=(__file__.rsplit("_checks", 1)[0],))
+
+
+def no_leak(shared: Sequence[str], *, allowed: bool) -> None:
+    """Refuse to validate on a group that is also trained on."""
+    if shared and not allowed:
+        msg = (
+            f"Validation slides share groups with training slides: {listed(shared)}. Scores would be too good. Name "
+            "groups by `group_key`, hold out whole groups with `validate_on`, or accept it with "
+            "`stp.tl.FitConfig(allow_leakage=True)`: the predictor then carries the mark."
+        )
+        raise ValueError(msg)
+
+
+def several_slides(n_slides: int) -> None:
+    """Refuse to hold out a slide where there is one only."""
+    if n_slides < 2:
+        msg = (
+            "There is one slide only, so none can be held out. Use `stp.tl.FitConfig(validation='block')` to hold out "
+            "blocks of it, or 'none'."
+        )
+        raise ValueError(msg)
+
+
+def something_trained(n_slides: int, n_all: int) -> None:
+    """Refuse to hold out everything."""
+    if not n_slides:
+        msg = f"All {n_all} slides are held out for validation, none is left to train on. Name fewer in `validate_on`."
+        raise ValueError(msg)
+
+
+def known_names(asked: Sequence[str], available: Sequence[str]) -> None:
+    """Refuse to hold out what is not there."""
+    missing = [name for name in asked if name not in available]
+    if missing or isinstance(asked, str):
+        msg = f"`validate_on` names {listed(missing or [str(asked)])}; give a list out of {listed(available)}."
+        raise ValueError(msg)
+
+
+def enough_spots(n_spots: int) -> None:
+    """Refuse to train on next to nothing."""
+    if n_spots < 8:
+        msg = f"{n_spots} spots with counts are left to train on; at least 8 are needed. Give more slides or spots."
+        raise ValueError(msg)
+
+
+def finite_loss(loss: float, epoch: int) -> None:
+    """Stop a training run that has diverged."""
+    if not loss < float("inf"):
+        msg = f"The loss became {loss} in epoch {epoch}. Lower `lr`, or train with `precision='32-true'`."
+        raise FloatingPointError(msg)
+
+
+def resumable(found: bool, path: str) -> None:
+    """Refuse to resume what is not there."""
+    if not found:
+        msg = (
+            f"No unfinished training at {path!r}. A run leaves one there when it is interrupted; start anew without "
+            "`resume_from`, or load a finished predictor with `stp.tl.Predictor.load`."
+        )
+        raise FileNotFoundError(msg)
+
+
+def same_run(differing: Sequence[str], path: str) -> None:
+    """Refuse to resume a run with other data or options than it was begun with."""
+    if differing:
+        msg = (
+            f"The training at {path!r} was begun with other {listed(differing)}. Resume it with what it was begun "
+            "with, or start anew without `resume_from`."
+        )
+        raise ValueError(msg)
+
+
+def seen_resolution(um_per_px: float, seen: Sequence[float], name: str) -> None:
+    """Warn where a slide is much coarser or finer than any that was trained on."""
+    low, high = min(seen), max(seen)
+    if not low / 1.5 <= um_per_px <= high * 1.5:
+        warn(
+            f"Slide {name!r} has {um_per_px:.3g} µm per pixel; the predictor was trained on {low:.3g} to {high:.3g}. "
+            "Fields of view are matched in µm, but detail is not: do not trust this prediction without a check."
+        )
+
+
+def seen_color(distance: Mapping[str, float], name: str) -> None:
+    """Warn where a slide's colours lie far from those trained on, in standard deviations between training spots."""
+    far = {channel: value for channel, value in distance.items() if abs(value) > 2}
+    if far:
+        shown = ", ".join(f"{channel} {value:+.1f}" for channel, value in far.items())
+        warn(
+            f"The colours of slide {name!r} lie outside the training range: mean optical density differs by {shown} "
+            "standard deviations of the training spots. Its stain or scanner differs: check the prediction."
+        )

@@ -1,0 +1,155 @@
+"""Where patches are: fields of view in µm, windows in pixels, distances between spots.
+
+numpy only. Nothing here reads an image or knows of SpatialData.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ._checks import config as check
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+Fill = Literal["white", "reflect"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchSpec:
+    """The patches of one spot: concentric squares of growing field of view, resampled to one size."""
+
+    fov_um: tuple[float, ...]
+    """Side of the square field of view of each scale in µm, narrowest first."""
+    size_px: int = 224
+    """Side in pixels to which the patch of every scale is resampled."""
+    fill: Fill = "white"
+    """What lies beyond the image: ``"white"`` (255) or ``"reflect"`` (the image mirrored at its edge)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fov_um", tuple(float(fov) for fov in self.fov_um))
+        check.patch_spec(self.fov_um, self.size_px, self.fill)
+
+    @classmethod
+    def from_pixels(cls, sizes_px: Sequence[float], um_per_px: float, *, size_px: int = 224) -> PatchSpec:
+        """Fields of view given in pixels of one resolution, as published code gives them.
+
+        Parameters
+        ----------
+        sizes_px
+            Side of each scale in full-resolution pixels, narrowest first.
+        um_per_px
+            Resolution of the slide for which ``sizes_px`` was meant, in µm per pixel.
+        size_px
+            Side to which every scale is resampled.
+
+        Returns
+        -------
+        The same windows in µm.
+
+        Examples
+        --------
+        >>> PatchSpec.from_pixels((224, 448, 896), 0.5).fov_um
+        (112.0, 224.0, 448.0)
+        """
+        return cls(fov_um=tuple(size * um_per_px for size in sizes_px), size_px=size_px)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PatchSpec:
+        """Rebuild what ``dataclasses.asdict`` gave, for instance from JSON.
+
+        Parameters
+        ----------
+        values
+            The fields by name.
+
+        Returns
+        -------
+        The specification.
+        """
+        return cls(fov_um=tuple(values["fov_um"]), size_px=values["size_px"], fill=values["fill"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON.
+
+        Returns
+        -------
+        A new dictionary.
+        """
+        return {**asdict(self), "fov_um": list(self.fov_um)}
+
+
+def apply_affine(matrix: NDArray[np.float64], xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Map points by a homogeneous ``(3, 3)`` matrix.
+
+    Parameters
+    ----------
+    matrix
+        ``(3, 3)``, acting on columns ``(x, y, 1)``.
+    xy
+        ``(n, 2)`` points.
+
+    Returns
+    -------
+    ``(n, 2)`` mapped points.
+    """
+    mapped: NDArray[np.float64] = xy @ matrix[:2, :2].T + matrix[:2, 2]
+    return mapped
+
+
+def axis_scales(matrix: NDArray[np.float64]) -> tuple[float, float]:
+    """Length of the image of each unit vector: how much an affine map stretches x and y.
+
+    Parameters
+    ----------
+    matrix
+        ``(3, 3)`` homogeneous affine matrix.
+
+    Returns
+    -------
+    Stretch along x and along y.
+    """
+    x, y = np.linalg.norm(matrix[:2, :2], axis=0)
+    return float(x), float(y)
+
+
+def spot_pitch(xy: NDArray[np.float64]) -> float:
+    """Typical distance from a spot to its nearest neighbour.
+
+    Parameters
+    ----------
+    xy
+        ``(n, 2)`` spot centres, any unit.
+
+    Returns
+    -------
+    Median nearest-neighbour distance in the unit of ``xy``; NaN for fewer than two spots.
+    """
+    if len(xy) < 2:
+        return float("nan")
+    from scipy.spatial import cKDTree  # costs 100 ms of import
+
+    distance, _ = cKDTree(xy).query(xy, k=2)
+    return float(np.median(distance[:, 1]))
+
+
+def color_windows(patch: PatchSpec, diameter_um: float) -> tuple[float, ...]:
+    """Sides in µm of the windows whose colour the baseline sees: the spot itself, then every field of view.
+
+    Parameters
+    ----------
+    patch
+        The patches.
+    diameter_um
+        Spot diameter in µm.
+
+    Returns
+    -------
+    Sides in µm, ``1 + len(patch.fov_um)`` of them.
+    """
+    return (diameter_um, *patch.fov_um)

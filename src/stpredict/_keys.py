@@ -1,0 +1,39 @@
+"""Every name that stpredict reads from or writes to a container, and nothing else.
+
+A string key of a SpatialData or AnnData is spelled here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ATTRS: Final = "stpredict"
+"""Namespace in ``sdata.attrs`` and ``table.uns``."""
+
+# sdata.attrs["stpredict"]
+UM_PER_PX: Final = "um_per_px"
+PREDICTOR: Final = "predictor"
+
+# tables
+OBSERVED: Final = "observed"
+PREDICTED: Final = "predicted"
+
+# obs
+REGION: Final = "region"
+SPOT_ID: Final = "spot_id"
+SECTION: Final = "section"
+PATIENT: Final = "patient"
+LABEL: Final = "label"
+ARRAY_ROW: Final = "array_row"
+ARRAY_COL: Final = "array_col"
+SPLIT: Final = "split"
+AT_BORDER: Final = "at_border"
+
+# obsm, var, varm, uns
+SPATIAL: Final = "spatial"
+COLOR: Final = "color"
+TARGET: Final = "target"
+GENES: Final = "genes"
+TRAIN_MEAN: Final = "train_mean"
+RIDGE_COLOR: Final = "ridge_color"
+EVALUATION: Final = "evaluation"

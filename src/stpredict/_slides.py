@@ -1,0 +1,332 @@
+"""From SpatialData objects to a list of slides: the only file that knows how SpatialData links things.
+
+Nothing here decodes pixels (see `_pixels`) or changes what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from spatialdata import get_centroids
+from spatialdata.transformations import get_transformation
+
+from . import _keys as keys
+from ._checks import slides as check
+from ._geometry import apply_affine, axis_scales
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+    from spatialdata import SpatialData
+
+READER_DIAMETERS_UM = {"visium": 55.0}
+"""Spot diameters that follow from the reader recorded by spatialdata-io."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Level:
+    """One level of an image pyramid."""
+
+    pixels: Any
+    """``(c, y, x)``, sliceable: numpy, zarr or (through xarray) dask."""
+    factor: tuple[float, float]
+    """Full-resolution pixels per pixel of this level, along y and x."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Slide:
+    """One image with its spots, resolved: nothing downstream sees a SpatialData."""
+
+    name: str
+    """The shapes element that the spots come from; ``"key/element"`` where several SpatialData were given."""
+    levels: tuple[Level, ...]
+    """The image pyramid, finest first."""
+    um_per_px: float
+    """µm per full-resolution pixel."""
+    xy_px: NDArray[np.float64]
+    """``(n, 2)`` spot centres in full-resolution pixels; pixel ``i`` covers ``[i, i + 1)``."""
+    diameter_um: float
+    """Median spot diameter in µm."""
+    instances: NDArray[Any]
+    """``(n,)`` index of the spots in their element."""
+    obs_names: NDArray[Any]
+    """``(n,)`` names of the table rows; the instances as strings where no table annotates the spots."""
+    counts: csr_matrix | None
+    """``(n, n_genes)`` the asked layer of the table, or None."""
+    genes: tuple[str, ...]
+    """Column names of ``counts``."""
+    group: str
+    """What must stay on one side of a split, for instance the patient."""
+    source: SpatialData
+    """The object the slide was found in."""
+    image_key: str
+    shapes_key: str
+    table_name: str | None
+    coordinate_system: str
+
+    @property
+    def xy_um(self) -> NDArray[np.float64]:
+        """Spot centres in µm, origin at the image corner."""
+        return self.xy_px * self.um_per_px
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which elements of a SpatialData are meant; None means the only one there is."""
+
+    image_key: str | Mapping[str, str] | None = None
+    """Image element, or one per shapes element."""
+    shapes_key: str | Sequence[str] | None = None
+    """Shapes (or labels) elements that hold the spots."""
+    table_name: str | None = None
+    """Table that annotates the spots."""
+    coordinate_system: str | None = None
+    """Coordinate system shared by image and spots."""
+    layer: str | None = None
+    """Layer of the table that holds counts; None is X."""
+    group_key: str | None = None
+    """Column of ``obs`` naming the group (patient) of each spot."""
+    um_per_px: float | None = None
+    """Resolution, if it is not recorded in the object."""
+
+
+def resolve(
+    data: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    selection: Selection,
+    *,
+    needs_table: bool = True,
+) -> list[Slide]:
+    """Find every slide in one or several SpatialData objects.
+
+    Parameters
+    ----------
+    data
+        One object (several regions allowed), a sequence, or a mapping of names to objects.
+    selection
+        Which elements are meant.
+    needs_table
+        Whether spots without a table are an error (training) or fine (prediction).
+
+    Returns
+    -------
+    The slides, in the order of objects and of regions in their tables.
+    """
+    found: list[Slide] = []
+    for prefix, sdata in _objects(data):
+        check.is_spatialdata(sdata)
+        table_name = _table_name(sdata, selection, needs_table=needs_table)
+        for shapes_key in _regions(sdata, table_name, selection):
+            slide = _slide(sdata, table_name, shapes_key, selection)
+            found.append(replace(slide, name=f"{prefix}{slide.name}"))
+    check.unique_names([slide.name for slide in found])
+    return found
+
+
+def shared_genes(slides: Sequence[Slide]) -> list[str]:
+    """Genes that every slide has, in the order of the first.
+
+    Parameters
+    ----------
+    slides
+        Slides with counts.
+
+    Returns
+    -------
+    Gene names.
+    """
+    common = set(slides[0].genes).intersection(*(slide.genes for slide in slides[1:]))
+    return [gene for gene in slides[0].genes if gene in common]
+
+
+def _objects(data: Any) -> Iterator[tuple[str, SpatialData]]:
+    if isinstance(data, Mapping):
+        yield from ((f"{name}/", sdata) for name, sdata in data.items())
+    elif isinstance(data, list | tuple):
+        yield from ((f"{i}/", sdata) for i, sdata in enumerate(data))
+    else:
+        yield "", data
+
+
+def _table_name(sdata: SpatialData, selection: Selection, *, needs_table: bool) -> str | None:
+    names = list(sdata.tables)
+    if selection.table_name is not None:
+        check.has_table(names, selection.table_name)
+        return selection.table_name
+    if keys.OBSERVED in names:
+        return keys.OBSERVED
+    names = [name for name in names if keys.ATTRS not in sdata.tables[name].uns or name != keys.PREDICTED]
+    if needs_table or len(names) > 1:
+        check.one_table(names)
+    return names[0] if names else None
+
+
+def _regions(sdata: SpatialData, table_name: str | None, selection: Selection) -> list[str]:
+    asked = [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
+    if table_name is None:
+        available = [*sdata.shapes, *sdata.labels]
+        if asked is None:
+            check.one_shapes(available)
+        regions = available
+    else:
+        regions = check.annotated_regions(sdata.tables[table_name], table_name)
+    if asked is not None:
+        check.has_regions(regions, asked)
+        regions = list(asked)
+    return regions
+
+
+def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selection: Selection) -> Slide:
+    check.has_element(sdata, shapes_key, table_name)
+    image_key, system = _image_of(sdata, shapes_key, selection)
+    element = sdata[shapes_key]
+    to_px = np.linalg.inv(_matrix(sdata.images[image_key], system))
+    centroids = get_centroids(element, coordinate_system=system).compute()
+    ids, rows = _instances(sdata, table_name, shapes_key, centroids.index)
+    xy_px = apply_affine(to_px, centroids.loc[ids].to_numpy(dtype=np.float64))
+    diameter_px = _diameter(element) * float(np.mean(axis_scales(to_px @ _matrix(element, system))))
+    um_per_px = resolution(sdata, image_key, selection.um_per_px, diameter_px)
+    levels = pyramid(sdata.images[image_key])
+    check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
+    table = sdata.tables[table_name][rows] if table_name else None
+    return Slide(
+        name=shapes_key,
+        levels=levels,
+        um_per_px=um_per_px,
+        xy_px=xy_px,
+        diameter_um=diameter_px * um_per_px,
+        instances=ids,
+        obs_names=ids.astype(str) if table is None else table.obs_names.to_numpy(),
+        counts=None if table is None else _matrix_of(table, selection.layer),
+        genes=() if table is None else tuple(table.var_names),
+        group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
+        source=sdata,
+        image_key=image_key,
+        shapes_key=shapes_key,
+        table_name=table_name,
+        coordinate_system=system,
+    )
+
+
+def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tuple[str, str]:
+    asked = selection.image_key
+    name = asked.get(shapes_key) if isinstance(asked, Mapping) else asked
+    if name is not None:
+        check.has_image(list(sdata.images), name)
+    systems = {key: set(get_transformation(sdata.images[key], get_all=True)) for key in ([name] if name else sdata.images)}
+    own = set(get_transformation(sdata[shapes_key], get_all=True))
+    if selection.coordinate_system is not None:
+        own &= {selection.coordinate_system}
+    shared = {key: sorted(found & own) for key, found in systems.items() if found & own}
+    check.one_image(shapes_key, shared, sdata, selection.coordinate_system)
+    image_key, candidates = next(iter(shared.items()))
+    return image_key, candidates[0]
+
+
+def _matrix(element: Any, system: str) -> NDArray[np.float64]:
+    transformation = get_transformation(element, to_coordinate_system=system)
+    matrix: NDArray[np.float64] = transformation.to_affine_matrix(("x", "y"), ("x", "y"))  # type: ignore[union-attr]
+    return matrix
+
+
+def _instances(
+    sdata: SpatialData, table_name: str | None, shapes_key: str, index: pd.Index[Any]
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    if table_name is None:
+        return index.to_numpy(), np.arange(len(index))
+    table = sdata.tables[table_name]
+    attrs = table.uns["spatialdata_attrs"]
+    rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str) == shapes_key)
+    ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
+    check.instances_match(ids, index, shapes_key, table_name)
+    return ids, rows
+
+
+def _diameter(element: Any) -> float:
+    if hasattr(element, "columns") and "radius" in element.columns:
+        return 2.0 * float(np.median(element["radius"]))
+    if hasattr(element, "geometry"):
+        return 2.0 * float(np.median(np.sqrt(element.geometry.area / np.pi)))
+    from spatialdata import to_circles  # labels: measured through their circles of equal area
+
+    return 2.0 * float(np.median(to_circles(element)["radius"]))
+
+
+def _matrix_of(table: AnnData, layer: str | None) -> csr_matrix:
+    from scipy.sparse import csr_matrix
+
+    check.has_layer(table, layer)
+    return csr_matrix(table.X if layer is None else table.layers[layer])
+
+
+def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
+    if group_key is None:
+        return shapes_key
+    check.has_column(table, group_key)
+    return check.one_group(table.obs[group_key], group_key, shapes_key)
+
+
+def resolution(sdata: SpatialData, image_key: str, given: float | None, diameter_px: float) -> float:
+    """µm per pixel of an image: argument, then what is recorded, then the platform's spot diameter.
+
+    Parameters
+    ----------
+    sdata
+        The object.
+    image_key
+        The image.
+    given
+        The user's word, if any.
+    diameter_px
+        Median spot diameter in full-resolution pixels.
+
+    Returns
+    -------
+    µm per full-resolution pixel.
+    """
+    recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.UM_PER_PX, {}).get(image_key)
+    if given is not None or recorded is not None:
+        value = float(given if given is not None else recorded)
+        check.resolution(value, image_key)
+        return value
+    diameter_um = READER_DIAMETERS_UM.get(str(sdata.attrs.get("spatialdata_io_reader")))
+    check.resolution_known(diameter_um, image_key)
+    return float(diameter_um or np.nan) / diameter_px
+
+
+def pyramid(image: Any) -> tuple[Level, ...]:
+    """Levels of an image element with their true scale factors.
+
+    SpatialData averages blocks and drops odd edge rows, so a level of ``n // f`` rows has factor ``f`` exactly;
+    any other level covers the whole image, and its factor is the ratio of the sizes.
+
+    Parameters
+    ----------
+    image
+        A DataArray, or a DataTree with one DataArray a scale.
+
+    Returns
+    -------
+    Levels, finest first.
+    """
+    arrays = [image] if hasattr(image, "dims") and hasattr(image, "chunks") else [_array(image[key]) for key in image]
+    full = arrays[0].shape
+    return tuple(
+        Level(pixels=array, factor=(_factor(full[1], array.shape[1]), _factor(full[2], array.shape[2])))
+        for array in sorted(arrays, key=lambda array: -array.shape[1])
+    )
+
+
+def _array(scale: Any) -> Any:
+    return next(iter(scale.values()))
+
+
+def _factor(full: int, size: int) -> float:
+    ratio = full / size
+    return float(round(ratio)) if full // round(ratio) == size else ratio

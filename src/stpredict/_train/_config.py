@@ -1,0 +1,84 @@
+"""Every option of training, named once. No logic."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from .._checks import config as check
+
+Validation = Literal["auto", "slide", "block", "none"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitConfig:
+    """How a network is trained."""
+
+    n_epochs: int = 30
+    """Passes over the training spots, at most."""
+    batch_size: int = 32
+    """Spots a step, over all devices."""
+    lr: float = 5e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay; not applied to biases, norms, class tokens and position embeddings."""
+    warmup_epochs: float = 1.0
+    """Epochs of linear warm-up before the cosine decay to zero."""
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
+    ema_decay: float = 0.99
+    """Decay a step of the moving average of the weights, which is what is validated and kept; 0 switches it off."""
+    patience: int = 10
+    """Epochs without a better validation score before training stops."""
+    validation: Validation = "auto"
+    """Held out for early stopping: whole groups of slides, contiguous spatial blocks of every slide, or nothing (then
+    the last weights are kept). ``"auto"`` takes slides if there are several groups, else blocks."""
+    n_members: int = 1
+    """Networks trained one after the other, each with another seed and another validation group; predictions are
+    their mean."""
+    allow_leakage: bool = False
+    """Validate on slides whose group is also trained on; the predictor then carries the mark."""
+    flips: bool = True
+    """Flip and turn every spot by one of the eight symmetries of the square, all scales alike."""
+    stain_jitter: float = 0.1
+    """Standard deviation of the random gain of each colour channel's optical density, a spot; all scales alike."""
+    brightness_jitter: float = 0.05
+    """Standard deviation of the random shift of each colour channel's optical density, a spot; all scales alike."""
+    seed: int = 0
+    """Seed of initial weights, order, augmentation and masking."""
+    accelerator: str = "auto"
+    """Lightning Fabric: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``."""
+    devices: int = 1
+    """Devices on each node."""
+    num_nodes: int = 1
+    """Machines."""
+    strategy: str = "auto"
+    """Lightning Fabric strategy, for instance ``"ddp"``."""
+    precision: str = "auto"
+    """Lightning Fabric precision; ``"auto"`` is bf16 where the device computes in it natively, else float32."""
+    progress: bool = True
+    """Whether a progress bar is shown."""
+
+    def __post_init__(self) -> None:
+        check.in_range("n_epochs", self.n_epochs, 1, 100_000)
+        check.in_range("batch_size", self.batch_size, 1, 1_000_000)
+        check.in_range("lr", self.lr, 1e-8, 10.0)
+        check.in_range("weight_decay", self.weight_decay, 0.0, 10.0)
+        check.in_range("warmup_epochs", self.warmup_epochs, 0.0, self.n_epochs)
+        check.in_range("clip_norm", self.clip_norm, 1e-6, 1e6)
+        check.in_range("ema_decay", self.ema_decay, 0.0, 0.99999)
+        check.in_range("patience", self.patience, 1, 100_000)
+        check.in_range("n_members", self.n_members, 1, 100)
+        check.in_range("stain_jitter", self.stain_jitter, 0.0, 1.0)
+        check.in_range("brightness_jitter", self.brightness_jitter, 0.0, 1.0)
+        check.in_range("seed", self.seed, 0, 2**31 - 1)
+        check.one_of("validation", self.validation, ("auto", "slide", "block", "none"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON.
+
+        Returns
+        -------
+        A new dictionary.
+        """
+        return asdict(self)

@@ -1,0 +1,88 @@
+"""Decoded images, kept on disk as chunked pyramids: converted once, read lazily from then on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spatialdata import SpatialData, read_zarr
+
+from ..io._images import pyramid, read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xarray import DataTree
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised whenever what is written changes, so that old caches are made anew."""
+STALE_S = 3600.0
+"""Age at which the remains of an interrupted conversion are removed."""
+
+
+def cached_image(name: str, source: str, folder: Path, fetch: Callable[[], Path]) -> DataTree:
+    """Multiscale image element of a section, read lazily from the cache; converted first if it is not there.
+
+    Parameters
+    ----------
+    name
+        Name of the section and of its coordinate system.
+    source
+        Hash of the image file: a cache made from another one is not used.
+    folder
+        Folder of the caches.
+    fetch
+        Gives the path of the image file; called only if it is needed.
+
+    Returns
+    -------
+    The element, backed by chunks on disk.
+    """
+    store, receipt = folder / f"{name}.zarr", folder / f"{name}.json"
+    if not _is_valid(store, receipt, source):
+        _convert(fetch(), name, store, receipt, source)
+    image: DataTree = read_zarr(store).images[f"{name}_image"]
+    return image
+
+
+def _is_valid(store: Path, receipt: Path, source: str) -> bool:
+    """Whether the receipt, which is written last, fits the source and the files that are there."""
+    try:
+        noted = json.loads(receipt.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(noted == _receipt(store, source))
+
+
+def _receipt(store: Path, source: str) -> dict[str, object]:
+    sizes = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
+    return {"format": FORMAT, "source": source, "n_files": len(sizes), "n_bytes": sum(sizes)}
+
+
+def _convert(path: Path, name: str, store: Path, receipt: Path, source: str) -> None:
+    logger.info("Section %s: converting its image to a chunked pyramid in '%s' (once).", name, store.parent)
+    store.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(store.parent, name)
+    with tempfile.TemporaryDirectory(dir=store.parent, prefix=f".{name}-") as folder:
+        part = Path(folder) / store.name
+        SpatialData(images={f"{name}_image": pyramid(read_image(path), name)}).write(part)
+        noted = Path(folder) / receipt.name
+        noted.write_text(json.dumps(_receipt(part, source)), "utf-8")
+        receipt.unlink(missing_ok=True)
+        shutil.rmtree(store, ignore_errors=True)
+        part.replace(store)
+        noted.replace(receipt)
+
+
+def _sweep(folder: Path, name: str) -> None:
+    """Remove what interrupted conversions left, unless another process may still be at it."""
+    for part in folder.glob(f".{name}-*"):
+        if time.time() - part.stat().st_mtime > STALE_S:
+            shutil.rmtree(part, ignore_errors=True)

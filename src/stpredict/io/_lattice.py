@@ -1,0 +1,130 @@
+"""Resolution from the spots of an array, whose pitch in µm is known. Arrays in, numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._checks import files as check
+from .._geometry import spot_pitch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OUTLIER = 4.0
+"""Spots whose residual exceeds this many robust standard deviations do not count."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lattice:
+    """Where the array lies on the image."""
+
+    pitch_px: NDArray[np.float64]
+    """``(2,)`` pixels per step of the array along its x and its y."""
+    error: float
+    """Relative standard error of the larger of both."""
+
+
+def fit_lattice(array_xy: NDArray[np.float64], xy_px: NDArray[np.float64]) -> Lattice | None:
+    """Least-squares affine map from array coordinates to pixels, spots off the lattice left out.
+
+    Parameters
+    ----------
+    array_xy
+        ``(n, 2)`` column and row of each spot in the array.
+    xy_px
+        ``(n, 2)`` spot centres in pixels.
+
+    Returns
+    -------
+    The lattice; None where the spots do not span one.
+    """
+    design = np.column_stack([array_xy, np.ones(len(array_xy))])
+    kept = np.ones(len(design), bool)
+    for _ in range(5):
+        if np.linalg.matrix_rank(design[kept]) < 3:
+            return None
+        matrix = np.linalg.lstsq(design[kept], xy_px[kept], rcond=None)[0]
+        distance = np.linalg.norm(xy_px - design @ matrix, axis=1)
+        limit = OUTLIER * max(float(np.median(distance[kept])), 1e-3 * float(np.abs(matrix[:2]).max()))
+        if (kept == (distance <= limit)).all():
+            break
+        kept = distance <= limit
+    pitch = np.linalg.norm(matrix[:2], axis=1)
+    return Lattice(pitch_px=pitch, error=_error(design[kept], distance[kept], pitch))
+
+
+def _error(design: NDArray[np.float64], distance: NDArray[np.float64], pitch: NDArray[np.float64]) -> float:
+    n_free = max(2 * len(design) - 6, 1)
+    variance = float(np.sum(distance**2)) / n_free
+    slopes = np.linalg.inv(design.T @ design)[[0, 1], [0, 1]]
+    return float(np.max(np.sqrt(variance * slopes) / pitch))
+
+
+def neighbour_pitch(xy_px: NDArray[np.float64]) -> float:
+    """Typical distance between neighbouring spots where no array coordinates are known.
+
+    Parameters
+    ----------
+    xy_px
+        ``(n, 2)`` spot centres in pixels, of a square or a hexagonal array.
+
+    Returns
+    -------
+    Median length of the pairs that are neighbours; NaN for fewer than two spots.
+
+    Notes
+    -----
+    The nearest neighbour alone is biased when spots are placed with an error: it is the nearest of four or six.
+    """
+    nearest = spot_pitch(xy_px)
+    if not np.isfinite(nearest):
+        return nearest
+    from scipy.spatial import cKDTree  # costs 100 ms of import
+
+    tree = cKDTree(xy_px)
+    pairs = tree.query_pairs(1.3 * nearest, output_type="ndarray")
+    return float(np.median(np.linalg.norm(xy_px[pairs[:, 0]] - xy_px[pairs[:, 1]], axis=1)))
+
+
+def um_per_px(
+    array_xy: NDArray[np.float64], xy_px: NDArray[np.float64], pitch_um: float, *, given: float | None, name: str
+) -> float:
+    """Resolution of a section whose spots lie on an array of known pitch.
+
+    Parameters
+    ----------
+    array_xy
+        ``(n, 2)`` column and row of each spot in the array.
+    xy_px
+        ``(n, 2)`` spot centres in pixels.
+    pitch_um
+        Step of the array in µm.
+    given
+        The user's word, which counts if it agrees with the spots.
+    name
+        Name of the section, for messages.
+
+    Returns
+    -------
+    µm per pixel.
+
+    Raises
+    ------
+    ValueError
+        If the pitches along x and y differ by more than 1 % (beyond what the scatter of the spots explains), or if
+        ``given`` differs from the measured value by more than 5 %.
+    """
+    found = fit_lattice(array_xy, xy_px)
+    if found is None:
+        if given is None:
+            check.lattice(len(xy_px), name)
+        return float(given or np.nan)
+    check.isotropic(found.pitch_px, found.error, name)
+    measured = pitch_um / float(found.pitch_px.mean())
+    if given is None:
+        return measured
+    check.agrees(given, measured, name)
+    return given

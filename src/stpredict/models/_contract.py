@@ -1,0 +1,147 @@
+"""What every model takes and gives: a batch of spots in, one row of target values per spot out.
+
+Tensors only. No files, no tables, no augmentation, no optimiser.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .._checks import models as check
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(kw_only=True, slots=True)
+class SpotBatch:
+    """Some spots, their patches at every scale, where they lie and, if known, what was measured there."""
+
+    patches: Tensor
+    """``(b, s, 3, p, p)`` RGB, narrowest field of view first: uint8, or floating point in [0, 1]."""
+    xy_um: Tensor
+    """``(b, 2)`` float32, spot centres in µm."""
+    slide: Tensor
+    """``(b,)`` int64, index of the slide of each spot."""
+    targets: Tensor | None = None
+    """``(b, g)`` float32 in target space, if known."""
+    counts: Tensor | None = None
+    """``(b, g)`` float32 counts, if known."""
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SpotBatch:
+        """The same batch on another device.
+
+        Parameters
+        ----------
+        device
+            Where the tensors go.
+        non_blocking
+            Do not wait for copies from pinned memory.
+
+        Returns
+        -------
+        A new batch; tensors that are already there are shared.
+        """
+
+        def moved(x: Tensor) -> Tensor:
+            """One of them there."""
+            return x.to(device, non_blocking=non_blocking)
+
+        return SpotBatch(
+            patches=moved(self.patches),
+            xy_um=moved(self.xy_um),
+            slide=moved(self.slide),
+            targets=None if self.targets is None else moved(self.targets),
+            counts=None if self.counts is None else moved(self.counts),
+        )
+
+
+class FloatLinear(nn.Linear):
+    """A linear layer that computes in float32 whatever the precision around it.
+
+    Targets lie near 6 and differ in the second decimal, which bfloat16 does not resolve.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in_features)`` to ``(..., out_features)``, float32."""
+        bias: Tensor | None = self.bias  # torch types it as always there
+        device = x.device.type
+        plain = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+        with plain:
+            return F.linear(x.float(), self.weight.float(), None if bias is None else bias.float())
+
+
+class SpotModel(nn.Module, ABC):
+    """A network that regresses one row of target values per spot.
+
+    A subclass defines ``forward`` and ends in a ``FloatLinear`` called ``head``.
+    """
+
+    head: FloatLinear
+
+    @abstractmethod
+    def forward(self, batch: SpotBatch) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_outputs)`` float32, in target space.
+        """
+
+    def loss(self, batch: SpotBatch) -> Tensor:
+        """What training minimises: the mean squared error, unless a model says otherwise.
+
+        Parameters
+        ----------
+        batch
+            The spots, with ``targets``.
+
+        Returns
+        -------
+        A scalar.
+        """
+        targets = check.given_targets(batch.targets)
+        return F.mse_loss(self(batch), targets)
+
+    @torch.no_grad()
+    def start_at(self, mean: Tensor) -> None:
+        """Let the untrained network predict one profile everywhere: zero head weights, ``mean`` as bias.
+
+        Parameters
+        ----------
+        mean
+            ``(n_outputs,)`` profile, for instance the mean of the training targets.
+        """
+        check.mean_profile(tuple(mean.shape), self.head.out_features)
+        self.head.weight.zero_()
+        self.head.bias.copy_(mean)
+
+
+def unit_pixels(patches: Tensor) -> Tensor:
+    """Pixels as floating point in [0, 1].
+
+    Parameters
+    ----------
+    patches
+        uint8, or floating point that is in [0, 1] already (as augmentation hands it over).
+
+    Returns
+    -------
+    The same shape, floating point, on the same device.
+    """
+    return patches if patches.is_floating_point() else patches.float().div_(255)

@@ -1,0 +1,358 @@
+"""M2OST: three patches of one spot, at three fields of view, regress its expression together.
+
+Wang et al., "M2OST: Many-to-one Regression for Predicting Spatial Transcriptomics from Digital Pathology Images",
+AAAI 2025, arXiv 2409.15092. Any number of scales from 1 up, not only three. This file follows the paper;
+``m2ost_reference`` follows the published code.
+
+Names: level -> scale; DPE -> ``NestedEmbedding``; ITMM -> ``SelfAttention`` and ``mlp``; CTMM -> ``CrossAttention``
+(omega -> ``weights``); CCMM -> ``ChannelMixing``; L -> tokens of one grid.
+
+Where the paper is silent or contradicts itself
+    - Random-mask attention: DropAttention (Zehui et al. 2019, arXiv 1907.11065) on whole keys, drawn anew for each
+      spot and head; what remains is renormalised; the class token is never dropped.
+    - Cross-level attention follows equation (1), the omega-weighted sum, with the output projection and the residual of
+      Fig. 5a. The weights start as an average.
+    - The gate of the channel mixing is ``2 * sigmoid``, in (0, 2), and starts near 1: four plain sigmoids in a row
+      would start by shrinking everything sixteenfold. It multiplies as in the paper, without a residual.
+    - Every sublayer normalises its input. The paper gives no width of the MLP: with ``mlp_ratio=1`` the network has
+      6.56 M parameters beside its class tokens and positions, near the 6.81 M it reports.
+    - The head starts at zero weights (``start_at``), so that training starts at the mean profile.
+
+Ours, off unless asked for: ``color_tokens`` and ``color_skip``, which hand the network the colour statistics of the
+patches. With a few hundred spots these carry much of what can be learnt.
+
+Published code against paper: see ``m2ost_reference``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from .._checks import models as check
+from ._contract import FloatLinear, SpotModel, unit_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ._contract import SpotBatch
+
+N_COLOR = 12
+"""Colour statistics of a patch: mean and standard deviation of R, G, B, in the whole patch and in its central half."""
+_COLOR_MEAN, _COLOR_SPREAD = 0.7, 0.15  # of the mean of a channel, over H&E patches (her2st C3, 224 px)
+_STD_MEAN, _STD_SPREAD = 0.14, 0.08  # of its standard deviation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class M2OSTConfig:
+    """Shape of an ``M2OST``. The defaults are the paper's."""
+
+    n_outputs: int
+    """Number of values predicted per spot."""
+    dim: int = 192
+    """Width of a token."""
+    depth: int = 4
+    """Number of blocks."""
+    heads: int = 3
+    """Attention heads of each scale; divides ``dim``."""
+    patch_size: int = 16
+    """Side in pixels of the largest tokens; scale i also has tokens of ``patch_size / 2, ..., patch_size / 2**i``."""
+    size_px: int = 224
+    """Side in pixels of the patch of every scale."""
+    fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
+    """Field of view of each scale in spot diameters, narrowest first; its length is the number of scales."""
+    mlp_ratio: float = 1.0
+    """Hidden width of an MLP as a multiple of ``dim``."""
+    mask_rate: float = 0.1
+    """Share of keys hidden from self-attention in training."""
+    dropout: float = 0.0
+    """Share of activations dropped after attention and in MLPs in training."""
+    color_tokens: bool = False
+    """Add a token of colour statistics to each scale (not in the paper)."""
+    color_skip: bool = False
+    """Add a linear map from the colour statistics of all scales to the outputs (not in the paper)."""
+    context: Literal["spot"] = "spot"
+    """What one prediction sees: the patches of one spot."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_outputs", "dim", "depth", "heads", "patch_size", "size_px"):
+            check.positive_int(name, getattr(self, name))
+        check.fov_spots(self.fov_spots)
+        check.divides("heads", self.heads, "dim", self.dim)
+        check.nested_patches(self.size_px, self.patch_size, len(self.fov_spots))
+        check.number("mlp_ratio", self.mlp_ratio, low=1 / self.dim, high=64)
+        for name in ("mask_rate", "dropout"):
+            check.number(name, getattr(self, name), low=0, high=1)
+        for name in ("color_tokens", "color_skip"):
+            check.flag(name, getattr(self, name))
+        check.choice("context", self.context, ("spot",))
+
+
+def center(images: Tensor, share: int) -> Tensor:
+    """The central ``1 / share`` of square images, a view.
+
+    Parameters
+    ----------
+    images
+        ``(..., p, p)``.
+    share
+        By how much the side shrinks.
+
+    Returns
+    -------
+    ``(..., p / share, p / share)``.
+    """
+    size = images.shape[-1]
+    first, last = (size - size // share) // 2, (size + size // share) // 2
+    return images[..., first:last, first:last]
+
+
+def color_statistics(pixels: Tensor) -> Tensor:
+    """Colour of each patch and of its central half, in units of the spread between H&E patches.
+
+    Parameters
+    ----------
+    pixels
+        ``(b, s, 3, p, p)`` in [0, 1].
+
+    Returns
+    -------
+    ``(b, s, 12)``: mean R, G, B, standard deviation R, G, B of the whole patch, then of its central half.
+    """
+    parts = []
+    for part in (pixels, center(pixels, 2)):
+        std, mean = torch.std_mean(part.float(), dim=(-2, -1), correction=0)
+        parts += [(mean - _COLOR_MEAN) / _COLOR_SPREAD, (std - _STD_MEAN) / _STD_SPREAD]
+    return torch.cat(parts, dim=-1)
+
+
+def key_mask(shape: tuple[int, int, int], rate: float, device: torch.device) -> Tensor:
+    """Which keys attention may look at, drawn from torch's global generator.
+
+    Parameters
+    ----------
+    shape
+        Spots, heads, keys.
+    rate
+        Probability with which a key is hidden; the first, the class token, never is.
+    device
+        Where to draw.
+
+    Returns
+    -------
+    ``(b, h, 1, n)`` bool, True where a key is seen. Attention under it renormalises over the keys that are left.
+    """
+    batch, heads, keys = shape
+    seen = torch.rand(batch, heads, 1, keys, device=device) >= rate
+    seen[..., 0] = True
+    return seen
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; in training some keys are hidden."""
+
+    def __init__(self, dim: int, heads: int, mask_rate: float, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.mask_rate = heads, mask_rate
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the tokens of one scale: ``(b, n, d)`` to ``(b, n, d)``."""
+        q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
+        masked = self.training and self.mask_rate > 0
+        mask = key_mask((k.shape[0], k.shape[1], k.shape[2]), self.mask_rate, k.device) if masked else None
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (b, h, n, d)
+        mixed: Tensor = self.out(rearrange(x, "b h n d -> b n (h d)"))
+        return mixed
+
+
+class CrossAttention(nn.Module):
+    """Each scale asks every other; the answers are weighted, projected and added."""
+
+    def __init__(self, dim: int, heads: int, n_scales: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(n_scales))
+        self.qkv = nn.ModuleList(nn.Linear(dim, 3 * dim, bias=False) for _ in range(n_scales))
+        self.weights = nn.Parameter(torch.full((n_scales, n_scales - 1), 1 / (n_scales - 1)))
+        self.outs = nn.ModuleList(nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout)) for _ in range(n_scales))
+
+    def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """Mix between scales: one ``(b, n_i, d)`` each to the same shapes."""
+        qkv = [
+            rearrange(project(norm(x)), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
+            for x, norm, project in zip(xs, self.norms, self.qkv, strict=True)
+        ]
+        return [x + out(self._answers(i, qkv)) for i, (x, out) in enumerate(zip(xs, self.outs, strict=True))]
+
+    def _answers(self, asking: int, qkv: Sequence[Tensor]) -> Tensor:
+        """What one scale hears from the others: ``(b, n, d)``."""
+        others = [answer for scale, answer in enumerate(qkv) if scale != asking]
+        heard = torch.zeros_like(qkv[asking][0])  # (b, h, n, d)
+        for weight, (_, k, v) in zip(self.weights[asking], others, strict=True):
+            heard = heard + weight * F.scaled_dot_product_attention(qkv[asking][0], k, v)
+        return rearrange(heard, "b h n d -> b n (h d)")
+
+
+class ChannelMixing(nn.Module):
+    """Squeeze and excitation over the channels of all scales together."""
+
+    def __init__(self, dim: int, n_scales: int, dropout: float) -> None:
+        super().__init__()
+        squeeze, excite = nn.Linear(n_scales * dim, 2 * dim), nn.Linear(2 * dim, n_scales * dim)
+        nn.init.trunc_normal_(excite.weight, std=0.02)
+        nn.init.zeros_(excite.bias)
+        self.gate = nn.Sequential(nn.LayerNorm(n_scales * dim), squeeze, nn.GELU(), nn.Dropout(dropout), excite)
+
+    def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """Scale the channels: one ``(b, n_i, d)`` each to the same shapes."""
+        means = torch.cat([x.mean(dim=1) for x in xs], dim=-1)  # (b, s * d)
+        gates = 2 * self.gate(means).sigmoid()
+        return [x * gate[:, None] for x, gate in zip(xs, gates.chunk(len(xs), dim=-1), strict=True)]
+
+
+class Block(nn.Module):
+    """Attention within each scale, an MLP per scale, attention between scales, mixing of channels."""
+
+    def __init__(self, dim: int, heads: int, n_scales: int, hidden: int, mask_rate: float, dropout: float) -> None:
+        super().__init__()
+        self.within = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(dim), SelfAttention(dim, heads, mask_rate, dropout)) for _ in range(n_scales)
+        )
+        self.mlp = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(dim),
+                nn.Linear(dim, hidden),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(hidden, dim),
+                nn.Dropout(dropout),
+            )
+            for _ in range(n_scales)
+        )
+        self.between = CrossAttention(dim, heads, n_scales, dropout) if n_scales > 1 else None
+        self.channels = ChannelMixing(dim, n_scales, dropout)
+
+    def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """One ``(b, n_i, d)`` for each scale to the same shapes."""
+        xs = [x + attention(x) for x, attention in zip(xs, self.within, strict=True)]
+        xs = [x + mlp(x) for x, mlp in zip(xs, self.mlp, strict=True)]
+        if self.between is not None:
+            xs = self.between(xs)
+        mixed: list[Tensor] = self.channels(xs)
+        return mixed
+
+
+class NestedEmbedding(nn.Module):
+    """Tokens that are finer towards the centre: scale i has grids on its whole patch, central 1/2, ..., 1/2**i.
+
+    Every grid has the same number of tokens, since the tokens shrink with the area they cover. Scales share the
+    embedder of a token size, and each embedder runs once for all scales that use it.
+    """
+
+    def __init__(self, dim: int, patch_size: int, n_scales: int) -> None:
+        super().__init__()
+        self.sizes = [patch_size // 2**k for k in range(n_scales)]
+        self.embedders = nn.ModuleList(nn.Linear(3 * size**2, dim) for size in self.sizes)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Pixels ``(b, s, 3, p, p)`` to one ``(b, (i + 1) * L, d)`` per scale, finest tokens first."""
+        grids = []  # grids[k][:, i - k]: tokens of size k of scale i, (b, L, d)
+        for k, (size, embed) in enumerate(zip(self.sizes, self.embedders, strict=True)):
+            part = center(pixels[:, k:], 2**k)
+            grids.append(embed(rearrange(part, "b s c (h y) (w x) -> b s (h w) (c y x)", y=size, x=size)))
+        return [torch.cat([grids[k][:, i - k] for k in range(i, -1, -1)], dim=1) for i in range(len(grids))]
+
+
+class M2OST(SpotModel):
+    """Many-to-one regression: the patches of one spot at several fields of view predict its expression.
+
+    Parameters
+    ----------
+    config
+        Shape of the network.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from stpredict.models import M2OST, M2OSTConfig, SpotBatch
+    >>> model = M2OST(M2OSTConfig(n_outputs=5, dim=12, depth=1, size_px=32))
+    >>> patches = torch.zeros(2, 3, 3, 32, 32, dtype=torch.uint8)
+    >>> model(SpotBatch(patches=patches, xy_um=torch.zeros(2, 2), slide=torch.zeros(2, dtype=torch.long))).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(self, config: M2OSTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, n_scales = config.dim, len(config.fov_spots)
+        grid, extra = (config.size_px // config.patch_size) ** 2, 2 if config.color_tokens else 1
+        self.embed = NestedEmbedding(dim, config.patch_size, n_scales)
+        self.cls = nn.ParameterList(nn.Parameter(torch.empty(1, 1, dim)) for _ in range(n_scales))
+        self.positions = nn.ParameterList(
+            nn.Parameter(torch.empty(1, extra + (i + 1) * grid, dim)) for i in range(n_scales)
+        )
+        for parameter in (*self.cls, *self.positions):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        self.color = nn.Linear(N_COLOR, dim) if config.color_tokens else None
+        hidden = max(1, round(config.mlp_ratio * dim))
+        shape = (dim, config.heads, n_scales, hidden, config.mask_rate, config.dropout)
+        self.blocks = nn.ModuleList(Block(*shape) for _ in range(config.depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(n_scales))
+        self.head = FloatLinear(n_scales * dim, config.n_outputs)
+        self.skip = FloatLinear(n_scales * N_COLOR, config.n_outputs, bias=False) if config.color_skip else None
+        self.start_at(torch.zeros(config.n_outputs))
+
+    @torch.no_grad()
+    def start_at(self, mean: Tensor) -> None:
+        """Let the untrained network predict one profile everywhere.
+
+        Parameters
+        ----------
+        mean
+            ``(n_outputs,)`` profile, for instance the mean of the training targets.
+        """
+        super().start_at(mean)
+        if self.skip is not None:
+            self.skip.weight.zero_()
+
+    def forward(self, batch: SpotBatch) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_outputs)`` float32, in target space.
+        """
+        check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
+        pixels = unit_pixels(batch.patches)
+        wanted = self.color is not None or self.skip is not None
+        statistics = color_statistics(pixels) if wanted else None  # (b, s, 12)
+        xs = self._tokens(pixels, statistics)
+        for block in self.blocks:
+            xs = block(xs)
+        summary = torch.cat([norm(x[:, 0]) for x, norm in zip(xs, self.norms, strict=True)], dim=-1)  # (b, s * d)
+        y: Tensor = self.head(summary)
+        return y if self.skip is None or statistics is None else y + self.skip(statistics.flatten(1))
+
+    def _tokens(self, pixels: Tensor, statistics: Tensor | None) -> list[Tensor]:
+        """The sequence of each scale: class token, colour token if wanted, image tokens; with their positions."""
+        xs = []
+        for i, tokens in enumerate(self.embed(pixels * 2 - 1)):
+            parts = [self.cls[i].expand(len(tokens), -1, -1), tokens]
+            if self.color is not None and statistics is not None:
+                parts.insert(1, self.color(statistics[:, i : i + 1]))
+            xs.append(torch.cat(parts, dim=1) + self.positions[i])
+        return xs

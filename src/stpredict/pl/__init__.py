@@ -1,0 +1,38 @@
+"""Plots of slides, predictions, scores and training. Every function returns the axes it drew on.
+
+Nothing here computes predictions or scores, shows a figure or saves one. matplotlib is imported when a plot is first
+used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._expression import expression
+    from ._history import history
+    from ._patches import patches
+    from ._pca import pca
+    from ._scores import scores
+
+__all__ = ["expression", "history", "patches", "pca", "scores"]
+
+_HOME = {
+    "expression": "_expression",
+    "history": "_history",
+    "patches": "_patches",
+    "pca": "_pca",
+    "scores": "_scores",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

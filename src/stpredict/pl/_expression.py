@@ -1,0 +1,170 @@
+"""One gene on the tissue, under one or several keys side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .. import _keys as keys_of
+from .._checks import config as check_config
+from .._checks import plots as check
+from .._slides import Selection
+from ._slide_axes import draw_spots, draw_tissue, scale_bar, spots_window
+from ._sources import agreement, sources
+from ._style import look, number, panels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.collections import EllipseCollection
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from ._sources import Source
+
+    Limits = tuple[float, float]
+
+ROBUST = (0.01, 0.99)
+"""Quantiles at the two ends of the colour map."""
+
+
+def expression(
+    sdata: SpatialData,
+    gene: str,
+    *,
+    keys: str | Sequence[str] = (keys_of.OBSERVED, keys_of.PREDICTED),
+    region: str | None = None,
+    table_name: str | None = None,
+    layer: str | None = None,
+    image_key: str | None = None,
+    coordinate_system: str | None = None,
+    limits: Literal["shared", "each"] | tuple[float, float] = "shared",
+    cmap: str = "viridis",
+    spot_size: float = 1.0,
+    image_alpha: float = 0.4,
+    ax: Axes | Sequence[Axes] | None = None,
+) -> NDArray[Any]:
+    """Expression of a gene on the H&E image, observed beside predicted.
+
+    Counts are normalised as those that the predictor was trained on, so that panels have the same units. Where counts
+    are drawn, every other panel tells its Pearson correlation with them.
+
+    Parameters
+    ----------
+    sdata
+        Object with an image, spots and at least one table.
+    gene
+        Name of the gene.
+    keys
+        What to draw, one panel each: ``"observed"`` is the table of counts, anything else a table of `tl.predict` or
+        a layer of the table of counts, drawn as it is.
+    region
+        The spots element to draw; may be left out if all keys have just one in common.
+    table_name
+        Table of counts; by default ``"observed"``, or the only one that is no prediction.
+    layer
+        Layer of the table of counts that holds raw counts; None is X.
+    image_key
+        Image, where several lie under the spots.
+    coordinate_system
+        Coordinate system shared by image and spots, where there are several.
+    limits
+        ``"shared"``: the 1 and 99 % quantiles of all panels that have the same units; ``"each"``: those of each panel;
+        or two numbers.
+    cmap
+        Name of a colour map of matplotlib.
+    spot_size
+        Diameter of the circles in true spot diameters.
+    image_alpha
+        Strength of the image, from 0 (white) to 1 (as it is).
+    ax
+        Axes to draw on, one a key; a new figure by default.
+
+    Returns
+    -------
+    ``(len(keys),)`` axes, in µm.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=1, n_side=5)
+    >>> axes = stp.pl.expression(sdata, "GENE2", keys=["observed", "rate"])  # "rate" is a layer: the truth
+    >>> axes[0].get_title(loc="left")
+    'GENE2 observed'
+    """
+    check_config.in_range("image_alpha", image_alpha, 0, 1)
+    check_config.in_range("spot_size", spot_size, 0.01, 100)
+    selection = Selection(
+        image_key=image_key, shapes_key=region, table_name=table_name, coordinate_system=coordinate_system, layer=layer
+    )
+    found = sources(sdata, keys, selection)
+    values = [_values(source, gene) for source in found]
+    groups = _groups(found, limits)
+    ends = {group: _limits([values[i] for i in group], limits) for group in groups}
+    window = spots_window(found[0].slide)
+    with look():
+        axes = panels(ax, len(found), panel_in=(2.4, 2.4 * window.aspect + 0.35), layout="compressed")
+        for group in groups:
+            for i in group:
+                slide = found[i].slide
+                draw_tissue(axes[i], slide, window, image_alpha=image_alpha)
+                spots = draw_spots(
+                    axes[i],
+                    slide.xy_um,
+                    slide.diameter_um * spot_size,
+                    values=values[i],
+                    cmap=cmap,
+                    limits=ends[group],
+                )
+            _color_bar(spots, [axes[i] for i in group], [values[i] for i in group], found[group[0]].units)
+        _titles(axes, found, gene)
+        scale_bar(axes[0], window)
+    return axes
+
+
+def _values(source: Source, gene: str) -> NDArray[np.float32]:
+    check.known_gene(gene, source.slide.genes if source.is_counts else source.panel, source.key)
+    if source.is_counts and source.target.over == "panel":
+        check.known_gene(gene, source.panel, source.key)
+    values = source.values([gene])[:, 0]
+    check.some_value(values, f"gene {gene!r}", source.key)
+    return values
+
+
+def _groups(found: Sequence[Source], limits: object) -> list[tuple[int, ...]]:
+    """Panels that share a colour bar: those of the same units, unless each has its own."""
+    if limits == "each":
+        return [(i,) for i in range(len(found))]
+    units = dict.fromkeys(source.units for source in found)
+    return [tuple(i for i, source in enumerate(found) if source.units == unit) for unit in units]
+
+
+def _limits(values: Sequence[NDArray[np.float32]], limits: Literal["shared", "each"] | Limits) -> Limits:
+    if not isinstance(limits, str):
+        return float(limits[0]), float(limits[1])
+    check_config.one_of("limits", limits, ("shared", "each"))
+    together = np.concatenate(values)
+    low, high = np.quantile(together[np.isfinite(together)], ROBUST)
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
+
+
+def _color_bar(spots: EllipseCollection, axes: list[Axes], values: Sequence[NDArray[np.float32]], units: str) -> None:
+    """A bar beside the panels, with an arrow at an end that values go beyond."""
+    low, high = spots.get_clim()
+    below = any(np.nanmin(part) < low for part in values)
+    above = any(np.nanmax(part) > high for part in values)
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+    figure = axes[0].figure
+    bar = figure.colorbar(spots, ax=axes, extend=extend, label=units, fraction=0.05, pad=0.02, aspect=25, shrink=0.8)
+    bar.outline.set_visible(False)
+
+
+def _titles(axes: NDArray[Any], found: Sequence[Source], gene: str) -> None:
+    counts = next((source for source in found if source.is_counts), None)
+    for ax, source in zip(axes, found, strict=True):
+        ax.set_title(f"{gene} {source.key}", loc="left")
+        r = None if counts is None or source.is_counts else agreement(counts, source, gene)
+        if r is not None:
+            ax.set_title(f"r = {number(r)}", loc="right")

@@ -1,0 +1,122 @@
+"""How training went: loss and validation score of every epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .._checks import plots as check
+from ._style import NEUTRAL, category, look, panels, tidy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    class HasHistory(Protocol):
+        """Anything with a training history, such as a `Predictor`."""
+
+        @property
+        def history(self) -> pd.DataFrame:
+            """One row an epoch."""
+
+
+CALL = "`stp.tl.fit` leaves in `predictor.history`"
+SCORE = "val_pearson"
+DASHES: Any = (0, (3, 1.5))
+
+
+def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | None = None) -> NDArray[Any]:
+    """Loss and validation score by epoch.
+
+    One colour a member of the ensemble. Full lines are the training loss, dashed ones the validation loss; a ring marks
+    the epoch whose weights were kept.
+
+    Parameters
+    ----------
+    history
+        A predictor, or its ``history``: columns ``"epoch"`` and ``"train_loss"`` and, where they are known,
+        ``"member"``, ``"val_loss"`` and ``"val_pearson"``.
+    ax
+        Axes to draw on, two, or one where nothing was validated; a new figure by default.
+
+    Returns
+    -------
+    ``(2,)`` axes, loss and score; ``(1,)`` where there is no ``"val_pearson"``.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import stpredict as stp
+    >>> epochs = pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [1.0, 0.8, 0.7], "val_pearson": [0.1, 0.3, 0.2]})
+    >>> axes = stp.pl.history(epochs)
+    >>> axes[1].get_ylabel()
+    'validation score (mean gene-wise Pearson r)'
+    """
+    table: Any = getattr(history, "history", history)
+    check.is_table(table, "history", CALL)
+    check.has_columns(table, ["epoch", "train_loss"], "history", CALL)
+    members = _members(table)
+    validated = _known(table, SCORE)
+    with look():
+        axes = panels(ax, 1 + validated, panel_in=(3.6, 2.5))
+        for i, (_, rows) in enumerate(members):
+            best = _best(rows) if validated else None
+            _loss(axes[0], rows, category(i), best)
+            if validated:
+                axes[1].plot(rows["epoch"] + 1, rows[SCORE], color=category(i))
+                _mark(axes[1], rows, SCORE, category(i), best)
+        _finish(axes, [str(name) for name, _ in members], has_val_loss=_known(table, "val_loss"))
+    return axes
+
+
+def _members(table: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
+    if "member" not in table.columns:
+        return [(0, table.sort_values("epoch"))]
+    return [(name, rows.sort_values("epoch")) for name, rows in table.groupby("member")]
+
+
+def _known(table: pd.DataFrame, column: str) -> bool:
+    return column in table.columns and bool(table[column].notna().any())
+
+
+def _best(rows: pd.DataFrame) -> int | None:
+    """Position of the epoch with the highest validation score, the first of several."""
+    scores = rows[SCORE].to_numpy(dtype=np.float64)
+    return int(np.nanargmax(scores)) if np.isfinite(scores).any() else None
+
+
+def _loss(ax: Axes, rows: pd.DataFrame, color: str, best: int | None) -> None:
+    ax.plot(rows["epoch"] + 1, rows["train_loss"], color=color)
+    if _known(rows, "val_loss"):
+        ax.plot(rows["epoch"] + 1, rows["val_loss"], color=color, linestyle=DASHES)
+        _mark(ax, rows, "val_loss", color, best)
+
+
+def _mark(ax: Axes, rows: pd.DataFrame, column: str, color: str, best: int | None) -> None:
+    if best is not None:
+        x, y = rows["epoch"].iloc[best] + 1, rows[column].iloc[best]
+        ax.plot([x], [y], "o", markersize=6, markerfacecolor="none", markeredgecolor=color, gid="best")
+
+
+def _finish(axes: NDArray[Any], members: list[str], *, has_val_loss: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
+    for ax in axes:
+        tidy(ax)
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set_ylabel("loss")
+    if has_val_loss:
+        styles = {"training": "-", "validation": DASHES}
+        lines = [Line2D([], [], color=NEUTRAL, linestyle=style, label=name) for name, style in styles.items()]
+        axes[0].legend(handles=lines)
+    if len(axes) > 1:
+        axes[1].set_ylabel("validation score (mean gene-wise Pearson r)")
+    if len(members) > 1:
+        lines = [Line2D([], [], color=category(i), label=f"member {name}") for i, name in enumerate(members)]
+        axes[-1].legend(handles=lines)

@@ -1,0 +1,173 @@
+"""A whole prediction in one picture: its first three principal components as red, green and blue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys as keys_of
+from .._checks import config as check_config
+from .._checks import plots as check
+from .._slides import Selection
+from ._slide_axes import draw_spots, draw_tissue, scale_bar, spots_window
+from ._sources import sources
+from ._style import look, panels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from ._sources import Source
+
+CHANNELS = {"red": "#D62728", "green": "#2CA02C", "blue": "#3C7FD0"}
+"""Colours of the legend, readable on black and on white."""
+ROBUST = (0.02, 0.98)
+"""Quantiles of a component that become no and full colour."""
+
+
+def pca(
+    sdata: SpatialData,
+    *,
+    keys: str | Sequence[str] = keys_of.PREDICTED,
+    region: str | None = None,
+    table_name: str | None = None,
+    layer: str | None = None,
+    image_key: str | None = None,
+    coordinate_system: str | None = None,
+    spot_size: float = 1.0,
+    image_alpha: float = 0.4,
+    ax: Axes | Sequence[Axes] | None = None,
+) -> NDArray[Any]:
+    """The first three principal components of all genes as red, green and blue.
+
+    Spots of like colour have like expression. The components are learnt from the first prediction among ``keys`` (else
+    from the first key) and applied to all of them, so that colours mean the same in every panel.
+
+    Parameters
+    ----------
+    sdata
+        Object with an image, spots and at least one table.
+    keys
+        What to draw, one panel each: ``"observed"`` is the table of counts, anything else a table of `tl.predict` or
+        a layer of the table of counts.
+    region
+        The spots element to draw; may be left out if all keys have just one in common.
+    table_name
+        Table of counts; by default ``"observed"``, or the only one that is no prediction.
+    layer
+        Layer of the table of counts that holds raw counts; None is X.
+    image_key
+        Image, where several lie under the spots.
+    coordinate_system
+        Coordinate system shared by image and spots, where there are several.
+    spot_size
+        Diameter of the circles in true spot diameters.
+    image_alpha
+        Strength of the image, from 0 (white) to 1 (as it is).
+    ax
+        Axes to draw on, one a key; a new figure by default.
+
+    Returns
+    -------
+    ``(len(keys),)`` axes, in µm.
+
+    Notes
+    -----
+    Genes are those that all keys have and that vary in all of them, each standardised within its key. A component
+    points to where its largest loading is positive; its 2 and 98 % quantiles, taken in each panel, become no and full
+    colour. The percentages are shares of the variance of the standardised genes that the components were learnt from.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=1, n_side=5)
+    >>> axes = stp.pl.pca(sdata, keys=["observed", "rate"])  # "rate" is a layer: the truth
+    >>> [ax.get_title(loc="left") for ax in axes]
+    ['observed', 'rate']
+    """
+    check_config.in_range("image_alpha", image_alpha, 0, 1)
+    check_config.in_range("spot_size", spot_size, 0.01, 100)
+    selection = Selection(
+        image_key=image_key, shapes_key=region, table_name=table_name, coordinate_system=coordinate_system, layer=layer
+    )
+    found = sources(sdata, keys, selection)
+    standard = _standardised(found)
+    learnt = next((i for i, source in enumerate(found) if not source.is_counts), 0)
+    loadings, share = components(standard[learnt])
+    window = spots_window(found[0].slide)
+    with look():
+        axes = panels(ax, len(found), panel_in=(2.4, 2.4 * window.aspect + 0.35), layout="compressed")
+        for panel, source, values in zip(axes, found, standard, strict=True):
+            draw_tissue(panel, source.slide, window, image_alpha=image_alpha)
+            colors = colors_of(values @ loadings.T)
+            draw_spots(panel, source.slide.xy_um, source.slide.diameter_um * spot_size, colors=colors)
+            panel.set_title(source.key, loc="left")
+        scale_bar(axes[0], window)
+        _legend(axes[-1], share)
+    return axes
+
+
+def components(standard: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The first three principal components of centred values.
+
+    Parameters
+    ----------
+    standard
+        ``(n_spots, n_genes)``; rows with NaN are left out.
+
+    Returns
+    -------
+    Loadings ``(3, n_genes)``, the largest of each positive, and the share of variance ``(3,)``.
+    """
+    complete = standard[np.isfinite(standard).all(axis=1)]
+    _, spread, rows = np.linalg.svd(complete, full_matrices=False)
+    loadings = rows[:3]
+    largest = np.take_along_axis(loadings, np.abs(loadings).argmax(axis=1)[:, None], axis=1)
+    return loadings * np.sign(largest), spread[:3] ** 2 / (spread**2).sum()
+
+
+def colors_of(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Red, green and blue from three components.
+
+    Parameters
+    ----------
+    scores
+        ``(n_spots, 3)``.
+
+    Returns
+    -------
+    ``(n_spots, 3)`` from 0 to 1; a spot with NaN is grey.
+    """
+    low, high = np.nanquantile(scores, ROBUST, axis=0)
+    scaled = np.clip((scores - low) / np.where(high > low, high - low, 1.0), 0, 1)
+    colors: NDArray[np.float64] = np.where(np.isfinite(scaled).all(axis=1, keepdims=True), scaled, 0.75)
+    return colors
+
+
+def _standardised(found: Sequence[Source]) -> list[NDArray[np.float64]]:
+    """Values of the genes that all sources have and that vary in all of them, mean 0 and variance 1 each."""
+    names = [source.key for source in found]
+    genes = [gene for gene in found[0].panel if all(gene in source.panel for source in found)]
+    check.enough_for_components(len(found[0].slide.xy_px), len(genes), names)
+    values = [source.values(genes).astype(np.float64) for source in found]
+    for source, part in zip(found, values, strict=True):
+        check.some_value(part, "the shared genes", source.key)
+    spread = [np.nanstd(part, axis=0) for part in values]
+    varies = np.all([part > 1e-6 for part in spread], axis=0)
+    check.enough_for_components(len(values[0]), int(varies.sum()), names)
+    return [
+        (part[:, varies] - np.nanmean(part[:, varies], axis=0)) / scale[varies]
+        for part, scale in zip(values, spread, strict=True)
+    ]
+
+
+def _legend(ax: Axes, share: NDArray[np.float64]) -> None:
+    """Which colour is which component, below the picture, from the right."""
+    names = [f"{name} PC{i + 1} {100 * part:.0f} %" for i, (name, part) in enumerate(zip(CHANNELS, share, strict=True))]
+    for i, (name, color) in enumerate(zip(names, CHANNELS.values(), strict=True)):
+        at = 1 - 0.3 * (2 - i)
+        ax.text(at, -0.03, name, color=color, transform=ax.transAxes, ha="right", va="center", fontsize=7)

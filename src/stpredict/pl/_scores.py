@@ -1,0 +1,178 @@
+"""How well genes are predicted: the scores of all of them, beside a baseline and what noise allows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._checks import config as check_config
+from .._checks import plots as check
+from ._style import BLUE, NEUTRAL, ORANGE, look, number, panels, tidy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+CALL = "`stp.tl.evaluate(sdata)`"
+ROWS = (("pearson_ridge_color", ORANGE), ("pearson", BLUE), ("ceiling", NEUTRAL))
+"""What is drawn, from the baseline to the ceiling."""
+JITTER = 0.09
+DASHES: Any = (0, (4, 3))
+
+
+def scores(
+    scores: pd.DataFrame,
+    *,
+    label: str = "model",
+    n_labels: int = 5,
+    ax: Axes | Sequence[Axes] | None = None,
+) -> NDArray[Any]:
+    """Gene-wise Pearson correlations, beside a ridge on colour and the noise ceiling.
+
+    Left: the distribution over genes, with the mean of each row. The dashed line at 0 is what the mean profile of the
+    training spots scores. Right: each gene against its ceiling; the line is as good as the noise of the counts lets any
+    prediction be.
+
+    Parameters
+    ----------
+    scores
+        What `tl.evaluate` gives, one row a gene: ``"pearson"``, and ``"pearson_ridge_color"`` and ``"ceiling"`` where
+        they are known. Genes without a score (NaN) are counted below the plot.
+    label
+        Name of what was evaluated.
+    n_labels
+        How many of the best predicted genes are named at most.
+    ax
+        Axes to draw on, two, or one where there is no ceiling; a new figure by default.
+
+    Returns
+    -------
+    ``(2,)`` axes, or ``(1,)`` where there is no ceiling.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import stpredict as stp
+    >>> table = pd.DataFrame(
+    ...     {"pearson": [0.1, 0.4, 0.3], "pearson_ridge_color": [0.1, 0.3, 0.2], "ceiling": [0.5, 0.7, 0.6]},
+    ...     index=["ACTB", "ERBB2", "CD74"],
+    ... )
+    >>> axes = stp.pl.scores(table, label="M2OST")
+    >>> [tick.get_text() for tick in axes[0].get_yticklabels()]
+    ['noise ceiling', 'M2OST', 'ridge on colour']
+    """
+    check.is_table(scores, "scores", CALL)
+    check.has_columns(scores, ["pearson"], "scores", CALL)
+    check_config.in_range("n_labels", n_labels, 0, 1000)
+    columns = {name: scores[name].to_numpy(dtype=np.float64) for name, _ in ROWS if name in scores.columns}
+    check.some_score(columns["pearson"], "pearson")
+    drawn = {name: values for name, values in columns.items() if np.isfinite(values).any()}
+    both = "ceiling" in drawn and bool((np.isfinite(drawn["ceiling"]) & np.isfinite(drawn["pearson"])).any())
+    with look():
+        axes = panels(ax, 1 + both, panel_in=(3.6, 2.8))
+        for panel in axes:
+            tidy(panel)
+        _distributions(axes[0], drawn, label)
+        _missing(axes[0], columns["pearson"])
+        if both:
+            _against_ceiling(axes[1], drawn, scores.index.astype(str).tolist(), label, n_labels)
+    return axes
+
+
+def _distributions(ax: Axes, drawn: dict[str, NDArray[np.float64]], label: str) -> None:
+    """One row a score: density above, genes below, mean as a line with its number."""
+    names = {"pearson_ridge_color": "ridge on colour", "pearson": label, "ceiling": "noise ceiling"}
+    rows = [(name, color) for name, color in ROWS if name in drawn]
+    ax.axvline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
+    ax.text(0, 1.01, "mean profile", transform=ax.get_xaxis_transform(), color=NEUTRAL, ha="center", fontsize=7)
+    for y, (name, color) in enumerate(rows):
+        values = drawn[name][np.isfinite(drawn[name])]
+        _density(ax, values, y + 0.14, color)
+        spread = np.random.default_rng(0).uniform(-JITTER, JITTER, len(values))
+        ax.scatter(values, y - 0.08 + spread, s=5, color=color, alpha=0.5, linewidths=0, label=name)
+        mean = float(values.mean())
+        ax.plot([mean, mean], [y - 0.2, y + 0.5], color=color, linewidth=1.6, gid="mean")
+        ax.annotate(
+            number(mean),
+            (mean, y + 0.5),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            fontweight="bold",
+            color=color,
+        )
+    ax.set(xlabel="Pearson r of a gene over spots", ylim=(-0.35, len(rows) - 0.1))
+    ax.set_yticks(range(len(rows)), [names[name] for name, _ in rows])
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+
+
+def _density(ax: Axes, values: NDArray[np.float64], y: float, color: str) -> None:
+    if len(values) < 5 or np.ptp(values) < 1e-9:
+        return
+    from scipy.stats import gaussian_kde  # deferred: slow to import
+
+    at = np.linspace(values.min(), values.max(), 200)
+    height = gaussian_kde(values)(at)
+    ax.fill_between(at, y, y + 0.32 * height / height.max(), color=color, alpha=0.35, linewidth=0)
+
+
+def _missing(ax: Axes, values: NDArray[np.float64]) -> None:
+    """How many genes are not in the picture."""
+    n = int((~np.isfinite(values)).sum())
+    if n:
+        ax.set_title(f"{n} of {len(values)} genes have no score", loc="right", fontsize=7)
+
+
+def _against_ceiling(
+    ax: Axes, drawn: dict[str, NDArray[np.float64]], genes: list[str], label: str, n_labels: int
+) -> None:
+    x, y = drawn["ceiling"], drawn["pearson"]
+    complete = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    low, high = min(0.0, float(y[complete].min())), max(float(x[complete].max()), float(y[complete].max()))
+    margin = 0.05 * (high - low)
+    ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=0.8)
+    _along(ax, 0.5 * high, "ceiling")
+    ax.axhline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
+    ax.scatter(x[complete], y[complete], s=9, color=BLUE, alpha=0.6, linewidths=0)
+    ax.set(
+        xlim=(-margin, high + margin),
+        ylim=(low - margin, high + margin),
+        xlabel="noise ceiling of the gene",
+        ylabel=f"Pearson r, {label}",
+    )
+    best = complete[np.argsort(-y[complete])]
+    for i in _apart(x[best], y[best], 0.05 * (high - low))[:n_labels]:
+        at = best[i]
+        ax.annotate(genes[at], (x[at], y[at]), xytext=(-3, 2), textcoords="offset points", ha="right", fontsize=7)
+
+
+def _along(ax: Axes, at: float, text: str) -> None:
+    """Text on the diagonal."""
+    ax.text(
+        at,
+        at,
+        text,
+        color=NEUTRAL,
+        fontsize=7,
+        ha="center",
+        va="bottom",
+        rotation=45,
+        rotation_mode="anchor",
+        transform_rotates_text=True,
+    )
+
+
+def _apart(x: NDArray[np.float64], y: NDArray[np.float64], distance: float) -> list[int]:
+    """Points, first ones first, whose labels do not lie on each other."""
+    kept: list[int] = []
+    for i in range(len(x)):
+        if all(abs(y[i] - y[k]) >= distance or abs(x[i] - x[k]) >= 6 * distance for k in kept):
+            kept.append(i)
+    return kept

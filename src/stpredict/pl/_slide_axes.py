@@ -1,0 +1,268 @@
+"""What every slide plot shares: dimmed tissue, spots at true size, a scale bar. Axes are in µm, y downwards."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import rcParams
+from matplotlib.collections import EllipseCollection
+
+from .._geometry import PatchSpec
+from .._pixels import PatchReader
+from .._slides import Level
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from .._slides import Slide
+
+THUMBNAIL_PX = 800
+"""Side of the picture of the tissue: sharp at 300 dpi in a panel of a third of a page."""
+BUDGET_BYTES = 1 << 26
+"""Decoded image held at a time."""
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+GREYED = 0.5
+"""How far dimmed tissue loses its colour, so that it is not mistaken for a value."""
+MANY_SPOTS = 10_000
+"""From here on spots are drawn as pixels in vector files."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """A rectangle of a slide in µm, origin at the image corner."""
+
+    x: float
+    """Left edge."""
+    y: float
+    """Upper edge."""
+    width: float
+    height: float
+
+    @classmethod
+    def around(cls, xy_um: NDArray[np.float64], margin_um: float) -> Window:
+        """The smallest window that holds some points with a margin.
+
+        Parameters
+        ----------
+        xy_um
+            ``(n, 2)`` points.
+        margin_um
+            How far it reaches beyond them.
+
+        Returns
+        -------
+        The window.
+        """
+        (x0, y0), (x1, y1) = xy_um.min(axis=0) - margin_um, xy_um.max(axis=0) + margin_um
+        return cls(x=float(x0), y=float(y0), width=float(x1 - x0), height=float(y1 - y0))
+
+    @property
+    def aspect(self) -> float:
+        """Height over width."""
+        return self.height / self.width
+
+
+def spots_window(slide: Slide) -> Window:
+    """The part of a slide that has spots.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+
+    Returns
+    -------
+    The window, one spot diameter wider than the spots on each side.
+    """
+    return Window.around(slide.xy_um, 1.5 * slide.diameter_um)
+
+
+def draw_tissue(ax: Axes, slide: Slide, window: Window, *, image_alpha: float = 1.0) -> None:
+    """Draw the H&E image of a window and set the axes up as a slide.
+
+    Parameters
+    ----------
+    ax
+        Where.
+    slide
+        The slide.
+    window
+        The part to show; beyond the image it is white.
+    image_alpha
+        1 shows the image as it is, 0 shows white; in between it is paler and greyer.
+    """
+    side = max(window.width, window.height)
+    centre = np.array([window.x + window.width / 2, window.y + window.height / 2])
+    pixels = _square(slide, centre, side)
+    x0, y0 = centre - side / 2
+    ax.imshow(_dimmed(pixels, image_alpha), extent=(x0, x0 + side, y0 + side, y0), interpolation="antialiased")
+    ax.set(xlim=(window.x, window.x + window.width), ylim=(window.y + window.height, window.y), aspect="equal")
+    bare(ax)
+
+
+def bare(ax: Axes) -> None:
+    """Take ticks and frame away.
+
+    Parameters
+    ----------
+    ax
+        The axes.
+    """
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def draw_spots(
+    ax: Axes,
+    xy_um: NDArray[np.float64],
+    diameter_um: float,
+    *,
+    values: NDArray[Any] | None = None,
+    colors: NDArray[Any] | str = "none",
+    edge: str = "none",
+    cmap: str = "viridis",
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> EllipseCollection:
+    """Draw spots as circles whose size is a length on the tissue.
+
+    Parameters
+    ----------
+    ax
+        Where.
+    xy_um
+        ``(n, 2)`` centres.
+    diameter_um
+        Diameter of every circle.
+    values
+        ``(n,)`` numbers that become colours; NaN becomes grey.
+    colors
+        Colours to use where there are no ``values``.
+    edge
+        Colour of the outline.
+    cmap
+        Colour map of ``values``.
+    limits
+        Values at the two ends of the colour map.
+
+    Returns
+    -------
+    The circles.
+    """
+    size = np.full(len(xy_um), diameter_um)
+    spots = EllipseCollection(
+        size,
+        size,
+        np.zeros(len(xy_um)),
+        units="xy",
+        offsets=xy_um,
+        offset_transform=ax.transData,
+        facecolors=colors if values is None else None,
+        edgecolors=edge,
+        linewidths=0.0 if edge == "none" else 0.8,
+        rasterized=len(xy_um) > MANY_SPOTS,
+    )
+    if values is not None:
+        from matplotlib import colormaps
+
+        spots.set(array=np.ma.masked_invalid(values), cmap=colormaps[cmap].with_extremes(bad="0.75"), clim=limits)
+    ax.add_collection(spots, autolim=False)
+    return spots
+
+
+def scale_bar(ax: Axes, window: Window) -> None:
+    """Draw a bar of a round length below the picture, with its length beside it.
+
+    Parameters
+    ----------
+    ax
+        Where.
+    window
+        What the axes show.
+    """
+    length = round_length(0.3 * window.width)
+    share, below = length / window.width, -0.03
+    color = rcParams["text.color"]
+    ax.plot(
+        [0, share],
+        [below, below],
+        color=color,
+        linewidth=2.5,
+        solid_capstyle="butt",
+        transform=ax.transAxes,
+        clip_on=False,
+        gid="scale bar",
+    )
+    ax.text(share + 0.02, below, length_label(length), transform=ax.transAxes, va="center", ha="left", fontsize=7)
+
+
+def round_length(most_um: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, … that is not above a length.
+
+    Parameters
+    ----------
+    most_um
+        The length.
+
+    Returns
+    -------
+    A round length.
+    """
+    power = 10.0 ** math.floor(math.log10(most_um) + 1e-9)
+    return max(step * power for step in (1, 2, 5) if step * power <= most_um * (1 + 1e-9))
+
+
+def length_label(length_um: float) -> str:
+    """A length in words: µm below a millimetre, mm from there on.
+
+    Parameters
+    ----------
+    length_um
+        The length.
+
+    Returns
+    -------
+    Number and unit.
+    """
+    return f"{length_um:g} µm" if length_um < 1000 else f"{length_um / 1000:g} mm"
+
+
+def _square(slide: Slide, centre_um: NDArray[np.float64], side_um: float) -> NDArray[np.uint8]:
+    """Pixels ``(y, x, 3)`` of a square, read from the coarsest level that is fine enough."""
+    size = int(np.clip(side_um / slide.um_per_px, 8, THUMBNAIL_PX))
+    ratio = side_um / slide.um_per_px / size
+    reader = PatchReader(
+        _thinned(slide.levels, ratio),
+        slide.um_per_px,
+        PatchSpec(fov_um=(side_um,), size_px=size),
+        budget_bytes=BUDGET_BYTES,
+    )
+    patches, _ = reader.read(centre_um[None] / slide.um_per_px)
+    pixels: NDArray[np.uint8] = np.moveaxis(patches[0, 0], 0, -1)
+    return pixels
+
+
+def _thinned(levels: Sequence[Level], ratio: float) -> list[Level]:
+    """The levels, and where even the coarsest is far finer than needed, that one with every k-th pixel only."""
+    coarsest = levels[-1]
+    step = int(ratio / max(coarsest.factor) / 2)
+    if step < 2:
+        return list(levels)
+    rows, columns = coarsest.factor
+    pixels = coarsest.pixels[:, step // 2 :: step, step // 2 :: step]
+    return [*levels, Level(pixels=pixels, factor=(rows * step, columns * step))]
+
+
+def _dimmed(pixels: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
+    if alpha >= 1:
+        return pixels
+    values = pixels.astype(np.float32)
+    grey = (values @ LUMA)[..., None]
+    dimmed = 255 - alpha * (255 - (GREYED * grey + (1 - GREYED) * values))
+    rounded: NDArray[np.uint8] = np.rint(dimmed).astype(np.uint8)
+    return rounded

@@ -1,0 +1,179 @@
+"""Where the values to draw come from: measured counts, a table of predictions, a layer. Nothing here draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys as keys
+from .._checks import expression as check_expression
+from .._checks import plots as check
+from .._checks import slides as check_slides
+from .._slides import resolve
+from ..metrics import pearson
+from ..pp import TargetSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from .._slides import Selection, Slide
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Source:
+    """The values of one slide under one key."""
+
+    key: str
+    slide: Slide
+    """Its ``counts`` are the values as stored."""
+    is_counts: bool
+    """Whether they are raw counts, to be normalised before they are drawn."""
+    target: TargetSpec
+    """How counts become the units that are drawn."""
+    panel: tuple[str, ...]
+    """Genes that have values."""
+    units: str
+
+    def values(self, genes: Sequence[str], like: Source | None = None) -> NDArray[np.float32]:
+        """Normalised expression.
+
+        Parameters
+        ----------
+        genes
+            Names of genes.
+        like
+            Normalise counts as those behind this source were; None is as behind itself.
+
+        Returns
+        -------
+        ``(n_spots, len(genes))``, float32.
+        """
+        stored: Any = self.slide.counts
+        at = {gene: i for i, gene in enumerate(self.slide.genes)}
+        if not self.is_counts:
+            return np.asarray(stored[:, [at[gene] for gene in genes]].toarray(), dtype=np.float32)
+        scheme = like or self
+        if scheme.target.over == "all":
+            return scheme.target.normalize(stored, [at[gene] for gene in genes])
+        panel = [gene for gene in scheme.panel if gene in at]
+        normal = scheme.target.normalize(stored, [at[gene] for gene in panel])
+        return normal[:, [panel.index(gene) for gene in genes]]
+
+
+def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection) -> list[Source]:
+    """Read one slide's values under each key.
+
+    Parameters
+    ----------
+    sdata
+        The object.
+    names
+        ``"observed"`` is the table of counts; anything else is a table, or a layer of the table of counts.
+    selection
+        Which elements are meant; ``shapes_key`` is the region.
+
+    Returns
+    -------
+    One source a key, all of the same region.
+    """
+    check_slides.is_spatialdata(sdata)
+    asked = [names] if isinstance(names, str) else list(names)
+    check.some_key(asked)
+    counts_table = _counts_table(sdata, asked, selection.table_name)
+    places = {key: _place(sdata, key, counts_table, selection.layer) for key in asked}
+    regions = {key: check_slides.annotated_regions(sdata.tables[table], table) for key, (table, _) in places.items()}
+    region = check.one_region(regions, selection.shapes_key)
+    predictions, counts = {}, {}
+    for key, (table, layer) in places.items():
+        slide = resolve(sdata, replace(selection, table_name=table, layer=layer, shapes_key=region))[0]
+        if (table, layer) == (counts_table, selection.layer):
+            check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist())
+            counts[key] = slide
+        else:
+            predictions[key] = _prediction(key, slide, sdata.tables[table].uns)
+    first = next(iter(predictions.values()), None)
+    drawn = predictions | {key: _counts(key, slide, first) for key, slide in counts.items()}
+    return [drawn[key] for key in asked]
+
+
+def agreement(observed: Source, predicted: Source, gene: str) -> float | None:
+    """Pearson correlation of a gene over the spots that two sources share.
+
+    Parameters
+    ----------
+    observed
+        Counts; normalised as those behind the prediction were.
+    predicted
+        Predictions.
+    gene
+        The gene.
+
+    Returns
+    -------
+    The correlation; None where it is not defined.
+    """
+    _, left, right = np.intersect1d(observed.slide.instances, predicted.slide.instances, return_indices=True)
+    measured, given = observed.values([gene], predicted)[left], predicted.values([gene])[right]
+    if np.isfinite(given).sum() < 3:
+        return None
+    r = float(pearson(measured, given)[0])
+    return r if np.isfinite(r) else None
+
+
+def _counts_table(sdata: SpatialData, asked: Sequence[str], table_name: str | None) -> str | None:
+    names = list(sdata.tables)
+    if table_name is not None:
+        check_slides.has_table(names, table_name)
+        return table_name
+    if keys.OBSERVED in names:
+        return keys.OBSERVED
+    others = [name for name in names if name not in {*asked, keys.PREDICTED}]
+    return others[0] if len(others) == 1 else None
+
+
+def _place(sdata: SpatialData, key: str, counts_table: str | None, layer: str | None) -> tuple[str, str | None]:
+    """Table and layer that a key means."""
+    if counts_table is not None and key in {keys.OBSERVED, counts_table}:
+        return counts_table, layer
+    if key in sdata.tables:
+        return key, None
+    layers = [] if counts_table is None else list(sdata.tables[counts_table].layers)
+    check.known_key(key, list(sdata.tables), layers)
+    return str(counts_table), key
+
+
+def _prediction(key: str, slide: Slide, uns: Mapping[str, Any]) -> Source:
+    """Values drawn as they are; without a record of their units they are taken for the default ones."""
+    record = uns.get(key, uns.get(keys.PREDICTED, {}))
+    noted = record.get(keys.TARGET, {})
+    target = TargetSpec(
+        target_sum=float(noted.get("target_sum", TargetSpec().target_sum)),
+        over="panel" if noted.get("over") == "panel" else "all",
+        log1p=bool(noted.get("log1p", True)),
+    )
+    return Source(
+        key=key,
+        slide=slide,
+        is_counts=False,
+        target=target,
+        panel=_panel(slide),
+        units=str(record.get("units", target.units)),
+    )
+
+
+def _counts(key: str, slide: Slide, like: Source | None) -> Source:
+    target = TargetSpec() if like is None else like.target
+    panel = slide.genes if like is None else like.panel
+    return Source(key=key, slide=slide, is_counts=True, target=target, panel=panel, units=target.units)
+
+
+def _panel(slide: Slide) -> tuple[str, ...]:
+    """Genes with a value in some spot: the others of a layer of predictions are NaN."""
+    stored: Any = slide.counts
+    n_missing = np.bincount(stored.indices[np.isnan(stored.data)], minlength=len(slide.genes))
+    return tuple(gene for gene, n in zip(slide.genes, n_missing, strict=True) if n < stored.shape[0])

@@ -1,0 +1,32 @@
+"""Prepare objects for training: choose genes, note resolutions, split spots. Nothing here reads pixels or trains."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._genes import select_genes
+    from ._resolution import resolution
+    from ._split import split
+    from ._targets import TargetSpec
+
+__all__ = ["TargetSpec", "resolution", "select_genes", "split"]
+
+_HOME = {
+    "TargetSpec": "_targets",
+    "resolution": "_resolution",
+    "select_genes": "_genes",
+    "split": "_split",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

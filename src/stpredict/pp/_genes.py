@@ -1,0 +1,160 @@
+"""Choose the genes to predict, from counts of training spots only."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from scipy import sparse
+
+from .. import _keys as keys
+from .._checks import config as check_config
+from .._checks import expression as check
+from .._checks import slides as check_slides
+from ._tables import counts_table, training_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+logger = logging.getLogger(__name__)
+
+Method = Literal["dispersion", "variance", "mean"]
+GENES_PER_BIN = 50
+"""Genes of similar mean among which dispersions are compared."""
+
+
+def select_genes(
+    sdata: SpatialData,
+    *,
+    n_genes: int = 250,
+    genes: Sequence[str] | None = None,
+    method: Method = "dispersion",
+    min_fraction: float = 0.1,
+    train: Sequence[str] | None = None,
+    group_key: str | None = None,
+    table_name: str | None = None,
+    layer: str | None = None,
+) -> None:
+    """Choose the genes to predict, from counts of training spots only.
+
+    Parameters
+    ----------
+    sdata
+        The object.
+    n_genes
+        How many genes to choose; fewer are taken where fewer qualify.
+    genes
+        Names of the genes to take instead of choosing.
+    method
+        What to rank genes by: ``"dispersion"`` (variance relative to genes of similar mean), ``"variance"`` or
+        ``"mean"``, each of log1p CP10k.
+    min_fraction
+        Fraction of training spots that a gene must be seen in. Constant genes never qualify.
+    train
+        Names of the training groups. By default ``obs["split"] == "train"`` if `stp.pp.split` was called, else all.
+    group_key
+        Column of ``obs`` that ``train`` refers to; by default the one that names the region.
+    table_name
+        Table with the counts; by default ``"observed"``, or the only one there is.
+    layer
+        Layer with raw counts; by default X.
+
+    Returns
+    -------
+    Nothing. Writes ``var["target"]`` (bool) and ``uns["stpredict"]["genes"]`` (names, in the order of ``genes`` if
+    given, else by falling rank) to the table.
+
+    Raises
+    ------
+    ValueError
+        If values are no counts, or genes asked for are missing.
+
+    Notes
+    -----
+    The normalised dispersion of a gene is its variance less the median variance of genes with a similar mean, over
+    their median absolute deviation.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
+    >>> stp.pp.select_genes(sdata, n_genes=5)
+    >>> int(sdata["observed"].var["target"].sum())
+    5
+    """
+    table = counts_table(sdata, table_name)
+    check.unique_genes(list(table.var_names), "the table")
+    if genes is None:
+        check_config.in_range("n_genes", n_genes, 1, 1_000_000)
+        check_config.in_range("min_fraction", min_fraction, 0.0, 1.0)
+        check_config.one_of("method", method, ("dispersion", "variance", "mean"))
+        counts = _counts(table, training_rows(table, train, group_key), layer)
+        chosen = table.var_names[_ranked(counts, method, min_fraction)[:n_genes]].tolist()
+        if len(chosen) < n_genes:
+            logger.info("%d of %d genes qualify; %d were asked for.", len(chosen), table.n_vars, n_genes)
+    else:
+        chosen = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
+        check.known_genes(chosen, list(table.var_names))
+    table.var[keys.TARGET] = table.var_names.isin(chosen)
+    table.uns[keys.ATTRS] = {**table.uns.get(keys.ATTRS, {}), keys.GENES: chosen}
+
+
+def _counts(table: AnnData, rows: NDArray[np.bool_], layer: str | None) -> sparse.csr_matrix:
+    check_slides.has_layer(table, layer)
+    matrix = sparse.csr_matrix(table.X if layer is None else table.layers[layer])[rows]
+    check.counts(matrix, genes=list(table.var_names), spots=list(table.obs_names[rows]))
+    matrix = matrix[~check.zero_spots(matrix)]
+    check.some_spots(matrix.shape[0], "Choosing genes")
+    return matrix
+
+
+def _ranked(counts: sparse.csr_matrix, method: Method, min_fraction: float) -> NDArray[np.intp]:
+    """Columns that qualify, best first."""
+    values = _log_cp10k(counts)
+    mean, variance = _moments(values)
+    seen = np.asarray((counts > 0).sum(axis=0)).ravel() / counts.shape[0]
+    usable = np.flatnonzero((variance > 1e-8) & (seen > 0) & (seen >= min_fraction))
+    check.variable_genes(len(usable), counts.shape[1])
+    mean, variance = mean[usable], variance[usable]
+    score = {"mean": mean, "variance": variance}.get(method)
+    if score is None:
+        score = normalized_dispersion(mean, variance)
+    return usable[np.argsort(-score, kind="stable")]
+
+
+def _log_cp10k(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    total = np.asarray(counts.sum(axis=1), np.float64).reshape(-1, 1)
+    return sparse.csr_matrix(counts.multiply(1e4 / total)).log1p()
+
+
+def _moments(values: sparse.csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean = np.asarray(values.mean(axis=0), np.float64).ravel()
+    square = np.asarray(values.multiply(values).mean(axis=0), np.float64).ravel()
+    return mean, np.clip(square - mean**2, 0, None)
+
+
+def normalized_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Variance of genes compared with that of genes of similar mean.
+
+    Parameters
+    ----------
+    mean
+        ``(g,)`` mean of each gene.
+    variance
+        ``(g,)`` variance of each gene.
+
+    Returns
+    -------
+    ``(g,)`` variance less the median of its bin, over the bin's median absolute deviation.
+    """
+    bins = np.array_split(np.argsort(mean, kind="stable"), max(1, len(mean) // GENES_PER_BIN))
+    score = np.empty(len(mean))
+    for members in bins:
+        centred = variance[members] - np.median(variance[members])
+        score[members] = centred / max(float(np.median(np.abs(centred))), 1e-12)
+    return score

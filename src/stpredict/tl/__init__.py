@@ -1,0 +1,40 @@
+"""Tools: fit a predictor, predict expression, evaluate it.
+
+Nothing here draws. torch is imported when a name is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .._geometry import PatchSpec
+    from .._train._config import FitConfig
+    from ._evaluate import evaluate, summary
+    from ._fit import fit
+    from ._predict import predict
+    from ._predictor import Predictor
+
+__all__ = ["FitConfig", "PatchSpec", "Predictor", "evaluate", "fit", "predict", "summary"]
+
+_HOME = {
+    "FitConfig": ".._train._config",
+    "PatchSpec": ".._geometry",
+    "Predictor": "._predictor",
+    "evaluate": "._evaluate",
+    "fit": "._fit",
+    "predict": "._predict",
+    "summary": "._evaluate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name], __name__), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

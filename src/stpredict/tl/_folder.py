@@ -1,0 +1,207 @@
+"""A predictor as a folder: written whole or not at all, read without running anything from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .._checks import predictor as check
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    from torch import Tensor
+
+    from ..models import SpotModel
+
+FORMAT = 1
+"""Version of the layout; a reader refuses others."""
+CONFIG, WEIGHTS, HISTORY, CARD = "config.json", "weights.safetensors", "history.csv", "README.md"
+FIELDS = ("model", "model_config", "patch", "target", "genes", "n_members", "provenance", "hash", "weights_sha256")
+
+
+def package_version() -> str:
+    """Version of stpredict, or ``"unknown"`` where it is not installed.
+
+    Returns
+    -------
+    The version.
+    """
+    try:
+        return version("stpredict-histology")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def write(
+    path: str | PathLike[str], values: Mapping[str, Any], tensors: Mapping[str, Tensor], history: pd.DataFrame
+) -> None:
+    """Write a predictor beside its place, then rename it into place.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    values
+        What goes into ``config.json``.
+    tensors
+        What goes into ``weights.safetensors``.
+    history
+        What goes into ``history.csv``.
+    """
+    target = Path(path)
+    check.replaceable(target, CONFIG)
+    beside: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        save_file(dict(tensors), beside / WEIGHTS)
+        digest = hashlib.sha256((beside / WEIGHTS).read_bytes()).hexdigest()
+        config = {"format": FORMAT, "stpredict": package_version(), "weights_sha256": digest, **values}
+        (beside / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        history.to_csv(beside / HISTORY, index=False)
+        (beside / CARD).write_text(_card(config), encoding="utf-8")
+        swap(beside, target)
+    except (OSError, SafetensorError) as error:
+        check.not_written(target, error)
+    finally:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def swap(new: Path, place: Path) -> None:
+    """Move a folder to a place that may be taken; what was there stays until the new one is in place.
+
+    Parameters
+    ----------
+    new
+        The folder to move.
+    place
+        Where it goes.
+    """
+    if not place.exists():
+        new.rename(place)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
+    place.rename(old / "old")
+    try:
+        new.rename(place)
+    except OSError:
+        (old / "old").rename(place)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], pd.DataFrame]:
+    """Read a predictor's files and check that they belong together.
+
+    Parameters
+    ----------
+    path
+        A folder, or the id of a Hugging Face repository.
+
+    Returns
+    -------
+    Configuration, tensors, history.
+    """
+    folder = _local(path)
+    check.is_predictor(folder, CONFIG, WEIGHTS)
+    try:
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        check.unreadable(folder / CONFIG, error)
+    check.config_complete(values, folder / CONFIG, FORMAT, FIELDS)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        check.unreadable(folder / WEIGHTS, error)
+    check.weights_belong(
+        hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(), values["weights_sha256"], folder / WEIGHTS
+    )
+    history = pd.read_csv(folder / HISTORY) if _has_rows(folder / HISTORY) else pd.DataFrame()
+    return values, tensors, history
+
+
+def _has_rows(path: Path) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8").strip() != ""
+
+
+def fill(network: SpotModel, weights: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
+    """Load weights into a network, refusing any that do not fit.
+
+    Parameters
+    ----------
+    network
+        The network.
+    weights
+        Its state.
+    path
+        Where they come from, for messages.
+    """
+    state = network.state_dict()
+    check.weights_fit(
+        {k: tuple(v.shape) for k, v in state.items()}, {k: tuple(v.shape) for k, v in weights.items()}, str(path)
+    )
+    network.load_state_dict(dict(weights))
+
+
+def check_hash(found: str, expected: str, path: str | PathLike[str]) -> None:
+    """Refuse a configuration that was changed after it was written.
+
+    Parameters
+    ----------
+    found
+        Hash of what was read.
+    expected
+        Hash that was written.
+    path
+        Where it comes from.
+    """
+    check.unedited(found, expected, str(path))
+
+
+def _local(path: str | PathLike[str]) -> Path:
+    folder = Path(path)
+    name = os.fspath(path)
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        check.hub_needed(name)
+    return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, HISTORY, CARD]))
+
+
+def _card(config: Mapping[str, Any]) -> str:
+    provenance = config["provenance"]
+    slides = provenance.get("slides", {})
+    rows = "\n".join(f"| {name} | {s['group']} | {s['n_spots']} | {s['um_per_px']:.3f} |" for name, s in slides.items())
+    genes = ", ".join(config["genes"][:20]) + (", …" if len(config["genes"]) > 20 else "")
+    return f"""# {config["model"]}: gene expression from H&E
+
+Predicts {len(config["genes"])} genes ({genes}) in **{config["units"]}** from patches of
+{", ".join(f"{side:.0f}" for side in config["patch"]["fov_um"])} µm ({config["patch"]["size_px"]} px each).
+Trained with stpredict {config["stpredict"]}; {config["n_members"]} network(s).
+
+| slide | group | spots | µm per pixel |
+|---|---|---|---|
+{rows}
+
+Validation: {provenance.get("validation_note", "none")}.
+Not for diagnosis. Check predictions against measured tissue of your own before you believe them.
+
+    import stpredict as stp
+    stp.tl.predict(sdata, stp.tl.Predictor.load("this folder"))
+"""

@@ -1,0 +1,227 @@
+"""The one stateful class: what `fit` made and `predict` uses. Files are read and written in `_folder`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .._geometry import PatchSpec
+from .._train._augment import N_SYMMETRIES
+from .._train._loop import outputs
+from ..models import build, config_from_dict, config_to_dict
+from ..pp._targets import Targets
+from . import _folder
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from lightning_fabric import Fabric
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ..models import ModelConfig, SpotBatch, SpotModel
+    from ..pp import TargetSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Member:
+    """One network with the targets it was trained on."""
+
+    network: SpotModel
+    targets: Targets
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Predictor:
+    """A trained model with all it needs to predict a new slide.
+
+    Made by `stp.tl.fit`, or read back with `Predictor.load`. Its networks are averaged; `genes`, `patch` and `units` say
+    what goes in and what comes out.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
+    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> len(predictor.genes), predictor.units
+    (12, 'log1p CP10k')
+    """
+
+    members: tuple[Member, ...]
+    """The networks, one or several."""
+    model: str
+    """Name of the model, as `stp.models.available` lists it."""
+    model_config: ModelConfig
+    """Shape of the networks."""
+    patch: PatchSpec
+    """Fields of view and size of the patches."""
+    train_mean: NDArray[np.float32]
+    """``(g,)`` mean of the training spots, in `units`: the simplest baseline."""
+    ridge_color: NDArray[np.float32]
+    """``(g, d + 1)`` weights of the ridge on colour statistics, the intercept last: the second baseline."""
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row a member and epoch: losses, validation score, learning rate, spots per second."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Slides, groups, seeds, versions, hashes, resolution and colour range of the training data."""
+
+    @property
+    def genes(self) -> list[str]:
+        """Names of the predicted genes, in order."""
+        return list(self.members[0].targets.genes)
+
+    @property
+    def target(self) -> TargetSpec:
+        """How expression was normalised."""
+        return self.members[0].targets.spec
+
+    @property
+    def units(self) -> str:
+        """What predictions are measured in."""
+        return self.target.units
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of all networks together."""
+        return sum(p.numel() for member in self.members for p in member.network.parameters())
+
+    @property
+    def hash(self) -> str:
+        """Digest of weights and configuration: equal for equal predictors."""
+        digest = hashlib.sha256(json.dumps(self._description(), sort_keys=True).encode())
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        return digest.hexdigest()
+
+    def __call__(
+        self, spots: SpotBatch, fabric: Fabric, *, batch_size: int = 64, n_views: int = 1
+    ) -> NDArray[np.float32]:
+        """Predict spots whose patches are read already.
+
+        Parameters
+        ----------
+        spots
+            The spots.
+        fabric
+            Where to compute, and in which precision.
+        batch_size
+            Spots a forward pass.
+        n_views
+            Average over this many of the eight flips and turns, from 1 to 8.
+
+        Returns
+        -------
+        ``(n, g)`` float32 in `units`.
+        """
+        views = min(max(n_views, 1), N_SYMMETRIES)
+        given = [
+            member.targets.decode(
+                outputs(member.network.to(fabric.device), spots, fabric, batch_size, symmetries=views).numpy()
+            )
+            for member in self.members
+        ]
+        return np.mean(given, axis=0, dtype=np.float64).astype(np.float32)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the predictor to a folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``README.md``.
+
+        The folder appears whole or not at all; one that is there already is replaced only when the new one is written.
+
+        Parameters
+        ----------
+        path
+            The folder. If it exists it must hold a predictor, or nothing.
+        """
+        _folder.write(path, {**self._description(), "hash": self.hash}, self._tensors(), self.history)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Predictor:
+        """Read a predictor back. No code from the folder is run.
+
+        Parameters
+        ----------
+        path
+            A folder that `save` wrote, or the id of a Hugging Face repository that holds such files.
+
+        Returns
+        -------
+        The predictor, on the CPU.
+        """
+        values, tensors, history = _folder.read(path)
+        model_config = config_from_dict(values["model_config"])
+        panel = values["genes"]
+        members = []
+        for i in range(values["n_members"]):
+            arrays = {k.rsplit("/", 1)[1]: t.numpy() for k, t in tensors.items() if k.startswith(f"{i}/targets/")}
+            network = build(model_config)
+            weights = {k.split("/", 2)[2]: t for k, t in tensors.items() if k.startswith(f"{i}/network/")}
+            _folder.fill(network, weights, path)
+            members.append(Member(network=network.eval(), targets=Targets.from_arrays(values["target"], panel, arrays)))
+        predictor = cls(
+            members=tuple(members),
+            model=values["model"],
+            model_config=model_config,
+            patch=PatchSpec.from_dict(values["patch"]),
+            train_mean=tensors["train_mean"].numpy(),
+            ridge_color=tensors["ridge_color"].numpy(),
+            history=history,
+            provenance=values["provenance"],
+        )
+        _folder.check_hash(predictor.hash, values["hash"], path)
+        return predictor
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "model_config": config_to_dict(self.model_config),
+            "patch": self.patch.to_dict(),
+            "target": self.target.to_dict(),
+            "units": self.units,
+            "genes": self.genes,
+            "n_members": len(self.members),
+            "provenance": self.provenance,
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {
+            "train_mean": torch.from_numpy(self.train_mean),
+            "ridge_color": torch.from_numpy(self.ridge_color),
+        }
+        for i, member in enumerate(self.members):
+            state = member.network.state_dict()
+            tensors |= {f"{i}/network/{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+            arrays = {"mean": member.targets.mean, "scale": member.targets.scale}
+            if member.targets.components is not None:
+                arrays["components"] = member.targets.components
+            tensors |= {f"{i}/targets/{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+        return tensors
+
+    def _rows(self) -> dict[str, str]:
+        """What a person wants to know, for the representations."""
+        trained = self.provenance.get("slides", {})
+        fov = ", ".join(f"{side:.0f}" for side in self.patch.fov_um)
+        return {
+            "model": f"{self.model} ({len(self.members)} x {self.n_parameters // len(self.members):,} parameters)",
+            "genes": f"{len(self.genes)} ({', '.join(self.genes[:4])}, …)",
+            "units": self.units,
+            "fields of view": f"{fov} µm, {self.patch.size_px} px each",
+            "trained on": f"{', '.join(trained)} ({sum(s['n_spots'] for s in trained.values())} spots)",
+            "validation": str(self.provenance.get("validation_note", "none")),
+        }
+
+    def __repr__(self) -> str:
+        return "Predictor\n" + "\n".join(f"    {name}: {value}" for name, value in self._rows().items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in self._rows().items()
+        )
+        return f"<table><caption>stpredict Predictor</caption>{rows}</table>"

@@ -1,0 +1,67 @@
+"""Resolution from spots on a lattice, with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stpredict.io._lattice import fit_lattice, neighbour_pitch, um_per_px
+
+ARRAY = np.stack(np.meshgrid(np.arange(3.0, 17), np.arange(5.0, 18)), -1).reshape(-1, 2)
+
+
+def rotation(degrees):
+    a = np.deg2rad(degrees)
+    return np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
+
+
+@pytest.mark.parametrize("degrees", [0, 7, 90, 181])
+def test_pitch_of_a_rotated_lattice(degrees):
+    found = fit_lattice(ARRAY, 290 * ARRAY @ rotation(degrees) + (40, -900))
+    np.testing.assert_allclose(found.pitch_px, 290)
+    assert found.error < 1e-9
+
+
+def test_scatter_and_strays_hardly_matter():
+    rng = np.random.default_rng(0)
+    xy = 290 * ARRAY + rng.normal(0, 17, ARRAY.shape)
+    xy[::20] += 3000  # spots attributed to a wrong position
+    found = fit_lattice(ARRAY, xy)
+    np.testing.assert_allclose(found.pitch_px, 290, rtol=0.004)
+    assert 5e-4 < found.error < 3e-3
+    assert um_per_px(ARRAY, xy, 200, given=None, name="a") == pytest.approx(200 / 290, rel=0.004)
+
+
+def test_pixels_that_are_not_square_are_refused():
+    with pytest.raises(ValueError, match=r"'a' is 290\.00 px along x and 295\.80 px along y \(2\.0 % apart"):
+        um_per_px(ARRAY, ARRAY * (290, 295.8), 200, given=None, name="a")
+    assert um_per_px(ARRAY, ARRAY * (290, 292), 200, given=None, name="a") == pytest.approx(200 / 291)
+
+
+def test_given_resolution_must_fit_the_spots():
+    assert um_per_px(ARRAY, ARRAY * 290, 200, given=0.7, name="a") == 0.7
+    with pytest.raises(
+        ValueError, match=r"'a' is given as 0\.75 µm per pixel, but its spots say 0\.6897 \(\+8\.[78] %"
+    ):
+        um_per_px(ARRAY, ARRAY * 290, 200, given=0.75, name="a")
+
+
+@pytest.mark.parametrize("spots", [ARRAY[:1], ARRAY[:2], ARRAY[:14]])
+def test_spots_in_a_line_say_nothing(spots):
+    assert fit_lattice(spots, 290 * spots) is None
+    assert um_per_px(spots, 290 * spots, 200, given=0.7, name="a") == 0.7
+    with pytest.raises(ValueError, match=rf"'a' cannot be derived from the pitch of its {len(spots)} spots"):
+        um_per_px(spots, 290 * spots, 200, given=None, name="a")
+
+
+@pytest.mark.parametrize("kind", ["square", "hexagonal"])
+def test_neighbour_pitch_is_unbiased_by_scatter(kind):
+    rng = np.random.default_rng(0)
+    skew = np.array([[1, 0], [0.5, np.sqrt(3) / 2]]) if kind == "hexagonal" else np.eye(2)
+    xy = 100 * ARRAY @ skew
+    assert neighbour_pitch(xy) == pytest.approx(100)
+    assert neighbour_pitch(xy + rng.normal(0, 5, xy.shape)) == pytest.approx(100, rel=0.02)
+
+
+def test_neighbour_pitch_of_one_spot():
+    assert np.isnan(neighbour_pitch(ARRAY[:1]))

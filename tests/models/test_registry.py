@@ -1,0 +1,98 @@
+"""Names of models, their configurations as JSON, and that asking for none of it costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from stpredict import models
+
+
+def test_named_models():
+    table = models.available()
+    assert list(table.index) == ["m2ost", "m2ost_small", "m2ost_tiny", "m2ost_reference"]
+    assert set(table.columns) == {"citation", "context", "n_scales", "size_px", "parameters"}
+    parameters = table["parameters"]
+    assert parameters["m2ost_tiny"] < parameters["m2ost_small"] < parameters["m2ost"]
+    assert table["citation"].str.contains("arXiv 2409.15092").all()
+
+
+def test_parameters_are_those_of_the_network():
+    tiny = models.build(models.config("m2ost_tiny", 250))
+    assert sum(p.numel() for p in tiny.parameters()) == models.available().loc["m2ost_tiny", "parameters"]
+
+
+def test_overrides_win_over_the_variant():
+    config = models.config("m2ost_tiny", 7, {"size_px": 64, "fov_spots": [1, 2]})
+    assert (config.n_outputs, config.size_px, config.fov_spots, config.depth) == (7, 64, (1, 2), 2)
+
+
+def test_paper_s_figures():
+    config = models.config("m2ost", 250)
+    shape = (config.dim, config.depth, config.heads, config.patch_size, config.size_px, config.mask_rate)
+    assert shape == (192, 4, 3, 16, 224, 0.1)
+    assert not config.color_tokens
+    assert not config.color_skip
+
+
+def test_saved_form():
+    saved = models.config_to_dict(models.config("m2ost", 3))
+    assert saved["model"] == "M2OST"
+    assert saved["config"]["fov_spots"] == [1.5, 3.0, 6.0]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"No model 'M2ost' \(there are: 'm2ost', .*`stp.models.available\(\)`"):
+        models.config("M2ost", 3)
+    with pytest.raises(ValueError, match=r"No model 'os' \(there are: 'M2OST', 'M2OSTReference'\)"):
+        models.config_from_dict({"model": "os", "config": {"n_outputs": 1}})
+
+
+@pytest.mark.parametrize("model", [["M2OST"], None, {"a": 1}])
+def test_names_that_are_no_text_are_refused(model):
+    with pytest.raises(ValueError, match="No model"):
+        models.config_from_dict({"model": model, "config": {"n_outputs": 1}})
+
+
+@pytest.mark.parametrize("saved", [{}, {"model": "M2OST"}, {"model": "M2OST", "config": {}, "code": "1"}, [], None])
+def test_foreign_saved_forms_are_refused(saved):
+    with pytest.raises(ValueError, match="exactly 'model' and 'config'"):
+        models.config_from_dict(saved)
+
+
+@pytest.mark.parametrize("fields", [{}, [], None, "dim", {"dim": 12}])
+def test_saved_fields_that_are_incomplete_are_refused(fields):
+    with pytest.raises(ValueError, match="'n_outputs' at least"):
+        models.config_from_dict({"model": "M2OST", "config": fields})
+
+
+def test_fields_that_a_file_lacks_take_their_defaults():
+    config = models.config_from_dict({"model": "M2OST", "config": {"n_outputs": 3, "depth": 1}})
+    assert config == models.config("m2ost", 3, {"depth": 1})
+
+
+def test_spot_batch_moves_what_it_has(spots):
+    batch = spots()
+    moved = batch.to("meta")
+    assert len(moved) == 3
+    assert moved.patches.device == moved.xy_um.device == moved.slide.device == moved.targets.device
+    assert moved.targets.device == torch.device("meta")
+    assert moved.counts is None
+    assert batch.patches.device == torch.device("cpu")
+    assert batch.to("cpu").patches is batch.patches
+
+
+def test_names_resolve_and_nothing_else():
+    assert set(models.__all__) == set(dir(models)) == set(models._HOME)
+    assert all(getattr(models, name).__name__ == name for name in models.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'm3ost'"):
+        models.m3ost  # noqa: B018
+
+
+def test_import_needs_no_torch():
+    code = "import sys; from stpredict import models; from stpredict.models import _registry; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "pandas", "anndata", "spatialdata"} & set(loaded)

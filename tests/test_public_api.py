@@ -1,0 +1,125 @@
+"""The public surface: importable, typed, documented, cheap, and named rightly wherever a text mentions it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from functools import reduce
+from importlib import metadata
+from inspect import Parameter, getdoc, getmembers, isclass, isfunction, signature
+from pathlib import Path
+
+import pytest
+
+import stpredict
+
+SOURCE = Path(stpredict.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+PUBLIC = {
+    f"{module}.{name}": getattr(getattr(stpredict, module), name)
+    for module in stpredict.__all__
+    for name in getattr(stpredict, module).__all__
+}
+FUNCTIONS = [pytest.param(obj, id=name) for name, obj in PUBLIC.items() if isfunction(obj)]
+CLASSES = [pytest.param(obj, id=name) for name, obj in PUBLIC.items() if isclass(obj)]
+
+# "`stp.tl.fit`" or "`stp.tl.fit(sdata, model='m2ost')`"; in code blocks of a page without the backticks
+MENTION = re.compile(r"`stp\.([\w.]+)(\([^`]*\))?`")
+CALL = re.compile(r"\bstp\.([\w.]+)")
+
+
+def text(node: ast.AST) -> str:
+    """A string literal; of an f-string what is fixed in it, with X for what is not."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def mentions(file: Path) -> set[tuple[str, str]]:
+    """(dotted name, arguments) of everything public that the strings of a source file tell people to use."""
+    return {found for node in ast.walk(ast.parse(file.read_text())) for found in MENTION.findall(text(node))}
+
+
+def resolve(dotted: str) -> object:
+    return reduce(getattr, dotted.strip(".").split("."), stpredict)
+
+
+MENTIONS = sorted({mention for file in SOURCE.rglob("*.py") for mention in mentions(file)})
+
+
+def test_import_is_cheap():
+    code = "import sys, stpredict; [getattr(stpredict, m) for m in stpredict.__all__]; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "matplotlib", "spatialdata_plot"} & set(loaded)
+
+
+def test_seven_public_modules():
+    assert dir(stpredict) == sorted([*stpredict.__all__, "__version__"])
+    assert sorted(stpredict.__all__) == ["datasets", "io", "metrics", "models", "pl", "pp", "tl"]
+    with pytest.raises(AttributeError, match="no attribute 'utils'"):
+        _ = stpredict.utils
+
+
+def test_version(monkeypatch):
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    assert re.fullmatch(r"\d+\.\d+.*", stpredict.__version__)
+    monkeypatch.setattr(metadata, "version", absent)
+    assert stpredict.__version__ == "0+source"
+
+
+@pytest.mark.parametrize("module", stpredict.__all__)
+def test_all_names_resolve_and_are_listed(module):
+    namespace = getattr(stpredict, module)
+    assert len(set(namespace.__all__)) == len(namespace.__all__)
+    assert set(namespace.__all__) <= set(dir(namespace))
+    with pytest.raises(AttributeError):
+        _ = namespace.no_such_name
+
+
+@pytest.mark.parametrize("func", FUNCTIONS)
+def test_signature(func):
+    parameters = signature(func).parameters.values()
+    assert sum(p.kind in {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD} for p in parameters) <= 3
+    assert not any(p.kind is Parameter.VAR_KEYWORD for p in parameters), "name every argument"
+    assert all(p.annotation is not Parameter.empty for p in parameters)
+    assert signature(func).return_annotation is not Parameter.empty
+
+
+@pytest.mark.parametrize("func", FUNCTIONS)
+def test_docstring_names_every_parameter(func):
+    doc = func.__doc__ or ""
+    missing = [name for name in signature(func).parameters if f"\n    {name}\n" not in doc]
+    assert not missing
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_classes_and_their_methods_are_documented(cls):
+    own = {name: obj for name, obj in getmembers(cls, isfunction) if obj.__module__.startswith("stpredict")}
+    assert cls.__doc__
+    assert not [name for name, obj in own.items() if not name.startswith("_") and not getdoc(obj)]
+
+
+@pytest.mark.parametrize(("name", "arguments"), MENTIONS, ids=lambda value: value[:60] or "bare")
+def test_messages_and_docstrings_name_what_exists(name, arguments):
+    target = resolve(name)
+    unknown = set(re.findall(r"(\w+)=", arguments)) - set(signature(target).parameters) if arguments else set()
+    assert not unknown, f"`stp.{name}` takes no {unknown}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_what_exists(page):
+    for name in CALL.findall(page.read_text(encoding="utf-8")):
+        resolve(name)
+
+
+def test_texts_are_searched_at_all(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\nmsg = f'No {x}. Call `stp.tl.fit(sdata, model={x!r})` or `stp.pl.gone`.'")
+    assert mentions(tmp_path / "a.py") == {("tl.fit", "(sdata, model=X)"), ("pl.gone", "")}
+    with pytest.raises(AttributeError):
+        resolve("pl.gone")
