@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .slides import listed
 
@@ -84,6 +84,12 @@ def same_run(differing: Sequence[str], path: str) -> None:
             "with, or start anew without `resume_from`."
         )
         raise ValueError(msg)
+
+
+def not_writable(path: str, error: OSError) -> NoReturn:
+    """Say, before training begins, that its result could not be saved."""
+    msg = f"The predictor could not be saved to {path!r}: {error}. Give a folder you may write to as `save_dir`."
+    raise OSError(msg) from error
 
 
 def seen_resolution(um_per_px: float, seen: Sequence[float], name: str) -> None:

@@ -123,4 +123,4 @@ def _solve(
     rows = targets.components if targets.components is not None else np.eye(len(targets.mean))
     weights = ((slope @ rows) * targets.scale).T / np.where(spread > 1e-9, spread, 1.0)  # (g, d)
     intercept = observed.mean(axis=0, dtype=np.float64) - weights @ mean
-    return np.concatenate([weights, intercept[:, None]], axis=1).astype(np.float32)
+    return np.ascontiguousarray(np.concatenate([weights, intercept[:, None]], axis=1), np.float32)

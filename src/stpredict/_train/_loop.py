@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._checks import training as check
 from ..metrics import pearson
 from ._augment import N_SYMMETRIES, augment, dihedral
 
@@ -153,6 +154,7 @@ def train(
     optimizer = torch.optim.AdamW(_decayed(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
     _restore(model, optimizer, state)
     wrapped, stepper = fabric.setup(model, optimizer)
+    wrapped.mark_forward_method("loss")
     average = {name: value.detach().clone() for name, value in (state.average or model.state_dict()).items()}
     average = {name: value.to(fabric.device) for name, value in average.items()}
     share = -(-config.batch_size // fabric.world_size)
@@ -168,6 +170,7 @@ def train(
                     index = order[(step * fabric.world_size + fabric.global_rank) * share :][:share]
                     batch = augment(take(spots, index).to(fabric.device), config, generator)
                     loss += _step(wrapped, stepper, batch, config, fabric) / steps
+                    check.finite_loss(loss, state.epoch)
                     _follow(average, model, config.ema_decay, state.epoch * steps + step)
             seconds = time.perf_counter() - started
             _finish_epoch(state, model, average, optimizer, held, config, fabric, loss=loss)

@@ -10,7 +10,7 @@ from .. import _keys as keys_of
 from .._checks import config as check_config
 from .._checks import plots as check
 from .._slides import Selection
-from ._slide_axes import draw_spots, draw_tissue, scale_bar, spots_window
+from ._slide_axes import PANEL_IN, TEXT_IN, draw_spots, draw_tissue, scale_bar, spots_window
 from ._sources import agreement, sources
 from ._style import look, number, panels
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 ROBUST = (0.01, 0.99)
 """Quantiles at the two ends of the colour map."""
+
+BAR_IN = 0.6
+"""Width of a colour bar with its label in inches."""
 
 
 def expression(
@@ -105,7 +108,8 @@ def expression(
     ends = {group: _limits([values[i] for i in group], limits) for group in groups}
     window = spots_window(found[0].slide)
     with look():
-        axes = panels(ax, len(found), panel_in=(2.4, 2.4 * window.aspect + 0.35), layout="compressed")
+        size, bars = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN), BAR_IN * len(groups)
+        axes = panels(ax, len(found), panel_in=size, extra_in=bars, layout="compressed")
         for group in groups:
             for i in group:
                 slide = found[i].slide

@@ -30,7 +30,7 @@ DASHES: Any = (0, (3, 1.5))
 
 
 def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | None = None) -> NDArray[Any]:
-    """Loss and validation score by epoch.
+    """Loss and validation score (Pearson correlation of a gene over spots, mean over genes) by epoch.
 
     One colour a member of the ensemble. Full lines are the training loss, dashed ones the validation loss; a ring marks
     the epoch whose weights were kept.
@@ -54,7 +54,7 @@ def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | N
     >>> epochs = pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [1.0, 0.8, 0.7], "val_pearson": [0.1, 0.3, 0.2]})
     >>> axes = stp.pl.history(epochs)
     >>> axes[1].get_ylabel()
-    'validation score (mean gene-wise Pearson r)'
+    'validation Pearson r'
     """
     table: Any = getattr(history, "history", history)
     check.is_table(table, "history", CALL)
@@ -67,7 +67,7 @@ def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | N
             best = _best(rows) if validated else None
             _loss(axes[0], rows, category(i), best)
             if validated:
-                axes[1].plot(rows["epoch"] + 1, rows[SCORE], color=category(i))
+                axes[1].plot(rows["epoch"], rows[SCORE], color=category(i))
                 _mark(axes[1], rows, SCORE, category(i), best)
         _finish(axes, [str(name) for name, _ in members], has_val_loss=_known(table, "val_loss"))
     return axes
@@ -90,15 +90,15 @@ def _best(rows: pd.DataFrame) -> int | None:
 
 
 def _loss(ax: Axes, rows: pd.DataFrame, color: str, best: int | None) -> None:
-    ax.plot(rows["epoch"] + 1, rows["train_loss"], color=color)
+    ax.plot(rows["epoch"], rows["train_loss"], color=color)
     if _known(rows, "val_loss"):
-        ax.plot(rows["epoch"] + 1, rows["val_loss"], color=color, linestyle=DASHES)
+        ax.plot(rows["epoch"], rows["val_loss"], color=color, linestyle=DASHES)
         _mark(ax, rows, "val_loss", color, best)
 
 
 def _mark(ax: Axes, rows: pd.DataFrame, column: str, color: str, best: int | None) -> None:
     if best is not None:
-        x, y = rows["epoch"].iloc[best] + 1, rows[column].iloc[best]
+        x, y = rows["epoch"].iloc[best], rows[column].iloc[best]
         ax.plot([x], [y], "o", markersize=6, markerfacecolor="none", markeredgecolor=color, gid="best")
 
 
@@ -116,7 +116,7 @@ def _finish(axes: NDArray[Any], members: list[str], *, has_val_loss: bool) -> No
         lines = [Line2D([], [], color=NEUTRAL, linestyle=style, label=name) for name, style in styles.items()]
         axes[0].legend(handles=lines)
     if len(axes) > 1:
-        axes[1].set_ylabel("validation score (mean gene-wise Pearson r)")
+        axes[1].set_ylabel("validation Pearson r")
     if len(members) > 1:
         lines = [Line2D([], [], color=category(i), label=f"member {name}") for i, name in enumerate(members)]
         axes[-1].legend(handles=lines)

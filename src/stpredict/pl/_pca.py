@@ -10,7 +10,7 @@ from .. import _keys as keys_of
 from .._checks import config as check_config
 from .._checks import plots as check
 from .._slides import Selection
-from ._slide_axes import draw_spots, draw_tissue, scale_bar, spots_window
+from ._slide_axes import BELOW, PANEL_IN, TEXT_IN, draw_spots, draw_tissue, scale_bar, spots_window
 from ._sources import sources
 from ._style import look, panels
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from ._sources import Source
 
-CHANNELS = {"red": "#D62728", "green": "#2CA02C", "blue": "#3C7FD0"}
-"""Colours of the legend, readable on black and on white."""
+CHANNELS = ("#D62728", "#2CA02C", "#3C7FD0")
+"""Red, green and blue for text, readable on black and on white."""
 ROBUST = (0.02, 0.98)
 """Quantiles of a component that become no and full colour."""
 
@@ -100,7 +100,8 @@ def pca(
     loadings, share = components(standard[learnt])
     window = spots_window(found[0].slide)
     with look():
-        axes = panels(ax, len(found), panel_in=(2.4, 2.4 * window.aspect + 0.35), layout="compressed")
+        size = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN)
+        axes = panels(ax, len(found), panel_in=size, layout="compressed")
         for panel, source, values in zip(axes, found, standard, strict=True):
             draw_tissue(panel, source.slide, window, image_alpha=image_alpha)
             colors = colors_of(values @ loadings.T)
@@ -167,7 +168,7 @@ def _standardised(found: Sequence[Source]) -> list[NDArray[np.float64]]:
 
 def _legend(ax: Axes, share: NDArray[np.float64]) -> None:
     """Which colour is which component, below the picture, from the right."""
-    names = [f"{name} PC{i + 1} {100 * part:.0f} %" for i, (name, part) in enumerate(zip(CHANNELS, share, strict=True))]
-    for i, (name, color) in enumerate(zip(names, CHANNELS.values(), strict=True)):
-        at = 1 - 0.3 * (2 - i)
-        ax.text(at, -0.03, name, color=color, transform=ax.transAxes, ha="right", va="center", fontsize=7)
+    for i, (color, part) in enumerate(zip(CHANNELS, share, strict=True)):
+        text = f"\N{BLACK SQUARE} PC{i + 1} {100 * part:.0f} %"
+        at = 1 - 0.28 * (2 - i)
+        ax.text(at, BELOW, text, color=color, transform=ax.transAxes, ha="right", va="center", fontsize=7)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CALL = "`stp.tl.evaluate(sdata)`"
 ROWS = (("pearson_ridge_color", ORANGE), ("pearson", BLUE), ("ceiling", NEUTRAL))
 """What is drawn, from the baseline to the ceiling."""
-JITTER = 0.09
+JITTER, ABOVE = 0.09, 1.01
 DASHES: Any = (0, (4, 3))
 
 
@@ -88,7 +88,7 @@ def _distributions(ax: Axes, drawn: dict[str, NDArray[np.float64]], label: str) 
     names = {"pearson_ridge_color": "ridge on colour", "pearson": label, "ceiling": "noise ceiling"}
     rows = [(name, color) for name, color in ROWS if name in drawn]
     ax.axvline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
-    ax.text(0, 1.01, "mean profile", transform=ax.get_xaxis_transform(), color=NEUTRAL, ha="center", fontsize=7)
+    ax.text(0, ABOVE, "mean profile", transform=ax.get_xaxis_transform(), color=NEUTRAL, ha="center", fontsize=7)
     for y, (name, color) in enumerate(rows):
         values = drawn[name][np.isfinite(drawn[name])]
         _density(ax, values, y + 0.14, color)
@@ -127,7 +127,8 @@ def _missing(ax: Axes, values: NDArray[np.float64]) -> None:
     """How many genes are not in the picture."""
     n = int((~np.isfinite(values)).sum())
     if n:
-        ax.set_title(f"{n} of {len(values)} genes have no score", loc="right", fontsize=7)
+        text = f"{n} of {len(values)} genes have no score"
+        ax.text(1, ABOVE, text, transform=ax.transAxes, ha="right", fontsize=7)
 
 
 def _against_ceiling(
@@ -148,7 +149,8 @@ def _against_ceiling(
         ylabel=f"Pearson r, {label}",
     )
     best = complete[np.argsort(-y[complete])]
-    for i in _apart(x[best], y[best], 0.05 * (high - low))[:n_labels]:
+    share = np.column_stack([x[best], y[best]]) / (high + margin - low)
+    for i in _free(share, [genes[at] for at in best])[:n_labels]:
         at = best[i]
         ax.annotate(genes[at], (x[at], y[at]), xytext=(-3, 2), textcoords="offset points", ha="right", fontsize=7)
 
@@ -169,10 +171,18 @@ def _along(ax: Axes, at: float, text: str) -> None:
     )
 
 
-def _apart(x: NDArray[np.float64], y: NDArray[np.float64], distance: float) -> list[int]:
-    """Points, first ones first, whose labels do not lie on each other."""
+def _free(xy: NDArray[np.float64], names: list[str]) -> list[int]:
+    """Points, first ones first, whose names, to the left above them, cover neither points nor other names.
+
+    Lengths are shares of the width and height of the panel.
+    """
     kept: list[int] = []
-    for i in range(len(x)):
-        if all(abs(y[i] - y[k]) >= distance or abs(x[i] - x[k]) >= 6 * distance for k in kept):
+    boxes: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    for i, name in enumerate(names):
+        high = xy[i] + (-0.01, 0.06)
+        low = high - (0.022 * len(name) + 0.01, 0.055)
+        covers = ((xy > low) & (xy < high)).all(axis=1).any()
+        if not covers and not any((low < h).all() and (high > b).all() for b, h in boxes):
             kept.append(i)
+            boxes.append((low, high))
     return kept

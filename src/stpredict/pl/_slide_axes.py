@@ -27,8 +27,12 @@ THUMBNAIL_PX = 800
 BUDGET_BYTES = 1 << 26
 """Decoded image held at a time."""
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-GREYED = 0.5
+GREYED = 0.35
 """How far dimmed tissue loses its colour, so that it is not mistaken for a value."""
+PANEL_IN, TEXT_IN = 2.4, 0.4
+"""Width of a picture, and height of the text above and below it, in inches."""
+BELOW = -0.035
+"""Where text below a picture stands, in heights of the picture."""
 MANY_SPOTS = 10_000
 """From here on spots are drawn as pixels in vector files."""
 
@@ -186,11 +190,11 @@ def scale_bar(ax: Axes, window: Window) -> None:
         What the axes show.
     """
     length = round_length(0.3 * window.width)
-    share, below = length / window.width, -0.03
+    share = length / window.width
     color = rcParams["text.color"]
     ax.plot(
         [0, share],
-        [below, below],
+        [BELOW, BELOW],
         color=color,
         linewidth=2.5,
         solid_capstyle="butt",
@@ -198,7 +202,7 @@ def scale_bar(ax: Axes, window: Window) -> None:
         clip_on=False,
         gid="scale bar",
     )
-    ax.text(share + 0.02, below, length_label(length), transform=ax.transAxes, va="center", ha="left", fontsize=7)
+    ax.text(share + 0.02, BELOW, length_label(length), transform=ax.transAxes, va="center", ha="left", fontsize=7)
 
 
 def round_length(most_um: float) -> float:

@@ -70,6 +70,7 @@ def panels(
     n: int,
     *,
     panel_in: tuple[float, float],
+    extra_in: float = 0.0,
     n_columns: int = 4,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> NDArray[Any]:
@@ -83,6 +84,8 @@ def panels(
         How many are needed.
     panel_in
         Width and height of a new panel in inches.
+    extra_in
+        Width of what stands beside all panels of a new figure, in inches.
     n_columns
         Panels a row, at most.
     layout
@@ -98,7 +101,7 @@ def panels(
         return given
     columns = min(n, n_columns)
     rows = -(-n // columns)
-    size = (columns * panel_in[0], rows * panel_in[1])
+    size = (columns * panel_in[0] + extra_in, rows * panel_in[1])
     _, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout)
     for spare in axes.ravel()[n:]:
         spare.remove()

@@ -94,7 +94,7 @@ def select_genes(
         check_config.in_range("min_fraction", min_fraction, 0.0, 1.0)
         check_config.one_of("method", method, ("dispersion", "variance", "mean"))
         counts = _counts(table, training_rows(table, train, group_key), layer)
-        chosen = table.var_names[_ranked(counts, method, min_fraction)[:n_genes]].tolist()
+        chosen = table.var_names[ranked(counts, method, min_fraction)[:n_genes]].tolist()
         if len(chosen) < n_genes:
             logger.info("%d of %d genes qualify; %d were asked for.", len(chosen), table.n_vars, n_genes)
     else:
@@ -113,7 +113,7 @@ def _counts(table: AnnData, rows: NDArray[np.bool_], layer: str | None) -> spars
     return matrix
 
 
-def _ranked(counts: sparse.csr_matrix, method: Method, min_fraction: float) -> NDArray[np.intp]:
+def ranked(counts: sparse.csr_matrix, method: Method, min_fraction: float) -> NDArray[np.intp]:
     """Columns that qualify, best first."""
     values = _log_cp10k(counts)
     mean, variance = _moments(values)

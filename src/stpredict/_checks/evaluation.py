@@ -1,0 +1,60 @@
+"""Errors and warnings about comparing predictions with measurements."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .slides import listed
+from .training import warn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+
+def has_prediction(name: str, tables: Sequence[str], layers: Sequence[str]) -> None:
+    """Refuse a prediction that does not exist."""
+    if name not in layers:
+        msg = (
+            f"No prediction {name!r}: no such table (found: {listed(tables)}) and no such layer (found: "
+            f"{listed(layers)}). Create it with `stp.tl.predict(sdata, predictor, key_added={name!r})`."
+        )
+        raise ValueError(msg)
+
+
+def is_prediction(name: str, table: AnnData) -> None:
+    """Refuse a table that `predict` did not write."""
+    if "target" not in table.uns.get(name, {}):
+        msg = (
+            f"{name!r} was not written by `stp.tl.predict`: `uns[{name!r}]` does not say how expression was normalised. "
+            "Predict again, or name the right table with `predicted`."
+        )
+        raise ValueError(msg)
+
+
+def enough_pairs(n_spots: int) -> None:
+    """Refuse to score next to nothing."""
+    if n_spots < 3:
+        msg = (
+            f"{n_spots} spots have both counts and predictions; at least 3 are needed. Predictions and counts are "
+            "matched by `obs_names`: were they changed after `stp.tl.predict`?"
+        )
+        raise ValueError(msg)
+
+
+def evaluated(scores: pd.DataFrame) -> None:
+    """Refuse a table that is no result of `evaluate`."""
+    if "summary" not in scores.attrs:
+        msg = "These scores carry no summary: give what `stp.tl.evaluate` returned, as it is."
+        raise ValueError(msg)
+
+
+def seen_in_training(names: Sequence[str]) -> None:
+    """Warn where slides are scored that the predictor was trained on."""
+    if names:
+        warn(
+            f"The predictor was trained on {listed(names)}: these scores say how well it remembers, not how well it "
+            "predicts. Name the test slides with `shapes_key`."
+        )

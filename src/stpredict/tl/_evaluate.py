@@ -1,0 +1,270 @@
+"""Score predictions against what was measured, beside two baselines and the noise ceiling.
+
+Reads tables only: no image, no network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys as keys
+from .._checks import evaluation as check
+from .._checks import expression as check_expression
+from .._checks import slides as check_slides
+from .._train._color import apply_ridge
+from ..metrics import best, mae, morans_i, noise_ceiling, pearson, rmse, spearman, top_variable
+from ..pp._targets import TargetSpec
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+    from spatialdata import SpatialData
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Paired:
+    """Predicted and measured expression of the same spots and genes."""
+
+    genes: list[str]
+    counts: csr_matrix
+    """``(n, n_all_genes)`` raw counts."""
+    columns: NDArray[np.intp]
+    """Columns of the panel in ``counts``."""
+    predicted: dict[str, NDArray[np.float32]]
+    """``(n, g)`` for the model and each baseline."""
+    observed: NDArray[np.float32]
+    """``(n, g)``, normalised as the model's targets were."""
+    xy: NDArray[np.float64]
+    slide: NDArray[np.str_]
+    n_empty: int
+    """Spots that were left out for want of counts."""
+
+
+def evaluate(
+    sdata: SpatialData,
+    *,
+    predicted: str = keys.PREDICTED,
+    table_name: str | None = None,
+    layer: str | None = None,
+    shapes_key: str | list[str] | None = None,
+    n_splits: int = 10,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score predictions, gene by gene, against what was measured.
+
+    Parameters
+    ----------
+    sdata
+        The object, after `predict`.
+    predicted
+        Table with predictions, or layer of the measured table.
+    table_name
+        Table with measured counts; by default ``"observed"``.
+    layer
+        Layer of that table with raw counts; by default X.
+    shapes_key
+        Score the spots of these elements only, for instance those of the test slides; by default all.
+    n_splits
+        Random halvings of the counts for the noise ceiling.
+    seed
+        Seed of the halvings.
+
+    Returns
+    -------
+    One row a gene: ``pearson``, ``spearman``, ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``,
+    ``pearson_ridge_color``. Each is computed within a slide, across its spots, and averaged over slides. Genes that are
+    constant on a slide are NaN there. Writes the same columns as ``var["predicted_pearson"]`` and so on, and
+    `summary` of it as ``uns["evaluation"]``, to the table with predictions.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to compare.
+
+    Notes
+    -----
+    The noise ceiling of a gene is the correlation that a perfect model would reach, from the correlation r of two random
+    halves of the counts: ``sqrt(2 r / (1 + r))``. Spots without any count are left out everywhere.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5)
+    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> stp.tl.predict(sdata, predictor, progress=False)
+    >>> scores = stp.tl.evaluate(sdata)
+    >>> scores.columns[0], len(scores)
+    ('pearson', 12)
+    """
+    source, observed_table = _tables(sdata, predicted, table_name)
+    spec = TargetSpec(**source.uns[predicted]["target"])
+    paired = _paired(source, observed_table, spec, predicted, layer, shapes_key)
+    per_slide = [_score(paired, paired.slide == name, spec, n_splits, seed) for name in np.unique(paired.slide)]
+    stacked = np.stack([frame.to_numpy() for frame in per_slide])
+    valid = ~np.isnan(stacked)
+    mean = np.where(valid.any(axis=0), np.nansum(stacked, axis=0) / np.maximum(valid.sum(axis=0), 1), np.nan)
+    scores = pd.DataFrame(mean, index=pd.Index(paired.genes, name="gene"), columns=per_slide[0].columns)
+    scores.attrs["summary"] = _summary(paired, scores, spec).to_dict(orient="index")
+    scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
+    scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, float(np.nanmean(scores["ceiling"]))
+    scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
+    check.seen_in_training(sorted(set(scores.attrs["trained_on"]) & set(paired.slide.tolist())))
+    for name in scores.columns:
+        source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
+    source.uns[keys.EVALUATION] = {"summary": scores.attrs["summary"], "ceiling": scores.attrs["ceiling"]}
+    return scores
+
+
+def summary(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores of the model beside those of the baselines.
+
+    Parameters
+    ----------
+    scores
+        What `evaluate` returned.
+
+    Returns
+    -------
+    Rows ``mean_profile``, ``ridge_color``, ``model``. Columns, averaged over genes or spots: ``gene_pearson`` (genes,
+    across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary most), ``best50`` (the 50
+    that this row predicts best: chosen by the score itself, so flattering), ``spot_pearson`` (spots, across genes: the
+    number of the M2OST paper), ``rmse`` and ``mae`` a spot, ``share_of_ceiling`` (``gene_pearson`` over the mean
+    ceiling).
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5)
+    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> stp.tl.predict(sdata, predictor, progress=False)
+    >>> list(stp.tl.summary(stp.tl.evaluate(sdata)).index)
+    ['mean_profile', 'ridge_color', 'model']
+    """
+    check.evaluated(scores)
+    return pd.DataFrame.from_dict(scores.attrs["summary"], orient="index")
+
+
+def _tables(sdata: SpatialData, predicted: str, table_name: str | None) -> tuple[AnnData, AnnData]:
+    """The table that holds predictions (or a layer of them), and the table that holds counts."""
+    check_slides.is_spatialdata(sdata)
+    name = table_name or keys.OBSERVED
+    check_slides.has_table(list(sdata.tables), name)
+    observed = sdata.tables[name]
+    if predicted in sdata.tables:
+        source = sdata.tables[predicted]
+    else:
+        source = observed
+        check.has_prediction(predicted, list(sdata.tables), list(observed.layers))
+    check.is_prediction(predicted, source)
+    return source, observed
+
+
+def _paired(
+    source: AnnData,
+    observed: AnnData,
+    spec: TargetSpec,
+    predicted: str,
+    layer: str | None,
+    shapes_key: str | list[str] | None,
+) -> Paired:
+    from scipy.sparse import csr_matrix
+
+    check_slides.has_layer(observed, layer)
+    genes = [gene for gene in source.var_names if gene in set(observed.var_names) and _predicts(source, predicted, gene)]
+    check_expression.known_genes(genes, list(observed.var_names))
+    rows = source.obs_names.get_indexer(observed.obs_names)
+    wanted = rows >= 0
+    region_key = observed.uns["spatialdata_attrs"]["region_key"]
+    regions = observed.obs[region_key].astype(str).to_numpy()
+    if shapes_key is not None:
+        asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
+        check_slides.has_regions(sorted(set(regions)), asked)
+        wanted &= np.isin(regions, asked)
+    counts = csr_matrix(observed.X if layer is None else observed.layers[layer])
+    check_expression.counts(counts, genes=list(observed.var_names), spots=list(observed.obs_names))
+    empty = check_expression.zero_spots(counts)
+    check.enough_pairs(int((wanted & ~empty).sum()))
+    kept = np.flatnonzero(wanted & ~empty)
+    columns = observed.var_names.get_indexer(pd.Index(genes))
+    counts = counts[kept]
+    return Paired(
+        genes=genes,
+        counts=counts,
+        columns=columns,
+        predicted=_predictions(source, rows[kept], genes, predicted),
+        observed=spec.normalize(counts, columns),
+        xy=np.asarray(source.obsm[keys.SPATIAL])[rows[kept]],
+        slide=regions[kept],
+        n_empty=int((wanted & empty).sum()),
+    )
+
+
+def _predicts(source: AnnData, predicted: str, gene: str) -> bool:
+    return predicted not in source.var or bool(source.var.at[gene, predicted])
+
+
+def _predictions(
+    source: AnnData, rows: NDArray[np.intp], genes: list[str], predicted: str
+) -> dict[str, NDArray[np.float32]]:
+    columns = source.var_names.get_indexer(pd.Index(genes))
+    values = source.layers[predicted] if predicted in source.layers else source.X
+    mean = source.var[keys.TRAIN_MEAN].to_numpy(np.float32)[columns]
+    ridge = apply_ridge(
+        np.asarray(source.varm[keys.RIDGE_COLOR])[columns], np.asarray(source.obsm[keys.COLOR])[rows]
+    )
+    model = np.asarray(values)[np.ix_(rows, columns)]
+    return {"mean_profile": np.broadcast_to(mean, model.shape), "ridge_color": ridge, "model": model}
+
+
+def _score(paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: int, seed: int) -> pd.DataFrame:
+    """Every gene-wise score on one slide."""
+    observed, model = paired.observed[rows], paired.predicted["model"][rows]
+    counts, panel = paired.counts[rows], paired.counts[rows][:, paired.columns]
+    total = np.asarray(counts.sum(axis=1)).ravel() if spec.over == "all" else None
+    ceiling = noise_ceiling(
+        panel, total=total, target_sum=spec.target_sum, log1p=spec.log1p, n_splits=n_splits, seed=seed
+    )
+    return pd.DataFrame(
+        {
+            "pearson": pearson(observed, model),
+            "spearman": spearman(observed, model),
+            "rmse": rmse(observed, model),
+            "mae": mae(observed, model),
+            "ceiling": ceiling,
+            "moran_observed": morans_i(observed, paired.xy[rows]),
+            "moran_predicted": morans_i(model, paired.xy[rows]),
+            "pearson_ridge_color": pearson(observed, paired.predicted["ridge_color"][rows]),
+        }
+    )
+
+
+def _summary(paired: Paired, scores: pd.DataFrame, spec: TargetSpec) -> pd.DataFrame:
+    ceiling = float(np.nanmean(scores["ceiling"]))
+    n = min(50, len(paired.genes))
+    variable = top_variable(paired.observed, n=n)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, values in paired.predicted.items():
+        by_gene = _gene_pearson(paired, values)
+        rows[name] = {
+            "gene_pearson": float(np.nanmean(by_gene)),
+            "gene_pearson_top50": float(np.nanmean(by_gene[variable])),
+            "best50": best(by_gene, n=n),
+            "spot_pearson": float(np.nanmean(pearson(paired.observed, values, axis="spot"))),
+            "rmse": float(np.mean(rmse(paired.observed, values, axis="spot"))),
+            "mae": float(np.mean(mae(paired.observed, values, axis="spot"))),
+            "share_of_ceiling": float(np.nanmean(by_gene)) / ceiling,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _gene_pearson(paired: Paired, values: NDArray[np.float32]) -> NDArray[np.float64]:
+    slides = [paired.slide == name for name in np.unique(paired.slide)]
+    stacked = np.stack([pearson(paired.observed[rows], values[rows]) for rows in slides])
+    valid = ~np.isnan(stacked)
+    means = np.nansum(stacked, axis=0) / np.maximum(valid.sum(axis=0), 1)
+    return np.where(valid.any(axis=0), means, np.nan)

@@ -1,0 +1,402 @@
+"""Train a predictor on slides: everything between a SpatialData object and the training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pooch
+import torch
+
+from .. import _keys as keys
+from .._checks import expression as check_expression
+from .._checks import predictor as check_predictor
+from .._checks import training as check
+from .._geometry import PatchSpec
+from .._slides import Selection, resolve, shared_genes
+from .._train._color import CHANNELS, color_statistics, fit_ridge
+from .._train._config import FitConfig
+from .._train._data import Fold, fold, read_spots, slide_index
+from .._train._device import make_fabric
+from .._train._loop import Held, Progress, seeded, take, train
+from ..models import build, config_to_dict
+from ..models import config as named_config
+from ..pp._genes import ranked
+from ..pp._targets import Targets, TargetSpec
+from ._checkpoint import Checkpoint
+from ._folder import CONFIG, package_version
+from ._predictor import Member, Predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from .._slides import Slide
+    from ..models import ModelConfig, SpotBatch
+
+N_GENES = 250
+"""How many genes are chosen where nobody chose."""
+
+
+def fit(
+    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    model: str = "m2ost_tiny",
+    *,
+    config: FitConfig | None = None,
+    target: TargetSpec | None = None,
+    patch: PatchSpec | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    genes: Sequence[str] | None = None,
+    group_key: str | None = None,
+    validate_on: Sequence[str] | None = None,
+    layer: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | Sequence[str] | None = None,
+    table_name: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    save_dir: str | PathLike[str] | None = None,
+    resume_from: str | PathLike[str] | None = None,
+) -> Predictor:
+    """Train a model that predicts expression from the patches of a spot.
+
+    Parameters
+    ----------
+    sdata
+        One object, with one or several slides, or a list or mapping of such objects.
+    model
+        Name of the model; `stp.models.available` lists them.
+    config
+        How to train; by default `FitConfig()`.
+    target
+        How counts become what is predicted; by default log1p CP10k over all genes.
+    patch
+        Fields of view; by default the model's multiples of the median spot diameter.
+    model_options
+        Fields of the model's configuration to change, for instance ``{"depth": 3}``.
+    genes
+        Genes to predict; by default those that `stp.pp.select_genes` marked, else the 250 most dispersed.
+    group_key
+        Column of ``obs`` that says which slides belong together (the patient): groups are never split between training
+        and validation. By default every slide is its own group.
+    validate_on
+        Groups or slides to hold out for early stopping; by default one group, another for every member.
+    layer
+        Layer with raw counts; by default X.
+    image_key
+        Image, or a mapping of spot elements to images, where there are several.
+    shapes_key
+        Elements that hold the spots; by default all that the table annotates.
+    table_name
+        Table with the counts; by default ``"observed"``, or the only one.
+    coordinate_system
+        Coordinate system shared by image and spots, where there are several.
+    um_per_px
+        Resolution in µm per pixel; by default what the object records.
+    save_dir
+        Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
+    resume_from
+        Folder of a training that was interrupted: continue it. Data and options must be the same.
+
+    Returns
+    -------
+    The predictor. Its place and hash are written to ``sdata.attrs["stpredict"]["predictor"]``; nothing else changes.
+
+    Raises
+    ------
+    ValueError
+        If elements do not fit together, values are no counts, or groups would leak.
+    KeyboardInterrupt
+        If training is interrupted; the best weights so far are kept for ``resume_from``.
+
+    Notes
+    -----
+    Targets are standardised and projected on statistics of training spots only. The head starts at the training mean.
+    A moving average of the weights is validated after every epoch, and the best is kept.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
+    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> predictor.patch.fov_um
+    (150.0, 300.0, 600.0)
+    """
+    config, target = config or FitConfig(), target or TargetSpec()
+    selection = Selection(
+        image_key=image_key,
+        shapes_key=shapes_key,
+        table_name=table_name,
+        coordinate_system=coordinate_system,
+        layer=layer,
+        group_key=group_key,
+        um_per_px=um_per_px,
+    )
+    slides = _with_counts(resolve(sdata, selection))
+    panel = _panel(slides, genes)
+    shape = named_config(model, len(panel), model_options)
+    patch = patch or _default_patch(shape, slides)
+    folds = [fold(slides, config, member, validate_on) for member in range(config.n_members)]
+    run = _run_values(slides, panel, model, shape, patch, target, config, folds)
+    folder = Path(resume_from or save_dir or default_folder(run))
+    check_predictor.replaceable(folder, CONFIG)
+    checkpoint = Checkpoint.open(folder, run, resume=resume_from is not None)
+    predictor = _train_all(slides, panel, model, shape, patch, target, config, folds, checkpoint)
+    predictor.save(folder)
+    checkpoint.remove()
+    _record(slides, folder, predictor)
+    return predictor
+
+
+def default_folder(run: Mapping[str, Any]) -> Path:
+    """Where a predictor goes if nobody says: the user's cache, by a hash of data and options.
+
+    Parameters
+    ----------
+    run
+        Data and options, ready for JSON.
+
+    Returns
+    -------
+    The folder.
+    """
+    digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+    return Path(pooch.os_cache("stpredict")) / "predictors" / digest[:16]
+
+
+def _with_counts(slides: Sequence[Slide]) -> list[Slide]:
+    """Check that values are counts, and leave out spots without any."""
+    kept = []
+    for slide in slides:
+        check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names)  # type: ignore[arg-type]
+        check_expression.unique_genes(slide.genes, repr(slide.name))
+        empty = check_expression.zero_spots(slide.counts)  # type: ignore[arg-type]
+        kept.append(_subset(slide, ~empty) if empty.any() else slide)
+    n_empty = sum(len(slide.xy_px) for slide in slides) - sum(len(slide.xy_px) for slide in kept)
+    if n_empty:
+        check.warn(f"{n_empty} spots without any count are left out of training.")
+    check.enough_spots(sum(len(slide.xy_px) for slide in kept))
+    return kept
+
+
+def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
+    return dataclasses.replace(
+        slide,
+        xy_px=slide.xy_px[rows],
+        instances=slide.instances[rows],
+        obs_names=slide.obs_names[rows],
+        counts=None if slide.counts is None else slide.counts[rows],
+    )
+
+
+def _panel(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[str]:
+    common = shared_genes(slides)
+    check_expression.shared_genes(len(common), [len(slide.genes) for slide in slides])
+    asked = list(dict.fromkeys(genes)) if genes is not None else _marked(slides)
+    if asked is not None:
+        known = set().union(*(slide.genes for slide in slides))
+        check_expression.known_genes(asked, sorted(known))
+        missing = [gene for gene in asked if gene not in set(common)]
+        if missing:
+            check.warn(f"{len(missing)} of {len(asked)} genes are not in every slide and are left out: {missing[:5]}")
+        return [gene for gene in asked if gene not in set(missing)]
+    if len(common) <= N_GENES:
+        return common
+    from scipy.sparse import vstack
+
+    counts = vstack([slide.counts[:, _columns(slide, common)] for slide in slides], format="csr")  # type: ignore[index]
+    return [common[i] for i in ranked(counts, "dispersion", 0.1)[:N_GENES]]
+
+
+def _marked(slides: Sequence[Slide]) -> list[str] | None:
+    """The genes that `pp.select_genes` noted in the first object that has any."""
+    for slide in slides:
+        chosen = slide.source.tables[slide.table_name].uns.get(keys.ATTRS, {}).get(keys.GENES)
+        if chosen is not None:
+            return [str(gene) for gene in chosen]
+    return None
+
+
+def _columns(slide: Slide, genes: Sequence[str]) -> list[int]:
+    place = {gene: i for i, gene in enumerate(slide.genes)}
+    return [place[gene] for gene in genes]
+
+
+def _default_patch(shape: ModelConfig, slides: Sequence[Slide]) -> PatchSpec:
+    diameter = float(np.median([slide.diameter_um for slide in slides]))
+    return PatchSpec(fov_um=tuple(round(fov * diameter, 6) for fov in shape.fov_spots), size_px=shape.size_px)
+
+
+def _run_values(
+    slides: Sequence[Slide],
+    panel: Sequence[str],
+    model: str,
+    shape: ModelConfig,
+    patch: PatchSpec,
+    target: TargetSpec,
+    config: FitConfig,
+    folds: Sequence[Fold],
+) -> dict[str, Any]:
+    """What decides the outcome of a run, by name: a resumed run must agree in all of it."""
+    placed = {"accelerator", "devices", "num_nodes", "strategy", "precision", "progress"}
+    return {
+        "slides": {slide.name: _digest(slide) for slide in slides},
+        "genes": list(panel),
+        "model": model,
+        "model_options": config_to_dict(shape),
+        "patch": patch.to_dict(),
+        "target": target.to_dict(),
+        "config": {name: value for name, value in config.to_dict().items() if name not in placed},
+        "validation": [hashlib.sha256(np.packbits(f.held).tobytes()).hexdigest()[:16] for f in folds],
+    }
+
+
+def _digest(slide: Slide) -> str:
+    """Digest of what a slide contributes, but for its pixels: spots and counts."""
+    digest = hashlib.sha256(np.round(slide.xy_um, 3).tobytes())
+    if slide.counts is not None:
+        digest.update(np.asarray(slide.counts.sum(axis=0), np.float64).tobytes())
+        digest.update(np.asarray(slide.counts.sum(axis=1), np.float64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _train_all(
+    slides: Sequence[Slide],
+    panel: Sequence[str],
+    model: str,
+    shape: ModelConfig,
+    patch: PatchSpec,
+    target: TargetSpec,
+    config: FitConfig,
+    folds: Sequence[Fold],
+    checkpoint: Checkpoint,
+) -> Predictor:
+    fabric = make_fabric(config)
+    spots, flagged = read_spots(slides, patch, progress=config.progress)
+    values = np.concatenate([target.normalize(s.counts, _columns(s, panel)) for s in slides])  # type: ignore[arg-type]
+    _warn_constant(values, panel)
+    index = slide_index(slides)
+    members = []
+    for i, chosen in enumerate(folds):
+        with checkpoint.member(i, config, len(folds)) as progress:
+            members.append(_member(spots, values, index, panel, shape, target, config, chosen, i, progress, fabric))
+    diameter = float(np.median([slide.diameter_um for slide in slides]))
+    colors = color_statistics(spots.patches.numpy(), diameter / patch.fov_um[0])
+    ridge, penalty = fit_ridge(colors, values, _ridge_folds(slides, index), index, target)
+    return Predictor(
+        members=tuple(members),
+        model=model,
+        model_config=members[0].network.config,  # type: ignore[arg-type]
+        patch=patch,
+        train_mean=values.mean(axis=0, dtype=np.float64).astype(np.float32),
+        ridge_color=ridge,
+        history=checkpoint.history(),
+        provenance=_provenance(slides, config, folds, colors, penalty, int(flagged.sum()), checkpoint),
+    )
+
+
+def _warn_constant(values: NDArray[np.float32], panel: Sequence[str]) -> None:
+    constant = [gene for gene, varies in zip(panel, np.ptp(values, axis=0) > 0, strict=True) if not varies]
+    if constant:
+        check.warn(f"{len(constant)} genes are constant over the training spots and cannot be learnt: {constant[:5]}")
+
+
+def _member(
+    spots: SpotBatch,
+    values: NDArray[np.float32],
+    index: NDArray[np.int64],
+    panel: Sequence[str],
+    shape: ModelConfig,
+    target: TargetSpec,
+    config: FitConfig,
+    chosen: Fold,
+    number: int,
+    progress: Any,
+    fabric: Any,
+) -> Member:
+    """Train one network; the statistics of its targets come from its own training spots."""
+    training = ~chosen.held
+    check.enough_spots(int(training.sum()))
+    targets = Targets.fit(target, panel, values[training], index[training])
+    encoded = torch.from_numpy(targets.encode(values, index))
+    everything = dataclasses.replace(spots, targets=encoded)
+    config = dataclasses.replace(config, seed=config.seed + 1000 * number)
+    with seeded(config.seed, -1):
+        network = build(dataclasses.replace(shape, n_outputs=targets.n_outputs))  # type: ignore[type-var]
+        network.start_at(encoded[torch.from_numpy(training)].mean(dim=0))
+    held = None
+    if chosen.held.any():
+        rows = torch.from_numpy(np.flatnonzero(chosen.held))
+        held = Held(spots=take(everything, rows), observed=values[chosen.held], decode=targets.decode)
+    rows = torch.from_numpy(np.flatnonzero(training))
+    train(network, take(everything, rows), held, config, fabric, state=progress.state, report=progress.report)
+    return Member(network=network.cpu().eval(), targets=targets)
+
+
+def _ridge_folds(slides: Sequence[Slide], index: NDArray[np.int64]) -> NDArray[np.str_]:
+    """Folds that choose the penalty: groups, else slides, else stripes of the only slide."""
+    for names in ([slide.group for slide in slides], [slide.name for slide in slides]):
+        if len(set(names)) > 1:
+            return np.array(names)[index]
+    x = slides[0].xy_px[:, 0]
+    return np.searchsorted(np.quantile(x, [0.25, 0.5, 0.75]), x).astype(str)
+
+
+def _provenance(
+    slides: Sequence[Slide],
+    config: FitConfig,
+    folds: Sequence[Fold],
+    colors: NDArray[np.float32],
+    penalty: float,
+    n_at_border: int,
+    checkpoint: Checkpoint,
+) -> dict[str, Any]:
+    density = colors[:, -6:-3]  # mean optical density of the widest field of view
+    return {
+        "slides": {
+            slide.name: {
+                "group": slide.group,
+                "n_spots": len(slide.xy_px),
+                "um_per_px": slide.um_per_px,
+                "sha256": _digest(slide),
+            }
+            for slide in slides
+        },
+        "fit": config.to_dict(),
+        "validation": [{"kind": f.kind, "groups": list(f.groups), "leaks": f.leaks} for f in folds],
+        "validation_note": _note(folds),
+        "best": checkpoint.best(),
+        "diameter_um": float(np.median([slide.diameter_um for slide in slides])),
+        "color": {
+            "channels": list(CHANNELS),
+            "mean": density.mean(axis=0).astype(float).tolist(),
+            "std": density.std(axis=0).astype(float).tolist(),
+        },
+        "ridge_penalty": penalty,
+        "n_at_border": n_at_border,
+        "versions": {"stpredict": package_version(), "torch": str(torch.__version__), "python": platform.python_version()},
+    }
+
+
+def _note(folds: Sequence[Fold]) -> str:
+    first = folds[0]
+    if first.kind == "none":
+        return "none: the weights of the last epoch are kept"
+    if first.kind == "block":
+        return "held-out blocks of slides that are also trained on: scores on new slides will be lower"
+    held = "; ".join(", ".join(f.groups) for f in folds)
+    return f"held-out groups ({held})" + (" that are also trained on (leakage was allowed)" if first.leaks else "")
+
+
+def _record(slides: Sequence[Slide], folder: Path, predictor: Predictor) -> None:
+    for sdata in {id(slide.source): slide.source for slide in slides}.values():
+        note = {"path": str(folder.resolve()), "hash": predictor.hash}
+        sdata.attrs[keys.ATTRS] = {**sdata.attrs.get(keys.ATTRS, {}), keys.PREDICTOR: note}
