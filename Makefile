@@ -29,7 +29,7 @@ lint: ## style, format, types and import contracts only
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 coverage: ## the tests, with a table of lines that none of them reaches
 	@$(VENV) test

@@ -40,17 +40,25 @@ class PatchReader:
         Fields of view, size and fill.
     budget_bytes
         How much decoded image may be held.
+    image_key
+        Name of the image, for messages.
     """
 
     def __init__(
-        self, levels: Sequence[Level], um_per_px: float, patch: PatchSpec, *, budget_bytes: int = 1 << 30
+        self,
+        levels: Sequence[Level],
+        um_per_px: float,
+        patch: PatchSpec,
+        *,
+        budget_bytes: int = 1 << 30,
+        image_key: str = "",
     ) -> None:
-        check.colour_image(levels[0].pixels.shape)
+        check.colour_image(levels[0].pixels.shape, image_key)
         self.patch = patch
         self.sides_px = np.asarray(patch.fov_um) / um_per_px
         self._levels = [_best_level(levels, side / patch.size_px) for side in self.sides_px]
         self._size_px = np.asarray(levels[0].pixels.shape[:0:-1])
-        gain = _gain(levels)
+        gain = _gain(levels, image_key)
         used = {id(level): level for level in self._levels}
         each = budget_bytes // len(used)
         self._blocks = {key: _Blocks(level.pixels, gain, each) for key, level in used.items()}
@@ -155,12 +163,10 @@ class _Blocks:
         return self._held[by, bx]
 
 
-def _window(
-    blocks: _Blocks, y: tuple[int, int], x: tuple[int, int], fill: str
-) -> tuple[NDArray[np.float32], bool]:
+def _window(blocks: _Blocks, y: tuple[int, int], x: tuple[int, int], fill: str) -> tuple[NDArray[np.float32], bool]:
     """Pixels ``(3, h, w)`` of any range: what lies beyond the level is filled."""
     height, width = blocks.shape
-    if 0 <= y[0] and y[1] <= height and 0 <= x[0] and x[1] <= width:
+    if min(y[0], x[0]) >= 0 and y[1] <= height and x[1] <= width:
         return blocks.window(y, x)
     if fill == "reflect":
         rows, columns = _mirrored(y, height), _mirrored(x, width)
@@ -194,7 +200,7 @@ def _rgb(pixels: NDArray[Any], gain: float) -> tuple[NDArray[np.float32], bool]:
     return np.clip(values, 0, 255), missing
 
 
-def _gain(levels: Sequence[Level]) -> float:
+def _gain(levels: Sequence[Level], image_key: str) -> float:
     """Factor that brings pixel values to [0, 255].
 
     uint8 stays. Other integers are read as 8, 12 or 16 bits, the fewest that hold the coarsest level's maximum;
@@ -205,9 +211,10 @@ def _gain(levels: Sequence[Level]) -> float:
     if dtype == np.uint8:
         return 1.0
     values = np.asarray(coarsest)
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    known = values[~np.isnan(values)] if dtype.kind == "f" else values
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     tops = (1.0, 255.0) if dtype.kind == "f" else (255.0, 4095.0, 65535.0)
     top = next((top for top in tops if high <= top * 1.001), None)
-    if top is None or low < 0 or not np.isfinite(high):
-        check.pixel_range(dtype, low, high)
-    return 255.0 / float(top or 255.0)
+    if top is None or low < 0:
+        check.pixel_range(dtype, low, high, image_key)
+    return 255.0 / top

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from spatialdata import get_centroids
 from spatialdata.transformations import get_transformation
 
@@ -20,7 +21,6 @@ from ._geometry import apply_affine, axis_scales
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -125,7 +125,7 @@ def resolve(
         for shapes_key in _regions(sdata, table_name, selection):
             slide = _slide(sdata, table_name, shapes_key, selection)
             found.append(replace(slide, name=f"{prefix}{slide.name}"))
-    check.unique_names([slide.name for slide in found])
+    check.each_once([slide.name for slide in found])
     return found
 
 
@@ -161,7 +161,7 @@ def _table_name(sdata: SpatialData, selection: Selection, *, needs_table: bool) 
         return selection.table_name
     if keys.OBSERVED in names:
         return keys.OBSERVED
-    names = [name for name in names if keys.ATTRS not in sdata.tables[name].uns or name != keys.PREDICTED]
+    names = [name for name in names if keys.TARGET not in sdata.tables[name].uns.get(name, {})]  # not predictions
     if needs_table or len(names) > 1:
         check.one_table(names)
     return names[0] if names else None
@@ -187,6 +187,7 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
     image_key, system = _image_of(sdata, shapes_key, selection)
     element = sdata[shapes_key]
     to_px = np.linalg.inv(_matrix(sdata.images[image_key], system))
+    check.isotropic(axis_scales(to_px), image_key, system)
     centroids = get_centroids(element, coordinate_system=system).compute()
     ids, rows = _instances(sdata, table_name, shapes_key, centroids.index)
     xy_px = apply_affine(to_px, centroids.loc[ids].to_numpy(dtype=np.float64))
@@ -219,7 +220,8 @@ def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tupl
     name = asked.get(shapes_key) if isinstance(asked, Mapping) else asked
     if name is not None:
         check.has_image(list(sdata.images), name)
-    systems = {key: set(get_transformation(sdata.images[key], get_all=True)) for key in ([name] if name else sdata.images)}
+    images = [name] if name is not None else list(sdata.images)
+    systems = {key: set(get_transformation(sdata.images[key], get_all=True)) for key in images}
     own = set(get_transformation(sdata[shapes_key], get_all=True))
     if selection.coordinate_system is not None:
         own &= {selection.coordinate_system}
@@ -231,7 +233,7 @@ def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tupl
 
 def _matrix(element: Any, system: str) -> NDArray[np.float64]:
     transformation = get_transformation(element, to_coordinate_system=system)
-    matrix: NDArray[np.float64] = transformation.to_affine_matrix(("x", "y"), ("x", "y"))  # type: ignore[union-attr]
+    matrix: NDArray[np.float64] = transformation.to_affine_matrix(("x", "y"), ("x", "y"))
     return matrix
 
 
@@ -253,9 +255,9 @@ def _diameter(element: Any) -> float:
         return 2.0 * float(np.median(element["radius"]))
     if hasattr(element, "geometry"):
         return 2.0 * float(np.median(np.sqrt(element.geometry.area / np.pi)))
-    from spatialdata import to_circles  # labels: measured through their circles of equal area
-
-    return 2.0 * float(np.median(to_circles(element)["radius"]))
+    labels = np.asarray(_arrays(element)[0])
+    _, area = np.unique(labels[labels != 0], return_counts=True)
+    return 2.0 * float(np.median(np.sqrt(area / np.pi)))
 
 
 def _matrix_of(table: AnnData, layer: str | None) -> csr_matrix:
@@ -269,7 +271,7 @@ def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
     if group_key is None:
         return shapes_key
     check.has_column(table, group_key)
-    return check.one_group(table.obs[group_key], group_key, shapes_key)
+    return check.one_group(pd.Series(table.obs[group_key]), group_key, shapes_key)
 
 
 def resolution(sdata: SpatialData, image_key: str, given: float | None, diameter_px: float) -> float:
@@ -304,7 +306,9 @@ def pyramid(image: Any) -> tuple[Level, ...]:
     """Levels of an image element with their true scale factors.
 
     SpatialData averages blocks and drops odd edge rows, so a level of ``n // f`` rows has factor ``f`` exactly;
-    any other level covers the whole image, and its factor is the ratio of the sizes.
+    any other level covers the whole image, and its factor is the ratio of the sizes. Which edge was dropped is not
+    recorded; it is taken to be the last, as in our own pyramids. `Image2DModel` drops the first, which shifts what is
+    read by less than a pixel of that level.
 
     Parameters
     ----------
@@ -315,7 +319,7 @@ def pyramid(image: Any) -> tuple[Level, ...]:
     -------
     Levels, finest first.
     """
-    arrays = [image] if hasattr(image, "dims") and hasattr(image, "chunks") else [_array(image[key]) for key in image]
+    arrays = _arrays(image)
     full = arrays[0].shape
     return tuple(
         Level(pixels=array, factor=(_factor(full[1], array.shape[1]), _factor(full[2], array.shape[2])))
@@ -323,8 +327,9 @@ def pyramid(image: Any) -> tuple[Level, ...]:
     )
 
 
-def _array(scale: Any) -> Any:
-    return next(iter(scale.values()))
+def _arrays(raster: Any) -> list[Any]:
+    """The DataArray of a raster element, or that of each of its scales."""
+    return [next(iter(raster[key].values())) for key in raster] if hasattr(raster, "children") else [raster]
 
 
 def _factor(full: int, size: int) -> float:

@@ -22,6 +22,17 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(msg)
 
 
+def patch_fits(fov_um: Sequence[float], size_px: int, n_scales: int, model_size_px: int) -> None:
+    """Refuse patches of another number of scales or another size than the network takes."""
+    if len(fov_um) != n_scales or size_px != model_size_px:
+        msg = (
+            f"`patch` has {len(fov_um)} scale(s) of {size_px} px, the network takes {n_scales} of {model_size_px} px. "
+            f"Give `model_options={{'size_px': {size_px}, 'fov_spots': …}}` with {len(fov_um)} fields of view, or "
+            "another `patch`."
+        )
+        raise ValueError(msg)
+
+
 def patch_spec(fov_um: Sequence[float], size_px: int, fill: str) -> None:
     """Refuse fields of view that are empty, not positive or not ascending, and sizes that are no size."""
     if not fov_um or min(fov_um) <= 0 or list(fov_um) != sorted(set(fov_um)):

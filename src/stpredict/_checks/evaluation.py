@@ -28,8 +28,27 @@ def is_prediction(name: str, table: AnnData) -> None:
     """Refuse a table that `predict` did not write."""
     if "target" not in table.uns.get(name, {}):
         msg = (
-            f"{name!r} was not written by `stp.tl.predict`: `uns[{name!r}]` does not say how expression was normalised. "
-            "Predict again, or name the right table with `predicted`."
+            f"{name!r} was not written by `stp.tl.predict`: `uns[{name!r}]` does not say how expression was "
+            "normalised. Predict again, or name the right table with `predicted`."
+        )
+        raise ValueError(msg)
+
+
+def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:
+    """Warn where predicted genes were not measured."""
+    if missing:
+        warn(
+            f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({listed(missing)}): these "
+            "cannot be compared with measurements."
+        )
+
+
+def genes_to_score(n_genes: int, predicted: Sequence[str], measured: Sequence[str]) -> None:
+    """Refuse to score where no predicted gene was measured."""
+    if not n_genes:
+        msg = (
+            f"None of the {len(predicted)} predicted genes ({listed(predicted)}) is among the {len(measured)} measured "
+            f"ones ({listed(measured)}). Use the same kind of names, or give the right table as `table_name`."
         )
         raise ValueError(msg)
 
@@ -38,8 +57,8 @@ def enough_pairs(n_spots: int) -> None:
     """Refuse to score next to nothing."""
     if n_spots < 3:
         msg = (
-            f"{n_spots} spots have both counts and predictions; at least 3 are needed. Predictions and counts are "
-            "matched by `obs_names`: were they changed after `stp.tl.predict`?"
+            f"No slide has more than {n_spots} spots with both counts and predictions; at least 3 are needed. They are "
+            "matched by `obs_names`: were these changed after `stp.tl.predict`? Or give other elements as `shapes_key`."
         )
         raise ValueError(msg)
 

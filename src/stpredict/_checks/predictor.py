@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from .slides import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
 
@@ -42,6 +42,7 @@ def is_predictor(path: Path, config: str, weights: str) -> None:
     missing = [name for name in (config, weights) if not (path / name).is_file()]
     if missing:
         found = listed([file.name for file in sorted(path.glob("*"))]) if path.is_dir() else "no such folder"
+        found = "a file, not a folder" if path.is_file() else found
         msg = (
             f"{str(path)!r} is no saved predictor: {listed(missing)} missing (found: {found}). "
             "Save one with `predictor.save(path)` after `stp.tl.fit`."
@@ -74,15 +75,13 @@ def weights_belong(found: str, expected: str, path: Path) -> None:
     """Refuse weights that are not those the configuration was written with."""
     if found != expected:
         msg = (
-            f"{str(path)!r} has SHA-256 {found[:12]}…, its configuration says {str(expected)[:12]}…: the file is corrupt "
-            "or belongs to another predictor. Save or download it again."
+            f"{str(path)!r} has SHA-256 {found[:12]}…, its configuration says {str(expected)[:12]}…: the file is "
+            "corrupt or belongs to another predictor. Save or download it again."
         )
         raise ValueError(msg)
 
 
-def weights_fit(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: str
-) -> None:
+def weights_fit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: str) -> None:
     """Refuse weights of other names or shapes than the network has."""
     wrong = [name for name in expected if found.get(name) != expected[name]]
     wrong += [name for name in found if name not in expected]
@@ -94,11 +93,11 @@ def weights_fit(
         raise ValueError(msg)
 
 
-def unedited(found: str, expected: str, path: str) -> None:
+def unedited(found: str, expected: str, path: Path) -> None:
     """Refuse a configuration that was edited after it was written."""
     if found != expected:
         msg = (
-            f"The configuration of the predictor in {path!r} was changed after it was saved (hash {found[:12]}…, "
+            f"The configuration of the predictor in {str(path)!r} was changed after it was saved (hash {found[:12]}…, "
             f"written {str(expected)[:12]}…). Save or download it again."
         )
         raise ValueError(msg)
@@ -113,7 +112,36 @@ def hub_needed(name: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def recorded(found: bool) -> None:
+def not_on_hub(name: str, error: Exception) -> NoReturn:
+    """Say that neither a folder nor a repository of this name could be read."""
+    msg = (
+        f"There is no folder {name!r}, and no such repository could be read from the Hugging Face hub ({error}). Give "
+        "the folder that `Predictor.save` wrote, or the id of a repository."
+    )
+    raise FileNotFoundError(msg) from error
+
+
+def overwritable(argument: str, name: str, measured: Sequence[str]) -> None:
+    """Refuse to write predictions over what something else wrote."""
+    if name in measured:
+        msg = (
+            f"`{argument}` is {name!r}, which exists and was not written by `stp.tl.predict`, so it is not overwritten "
+            f"(nor are: {listed(measured)}). Give another name; `layer='X'` overwrites X."
+        )
+        raise ValueError(msg)
+
+
+def panel_in_table(missing: Sequence[str], n_genes: int, table_name: str) -> None:
+    """Refuse to write predictions into a table that has no columns for them."""
+    if missing:
+        msg = (
+            f"Table {table_name!r} has no column for {len(missing)} of the predictor's {n_genes} genes: "
+            f"{listed(missing)}. Leave out `layer` to write a table of its own."
+        )
+        raise ValueError(msg)
+
+
+def recorded(*, found: bool) -> None:
     """Refuse to predict without a predictor."""
     if not found:
         msg = (

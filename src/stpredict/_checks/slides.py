@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -35,24 +33,35 @@ def is_spatialdata(value: object) -> None:
         raise TypeError(msg)
 
 
-def unique_names(names: Sequence[str]) -> None:
-    """Refuse an empty list of slides."""
+def each_once(names: Sequence[str]) -> None:
+    """Refuse an empty list of slides, or one that names a slide twice."""
     if not names:
-        msg = "No slide found: no table row annotates a spot of these objects. Check `shapes_key` and `table_name`."
+        msg = "No slide was given: the list of objects is empty. Give a SpatialData, or a list or mapping of them."
+        raise ValueError(msg)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"Slides are named more than once: {listed(twice)} (of {listed(names)}). Give each once in `shapes_key`."
         raise ValueError(msg)
 
 
 def has_table(names: Sequence[str], asked: str) -> None:
     """Refuse a table that does not exist."""
     if asked not in names:
-        hint = f" Create it with `stp.tl.predict(sdata, predictor, key_added={asked!r})`." if "predict" in asked else ""
-        msg = f"No table {asked!r} in `sdata.tables` (found: {listed(names)}).{hint}"
+        create = f"Create it with `stp.tl.predict(sdata, predictor, key_added={asked!r})`."
+        hint = create if "predict" in asked else "Give one of them as `table_name`."
+        msg = f"No table {asked!r} in `sdata.tables` (found: {listed(names)}). {hint}"
         raise ValueError(msg)
 
 
 def one_table(names: Sequence[str]) -> None:
     """Refuse to guess among several tables, or to go on without one."""
-    if len(names) != 1:
+    if not names:
+        msg = (
+            "There is no table with counts in `sdata.tables`. Add one that annotates the spots with "
+            "`spatialdata.models.TableModel.parse(adata, region=…, region_key=…, instance_key=…)`."
+        )
+        raise ValueError(msg)
+    if len(names) > 1:
         msg = f"Which table holds the counts? Found: {listed(names)}. Give `table_name`."
         raise ValueError(msg)
 
@@ -60,7 +69,10 @@ def one_table(names: Sequence[str]) -> None:
 def one_shapes(names: Sequence[str]) -> None:
     """Refuse to guess among several spot elements where no table says which is meant."""
     if len(names) != 1:
-        msg = f"Which element holds the spots? Found: {listed(names)}. Give `shapes_key`."
+        msg = (
+            f"Which element holds the spots? No table says so; shapes and labels found: {listed(names)}. "
+            "Give `shapes_key`."
+        )
         raise ValueError(msg)
 
 
@@ -81,7 +93,7 @@ def has_regions(regions: Sequence[str], asked: Sequence[str]) -> None:
     """Refuse spot elements that do not exist or are not annotated."""
     missing = [key for key in asked if key not in regions]
     if missing:
-        msg = f"`shapes_key` names {listed(missing)}; annotated elements: {listed(regions)}."
+        msg = f"`shapes_key` names {listed(missing)}; elements that hold spots: {listed(regions)}. Give some of these."
         raise ValueError(msg)
 
 
@@ -130,13 +142,34 @@ def one_image(
 
 
 def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, table_name: str) -> None:
-    """Refuse table rows whose instance key names no spot."""
-    missing = ids[~np.isin(ids, index.to_numpy())]
-    if len(missing) or not len(ids):
+    """Refuse table rows whose instance key names no spot, or none at all, and spots that share a name."""
+    if not len(ids):
+        msg = (
+            f"No row of table {table_name!r} annotates {shapes_key!r}, though it is one of the table's regions. Give "
+            "other elements as `shapes_key`, or the table that holds its spots as `table_name`."
+        )
+        raise ValueError(msg)
+    if not index.is_unique:
+        twice = listed(index[index.duplicated()].unique().tolist())
+        msg = f"Spots of {shapes_key!r} share an index: {twice}. Make it unique: `element.reset_index(drop=True)`."
+        raise ValueError(msg)
+    missing = ids[index.get_indexer(pd.Index(ids)) < 0]
+    if len(missing):
         msg = (
             f"{len(missing)} of {len(ids)} rows of table {table_name!r} name spots that {shapes_key!r} does not have "
             f"(for instance {listed(list(missing[:3]))}; its index: {listed(list(index[:3]))}, dtype {index.dtype}). "
             "Make the instance key column equal to the index of the element."
+        )
+        raise ValueError(msg)
+
+
+def unique_spots(names: pd.Index[Any], table_name: str) -> None:
+    """Refuse rows that share a name, since predictions are matched to measurements by it."""
+    if not names.is_unique:
+        twice = listed(names[names.duplicated()].unique().tolist())
+        msg = (
+            f"Rows of table {table_name!r} share a name: {twice}. Make `obs_names` unique with "
+            f"`sdata.tables[{table_name!r}].obs_names_make_unique()`."
         )
         raise ValueError(msg)
 
@@ -151,6 +184,17 @@ def on_image(xy_px: NDArray[np.float64], shape: tuple[int, ...], shapes_key: str
             f"All {len(xy_px)} spots of {shapes_key!r} lie outside image {image_key!r}: they span {low} to {high} px, "
             f"the image {width} x {height} px. Set the transformation of one of them with "
             "`spatialdata.transformations.set_transformation`."
+        )
+        raise ValueError(msg)
+
+
+def isotropic(scales: tuple[float, float], image_key: str, system: str) -> None:
+    """Refuse an image whose pixels are not square."""
+    x, y = scales
+    if abs(x / y - 1) > 0.01:
+        msg = (
+            f"Pixels of image {image_key!r} are not square: one unit of {system!r} is {x:.4g} px along x, but {y:.4g} "
+            "px along y. Resample the image, or correct it with `spatialdata.transformations.set_transformation`."
         )
         raise ValueError(msg)
 
@@ -202,21 +246,22 @@ def resolution_known(diameter_um: float | None, image_key: str) -> None:
         raise ValueError(msg)
 
 
-def colour_image(shape: tuple[int, ...], image_key: str = "") -> None:
+def colour_image(shape: tuple[int, ...], image_key: str) -> None:
     """Refuse images that are not RGB or RGBA."""
     if shape[0] not in {3, 4}:
         what = "grey: one channel" if shape[0] == 1 else f"{shape[0]} channels"
         msg = (
-            f"Image {image_key!r} is not H&E in colour ({what}, shape {tuple(shape)}); 3 (RGB) or 4 (RGBA) channels are "
-            "read. Give the colour image as `image_key`, or select its channels with `image.sel(c=[…])`."
+            f"Image {image_key!r} is not H&E in colour ({what}, shape {tuple(shape)}); 3 (RGB) or 4 (RGBA) channels "
+            "are read. Give the colour image as `image_key`, or select its channels with `image.sel(c=[…])`."
         )
         raise ValueError(msg)
 
 
-def pixel_range(dtype: object, low: float, high: float, image_key: str = "") -> None:
+def pixel_range(dtype: object, low: float, high: float, image_key: str) -> NoReturn:
     """Refuse pixel values that fit no stated rule."""
     msg = (
-        f"Pixels of image {image_key!r} are {dtype} in [{low:g}, {high:g}]; read are uint8, uint16 (0 to 65535) and "
-        "floats in [0, 1] or [0, 255]. Rescale the image to one of these."
+        f"Pixels of image {image_key!r} are {dtype} in [{low:g}, {high:g}]; read are uint8, other whole numbers from 0 "
+        "to 65535 (as 8, 12 or 16 bits, the fewest that hold them) and floats in [0, 1] or [0, 255]. Rescale the image "
+        "to one of these, for instance `(image / image.max() * 255).astype('uint8')`."
     )
     raise ValueError(msg)

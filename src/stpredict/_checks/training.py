@@ -59,6 +59,41 @@ def enough_spots(n_spots: int) -> None:
         raise ValueError(msg)
 
 
+def enough_held(n_spots: int) -> None:
+    """Refuse to validate where no correlation over spots can be computed."""
+    if n_spots < 3:
+        msg = (
+            f"No more than {n_spots} spots of a slide are held out for validation; at least 3 are needed for a score. "
+            "Hold out another slide with `validate_on`, give more spots, or use "
+            "`stp.tl.FitConfig(validation='none')`."
+        )
+        raise ValueError(msg)
+
+
+def counted_spots(n_kept: int, n_all: int) -> None:
+    """Warn where spots hold no count at all, and are left out."""
+    if n_kept < n_all:
+        warn(f"{n_all - n_kept} of {n_all} spots hold no count at all and are left out of training.")
+
+
+def varying(constant: Sequence[str]) -> None:
+    """Warn where genes do not vary, so that there is nothing to learn."""
+    if constant:
+        warn(f"{len(constant)} genes are constant over the training spots and cannot be learnt: {listed(constant)}.")
+
+
+def in_every_slide(missing: Sequence[str], n_wanted: int) -> None:
+    """Warn where some genes are not in every slide and are left out; refuse if that is all of them."""
+    if len(missing) == n_wanted:
+        msg = (
+            f"None of the {n_wanted} genes asked for ({listed(missing)}) is in every slide. Give other `genes`, or "
+            "other slides by `shapes_key`."
+        )
+        raise ValueError(msg)
+    if missing:
+        warn(f"{len(missing)} of {n_wanted} genes are not in every slide and are left out: {listed(missing)}.")
+
+
 def finite_loss(loss: float, epoch: int) -> None:
     """Stop a training run that has diverged."""
     if not loss < float("inf"):
@@ -66,7 +101,7 @@ def finite_loss(loss: float, epoch: int) -> None:
         raise FloatingPointError(msg)
 
 
-def resumable(found: bool, path: str) -> None:
+def resumable(path: str, *, found: bool) -> None:
     """Refuse to resume what is not there."""
     if not found:
         msg = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..metrics import pearson
+from ..metrics._correlation import LEAST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,7 @@ def color_statistics(patches: NDArray[np.uint8], spot_share: float) -> NDArray[n
     ``(n, 6 * (s + 1))``: three means and three standard deviations a window, the spot first.
     """
     size = patches.shape[-1]
-    margin = max(0, round(size * (1 - spot_share) / 2))
+    margin = min(max(0, round(size * (1 - spot_share) / 2)), (size - 1) // 2)
     density = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1) / 255)
     parts = []
     for window in (patches[:, 0, :, margin : size - margin, margin : size - margin], *np.moveaxis(patches, 1, 0)):
@@ -79,11 +80,14 @@ def fit_ridge(
     scores = np.zeros(len(PENALTIES))
     for held in np.unique(folds):
         train, test = folds != held, folds == held
-        if min(train.sum(), test.sum()) < 3:
+        if min(train.sum(), test.sum()) < LEAST:
             continue
         for i, penalty in enumerate(PENALTIES):
-            predicted = apply_ridge(_solve(features[train], observed[train], slide[train], spec, penalty), features[test])
-            scores[i] += float(np.nan_to_num(np.nanmean(pearson(observed[test], predicted)), nan=0.0))
+            predicted = apply_ridge(
+                _solve(features[train], observed[train], slide[train], spec, penalty), features[test]
+            )
+            r = pearson(observed[test], predicted)
+            scores[i] += r[~np.isnan(r)].mean() if not np.isnan(r).all() else 0.0
     penalty = PENALTIES[int(np.argmax(scores))] if scores.any() else 100.0
     return _solve(features, observed, slide, spec, penalty), penalty
 

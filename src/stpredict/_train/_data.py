@@ -18,7 +18,7 @@ from ..models import SpotBatch
 from ..pp._split import blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,8 +53,7 @@ def read_spots(
     start = 0
     for slide in tqdm(slides, desc="patches", unit="slide", disable=not progress, leave=False):
         rows = np.s_[start : start + len(slide.xy_px)]
-        reader = PatchReader(slide.levels, slide.um_per_px, patch, budget_bytes=budget_bytes)
-        patches[rows], flagged[rows] = reader.read(slide.xy_px)
+        patches[rows], flagged[rows] = _reader(slide, patch, budget_bytes).read(slide.xy_px)
         start = rows.stop
     batch = SpotBatch(
         patches=torch.from_numpy(patches),
@@ -62,6 +61,42 @@ def read_spots(
         slide=torch.from_numpy(slide_index(slides)),
     )
     return batch, flagged
+
+
+def read_pieces(
+    slide: Slide, patch: PatchSpec, *, n_at_once: int, budget_bytes: int = 1 << 30
+) -> Iterator[tuple[SpotBatch, NDArray[np.bool_]]]:
+    """Read the patches of one slide, a bounded number of spots at a time.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    patch
+        Fields of view and size.
+    n_at_once
+        Spots whose patches are held in memory.
+    budget_bytes
+        How much decoded image may be held at a time.
+
+    Yields
+    ------
+    Consecutive spots, on the CPU, and whether a window left the image.
+    """
+    reader = _reader(slide, patch, budget_bytes)
+    for start in range(0, len(slide.xy_px), n_at_once):
+        rows = slice(start, start + n_at_once)
+        patches, flagged = reader.read(slide.xy_px[rows])
+        batch = SpotBatch(
+            patches=torch.from_numpy(patches),
+            xy_um=torch.from_numpy(slide.xy_um[rows].astype(np.float32)),
+            slide=torch.zeros(len(patches), dtype=torch.int64),
+        )
+        yield batch, flagged
+
+
+def _reader(slide: Slide, patch: PatchSpec, budget_bytes: int) -> PatchReader:
+    return PatchReader(slide.levels, slide.um_per_px, patch, budget_bytes=budget_bytes, image_key=slide.image_key)
 
 
 def slide_index(slides: Sequence[Slide]) -> NDArray[np.int64]:

@@ -15,7 +15,8 @@ import torch
 
 from .._checks import training as check
 from ..metrics import pearson
-from ._augment import N_SYMMETRIES, augment, dihedral
+from ..metrics._correlation import LEAST
+from ._augment import augment, dihedral
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,8 +153,8 @@ def train(
     The state at the end; ``state.best`` are the weights to keep.
     """
     optimizer = torch.optim.AdamW(_decayed(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
-    _restore(model, optimizer, state)
     wrapped, stepper = fabric.setup(model, optimizer)
+    _restore(model, optimizer, state)
     wrapped.mark_forward_method("loss")
     average = {name: value.detach().clone() for name, value in (state.average or model.state_dict()).items()}
     average = {name: value.to(fabric.device) for name, value in average.items()}
@@ -247,10 +248,10 @@ def _finish_epoch(
     *,
     loss: float,
 ) -> None:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    moments = {name: optimizer.state[p] for name, p in model.named_parameters() if p in optimizer.state}
     state.weights = _copied(model.state_dict())
     state.average = _copied(average)
-    state.moments = {names[p]: _copied(moments) for p, moments in optimizer.state.items()}
+    state.moments = {name: _copied(values) for name, values in moments.items()}
     row = {"epoch": float(state.epoch), "train_loss": loss, "lr": float(optimizer.param_groups[0]["lr"])}
     score = float(state.epoch)
     if held is not None:
@@ -266,9 +267,11 @@ def _finish_epoch(
 
 
 def _scores(given: Tensor, held: Held) -> dict[str, float]:
+    """Gene-wise correlation within each slide, averaged; slides of one or two spots have none."""
     predicted = held.decode(given.numpy())
     slides = held.spots.slide.numpy()
-    per_slide = [pearson(held.observed[slides == s], predicted[slides == s]) for s in set(slides.tolist())]
+    on_slide = [slides == s for s in sorted(set(slides.tolist()))]
+    per_slide = [pearson(held.observed[rows], predicted[rows]) for rows in on_slide if rows.sum() >= LEAST]
     values = torch.as_tensor([float(torch.as_tensor(r).nanmean()) for r in per_slide])
     loss = float(((given - held.spots.targets) ** 2).mean()) if held.spots.targets is not None else math.nan
     return {"val_loss": loss, "val_pearson": float(values.nanmean().nan_to_num(0.0))}
@@ -276,7 +279,8 @@ def _scores(given: Tensor, held: Held) -> dict[str, float]:
 
 def _decayed(model: SpotModel, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices only."""
-    matrices, rest = [], []
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim >= 2 and not any(word in name for word in ("cls", "position", "token"))
         (matrices if is_matrix else rest).append(parameter)
@@ -289,7 +293,10 @@ def _restore(model: SpotModel, optimizer: torch.optim.Optimizer, state: Progress
     model.load_state_dict(state.weights)
     for name, parameter in model.named_parameters():
         if name in state.moments:
-            optimizer.state[parameter] = {key: value.clone() for key, value in state.moments[name].items()}
+            moments = state.moments[name].items()
+            optimizer.state[parameter] = {
+                key: value.clone() if key == "step" else value.to(parameter.device, copy=True) for key, value in moments
+            }
 
 
 def _copied(tensors: dict[str, Any]) -> State:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .._checks import plots as check
+
 if TYPE_CHECKING:
     from ._expression import expression
     from ._history import history
@@ -29,7 +31,11 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+        try:
+            return getattr(import_module(f".{_HOME[name]}", __name__), name)
+        except ModuleNotFoundError as error:
+            check.needs_matplotlib(error)
+            raise
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

@@ -110,10 +110,10 @@ def expression(
     with look():
         size, bars = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN), BAR_IN * len(groups)
         axes = panels(ax, len(found), panel_in=size, extra_in=bars, layout="compressed")
+        draw_tissue(axes, found[0].slide, window, image_alpha=image_alpha)
         for group in groups:
             for i in group:
                 slide = found[i].slide
-                draw_tissue(axes[i], slide, window, image_alpha=image_alpha)
                 spots = draw_spots(
                     axes[i],
                     slide.xy_um,

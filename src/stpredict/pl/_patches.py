@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .._slides import Slide
 
 FOV_SPOTS = (1.5, 3.0, 6.0)
-"""Fields of view in spot diameters where no `PatchSpec` is given: the default of the models."""
+"""Fields of view in spot diameters where none are given or recorded: the default of the models."""
 AROUND = 1.25
 """Side of the overview in widest fields of view."""
 
@@ -41,7 +41,6 @@ def patches(
     table_name: str | None = None,
     image_key: str | None = None,
     coordinate_system: str | None = None,
-    um_per_px: float | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> NDArray[Any]:
     """The patches of one spot at every scale, and where they lie on the slide.
@@ -53,7 +52,8 @@ def patches(
     spot
         Name in ``obs_names`` of the table, or index in the spots element.
     patch
-        Fields of view and size, such as ``predictor.patch``; by default 1.5, 3 and 6 spot diameters at 224 px.
+        Fields of view and size, such as ``predictor.patch``; by default what the table ``"predicted"`` was predicted
+        with, else 1.5, 3 and 6 spot diameters at 224 px.
     region
         The spots element to look in; all by default.
     table_name
@@ -62,8 +62,6 @@ def patches(
         Image, where several lie under the spots.
     coordinate_system
         Coordinate system shared by image and spots, where there are several.
-    um_per_px
-        Resolution of the image in µm per pixel, if it is not recorded in the object.
     ax
         Axes to draw on, one for the slide and one a scale; a new figure by default.
 
@@ -79,14 +77,10 @@ def patches(
     >>> [ax.get_title(loc="left") for ax in axes]
     ['S0_2x2', '150 µm', '300 µm', '600 µm']
     """
-    selection = Selection(
-        image_key=image_key,
-        table_name=_table(sdata, table_name),
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
-    )
+    table = _table(sdata, table_name)
+    selection = Selection(image_key=image_key, table_name=table, coordinate_system=coordinate_system)
     slide, i = _find(sdata, spot, region, selection)
-    spec = patch or PatchSpec(fov_um=tuple(fov * slide.diameter_um for fov in FOV_SPOTS))
+    spec = patch or _recorded(sdata) or PatchSpec(fov_um=tuple(fov * slide.diameter_um for fov in FOV_SPOTS))
     pixels = PatchReader(slide.levels, slide.um_per_px, spec).read(slide.xy_px[i : i + 1])[0][0]
     with look():
         axes = panels(ax, 1 + len(pixels), panel_in=(1.8, 2.05), n_columns=6, layout="compressed")
@@ -109,6 +103,16 @@ def _table(sdata: SpatialData, table_name: str | None) -> str | None:
     if names:
         check_slides.one_table(names)
     return names[0] if names else None
+
+
+def _recorded(sdata: SpatialData) -> PatchSpec | None:
+    """The patches that predictions in this object were made from."""
+    if keys.PREDICTED not in sdata.tables:
+        return None
+    params = sdata.tables[keys.PREDICTED].uns.get(keys.PREDICTED, {}).get("params", {})
+    if not {"fov_um", "size_px"} <= set(params):
+        return None
+    return PatchSpec(fov_um=tuple(float(fov) for fov in params["fov_um"]), size_px=int(params["size_px"]))
 
 
 def _find(sdata: SpatialData, spot: int | str, region: str | None, selection: Selection) -> tuple[Slide, int]:
@@ -136,7 +140,7 @@ def _positions(slides: Sequence[Slide], names: str, spot: int | str) -> list[tup
 def _overview(ax: Axes, slide: Slide, i: int, patch: PatchSpec) -> None:
     centre, side = slide.xy_um[i], AROUND * max(*patch.fov_um, slide.diameter_um)
     window = Window.around(centre[None], side / 2)
-    draw_tissue(ax, slide, window)
+    draw_tissue([ax], slide, window)
     near = np.abs(slide.xy_um - centre).max(axis=1) < side
     draw_spots(ax, slide.xy_um[near], slide.diameter_um, edge="0.2")
     for s, fov in enumerate(patch.fov_um):

@@ -27,6 +27,8 @@ CHANNELS = ("#D62728", "#2CA02C", "#3C7FD0")
 """Red, green and blue for text, readable on black and on white."""
 ROBUST = (0.02, 0.98)
 """Quantiles of a component that become no and full colour."""
+LEAST_SHARE = 0.005
+"""Share of variance below which a component is not shown: what rounds to 0 %."""
 
 
 def pca(
@@ -79,7 +81,8 @@ def pca(
     -----
     Genes are those that all keys have and that vary in all of them, each standardised within its key. A component
     points to where its largest loading is positive; its 2 and 98 % quantiles, taken in each panel, become no and full
-    colour. The percentages are shares of the variance of the standardised genes that the components were learnt from.
+    colour. The percentages are shares of the variance of the standardised genes that the components were learnt from; a
+    component with less than 0.5 % is not shown, its colour is the same everywhere.
 
     Examples
     --------
@@ -102,9 +105,9 @@ def pca(
     with look():
         size = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN)
         axes = panels(ax, len(found), panel_in=size, layout="compressed")
+        draw_tissue(axes, found[0].slide, window, image_alpha=image_alpha)
         for panel, source, values in zip(axes, found, standard, strict=True):
-            draw_tissue(panel, source.slide, window, image_alpha=image_alpha)
-            colors = colors_of(values @ loadings.T)
+            colors = colors_of(values @ loadings.T, share)
             draw_spots(panel, source.slide.xy_um, source.slide.diameter_um * spot_size, colors=colors)
             panel.set_title(source.key, loc="left")
         scale_bar(axes[0], window)
@@ -131,21 +134,25 @@ def components(standard: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
     return loadings * np.sign(largest), spread[:3] ** 2 / (spread**2).sum()
 
 
-def colors_of(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def colors_of(scores: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[np.float64]:
     """Red, green and blue from three components.
 
     Parameters
     ----------
     scores
         ``(n_spots, 3)``.
+    share
+        ``(3,)`` share of variance; a component below 0.5 % is noise and becomes half its colour everywhere.
 
     Returns
     -------
     ``(n_spots, 3)`` from 0 to 1; a spot with NaN is grey.
     """
     low, high = np.nanquantile(scores, ROBUST, axis=0)
-    scaled = np.clip((scores - low) / np.where(high > low, high - low, 1.0), 0, 1)
-    colors: NDArray[np.float64] = np.where(np.isfinite(scaled).all(axis=1, keepdims=True), scaled, 0.75)
+    told = (high > low) & (share >= LEAST_SHARE)
+    scaled = np.where(told, np.clip((scores - low) / np.where(told, high - low, 1.0), 0, 1), 0.5)
+    missing = ~np.isfinite(scores).all(axis=1, keepdims=True)
+    colors: NDArray[np.float64] = np.where(missing, 0.75, scaled)
     return colors
 
 
@@ -167,8 +174,9 @@ def _standardised(found: Sequence[Source]) -> list[NDArray[np.float64]]:
 
 
 def _legend(ax: Axes, share: NDArray[np.float64]) -> None:
-    """Which colour is which component, below the picture, from the right."""
+    """Which colour is which component, and its share of variance, below the picture from the right."""
+    ax.set_title("PC1–3 as RGB", loc="right")
     for i, (color, part) in enumerate(zip(CHANNELS, share, strict=True)):
-        text = f"\N{BLACK SQUARE} PC{i + 1} {100 * part:.0f} %"
-        at = 1 - 0.28 * (2 - i)
+        text = f"\N{BLACK SQUARE} {100 * part:.0f} %"
+        at = 1 - 0.18 * (2 - i)
         ax.text(at, BELOW, text, color=color, transform=ax.transAxes, ha="right", va="center", fontsize=7)

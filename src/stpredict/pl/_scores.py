@@ -45,7 +45,7 @@ def scores(
     label
         Name of what was evaluated.
     n_labels
-        How many of the best predicted genes are named at most.
+        How many of the best predicted genes are named, as far as their names cover no points.
     ax
         Axes to draw on, two, or one where there is no ceiling; a new figure by default.
 
@@ -63,7 +63,7 @@ def scores(
     ... )
     >>> axes = stp.pl.scores(table, label="M2OST")
     >>> [tick.get_text() for tick in axes[0].get_yticklabels()]
-    ['noise ceiling', 'M2OST', 'ridge on colour']
+    ['ridge on colour', 'M2OST', 'noise ceiling']
     """
     check.is_table(scores, "scores", CALL)
     check.has_columns(scores, ["pearson"], "scores", CALL)
@@ -149,8 +149,9 @@ def _against_ceiling(
         ylabel=f"Pearson r, {label}",
     )
     best = complete[np.argsort(-y[complete])]
+    n_tried = 3 * n_labels
     share = np.column_stack([x[best], y[best]]) / (high + margin - low)
-    for i in _free(share, [genes[at] for at in best])[:n_labels]:
+    for i in _free(share, [genes[at] for at in best[:n_tried]])[:n_labels]:
         at = best[i]
         ax.annotate(genes[at], (x[at], y[at]), xytext=(-3, 2), textcoords="offset points", ha="right", fontsize=7)
 

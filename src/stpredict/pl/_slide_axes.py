@@ -15,7 +15,7 @@ from .._pixels import PatchReader
 from .._slides import Level
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -87,13 +87,13 @@ def spots_window(slide: Slide) -> Window:
     return Window.around(slide.xy_um, 1.5 * slide.diameter_um)
 
 
-def draw_tissue(ax: Axes, slide: Slide, window: Window, *, image_alpha: float = 1.0) -> None:
-    """Draw the H&E image of a window and set the axes up as a slide.
+def draw_tissue(axes: Iterable[Axes], slide: Slide, window: Window, *, image_alpha: float = 1.0) -> None:
+    """Draw the H&E image of a window and set axes up as a slide.
 
     Parameters
     ----------
-    ax
-        Where.
+    axes
+        Where; the image is read once for all of them.
     slide
         The slide.
     window
@@ -103,11 +103,12 @@ def draw_tissue(ax: Axes, slide: Slide, window: Window, *, image_alpha: float = 
     """
     side = max(window.width, window.height)
     centre = np.array([window.x + window.width / 2, window.y + window.height / 2])
-    pixels = _square(slide, centre, side)
+    pixels = _dimmed(_square(slide, centre, side), image_alpha)
     x0, y0 = centre - side / 2
-    ax.imshow(_dimmed(pixels, image_alpha), extent=(x0, x0 + side, y0 + side, y0), interpolation="antialiased")
-    ax.set(xlim=(window.x, window.x + window.width), ylim=(window.y + window.height, window.y), aspect="equal")
-    bare(ax)
+    for ax in axes:
+        ax.imshow(pixels, extent=(x0, x0 + side, y0 + side, y0), interpolation="antialiased")
+        ax.set(xlim=(window.x, window.x + window.width), ylim=(window.y + window.height, window.y), aspect="equal")
+        bare(ax)
 
 
 def bare(ax: Axes) -> None:
@@ -189,7 +190,7 @@ def scale_bar(ax: Axes, window: Window) -> None:
     window
         What the axes show.
     """
-    length = round_length(0.3 * window.width)
+    length = round_length(0.25 * window.width)
     share = length / window.width
     color = rcParams["text.color"]
     ax.plot(

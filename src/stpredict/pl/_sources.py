@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..metrics import pearson
 from ..pp import TargetSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -51,17 +52,16 @@ class Source:
 
         Returns
         -------
-        ``(n_spots, len(genes))``, float32.
+        ``(n_spots, len(genes))``, float32; NaN where a spot has no counts at all.
         """
         stored: Any = self.slide.counts
         at = {gene: i for i, gene in enumerate(self.slide.genes)}
         if not self.is_counts:
             return np.asarray(stored[:, [at[gene] for gene in genes]].toarray(), dtype=np.float32)
         scheme = like or self
-        if scheme.target.over == "all":
-            return scheme.target.normalize(stored, [at[gene] for gene in genes])
-        panel = [gene for gene in scheme.panel if gene in at]
+        panel = list(genes) if scheme.target.over == "all" else [gene for gene in scheme.panel if gene in at]
         normal = scheme.target.normalize(stored, [at[gene] for gene in panel])
+        normal[check_expression.zero_spots(stored)] = np.nan
         return normal[:, [panel.index(gene) for gene in genes]]
 
 
@@ -119,7 +119,7 @@ def agreement(observed: Source, predicted: Source, gene: str) -> float | None:
     """
     _, left, right = np.intersect1d(observed.slide.instances, predicted.slide.instances, return_indices=True)
     measured, given = observed.values([gene], predicted)[left], predicted.values([gene])[right]
-    if np.isfinite(given).sum() < 3:
+    if np.isfinite(measured + given).sum() < 3:
         return None
     r = float(pearson(measured, given)[0])
     return r if np.isfinite(r) else None
@@ -149,7 +149,8 @@ def _place(sdata: SpatialData, key: str, counts_table: str | None, layer: str | 
 
 def _prediction(key: str, slide: Slide, uns: Mapping[str, Any]) -> Source:
     """Values drawn as they are; without a record of their units they are taken for the default ones."""
-    record = uns.get(key, uns.get(keys.PREDICTED, {}))
+    records = [uns[name] for name in (key, keys.PREDICTED) if isinstance(uns.get(name), Mapping)]
+    record = records[0] if records else {}
     noted = record.get(keys.TARGET, {})
     target = TargetSpec(
         target_sum=float(noted.get("target_sum", TargetSpec().target_sum)),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 from safetensors.torch import load_file, save_file
@@ -63,7 +62,7 @@ class Checkpoint:
         checkpoint = cls(folder)
         place = checkpoint.place
         if resume:
-            check.resumable((place / "run.json").is_file(), str(folder))
+            check.resumable(str(folder), found=(place / "run.json").is_file())
             begun = json.loads((place / "run.json").read_text(encoding="utf-8"))
             wanted = json.loads(json.dumps(run))
             check.same_run([name for name in wanted if begun.get(name) != wanted[name]], str(folder))
@@ -129,9 +128,13 @@ class Checkpoint:
         """
         return [_best(state) for _, state in sorted(self.states.items())]
 
-    def remove(self) -> None:
-        """Delete the checkpoint, once the predictor is saved."""
-        shutil.rmtree(self.place, ignore_errors=True)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Delete the files when the predictor is saved, or when there is nothing to resume."""
+        if error is None or not any(self.place.glob("member*.safetensors")):
+            shutil.rmtree(self.place, ignore_errors=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -169,7 +172,7 @@ class Reporter:
             return
         beside = self.file.with_suffix(".partial")
         save_file(_flat(self.state), beside, metadata={"progress": json.dumps(_scalars(self.state))})
-        os.replace(beside, self.file)
+        beside.replace(self.file)
         self.written = time.monotonic()
 
 

@@ -6,7 +6,7 @@ Reads tables only: no image, no network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from .._checks import expression as check_expression
 from .._checks import slides as check_slides
 from .._train._color import apply_ridge
 from ..metrics import best, mae, morans_i, noise_ceiling, pearson, rmse, spearman, top_variable
+from ..metrics._correlation import LEAST
 from ..pp._targets import TargetSpec
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ class Paired:
     slide: NDArray[np.str_]
     n_empty: int
     """Spots that were left out for want of counts."""
+
+    def on_slides(self) -> list[NDArray[np.bool_]]:
+        """The spots of each slide that has enough of them.
+
+        Returns
+        -------
+        Masks ``(n,)``.
+        """
+        masks = [self.slide == name for name in np.unique(self.slide)]
+        return [rows for rows in masks if rows.sum() >= LEAST]
 
 
 def evaluate(
@@ -77,9 +88,9 @@ def evaluate(
     Returns
     -------
     One row a gene: ``pearson``, ``spearman``, ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``,
-    ``pearson_ridge_color``. Each is computed within a slide, across its spots, and averaged over slides. Genes that are
-    constant on a slide are NaN there. Writes the same columns as ``var["predicted_pearson"]`` and so on, and
-    `summary` of it as ``uns["evaluation"]``, to the table with predictions.
+    ``pearson_ridge_color``. Each is computed within a slide, across its spots, and averaged over slides of three spots
+    or more. Genes that are constant on a slide are NaN there. Writes the same columns as ``var["predicted_pearson"]``
+    and so on, and `summary` of it as ``uns["evaluation"]``, to the table with predictions.
 
     Raises
     ------
@@ -88,8 +99,8 @@ def evaluate(
 
     Notes
     -----
-    The noise ceiling of a gene is the correlation that a perfect model would reach, from the correlation r of two random
-    halves of the counts: ``sqrt(2 r / (1 + r))``. Spots without any count are left out everywhere.
+    The noise ceiling of a gene is the correlation that a perfect model would reach, from the correlation r of two
+    random halves of the counts: ``sqrt(2 r / (1 + r))``. Spots without any count are left out everywhere.
 
     Examples
     --------
@@ -101,17 +112,18 @@ def evaluate(
     >>> scores.columns[0], len(scores)
     ('pearson', 12)
     """
-    source, observed_table = _tables(sdata, predicted, table_name)
+    table_name = table_name or keys.OBSERVED
+    source, measured = _tables(sdata, predicted, table_name)
     spec = TargetSpec(**source.uns[predicted]["target"])
-    paired = _paired(source, observed_table, spec, predicted, layer, shapes_key)
-    per_slide = [_score(paired, paired.slide == name, spec, n_splits, seed) for name in np.unique(paired.slide)]
-    stacked = np.stack([frame.to_numpy() for frame in per_slide])
-    valid = ~np.isnan(stacked)
-    mean = np.where(valid.any(axis=0), np.nansum(stacked, axis=0) / np.maximum(valid.sum(axis=0), 1), np.nan)
+    genes = _genes(source, measured, predicted, table_name)
+    paired = _paired(source, measured, spec, genes, predicted, layer, shapes_key)
+    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.on_slides()]
+    mean = known_mean(np.stack([frame.to_numpy() for frame in per_slide]), axis=0)
     scores = pd.DataFrame(mean, index=pd.Index(paired.genes, name="gene"), columns=per_slide[0].columns)
-    scores.attrs["summary"] = _summary(paired, scores, spec).to_dict(orient="index")
+    ceiling = float(known_mean(scores["ceiling"].to_numpy()))
+    scores.attrs["summary"] = _summary(paired, ceiling)
     scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
-    scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, float(np.nanmean(scores["ceiling"]))
+    scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
     scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
     check.seen_in_training(sorted(set(scores.attrs["trained_on"]) & set(paired.slide.tolist())))
     for name in scores.columns:
@@ -149,18 +161,18 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(scores.attrs["summary"], orient="index")
 
 
-def _tables(sdata: SpatialData, predicted: str, table_name: str | None) -> tuple[AnnData, AnnData]:
+def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnData, AnnData]:
     """The table that holds predictions (or a layer of them), and the table that holds counts."""
     check_slides.is_spatialdata(sdata)
-    name = table_name or keys.OBSERVED
-    check_slides.has_table(list(sdata.tables), name)
-    observed = sdata.tables[name]
+    check_slides.has_table(list(sdata.tables), table_name)
+    observed = sdata.tables[table_name]
     if predicted in sdata.tables:
         source = sdata.tables[predicted]
     else:
         source = observed
         check.has_prediction(predicted, list(sdata.tables), list(observed.layers))
     check.is_prediction(predicted, source)
+    check_slides.unique_spots(observed.obs_names, table_name)
     return source, observed
 
 
@@ -168,6 +180,7 @@ def _paired(
     source: AnnData,
     observed: AnnData,
     spec: TargetSpec,
+    genes: list[str],
     predicted: str,
     layer: str | None,
     shapes_key: str | list[str] | None,
@@ -175,10 +188,9 @@ def _paired(
     from scipy.sparse import csr_matrix
 
     check_slides.has_layer(observed, layer)
-    genes = [gene for gene in source.var_names if gene in set(observed.var_names) and _predicts(source, predicted, gene)]
-    check_expression.known_genes(genes, list(observed.var_names))
     rows = source.obs_names.get_indexer(observed.obs_names)
-    wanted = rows >= 0
+    given = _predictions(source, genes, predicted)
+    wanted = (rows >= 0) & np.isfinite(given["model"]).all(axis=1)[rows]
     region_key = observed.uns["spatialdata_attrs"]["region_key"]
     regions = observed.obs[region_key].astype(str).to_numpy()
     if shapes_key is not None:
@@ -188,15 +200,15 @@ def _paired(
     counts = csr_matrix(observed.X if layer is None else observed.layers[layer])
     check_expression.counts(counts, genes=list(observed.var_names), spots=list(observed.obs_names))
     empty = check_expression.zero_spots(counts)
-    check.enough_pairs(int((wanted & ~empty).sum()))
     kept = np.flatnonzero(wanted & ~empty)
+    check.enough_pairs(max(np.unique(regions[kept], return_counts=True)[1], default=0))
     columns = observed.var_names.get_indexer(pd.Index(genes))
     counts = counts[kept]
     return Paired(
         genes=genes,
         counts=counts,
         columns=columns,
-        predicted=_predictions(source, rows[kept], genes, predicted),
+        predicted={name: values[rows[kept]] for name, values in given.items()},
         observed=spec.normalize(counts, columns),
         xy=np.asarray(source.obsm[keys.SPATIAL])[rows[kept]],
         slide=regions[kept],
@@ -204,20 +216,23 @@ def _paired(
     )
 
 
-def _predicts(source: AnnData, predicted: str, gene: str) -> bool:
-    return predicted not in source.var or bool(source.var.at[gene, predicted])
+def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str) -> list[str]:
+    """Genes that are both predicted and measured."""
+    inside = np.asarray(source.var[predicted], bool) if predicted in source.var else np.ones(source.n_vars, bool)
+    panel, known = source.var_names[inside].tolist(), set(measured.var_names)
+    genes = [gene for gene in panel if gene in known]
+    check.genes_to_score(len(genes), panel, list(measured.var_names))
+    check.panel_measured([gene for gene in panel if gene not in known], len(panel), table_name)
+    return genes
 
 
-def _predictions(
-    source: AnnData, rows: NDArray[np.intp], genes: list[str], predicted: str
-) -> dict[str, NDArray[np.float32]]:
+def _predictions(source: AnnData, genes: list[str], predicted: str) -> dict[str, NDArray[np.float32]]:
+    """What the model and each baseline give for every row of the table."""
     columns = source.var_names.get_indexer(pd.Index(genes))
-    values = source.layers[predicted] if predicted in source.layers else source.X
-    mean = source.var[keys.TRAIN_MEAN].to_numpy(np.float32)[columns]
-    ridge = apply_ridge(
-        np.asarray(source.varm[keys.RIDGE_COLOR])[columns], np.asarray(source.obsm[keys.COLOR])[rows]
-    )
-    model = np.asarray(values)[np.ix_(rows, columns)]
+    values = source.layers.get(predicted, source.X)
+    mean = np.asarray(source.var[keys.TRAIN_MEAN], np.float32)[columns]
+    ridge = apply_ridge(np.asarray(source.varm[keys.RIDGE_COLOR])[columns], np.asarray(source.obsm[keys.COLOR]))
+    model = np.asarray(values)[:, columns]
     return {"mean_profile": np.broadcast_to(mean, model.shape), "ridge_color": ridge, "model": model}
 
 
@@ -243,28 +258,46 @@ def _score(paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: 
     )
 
 
-def _summary(paired: Paired, scores: pd.DataFrame, spec: TargetSpec) -> pd.DataFrame:
-    ceiling = float(np.nanmean(scores["ceiling"]))
+def _summary(paired: Paired, ceiling: float) -> dict[str, dict[str, float]]:
+    """Scores of the model and each baseline, by name."""
     n = min(50, len(paired.genes))
     variable = top_variable(paired.observed, n=n)
-    rows: dict[str, dict[str, Any]] = {}
+    rows = {}
     for name, values in paired.predicted.items():
-        by_gene = _gene_pearson(paired, values)
+        by_gene = known_mean(np.stack([pearson(paired.observed[r], values[r]) for r in paired.on_slides()]), axis=0)
         rows[name] = {
-            "gene_pearson": float(np.nanmean(by_gene)),
-            "gene_pearson_top50": float(np.nanmean(by_gene[variable])),
+            "gene_pearson": float(known_mean(by_gene)),
+            "gene_pearson_top50": float(known_mean(by_gene[variable])),
             "best50": best(by_gene, n=n),
-            "spot_pearson": float(np.nanmean(pearson(paired.observed, values, axis="spot"))),
+            "spot_pearson": _spot_pearson(paired.observed, values),
             "rmse": float(np.mean(rmse(paired.observed, values, axis="spot"))),
             "mae": float(np.mean(mae(paired.observed, values, axis="spot"))),
-            "share_of_ceiling": float(np.nanmean(by_gene)) / ceiling,
+            "share_of_ceiling": float(known_mean(by_gene)) / ceiling if ceiling > 0 else float("nan"),
         }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return rows
 
 
-def _gene_pearson(paired: Paired, values: NDArray[np.float32]) -> NDArray[np.float64]:
-    slides = [paired.slide == name for name in np.unique(paired.slide)]
-    stacked = np.stack([pearson(paired.observed[rows], values[rows]) for rows in slides])
-    valid = ~np.isnan(stacked)
-    means = np.nansum(stacked, axis=0) / np.maximum(valid.sum(axis=0), 1)
-    return np.where(valid.any(axis=0), means, np.nan)
+def _spot_pearson(observed: NDArray[np.float32], values: NDArray[np.float32]) -> float:
+    """Mean correlation over genes; NaN where there are too few genes for one."""
+    if observed.shape[1] < LEAST:
+        return float("nan")
+    return float(known_mean(pearson(observed, values, axis="spot")))
+
+
+def known_mean(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
+    """Mean of what is not NaN; NaN, without a warning, where nothing is.
+
+    Parameters
+    ----------
+    values
+        Any shape.
+    axis
+        Axis to average over; None is all.
+
+    Returns
+    -------
+    ``values`` without that axis.
+    """
+    known = ~np.isnan(values)
+    total, n = np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis)
+    return np.where(n > 0, total / np.maximum(n, 1), np.nan)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +13,25 @@ import pooch
 import torch
 
 from .. import _keys as keys
+from .._checks import config as check_config
 from .._checks import expression as check_expression
 from .._checks import predictor as check_predictor
 from .._checks import training as check
 from .._geometry import PatchSpec
 from .._slides import Selection, resolve, shared_genes
-from .._train._color import CHANNELS, color_statistics, fit_ridge
+from .._train._color import color_statistics, fit_ridge
 from .._train._config import FitConfig
-from .._train._data import Fold, fold, read_spots, slide_index
+from .._train._data import fold, read_spots, slide_index
 from .._train._device import make_fabric
-from .._train._loop import Held, Progress, seeded, take, train
-from ..models import build, config_to_dict
+from .._train._loop import Held, seeded, take, train
+from ..models import build
 from ..models import config as named_config
 from ..pp._genes import ranked
 from ..pp._targets import Targets, TargetSpec
 from ._checkpoint import Checkpoint
-from ._folder import CONFIG, package_version
+from ._folder import CONFIG
 from ._predictor import Member, Predictor
+from ._provenance import provenance, record, run_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._slides import Slide
+    from .._train._data import Fold
     from ..models import ModelConfig, SpotBatch
 
 N_GENES = 250
@@ -144,15 +146,15 @@ def fit(
     panel = _panel(slides, genes)
     shape = named_config(model, len(panel), model_options)
     patch = patch or _default_patch(shape, slides)
+    check_config.patch_fits(patch.fov_um, patch.size_px, len(shape.fov_spots), shape.size_px)
     folds = [fold(slides, config, member, validate_on) for member in range(config.n_members)]
-    run = _run_values(slides, panel, model, shape, patch, target, config, folds)
+    run = run_values(slides, panel, model, shape, patch, target, config, folds)
     folder = Path(resume_from or save_dir or default_folder(run))
     check_predictor.replaceable(folder, CONFIG)
-    checkpoint = Checkpoint.open(folder, run, resume=resume_from is not None)
-    predictor = _train_all(slides, panel, model, shape, patch, target, config, folds, checkpoint)
-    predictor.save(folder)
-    checkpoint.remove()
-    _record(slides, folder, predictor)
+    with Checkpoint.open(folder, run, resume=resume_from is not None) as checkpoint:
+        predictor = _train_all(slides, panel, model, shape, patch, target, config, folds, checkpoint)
+        predictor.save(folder)
+    record(slides, folder, predictor)
     return predictor
 
 
@@ -176,15 +178,14 @@ def _with_counts(slides: Sequence[Slide]) -> list[Slide]:
     """Check that values are counts, and leave out spots without any."""
     kept = []
     for slide in slides:
-        check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names)  # type: ignore[arg-type]
+        check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist())
         check_expression.unique_genes(slide.genes, repr(slide.name))
-        empty = check_expression.zero_spots(slide.counts)  # type: ignore[arg-type]
+        empty = check_expression.zero_spots(slide.counts)
         kept.append(_subset(slide, ~empty) if empty.any() else slide)
-    n_empty = sum(len(slide.xy_px) for slide in slides) - sum(len(slide.xy_px) for slide in kept)
-    if n_empty:
-        check.warn(f"{n_empty} spots without any count are left out of training.")
-    check.enough_spots(sum(len(slide.xy_px) for slide in kept))
-    return kept
+    n_all, n_kept = (sum(len(slide.xy_px) for slide in some) for some in (slides, kept))
+    check.counted_spots(n_kept, n_all)
+    check.enough_spots(n_kept)
+    return [slide for slide in kept if len(slide.xy_px)]
 
 
 def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
@@ -200,14 +201,13 @@ def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
 def _panel(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[str]:
     common = shared_genes(slides)
     check_expression.shared_genes(len(common), [len(slide.genes) for slide in slides])
-    asked = list(dict.fromkeys(genes)) if genes is not None else _marked(slides)
+    known = list(dict.fromkeys(gene for slide in slides for gene in slide.genes))
+    asked, shared = _asked(genes, slides), set(common)
+    wanted = known if asked is None else asked
+    check_expression.known_genes(wanted, known)
+    check.in_every_slide([gene for gene in wanted if gene not in shared], len(wanted))
     if asked is not None:
-        known = set().union(*(slide.genes for slide in slides))
-        check_expression.known_genes(asked, sorted(known))
-        missing = [gene for gene in asked if gene not in set(common)]
-        if missing:
-            check.warn(f"{len(missing)} of {len(asked)} genes are not in every slide and are left out: {missing[:5]}")
-        return [gene for gene in asked if gene not in set(missing)]
+        return [gene for gene in asked if gene in shared]
     if len(common) <= N_GENES:
         return common
     from scipy.sparse import vstack
@@ -216,8 +216,10 @@ def _panel(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[str]:
     return [common[i] for i in ranked(counts, "dispersion", 0.1)[:N_GENES]]
 
 
-def _marked(slides: Sequence[Slide]) -> list[str] | None:
-    """The genes that `pp.select_genes` noted in the first object that has any."""
+def _asked(genes: Sequence[str] | None, slides: Sequence[Slide]) -> list[str] | None:
+    """The genes that were named, or that `pp.select_genes` noted in the first object that has any."""
+    if genes is not None:
+        return list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
     for slide in slides:
         chosen = slide.source.tables[slide.table_name].uns.get(keys.ATTRS, {}).get(keys.GENES)
         if chosen is not None:
@@ -235,39 +237,6 @@ def _default_patch(shape: ModelConfig, slides: Sequence[Slide]) -> PatchSpec:
     return PatchSpec(fov_um=tuple(round(fov * diameter, 6) for fov in shape.fov_spots), size_px=shape.size_px)
 
 
-def _run_values(
-    slides: Sequence[Slide],
-    panel: Sequence[str],
-    model: str,
-    shape: ModelConfig,
-    patch: PatchSpec,
-    target: TargetSpec,
-    config: FitConfig,
-    folds: Sequence[Fold],
-) -> dict[str, Any]:
-    """What decides the outcome of a run, by name: a resumed run must agree in all of it."""
-    placed = {"accelerator", "devices", "num_nodes", "strategy", "precision", "progress"}
-    return {
-        "slides": {slide.name: _digest(slide) for slide in slides},
-        "genes": list(panel),
-        "model": model,
-        "model_options": config_to_dict(shape),
-        "patch": patch.to_dict(),
-        "target": target.to_dict(),
-        "config": {name: value for name, value in config.to_dict().items() if name not in placed},
-        "validation": [hashlib.sha256(np.packbits(f.held).tobytes()).hexdigest()[:16] for f in folds],
-    }
-
-
-def _digest(slide: Slide) -> str:
-    """Digest of what a slide contributes, but for its pixels: spots and counts."""
-    digest = hashlib.sha256(np.round(slide.xy_um, 3).tobytes())
-    if slide.counts is not None:
-        digest.update(np.asarray(slide.counts.sum(axis=0), np.float64).tobytes())
-        digest.update(np.asarray(slide.counts.sum(axis=1), np.float64).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _train_all(
     slides: Sequence[Slide],
     panel: Sequence[str],
@@ -281,7 +250,7 @@ def _train_all(
 ) -> Predictor:
     fabric = make_fabric(config)
     spots, flagged = read_spots(slides, patch, progress=config.progress)
-    values = np.concatenate([target.normalize(s.counts, _columns(s, panel)) for s in slides])  # type: ignore[arg-type]
+    values = np.concatenate([target.normalize(s.counts, _columns(s, panel)) for s in slides])
     _warn_constant(values, panel)
     index = slide_index(slides)
     members = []
@@ -299,14 +268,12 @@ def _train_all(
         train_mean=values.mean(axis=0, dtype=np.float64).astype(np.float32),
         ridge_color=ridge,
         history=checkpoint.history(),
-        provenance=_provenance(slides, config, folds, colors, penalty, int(flagged.sum()), checkpoint),
+        provenance=provenance(slides, config, folds, colors, penalty, int(flagged.sum()), checkpoint),
     )
 
 
 def _warn_constant(values: NDArray[np.float32], panel: Sequence[str]) -> None:
-    constant = [gene for gene, varies in zip(panel, np.ptp(values, axis=0) > 0, strict=True) if not varies]
-    if constant:
-        check.warn(f"{len(constant)} genes are constant over the training spots and cannot be learnt: {constant[:5]}")
+    check.varying([gene for gene, varies in zip(panel, np.ptp(values, axis=0) > 0, strict=True) if not varies])
 
 
 def _member(
@@ -326,14 +293,17 @@ def _member(
     training = ~chosen.held
     check.enough_spots(int(training.sum()))
     targets = Targets.fit(target, panel, values[training], index[training])
-    encoded = torch.from_numpy(targets.encode(values, index))
+    encoded = torch.empty(len(values), targets.n_outputs)
+    for part in filter(np.any, (training, chosen.held)):  # apart, since encoding may centre by slide
+        encoded[torch.from_numpy(part)] = torch.from_numpy(targets.encode(values[part], index[part]))
     everything = dataclasses.replace(spots, targets=encoded)
     config = dataclasses.replace(config, seed=config.seed + 1000 * number)
     with seeded(config.seed, -1):
-        network = build(dataclasses.replace(shape, n_outputs=targets.n_outputs))  # type: ignore[type-var]
+        network = build(dataclasses.replace(shape, n_outputs=targets.n_outputs))
         network.start_at(encoded[torch.from_numpy(training)].mean(dim=0))
     held = None
     if chosen.held.any():
+        check.enough_held(int(np.bincount(index[chosen.held]).max()))
         rows = torch.from_numpy(np.flatnonzero(chosen.held))
         held = Held(spots=take(everything, rows), observed=values[chosen.held], decode=targets.decode)
     rows = torch.from_numpy(np.flatnonzero(training))
@@ -348,55 +318,3 @@ def _ridge_folds(slides: Sequence[Slide], index: NDArray[np.int64]) -> NDArray[n
             return np.array(names)[index]
     x = slides[0].xy_px[:, 0]
     return np.searchsorted(np.quantile(x, [0.25, 0.5, 0.75]), x).astype(str)
-
-
-def _provenance(
-    slides: Sequence[Slide],
-    config: FitConfig,
-    folds: Sequence[Fold],
-    colors: NDArray[np.float32],
-    penalty: float,
-    n_at_border: int,
-    checkpoint: Checkpoint,
-) -> dict[str, Any]:
-    density = colors[:, -6:-3]  # mean optical density of the widest field of view
-    return {
-        "slides": {
-            slide.name: {
-                "group": slide.group,
-                "n_spots": len(slide.xy_px),
-                "um_per_px": slide.um_per_px,
-                "sha256": _digest(slide),
-            }
-            for slide in slides
-        },
-        "fit": config.to_dict(),
-        "validation": [{"kind": f.kind, "groups": list(f.groups), "leaks": f.leaks} for f in folds],
-        "validation_note": _note(folds),
-        "best": checkpoint.best(),
-        "diameter_um": float(np.median([slide.diameter_um for slide in slides])),
-        "color": {
-            "channels": list(CHANNELS),
-            "mean": density.mean(axis=0).astype(float).tolist(),
-            "std": density.std(axis=0).astype(float).tolist(),
-        },
-        "ridge_penalty": penalty,
-        "n_at_border": n_at_border,
-        "versions": {"stpredict": package_version(), "torch": str(torch.__version__), "python": platform.python_version()},
-    }
-
-
-def _note(folds: Sequence[Fold]) -> str:
-    first = folds[0]
-    if first.kind == "none":
-        return "none: the weights of the last epoch are kept"
-    if first.kind == "block":
-        return "held-out blocks of slides that are also trained on: scores on new slides will be lower"
-    held = "; ".join(", ".join(f.groups) for f in folds)
-    return f"held-out groups ({held})" + (" that are also trained on (leakage was allowed)" if first.leaks else "")
-
-
-def _record(slides: Sequence[Slide], folder: Path, predictor: Predictor) -> None:
-    for sdata in {id(slide.source): slide.source for slide in slides}.values():
-        note = {"path": str(folder.resolve()), "hash": predictor.hash}
-        sdata.attrs[keys.ATTRS] = {**sdata.attrs.get(keys.ATTRS, {}), keys.PREDICTOR: note}

@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the layout; a reader refuses others."""
 CONFIG, WEIGHTS, HISTORY, CARD = "config.json", "weights.safetensors", "history.csv", "README.md"
+BESIDE = ("format", "stpredict", "weights_sha256", "hash")
+"""Fields of the configuration that do not describe the predictor."""
 FIELDS = ("model", "model_config", "patch", "target", "genes", "n_members", "provenance", "hash", "weights_sha256")
 
 
@@ -42,6 +45,27 @@ def package_version() -> str:
         return version("stpredict-histology")
     except PackageNotFoundError:
         return "unknown"
+
+
+def digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Digest of a predictor: equal for equal configuration and weights.
+
+    Parameters
+    ----------
+    description
+        Values that JSON takes.
+    tensors
+        Weights by name, on the CPU.
+
+    Returns
+    -------
+    64 hexadecimal digits.
+    """
+    found = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return found.hexdigest()
 
 
 def write(
@@ -65,10 +89,12 @@ def write(
     beside: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        beside = _beside(target)
+        beside.mkdir()
         save_file(dict(tensors), beside / WEIGHTS)
-        digest = hashlib.sha256((beside / WEIGHTS).read_bytes()).hexdigest()
-        config = {"format": FORMAT, "stpredict": package_version(), "weights_sha256": digest, **values}
+        sha256 = hashlib.sha256((beside / WEIGHTS).read_bytes()).hexdigest()
+        hashes = {"weights_sha256": sha256, "hash": digest(values, tensors)}
+        config = {"format": FORMAT, "stpredict": package_version(), **hashes, **values}
         (beside / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
         history.to_csv(beside / HISTORY, index=False)
         (beside / CARD).write_text(_card(config), encoding="utf-8")
@@ -78,6 +104,11 @@ def write(
     finally:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def _beside(place: Path) -> Path:
+    """A name that nothing has, on the same disk, so that what gets it can be renamed into place."""
+    return place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}")
 
 
 def swap(new: Path, place: Path) -> None:
@@ -93,15 +124,14 @@ def swap(new: Path, place: Path) -> None:
     if not place.exists():
         new.rename(place)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
-    place.rename(old / "old")
+    old = _beside(place)
+    place.rename(old)
     try:
         new.rename(place)
     except OSError:
-        (old / "old").rename(place)
+        old.rename(place)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], pd.DataFrame]:
@@ -127,9 +157,10 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], 
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         check.unreadable(folder / WEIGHTS, error)
-    check.weights_belong(
-        hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(), values["weights_sha256"], folder / WEIGHTS
-    )
+    found = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    check.weights_belong(found, values["weights_sha256"], folder / WEIGHTS)
+    description = {name: value for name, value in values.items() if name not in BESIDE}
+    check.unedited(digest(description, tensors), values["hash"], folder)
     history = pd.read_csv(folder / HISTORY) if _has_rows(folder / HISTORY) else pd.DataFrame()
     return values, tensors, history
 
@@ -157,21 +188,6 @@ def fill(network: SpotModel, weights: Mapping[str, Tensor], path: str | PathLike
     network.load_state_dict(dict(weights))
 
 
-def check_hash(found: str, expected: str, path: str | PathLike[str]) -> None:
-    """Refuse a configuration that was changed after it was written.
-
-    Parameters
-    ----------
-    found
-        Hash of what was read.
-    expected
-        Hash that was written.
-    path
-        Where it comes from.
-    """
-    check.unedited(found, expected, str(path))
-
-
 def _local(path: str | PathLike[str]) -> Path:
     folder = Path(path)
     name = os.fspath(path)
@@ -181,7 +197,10 @@ def _local(path: str | PathLike[str]) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         check.hub_needed(name)
-    return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, HISTORY, CARD]))
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, HISTORY, CARD]))
+    except (OSError, ValueError) as error:  # what the hub raises is one or the other
+        check.not_on_hub(name, error)
 
 
 def _card(config: Mapping[str, Any]) -> str:

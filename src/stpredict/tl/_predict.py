@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +13,19 @@ from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks import expression as check_expression
+from .._checks import evaluation as check_evaluation
 from .._checks import predictor as check
+from .._checks import slides as check_slides
 from .._checks import training as check_training
 from .._slides import Selection, resolve
 from .._train._color import color_statistics
 from .._train._config import FitConfig
-from .._train._data import read_spots
+from .._train._data import read_pieces
 from .._train._device import make_fabric
 from ._predictor import Predictor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from lightning_fabric import Fabric
@@ -94,12 +94,13 @@ def predict(
     (log1p CP10k unless trained otherwise: do not normalise it again), ``obs["at_border"]``, ``obsm["spatial"]`` in
     pixels, ``obsm["color"]``, ``var["train_mean"]``, ``varm["ridge_color"]`` (the two baselines), ``uns[key_added]``
     (units, target, model, parameters). With ``layer``: that layer of the existing table, NaN for genes outside the
-    panel, and ``var[layer]`` which is True inside it.
+    panel and spots of other elements, ``var[layer]`` which is True for the panel (``var["predicted"]`` where the layer
+    is X), and beside it what the table of predictions would hold.
 
     Raises
     ------
     ValueError
-        If no predictor is given or recorded, or elements do not fit together.
+        If no predictor is given or recorded, elements do not fit together, or something measured would be overwritten.
 
     Examples
     --------
@@ -111,6 +112,8 @@ def predict(
     (32, 12)
     """
     check_config.in_range("n_views", n_views, 1, 8)
+    check_config.in_range("batch_size", batch_size, 1, 1_000_000)
+    check_slides.is_spatialdata(sdata)
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -120,14 +123,40 @@ def predict(
     )
     slides = resolve(sdata, selection, needs_table=layer is not None)
     found = _found(sdata, predictor)
+    _check_place(sdata, slides[0].table_name, found, key_added, layer)
     _warn_unseen_resolution(slides, found)
     fabric = make_fabric(FitConfig(accelerator=device, precision=precision))
     parts = [_predict_slide(slide, found, fabric, batch_size, n_views, progress=progress) for slide in slides]
     uns = _run_record(found, n_views)
     if layer is None:
-        sdata.tables[key_added] = _table(slides, parts, found, key_added, uns)
+        table = _table(slides, parts, found, key_added, uns)
+        if key_added in sdata.tables:
+            del sdata.tables[key_added]
+        sdata.tables[key_added] = table
     else:
         _fill_layer(sdata, slides, parts, found, layer, uns)
+
+
+def _check_place(
+    sdata: SpatialData, table_name: str | None, predictor: Predictor, key_added: str, layer: str | None
+) -> None:
+    """Refuse, before anything is computed, to overwrite what was measured."""
+    if layer is None:
+        check.overwritable("key_added", key_added, [name for name in sdata.tables if not _predicted(sdata, name, name)])
+    if table_name is None:
+        return
+    table = sdata.tables[table_name]
+    check_slides.unique_spots(table.obs_names, table_name)
+    missing = [gene for gene in predictor.genes if gene not in set(table.var_names)]
+    if layer is not None:
+        check.overwritable("layer", layer, [name for name in table.layers if not _predicted(sdata, table_name, name)])
+        check.panel_in_table(missing, len(predictor.genes), table_name)
+    else:
+        check_evaluation.panel_measured(missing, len(predictor.genes), table_name)
+
+
+def _predicted(sdata: SpatialData, table_name: str, key: str) -> bool:
+    return keys.TARGET in sdata.tables[table_name].uns.get(key, {})
 
 
 def _found(sdata: SpatialData, predictor: Predictor | str | PathLike[str] | None) -> Predictor:
@@ -136,7 +165,7 @@ def _found(sdata: SpatialData, predictor: Predictor | str | PathLike[str] | None
     if predictor is not None:
         return Predictor.load(predictor)
     recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.PREDICTOR)
-    check.recorded(recorded is not None)
+    check.recorded(found=recorded is not None)
     place = Path(recorded["path"])
     loaded = Predictor.load(place) if place.is_dir() else None
     check.still_there(place, recorded["hash"], None if loaded is None else loaded.hash)
@@ -150,20 +179,13 @@ def _predict_slide(
     parts: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
     share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
     with tqdm(total=len(slide.xy_px), desc=f"predict {slide.name}", unit="spot", disable=not progress) as bar:
-        for some in _pieces(slide):
-            spots, flagged = read_spots([some], predictor.patch, progress=False)
+        for spots, flagged in read_pieces(slide, predictor.patch, n_at_once=SPOTS_AT_ONCE):
             given = predictor(spots, fabric, batch_size=batch_size, n_views=n_views)
             parts.append((given, flagged, color_statistics(spots.patches.numpy(), share)))
             bar.update(len(spots))
     given, flagged, colors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     _warn_unseen_color(colors, predictor, slide.name)
     return {"X": given, keys.AT_BORDER: flagged, keys.COLOR: colors}
-
-
-def _pieces(slide: Slide) -> Iterator[Slide]:
-    for start in range(0, len(slide.xy_px), SPOTS_AT_ONCE):
-        rows = slice(start, start + SPOTS_AT_ONCE)
-        yield replace(slide, xy_px=slide.xy_px[rows])
 
 
 def _warn_unseen_resolution(slides: Sequence[Slide], predictor: Predictor) -> None:
@@ -201,22 +223,23 @@ def _table(
     uns: Mapping[str, Any],
 ) -> ad.AnnData:
     obs = pd.concat([_obs(slide) for slide in slides])
+    if not obs.index.is_unique:  # several elements without a table: their indices are all that names them
+        obs.index = obs[keys.REGION] + "_" + obs.index
     obs[keys.REGION] = pd.Categorical(obs[keys.REGION])
     obs[keys.AT_BORDER] = np.concatenate([part[keys.AT_BORDER] for part in parts])
     adata = ad.AnnData(
         X=np.concatenate([part["X"] for part in parts]),
         obs=obs,
-        var=pd.DataFrame({keys.TRAIN_MEAN: predictor.train_mean}, index=pd.Index(predictor.genes)),
-        obsm={
-            keys.SPATIAL: np.concatenate([slide.xy_px for slide in slides]),
-            keys.COLOR: np.concatenate([part[keys.COLOR] for part in parts]),
-        },
-        varm={keys.RIDGE_COLOR: predictor.ridge_color},
+        var=pd.DataFrame(index=pd.Index(predictor.genes)),
         uns={key_added: dict(uns)},
     )
-    return TableModel.parse(
+    adata.var[keys.TRAIN_MEAN], adata.varm[keys.RIDGE_COLOR] = predictor.train_mean, predictor.ridge_color
+    adata.obsm[keys.SPATIAL] = np.concatenate([slide.xy_px for slide in slides])
+    adata.obsm[keys.COLOR] = np.concatenate([part[keys.COLOR] for part in parts])
+    linked: ad.AnnData = TableModel.parse(
         adata, region=[slide.shapes_key for slide in slides], region_key=keys.REGION, instance_key=keys.SPOT_ID
     )
+    return linked
 
 
 def _obs(slide: Slide) -> pd.DataFrame:
@@ -226,7 +249,8 @@ def _obs(slide: Slide) -> pd.DataFrame:
         table = slide.source.tables[slide.table_name]
         attrs = table.uns["spatialdata_attrs"]
         known = table.obs.loc[slide.obs_names].drop(columns=[attrs["region_key"], attrs["instance_key"]])
-    return known.assign(**{keys.REGION: slide.shapes_key, keys.SPOT_ID: slide.instances})
+    known[keys.REGION], known[keys.SPOT_ID] = slide.shapes_key, slide.instances
+    return known
 
 
 def _fill_layer(
@@ -239,12 +263,12 @@ def _fill_layer(
 ) -> None:
     table = sdata.tables[str(slides[0].table_name)]
     columns = table.var_names.get_indexer(pd.Index(predictor.genes))
-    check_expression.known_genes(predictor.genes, list(table.var_names))
     filled = np.full(table.shape, np.nan, np.float32)
     colors = np.full((table.n_obs, parts[0][keys.COLOR].shape[1]), np.nan, np.float32)
-    border = np.zeros(table.n_obs, bool)
+    border, xy = np.zeros(table.n_obs, bool), np.full((table.n_obs, 2), np.nan)
     for slide, part in zip(slides, parts, strict=True):
         rows = table.obs_names.get_indexer(pd.Index(slide.obs_names))
+        xy[rows] = slide.xy_px
         filled[np.ix_(rows, columns)] = part["X"]
         colors[rows], border[rows] = part[keys.COLOR], part[keys.AT_BORDER]
     panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
@@ -255,6 +279,8 @@ def _fill_layer(
     else:
         table.layers[layer] = filled
     table.obs[keys.AT_BORDER], table.obsm[keys.COLOR] = border, colors
+    if keys.SPATIAL not in table.obsm:
+        table.obsm[keys.SPATIAL] = xy
     table.var[layer if layer != "X" else keys.PREDICTED], table.var[keys.TRAIN_MEAN] = panel, mean
     table.varm[keys.RIDGE_COLOR] = ridge
     table.uns[layer] = dict(uns)

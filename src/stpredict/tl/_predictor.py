@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -42,8 +40,8 @@ class Member:
 class Predictor:
     """A trained model with all it needs to predict a new slide.
 
-    Made by `stp.tl.fit`, or read back with `Predictor.load`. Its networks are averaged; `genes`, `patch` and `units` say
-    what goes in and what comes out.
+    Made by `stp.tl.fit`, or read back with `Predictor.load`. Its networks are averaged; `genes`, `patch` and `units`
+    say what goes in and what comes out.
 
     Examples
     --------
@@ -94,11 +92,7 @@ class Predictor:
     @property
     def hash(self) -> str:
         """Digest of weights and configuration: equal for equal predictors."""
-        digest = hashlib.sha256(json.dumps(self._description(), sort_keys=True).encode())
-        for name, tensor in sorted(self._tensors().items()):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-        return digest.hexdigest()
+        return _folder.digest(self._description(), self._tensors())
 
     def __call__(
         self, spots: SpotBatch, fabric: Fabric, *, batch_size: int = 64, n_views: int = 1
@@ -139,7 +133,7 @@ class Predictor:
         path
             The folder. If it exists it must hold a predictor, or nothing.
         """
-        _folder.write(path, {**self._description(), "hash": self.hash}, self._tensors(), self.history)
+        _folder.write(path, self._description(), self._tensors(), self.history)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Predictor:
@@ -164,7 +158,7 @@ class Predictor:
             weights = {k.split("/", 2)[2]: t for k, t in tensors.items() if k.startswith(f"{i}/network/")}
             _folder.fill(network, weights, path)
             members.append(Member(network=network.eval(), targets=Targets.from_arrays(values["target"], panel, arrays)))
-        predictor = cls(
+        return cls(
             members=tuple(members),
             model=values["model"],
             model_config=model_config,
@@ -174,8 +168,6 @@ class Predictor:
             history=history,
             provenance=values["provenance"],
         )
-        _folder.check_hash(predictor.hash, values["hash"], path)
-        return predictor
 
     def _description(self) -> dict[str, Any]:
         return {

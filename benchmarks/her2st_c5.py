@@ -1,0 +1,142 @@
+"""Train on sections C2 to C4 of her2st, predict C5, and print every score beside the baselines and the ceiling.
+
+    python benchmarks/her2st_c5.py [--seeds 3] [--out benchmarks]
+
+Needs the sections (``STPREDICT_DATA_DIR`` or a network). Nothing is chosen here: the recipe was fixed by leaving out one
+of C2 to C4 after the other (``her2st_select.py``), and C5 is only scored. About four minutes a seed on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import stpredict as stp
+from stpredict._slides import Selection, resolve
+from stpredict._train._color import apply_ridge, color_statistics, fit_ridge
+from stpredict._train._data import read_spots, slide_index
+
+TRAIN, TEST = ("C2", "C3", "C4"), "C5"
+SPACES = {
+    "CP10k": stp.pp.TargetSpec(),
+    "panel CPM": stp.pp.TargetSpec(target_sum=1e6, over="panel"),
+}
+COLUMNS = ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse"]
+
+
+def ridge_row(train, test, predictor, spec, genes):
+    """Scores of the ridge on colour with another target specification: full rank, or another rank."""
+    slides, target = resolve(train, Selection()), resolve(test, Selection())[0]
+    share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
+    spots, _ = read_spots(slides, predictor.patch, progress=False)
+    values = np.concatenate([spec.normalize(s.counts, [s.genes.index(g) for g in genes]) for s in slides])
+    index = slide_index(slides)
+    colors = color_statistics(spots.patches.numpy(), share)
+    weights, penalty = fit_ridge(colors, values, index.astype(str), index, spec)
+    spots, _ = read_spots([target], predictor.patch, progress=False)
+    predicted = apply_ridge(weights, color_statistics(spots.patches.numpy(), share))
+    observed = spec.normalize(target.counts, [target.genes.index(g) for g in genes])
+    kept = np.asarray(target.counts.sum(axis=1)).ravel() > 0
+    return scores(observed[kept], predicted[kept]) | {"penalty": penalty}
+
+
+def scores(observed, predicted):
+    """The columns of the table, from arrays."""
+    by_gene = stp.metrics.pearson(observed, predicted)
+    return {
+        "gene_pearson": float(np.nanmean(by_gene)),
+        "gene_pearson_top50": float(np.nanmean(by_gene[stp.metrics.top_variable(observed)])),
+        "best50": stp.metrics.best(by_gene),
+        "spot_pearson": float(np.nanmean(stp.metrics.pearson(observed, predicted, axis="spot"))),
+        "rmse": float(np.mean(stp.metrics.rmse(observed, predicted, axis="spot"))),
+    }
+
+
+def run(space, spec, n_seeds, folder):
+    """Every row of one target space."""
+    genes = stp.datasets.gene_panel("her2st")
+    train, test = stp.datasets.her2st(TRAIN), stp.datasets.her2st([TEST])
+    config = stp.tl.FitConfig(validation="none", n_members=n_seeds)
+    started = time.perf_counter()
+    predictor = stp.tl.fit(train, config=config, target=spec, genes=genes, save_dir=folder / space.replace(" ", "-"))
+    seconds = time.perf_counter() - started
+    rows = {}
+    for i in range(n_seeds):
+        stp.tl.predict(test, replace(predictor, members=(predictor.members[i],)), n_views=8, progress=False)
+        rows[f"M2OST (tiny), seed {i}"] = stp.tl.summary(stp.tl.evaluate(test)).loc["model"].to_dict()
+    stp.tl.predict(test, predictor, n_views=8, progress=False)
+    final = stp.tl.evaluate(test)
+    table = stp.tl.summary(final)
+    head = {
+        "mean profile": table.loc["mean_profile"].to_dict(),
+        "ridge on colour, full rank": ridge_row(train, test, predictor, replace(spec, n_components=None), genes),
+        "ridge on colour, 5 components": ridge_row(train, test, predictor, replace(spec, n_components=5), genes),
+        "ridge on colour, 10 components": table.loc["ridge_color"].to_dict(),
+    }
+    rows[f"M2OST (tiny), {n_seeds} seeds averaged"] = table.loc["model"].to_dict()
+    return {"rows": head | rows, "ceiling": final.attrs["ceiling"], "fit_seconds": seconds, "seeds": n_seeds}
+
+
+def markdown(results):
+    """The results as a page."""
+    lines = [
+        "# C5 from C2 to C4 (her2st)",
+        "",
+        f"{results['date']}; {results['device']}; stpredict trained on {', '.join(TRAIN)}, scored once on {TEST}; the 250",
+        "genes of the M2OST authors. All four sections are of one patient: this says how well serial sections of a known",
+        "tumour are filled in, not how well a new patient is predicted. Made by `python benchmarks/her2st_c5.py`.",
+        "The full-size rows come from `benchmarks/her2st_torch.py` on a GPU.",
+        "",
+    ]
+    for space, result in results["spaces"].items():
+        table = pd.DataFrame.from_dict(result["rows"], orient="index")[COLUMNS]
+        singles = table[table.index.str.contains("tiny.*seed \\d")]
+        lines += [
+            f"## {space}",
+            "",
+            "| | gene-wise PCC | top 50 variable | best 50 | spot-wise PCC | RMSE a spot |",
+            "|---|---|---|---|---|---|",
+            *(f"| {name} | " + " | ".join(f"{v:.3f}" for v in row) + " |" for name, row in table.iterrows()),
+            f"| noise ceiling | {result['ceiling']:.3f} | | | | |",
+            "",
+            f"Over {len(singles)} seeds: gene-wise PCC {singles.gene_pearson.mean():.3f} ± {singles.gene_pearson.std():.3f}, "
+            f"RMSE {singles.rmse.mean():.3f} ± {singles.rmse.std():.3f} (mean ± standard deviation).",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main():
+    """Run both spaces, add the rows of the full-size network where they were measured, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--models", type=Path, default=Path("stpredict-benchmark"))
+    arguments = parser.parse_args()
+    results = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})",
+        "versions": {"torch": torch.__version__},
+        "spaces": {space: run(space, spec, arguments.seeds, arguments.models) for space, spec in SPACES.items()},
+    }
+    full = arguments.out / "her2st_c5_gpu.json"
+    if full.is_file():
+        measured = json.loads(full.read_text())
+        for space, rows in measured["spaces"].items():
+            results["spaces"][space]["rows"] |= rows
+    (arguments.out / "her2st_c5.json").write_text(json.dumps(results, indent=1))
+    (arguments.out / "her2st_c5.md").write_text(markdown(results))
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()

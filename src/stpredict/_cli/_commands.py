@@ -1,0 +1,99 @@
+"""``fit``, ``predict`` and ``evaluate`` over stores on disk."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from spatialdata import read_zarr
+
+from .. import _keys as keys
+from .. import tl
+from .._checks import cli as check
+from ..pp import select_genes
+from ._report import score_table
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from spatialdata import SpatialData
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Train a predictor.
+
+    Parameters
+    ----------
+    options
+        Parsed options.
+    """
+    stores = {path.stem: _read(path) for path in options.slides}
+    genes = options.genes.read_text(encoding="utf-8").split() if options.genes else None
+    if genes is None and len(stores) == 1:
+        sdata = next(iter(stores.values()))
+        select_genes(sdata, n_genes=options.n_genes, table_name=options.table_name, layer=options.layer)
+    predictor = tl.fit(
+        stores if len(stores) > 1 else next(iter(stores.values())),
+        options.model,
+        config=tl.FitConfig(n_epochs=options.epochs, n_members=options.members, seed=options.seed),
+        genes=genes,
+        group_key=options.group_key,
+        layer=options.layer,
+        image_key=options.image_key,
+        shapes_key=options.shapes_key,
+        table_name=options.table_name,
+        coordinate_system=options.coordinate_system,
+        um_per_px=options.um_per_px,
+        save_dir=options.out,
+        resume_from=options.out if options.resume else None,
+    )
+    sys.stdout.write(f"{predictor!r}\nSaved to {options.out}\n")
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Predict a slide and write the table, or the whole object.
+
+    Parameters
+    ----------
+    options
+        Parsed options.
+    """
+    check.new_output(options.out)
+    sdata = _read(options.slide)
+    tl.predict(
+        sdata,
+        options.predictor,
+        n_views=options.views,
+        image_key=options.image_key,
+        shapes_key=options.shapes_key,
+        table_name=options.table_name,
+        coordinate_system=options.coordinate_system,
+        um_per_px=options.um_per_px,
+    )
+    table = sdata.tables[keys.PREDICTED]
+    if options.out.suffix == ".h5ad":
+        table.write_h5ad(options.out)
+    else:
+        sdata.write(options.out)
+    units = table.uns[keys.PREDICTED]["units"]
+    sys.stdout.write(f"{table.n_obs} spots x {table.n_vars} genes in {units}: {options.out}\n")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Print the scores of a store that holds predictions and counts.
+
+    Parameters
+    ----------
+    options
+        Parsed options.
+    """
+    scores = tl.evaluate(_read(options.slide), predicted=options.predicted, shapes_key=options.shapes_key)
+    if options.out is not None:
+        scores.to_csv(options.out)
+    sys.stdout.write(score_table(scores))
+
+
+def _read(path: Path) -> SpatialData:
+    check.store_exists(path)
+    return read_zarr(path)

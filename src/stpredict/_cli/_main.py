@@ -1,0 +1,131 @@
+"""Sub-commands and their options. What each of them does is in `_commands` and `_demo`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._checks import cli as check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAIN = """\
+Predict spatial gene expression from H&E images.
+
+  stpredict demo                               see it work on real tissue, in about five minutes
+  stpredict fit train.zarr --out model         learn from slides with measured expression
+  stpredict predict new.zarr model --out p.h5ad    predict slides, with or without measured expression
+  stpredict evaluate predicted.zarr            score predictions against what was measured
+
+A .zarr is a SpatialData store: an image, the spots on it, and a table with raw counts.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All sub-commands and their options.
+
+    Returns
+    -------
+    The parser.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(prog="stpredict", description=MAIN, formatter_class=raw)
+    commands = top.add_subparsers(dest="command", required=True, metavar="demo | fit | predict | evaluate")
+    _demo(commands.add_parser("demo", help="train on three sections, predict a fourth, and show the scores"))
+    _fit(commands.add_parser("fit", help="train a predictor on slides with measured expression"))
+    _predict(commands.add_parser("predict", help="predict the expression of every spot of a slide"))
+    _evaluate(commands.add_parser("evaluate", help="score predictions beside baselines and the noise ceiling"))
+    return top
+
+
+def _demo(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Train on sections C2, C3 and C4 of a HER2+ breast tumour, predict section C5, and print the scores beside two "
+        "baselines and the noise ceiling. Without these files and without internet, synthetic slides take their place."
+    )
+    command.add_argument("--out", type=Path, default=Path("stpredict-demo"), help="folder for what the demo writes")
+    command.add_argument("--epochs", type=int, default=None, help="passes over the training spots (default: 30)")
+    command.add_argument("--synthetic", action="store_true", help="use synthetic slides even if real ones can be had")
+
+
+def _fit(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Train a predictor. Whole groups of slides (patients) are held out to decide when to stop; with one slide "
+        "only, blocks of it are."
+    )
+    command.add_argument("slides", type=Path, nargs="+", help="SpatialData stores (.zarr) with raw counts")
+    command.add_argument("--out", type=Path, required=True, help="folder for the predictor")
+    command.add_argument("--model", default="m2ost_tiny", help="name of the model (default: m2ost_tiny)")
+    command.add_argument("--genes", type=Path, help="text file with one gene a line (default: the 250 most variable)")
+    command.add_argument("--n-genes", type=int, default=250, help="how many genes to choose without --genes")
+    command.add_argument("--group", dest="group_key", help="column of the table that names the patient of each slide")
+    command.add_argument("--epochs", type=int, default=30, help="passes over the training spots, at most")
+    command.add_argument("--members", type=int, default=1, help="networks to train and average")
+    command.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    command.add_argument("--resume", action="store_true", help="go on with a training into --out that was interrupted")
+    _elements(command, counts=True)
+
+
+def _predict(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Predict every spot. Values are log-normalised (the output says in which units): do not normalise them again."
+    )
+    command.add_argument("slide", type=Path, help="SpatialData store (.zarr) with an image and spots")
+    command.add_argument("predictor", type=Path, help="folder that `stpredict fit` wrote")
+    command.add_argument("--out", type=Path, required=True, help="a new .h5ad (the table) or .zarr (the whole object)")
+    command.add_argument("--views", type=int, default=8, help="flips and turns to average over, 1 to 8 (default: 8)")
+    _elements(command, counts=False)
+
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    command.description = "Score the table of predictions in a store against the counts in it."
+    command.add_argument("slide", type=Path, help="SpatialData store (.zarr) that `stpredict predict` wrote")
+    command.add_argument("--predicted", default="predicted", help="name of the table of predictions")
+    command.add_argument("--shapes", nargs="+", dest="shapes_key", help="spot elements to score (default: all)")
+    command.add_argument("--out", type=Path, help="write the score of every gene to this .csv")
+
+
+def _elements(command: argparse.ArgumentParser, *, counts: bool) -> None:
+    group = command.add_argument_group("where things are, if there are several")
+    group.add_argument("--image", dest="image_key", help="image element")
+    group.add_argument("--shapes", nargs="+", dest="shapes_key", help="elements with the spots")
+    group.add_argument("--table", dest="table_name", help="table that annotates the spots")
+    group.add_argument("--coordinate-system", help="coordinate system shared by image and spots")
+    group.add_argument("--um-per-px", type=float, help="resolution in micrometres per pixel, if it is not recorded")
+    if counts:
+        group.add_argument("--layer", help="layer of the table with raw counts (default: X)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments
+        Words after the name of the program; by default those it was called with.
+
+    Returns
+    -------
+    Exit status: 0, 1 after an error that is explained, 130 after an interrupt.
+    """
+    options = parser().parse_args(arguments)
+    from . import _commands, _demo
+
+    commands = {
+        "demo": _demo.demo,
+        "fit": _commands.fit,
+        "predict": _commands.predict,
+        "evaluate": _commands.evaluate,
+    }
+    try:
+        commands[options.command](options)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return 130
+    except check.EXPLAINED as error:
+        sys.stderr.write(f"stpredict {options.command}: {error}\n")
+        return 1
+    return 0

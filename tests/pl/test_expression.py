@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.collections import EllipseCollection
+
+from stpredict import pl
+
+
+def spots(ax):
+    (found,) = [artist for artist in ax.collections if isinstance(artist, EllipseCollection)]
+    return found
+
+
+def pixels(axes):
+    figure = axes[0].figure
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba()).copy()
+
+
+def color_bars(axes):
+    return [ax for ax in axes[0].figure.axes if ax not in set(axes)]
+
+
+def test_panels(predicted):
+    axes = pl.expression(predicted, "GENE2", region="S0_spots")
+    assert [ax.get_title(loc="left") for ax in axes] == ["GENE2 observed", "GENE2 predicted"]
+    assert axes[0].get_title(loc="right") == ""
+    assert axes[1].get_title(loc="right") == "r = 1.00"
+    assert [len(spots(ax).get_offsets()) for ax in axes] == [36, 36]
+    assert sum(line.get_gid() == "scale bar" for ax in axes for line in ax.lines) == 1
+    assert [bar.get_ylabel() for bar in color_bars(axes)] == ["log1p CP10k"]
+    assert axes[0].get_ylim()[0] > axes[0].get_ylim()[1]
+
+
+def test_spots_lie_where_they_were_measured(predicted):
+    axes = pl.expression(predicted, "GENE2", region="S1_spots")
+    for ax, table in zip(axes, ("observed", "predicted"), strict=True):
+        rows = (predicted[table].obs["region"] == "S1_spots").to_numpy()
+        np.testing.assert_allclose(spots(ax).get_offsets(), 4.0 * predicted[table].obsm["spatial"][rows])
+    rows = (predicted["predicted"].obs["region"] == "S1_spots").to_numpy()
+    np.testing.assert_array_equal(spots(axes[1]).get_array(), predicted["predicted"].X[rows, 2])
+
+
+def test_limits(predicted):
+    shared = pl.expression(predicted, "GENE2", region="S0_spots")
+    values = np.concatenate([np.ma.getdata(spots(ax).get_array()) for ax in shared])
+    for ax in shared:
+        np.testing.assert_allclose(spots(ax).get_clim(), np.quantile(values, [0.01, 0.99]), rtol=1e-6)
+    each = pl.expression(predicted, "GENE2", region="S0_spots", limits="each")
+    (low, high), (low_predicted, high_predicted) = (spots(ax).get_clim() for ax in each)
+    assert low < low_predicted < high_predicted < high  # predictions are shrunken
+    assert len(color_bars(each)) == 2
+    given = pl.expression(predicted, "GENE2", region="S0_spots", limits=(0, 9))
+    assert [spots(ax).get_clim() for ax in given] == [(0, 9), (0, 9)]
+
+
+def test_panels_of_other_units_have_their_own_bar(predicted):
+    predicted["predicted"].uns["predicted"] |= {
+        "units": "CPM",
+        "target": {"target_sum": 1e6, "over": "all", "log1p": False},
+    }
+    axes = pl.expression(predicted, "GENE2", keys=["rate", "predicted"], region="S0_spots")
+    assert [bar.get_ylabel() for bar in color_bars(axes)] == ["log1p CP10k", "CPM"]
+    assert axes[1].get_title(loc="right") == ""  # nothing observed, nothing to agree with
+
+
+def test_constant_gene(predicted):
+    predicted["predicted"].X[:, 1] = 2.0
+    axes = pl.expression(predicted, "GENE1", keys="predicted", region="S0_spots")
+    assert spots(axes[0]).get_clim() == (1.5, 2.5)
+    axes = pl.expression(predicted, "GENE1", region="S0_spots")
+    assert axes[1].get_title(loc="right") == "r = 0.00"
+
+
+def test_missing_values_are_grey(predicted):
+    predicted["predicted"].X[0, 0] = np.nan
+    region = predicted["predicted"].obs["region"].iloc[0]
+    axes = pl.expression(predicted, "GENE0", keys="predicted", region=region)
+    assert np.ma.getmaskarray(spots(axes[0]).get_array()).sum() == 1
+    axes[0].figure.canvas.draw()
+    assert [0.75, 0.75, 0.75, 1.0] in spots(axes[0]).get_facecolors().tolist()
+
+
+def test_spots_without_counts_are_grey(predicted):
+    observed = predicted["observed"]
+    values = observed.X.toarray()
+    values[5] = 0
+    observed.X = type(observed.X)(values)
+    axes = pl.expression(predicted, "GENE2", region="S0_spots")
+    assert np.flatnonzero(np.ma.getmaskarray(spots(axes[0]).get_array())).tolist() == [5]
+    assert axes[1].get_title(loc="right") == "r = 1.00"
+
+
+def test_a_key_is_a_list_of_one_key(predicted):
+    one = pixels(pl.expression(predicted, "GENE0", keys="observed", region="S2_spots"))
+    many = pixels(pl.expression(predicted, "GENE0", keys=["observed"], region="S2_spots"))
+    np.testing.assert_array_equal(one, many)
+
+
+def test_given_axes_are_drawn_on(predicted):
+    _, given = plt.subplots(1, 2)
+    axes = pl.expression(predicted, "GENE0", region="S0_spots", ax=given)
+    assert list(axes) == list(given)
+    assert plt.get_fignums() == [given[0].figure.number]
+    with pytest.raises(ValueError, match=r"`ax` holds 1 axes for 2 panels\. Give 2"):
+        pl.expression(predicted, "GENE0", region="S0_spots", ax=given[0])
+
+
+def test_look(predicted):
+    axes = pl.expression(
+        predicted, "GENE0", keys="predicted", region="S0_spots", spot_size=2.0, image_alpha=0.0, cmap="magma"
+    )
+    assert spots(axes[0]).get_cmap().name == "magma"
+    np.testing.assert_allclose(spots(axes[0]).get_widths(), 200.0)
+    assert (np.asarray(axes[0].images[0].get_array()) == 255).all()
+
+
+def test_more_panels_than_fit_a_row(sdata):
+    for i in range(4):
+        sdata["observed"].layers[f"rate{i}"] = sdata["observed"].layers["rate"]
+    axes = pl.expression(sdata, "GENE0", keys=["observed", *(f"rate{i}" for i in range(4))], region="S0_spots")
+    assert len(axes) == 5
+    assert len(axes[0].figure.axes) == 6  # and the colour bar
+
+
+def test_style_is_the_users_again(predicted):
+    before = plt.rcParams.copy()
+    with plt.style.context("dark_background"):
+        axes = pl.expression(predicted, "GENE0", keys="predicted", region="S0_spots")
+        assert axes[0].title.get_color() == "white"
+    assert plt.rcParams == before
+
+
+def test_object_is_left_as_it_was(predicted):
+    before = {name: table.copy() for name, table in predicted.tables.items()}
+    pl.expression(predicted, "GENE0", region="S0_spots")
+    pl.pca(predicted, keys=["observed", "predicted"], region="S0_spots")
+    assert set(predicted.tables) == set(before)
+    for name, table in before.items():
+        assert abs(predicted[name].X - table.X).max() == 0
+        assert predicted[name].obs.equals(table.obs)
+        assert predicted[name].uns == table.uns
+
+
+def test_faults(predicted):
+    with pytest.raises(ValueError, match=r"No gene 'GENE' in 'observed' \(12 genes\)\. Did you mean 'GENE"):
+        pl.expression(predicted, "GENE", region="S0_spots")
+    with pytest.raises(ValueError, match=r"No gene 'GENE9' in 'predicted' \(8 genes\)"):
+        pl.expression(predicted, "GENE9", region="S0_spots")
+    with pytest.raises(ValueError, match=r"There are 'GENE0', .*Give another gene"):
+        pl.expression(predicted, "ERBB2", region="S0_spots")
+    with pytest.raises(ValueError, match=r"No table or layer 'guess'"):
+        pl.expression(predicted, "GENE0", keys=["observed", "guess"], region="S0_spots")
+    with pytest.raises(ValueError, match=r"There are 3 regions: 'S0_spots', 'S1_spots', 'S2_spots'"):
+        pl.expression(predicted, "GENE0", keys="observed")
+    with pytest.raises(ValueError, match=r"`limits` is 'same'; allowed: 'shared', 'each'"):
+        pl.expression(predicted, "GENE0", region="S0_spots", limits="same")
+    with pytest.raises(ValueError, match=r"`image_alpha` is 2"):
+        pl.expression(predicted, "GENE0", region="S0_spots", image_alpha=2)
+    assert not plt.get_fignums()
+
+
+def test_all_missing_in_this_region(predicted):
+    rows = (predicted["predicted"].obs["region"] == "S0_spots").to_numpy()
+    predicted["predicted"].X[rows, 0] = np.nan
+    with pytest.raises(ValueError, match=r"No gene 'GENE0' in 'predicted' \(7 genes\)"):
+        pl.expression(predicted, "GENE0", region="S0_spots")
+
+
+def test_gene_outside_the_panel_that_counts_are_divided_by(predicted):
+    predicted["predicted"].uns["predicted"]["target"]["over"] = "panel"
+    with pytest.raises(ValueError, match=r"No gene 'GENE9' in 'observed' \(8 genes\)"):
+        pl.expression(predicted, "GENE9", region="S0_spots")

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from stpredict import pl
+
+
+def test_names():
+    assert dir(pl) == ["expression", "history", "patches", "pca", "scores"]
+    assert all(callable(getattr(pl, name)) for name in pl.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'heatmap'"):
+        _ = pl.heatmap
+
+
+@pytest.mark.parametrize(("missing", "message"), [("matplotlib.patches", r"\[plot\]"), ("numpy", "numpy")])
+def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch, missing, message):
+    monkeypatch.delitem(sys.modules, "stpredict.pl._patches", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModuleNotFoundError, match=message):
+        _ = pl.patches
