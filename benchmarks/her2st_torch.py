@@ -39,21 +39,22 @@ FOV_UM = (150.0, 300.0, 600.0)
 SPACES = {"CP10k": TargetSpec(), "panel CPM": TargetSpec(target_sum=1e6, over="panel")}
 SELECTION = {
     "tiny": {},
-    "tiny, genes in place of 10 components": {"target": {"n_components": None}},
-    "tiny, 5 components": {"target": {"n_components": 5}},
+    "tiny, genes in place of 5 components": {"target": {"n_components": None}},
+    "tiny, 10 components": {"target": {"n_components": 10}},
     "tiny, 20 components": {"target": {"n_components": 20}},
     "tiny, 20 epochs": {"fit": {"n_epochs": 20}},
     "tiny, 20 epochs, rate 1e-3": {"fit": {"n_epochs": 20, "lr": 1e-3}},
     "tiny, 24 epochs, rate 7e-4": {"fit": {"n_epochs": 24, "lr": 7e-4}},
     "tiny, no stain jitter": {"fit": {"stain_jitter": 0.0, "brightness_jitter": 0.0}},
     "tiny, colour tokens": {"model_options": {"color_tokens": True}},
-    "tiny, colour skip": {"model_options": {"color_skip": True}},
+    "tiny, network alone": {"model_options": {"statistics_share": 0.0}},
+    "tiny, statistics alone": {"model_options": {"statistics_share": 1.0}, "fit": {"n_epochs": 1}},
     "tiny, width 48": {"model_options": {"dim": 48}},
     "tiny, narrowest scale only": {"model_options": {"fov_spots": (1.5,)}, "scales": [0]},
     "tiny, middle scale only": {"model_options": {"fov_spots": (3.0,)}, "scales": [1]},
     "tiny, widest scale only": {"model_options": {"fov_spots": (6.0,)}, "scales": [2]},
-    "full size": {"model": "m2ost"},
-    "full size, rate 2e-4": {"model": "m2ost", "fit": {"lr": 2e-4}},
+    "full size": {"model": "m2ost", "model_options": {"statistics_share": 0.5}},
+    "full size, network alone": {"model": "m2ost"},
 }
 cached = {}
 
@@ -117,7 +118,7 @@ def train_one(job):
     fabric = Fabric(accelerator=device, devices=1, precision=default_precision(device))
     with seeded(fit.seed, -1):
         network = build(replace(shape, n_outputs=targets.n_outputs))
-        network.start_at(spots.targets.mean(dim=0))
+    network.to(device).start_from(replace(spots, targets=spots.targets.to(device)))
     test, observed, _ = spots_of(job, [job["test"]], spec, shape.size_px)
     test = replace(test, patches=test.patches.to(device))
     started = time.perf_counter()

@@ -319,11 +319,11 @@ def pyramid(image: Any) -> tuple[Level, ...]:
     -------
     Levels, finest first.
     """
-    arrays = _arrays(image)
+    arrays = sorted(_arrays(image), key=lambda array: -array.shape[1])
     full = arrays[0].shape
     return tuple(
         Level(pixels=array, factor=(_factor(full[1], array.shape[1]), _factor(full[2], array.shape[2])))
-        for array in sorted(arrays, key=lambda array: -array.shape[1])
+        for array in arrays
     )
 
 

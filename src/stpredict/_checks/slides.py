@@ -10,6 +10,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -157,7 +158,8 @@ def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, ta
     if len(missing):
         msg = (
             f"{len(missing)} of {len(ids)} rows of table {table_name!r} name spots that {shapes_key!r} does not have "
-            f"(for instance {listed(list(missing[:3]))}; its index: {listed(list(index[:3]))}, dtype {index.dtype}). "
+            f"(for instance {listed(missing[:3].tolist())}; its index: {listed(index[:3].tolist())}, dtype "
+            f"{index.dtype}). "
             "Make the instance key column equal to the index of the element."
         )
         raise ValueError(msg)
@@ -199,10 +201,15 @@ def isotropic(scales: tuple[float, float], image_key: str, system: str) -> None:
         raise ValueError(msg)
 
 
+def layers(table: AnnData) -> list[str]:
+    """Names of layers; anndata lists X among them, as None."""
+    return [name for name in table.layers if name is not None]
+
+
 def has_layer(table: AnnData, layer: str | None) -> None:
     """Refuse a layer that does not exist."""
     if layer is not None and layer not in table.layers:
-        msg = f"No layer {layer!r} in the table (found: {listed(list(table.layers))}; None is X). Give `layer`."
+        msg = f"No layer {layer!r} in the table (found: {listed(layers(table))}). Give `layer`, or leave it out for X."
         raise ValueError(msg)
 
 

@@ -131,6 +131,16 @@ class SpotModel(nn.Module, ABC):
         self.head.weight.zero_()
         self.head.bias.copy_(mean)
 
+    def start_from(self, batch: SpotBatch) -> None:
+        """Take from the training spots what needs no steps: the mean profile, unless a model takes more.
+
+        Parameters
+        ----------
+        batch
+            All training spots, with ``targets``.
+        """
+        self.start_at(check.given_targets(batch.targets).mean(dim=0))
+
 
 def unit_pixels(patches: Tensor) -> Tensor:
     """Pixels as floating point in [0, 1].

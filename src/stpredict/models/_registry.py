@@ -68,7 +68,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             module="m2ost",
             model="M2OST",
             citation=_M2OST,
-            overrides={"dim": 96, "depth": 2, "size_px": 112, "mlp_ratio": 2.0},
+            overrides={"dim": 96, "depth": 2, "size_px": 112, "mlp_ratio": 2.0, "statistics_share": 0.5},
         ),
         "m2ost_reference": Variant(
             module="m2ost_reference", model="M2OSTReference", citation=f"{_M2OST}, code at 60fd90a"

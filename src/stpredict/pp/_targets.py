@@ -31,7 +31,7 @@ class TargetSpec:
     """Whether ln(1 + x) follows."""
     standardize: bool = True
     """Whether the network sees each gene with mean 0 and variance 1 over the training spots."""
-    n_components: int | None = 10
+    n_components: int | None = 5
     """Regress the first principal components of the training targets, at most this many; None regresses the genes."""
     center: Literal["all", "slide"] = "all"
     """Subtract the mean of all training spots, or of each training slide, before anything is learnt."""

@@ -105,10 +105,11 @@ def evaluate(
     Examples
     --------
     >>> import stpredict as stp
-    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5)
-    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=5)
+    >>> config = stp.tl.FitConfig(n_epochs=1, progress=False)
+    >>> predictor = stp.tl.fit(sdata, shapes_key=["S0_spots", "S1_spots"], config=config)
     >>> stp.tl.predict(sdata, predictor, progress=False)
-    >>> scores = stp.tl.evaluate(sdata)
+    >>> scores = stp.tl.evaluate(sdata, shapes_key="S2_spots")
     >>> scores.columns[0], len(scores)
     ('pearson', 12)
     """
@@ -151,10 +152,11 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     Examples
     --------
     >>> import stpredict as stp
-    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5)
-    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=5)
+    >>> config = stp.tl.FitConfig(n_epochs=1, progress=False)
+    >>> predictor = stp.tl.fit(sdata, shapes_key=["S0_spots", "S1_spots"], config=config)
     >>> stp.tl.predict(sdata, predictor, progress=False)
-    >>> list(stp.tl.summary(stp.tl.evaluate(sdata)).index)
+    >>> list(stp.tl.summary(stp.tl.evaluate(sdata, shapes_key="S2_spots")).index)
     ['mean_profile', 'ridge_color', 'model']
     """
     check.evaluated(scores)
@@ -170,7 +172,7 @@ def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnDat
         source = sdata.tables[predicted]
     else:
         source = observed
-        check.has_prediction(predicted, list(sdata.tables), list(observed.layers))
+        check.has_prediction(predicted, list(sdata.tables), check_slides.layers(observed))
     check.is_prediction(predicted, source)
     check_slides.unique_spots(observed.obs_names, table_name)
     return source, observed

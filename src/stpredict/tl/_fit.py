@@ -300,14 +300,14 @@ def _member(
     config = dataclasses.replace(config, seed=config.seed + 1000 * number)
     with seeded(config.seed, -1):
         network = build(dataclasses.replace(shape, n_outputs=targets.n_outputs))
-        network.start_at(encoded[torch.from_numpy(training)].mean(dim=0))
     held = None
     if chosen.held.any():
         check.enough_held(int(np.bincount(index[chosen.held]).max()))
         rows = torch.from_numpy(np.flatnonzero(chosen.held))
         held = Held(spots=take(everything, rows), observed=values[chosen.held], decode=targets.decode)
-    rows = torch.from_numpy(np.flatnonzero(training))
-    train(network, take(everything, rows), held, config, fabric, state=progress.state, report=progress.report)
+    learnt = take(everything, torch.from_numpy(np.flatnonzero(training)))
+    network.start_from(learnt)
+    train(network, learnt, held, config, fabric, state=progress.state, report=progress.report)
     return Member(network=network.cpu().eval(), targets=targets)
 
 

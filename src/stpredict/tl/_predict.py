@@ -149,7 +149,9 @@ def _check_place(
     check_slides.unique_spots(table.obs_names, table_name)
     missing = [gene for gene in predictor.genes if gene not in set(table.var_names)]
     if layer is not None:
-        check.overwritable("layer", layer, [name for name in table.layers if not _predicted(sdata, table_name, name)])
+        check.overwritable(
+            "layer", layer, [name for name in check_slides.layers(table) if not _predicted(sdata, table_name, name)]
+        )
         check.panel_in_table(missing, len(predictor.genes), table_name)
     else:
         check_evaluation.panel_measured(missing, len(predictor.genes), table_name)

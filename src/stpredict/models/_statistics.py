@@ -1,0 +1,149 @@
+"""What a few hundred spots can teach without a network: ridge regression on colour and texture of the patches.
+
+Tensors only. The statistics do not change when a patch is flipped or turned.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+N_STATISTICS = 27
+"""Numbers a window: mean, spread, correlation and skew of the channels, texture at four scales, mean of the centre."""
+_OCTAVES = 4
+_CHUNK = 64
+
+
+def patch_statistics(pixels: Tensor, spot_share: float) -> Tensor:
+    """Colour and texture of the spot itself and of every field of view, in optical density.
+
+    Parameters
+    ----------
+    pixels
+        ``(b, s, 3, p, p)`` in [0, 1].
+    spot_share
+        Spot diameter over the narrowest field of view; the square of that side is the first window.
+
+    Returns
+    -------
+    ``(b, (s + 1) * 27)`` float32.
+    """
+    with torch.autocast(pixels.device.type, enabled=False):
+        density = -pixels.float().clamp_min(1 / 255).log()
+        size = density.shape[-1]
+        margin = min(max(0, round(size * (1 - spot_share) / 2)), (size - 1) // 2)
+        spot = density[:, :1, :, margin : size - margin, margin : size - margin]
+        return torch.cat([_window(spot), _window(density)], dim=1).flatten(1)
+
+
+def _window(density: Tensor) -> Tensor:
+    """The statistics of each window: ``(b, s, 3, p, p)`` to ``(b, s, 27)``."""
+    std, mean = torch.std_mean(density, dim=(-2, -1), correction=0)
+    centred = rearrange(density - mean[..., None, None], "b s c y x -> b s c (y x)")
+    n = centred.shape[-1]
+    covariance = torch.einsum("bscn,bsdn->bscd", centred, centred) / n
+    correlation = covariance / (std[..., None] * std[..., None, :] + 1e-9)
+    pairs = torch.stack([correlation[..., 0, 1], correlation[..., 0, 2], correlation[..., 1, 2]], dim=-1)
+    skew = centred.pow(3).mean(dim=-1) / (std.pow(3) + 1e-6)
+    quarter = density.shape[-1] // 4
+    centre = density[..., quarter : density.shape[-1] - quarter, quarter : density.shape[-1] - quarter]
+    return torch.cat([mean, std, pairs, skew, *_texture(density), centre.mean(dim=(-2, -1))], dim=-1)
+
+
+def _texture(density: Tensor) -> list[Tensor]:
+    """Log mean gradient of each channel, at full size and after halving again and again: ``(b, s, 3)`` each."""
+    found = []
+    for _ in range(_OCTAVES):
+        size = density.shape[-1]
+        if size > 1:
+            gradient = density.diff(dim=-1).abs().mean(dim=(-2, -1)) + density.diff(dim=-2).abs().mean(dim=(-2, -1))
+        else:
+            gradient = torch.zeros(density.shape[:3], device=density.device)
+        found.append((gradient / 2 + 1e-3).log())
+        if size > 1:
+            even = density[..., : size // 2 * 2, : size // 2 * 2]
+            density = rearrange(even, "b s c (h y) (w x) -> b s c h w y x", y=2, x=2).mean(dim=(-2, -1))
+    return found
+
+
+class StatisticsRidge(nn.Module):
+    """Ridge regression of the targets on patch statistics, solved in closed form; nothing of it is trained by steps.
+
+    Parameters
+    ----------
+    n_features
+        Statistics of a spot.
+    n_outputs
+        Values predicted per spot.
+    penalty
+        Weight of the squared coefficients, for standardised statistics.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, n_features: int, n_outputs: int, penalty: float) -> None:
+        super().__init__()
+        self.penalty = penalty
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("spread", torch.ones(n_features))
+        self.register_buffer("weight", torch.zeros(n_outputs, n_features))
+        self.register_buffer("bias", torch.zeros(n_outputs))
+
+    @torch.no_grad()
+    def solve(self, statistics: Tensor, targets: Tensor) -> None:
+        """Fit to training spots.
+
+        Parameters
+        ----------
+        statistics
+            ``(n, n_features)``.
+        targets
+            ``(n, n_outputs)``.
+        """
+        x, y = statistics.double(), targets.double()
+        std, mean = torch.std_mean(x, dim=0, correction=0)
+        spread = torch.where(std > 1e-6, std, torch.ones_like(std))
+        x = (x - mean) / spread
+        gram = x.T @ x + self.penalty * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        weight = torch.linalg.solve(gram, x.T @ (y - y.mean(dim=0))).T
+        for name, value in {"mean": mean, "spread": spread, "weight": weight, "bias": y.mean(dim=0)}.items():
+            getattr(self, name).copy_(value)
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """Predict: ``(b, n_features)`` to ``(b, n_outputs)``, float32.
+
+        Parameters
+        ----------
+        statistics
+            What `patch_statistics` gave.
+
+        Returns
+        -------
+        ``(b, n_outputs)``.
+        """
+        with torch.autocast(statistics.device.type, enabled=False):
+            standard = (statistics - self.mean) / self.spread
+            return torch.addmm(self.bias, standard, self.weight.T)
+
+
+def in_chunks(patches: Tensor, spot_share: float) -> Tensor:
+    """Statistics of many spots, some at a time.
+
+    Parameters
+    ----------
+    patches
+        ``(n, s, 3, p, p)`` uint8, or floating point in [0, 1].
+    spot_share
+        Spot diameter over the narrowest field of view.
+
+    Returns
+    -------
+    ``(n, (s + 1) * 27)`` float32.
+    """
+    parts = patches.split(_CHUNK)
+    unit = (part if part.is_floating_point() else part.float() / 255 for part in parts)
+    return torch.cat([patch_statistics(part, spot_share) for part in unit])

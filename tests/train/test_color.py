@@ -1,0 +1,87 @@
+"""Colour statistics with known answers, and the ridge on them against scikit-learn's formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stpredict._train._color import PENALTIES, apply_ridge, color_statistics, fit_ridge
+from stpredict.pp import TargetSpec
+
+PLAIN = TargetSpec(n_components=None)
+
+
+def test_statistics_of_known_patches():
+    patches = np.full((2, 2, 3, 8, 8), 255, np.uint8)
+    patches[0, 0, 1, 2:6, 2:6] = 94  # optical density 0.998 in the central half of the green channel
+    patches[0, 1, 2] = 0  # black counts as 1
+    found = color_statistics(patches, 0.5)
+    assert found.shape == (2, 18)
+    density = -np.log(94 / 255)
+    spot, narrow, wide = found[0].reshape(3, 6)
+    np.testing.assert_allclose(spot, [0, density, 0, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(narrow, [0, density / 4, 0, 0, density * np.sqrt(3) / 4, 0], atol=1e-6)
+    np.testing.assert_allclose(wide, [0, 0, np.log(255), 0, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(found[1], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.2, 1.0, 3.0])
+def test_a_spot_of_any_size_is_seen(share):
+    patches = np.random.default_rng(0).integers(0, 256, (3, 1, 3, 9, 9), dtype=np.uint8)
+    assert np.isfinite(color_statistics(patches, share)).all()
+
+
+def data(n=60, d=4, g=3, noise=0.0):
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(n, d)) * [1, 10, 0.1, 3] + [0, 5, 0, -2]).astype(np.float32)
+    observed = features @ rng.normal(size=(d, g)) + 4 + noise * rng.normal(size=(n, g))
+    slide = np.repeat([0, 1, 2], n // 3)
+    return features, observed.astype(np.float32), slide
+
+
+def test_prediction_is_the_plain_matrix_product():
+    weights, features = np.array([[1.0, 2.0, 0.5]], np.float32), np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)
+    assert apply_ridge(weights, features).tolist() == [[3 + 8 + 0.5], [2.5]]
+
+
+def test_ridge_recovers_a_linear_law():
+    features, observed, slide = data()
+    weights, penalty = fit_ridge(features, observed, slide.astype(str), slide, PLAIN)
+    assert weights.shape == (3, 5)
+    assert penalty == min(PENALTIES)  # nothing to smooth
+    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(apply_ridge(weights, features).T, observed.T, strict=True)]
+    assert min(r) > 0.99
+
+
+def test_ridge_solves_the_normal_equations():
+    features, observed, slide = data(noise=0.5)
+    weights, penalty = fit_ridge(features, observed, slide.astype(str), slide, PLAIN)
+    x = (features - features.mean(0)) / features.std(0)
+    centred = observed - observed.mean(0)
+    slope = np.linalg.solve(x.T @ x + penalty * np.eye(4), x.T @ centred)  # the scale of a gene cancels out
+    np.testing.assert_allclose(apply_ridge(weights, features), observed.mean(0) + x @ slope, rtol=1e-3)
+
+
+def test_ridge_on_targets_of_low_rank():
+    features, observed, slide = data(noise=0.5)
+    weights, _ = fit_ridge(features, observed, slide.astype(str), slide, TargetSpec(n_components=1))
+    assert np.linalg.matrix_rank(weights[:, :-1], tol=1e-4) == 1
+
+
+def test_noise_alone_is_penalised_most():
+    features, _, slide = data()
+    observed = np.random.default_rng(1).normal(size=(60, 3)).astype(np.float32)
+    weights, _ = fit_ridge(features, observed, slide.astype(str), slide, PLAIN)
+    flat = apply_ridge(weights, features).std(axis=0)
+    assert (flat < 0.5 * observed.std(axis=0)).all()
+
+
+def test_constant_features_and_genes_and_small_folds_do_not_break_it():
+    features, observed, slide = data()
+    features[:, 1], observed[:, 2] = 7, 0
+    folds = np.where(np.arange(60) < 2, "two spots", "all others")
+    weights, penalty = fit_ridge(features, observed, folds, slide, PLAIN)
+    assert penalty == 100.0  # no fold to choose by
+    assert np.isfinite(weights).all()
+    np.testing.assert_allclose(apply_ridge(weights, features)[:, 2], 0, atol=1e-5)
+    assert np.isfinite(fit_ridge(features, np.zeros_like(observed), slide.astype(str), slide, PLAIN)[0]).all()
