@@ -48,7 +48,7 @@ SELECTION = {
     "tiny, no stain jitter": {"fit": {"stain_jitter": 0.0, "brightness_jitter": 0.0}},
     "tiny, colour tokens": {"model_options": {"color_tokens": True}},
     "tiny, network alone": {"model_options": {"statistics_share": 0.0}},
-    "tiny, statistics alone": {"model_options": {"statistics_share": 1.0}, "fit": {"n_epochs": 1}},
+    "tiny, statistics alone": {"model_options": {"statistics_share": 1 - 1e-9}, "fit": {"n_epochs": 1}},
     "tiny, width 48": {"model_options": {"dim": 48}},
     "tiny, narrowest scale only": {"model_options": {"fov_spots": (1.5,)}, "scales": [0]},
     "tiny, middle scale only": {"model_options": {"fov_spots": (3.0,)}, "scales": [1]},

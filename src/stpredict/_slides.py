@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from spatialdata import get_centroids
 from spatialdata.transformations import get_transformation
 
 from . import _keys as keys
@@ -188,10 +187,11 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
     element = sdata[shapes_key]
     to_px = np.linalg.inv(_matrix(sdata.images[image_key], system))
     check.isotropic(axis_scales(to_px), image_key, system)
-    centroids = get_centroids(element, coordinate_system=system).compute()
-    ids, rows = _instances(sdata, table_name, shapes_key, centroids.index)
-    xy_px = apply_affine(to_px, centroids.loc[ids].to_numpy(dtype=np.float64))
-    diameter_px = _diameter(element) * float(np.mean(axis_scales(to_px @ _matrix(element, system))))
+    element_to_px = to_px @ _matrix(element, system)
+    spots = _spots(element)
+    ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
+    xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
+    diameter_px = float(spots["diameter"].median()) * float(np.mean(axis_scales(element_to_px)))
     um_per_px = resolution(sdata, image_key, selection.um_per_px, diameter_px)
     levels = pyramid(sdata.images[image_key])
     check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
@@ -250,14 +250,17 @@ def _instances(
     return ids, rows
 
 
-def _diameter(element: Any) -> float:
-    if hasattr(element, "columns") and "radius" in element.columns:
-        return 2.0 * float(np.median(element["radius"]))
+def _spots(element: Any) -> pd.DataFrame:
+    """Centre (x, y) and diameter of each spot, in the element's own coordinates; of other shapes that of equal area."""
     if hasattr(element, "geometry"):
-        return 2.0 * float(np.median(np.sqrt(element.geometry.area / np.pi)))
+        centre, area = element.geometry.centroid, element.geometry.area
+        radius = element["radius"] if "radius" in element.columns else np.sqrt(area / np.pi)
+        return pd.DataFrame({"x": centre.x, "y": centre.y, "diameter": 2 * radius}, index=element.index)
     labels = np.asarray(_arrays(element)[0])
-    _, area = np.unique(labels[labels != 0], return_counts=True)
-    return 2.0 * float(np.median(np.sqrt(area / np.pi)))
+    y, x = np.nonzero(labels)
+    names, spot, n_pixels = np.unique(labels[y, x], return_inverse=True, return_counts=True)
+    means = {axis: np.bincount(spot, at + 0.5) / n_pixels for axis, at in (("x", x), ("y", y))}
+    return pd.DataFrame({**means, "diameter": 2 * np.sqrt(n_pixels / np.pi)}, index=names)
 
 
 def _matrix_of(table: AnnData, layer: str | None) -> csr_matrix:

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
 from stpredict.models import M2OST, M2OSTConfig
+from stpredict.models._statistics import patch_statistics
 from stpredict.models.m2ost import (
     ChannelMixing,
     CrossAttention,
@@ -97,7 +98,7 @@ def test_impossible_configurations_are_refused(overrides, match):
         ({"dim": 12.0}, r"`dim` is 12.0 \(float\)"),
         ({"heads": True}, r"`heads` is True \(bool\)"),
         ({"mask_rate": "0.1"}, r"`mask_rate` is '0.1' \(str\)"),
-        ({"color_skip": 1}, r"`color_skip` is 1 \(int\)"),
+        ({"color_tokens": 1}, r"`color_tokens` is 1 \(int\)"),
         ({"fov_spots": [1.0, 2.0]}, "give a tuple of numbers"),
     ],
 )
@@ -178,7 +179,7 @@ def test_every_scale_reaches_every_class_token():
     model.blocks[0].channels = torch.nn.Identity()
     torch.nn.init.normal_(model.head.weight)
     pixels = torch.rand(1, 3, 3, 32, 32, requires_grad=True)
-    xs = model.blocks[0](model._tokens(pixels, None))
+    xs = model.blocks[0](model._tokens(pixels))
     for x in xs:
         gradient = torch.autograd.grad(x[:, 0].pow(2).sum(), pixels, retain_graph=True)[0]
         assert all(gradient[0, scale].any() for scale in range(3))
@@ -197,24 +198,37 @@ def test_color_statistics_of_a_flat_patch_with_another_center():
     torch.testing.assert_close(color_statistics(pixels)[0, 0], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_color_options_differ_from_the_paper_by_what_they_say():
+def test_color_tokens_differ_from_the_paper_by_what_they_say():
     def shapes(**overrides):
         return {name: tuple(p.shape) for name, p in M2OST(small(**overrides)).named_parameters()}
 
-    paper, tokens, skip = shapes(), shapes(color_tokens=True), shapes(color_skip=True)
+    paper, tokens, shared = shapes(), shapes(color_tokens=True), shapes(statistics_share=0.5)
     assert tokens.items() - paper.items() == {
         ("color.weight", (12, 12)),
         ("color.bias", (12,)),
         *((f"positions.{i}", (1, 2 + 16 * (i + 1), 12)) for i in range(3)),
     }
-    assert skip.items() - paper.items() == {("skip.weight", (4, 36))}
+    assert shared == paper
 
 
-def test_color_skip_is_linear_in_the_statistics(spots):
-    model, batch = M2OST(small(color_skip=True)), spots()
-    torch.nn.init.normal_(model.skip.weight)
-    expected = color_statistics(batch.patches / 255).flatten(1) @ model.skip.weight.T
-    torch.testing.assert_close(model(batch), expected)
+def test_statistics_share_is_a_weighted_mean_and_the_loss_leaves_it_out(spots):
+    model, batch = M2OST(small(statistics_share=0.25)), spots(12)
+    model.start_from(batch)
+    torch.nn.init.normal_(model.head.weight, std=0.1)
+    alone = M2OST(small())
+    alone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("statistics.")})
+    model.eval(), alone.eval()
+    known = model.statistics(patch_statistics(batch.patches / 255, 1 / 1.5))
+    torch.testing.assert_close(model(batch), 0.75 * alone(batch) + 0.25 * known)
+    torch.testing.assert_close(model.loss(batch), alone.loss(batch))
+    model.loss(batch).backward()
+    assert not [name for name, p in model.named_parameters() if name.startswith("statistics")]
+
+
+def test_start_from_takes_the_mean_of_the_targets(spots):
+    model, batch = M2OST(small()).eval(), spots(12)
+    model.start_from(batch)
+    torch.testing.assert_close(model(batch), batch.targets.mean(dim=0).expand(12, -1))
 
 
 # ---- size

@@ -35,7 +35,7 @@ def test_paper_s_figures():
     shape = (config.dim, config.depth, config.heads, config.patch_size, config.size_px, config.mask_rate)
     assert shape == (192, 4, 3, 16, 224, 0.1)
     assert not config.color_tokens
-    assert not config.color_skip
+    assert config.statistics_share == 0
 
 
 def test_saved_form():

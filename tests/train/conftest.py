@@ -53,7 +53,7 @@ def network() -> Callable[..., SpotModel]:
     def make(seed: int = 0, n_outputs: int = 3, **options: object) -> SpotModel:
         shape = {"dim": 12, "depth": 1, "heads": 2, "size_px": 16, "patch_size": 8, **options}
         with seeded(seed, -1):
-            return build(named_config("m2ost_tiny", n_outputs, shape))
+            return build(named_config("m2ost", n_outputs, shape))
 
     return make
 

@@ -46,9 +46,11 @@ def something_trained(n_slides: int, n_all: int) -> None:
 
 def known_names(asked: Sequence[str], available: Sequence[str]) -> None:
     """Refuse to hold out what is not there."""
-    missing = [name for name in asked if name not in available]
-    if missing or isinstance(asked, str):
-        msg = f"`validate_on` names {listed(missing or [str(asked)])}; give a list out of {listed(available)}."
+    names = [asked] if isinstance(asked, str) else list(asked)
+    missing = [name for name in names if name not in available]
+    if missing or not names or isinstance(asked, str):
+        what = listed(missing or names) if names else "nothing"
+        msg = f"`validate_on` names {what}; give a list out of {listed(available)}."
         raise ValueError(msg)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import _keys as keys
 from .. import datasets, pl, tl
@@ -85,10 +85,10 @@ def _write(test: SpatialData, predictor: tl.Predictor, scores: pd.DataFrame, out
     _png(pl.scores(scores, label="M2OST"), out / "scores.png")
 
 
-def _png(axes: NDArray[object], path: Path) -> None:
+def _png(axes: NDArray[Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
-    figure = axes.flat[0].figure  # type: ignore[attr-defined]
+    figure = axes.flat[0].figure
     figure.savefig(path, dpi=200)
     plt.close(figure)
 

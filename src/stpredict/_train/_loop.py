@@ -210,7 +210,7 @@ def _step(model: Any, optimizer: Any, batch: SpotBatch, config: FitConfig, fabri
         loss = model.loss(batch)
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(loss)
-    fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm)
+    fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
     optimizer.step()
     return float(loss.detach())
 

@@ -321,6 +321,20 @@ class M2OST(SpotModel):
         )
         self.start_at(torch.zeros(config.n_outputs))
 
+    @torch.no_grad()
+    def start_at(self, mean: Tensor) -> None:
+        """Let the untrained network predict one profile everywhere.
+
+        Parameters
+        ----------
+        mean
+            ``(n_outputs,)`` profile, for instance the mean of the training targets.
+        """
+        super().start_at(mean)
+        if self.statistics is not None:
+            self.statistics.weight.zero_()
+            self.statistics.bias.copy_(mean)
+
     def start_from(self, batch: SpotBatch) -> None:
         """Take the mean profile, and solve the regression on statistics, from the training spots.
 

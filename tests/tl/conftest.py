@@ -1,0 +1,85 @@
+"""A predictor trained once on two of three synthetic slides, and what a test needs to make its own."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from spatialdata import SpatialData
+
+from stpredict.datasets import synthetic
+from stpredict.tl import FitConfig, Predictor, fit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
+TRAINED_ON, TESTED_ON = ["S0_spots", "S1_spots"], "S2_spots"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is saved by default goes here, not into the cache of whoever runs the tests."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def small_sdata() -> SpatialData:
+    return synthetic(n_slides=3, n_side=5, um_per_px=8.0)
+
+
+@pytest.fixture
+def sdata(small_sdata: SpatialData) -> SpatialData:
+    """Three slides of 25 spots that a test may change, except for the pixels."""
+    return copied(small_sdata)
+
+
+def copied(sdata: SpatialData) -> SpatialData:
+    return SpatialData(
+        images=dict(sdata.images),
+        shapes={name: shapes.copy() for name, shapes in sdata.shapes.items()},
+        tables={name: table.copy() for name, table in sdata.tables.items()},
+        attrs=deepcopy(sdata.attrs),
+    )
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Callable[..., Predictor]:
+    """`fit` with a network of a few thousand weights, for one epoch unless more are asked for."""
+
+    def make(sdata: Any, model: str = "m2ost", *, options: dict[str, Any] | None = None, **arguments: Any) -> Predictor:
+        of_config = {"n_epochs": 1, "accelerator": "cpu", "precision": "32-true", "progress": False}
+        of_config |= {name: arguments.pop(name) for name in list(arguments) if name in FitConfig.__dataclass_fields__}
+        if "resume_from" not in arguments:
+            arguments.setdefault("save_dir", tmp_path / "model")
+        return fit(sdata, model, config=FitConfig(**of_config), model_options={**TINY, **(options or {})}, **arguments)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(small_sdata: SpatialData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A saved predictor that gives something else for every spot, and what `fit` noted on the object."""
+    torch.set_num_threads(1)
+    folder, sdata = tmp_path_factory.mktemp("trained") / "model", copied(small_sdata)
+    config = FitConfig(n_epochs=3, lr=3e-3, progress=False, accelerator="cpu", precision="32-true", n_members=2)
+    fit(sdata, "m2ost", config=config, model_options=TINY, shapes_key=TRAINED_ON, save_dir=folder)
+    return folder, sdata.attrs["stpredict"]["predictor"]
+
+
+@pytest.fixture
+def predictor(trained: tuple[Path, dict[str, Any]]) -> Predictor:
+    return Predictor.load(trained[0])

@@ -1,0 +1,277 @@
+"""From objects to a predictor: what it learns, what it writes down, and how an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from copy import deepcopy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import stpredict as stp
+from stpredict.tl import FitConfig, PatchSpec, Predictor, _checkpoint, evaluate, fit, predict, summary
+from stpredict.tl._checkpoint import Reporter
+
+TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
+
+
+def test_it_learns_what_colour_sets(tmp_path):
+    """Expression is a known function of colour; on a slide never seen the network finds it, the mean profile cannot."""
+    sdata = stp.datasets.synthetic(n_slides=4, n_side=9, um_per_px=8.0)
+    fit(
+        sdata,
+        "m2ost",
+        config=FitConfig(n_epochs=16, lr=3e-3, batch_size=16, ema_decay=0.9, stain_jitter=0.02, brightness_jitter=0.01,
+                         accelerator="cpu", precision="32-true", progress=False),
+        model_options={**TINY, "dim": 48, "color_tokens": True},
+        shapes_key=["S0_spots", "S1_spots", "S2_spots"],
+        save_dir=tmp_path / "model",
+    )  # fmt: skip
+    predict(sdata, shapes_key="S3_spots", device="cpu", precision="32-true", progress=False)
+    scores = evaluate(sdata, shapes_key="S3_spots", n_splits=2)
+    table = summary(scores)
+    assert table.at["model", "gene_pearson"] > 0.8
+    assert table.at["mean_profile", "gene_pearson"] == 0
+    assert table.at["model", "rmse"] < 0.7 * table.at["mean_profile", "rmse"]
+    truth = sdata["observed"][sdata["predicted"].obs_names].layers["rate"]  # without the noise of counting
+    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(sdata["predicted"].X.T, truth.T, strict=True)]
+    assert np.mean(r) > 0.8
+
+
+def test_what_a_predictor_knows_of_its_training(sdata, quick):
+    predictor = quick(sdata, n_epochs=2, group_key="patient")
+    assert predictor.genes == [f"GENE{i}" for i in range(12)]
+    assert predictor.patch == PatchSpec(fov_um=(150, 300, 600), size_px=32)  # multiples of a spot of 100 µm
+    assert predictor.units == "log1p CP10k"
+    known = predictor.provenance
+    assert list(known["slides"]) == ["S0_spots", "S1_spots", "S2_spots"]
+    assert [(s["group"], s["n_spots"], s["um_per_px"]) for s in known["slides"].values()] == [
+        ("P0", 25, 8.0), ("P1", 25, 8.0), ("P2", 25, 8.0)
+    ]  # fmt: skip
+    assert known["validation"] == [{"kind": "slide", "groups": ["P2"], "leaks": False}]
+    assert known["validation_note"] == "held-out groups (P2)"
+    assert known["diameter_um"] == 100
+    assert known["best"][0]["epoch"] in {0, 1}
+    assert known["best"][0]["score"] == predictor.history["val_pearson"].max()
+    json.dumps(known, allow_nan=False)
+
+
+def test_history_has_a_row_a_member_and_epoch(sdata, quick):
+    history = quick(sdata, n_epochs=2, n_members=2).history
+    assert history[["member", "epoch"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    columns = ["member", "epoch", "train_loss", "lr", "val_loss", "val_pearson", "spots_per_s"]
+    assert set(history.columns) == set(columns)
+    assert history.notna().all(axis=None)
+
+
+def test_baselines_come_from_the_training_spots(sdata, quick):
+    predictor = quick(sdata, shapes_key=["S0_spots", "S1_spots"])
+    observed = sdata["observed"][sdata["observed"].obs["region"] != "S2_spots"]
+    values = np.log1p(1e4 * observed.X.toarray() / observed.X.toarray().sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(predictor.train_mean, values.mean(axis=0), rtol=1e-5)
+    assert predictor.ridge_color.shape == (12, 6 * 4 + 1)
+
+
+def test_members_have_their_own_statistics_and_groups(sdata, quick):
+    predictor = quick(sdata, n_members=3)
+    means = {tuple(member.targets.mean.tolist()) for member in predictor.members}
+    assert len(means) == 3
+    assert [fold["groups"] for fold in predictor.provenance["validation"]] == [["S2_spots"], ["S1_spots"], ["S0_spots"]]
+
+
+def test_targets_of_held_out_spots_do_not_reach_training(sdata, quick, tmp_path):
+    """Whatever the counts of the validation slide, the network trained for one epoch is the same."""
+    other = sdata["observed"].copy()
+    rows = (other.obs["region"] == "S2_spots").to_numpy()
+    counts = other.X.toarray()
+    counts[rows] = np.random.default_rng(0).poisson(50, counts[rows].shape)
+    quick(sdata, save_dir=tmp_path / "one")
+    sdata["observed"].X = counts
+    quick(sdata, save_dir=tmp_path / "two")
+    one, two = (Predictor.load(tmp_path / name).members[0] for name in ("one", "two"))
+    np.testing.assert_array_equal(one.targets.mean, two.targets.mean)
+    weights = two.network.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in one.network.state_dict().items())
+
+
+@pytest.mark.parametrize("model", ["m2ost", "m2ost_tiny"])
+def test_same_seed_same_predictor(sdata, quick, tmp_path, model):
+    one, two, other = (
+        quick(sdata, model, seed=seed, save_dir=tmp_path / name) for seed, name in ((0, "a"), (0, "b"), (1, "c"))
+    )
+    assert one.hash == two.hash
+    assert one.hash != other.hash
+
+
+def test_nothing_is_written_but_the_note(sdata, quick, tmp_path):
+    before, table = deepcopy(sdata.attrs), sdata["observed"].copy()
+    predictor = quick(sdata)
+    assert sdata.attrs["stpredict"].pop("predictor") == {"path": str(tmp_path / "model"), "hash": predictor.hash}
+    assert sdata.attrs == before
+    pd.testing.assert_frame_equal(sdata["observed"].obs, table.obs)
+    pd.testing.assert_frame_equal(sdata["observed"].var, table.var)
+    assert list(sdata["observed"].uns) == list(table.uns)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_by_default_it_goes_to_a_cache_folder_named_by_what_it_is(sdata, own_cache):
+    config = FitConfig(n_epochs=1, progress=False, accelerator="cpu")
+    for seed in (0, 0, 1):
+        fit(sdata, "m2ost", config=FitConfig(**{**config.to_dict(), "seed": seed}), model_options=TINY)
+    folders = list((own_cache / "stpredict" / "predictors").iterdir())
+    assert len(folders) == 2
+    assert sdata.attrs["stpredict"]["predictor"]["path"] in map(str, folders)
+
+
+def test_several_objects(sdata, quick):
+    other = stp.datasets.synthetic(n_slides=1, n_side=5, um_per_px=8.0, seed=1)
+    predictor = quick({"a": sdata, "b": other}, shapes_key=["S0_spots"])
+    assert list(predictor.provenance["slides"]) == ["a/S0_spots", "b/S0_spots"]
+    for each in (sdata, other):
+        assert each.attrs["stpredict"]["predictor"]["hash"] == predictor.hash
+
+
+def test_genes_asked_for_then_marked_then_most_dispersed(sdata, quick, monkeypatch):
+    stp.pp.select_genes(sdata, genes=["GENE7", "GENE1"])
+    assert quick(sdata, genes=["GENE3", "GENE2", "GENE3"]).genes == ["GENE3", "GENE2"]
+    assert quick(sdata, genes="GENE10").genes == ["GENE10"]
+    assert quick(sdata).genes == ["GENE7", "GENE1"]
+    del sdata["observed"].uns["stpredict"]
+    monkeypatch.setattr("stpredict.tl._fit.N_GENES", 4)
+    chosen = quick(sdata).genes
+    stp.pp.select_genes(sdata, n_genes=4)
+    assert chosen == sdata["observed"].uns["stpredict"]["genes"]
+
+
+def test_fields_of_view_can_be_given(sdata, quick):
+    spec = PatchSpec(fov_um=(80, 500), size_px=32, fill="reflect")
+    assert quick(sdata, patch=spec, options={"fov_spots": (1.0, 5.0)}).patch == spec
+
+
+def test_one_slide_is_validated_on_blocks_and_says_so(sdata, quick):
+    predictor = quick(sdata, shapes_key="S0_spots")
+    assert predictor.provenance["validation"] == [{"kind": "block", "groups": [], "leaks": True}]
+    assert "blocks of slides that are also trained on" in predictor.provenance["validation_note"]
+
+
+def test_no_validation_keeps_the_last_weights(sdata, quick):
+    predictor = quick(sdata, validation="none", n_epochs=2)
+    assert predictor.provenance["best"] == [{"epoch": 1, "score": None}]
+    assert "none" in predictor.provenance["validation_note"]
+    assert "val_pearson" not in predictor.history
+
+
+def test_allowed_leakage_is_marked(sdata, quick):
+    sdata["observed"].obs["patient"] = pd.Categorical(["one"] * sdata["observed"].n_obs)
+    with pytest.raises(ValueError, match="share groups with training slides: 'one'"):
+        quick(sdata, group_key="patient", validate_on=["S1_spots"])
+    predictor = quick(sdata, group_key="patient", validate_on=["S1_spots"], allow_leakage=True)
+    assert predictor.provenance["validation"][0]["leaks"]
+    assert "leakage was allowed" in predictor.provenance["validation_note"]
+
+
+def test_centring_by_slide(sdata, quick):
+    predictor = quick(sdata, target=stp.pp.TargetSpec(center="slide", n_components=2), validation="block")
+    assert predictor.members[0].targets.n_outputs == 2
+
+
+def test_progress_is_shown(sdata, quick, capfd):
+    quick(sdata, n_epochs=2, n_members=2, progress=True)
+    shown = capfd.readouterr().err
+    for words in ("patches", "fit 1/2", "fit 2/2", "loss=", "validation r=", "spots/s="):
+        assert words in shown
+
+
+@contextmanager
+def interrupted(monkeypatch, after):
+    """Ctrl-C comes after some epochs, counted over all members."""
+    report, seen = Reporter.report, []
+
+    def interrupting(self, state):
+        report(self, state)
+        seen.append(state.epoch)
+        if len(seen) == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Reporter, "report", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+@pytest.mark.parametrize(("n_members", "after"), [(1, 2), (2, 5)])
+def test_an_interrupted_fit_goes_on_as_if_it_never_stopped(sdata, quick, tmp_path, monkeypatch, n_members, after):
+    options = {"n_epochs": 4, "n_members": n_members, "lr": 3e-3}
+    straight = quick(sdata, **options, save_dir=tmp_path / "straight")
+    with interrupted(monkeypatch, after):
+        quick(sdata, **options, save_dir=tmp_path / "stopped")
+    assert not (tmp_path / "stopped").exists()
+    assert (tmp_path / "stopped.checkpoint").is_dir()
+    resumed = quick(sdata, **options, resume_from=tmp_path / "stopped")
+    assert resumed.hash == straight.hash
+    pd.testing.assert_frame_equal(
+        resumed.history.drop(columns="spots_per_s"), straight.history.drop(columns="spots_per_s")
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "straight"]
+    assert sdata.attrs["stpredict"]["predictor"]["path"] == str(tmp_path / "stopped")
+
+
+def test_an_interrupted_fit_says_how_to_go_on(sdata, quick, tmp_path, monkeypatch, capsys):
+    with interrupted(monkeypatch, 1):
+        quick(sdata, n_epochs=2)
+    said = capsys.readouterr()
+    assert f"resume_from={str(tmp_path / 'model')!r}" in said.out + said.err
+
+
+def test_checkpoints_are_written_now_and_then(sdata, quick, monkeypatch):
+    written = []
+    monkeypatch.setattr(_checkpoint, "EVERY_S", 0.0)
+    write = Reporter.write
+    monkeypatch.setattr(Reporter, "write", lambda self: (written.append(self.state.epoch), write(self))[1])
+    quick(sdata, n_epochs=3)
+    assert written == [1, 2, 3, 3]
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"lr": 1e-2}, "'config'"),
+    ({"genes": ["GENE0", "GENE1", "GENE2"]}, "'genes', 'model_options'"),
+    ({"options": {"depth": 2}}, "'model_options'"),
+    ({"shapes_key": ["S0_spots", "S1_spots"]}, "'slides', 'validation'"),
+    ({"validate_on": ["S0_spots"]}, "'validation'"),
+])  # fmt: skip
+def test_another_run_is_not_resumed(sdata, quick, tmp_path, monkeypatch, change, named):
+    with interrupted(monkeypatch, 1):
+        quick(sdata, n_epochs=2)
+    with pytest.raises(ValueError, match=rf"was begun with other {named}\. Resume it with what"):
+        quick(sdata, n_epochs=2, resume_from=tmp_path / "model", **change)
+    quick(sdata, n_epochs=2, resume_from=tmp_path / "model")  # it is still there
+
+
+def test_nothing_to_resume(sdata, quick, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No unfinished training at .*nowhere.*without `resume_from`"):
+        quick(sdata, resume_from=tmp_path / "nowhere")
+    quick(sdata, save_dir=tmp_path / "done")
+    with pytest.raises(FileNotFoundError, match="No unfinished training"):
+        quick(sdata, resume_from=tmp_path / "done")
+
+
+def test_interrupted_before_the_first_epoch_nothing_is_left(sdata, quick, tmp_path, monkeypatch):
+    def at_once(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stpredict._train._loop._step", at_once)
+    with pytest.raises(KeyboardInterrupt):
+        quick(sdata)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_predictor_stays_until_the_new_one_is_whole(sdata, quick, tmp_path, monkeypatch):
+    old = quick(sdata)
+    with interrupted(monkeypatch, 1):
+        quick(sdata, n_epochs=2)
+    assert Predictor.load(tmp_path / "model").hash == old.hash
+    new = quick(sdata, n_epochs=2, resume_from=tmp_path / "model")
+    assert Predictor.load(tmp_path / "model").hash == new.hash != old.hash
