@@ -2,8 +2,9 @@
 
     python benchmarks/her2st_c5.py [--seeds 3] [--out benchmarks]
 
-Needs the sections (``STPREDICT_DATA_DIR`` or a network). Nothing is chosen here: the recipe was fixed by leaving out one
-of C2 to C4 after the other (``her2st_select.py``), and C5 is only scored. About four minutes a seed on two cores.
+Needs the sections (``STPREDICT_DATA_DIR`` or a network). Nothing is chosen here: the recipe was fixed by leaving out
+one of C2 to C4 after the other (``her2st_torch.py select``), and C5 is only scored. About four minutes a seed on two
+cores; predictors that an earlier run left in ``--models`` are used again.
 """
 
 from __future__ import annotations
@@ -99,14 +100,19 @@ def run(space, spec, n_seeds, folder):
     return {"rows": head | rows, "ceiling": final.attrs["ceiling"], "seeds": n_seeds}
 
 
+def spread(values):
+    """Mean and standard deviation as text."""
+    return f"{values.mean():.3f} ± {values.std():.3f}"
+
+
 def markdown(results):
     """The results as a page."""
     lines = [
         "# C5 from C2 to C4 (her2st)",
         "",
-        f"{results['date']}; {results['device']}; stpredict trained on {', '.join(TRAIN)}, scored once on {TEST}; the 250",
-        "genes of the M2OST authors. All four sections are of one patient: this says how well serial sections of a known",
-        "tumour are filled in, not how well a new patient is predicted. Made by `python benchmarks/her2st_c5.py`.",
+        f"{results['date']}; {results['device']}; trained on {', '.join(TRAIN)}, scored on {TEST}; the 250 genes",
+        "of the M2OST authors. All four sections are of one patient: this says how well serial sections of a known tumour are",
+        "filled in, not how well a new patient is predicted. Made by `python benchmarks/her2st_c5.py`.",
         "The full-size rows come from `benchmarks/her2st_torch.py` on a GPU.",
         "",
     ]
@@ -121,8 +127,8 @@ def markdown(results):
             *(f"| {name} | " + " | ".join(f"{v:.3f}" for v in row) + " |" for name, row in table.iterrows()),
             f"| noise ceiling | {result['ceiling']:.3f} | | | | |",
             "",
-            f"Over {len(singles)} seeds: gene-wise PCC {singles.gene_pearson.mean():.3f} ± {singles.gene_pearson.std():.3f}, "
-            f"RMSE {singles.rmse.mean():.3f} ± {singles.rmse.std():.3f} (mean ± standard deviation).",
+            f"Mean ± standard deviation over {len(singles)} seeds: gene-wise PCC {spread(singles.gene_pearson)},",
+            f"spot-wise PCC {spread(singles.spot_pearson)}, RMSE {spread(singles.rmse)}.",
             "",
         ]
     return "\n".join(lines)
@@ -137,7 +143,7 @@ def main():
     arguments = parser.parse_args()
     results = {
         "date": datetime.now(UTC).date().isoformat(),
-        "device": f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})",
+        "device": f"{torch.get_num_threads()} threads, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "versions": {"torch": torch.__version__},
         "spaces": {space: run(space, spec, arguments.seeds, arguments.models) for space, spec in SPACES.items()},
     }

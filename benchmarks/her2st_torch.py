@@ -3,9 +3,9 @@
     python benchmarks/her2st_torch.py select --data her2st/data --out results.json
     python benchmarks/her2st_torch.py test --data her2st/data --out benchmarks/her2st_c5_gpu.json
 
-Needs torch, numpy, scipy, pandas, pillow, einops and lightning-fabric; neither anndata nor spatialdata. ``--data`` is the
-``data`` folder of the her2st repository, ``--panels`` the gene lists. ``select`` leaves out one of C2 to C4 after the
-other and never opens C5. Runs several trainings at a time (``--workers``).
+Needs torch, numpy, scipy, pandas, pillow, einops and lightning-fabric; neither anndata nor spatialdata. ``--data`` is
+the ``data`` folder of the her2st repository, ``--panels`` the gene lists. ``select`` leaves out one of C2 to C4 after
+the other and never opens C5. Runs several trainings at a time (``--workers``).
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def train_one(job):
     test = replace(test, patches=test.patches.to(device))
     started = time.perf_counter()
     held = Held(spots=test, observed=observed, decode=targets.decode) if job["curve"] else None
-    state = train(network, spots, held, fit, fabric, state=Progress(), report=lambda state: None)
+    state = train(network, spots, held, fit, fabric, state=Progress(), report=id)
     seconds = time.perf_counter() - started
     network.load_state_dict(state.average)
     predicted = targets.decode(outputs(network, test, fabric, 64, symmetries=8).numpy())
@@ -149,7 +149,8 @@ def select(common, arguments):
         {**common, **setting, "spec": SPACES[space], "seed": seed, "curve": False, "test": held,
          "train": [name for name in TRAIN if name != held],
          "label": {"space": space, "setting": title, "held": held, "seed": seed}}
-        for space in arguments.spaces for title, setting in SELECTION.items() for held in TRAIN for seed in range(arguments.seeds)
+        for space in arguments.spaces for title, setting in SELECTION.items()
+        for held in TRAIN for seed in range(arguments.seeds)
     ]  # fmt: skip
     rows = []
     with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:

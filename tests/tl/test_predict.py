@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 from spatialdata import SpatialData
+from spatialdata.models import TableModel
 from spatialdata.transformations import get_transformation
 
 import stpredict as stp
@@ -62,8 +63,8 @@ def test_the_table_annotates_the_same_shapes(sdata, predictor):
     predict(sdata, predictor, **QUIET)
     attrs = sdata["predicted"].uns["spatialdata_attrs"]
     assert attrs["region"] == ["S0_spots", "S1_spots", "S2_spots"]
-    found, table = stp.tl._predict.TableModel, sdata["predicted"]
-    found().validate(table)
+    table = sdata["predicted"]
+    TableModel().validate(table)
     spots = sdata["S1_spots"].loc[table.obs.loc[table.obs["region"] == "S1_spots", "spot_id"]]
     xy = np.column_stack([spots.geometry.x, spots.geometry.y])
     np.testing.assert_allclose(table.obsm["spatial"][(table.obs["region"] == "S1_spots").to_numpy()], xy)
@@ -199,9 +200,7 @@ def test_layer_beside_the_counts(sdata, predictor):
     assert table.var["predicted"].to_dict() == {g: g in {"GENE0", "GENE4"} for g in table.var_names}
     assert np.isnan(table.layers["predicted"][:, ~table.var["predicted"]]).all()
     predict(sdata, narrowed, **QUIET)
-    np.testing.assert_allclose(
-        table[:, ["GENE0", "GENE4"]].layers["predicted"], sdata["predicted"].X, atol=1e-6
-    )
+    np.testing.assert_allclose(table[:, ["GENE0", "GENE4"]].layers["predicted"], sdata["predicted"].X, atol=1e-6)
     np.testing.assert_array_equal(table[:, ["GENE0", "GENE4"]].var["train_mean"], narrowed.train_mean)
     assert table.var["train_mean"].isna().sum() == 10
     assert table.uns["predicted"]["units"] == "log1p CP10k"
@@ -246,7 +245,7 @@ def test_layer_brings_positions_where_the_table_has_none(sdata, predictor):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     ({"key_added": "observed"}, r"`key_added` is 'observed', which exists and was not written by `stp.tl.predict`"),
-    ({"layer": "rate"}, r"`layer` is 'rate', which exists .* not overwritten \(nor are: 'rate'\).*'X' overwrites X"),
+    ({"layer": "rate"}, r"`layer` is 'rate', which exists .*kept are: 'rate'.*; `layer='X'` overwrites X"),
 ])  # fmt: skip
 def test_what_was_measured_is_not_overwritten(sdata, predictor, arguments, words):
     before = frozen(sdata)
@@ -326,7 +325,9 @@ def test_a_slide_of_another_resolution_is_warned_of_with_figures(alone, predicto
 
 def test_a_slide_of_other_colours_is_warned_of_with_figures(alone, predictor):
     image = alone.images.pop("S0_image")
-    levels = [np.clip(image[scale]["image"].values * [[[0.5]], [[1]], [[1]]], 0, 255).astype(np.uint8) for scale in image]
+    levels = [
+        np.clip(image[scale]["image"].values * [[[0.5]], [[1]], [[1]]], 0, 255).astype(np.uint8) for scale in image
+    ]
     alone.images["S0_image"] = stp.io._images.pyramid(levels[0], "S0")
     with pytest.warns(UserWarning, match=r"colours of slide 'S0_spots' lie outside the training range: .*red \+\d"):
         predict(alone, predictor, **QUIET)
@@ -357,7 +358,7 @@ def test_only_one_object_at_a_time(sdata, predictor):
         predict([sdata], predictor, **QUIET)
 
 
-def test_pp_and_tl_give_the_same_predictor_from_the_hub_or_say_why_not(monkeypatch):
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub(monkeypatch):
     import huggingface_hub
 
     def offline(name, allow_patterns):

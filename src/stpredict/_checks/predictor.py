@@ -126,7 +126,7 @@ def overwritable(argument: str, name: str, measured: Sequence[str]) -> None:
     if name in measured:
         msg = (
             f"`{argument}` is {name!r}, which exists and was not written by `stp.tl.predict`, so it is not overwritten "
-            f"(nor are: {listed(measured)}). Give another name; `layer='X'` overwrites X."
+            f"(kept are: {listed(measured)}). Give another name; `layer='X'` overwrites X."
         )
         raise ValueError(msg)
 

@@ -129,6 +129,14 @@ def not_writable(path: str, error: OSError) -> NoReturn:
     raise OSError(msg) from error
 
 
+def not_checkpointed(path: str, error: Exception) -> None:
+    """Warn where the state of a running training could not be written."""
+    warn(
+        f"The state of training could not be written to {path!r}: {error}. Training goes on, but could only be resumed "
+        "from an older state. Free some space."
+    )
+
+
 def seen_resolution(um_per_px: float, seen: Sequence[float], name: str) -> None:
     """Warn where a slide is much coarser or finer than any that was trained on."""
     low, high = min(seen), max(seen)

@@ -5,9 +5,14 @@ Tensors only. The statistics do not change when a patch is flipped or turned.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 N_STATISTICS = 27
 """Numbers a window: mean, spread, correlation and skew of the channels, texture at four scales, mean of the centre."""

@@ -20,9 +20,8 @@ Where the paper is silent or contradicts itself
 
 Ours, off unless asked for
     - ``color_tokens`` hands the network the colour statistics of the patches.
-    - ``statistics_share``: with a few hundred spots a ridge regression on colour and texture statistics of the same
-      patches, solved in closed form, predicts as well as the network, and errs elsewhere. The prediction is then the
-      weighted mean of both; the network is trained as if it were alone.
+    - ``statistics_share``: with a few hundred spots a ridge regression on statistics of the same patches predicts as
+      well as the network and errs elsewhere. The prediction is their mean; the network is trained as if alone.
 
 Published code against paper: see ``m2ost_reference``.
 """
@@ -314,11 +313,8 @@ class M2OST(SpotModel):
         self.blocks = nn.ModuleList(Block(*shape) for _ in range(config.depth))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(n_scales))
         self.head = FloatLinear(n_scales * dim, config.n_outputs)
-        self.statistics = (
-            StatisticsRidge((n_scales + 1) * N_STATISTICS, config.n_outputs, config.statistics_penalty)
-            if config.statistics_share > 0
-            else None
-        )
+        size = ((n_scales + 1) * N_STATISTICS, config.n_outputs, config.statistics_penalty)
+        self.statistics = StatisticsRidge(*size) if config.statistics_share > 0 else None
         self.start_at(torch.zeros(config.n_outputs))
 
     @torch.no_grad()

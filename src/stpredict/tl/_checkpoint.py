@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -167,13 +168,18 @@ class Reporter:
             self.write()
 
     def write(self) -> None:
-        """Write the checkpoint beside its place, then rename it."""
+        """Write the checkpoint beside its place, then rename it; a failure is warned of and training goes on."""
         if not self.state.weights:
             return
-        beside = self.file.with_suffix(".partial")
-        save_file(_flat(self.state), beside, metadata={"progress": json.dumps(_scalars(self.state))})
-        beside.replace(self.file)
         self.written = time.monotonic()
+        beside = self.file.with_suffix(".partial")
+        try:
+            save_file(_flat(self.state), beside, metadata={"progress": json.dumps(_scalars(self.state))})
+            beside.replace(self.file)
+        except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            check.not_checkpointed(str(self.file), error)
 
 
 def _best(state: Progress) -> dict[str, float | None]:

@@ -186,7 +186,7 @@ def _predict_slide(
             parts.append((given, flagged, color_statistics(spots.patches.numpy(), share)))
             bar.update(len(spots))
     given, flagged, colors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    _warn_unseen_color(colors, predictor, slide.name)
+    _warn_unseen_color(colors if flagged.all() else colors[~flagged], predictor, slide.name)
     return {"X": given, keys.AT_BORDER: flagged, keys.COLOR: colors}
 
 

@@ -1,0 +1,275 @@
+"""Scores with known answers: perfect predictions, mean profiles, baselines, ceilings, and what is left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import spatialdata as sd
+
+import stpredict as stp
+from stpredict.metrics import morans_i, noise_ceiling, pearson
+from stpredict.tl import evaluate, predict, summary
+from stpredict.tl._evaluate import known_mean
+
+QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
+NEW = "S2_spots"
+
+
+@pytest.fixture
+def predicted(sdata, predictor):
+    predict(sdata, predictor, **QUIET)
+    return sdata
+
+
+def log_cp10k(counts):
+    dense = counts.toarray()
+    return np.log1p(1e4 * dense / dense.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def rows_of(sdata, region=NEW):
+    return (sdata["observed"].obs["region"] == region).to_numpy()
+
+
+def score(sdata, **arguments):
+    return evaluate(sdata, **{"shapes_key": NEW, "n_splits": 2, **arguments})
+
+
+def test_a_perfect_prediction_scores_1(predicted):
+    predicted["predicted"].X = log_cp10k(predicted["observed"].X)
+    scores = score(predicted)
+    for column, wanted in {"pearson": 1, "spearman": 1, "rmse": 0, "mae": 0}.items():
+        np.testing.assert_allclose(scores[column], wanted, atol=1e-5)
+    np.testing.assert_allclose(scores["moran_predicted"], scores["moran_observed"], atol=1e-6)
+    model = summary(scores).loc["model"]
+    assert model["gene_pearson"] == pytest.approx(1)
+    assert model["spot_pearson"] == pytest.approx(1)
+    assert model["share_of_ceiling"] == pytest.approx(1 / scores.attrs["ceiling"])
+
+
+def test_the_mean_profile_scores_0_across_spots_but_not_across_genes(predicted, predictor):
+    scores = score(predicted)
+    profile = summary(scores).loc["mean_profile"]
+    assert profile[["gene_pearson", "gene_pearson_top50", "best50", "share_of_ceiling"]].tolist() == [0, 0, 0, 0]
+    observed = log_cp10k(predicted["observed"].X)[rows_of(predicted)]
+    r = [np.corrcoef(spot, predictor.train_mean)[0, 1] for spot in observed]
+    assert profile["spot_pearson"] == pytest.approx(np.mean(r), abs=1e-5)
+    error = np.sqrt(((observed - predictor.train_mean) ** 2).mean(axis=1))
+    assert profile["rmse"] == pytest.approx(error.mean(), rel=1e-5)
+
+
+def test_the_ridge_on_colour_is_a_matrix_product(predicted):
+    scores, table = score(predicted), predicted["predicted"]
+    ridge = table.obsm["color"] @ table.varm["ridge_color"][:, :-1].T + table.varm["ridge_color"][:, -1]
+    rows = rows_of(predicted)
+    observed = log_cp10k(predicted["observed"].X)[rows]
+    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(observed.T, ridge[rows].T, strict=True)]
+    np.testing.assert_allclose(scores["pearson_ridge_color"], r, atol=1e-5)
+    assert summary(scores).at["ridge_color", "gene_pearson"] == pytest.approx(np.mean(r), abs=1e-5)
+    assert np.mean(r) > 0.7
+
+
+def test_every_column_is_what_metrics_give(predicted):
+    scores, rows = score(predicted, n_splits=3, seed=4), rows_of(predicted)
+    counts, table = predicted["observed"].X[rows], predicted["predicted"]
+    observed = log_cp10k(counts)
+    np.testing.assert_allclose(scores["pearson"], pearson(observed, table.X[rows]))
+    np.testing.assert_allclose(scores["moran_predicted"], morans_i(table.X[rows], table.obsm["spatial"][rows]))
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    np.testing.assert_allclose(scores["ceiling"], noise_ceiling(counts, total=total, n_splits=3, seed=4))
+    assert scores.index.name == "gene"
+    assert list(scores.columns) == ["pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed",
+                                    "moran_predicted", "pearson_ridge_color"]  # fmt: skip
+    assert list(summary(scores).columns) == ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse",
+                                             "mae", "share_of_ceiling"]  # fmt: skip
+    assert scores.attrs["units"] == "log1p CP10k"
+    assert scores.attrs["n_spots"] == 25
+
+
+def test_library_size_over_the_panel(sdata, quick):
+    genes = ["GENE0", "GENE1", "GENE2"]
+    quick(sdata, genes=genes, target=stp.pp.TargetSpec(over="panel", target_sum=1e6), shapes_key="S0_spots")
+    predict(sdata, shapes_key=NEW, **QUIET)
+    scores, rows = score(sdata), rows_of(sdata)
+    counts = sdata["observed"][rows, genes].X.toarray()
+    observed = np.log1p(1e6 * counts / counts.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(scores["pearson"], pearson(observed, sdata["predicted"].X), atol=1e-5)
+    np.testing.assert_allclose(scores["ceiling"], noise_ceiling(counts, target_sum=1e6, n_splits=2))
+
+
+@pytest.mark.filterwarnings("ignore:The predictor was trained on")
+def test_slides_are_scored_apart_and_averaged(predicted):
+    table = predicted["predicted"]
+    table.X = log_cp10k(predicted["observed"].X)
+    table.X[rows_of(predicted, "S1_spots")] *= -1
+    scores = score(predicted, shapes_key=["S1_spots", NEW])
+    np.testing.assert_allclose(scores["pearson"], 0, atol=1e-6)
+    apart = [score(predicted, shapes_key=key) for key in ("S1_spots", NEW)]
+    np.testing.assert_allclose(scores["ceiling"], (apart[0]["ceiling"] + apart[1]["ceiling"]) / 2)
+    assert summary(scores).at["model", "gene_pearson"] == pytest.approx(0, abs=1e-6)
+
+
+def test_scores_are_written_beside_the_prediction(predicted):
+    before = predicted["observed"].copy()
+    scores, table = score(predicted), predicted["predicted"]
+    for column in scores:
+        np.testing.assert_array_equal(table.var[f"predicted_{column}"], scores[column])
+    assert table.uns["evaluation"] == {"summary": scores.attrs["summary"], "ceiling": scores.attrs["ceiling"]}
+    pd.testing.assert_frame_equal(predicted["observed"].var, before.var)
+
+
+def test_slides_seen_in_training_are_warned_of(predicted):
+    with pytest.warns(UserWarning, match=r"was trained on 'S0_spots', 'S1_spots': these scores say how well it rememb"):
+        scores = score(predicted, shapes_key=None)
+    assert scores.attrs["n_spots"] == 75
+    with pytest.warns(UserWarning, match=r"was trained on 'S1_spots'"):
+        score(predicted, shapes_key="S1_spots")
+
+
+def test_constant_genes_are_nan_and_left_out_of_means(predicted):
+    counts = predicted["observed"].X.toarray()
+    counts[:, 3] = 0
+    predicted["observed"].X = counts
+    scores = score(predicted)
+    constant = ["pearson", "spearman", "ceiling", "moran_observed", "pearson_ridge_color"]
+    assert scores.loc["GENE3", constant].isna().all()
+    assert scores.drop(index="GENE3").notna().all(axis=None)
+    assert summary(scores).at["model", "gene_pearson"] == pytest.approx(scores["pearson"].mean())
+    assert scores.attrs["ceiling"] == pytest.approx(scores["ceiling"].mean())
+
+
+def test_no_gene_that_varies_is_no_score_and_no_warning(predicted):
+    predicted["observed"].X = np.ones((75, 12), np.float32)
+    scores = score(predicted)
+    assert scores["pearson"].isna().all()
+    assert np.isnan(scores.attrs["ceiling"])
+    assert summary(scores)["gene_pearson"].isna().all()
+    assert summary(scores)["share_of_ceiling"].isna().all()
+
+
+def test_spots_without_counts_are_left_out_and_counted(predicted):
+    counts = predicted["observed"].X.toarray()
+    counts[[0, 50, 60]] = 0  # one on another slide
+    predicted["observed"].X = counts
+    scores = score(predicted)
+    assert (scores.attrs["n_empty"], scores.attrs["n_spots"]) == (2, 23)
+    kept = rows_of(predicted) & (counts.sum(axis=1) > 0)
+    observed = np.log1p(1e4 * counts[kept] / counts[kept].sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(scores["pearson"], pearson(observed, predicted["predicted"].X[kept]), atol=1e-6)
+
+
+def test_order_of_rows_and_genes_does_not_matter(predicted):
+    wanted = score(predicted)
+    order = np.random.default_rng(0).permutation(75)
+    predicted["observed"] = predicted["observed"][order, [f"GENE{i}" for i in reversed(range(12))]].copy()
+    found = score(predicted)
+    np.testing.assert_allclose(found.drop(columns="ceiling"), wanted.drop(columns="ceiling"), atol=1e-5)
+
+
+def test_a_layer_is_scored_like_a_table(predicted, predictor):
+    wanted = score(predicted)
+    predict(predicted, predictor, layer="mine", **QUIET)
+    pd.testing.assert_frame_equal(score(predicted, predicted="mine"), wanted, atol=1e-5)
+    assert "mine_pearson" in predicted["observed"].var
+
+
+def test_a_layer_of_one_slide_is_scored_there(sdata, predictor):
+    predict(sdata, predictor, layer="mine", shapes_key=NEW, **QUIET)
+    assert evaluate(sdata, predicted="mine", n_splits=2).attrs["n_spots"] == 25
+
+
+def test_counts_from_a_layer_and_a_table_of_another_name(predicted):
+    wanted = score(predicted)
+    predicted["observed"].layers["raw"] = predicted["observed"].X
+    predicted["observed"].X = np.zeros((75, 12), np.float32)
+    predicted["counts"] = predicted["observed"]
+    del predicted.tables["observed"]
+    pd.testing.assert_frame_equal(score(predicted, layer="raw", table_name="counts"), wanted)
+
+
+def test_two_genes_have_no_correlation_over_genes(sdata, quick):
+    quick(sdata, genes=["GENE0", "GENE1"], shapes_key="S0_spots")
+    predict(sdata, shapes_key=NEW, **QUIET)
+    table = summary(score(sdata))
+    assert table["spot_pearson"].isna().all()
+    assert table["gene_pearson"].notna().all()
+
+
+def test_slides_with_one_or_two_spots_are_left_out(predicted):
+    keep = rows_of(predicted) | (np.arange(75) % 25 < 2)
+    predicted["observed"] = predicted["observed"][keep].copy()
+    with pytest.warns(UserWarning, match="was trained on 'S0_spots', 'S1_spots'"):
+        scores = score(predicted, shapes_key=None)
+    assert scores["pearson"].notna().all()
+
+
+def test_genes_that_were_not_measured_are_not_scored(predicted):
+    predicted["observed"] = predicted["observed"][:, 2:].copy()
+    with pytest.warns(UserWarning, match=r"lacks 2 of the 12 predicted genes \('GENE0', 'GENE1'\)"):
+        scores = score(predicted)
+    assert scores.index[0] == "GENE2"
+    assert predicted["predicted"].var["predicted_pearson"].isna().tolist() == [True, True] + [False] * 10
+
+
+def test_scores_survive_zarr(predicted, tmp_path):
+    wanted = score(predicted)
+    predicted.write(tmp_path / "a.zarr")
+    again = sd.read_zarr(tmp_path / "a.zarr")
+    pd.testing.assert_frame_equal(score(again), wanted, check_column_type=False)
+    assert again["predicted"].uns["evaluation"]["ceiling"] == pytest.approx(wanted.attrs["ceiling"])
+
+
+def rename_genes(sdata):
+    sdata["observed"].var_names = [f"ENSG{i}" for i in range(12)]
+
+
+def rename_spots(sdata):
+    sdata["observed"].obs_names = [f"spot{i}" for i in range(75)]
+
+
+def forget_target(sdata):
+    del sdata["predicted"].uns["predicted"]
+
+
+def log_counts(sdata):
+    sdata["observed"].X = np.log1p(sdata["observed"].X.toarray())
+
+
+def same_names(sdata):
+    sdata["observed"].obs_names = ["a"] * 75
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+@pytest.mark.parametrize(("change", "arguments", "words"), [
+    pytest.param(str, {"predicted": "mine"},
+                 r"No prediction 'mine': no such table .found: .*'observed'.* \(found: 'rate'\).*key_added='mine'",
+                 id="no prediction"),
+    pytest.param(str, {"predicted": "observed"}, "'observed' was not written by `stp.tl.predict`", id="counts"),
+    pytest.param(forget_target, {}, r"`uns\['predicted'\]` does not say how expression was normalised", id="no target"),
+    pytest.param(str, {"table_name": "counts"}, "No table 'counts'", id="no counts"),
+    pytest.param(str, {"layer": "raw"}, "No layer 'raw' in the table .found: 'rate'", id="no layer"),
+    pytest.param(str, {"layer": "rate"}, "Raw counts are needed, but values are not whole", id="no whole numbers"),
+    pytest.param(log_counts, {}, "they are log1p of whole numbers", id="log counts"),
+    pytest.param(str, {"shapes_key": "S9_spots"}, "`shapes_key` names 'S9_spots'", id="unknown slide"),
+    pytest.param(rename_genes, {}, r"None of the 12 predicted genes .* is among the 12 measured ones \('ENSG0'",
+                 id="other gene names"),
+    pytest.param(rename_spots, {}, "No slide has more than 0 spots with both counts and predictions.*obs_names",
+                 id="other spot names"),
+    pytest.param(same_names, {}, "Rows of table 'observed' share a name: 'a'", id="one name for all"),
+])  # fmt: skip
+def test_errors(predicted, change, arguments, words):
+    change(predicted)
+    with pytest.raises(ValueError, match=words):
+        score(predicted, **arguments)
+    assert "evaluation" not in predicted["predicted"].uns
+
+
+def test_only_what_evaluate_returned_can_be_summarised():
+    with pytest.raises(ValueError, match=r"These scores carry no summary: give what `stp\.tl\.evaluate` returned"):
+        summary(pd.DataFrame({"pearson": [1.0]}))
+
+
+def test_mean_of_what_is_known():
+    values = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
+    np.testing.assert_array_equal(known_mean(values, axis=0), [2, 5, np.nan])
+    assert known_mean(values) == 3

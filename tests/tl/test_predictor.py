@@ -1,0 +1,349 @@
+"""A predictor on disk: it comes back as it was, or with one clear error; saving never costs what was there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from stpredict._geometry import PatchSpec
+from stpredict._train._data import read_spots
+from stpredict._train._device import make_fabric
+from stpredict.tl import FitConfig, Predictor, _folder
+
+FILES = ["README.md", "config.json", "history.csv", "weights.safetensors"]
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A copy of a saved predictor that a test may damage."""
+    return Path(shutil.copytree(trained[0], tmp_path / "model"))
+
+
+def edit(folder, change):
+    file = folder / "config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    change(values)
+    file.write_text(json.dumps(values), encoding="utf-8")
+
+
+def test_what_is_saved_comes_back(predictor, small_sdata, tmp_path):
+    from stpredict._slides import Selection, resolve
+
+    predictor.save(tmp_path / "deep" / "model")
+    assert sorted(file.name for file in (tmp_path / "deep" / "model").iterdir()) == FILES
+    again = Predictor.load(str(tmp_path / "deep" / "model"))
+    assert again.hash == predictor.hash
+    for name in ("genes", "model", "model_config", "patch", "target", "units", "provenance", "n_parameters"):
+        assert getattr(again, name) == getattr(predictor, name), name
+    pd.testing.assert_frame_equal(again.history, predictor.history)
+    spots, _ = read_spots(resolve(small_sdata, Selection()), predictor.patch, progress=False)
+    fabric = make_fabric(FitConfig(accelerator="cpu", precision="32-true"))
+    np.testing.assert_array_equal(again(spots, fabric), predictor(spots, fabric))
+
+
+@pytest.mark.parametrize("model", ["m2ost_tiny", "m2ost_reference"])
+def test_every_kind_of_predictor_comes_back(sdata, quick, tmp_path, model):
+    options = {} if model == "m2ost_tiny" else {"heads": 3, "dim_head": 4, "mlp_dim": 12}
+    made = quick(sdata, model, options=options, genes=["GENE0", "GENE5"])
+    assert Predictor.load(tmp_path / "model").hash == made.hash
+
+
+def test_an_empty_history_comes_back(predictor, tmp_path):
+    replace(predictor, history=pd.DataFrame()).save(tmp_path / "model")
+    assert Predictor.load(tmp_path / "model").history.empty
+
+
+def test_the_hash_tells_predictors_apart(predictor):
+    changed = replace(predictor, provenance={**predictor.provenance, "best": None})
+    other_patch = replace(predictor, patch=PatchSpec(fov_um=(150, 300, 601), size_px=32))
+    other_mean = replace(predictor, train_mean=predictor.train_mean + 1e-3)
+    assert len({predictor.hash, changed.hash, other_patch.hash, other_mean.hash}) == 4
+
+
+def test_the_card_says_what_a_person_asks(folder, predictor):
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for words in ("log1p CP10k", "GENE0", "150, 300, 600 µm", "| S0_spots | S0_spots | 25 | 8.000 |", "2 network(s)",
+                  "held-out groups (S1_spots; S0_spots)", "Not for diagnosis"):  # fmt: skip
+        assert words in card
+
+
+def test_representations(predictor):
+    shown = repr(predictor)
+    for words in ("m2ost (2 x ", "12 (GENE0, GENE1, GENE2, GENE3, …)", "150, 300, 600 µm, 32 px", "S0_spots, S1_spots"):
+        assert words in shown
+    html = replace(predictor, model="<m2ost>")._repr_html_()
+    assert html.startswith("<table>")
+    assert "&lt;m2ost&gt;" in html
+
+
+def test_permissions_are_the_users(predictor, tmp_path):
+    previous = os.umask(0o022)
+    try:
+        predictor.save(tmp_path / "model")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
+
+
+def test_saving_over_a_predictor_replaces_it_whole(predictor, folder):
+    (folder / "stray.txt").write_text("from an older version")
+    other = replace(predictor, train_mean=predictor.train_mean + 1)
+    other.save(folder)
+    assert Predictor.load(folder).hash == other.hash != predictor.hash
+    assert sorted(file.name for file in folder.iterdir()) == FILES
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_saving_into_an_empty_folder(predictor, tmp_path):
+    (tmp_path / "model").mkdir()
+    predictor.save(tmp_path / "model")
+    assert Predictor.load(tmp_path / "model").hash == predictor.hash
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_no_predictor_is_not_overwritten(predictor, sdata, quick, tmp_path, kind):
+    place = tmp_path / "thesis"
+    if kind == "folder":
+        place.mkdir()
+        (place / "chapter1.txt").write_text("years of work")
+    else:
+        place.write_text("years of work")
+    for save in (lambda: predictor.save(place), lambda: quick(sdata, save_dir=place)):
+        with pytest.raises(FileExistsError, match="thesis' exists and is no predictor, so it is not overwritten"):
+            save()
+    assert (place / "chapter1.txt" if kind == "folder" else place).read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_in_rust(*_, **__):
+    msg = "Error while serializing: I/O error: No space left on device (os error 28)"
+    raise SafetensorError(msg)
+
+
+def denied(*_, **__):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+FAILURES = [
+    pytest.param("stpredict.tl._folder.save_file", full_in_rust, id="disk full while weights are written"),
+    pytest.param("stpredict.tl._folder._card", full, id="disk full at the last file"),
+    pytest.param("pathlib.Path.mkdir", denied, id="no permission"),
+    pytest.param("pathlib.Path.rename", denied, id="no permission to rename"),
+]
+
+
+@pytest.mark.parametrize(("name", "failure"), FAILURES)
+@pytest.mark.parametrize("taken", [True, False])
+def test_failing_to_save_costs_nothing(predictor, folder, monkeypatch, name, failure, taken):
+    place, old = folder if taken else folder.with_name("new"), Predictor.load(folder).hash
+    other = replace(predictor, train_mean=predictor.train_mean + 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(name, failure)
+        with pytest.raises(OSError, match=r"could not be saved to .* What was there before is unchanged\. Free some"):
+            other.save(place)
+    assert Predictor.load(folder).hash == old
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_failing_between_two_renames_brings_the_old_one_back(predictor, folder, monkeypatch):
+    rename, old = Path.rename, Predictor.load(folder).hash
+
+    def second_fails(self, target):
+        if Path(target).name == "model" and (self / "config.json").stat().st_mtime > start:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    start = (folder / "config.json").stat().st_mtime
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", second_fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            replace(predictor, train_mean=predictor.train_mean + 1).save(folder)
+    assert Predictor.load(folder).hash == old
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_training_does_not_begin_where_its_result_cannot_be_saved(sdata, quick, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", denied)
+        with pytest.raises(OSError, match=r"could not be saved to .*: .*Permission denied.*write to as `save_dir`"):
+            quick(sdata)
+    assert list(tmp_path.iterdir()) == []
+    assert "predictor" not in sdata.attrs["stpredict"]
+
+
+def test_after_a_full_disk_training_need_not_be_repeated(sdata, quick, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("stpredict.tl._folder.save_file", full_in_rust)
+        with pytest.raises(OSError, match="could not be saved"):
+            quick(sdata, n_epochs=2)
+    assert "predictor" not in sdata.attrs["stpredict"]
+    monkeypatch.setattr("stpredict._train._loop._step", full)  # no step is taken again
+    quick(sdata, n_epochs=2, resume_from=tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def truncate(folder):
+    file = folder / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def truncate_header(folder):
+    file = folder / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:20])
+
+
+def flip_a_bit(folder):
+    file = folder / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-500] ^= 1
+    file.write_bytes(data)
+
+
+def cut_config(folder):
+    file = folder / "config.json"
+    file.write_bytes(file.read_bytes()[:300])
+
+
+def binary_config(folder):
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+
+
+def list_config(folder):
+    (folder / "config.json").write_text("[1, 2]")
+
+
+def pickled_weights(folder):
+    (folder / "weights.safetensors").write_bytes(pickle.dumps({"a": 1}))
+
+
+def other_weights(folder):
+    file = folder / "weights.safetensors"
+    save_file({name: value + 1 for name, value in load_file(file).items()}, file)
+
+
+def changed(**values):
+    return lambda folder: edit(folder, lambda config: config.update(values))
+
+
+def without(name):
+    return lambda folder: edit(folder, lambda config: config.pop(name))
+
+
+EDITED = "configuration of the predictor in '.*model' was changed after it was saved"
+
+
+@pytest.mark.parametrize(("damage", "words"), [
+    pytest.param(truncate, r"weights\.safetensors' cannot be read \(.*\): it is truncated", id="truncated"),
+    pytest.param(truncate_header, "cannot be read", id="truncated header"),
+    pytest.param(flip_a_bit, r"weights\.safetensors' has SHA-256 .*: the file is corrupt or belongs", id="flipped bit"),
+    pytest.param(other_weights, "has SHA-256", id="weights of another"),
+    pytest.param(pickled_weights, "cannot be read", id="a pickle under the name of weights"),
+    pytest.param(cut_config, r"config\.json' cannot be read", id="half a configuration"),
+    pytest.param(binary_config, r"config\.json' cannot be read", id="no text"),
+    pytest.param(list_config, r"config\.json' has format None", id="another json"),
+    pytest.param(changed(format=2), r"has format 2; this version of stpredict reads format 1\. Install", id="newer"),
+    pytest.param(without("format"), "has format None", id="no format"),
+    *(pytest.param(without(name), f"lacks '{name}': it was changed by hand", id=f"no {name}") for name in
+      ("model", "model_config", "patch", "target", "genes", "n_members", "provenance", "hash", "weights_sha256")),
+    pytest.param(changed(genes=[f"X{i}" for i in range(12)]), EDITED, id="genes renamed"),
+    pytest.param(changed(genes=["GENE0"]), EDITED, id="genes removed"),
+    pytest.param(changed(n_members=3), EDITED, id="a member more"),
+    pytest.param(changed(n_members=0), EDITED, id="no member"),
+    pytest.param(changed(model_config={"model": "os.system", "config": {}}), EDITED, id="another model"),
+    pytest.param(changed(patch={"fov_um": [1]}), EDITED, id="half a patch"),
+    pytest.param(changed(target={"target_sum": 1e6, "code": "import os"}), EDITED, id="another target"),
+    pytest.param(changed(note="mine"), EDITED, id="a field more"),
+    pytest.param(changed(units="counts"), EDITED, id="other units"),
+])  # fmt: skip
+def test_damaged_folders(folder, damage, words):
+    damage(folder)
+    with pytest.raises(ValueError, match=words):
+        Predictor.load(folder)
+
+
+def test_edits_that_cover_their_tracks_are_still_checked(folder):
+    """Whoever also rewrites the hash still meets a check of every weight against the network described."""
+    file = folder / "weights.safetensors"
+
+    def larger(config):
+        config["model_config"]["config"]["dim"] = 48
+        description = {k: v for k, v in config.items() if k not in _folder.BESIDE}
+        config["hash"] = _folder.digest(description, load_file(file))
+
+    edit(folder, larger)
+    with pytest.raises(ValueError, match=r"weights in .*model.* do not fit the network .*'cls\.0'"):
+        Predictor.load(folder)
+
+
+def test_a_folder_without_a_history_is_read(folder, predictor):
+    (folder / "history.csv").unlink()
+    assert Predictor.load(folder).hash == predictor.hash
+
+
+class Harmful:
+    def __reduce__(self):
+        return (os.mkdir, ("executed",))
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.pkl", "pytorch_model.bin", "last.ckpt"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_pickles_are_refused_unread(tmp_path, monkeypatch, name, inside):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state": Harmful()}, tmp_path / name)
+    with pytest.raises(ValueError, match=rf"'{name}' is a pickle, and reading one can run any code, so it is refused"):
+        Predictor.load(tmp_path if inside else tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda place: None, r"no saved predictor: 'config\.json', 'weights\.safetensors' missing \(found: no such folder"),
+    (lambda place: place.mkdir(), r"missing \(found: none\)\. Save one with `predictor\.save\(path\)`"),
+    (lambda place: (place.mkdir(), (place / "config.json").write_text("{}")),
+     r"'weights\.safetensors' missing \(found: 'config\.json'\)"),
+    (lambda place: place.write_text("text"), r"missing \(found: a file, not a folder\)"),
+], ids=["nothing", "empty folder", "foreign folder", "file"])  # fmt: skip
+def test_what_is_no_predictor(tmp_path, make, words):
+    make(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match=words):
+        Predictor.load(tmp_path / "model")
+
+
+def test_a_repository_is_fetched_and_read_like_a_folder(trained, predictor, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, allow_patterns: (asked.append(name), str(trained[0]))[1]
+    )
+    assert Predictor.load("lab/her2-m2ost").hash == predictor.hash
+    assert asked == ["lab/her2-m2ost"]
+
+
+def test_without_the_hub_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"needs `huggingface_hub`: install `stpredict-histology\[encoders\]`"):
+        Predictor.load("lab/her2-m2ost")
+
+
+def test_version_where_nothing_is_installed(monkeypatch):
+    def missing(name):
+        raise _folder.PackageNotFoundError
+
+    monkeypatch.setattr(_folder, "version", missing)
+    assert _folder.package_version() == "unknown"
