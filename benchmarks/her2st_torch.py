@@ -76,6 +76,8 @@ def section(data, name, size_px):
     spots = pd.read_csv(data / f"ST-spotfiles/{name}_selection.tsv", sep="\t")
     counts = pd.read_csv(data / f"ST-cnts/{name}.tsv.gz", sep="\t", index_col=0)
     ids = spots["x"].astype(str) + "x" + spots["y"].astype(str)
+    library = counts.sum(axis=1)
+    counts = counts[library >= 0.05 * library.median()]  # as FitConfig.min_library; also leaves two spots of C5 out
     spots = spots[(spots["selected"] == 1) & ids.isin(counts.index)]
     counts = counts.loc[spots["x"].astype(str) + "x" + spots["y"].astype(str)]
     pitch = [np.polyfit(spots[axis], spots[f"pixel_{axis}"], 1)[0] for axis in ("x", "y")]

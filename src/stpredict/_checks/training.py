@@ -73,9 +73,12 @@ def enough_held(n_spots: int) -> None:
 
 
 def counted_spots(n_kept: int, n_all: int) -> None:
-    """Warn where spots hold no count at all, and are left out."""
+    """Warn where spots hold no count at all, or next to none, and are left out."""
     if n_kept < n_all:
-        warn(f"{n_all - n_kept} of {n_all} spots hold no count at all and are left out of training.")
+        warn(
+            f"{n_all - n_kept} of {n_all} spots hold no count at all, or far fewer than their slide's median, and are "
+            "left out of training (`min_library` of `stp.tl.FitConfig`)."
+        )
 
 
 def varying(constant: Sequence[str]) -> None:

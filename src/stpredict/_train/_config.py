@@ -38,6 +38,9 @@ class FitConfig:
     their mean."""
     allow_leakage: bool = False
     """Validate on slides whose group is also trained on; the predictor then carries the mark."""
+    min_library: float = 0.05
+    """Leave spots out of training whose counts are fewer than this share of the median of their slide: a spot that
+    failed is an outlier in every gene. Spots without counts are always left out."""
     flips: bool = True
     """Flip and turn every spot by one of the eight symmetries of the square, all scales alike."""
     stain_jitter: float = 0.1
@@ -69,6 +72,7 @@ class FitConfig:
         check.in_range("ema_decay", self.ema_decay, 0.0, 0.99999)
         check.in_range("patience", self.patience, 1, 100_000)
         check.in_range("n_members", self.n_members, 1, 100)
+        check.in_range("min_library", self.min_library, 0.0, 1.0)
         check.in_range("stain_jitter", self.stain_jitter, 0.0, 1.0)
         check.in_range("brightness_jitter", self.brightness_jitter, 0.0, 1.0)
         check.in_range("seed", self.seed, 0, 2**31 - 1)

@@ -100,7 +100,8 @@ def evaluate(
     Notes
     -----
     The noise ceiling of a gene is the correlation that a perfect model would reach, from the correlation r of two
-    random halves of the counts: ``sqrt(2 r / (1 + r))``. Spots without any count are left out everywhere.
+    random halves of the counts: ``sqrt(2 r / (1 + r))``. Spots without any count of the predicted genes are
+    left out everywhere.
 
     Examples
     --------
@@ -201,10 +202,10 @@ def _paired(
         wanted &= np.isin(regions, asked)
     counts = csr_matrix(observed.X if layer is None else observed.layers[layer])
     check_expression.counts(counts, genes=list(observed.var_names), spots=list(observed.obs_names))
-    empty = check_expression.zero_spots(counts)
+    columns = observed.var_names.get_indexer(pd.Index(genes))
+    empty = check_expression.zero_spots(counts[:, columns])
     kept = np.flatnonzero(wanted & ~empty)
     check.enough_pairs(max(np.unique(regions[kept], return_counts=True)[1], default=0))
-    columns = observed.var_names.get_indexer(pd.Index(genes))
     counts = counts[kept]
     return Paired(
         genes=genes,

@@ -142,7 +142,7 @@ def fit(
         group_key=group_key,
         um_per_px=um_per_px,
     )
-    slides = _with_counts(resolve(sdata, selection))
+    slides = _with_counts(resolve(sdata, selection), config.min_library)
     panel = _panel(slides, genes)
     shape = named_config(model, len(panel), model_options)
     patch = patch or _default_patch(shape, slides)
@@ -174,14 +174,16 @@ def default_folder(run: Mapping[str, Any]) -> Path:
     return Path(pooch.os_cache("stpredict")) / "predictors" / digest[:16]
 
 
-def _with_counts(slides: Sequence[Slide]) -> list[Slide]:
-    """Check that values are counts, and leave out spots without any."""
+def _with_counts(slides: Sequence[Slide], min_library: float) -> list[Slide]:
+    """Check that values are counts, and leave out spots without any, or with far fewer than the slide's median."""
     kept = []
     for slide in slides:
         check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist())
         check_expression.unique_genes(slide.genes, repr(slide.name))
         empty = check_expression.zero_spots(slide.counts)
-        kept.append(_subset(slide, ~empty) if empty.any() else slide)
+        library = np.asarray(slide.counts.sum(axis=1)).ravel()
+        enough = ~empty & (library >= min_library * np.median(library[~empty] if not empty.all() else library))
+        kept.append(slide if enough.all() else _subset(slide, enough))
     n_all, n_kept = (sum(len(slide.xy_px) for slide in some) for some in (slides, kept))
     check.counted_spots(n_kept, n_all)
     check.enough_spots(n_kept)

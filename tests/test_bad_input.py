@@ -1,0 +1,331 @@
+"""Bad input to `fit` and `predict`: one clear error each, nothing written, input untouched; or a warning and a result.
+
+Damaged predictors, full disks and Ctrl-C are in `tl/test_predictor.py` and `tl/test_fit.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import Identity, Translation, get_transformation, set_transformation
+
+import stpredict as stp
+from stpredict.tl import FitConfig, PatchSpec, fit, predict
+
+SOURCE = Path(stp.__file__).parent
+TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
+QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def original():
+    return stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8.0)
+
+
+@pytest.fixture
+def sdata(original):
+    return SpatialData(
+        images=dict(original.images),
+        shapes={name: shapes.copy() for name, shapes in original.shapes.items()},
+        tables={name: table.copy() for name, table in original.tables.items()},
+        attrs=deepcopy(original.attrs),
+    )
+
+
+@pytest.fixture
+def train(tmp_path):
+    def make(sdata, model="m2ost", *, options=None, **arguments):
+        config = FitConfig(n_epochs=1, progress=False, accelerator="cpu", precision="32-true",
+                           validation=arguments.pop("validation", "auto"))  # fmt: skip
+        options = {**TINY, **(options or {})}
+        return fit(sdata, model, config=config, model_options=options, save_dir=tmp_path / "model", **arguments)
+
+    return make
+
+
+def fingerprint(sdata):
+    """Everything in an object, as text and bytes."""
+    found = {"attrs": json.dumps(sdata.attrs)}
+    for name, image in sdata.images.items():
+        scales = [image[scale]["image"] for scale in image] if hasattr(image, "children") else [image]
+        found[name] = b"".join(scale.values.tobytes() for scale in scales)
+    for name, shapes in sdata.shapes.items():
+        found[name] = shapes.to_wkt().to_csv()
+    for name in [*sdata.images, *sdata.shapes]:
+        found[f"{name} in"] = str(get_transformation(sdata[name], get_all=True))
+    for name, table in sdata.tables.items():
+        frames = table.obs.to_csv() + table.var.to_csv()
+        found[name] = frames + str(table.to_df().to_numpy().tolist()) + str([*table.layers, *table.obsm, *table.uns])
+    return found
+
+
+def image_of(pixels, system="S0"):
+    return Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations={system: Identity()})
+
+
+def replaced(sdata, pixels):
+    del sdata.images["S0_image"]
+    sdata.images["S0_image"] = image_of(pixels)
+
+
+def no_image(sdata):
+    for name in list(sdata.images):
+        del sdata.images[name]
+
+
+def two_images(sdata):
+    sdata.images["S0_copy"] = sdata["S0_image"]
+
+
+def no_common_system(sdata):
+    set_transformation(sdata["S0_spots"], {"elsewhere": Identity()}, set_all=True)
+
+
+def unlinked_table(sdata):
+    observed = sdata["observed"]
+    sdata["observed"] = ad.AnnData(observed.X, obs=pd.DataFrame(index=observed.obs_names), var=observed.var)
+
+
+def other_instances(sdata):
+    sdata["observed"].obs["spot_id"] += 1000
+
+
+def all_outside(sdata):
+    set_transformation(sdata["S0_spots"], Translation([9_000, 0], ("x", "y")), "S0")
+
+
+def counts(change):
+    def damage(sdata):
+        values = sdata["observed"].X.toarray()
+        sdata["observed"].X = change(values)
+
+    return damage
+
+
+def with_nan(values):
+    values[3, 2] = np.nan
+    return values
+
+
+def one_spot(sdata):
+    sdata["observed"] = sdata["observed"][[0, 25]].copy()
+
+
+def unknown_resolution(sdata):
+    del sdata.attrs["stpredict"]
+
+
+def twice_named_genes(sdata):
+    sdata["observed"].var_names = ["A"] * 2 + [f"G{i}" for i in range(10)]
+
+
+def grey(sdata):
+    replaced(sdata, np.full((1, 212, 212), 200, np.uint8))
+
+
+def fluorescence(sdata):
+    replaced(sdata, np.full((5, 212, 212), 200, np.uint16))
+
+
+def floats_beyond(sdata):
+    replaced(sdata, np.linspace(-3, 3, 3 * 212 * 212).reshape(3, 212, 212))
+
+
+NONE = str  # leaves the object as it is
+
+ERRORS = [
+    pytest.param(no_image, {}, "There is no image in this object", id="no image"),
+    pytest.param(two_images, {}, r"'S0_spots' lie on several images: 'S0_image', 'S0_copy'\. Say which",
+                 id="two images of a region"),
+    pytest.param(no_common_system, {}, r"Spots 'S0_spots' \(coordinate systems \['elsewhere'\]\) share none",
+                 id="no common coordinate system"),
+    pytest.param(unlinked_table, {}, r"Table 'observed' annotates no element\. Link it", id="table annotates nothing"),
+    pytest.param(other_instances, {}, r"25 of 25 rows of table 'observed' name spots that 'S0_spots' does not have",
+                 id="instance keys that do not match"),
+    pytest.param(all_outside, {}, r"All 25 spots of 'S0_spots' lie outside image 'S0_image'", id="all spots outside"),
+    pytest.param(counts(lambda x: -x), {}, r"values are negative: -\d+ at spot 'S0_0x0', gene 'GENE0'", id="negative"),
+    pytest.param(counts(lambda x: x / 3), {}, r"values are not whole numbers: .* Give the `layer`", id="not whole"),
+    pytest.param(counts(np.log1p), {}, r"not whole numbers: .*they are log1p of whole numbers", id="log counts"),
+    pytest.param(counts(lambda x: np.log1p(1e4 * x / x.sum(1, keepdims=True))), {}, "the range is that of log values",
+                 id="log of normalised counts"),
+    pytest.param(counts(with_nan), {}, r"values are not finite: nan at spot 'S0_3x0', gene 'GENE2'",
+                 id="missing counts"),
+    pytest.param(NONE, {"layer": "rate"}, "not whole numbers", id="the wrong layer"),
+    pytest.param(NONE, {"genes": ["GENE0", "ERBB2"]}, r"1 of 2 genes asked for are not in the table: 'ERBB2'",
+                 id="a gene that no slide has"),
+    pytest.param(NONE, {"genes": []}, "No gene is asked for", id="no gene"),
+    pytest.param(twice_named_genes, {}, r"Gene names in 'S0_spots' are not unique: 'A'", id="genes named twice"),
+    pytest.param(one_spot, {}, r"2 spots with counts are left to train on; at least 8 are needed",
+                 id="one spot a slide"),
+    pytest.param(counts(lambda x: 0 * x), {}, "0 spots with counts are left", id="no counts at all"),
+    pytest.param(grey, {}, r"Image 'S0_image' is not H&E in colour \(grey: one channel", id="grey image"),
+    pytest.param(fluorescence, {}, r"'S0_image' is not H&E in colour \(5 channels", id="five channels"),
+    pytest.param(floats_beyond, {}, r"Pixels of image 'S0_image' are float64 in \[-3, 3\]",
+                 id="floats beyond the rule"),
+    pytest.param(unknown_resolution, {}, r"resolution of image 'S0_image' is not known: .*`stp\.pp\.resolution\(sdata",
+                 id="unknown resolution"),
+    pytest.param(NONE, {"um_per_px": 1000}, "given as 1000.0 µm per pixel", id="a resolution that is none"),
+    pytest.param(NONE, {"model": "resnet"}, r"No model 'resnet' \(there are: 'm2ost'", id="unknown model"),
+    pytest.param(NONE, {"options": {"width": 5}}, "M2OSTConfig has no field 'width'", id="unknown option"),
+    pytest.param(NONE, {"patch": PatchSpec(fov_um=(150,))},
+                 r"`patch` has 1 scale\(s\) of 224 px, the network takes 3 of 32 px\. Give `model_options=",
+                 id="patches of another size"),
+    pytest.param(NONE, {"shapes_key": "S0_spots", "validation": "slide"}, "There is one slide only", id="one slide"),
+    pytest.param(NONE, {"validate_on": ["S0_spots", "S1_spots"]}, "All 2 slides are held out",
+                 id="nothing to train on"),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*without any count", "ignore:.*no count at all", "ignore:Variable names are not")
+@pytest.mark.parametrize(("damage", "arguments", "words"), ERRORS)
+def test_training_is_refused(sdata, train, tmp_path, damage, arguments, words):
+    damage(sdata)
+    before = fingerprint(sdata)
+    with pytest.raises(ValueError, match=words):
+        train(sdata, **arguments)
+    assert fingerprint(sdata) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def predictor(original, tmp_path_factory):
+    config = FitConfig(n_epochs=1, progress=False, accelerator="cpu", precision="32-true")
+    folder = tmp_path_factory.mktemp("predictor") / "model"
+    sdata = SpatialData(images=dict(original.images), shapes=dict(original.shapes), tables=dict(original.tables),
+                        attrs=deepcopy(original.attrs))  # fmt: skip
+    return fit(sdata, "m2ost", config=config, model_options=TINY, save_dir=folder)
+
+
+OF_TRAINING_ONLY = {
+    "negative", "not whole", "log counts", "log of normalised counts", "missing counts", "one spot a slide",
+    "no counts at all", "genes named twice",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "arguments", "words"), [
+    case for case in ERRORS if case.values[1].keys() <= {"um_per_px"} and case.id not in OF_TRAINING_ONLY
+])  # fmt: skip
+def test_prediction_is_refused_alike(sdata, predictor, damage, arguments, words):
+    damage(sdata)
+    before = fingerprint(sdata)
+    with pytest.raises(ValueError, match=words):
+        predict(sdata, predictor, **arguments, **QUIET)
+    assert fingerprint(sdata) == before
+
+
+def test_slides_with_different_genes_share_some(sdata, train):
+    other = stp.datasets.synthetic(n_slides=1, n_side=5, um_per_px=8.0, seed=1)
+    other["observed"] = other["observed"][:, 3:].copy()
+    with pytest.warns(UserWarning, match=r"3 of 12 genes are not in every slide .*: 'GENE0', 'GENE1', 'GENE2'"):
+        assert train([sdata, other]).genes == [f"GENE{i}" for i in range(3, 12)]
+    with pytest.warns(UserWarning, match=r"1 of 2 genes are not in every slide"):
+        assert train([sdata, other], genes=["GENE0", "GENE5"]).genes == ["GENE5"]
+    with pytest.raises(ValueError, match=r"None of the 1 genes asked for \('GENE0'\) is in every slide"):
+        train([sdata, other], genes=["GENE0"])
+    other["observed"].var_names = [f"X{i}" for i in range(9)]
+    with pytest.raises(ValueError, match=r"The 2 slides \(12, 9 genes\) share no gene"):
+        train([sdata, other], shapes_key="S0_spots")
+
+
+def test_constant_genes_are_named(sdata, train):
+    counts(lambda x: x * (np.arange(12) != 4))(sdata)
+    with pytest.warns(UserWarning, match="1 genes are constant over the training spots .* learnt: 'GENE4'"):
+        predictor = train(sdata)
+    predict(sdata, predictor, **QUIET)
+    assert np.ptp(sdata["predicted"].X[:, 4]) < 1e-3
+
+
+def test_spots_without_counts_are_left_out_and_counted(sdata, train):
+    counts(lambda x: x * (np.arange(50) != 7)[:, None])(sdata)
+    with pytest.warns(UserWarning, match="1 of 50 spots hold no count at all and are left out of training"):
+        predictor = train(sdata)
+    assert [slide["n_spots"] for slide in predictor.provenance["slides"].values()] == [24, 25]
+    predict(sdata, predictor, **QUIET)
+    assert np.isfinite(sdata["predicted"].X).all()
+
+
+def test_a_slide_without_counts_is_left_out(sdata, train):
+    counts(lambda x: x * (np.arange(50) >= 25)[:, None])(sdata)
+    with pytest.warns(UserWarning, match="25 of 50 spots hold no count"):
+        assert list(train(sdata).provenance["slides"]) == ["S1_spots"]
+
+
+def test_too_few_spots_to_validate_on(sdata, train, tmp_path):
+    sdata["observed"] = sdata["observed"][:27].copy()
+    with pytest.raises(ValueError, match=r"No more than 2 spots of a slide are held out.*validation='none'"):
+        train(sdata)
+    assert list(tmp_path.iterdir()) == []
+    assert train(sdata, validation="none").provenance["best"] == [{"epoch": 0, "score": None}]
+
+
+def transparent(pixels):
+    return np.concatenate([pixels, np.full((1, *pixels.shape[1:]), 255, np.uint8)])
+
+
+@pytest.mark.parametrize("convert", [
+    pytest.param(transparent, id="RGBA"),
+    pytest.param(lambda pixels: pixels.astype(np.uint16) * 257, id="16 bits"),
+    pytest.param(lambda pixels: pixels.astype(np.float32) / 255, id="float to 1"),
+    pytest.param(lambda pixels: pixels.astype(np.float64), id="float to 255"),
+])  # fmt: skip
+def test_other_kinds_of_colour_image_are_converted(sdata, predictor, convert):
+    pixels = sdata["S0_image"]["scale0"]["image"].values
+    found = []
+    for given in (pixels, convert(pixels)):
+        replaced(sdata, given)
+        predict(sdata, predictor, shapes_key="S0_spots", **QUIET)
+        found.append(sdata["predicted"].X)
+    np.testing.assert_allclose(found[1], found[0], atol=2e-3)
+
+
+def test_missing_pixels_are_flagged_and_predicted(sdata, predictor):
+    pixels = sdata["S0_image"]["scale0"]["image"].values.astype(np.float64)
+    x, y = sdata["observed"].obsm["spatial"][6].astype(int)
+    pixels[:, y, x] = np.nan
+    replaced(sdata, pixels)
+    predict(sdata, predictor, shapes_key="S0_spots", **QUIET)
+    table = sdata["predicted"]
+    assert table.obs["at_border"].to_numpy()[6]
+    assert not table.obs["at_border"].all()
+    assert np.isfinite(table.X).all()
+
+
+CHECKS = {"config", "evaluation", "predictor", "slides", "training"}
+
+
+def test_every_check_is_called():
+    """A check that nothing calls would be a promise that nothing keeps."""
+    source = "\n".join(file.read_text(encoding="utf-8") for file in SOURCE.rglob("*.py"))
+    for module in sorted(CHECKS):
+        tree = ast.parse((SOURCE / "_checks" / f"{module}.py").read_text(encoding="utf-8"))
+        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        uncalled = {name for name in names if not re.search(rf"(?<!def )\b{name}\(", source)}
+        assert not uncalled, module
+
+
+def test_only_checks_raise_about_input():
+    """Anything else that raises does so again, or for Python: no attribute of a lazy module."""
+    for file in SOURCE.rglob("*.py"):
+        if file.parent.name != "_checks":
+            raised = [node.exc for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+                      if isinstance(node, ast.Raise) and node.exc is not None]  # fmt: skip
+            assert {ast.unparse(exc).split("(")[0] for exc in raised} <= {"AttributeError"}, file.name

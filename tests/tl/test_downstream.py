@@ -1,0 +1,36 @@
+"""Predicted tables go through scanpy, squidpy and a zarr round trip as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import spatialdata as sd
+
+from stpredict.tl import predict
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs, not ours
+def test_scanpy_squidpy_and_zarr(sdata, predictor, tmp_path):
+    sc, sq = pytest.importorskip("scanpy"), pytest.importorskip("squidpy")
+    predict(sdata, predictor, device="cpu", precision="32-true", progress=False)
+    sdata.write(tmp_path / "a.zarr")
+    again = sd.read_zarr(tmp_path / "a.zarr")
+    adata = again["predicted"]
+    np.testing.assert_array_equal(adata.X, sdata["predicted"].X)
+    assert adata.uns["predicted"]["units"] == "log1p CP10k"
+    assert again.tables["predicted"].obs["region"].cat.categories.tolist() == ["S0_spots", "S1_spots", "S2_spots"]
+
+    sc.pp.pca(adata, n_comps=5)
+    sc.pp.neighbors(adata, n_neighbors=8)
+    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
+    sc.tl.umap(adata, maxiter=10)
+    assert adata.obsm["X_umap"].shape == (75, 2)
+    assert adata.obs["leiden"].notna().all()
+
+    sq.gr.spatial_neighbors(adata, library_key="region", coord_type="generic", n_neighs=4)
+    sq.gr.spatial_autocorr(adata, mode="moran", n_perms=None, show_progress_bar=False)
+    assert adata.uns["moranI"]["I"].between(-1, 1).all()
+    assert set(adata.uns["moranI"].index) == set(predictor.genes)
+
+    predict(again, predictor, device="cpu", precision="32-true", progress=False)  # and again
+    adata.write_h5ad(tmp_path / "a.h5ad")
