@@ -5,6 +5,7 @@ from __future__ import annotations
 import anndata as ad
 import pytest
 import spatialdata as sd
+
 from stpredict import tl
 from stpredict._cli import main
 from stpredict._cli._main import parser
@@ -95,7 +96,8 @@ def test_demo_without_data_or_network_says_so_and_uses_synthetic_slides(tmp_path
     from stpredict import datasets
 
     def unreachable(*_):
-        raise ConnectionError("no network")
+        message = "no network"
+        raise ConnectionError(message)
 
     def smaller(*, n_slides):
         return made(n_slides=n_slides, n_side=5)

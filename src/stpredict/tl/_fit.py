@@ -181,7 +181,7 @@ def _with_counts(slides: Sequence[Slide], min_library: float) -> list[Slide]:
         check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist())
         check_expression.unique_genes(slide.genes, repr(slide.name))
         empty = check_expression.zero_spots(slide.counts)
-        library = np.asarray(slide.counts.sum(axis=1)).ravel()
+        library = np.zeros(len(empty)) if slide.counts is None else np.asarray(slide.counts.sum(axis=1)).ravel()
         enough = ~empty & (library >= min_library * np.median(library[~empty] if not empty.all() else library))
         kept.append(slide if enough.all() else _subset(slide, enough))
     n_all, n_kept = (sum(len(slide.xy_px) for slide in some) for some in (slides, kept))
