@@ -80,7 +80,7 @@ def run(space, spec, n_seeds, folder):
         predictor = stp.tl.Predictor.load(place)
     else:
         predictor = stp.tl.fit(train, config=config, target=spec, genes=genes, save_dir=place)
-    rows = {}
+    rows, n_seeds = {}, len(predictor.members)
     for i in range(n_seeds):
         stp.tl.predict(test, replace(predictor, members=(predictor.members[i],)), n_views=8, progress=False)
         rows[f"M2OST (tiny), seed {i}"] = stp.tl.summary(stp.tl.evaluate(test)).loc["model"].to_dict()

@@ -256,11 +256,28 @@ def test_constant_genes_are_named(sdata, train):
 
 def test_spots_without_counts_are_left_out_and_counted(sdata, train):
     counts(lambda x: x * (np.arange(50) != 7)[:, None])(sdata)
-    with pytest.warns(UserWarning, match="1 of 50 spots hold no count at all and are left out of training"):
+    with pytest.warns(UserWarning, match=r"1 of 50 spots hold no count at all, or .* left out of training"):
         predictor = train(sdata)
     assert [slide["n_spots"] for slide in predictor.provenance["slides"].values()] == [24, 25]
     predict(sdata, predictor, **QUIET)
     assert np.isfinite(sdata["predicted"].X).all()
+
+
+def test_spots_that_failed_are_left_out_of_training(sdata, train):
+    library = sdata["observed"].X.toarray().sum(axis=1)
+    share = library[:25] / np.median(library[:25])
+
+    def fail(values):
+        values[3] = np.rint(0.04 / share[3] * values[3])  # 4 % of the median of its slide
+        values[4] = np.rint(0.06 / share[4] * values[4])
+        return values
+
+    counts(fail)(sdata)
+    with pytest.warns(UserWarning, match=r"1 of 50 spots .* far fewer than their slide's median.*`min_library`"):
+        predictor = train(sdata)
+    assert predictor.provenance["slides"]["S0_spots"]["n_spots"] == 24
+    predict(sdata, predictor, **QUIET)
+    assert sdata["predicted"].n_obs == 50
 
 
 def test_a_slide_without_counts_is_left_out(sdata, train):

@@ -110,6 +110,15 @@ def test_few_blocks_are_held_and_each_is_read_once_in_passing(monkeypatch):
     assert len(next(iter(reader._blocks.values()))._held) == 4
 
 
+def test_the_block_used_longest_ago_is_dropped(monkeypatch):
+    monkeypatch.setattr(_pixels, "CHUNK_PX", 16)
+    reader = PatchReader(levels_of(noise(160, 160)), 1.0, PatchSpec(fov_um=(8.0,), size_px=8), budget_bytes=1)
+    for x in (8, 24, 40, 56, 8, 72):  # four are held; the first is used again before the fifth comes
+        reader.read(np.array([[x - 0.5, 8.5]]))
+    (blocks,) = reader._blocks.values()
+    assert [column for _, column in blocks._held] == [2, 3, 0, 4]
+
+
 @pytest.mark.parametrize("shift", [(3, 5), (16, 0), (0, 7)])
 def test_image_and_spots_shifted_together(shift):
     pixels, (dx, dy) = noise(60, 80), shift

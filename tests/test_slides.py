@@ -159,6 +159,15 @@ def test_counts_come_from_the_layer_asked_for():
     assert only(sdata, layer="raw").counts.toarray().tolist() == [[7, 7]] * 3
 
 
+def test_which_of_two_tables():
+    other = table()
+    other.X = other.X * 10
+    sdata = build(tables={"a": table(), "b": other})
+    assert only(sdata, table_name="b").counts.toarray().tolist() == [[10, 20], [30, 40], [50, 60]]
+    sdata = build(tables={"observed": table(), "b": other})
+    assert only(sdata).table_name == "observed"
+
+
 def test_several_regions_in_the_order_of_the_table(synthetic_sdata):
     assert [s.name for s in resolve(synthetic_sdata, Selection())] == ["S0_spots", "S1_spots", "S2_spots"]
     assert [s.image_key for s in resolve(synthetic_sdata, Selection())] == ["S0_image", "S1_image", "S2_image"]

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata as sd
 
-from stpredict.tl import predict
+from stpredict.tl import evaluate, predict
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs, not ours
 def test_scanpy_squidpy_and_zarr(sdata, predictor, tmp_path):
     sc, sq = pytest.importorskip("scanpy"), pytest.importorskip("squidpy")
     predict(sdata, predictor, device="cpu", precision="32-true", progress=False)
+    scores = evaluate(sdata, shapes_key="S2_spots", n_splits=2)
     sdata.write(tmp_path / "a.zarr")
     again = sd.read_zarr(tmp_path / "a.zarr")
     adata = again["predicted"]
     np.testing.assert_array_equal(adata.X, sdata["predicted"].X)
     assert adata.uns["predicted"]["units"] == "log1p CP10k"
     assert again.tables["predicted"].obs["region"].cat.categories.tolist() == ["S0_spots", "S1_spots", "S2_spots"]
+
+    pd.testing.assert_frame_equal(evaluate(again, shapes_key="S2_spots", n_splits=2), scores, check_column_type=False)
+    assert adata.uns["evaluation"]["ceiling"] == pytest.approx(scores.attrs["ceiling"])
 
     sc.pp.pca(adata, n_comps=5)
     sc.pp.neighbors(adata, n_neighbors=8)

@@ -24,6 +24,7 @@ from stpredict._train._device import default_precision, make_fabric
     ({"n_members": 0}, "`n_members` is 0"),
     ({"stain_jitter": -0.1}, "`stain_jitter` is -0.1"),
     ({"brightness_jitter": 2}, "`brightness_jitter` is 2"),
+    ({"min_library": 1.5}, "`min_library` is 1.5"),
     ({"seed": -1}, "`seed` is -1"),
     ({"validation": "spot"}, "`validation` is 'spot'; allowed: 'auto', 'slide', 'block', 'none'"),
 ])  # fmt: skip
