@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from her2st_torch import SPACES, TEST, TRAIN, scores
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
@@ -27,11 +28,6 @@ from stpredict._train._data import read_spots, slide_index
 from stpredict.models import build
 from stpredict.tl._fit import _with_counts
 
-TRAIN, TEST = ("C2", "C3", "C4"), "C5"
-SPACES = {
-    "CP10k": stp.pp.TargetSpec(),
-    "panel CPM": stp.pp.TargetSpec(target_sum=1e6, over="panel"),
-}
 COLUMNS = ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse"]
 
 
@@ -49,18 +45,6 @@ def ridge_row(train, test, predictor, spec, genes):
     observed = spec.normalize(target.counts, [target.genes.index(g) for g in genes])
     kept = np.asarray(target.counts[:, [target.genes.index(g) for g in genes]].sum(axis=1)).ravel() > 0
     return scores(observed[kept], predicted[kept]) | {"penalty": penalty}
-
-
-def scores(observed, predicted):
-    """The columns of the table, from arrays."""
-    by_gene = stp.metrics.pearson(observed, predicted)
-    return {
-        "gene_pearson": float(np.nanmean(by_gene)),
-        "gene_pearson_top50": float(np.nanmean(by_gene[stp.metrics.top_variable(observed)])),
-        "best50": stp.metrics.best(by_gene),
-        "spot_pearson": float(np.nanmean(stp.metrics.pearson(observed, predicted, axis="spot"))),
-        "rmse": float(np.mean(stp.metrics.rmse(observed, predicted, axis="spot"))),
-    }
 
 
 def with_share(member, share):

@@ -11,6 +11,8 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from ._contract import unit_pixels
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -149,6 +151,4 @@ def in_chunks(patches: Tensor, spot_share: float) -> Tensor:
     -------
     ``(n, (s + 1) * 27)`` float32.
     """
-    parts = patches.split(_CHUNK)
-    unit = (part if part.is_floating_point() else part.float() / 255 for part in parts)
-    return torch.cat([patch_statistics(part, spot_share) for part in unit])
+    return torch.cat([patch_statistics(unit_pixels(part), spot_share) for part in patches.split(_CHUNK)])
