@@ -79,13 +79,27 @@ class PatchReader:
         n, size = len(xy_px), self.patch.size_px
         patches = np.empty((n, len(self.sides_px), 3, size, size), np.uint8)
         flagged = self._leaves_image(xy_px)
-        order = np.lexsort((xy_px[:, 0] // CHUNK_PX, xy_px[:, 1] // CHUNK_PX))
+        order = self.order(xy_px)
         for s, (side, level) in enumerate(zip(self.sides_px, self._levels, strict=True)):
             blocks = self._blocks[id(level)]
             for i in order:
                 patches[i, s], missing = self._patch(blocks, level.factor, xy_px[i], side)
                 flagged[i] |= missing
         return patches, flagged
+
+    def order(self, xy_px: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The order in which windows are best visited, so that each part of the image is decoded once.
+
+        Parameters
+        ----------
+        xy_px
+            ``(n, 2)`` centres in full-resolution pixels.
+
+        Returns
+        -------
+        ``(n,)`` positions in ``xy_px``.
+        """
+        return np.lexsort((xy_px[:, 0] // CHUNK_PX, xy_px[:, 1] // CHUNK_PX))
 
     def _leaves_image(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
         half = self.sides_px.max() / 2
