@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from einops import rearrange
@@ -213,7 +215,7 @@ def test_color_tokens_differ_from_the_paper_by_what_they_say():
 
 def test_statistics_share_is_a_weighted_mean_and_the_loss_leaves_it_out(spots):
     model, batch = M2OST(small(statistics_share=0.25)), spots(12)
-    model.start_from(batch)
+    model.start_from([batch])
     torch.nn.init.normal_(model.head.weight, std=0.1)
     alone = M2OST(small())
     alone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("statistics.")})
@@ -227,8 +229,25 @@ def test_statistics_share_is_a_weighted_mean_and_the_loss_leaves_it_out(spots):
 
 def test_start_from_takes_the_mean_of_the_targets(spots):
     model, batch = M2OST(small()).eval(), spots(12)
-    model.start_from(batch)
+    model.start_from([batch])
     torch.testing.assert_close(model(batch), batch.targets.mean(dim=0).expand(12, -1))
+
+
+def test_start_from_takes_spots_some_at_a_time_once_each(spots):
+    batch, taken = spots(12), []
+
+    def pieces():
+        for index in (slice(0, 5), slice(5, 6), slice(6, 12)):
+            taken.append(index)
+            yield replace(batch, patches=batch.patches[index], targets=batch.targets[index])
+
+    states = []
+    for given in ([batch], pieces()):
+        model = M2OST(small(statistics_share=0.5))
+        model.start_from(given)
+        states.append([x for name, x in model.state_dict().items() if name.startswith(("statistics", "head"))])
+    assert len(taken) == 3
+    torch.testing.assert_close(states[0], states[1], atol=1e-5, rtol=1e-4)
 
 
 # ---- size

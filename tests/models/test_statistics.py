@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict.models._statistics import N_STATISTICS, StatisticsRidge, in_chunks, patch_statistics
+from stpredict.models._statistics import N_STATISTICS, StatisticsRidge, patch_statistics
 
 
 def pixels(n=3, scales=2, size=16, seed=0):
@@ -55,11 +55,6 @@ def test_odd_and_small_patches_are_finite(size):
     found = patch_statistics(pixels(size=size), 2 / 3)
     assert found.shape == (3, 3 * N_STATISTICS)
     assert found.isfinite().all()
-
-
-def test_chunks_and_bytes_agree_with_one_go():
-    raw = (pixels(150) * 255).round().to(torch.uint8)
-    torch.testing.assert_close(in_chunks(raw, 0.5), patch_statistics(raw.float() / 255, 0.5))
 
 
 def test_ridge_is_the_closed_form():

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from .._checks import models as check
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
 
@@ -131,15 +133,15 @@ class SpotModel(nn.Module, ABC):
         self.head.weight.zero_()
         self.head.bias.copy_(mean)
 
-    def start_from(self, batch: SpotBatch) -> None:
+    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take from the training spots what needs no steps: the mean profile, unless a model takes more.
 
         Parameters
         ----------
-        batch
-            All training spots, with ``targets``.
+        pieces
+            All training spots, with ``targets``, some at a time; iterated once.
         """
-        self.start_at(check.given_targets(batch.targets).mean(dim=0))
+        self.start_at(torch.cat([check.given_targets(piece.targets) for piece in pieces]).mean(dim=0))
 
 
 def unit_pixels(patches: Tensor) -> Tensor:

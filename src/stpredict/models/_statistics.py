@@ -11,15 +11,12 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from ._contract import unit_pixels
-
 if TYPE_CHECKING:
     from torch import Tensor
 
 N_STATISTICS = 27
 """Numbers a window: mean, spread, correlation and skew of the channels, texture at four scales, mean of the centre."""
 _OCTAVES = 4
-_CHUNK = 64
 
 
 def patch_statistics(pixels: Tensor, spot_share: float) -> Tensor:
@@ -135,20 +132,3 @@ class StatisticsRidge(nn.Module):
         with torch.autocast(statistics.device.type, enabled=False):
             standard = (statistics - self.mean) / self.spread
             return torch.addmm(self.bias, standard, self.weight.T)
-
-
-def in_chunks(patches: Tensor, spot_share: float) -> Tensor:
-    """Statistics of many spots, some at a time.
-
-    Parameters
-    ----------
-    patches
-        ``(n, s, 3, p, p)`` uint8, or floating point in [0, 1].
-    spot_share
-        Spot diameter over the narrowest field of view.
-
-    Returns
-    -------
-    ``(n, (s + 1) * 27)`` float32.
-    """
-    return torch.cat([patch_statistics(unit_pixels(part), spot_share) for part in patches.split(_CHUNK)])

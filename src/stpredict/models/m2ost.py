@@ -38,10 +38,10 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._contract import FloatLinear, SpotModel, unit_pixels
-from ._statistics import N_STATISTICS, StatisticsRidge, in_chunks, patch_statistics
+from ._statistics import N_STATISTICS, StatisticsRidge, patch_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -331,18 +331,22 @@ class M2OST(SpotModel):
             self.statistics.weight.zero_()
             self.statistics.bias.copy_(mean)
 
-    def start_from(self, batch: SpotBatch) -> None:
+    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the mean profile, and solve the regression on statistics, from the training spots.
 
         Parameters
         ----------
-        batch
-            All training spots, with ``targets``.
+        pieces
+            All training spots, with ``targets``, some at a time; iterated once.
         """
-        super().start_from(batch)
+        targets, known = [], []
+        for piece in pieces:
+            targets.append(check.given_targets(piece.targets))
+            if self.statistics is not None:
+                known.append(patch_statistics(unit_pixels(piece.patches), 1 / self.config.fov_spots[0]))
+        self.start_at(torch.cat(targets).mean(dim=0))
         if self.statistics is not None:
-            targets = check.given_targets(batch.targets)
-            self.statistics.solve(in_chunks(batch.patches, 1 / self.config.fov_spots[0]), targets)
+            self.statistics.solve(torch.cat(known), torch.cat(targets))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.

@@ -308,7 +308,7 @@ def _member(
         rows = torch.from_numpy(np.flatnonzero(chosen.held))
         held = Held(spots=take(everything, rows), observed=values[chosen.held], decode=targets.decode)
     learnt = take(everything, torch.from_numpy(np.flatnonzero(training)))
-    network.start_from(learnt)
+    network.start_from([learnt])
     train(network, learnt, held, config, fabric, state=progress.state, report=progress.report)
     return Member(network=network.cpu().eval(), targets=targets)
 
