@@ -1,17 +1,22 @@
-"""Data that tests share: synthetic slides built once, small legacy ST files, real sections where they are at hand."""
+"""Data that tests share: synthetic slides built once, small legacy ST files, real sections where they are at hand.
+
+Imported on machines that have a GPU and little else: what not every test needs is imported where it is used.
+"""
 
 from __future__ import annotations
 
 import os
 from copy import deepcopy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
-from spatialdata import SpatialData
 
 import stpredict
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is first imported
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -25,6 +30,8 @@ def synthetic_sdata() -> SpatialData:
 @pytest.fixture
 def sdata(synthetic_sdata: SpatialData) -> SpatialData:
     """A copy that a test may change, except for the pixels."""
+    from spatialdata import SpatialData
+
     return SpatialData(
         images=dict(synthetic_sdata.images),
         shapes={name: shapes.copy() for name, shapes in synthetic_sdata.shapes.items()},
@@ -46,6 +53,8 @@ def her2st_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def st_files(tmp_path: Path) -> dict[str, Path]:
     """A legacy ST section of 4 x 5 spots, 20 px apart, in three files."""
+    from PIL import Image
+
     files = {"image": tmp_path / "X1.jpg", "counts": tmp_path / "X1.tsv", "spots": tmp_path / "X1_selection.tsv"}
     Image.fromarray(np.random.default_rng(0).integers(90, 250, (121, 141, 3), dtype=np.uint8)).save(files["image"])
     spots, counts = ["x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected", ""], ["\tA\tB\tC\tD", ""]

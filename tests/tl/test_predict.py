@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import anndata as ad
 import numpy as np
@@ -17,7 +18,7 @@ from spatialdata.transformations import get_transformation
 import stpredict as stp
 from stpredict._slides import Selection, resolve
 from stpredict._train._color import apply_ridge, color_statistics
-from stpredict._train._data import read_spots
+from stpredict._train._data import read_pieces, read_spots
 from stpredict.tl import Predictor, _predict, predict
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
@@ -159,12 +160,14 @@ def test_several_predictions_side_by_side_and_again(sdata, predictor):
 
 def test_batches_and_pieces_do_not_matter(sdata, predictor, monkeypatch):
     found = []
-    for batch_size, at_once in ((64, 512), (7, 512), (64, 11)):
-        monkeypatch.setattr(_predict, "SPOTS_AT_ONCE", at_once)
+    for batch_size, at_once in ((64, 512), (7, 512), (64, 11), (None, 30)):
+        arguments = {"piece_bytes": at_once * 3 * 3 * 32 * 32}
+        monkeypatch.setattr(_predict, "read_pieces", partial(read_pieces, **arguments))
         predict(sdata, predictor, batch_size=batch_size, **QUIET)
         found.append(sdata["predicted"].X)
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
     np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+    np.testing.assert_allclose(found[3], found[0], atol=1e-5)
 
 
 def test_views_are_averaged(sdata, predictor):

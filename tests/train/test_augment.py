@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from stpredict._train._augment import N_SYMMETRIES, augment, dihedral, stain
+from stpredict._train._augment import N_SYMMETRIES, Views, dihedral, stain
 from stpredict._train._config import FitConfig
 
 SQUARE = torch.arange(9.0).reshape(3, 3)
@@ -71,8 +73,8 @@ def test_black_stays_finite():
     assert stain(patches, torch.full((1, 3), 1.5), torch.zeros(1, 3)).isfinite().all()
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+def augmented(batch, config, seed=0):
+    return Views.draw(len(batch), config, torch.Generator().manual_seed(seed)).of(batch)
 
 
 STRONG = FitConfig(stain_jitter=0.3, brightness_jitter=0.2)
@@ -81,7 +83,7 @@ STRONG = FitConfig(stain_jitter=0.3, brightness_jitter=0.2)
 def test_augment_changes_pixels_and_nothing_else(spots):
     batch = spots()
     before = batch.patches.clone()
-    view = augment(batch, STRONG, generator())
+    view = augmented(batch, STRONG)
     assert view.patches.shape == before.shape
     assert torch.equal(batch.patches, before)
     assert view.patches.min() >= 0
@@ -94,7 +96,7 @@ def test_augment_changes_pixels_and_nothing_else(spots):
 def test_all_scales_of_a_spot_are_seen_alike(spots):
     batch = spots()
     batch.patches = batch.patches[:, :1].expand(-1, 3, -1, -1, -1).contiguous()
-    view = augment(batch, STRONG, generator()).patches
+    view = augmented(batch, STRONG).patches
     assert torch.equal(view[:, 0], view[:, 1])
     assert torch.equal(view[:, 0], view[:, 2])
 
@@ -102,12 +104,12 @@ def test_all_scales_of_a_spot_are_seen_alike(spots):
 def test_spots_are_seen_differently(spots):
     batch = spots()
     batch.patches = batch.patches[:1].expand(len(batch), -1, -1, -1, -1).contiguous()
-    view = augment(batch, FitConfig(stain_jitter=0, brightness_jitter=0), generator()).patches
+    view = augmented(batch, FitConfig(stain_jitter=0, brightness_jitter=0)).patches
     assert len({tuple(patch.flatten().tolist()) for patch in view}) == 8  # flips and turns alone
 
 
 def test_same_generator_same_view(spots):
-    first, again, other = (augment(spots(), STRONG, generator(seed)).patches for seed in (3, 3, 4))
+    first, again, other = (augmented(spots(), STRONG, seed).patches for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -115,4 +117,12 @@ def test_same_generator_same_view(spots):
 def test_everything_off_is_identity(spots):
     batch = spots()
     off = FitConfig(flips=False, stain_jitter=0, brightness_jitter=0)
-    assert augment(batch, off, generator()).patches is batch.patches
+    assert augmented(batch, off).patches is batch.patches
+
+
+def test_a_part_is_seen_as_in_the_whole(spots):
+    batch = spots()
+    views = Views.draw(len(batch), STRONG, torch.Generator().manual_seed(0))
+    whole = views.of(batch).patches
+    part = replace(batch, patches=batch.patches[5:9])
+    torch.testing.assert_close(views.of(part, slice(5, 9)).patches, whole[5:9])

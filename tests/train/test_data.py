@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stpredict._geometry import PatchSpec
-from stpredict._slides import Selection, resolve
+from stpredict._pixels import PatchReader
 from stpredict._train._config import FitConfig
 from stpredict._train._data import fold, read_pieces, read_spots, slide_index
 
@@ -18,6 +18,8 @@ SPEC = PatchSpec(fov_um=(150, 600), size_px=8)
 
 @pytest.fixture(scope="module")
 def slides(synthetic_sdata):
+    from stpredict._slides import Selection, resolve
+
     return resolve(synthetic_sdata, Selection())
 
 
@@ -45,15 +47,28 @@ def test_spots_of_all_slides_in_order(slides):
     assert torch.equal(batch.patches[72:], alone.patches)
 
 
-@pytest.mark.parametrize("n_at_once", [7, 36, 100])
-def test_pieces_are_the_whole(slides, n_at_once):
-    whole, flagged = read_spots([slides[0]], PatchSpec(fov_um=(1500,), size_px=8), progress=False)
-    pieces = list(read_pieces(slides[0], PatchSpec(fov_um=(1500,), size_px=8), n_at_once=n_at_once))
-    assert max(len(batch) for batch, _ in pieces) <= n_at_once
-    for name in ("patches", "xy_um", "slide"):
-        assert torch.equal(torch.cat([getattr(batch, name) for batch, _ in pieces]), getattr(whole, name))
-    np.testing.assert_array_equal(np.concatenate([flags for _, flags in pieces]), flagged)
+@pytest.mark.parametrize(("piece_bytes", "n_pieces"), [(1, 36), (7 * 192, 6), (36 * 192, 1), (100 * 192, 1)])
+def test_pieces_are_the_whole(slides, piece_bytes, n_pieces):
+    spec = PatchSpec(fov_um=(1500,), size_px=8)  # 192 bytes a spot
+    whole, flagged = read_spots([slides[0]], spec, progress=False)
+    pieces = list(read_pieces(slides[0], spec, piece_bytes=piece_bytes))
+    assert len(pieces) == n_pieces
+    assert sorted(np.concatenate([piece.rows for piece in pieces]).tolist()) == list(range(36))
+    for piece in pieces:
+        assert piece.spots.patches.nbytes <= max(piece_bytes, 192)
+        for name in ("patches", "xy_um", "slide"):
+            assert torch.equal(getattr(piece.spots, name), getattr(whole, name)[piece.rows])
+        np.testing.assert_array_equal(piece.flagged, flagged[piece.rows])
     assert flagged.any()
+
+
+def test_spots_are_visited_in_the_order_of_the_reader(slides, monkeypatch):
+    read, visited = PatchReader.read, []
+    monkeypatch.setattr(PatchReader, "order", lambda self, xy_px: np.arange(len(xy_px))[::-1])
+    monkeypatch.setattr(PatchReader, "read", lambda self, xy_px: (visited.append(xy_px), read(self, xy_px))[1])
+    list(read_pieces(slides[0], SPEC, piece_bytes=10 * 384))
+    assert [len(xy_px) for xy_px in visited] == [10, 10, 10, 6]
+    np.testing.assert_array_equal(np.concatenate(visited), slides[0].xy_px[::-1])
 
 
 def test_by_default_the_last_group_is_held_out(slides):

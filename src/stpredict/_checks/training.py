@@ -106,6 +106,36 @@ def finite_loss(loss: float, epoch: int) -> None:
         raise FloatingPointError(msg)
 
 
+def one_spot_fits(n_spots: int, error: Exception) -> None:
+    """Say that halving the batch again and again did not help."""
+    if n_spots <= 1:
+        msg = (
+            f"The memory of the device does not hold the network and a single spot ({error}). Use another `device` (or "
+            "`accelerator` of `stp.tl.FitConfig`), free its memory, or take a smaller model."
+        )
+        raise MemoryError(msg) from error
+
+
+def disk_holds(needed: int, free: int, folder: str) -> None:
+    """Refuse to begin a temporary file that the disk cannot hold."""
+    if needed > free:
+        msg = (
+            f"Patches of {needed / 1e9:.3g} GB exceed the memory budget, and the disk of {folder!r} has only "
+            f"{free / 1e9:.3g} GB left for them. Raise `memory_bytes` of `stp.tl.FitConfig`, free some space, or let "
+            "the environment variable TMPDIR name a folder with more."
+        )
+        raise OSError(msg)
+
+
+def not_spilled(folder: str, error: OSError) -> NoReturn:
+    """Say that patches could not be written to a temporary file."""
+    msg = (
+        f"Patches could not be written to a temporary file in {folder!r}: {error}. Raise `memory_bytes` of "
+        "`stp.tl.FitConfig`, free some space, or let the environment variable TMPDIR name another folder."
+    )
+    raise OSError(msg) from error
+
+
 def resumable(path: str, *, found: bool) -> None:
     """Refuse to resume what is not there."""
     if not found:

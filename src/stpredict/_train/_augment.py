@@ -5,7 +5,7 @@ Tensors only. What is random is drawn from the generator given.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,27 +67,58 @@ def stain(patches: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     return (unit.clamp_min(1 / 255).log_().mul_(gain).sub_(shift)).exp_().clamp_(0, 1)
 
 
-def augment(batch: SpotBatch, config: FitConfig, generator: torch.Generator) -> SpotBatch:
-    """A random view of a batch.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Views:
+    """A random view for each of some spots; None where nothing is changed."""
 
-    Parameters
-    ----------
-    batch
-        The spots.
-    config
-        Which augmentations, and how strong.
-    generator
-        Source of randomness, on the CPU, so that every device sees the same views.
+    symmetry: Tensor | None
+    """``(b,)`` numbers 0 to 7."""
+    gain: Tensor | None
+    """``(b, 3)``."""
+    shift: Tensor | None
+    """``(b, 3)``."""
 
-    Returns
-    -------
-    A batch with new patches; everything else is shared.
-    """
-    patches, n = batch.patches, len(batch)
-    if config.flips:
-        patches = dihedral(patches, torch.randint(N_SYMMETRIES, (n,), generator=generator).to(patches.device))
-    if config.stain_jitter or config.brightness_jitter:
+    @classmethod
+    def draw(cls, n: int, config: FitConfig, generator: torch.Generator) -> Views:
+        """Draw views.
+
+        Parameters
+        ----------
+        n
+            For how many spots.
+        config
+            Which augmentations, and how strong.
+        generator
+            Source of randomness, on the CPU, so that every device sees the same views.
+
+        Returns
+        -------
+        The views.
+        """
+        symmetry = torch.randint(N_SYMMETRIES, (n,), generator=generator) if config.flips else None
+        if not (config.stain_jitter or config.brightness_jitter):
+            return cls(symmetry=symmetry, gain=None, shift=None)
         gain = 1 + config.stain_jitter * torch.randn(n, 3, generator=generator)
         shift = config.brightness_jitter * torch.randn(n, 3, generator=generator)
-        patches = stain(patches, gain.to(patches.device), shift.to(patches.device))
-    return replace(batch, patches=patches)
+        return cls(symmetry=symmetry, gain=gain, shift=shift)
+
+    def of(self, batch: SpotBatch, rows: slice = slice(None)) -> SpotBatch:
+        """The spots as they are seen.
+
+        Parameters
+        ----------
+        batch
+            Some spots.
+        rows
+            Which of the views are theirs; by default all.
+
+        Returns
+        -------
+        A batch with new patches; everything else is shared.
+        """
+        patches = batch.patches
+        if self.symmetry is not None:
+            patches = dihedral(patches, self.symmetry[rows].to(patches.device))
+        if self.gain is not None and self.shift is not None:
+            patches = stain(patches, self.gain[rows].to(patches.device), self.shift[rows].to(patches.device))
+        return replace(batch, patches=patches)

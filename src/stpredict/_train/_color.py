@@ -1,10 +1,11 @@
 """The baseline every network has to beat: ridge regression on the colour statistics of the same patches.
 
-numpy only.
+numpy, and torch where there are pixels.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,21 +17,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from ..pp._targets import TargetSpec
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Ridge penalties tried on standardised features."""
+VALUES_AT_ONCE = 1 << 20
+"""Pixel values whose optical density is held at a time: few, so that a processor's cache holds them."""
 CHANNELS = ("red", "green", "blue")
 
 
-def color_statistics(patches: NDArray[np.uint8], spot_share: float) -> NDArray[np.float32]:
+def color_statistics(patches: Tensor | NDArray[np.uint8], spot_share: float) -> NDArray[np.float32]:
     """Mean and standard deviation of the optical density of each channel, in the spot and in every field of view.
 
     Parameters
     ----------
     patches
-        ``(n, s, 3, p, p)``, narrowest field of view first.
+        ``(n, s, 3, p, p)`` uint8, narrowest field of view first; a tensor on a device is worked on there.
     spot_share
         Spot diameter as a share of the narrowest field of view: the square of that side is the first window.
 
@@ -38,14 +42,31 @@ def color_statistics(patches: NDArray[np.uint8], spot_share: float) -> NDArray[n
     -------
     ``(n, 6 * (s + 1))``: three means and three standard deviations a window, the spot first.
     """
-    size = patches.shape[-1]
+    import torch  # the baseline is also applied where no torch is needed
+
+    tensor = torch.as_tensor(patches)
+    size = tensor.shape[-1]
     margin = min(max(0, round(size * (1 - spot_share) / 2)), (size - 1) // 2)
-    density = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1) / 255)
-    parts = []
-    for window in (patches[:, 0, :, margin : size - margin, margin : size - margin], *np.moveaxis(patches, 1, 0)):
-        values = [density[spots].reshape(len(spots), 3, -1) for spots in np.array_split(window, -(-len(window) // 64))]
-        parts += [np.concatenate([v.mean(-1) for v in values]), np.concatenate([v.std(-1) for v in values])]
-    return np.concatenate(parts, axis=1)
+    values = VALUES_AT_ONCE if tensor.device.type == "cpu" else 256 * VALUES_AT_ONCE
+    n_at_once = max(1, values // math.prod(tensor.shape[1:]))
+    found = [_moments(part, margin) for part in tensor.split(n_at_once)]
+    statistics: NDArray[np.float32] = torch.cat(found).cpu().numpy()
+    return statistics
+
+
+def _moments(patches: Tensor, margin: int) -> Tensor:
+    """Mean and standard deviation of the density in the central square and the whole of each field of view."""
+    import torch
+
+    density = patches.clamp_min(1).float().div_(255).log_().neg_()
+    size = density.shape[-1]
+    spot = density[:, :1, :, margin : size - margin, margin : size - margin].flatten(-2)
+    found = []
+    for window in (spot, density.flatten(-2)):
+        mean = window.mean(dim=-1, keepdim=True)
+        std = torch.linalg.vector_norm(window - mean, dim=-1) / math.sqrt(window.shape[-1])
+        found.append(torch.stack([mean.squeeze(-1), std], dim=2))  # (b, s, 2, 3)
+    return torch.cat(found, dim=1).flatten(1)
 
 
 def fit_ridge(

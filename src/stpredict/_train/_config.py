@@ -17,7 +17,7 @@ class FitConfig:
     n_epochs: int = 30
     """Passes over the training spots, at most."""
     batch_size: int = 32
-    """Spots a step, over all devices."""
+    """Spots a step, over all devices. What does not fit a device at once is added up over smaller passes."""
     lr: float = 5e-4
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.05
@@ -59,6 +59,8 @@ class FitConfig:
     """Lightning Fabric strategy, for instance ``"ddp"``."""
     precision: str = "auto"
     """Lightning Fabric precision; ``"auto"`` is bf16 where the device computes in it natively, else float32."""
+    memory_bytes: int = 1 << 30
+    """Bytes of decoded image and of patches held in memory. Patches that need more are kept in a temporary file."""
     progress: bool = True
     """Whether a progress bar is shown."""
 
@@ -76,6 +78,7 @@ class FitConfig:
         check.in_range("stain_jitter", self.stain_jitter, 0.0, 1.0)
         check.in_range("brightness_jitter", self.brightness_jitter, 0.0, 1.0)
         check.in_range("seed", self.seed, 0, 2**31 - 1)
+        check.in_range("memory_bytes", self.memory_bytes, 1, 2**63 - 1)
         check.one_of("validation", self.validation, ("auto", "slide", "block", "none"))
 
     def to_dict(self) -> dict[str, Any]:

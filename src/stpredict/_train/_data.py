@@ -1,11 +1,16 @@
-"""From slides to one batch of all their spots, and which of them are held out.
+"""From slides to the patches of their spots, some at a time or all, and which spots are held out.
 
 Pixels come through `_pixels`; slides are taken as they are resolved. Nothing here knows of SpatialData.
 """
 
 from __future__ import annotations
 
+import math
+import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +23,7 @@ from ..models import SpotBatch
 from ..pp._split import blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,11 +31,64 @@ if TYPE_CHECKING:
     from .._slides import Slide
     from ._config import FitConfig
 
+PIECE_BYTES = 1 << 25
+"""Bytes of patches that are read at a time."""
+READER_SHARE = 4
+"""At least one part in so many of a memory budget is for decoded image, the rest for patches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Piece:
+    """Some spots of one slide, read."""
+
+    rows: NDArray[np.intp]
+    """``(b,)`` positions of the spots on their slide."""
+    spots: SpotBatch
+    """The spots, on the CPU."""
+    flagged: NDArray[np.bool_]
+    """``(b,)`` whether a window left the image or held missing pixels."""
+
+
+def read_pieces(
+    slide: Slide, patch: PatchSpec, *, piece_bytes: int = PIECE_BYTES, budget_bytes: int = 1 << 30, index: int = 0
+) -> Iterator[Piece]:
+    """Read the patches of one slide, a bounded number of spots at a time.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    patch
+        Fields of view and size.
+    piece_bytes
+        How many bytes of patches are read at a time; at least one spot is.
+    budget_bytes
+        How much decoded image may be held at a time.
+    index
+        What ``SpotBatch.slide`` says.
+
+    Yields
+    ------
+    Every spot once, in the order in which each part of the image is decoded once.
+    """
+    reader = _reader(slide, patch, budget_bytes)
+    order = reader.order(slide.xy_px)
+    n_at_once = max(1, piece_bytes // spot_bytes(patch))
+    for start in range(0, len(order), n_at_once):
+        rows = order[start : start + n_at_once]
+        patches, flagged = reader.read(slide.xy_px[rows])
+        spots = SpotBatch(
+            patches=torch.from_numpy(patches),
+            xy_um=torch.from_numpy(slide.xy_um[rows].astype(np.float32)),
+            slide=torch.full((len(rows),), index, dtype=torch.int64),
+        )
+        yield Piece(rows=rows, spots=spots, flagged=flagged)
+
 
 def read_spots(
     slides: Sequence[Slide], patch: PatchSpec, *, budget_bytes: int = 1 << 30, progress: bool = True
 ) -> tuple[SpotBatch, NDArray[np.bool_]]:
-    """Read the patches of every spot of some slides.
+    """Read the patches of every spot of some slides into memory.
 
     Parameters
     ----------
@@ -45,58 +103,131 @@ def read_spots(
 
     Returns
     -------
-    All spots, slide after slide, on the CPU, and ``(n,)`` whether a window left its image.
+    All spots, slide after slide, on the CPU, and ``(n,)`` whether a window left its image or held missing pixels.
     """
-    n = sum(len(slide.xy_px) for slide in slides)
-    patches = np.empty((n, len(patch.fov_um), 3, patch.size_px, patch.size_px), np.uint8)
-    flagged = np.empty(n, bool)
+    patches = np.empty((sum(len(slide.xy_px) for slide in slides), *_shape(patch)), np.uint8)
+
+    def put(rows: NDArray[np.intp], read: NDArray[np.uint8]) -> None:
+        patches[rows] = read
+
+    flagged = _read_all(slides, patch, put, budget_bytes, progress=progress)
+    return _batch(slides, patches), flagged
+
+
+@contextmanager
+def held_spots(
+    slides: Sequence[Slide], patch: PatchSpec, *, memory_bytes: int, progress: bool = True
+) -> Iterator[tuple[SpotBatch, NDArray[np.bool_]]]:
+    """Read the patches of every spot once, into memory if the budget allows, else into a temporary file.
+
+    Parameters
+    ----------
+    slides
+        The slides; their order gives ``SpotBatch.slide``.
+    patch
+        Fields of view and size.
+    memory_bytes
+        How much of decoded image and patches may be held in memory. A quarter is kept for the image: patches that need
+        more than the rest go to a file, mapped into memory and deleted when the context is left.
+    progress
+        Whether to show a progress bar.
+
+    Yields
+    ------
+    What `read_spots` returns.
+
+    Raises
+    ------
+    OSError
+        If the file does not fit the disk.
+    """
+    shape = (sum(len(slide.xy_px) for slide in slides), *_shape(patch))
+    left = memory_bytes - math.prod(shape)
+    if left >= memory_bytes // READER_SHARE:
+        yield read_spots(slides, patch, budget_bytes=left, progress=progress)
+        return
+    with TemporaryDirectory(prefix="stpredict-", ignore_cleanup_errors=True) as folder:
+        check.disk_holds(math.prod(shape), shutil.disk_usage(folder).free, folder)
+        flagged = _read_to_file(slides, patch, Path(folder) / "patches", memory_bytes, progress=progress)
+        patches = np.memmap(Path(folder) / "patches", np.uint8, mode="c", shape=shape)
+        yield _batch(slides, patches), flagged
+
+
+def _read_to_file(
+    slides: Sequence[Slide], patch: PatchSpec, path: Path, budget_bytes: int, *, progress: bool
+) -> NDArray[np.bool_]:
+    """Write patches, not map them: where a disk fills up, a write raises, but a map kills the process."""
+    with path.open("wb", buffering=0) as file:
+
+        def put(rows: NDArray[np.intp], read: NDArray[np.uint8]) -> None:
+            try:
+                for row, each in zip(rows.tolist(), read, strict=True):
+                    file.seek(row * each.nbytes)
+                    left = each.reshape(-1).data
+                    while left:  # a disk that is nearly full takes a part
+                        left = left[file.write(left) :]
+            except OSError as error:
+                check.not_spilled(str(path.parent), error)
+
+        return _read_all(slides, patch, put, budget_bytes, progress=progress)
+
+
+def _read_all(
+    slides: Sequence[Slide],
+    patch: PatchSpec,
+    put: Callable[[NDArray[np.intp], NDArray[np.uint8]], None],
+    budget_bytes: int,
+    *,
+    progress: bool,
+) -> NDArray[np.bool_]:
+    """Hand every patch over with its position among all spots; returns which are flagged."""
+    flagged = np.empty(sum(len(slide.xy_px) for slide in slides), bool)
     start = 0
-    for slide in tqdm(slides, desc="patches", unit="slide", disable=not progress, leave=False):
-        rows = np.s_[start : start + len(slide.xy_px)]
-        patches[rows], flagged[rows] = _reader(slide, patch, budget_bytes).read(slide.xy_px)
-        start = rows.stop
-    batch = SpotBatch(
+    with tqdm(total=len(flagged), desc="patches", unit="spot", disable=not progress, leave=False) as bar:
+        for slide in slides:
+            for piece in read_pieces(slide, patch, budget_bytes=budget_bytes):
+                put(start + piece.rows, piece.spots.patches.numpy())
+                flagged[start + piece.rows] = piece.flagged
+                bar.update(len(piece.rows))
+            start += len(slide.xy_px)
+    return flagged
+
+
+def _batch(slides: Sequence[Slide], patches: NDArray[np.uint8]) -> SpotBatch:
+    return SpotBatch(
         patches=torch.from_numpy(patches),
         xy_um=torch.from_numpy(np.concatenate([slide.xy_um for slide in slides]).astype(np.float32)),
         slide=torch.from_numpy(slide_index(slides)),
     )
-    return batch, flagged
 
 
-def read_pieces(
-    slide: Slide, patch: PatchSpec, *, n_at_once: int, budget_bytes: int = 1 << 30
-) -> Iterator[tuple[SpotBatch, NDArray[np.bool_]]]:
-    """Read the patches of one slide, a bounded number of spots at a time.
+def _shape(patch: PatchSpec) -> tuple[int, int, int, int]:
+    return len(patch.fov_um), 3, patch.size_px, patch.size_px
+
+
+def spot_bytes(patch: PatchSpec) -> int:
+    """How much memory the patches of one spot take.
 
     Parameters
     ----------
-    slide
-        The slide.
     patch
         Fields of view and size.
-    n_at_once
-        Spots whose patches are held in memory.
-    budget_bytes
-        How much decoded image may be held at a time.
 
-    Yields
-    ------
-    Consecutive spots, on the CPU, and whether a window left the image.
+    Returns
+    -------
+    Bytes.
     """
-    reader = _reader(slide, patch, budget_bytes)
-    for start in range(0, len(slide.xy_px), n_at_once):
-        rows = slice(start, start + n_at_once)
-        patches, flagged = reader.read(slide.xy_px[rows])
-        batch = SpotBatch(
-            patches=torch.from_numpy(patches),
-            xy_um=torch.from_numpy(slide.xy_um[rows].astype(np.float32)),
-            slide=torch.zeros(len(patches), dtype=torch.int64),
-        )
-        yield batch, flagged
+    return math.prod(_shape(patch))
 
 
 def _reader(slide: Slide, patch: PatchSpec, budget_bytes: int) -> PatchReader:
-    return PatchReader(slide.levels, slide.um_per_px, patch, budget_bytes=budget_bytes, image_key=slide.image_key)
+    return PatchReader(
+        slide.levels,
+        slide.um_per_px,
+        patch,
+        budget_bytes=budget_bytes,
+        image_key=slide.image_key,
+    )
 
 
 def slide_index(slides: Sequence[Slide]) -> NDArray[np.int64]:

@@ -16,7 +16,10 @@ import torch
 from .._checks import training as check
 from ..metrics import pearson
 from ..metrics._correlation import LEAST
-from ._augment import augment, dihedral
+from ._accumulate import accumulate, agree_on_limit
+from ._ahead import ahead
+from ._augment import Views, dihedral
+from ._batches import BatchLimit, sent, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,37 +60,22 @@ class Held:
     """Validation spots, with what was measured there in the units of the score."""
 
     spots: SpotBatch
+    """These and others."""
     observed: NDArray[np.float32]
+    """``(n, g)``."""
     decode: Decode
     """From network outputs to the units of ``observed``."""
+    rows: Tensor | None = None
+    """Positions of the validation spots among ``spots``, in the order of ``observed``; by default all."""
 
-
-def take(spots: SpotBatch, index: Tensor) -> SpotBatch:
-    """Some of the spots, in the order of ``index``.
-
-    Parameters
-    ----------
-    spots
-        All spots.
-    index
-        ``(b,)`` positions.
-
-    Returns
-    -------
-    A new batch.
-    """
-    return replace(
-        spots,
-        patches=spots.patches[index],
-        xy_um=spots.xy_um[index],
-        slide=spots.slide[index],
-        targets=None if spots.targets is None else spots.targets[index],
-        counts=None if spots.counts is None else spots.counts[index],
-    )
+    @property
+    def positions(self) -> Tensor:
+        """``rows``, spelt out."""
+        return torch.arange(len(self.spots)) if self.rows is None else self.rows
 
 
 @torch.inference_mode()
-def outputs(model: Any, spots: SpotBatch, fabric: Fabric, batch_size: int, *, symmetries: int = 1) -> Tensor:
+def outputs(model: Any, spots: SpotBatch, fabric: Fabric, limit: int | BatchLimit, *, symmetries: int = 1) -> Tensor:
     """What a network gives for some spots, in eval mode.
 
     Parameters
@@ -98,8 +86,8 @@ def outputs(model: Any, spots: SpotBatch, fabric: Fabric, batch_size: int, *, sy
         The spots, on any device.
     fabric
         Where to compute, and in which precision.
-    batch_size
-        Spots a forward pass.
+    limit
+        Spots a forward pass. Fewer where memory runs out, which a `BatchLimit` remembers.
     symmetries
         Average over this many of the eight views of the square.
 
@@ -109,14 +97,47 @@ def outputs(model: Any, spots: SpotBatch, fabric: Fabric, batch_size: int, *, sy
     """
     was_training = model.training
     model.eval()
-    parts = []
-    for index in torch.arange(len(spots)).split(batch_size):
-        batch = take(spots, index).to(fabric.device)
-        with fabric.autocast():
-            views = [model(replace(batch, patches=dihedral(batch.patches, k))).float() for k in range(symmetries)]
-        parts.append(torch.stack(views).mean(dim=0).cpu())
+    limit = BatchLimit(limit) if isinstance(limit, int) else limit
+    parts: list[Tensor] = []
+    done = 0
+    while done < len(spots):
+        some = take(spots, slice(done, done + limit.size))
+        try:
+            parts.append(_mean_output(model, some, fabric, symmetries))
+            done += len(some)
+        except RuntimeError as error:
+            limit.shrink(len(some), error)
     model.train(was_training)
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()
+
+
+def _mean_output(model: Any, spots: SpotBatch, fabric: Fabric, symmetries: int) -> Tensor:
+    """Mean over some views of the square, on the device."""
+    batch = spots.to(fabric.device)
+    with fabric.autocast():
+        views = [model(replace(batch, patches=dihedral(batch.patches, k))).float() for k in range(symmetries)]
+    return torch.stack(views).mean(dim=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Run:
+    """What stays the same while one network is trained."""
+
+    model: SpotModel
+    wrapped: Any
+    """The network as Fabric wraps it."""
+    optimizer: torch.optim.Optimizer
+    stepper: Any
+    """The optimiser as Fabric wraps it."""
+    average: State
+    """Moving average of the weights, on the device."""
+    config: FitConfig
+    fabric: Fabric
+    limit: BatchLimit
+    """Spots a forward and backward pass on this device."""
+    held: Held | None
+    held_limit: BatchLimit
+    """Spots a forward pass in validation."""
 
 
 def train(
@@ -128,6 +149,7 @@ def train(
     *,
     state: Progress,
     report: Callable[[Progress], None],
+    rows: Tensor | None = None,
 ) -> Progress:
     """Train one network.
 
@@ -136,7 +158,7 @@ def train(
     model
         The network; its weights are overwritten with the best found.
     spots
-        Training spots with targets.
+        Spots with targets.
     held
         Validation spots; None keeps the last weights.
     config
@@ -147,34 +169,30 @@ def train(
         Where to begin: a new `Progress`, or one that an interrupted run left.
     report
         Called after every epoch, and when training is interrupted, with the state so far.
+    rows
+        Positions of the training spots among ``spots``; by default all.
 
     Returns
     -------
     The state at the end; ``state.best`` are the weights to keep.
     """
-    optimizer = torch.optim.AdamW(_decayed(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
-    wrapped, stepper = fabric.setup(model, optimizer)
-    _restore(model, optimizer, state)
-    wrapped.mark_forward_method("loss")
-    average = {name: value.detach().clone() for name, value in (state.average or model.state_dict()).items()}
-    average = {name: value.to(fabric.device) for name, value in average.items()}
     share = -(-config.batch_size // fabric.world_size)
-    steps = max(1, len(spots) // (share * fabric.world_size))
+    run = _begin(model, held, config, fabric, state, share)
+    rows = torch.arange(len(spots)) if rows is None else rows
+    steps = max(1, len(rows) // (share * fabric.world_size))
+    if fabric.world_size > 1:
+        views = Views.draw(min(share, len(rows)), config, torch.Generator())
+        agree_on_limit(run.wrapped, take(spots, rows[:share]), views, run.limit, fabric)
     try:
         while state.epoch < config.n_epochs and state.epoch - state.best_epoch <= config.patience:
             started = time.perf_counter()
             with seeded(config.seed, state.epoch) as generator:
-                order = torch.randperm(len(spots), generator=generator)
-                loss = 0.0
-                for step in range(steps):
-                    _set_lr(optimizer, config, state.epoch + step / steps)
-                    index = order[(step * fabric.world_size + fabric.global_rank) * share :][:share]
-                    batch = augment(take(spots, index).to(fabric.device), config, generator)
-                    loss += _step(wrapped, stepper, batch, config, fabric) / steps
-                    check.finite_loss(loss, state.epoch)
-                    _follow(average, model, config.ema_decay, state.epoch * steps + step)
+                order = rows[torch.randperm(len(rows), generator=generator)]
+                mine = [order[(i * fabric.world_size + fabric.global_rank) * share :][:share] for i in range(steps)]
+                with ahead(sent(spots, mine, fabric.device), depth=2) as batches:
+                    loss = _epoch(run, batches, steps, state.epoch, generator)
             seconds = time.perf_counter() - started
-            _finish_epoch(state, model, average, optimizer, held, config, fabric, loss=loss)
+            _finish_epoch(state, run, loss)
             state.history[-1]["spots_per_s"] = steps * share * fabric.world_size / seconds
             report(state)
     except KeyboardInterrupt:
@@ -182,6 +200,46 @@ def train(
         raise
     model.load_state_dict(state.best)
     return state
+
+
+def _begin(model: SpotModel, held: Held | None, config: FitConfig, fabric: Fabric, state: Progress, share: int) -> _Run:
+    optimizer = torch.optim.AdamW(_decayed(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
+    wrapped, stepper = fabric.setup(model, optimizer)
+    _restore(model, optimizer, state)
+    wrapped.mark_forward_method("loss")
+    average = {name: value.detach().clone() for name, value in (state.average or model.state_dict()).items()}
+    return _Run(
+        model=model,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        stepper=stepper,
+        average={name: value.to(fabric.device) for name, value in average.items()},
+        config=config,
+        fabric=fabric,
+        limit=BatchLimit(share),
+        held=held,
+        held_limit=BatchLimit(config.batch_size),
+    )
+
+
+def _epoch(run: _Run, batches: Iterator[SpotBatch], steps: int, epoch: int, generator: torch.Generator) -> float:
+    """One pass over the training spots; returns the mean loss."""
+    loss = 0.0
+    for step, batch in enumerate(batches):
+        _set_lr(run.optimizer, run.config, epoch + step / steps)
+        views = Views.draw(len(batch), run.config, generator)
+        loss += _step(run, batch, views) / steps
+        check.finite_loss(loss, epoch)
+        _follow(run.average, run.model, run.config.ema_decay, epoch * steps + step)
+    return loss
+
+
+def _step(run: _Run, batch: SpotBatch, views: Views) -> float:
+    run.stepper.zero_grad(set_to_none=True)
+    loss = accumulate(run.wrapped, batch, views, run.limit, run.fabric)
+    run.fabric.clip_gradients(run.wrapped, run.stepper, max_norm=run.config.clip_norm, error_if_nonfinite=False)
+    run.stepper.step()
+    return loss
 
 
 @contextmanager
@@ -203,16 +261,6 @@ def seeded(seed: int, epoch: int) -> Iterator[torch.Generator]:
     with torch.random.fork_rng():
         torch.manual_seed(mixed)  # noqa: TID251  (forked: restored on exit)
         yield torch.Generator().manual_seed(mixed + 1)
-
-
-def _step(model: Any, optimizer: Any, batch: SpotBatch, config: FitConfig, fabric: Fabric) -> float:
-    with fabric.autocast():
-        loss = model.loss(batch)
-    optimizer.zero_grad(set_to_none=True)
-    fabric.backward(loss)
-    fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
-    optimizer.step()
-    return float(loss.detach())
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, config: FitConfig, epoch: float) -> None:
@@ -237,28 +285,17 @@ def _follow(average: State, model: SpotModel, decay: float, step: int) -> None:
             average[name].copy_(value)
 
 
-def _finish_epoch(
-    state: Progress,
-    model: SpotModel,
-    average: State,
-    optimizer: torch.optim.Optimizer,
-    held: Held | None,
-    config: FitConfig,
-    fabric: Fabric,
-    *,
-    loss: float,
-) -> None:
-    moments = {name: optimizer.state[p] for name, p in model.named_parameters() if p in optimizer.state}
+def _finish_epoch(state: Progress, run: _Run, loss: float) -> None:
+    model, moments = run.model, run.optimizer.state
     state.weights = _copied(model.state_dict())
-    state.average = _copied(average)
-    state.moments = {name: _copied(values) for name, values in moments.items()}
-    row = {"epoch": float(state.epoch), "train_loss": loss, "lr": float(optimizer.param_groups[0]["lr"])}
+    state.average = _copied(run.average)
+    state.moments = {name: _copied(moments[p]) for name, p in model.named_parameters() if p in moments}
+    row = {"epoch": float(state.epoch), "train_loss": loss, "lr": float(run.optimizer.param_groups[0]["lr"])}
     score = float(state.epoch)
-    if held is not None:
-        model.load_state_dict(average)
-        given = outputs(model, held.spots, fabric, config.batch_size)
+    if run.held is not None:
+        model.load_state_dict(run.average)
+        row |= _scores(_held_outputs(run, run.held), run.held)
         model.load_state_dict(state.weights)
-        row |= _scores(given, held)
         score = row["val_pearson"]
     state.history.append(row)
     if score > state.best_score or not state.best:
@@ -266,14 +303,22 @@ def _finish_epoch(
     state.epoch += 1
 
 
+def _held_outputs(run: _Run, held: Held) -> Tensor:
+    """What the network gives for the validation spots, a batch at a time."""
+    rows = held.positions.split(run.config.batch_size)
+    with ahead(sent(held.spots, rows, run.fabric.device), depth=2) as batches:
+        return torch.cat([outputs(run.model, batch, run.fabric, run.held_limit) for batch in batches])
+
+
 def _scores(given: Tensor, held: Held) -> dict[str, float]:
     """Gene-wise correlation within each slide, averaged; slides of one or two spots have none."""
-    predicted = held.decode(given.numpy())
-    slides = held.spots.slide.numpy()
+    predicted, rows = held.decode(given.numpy()), held.positions
+    slides = held.spots.slide[rows].numpy()
     on_slide = [slides == s for s in sorted(set(slides.tolist()))]
-    per_slide = [pearson(held.observed[rows], predicted[rows]) for rows in on_slide if rows.sum() >= LEAST]
+    per_slide = [pearson(held.observed[here], predicted[here]) for here in on_slide if here.sum() >= LEAST]
     values = torch.as_tensor([float(torch.as_tensor(r).nanmean()) for r in per_slide])
-    loss = float(((given - held.spots.targets) ** 2).mean()) if held.spots.targets is not None else math.nan
+    targets = held.spots.targets
+    loss = float(((given - targets[rows]) ** 2).mean()) if targets is not None else math.nan
     return {"val_loss": loss, "val_pearson": float(values.nanmean().nan_to_num(0.0))}
 
 

@@ -19,11 +19,12 @@ from .._checks import predictor as check_predictor
 from .._checks import training as check
 from .._geometry import PatchSpec
 from .._slides import Selection, resolve, shared_genes
+from .._train._batches import take
 from .._train._color import color_statistics, fit_ridge
 from .._train._config import FitConfig
-from .._train._data import fold, read_spots, slide_index
+from .._train._data import fold, held_spots
 from .._train._device import make_fabric
-from .._train._loop import Held, seeded, take, train
+from .._train._loop import Held, seeded, train
 from ..models import build
 from ..models import config as named_config
 from ..pp._genes import ranked
@@ -31,21 +32,25 @@ from ..pp._targets import Targets, TargetSpec
 from ._checkpoint import Checkpoint
 from ._folder import CONFIG
 from ._predictor import Member, Predictor
-from ._provenance import provenance, record, run_values
+from ._provenance import provenance, record
+from ._run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
 
+    from lightning_fabric import Fabric
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from .._slides import Slide
-    from .._train._data import Fold
     from ..models import ModelConfig, SpotBatch
+    from ._checkpoint import Reporter
 
 N_GENES = 250
 """How many genes are chosen where nobody chose."""
+START_BATCH = 64
+"""Spots that a network looks at together before it is trained."""
 
 
 def fit(
@@ -148,11 +153,24 @@ def fit(
     patch = patch or _default_patch(shape, slides)
     check_config.patch_fits(patch.fov_um, patch.size_px, len(shape.fov_spots), shape.size_px)
     folds = [fold(slides, config, member, validate_on) for member in range(config.n_members)]
-    run = run_values(slides, panel, model, shape, patch, target, config, folds)
-    folder = Path(resume_from or save_dir or default_folder(run))
+    run = Run(
+        slides=slides,
+        panel=panel,
+        model=model,
+        shape=shape,
+        patch=patch,
+        target=target,
+        config=config,
+        folds=folds,
+    )
+    decided = run.values()
+    folder = Path(resume_from or save_dir or default_folder(decided))
     check_predictor.replaceable(folder, CONFIG)
-    with Checkpoint.open(folder, run, resume=resume_from is not None) as checkpoint:
-        predictor = _train_all(slides, panel, model, shape, patch, target, config, folds, checkpoint)
+    with (
+        Checkpoint.open(folder, decided, resume=resume_from is not None) as checkpoint,
+        held_spots(slides, patch, memory_bytes=config.memory_bytes, progress=config.progress) as (spots, flagged),
+    ):
+        predictor = _train_all(run, spots, int(flagged.sum()), checkpoint)
         predictor.save(folder)
     record(slides, folder, predictor)
     return predictor
@@ -239,38 +257,25 @@ def _default_patch(shape: ModelConfig, slides: Sequence[Slide]) -> PatchSpec:
     return PatchSpec(fov_um=tuple(round(fov * diameter, 6) for fov in shape.fov_spots), size_px=shape.size_px)
 
 
-def _train_all(
-    slides: Sequence[Slide],
-    panel: Sequence[str],
-    model: str,
-    shape: ModelConfig,
-    patch: PatchSpec,
-    target: TargetSpec,
-    config: FitConfig,
-    folds: Sequence[Fold],
-    checkpoint: Checkpoint,
-) -> Predictor:
-    fabric = make_fabric(config)
-    spots, flagged = read_spots(slides, patch, progress=config.progress)
-    values = np.concatenate([target.normalize(s.counts, _columns(s, panel)) for s in slides])
-    _warn_constant(values, panel)
-    index = slide_index(slides)
+def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpoint) -> Predictor:
+    fabric = make_fabric(run.config)
+    values = np.concatenate([run.target.normalize(slide.counts, _columns(slide, run.panel)) for slide in run.slides])
+    _warn_constant(values, run.panel)
     members = []
-    for i, chosen in enumerate(folds):
-        with checkpoint.member(i, config, len(folds)) as progress:
-            members.append(_member(spots, values, index, panel, shape, target, config, chosen, i, progress, fabric))
-    diameter = float(np.median([slide.diameter_um for slide in slides]))
-    colors = color_statistics(spots.patches.numpy(), diameter / patch.fov_um[0])
-    ridge, penalty = fit_ridge(colors, values, _ridge_folds(slides, index), index, target)
+    for i in range(len(run.folds)):
+        with checkpoint.member(i, run.config, len(run.folds)) as progress:
+            members.append(_member(run, i, spots, values, progress, fabric))
+    colors = color_statistics(spots.patches, run.diameter_um / run.patch.fov_um[0])
+    ridge, penalty = fit_ridge(colors, values, _ridge_folds(run.slides, run.slide_index), run.slide_index, run.target)
     return Predictor(
         members=tuple(members),
-        model=model,
+        model=run.model,
         model_config=members[0].network.config,  # type: ignore[arg-type]
-        patch=patch,
+        patch=run.patch,
         train_mean=values.mean(axis=0, dtype=np.float64).astype(np.float32),
         ridge_color=ridge,
         history=checkpoint.history(),
-        provenance=provenance(slides, config, folds, colors, penalty, int(flagged.sum()), checkpoint),
+        provenance=provenance(run, colors, penalty, n_at_border, checkpoint),
     )
 
 
@@ -279,37 +284,27 @@ def _warn_constant(values: NDArray[np.float32], panel: Sequence[str]) -> None:
 
 
 def _member(
-    spots: SpotBatch,
-    values: NDArray[np.float32],
-    index: NDArray[np.int64],
-    panel: Sequence[str],
-    shape: ModelConfig,
-    target: TargetSpec,
-    config: FitConfig,
-    chosen: Fold,
-    number: int,
-    progress: Any,
-    fabric: Any,
+    run: Run, number: int, spots: SpotBatch, values: NDArray[np.float32], progress: Reporter, fabric: Fabric
 ) -> Member:
     """Train one network; the statistics of its targets come from its own training spots."""
-    training = ~chosen.held
-    check.enough_spots(int(training.sum()))
-    targets = Targets.fit(target, panel, values[training], index[training])
+    held, index = run.folds[number].held, run.slide_index
+    check.enough_spots(int((~held).sum()))
+    targets = Targets.fit(run.target, run.panel, values[~held], index[~held])
     encoded = torch.empty(len(values), targets.n_outputs)
-    for part in filter(np.any, (training, chosen.held)):  # apart, since encoding may centre by slide
+    for part in filter(np.any, (~held, held)):  # apart, since encoding may centre by slide
         encoded[torch.from_numpy(part)] = torch.from_numpy(targets.encode(values[part], index[part]))
-    everything = dataclasses.replace(spots, targets=encoded)
-    config = dataclasses.replace(config, seed=config.seed + 1000 * number)
+    spots = dataclasses.replace(spots, targets=encoded)
+    config = dataclasses.replace(run.config, seed=run.config.seed + 1000 * number)
     with seeded(config.seed, -1):
-        network = build(dataclasses.replace(shape, n_outputs=targets.n_outputs))
-    held = None
-    if chosen.held.any():
-        check.enough_held(int(np.bincount(index[chosen.held]).max()))
-        rows = torch.from_numpy(np.flatnonzero(chosen.held))
-        held = Held(spots=take(everything, rows), observed=values[chosen.held], decode=targets.decode)
-    learnt = take(everything, torch.from_numpy(np.flatnonzero(training)))
-    network.start_from([learnt])
-    train(network, learnt, held, config, fabric, state=progress.state, report=progress.report)
+        network = build(dataclasses.replace(run.shape, n_outputs=targets.n_outputs))
+    validation = None
+    if held.any():
+        check.enough_held(int(np.bincount(index[held]).max()))
+        rows = torch.from_numpy(np.flatnonzero(held))
+        validation = Held(spots=spots, rows=rows, observed=values[held], decode=targets.decode)
+    rows = torch.from_numpy(np.flatnonzero(~held))
+    network.start_from(take(spots, some) for some in rows.split(START_BATCH))
+    train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
     return Member(network=network.cpu().eval(), targets=targets)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from .._checks import predictor as check
 from .._checks import slides as check_slides
 from .._checks import training as check_training
 from .._slides import Selection, resolve
+from .._train._ahead import ahead
+from .._train._batches import BatchLimit, to_device
 from .._train._color import color_statistics
 from .._train._config import FitConfig
 from .._train._data import read_pieces
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
 
     from .._slides import Slide
 
-SPOTS_AT_ONCE = 512
-"""Spots whose patches are held in memory."""
-
 
 def predict(
     sdata: SpatialData,
@@ -50,7 +50,7 @@ def predict(
     table_name: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: str = "auto",
     precision: str = "auto",
     progress: bool = True,
@@ -80,7 +80,7 @@ def predict(
     um_per_px
         Resolution in µm per pixel; by default what the object records.
     batch_size
-        Spots a forward pass.
+        Spots a forward pass; by default what suits the device. Halved where memory runs out: the result is the same.
     device
         ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
     precision
@@ -112,7 +112,8 @@ def predict(
     (32, 12)
     """
     check_config.in_range("n_views", n_views, 1, 8)
-    check_config.in_range("batch_size", batch_size, 1, 1_000_000)
+    if batch_size is not None:
+        check_config.in_range("batch_size", batch_size, 1, 1_000_000)
     check_slides.is_spatialdata(sdata)
     selection = Selection(
         image_key=image_key,
@@ -126,7 +127,8 @@ def predict(
     _check_place(sdata, slides[0].table_name, found, key_added, layer)
     _warn_unseen_resolution(slides, found)
     fabric = make_fabric(FitConfig(accelerator=device, precision=precision))
-    parts = [_predict_slide(slide, found, fabric, batch_size, n_views, progress=progress) for slide in slides]
+    limit = BatchLimit.of(batch_size, fabric.device)
+    parts = [_predict_slide(slide, found, fabric, limit, n_views, progress=progress) for slide in slides]
     uns = _run_record(found, n_views)
     if layer is None:
         table = _table(slides, parts, found, key_added, uns)
@@ -175,17 +177,24 @@ def _found(sdata: SpatialData, predictor: Predictor | str | PathLike[str] | None
 
 
 def _predict_slide(
-    slide: Slide, predictor: Predictor, fabric: Fabric, batch_size: int, n_views: int, *, progress: bool
+    slide: Slide, predictor: Predictor, fabric: Fabric, limit: BatchLimit, n_views: int, *, progress: bool
 ) -> dict[str, NDArray[Any]]:
-    """Predictions, border flags and colour statistics of one slide, a bounded number of spots at a time."""
-    parts: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
-    share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
-    with tqdm(total=len(slide.xy_px), desc=f"predict {slide.name}", unit="spot", disable=not progress) as bar:
-        for spots, flagged in read_pieces(slide, predictor.patch, n_at_once=SPOTS_AT_ONCE):
-            given = predictor(spots, fabric, batch_size=batch_size, n_views=n_views)
-            parts.append((given, flagged, color_statistics(spots.patches.numpy(), share)))
-            bar.update(len(spots))
-    given, flagged, colors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    """Predictions, border flags and colour statistics of one slide; some spots are read while others are computed."""
+    n, patch = len(slide.xy_px), predictor.patch
+    given = np.empty((n, len(predictor.genes)), np.float32)
+    colors = np.empty((n, predictor.ridge_color.shape[1] - 1), np.float32)
+    flagged = np.empty(n, bool)
+    share = predictor.provenance["diameter_um"] / patch.fov_um[0]
+    pieces = (replace(piece, spots=to_device(piece.spots, fabric.device)) for piece in read_pieces(slide, patch))
+    with (
+        tqdm(total=n, desc=f"predict {slide.name}", unit="spot", disable=not progress) as bar,
+        ahead(pieces) as read,
+    ):
+        for piece in read:
+            given[piece.rows] = predictor(piece.spots, fabric, batch_size=limit, n_views=n_views)
+            colors[piece.rows] = color_statistics(piece.spots.patches, share)
+            flagged[piece.rows] = piece.flagged
+            bar.update(len(piece.rows))
     _warn_unseen_color(colors if flagged.all() else colors[~flagged], predictor, slide.name)
     return {"X": given, keys.AT_BORDER: flagged, keys.COLOR: colors}
 

@@ -12,6 +12,7 @@ import torch
 
 from .._geometry import PatchSpec
 from .._train._augment import N_SYMMETRIES
+from .._train._batches import BatchLimit
 from .._train._loop import outputs
 from ..models import build, config_from_dict, config_to_dict
 from ..pp._targets import Targets
@@ -95,7 +96,7 @@ class Predictor:
         return _folder.digest(self._description(), self._tensors())
 
     def __call__(
-        self, spots: SpotBatch, fabric: Fabric, *, batch_size: int = 64, n_views: int = 1
+        self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 1
     ) -> NDArray[np.float32]:
         """Predict spots whose patches are read already.
 
@@ -106,7 +107,7 @@ class Predictor:
         fabric
             Where to compute, and in which precision.
         batch_size
-            Spots a forward pass.
+            Spots a forward pass; None for what suits the device. Fewer where memory runs out.
         n_views
             Average over this many of the eight flips and turns, from 1 to 8.
 
@@ -115,9 +116,10 @@ class Predictor:
         ``(n, g)`` float32 in `units`.
         """
         views = min(max(n_views, 1), N_SYMMETRIES)
+        limit = batch_size if isinstance(batch_size, BatchLimit) else BatchLimit.of(batch_size, fabric.device)
         given = [
             member.targets.decode(
-                outputs(member.network.to(fabric.device), spots, fabric, batch_size, symmetries=views).numpy()
+                outputs(member.network.to(fabric.device), spots, fabric, limit, symmetries=views).numpy()
             )
             for member in self.members
         ]

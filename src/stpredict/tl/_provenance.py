@@ -2,110 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from .. import _keys as keys
 from .._train._color import CHANNELS
-from ..models import config_to_dict
 from ._folder import package_version
+from ._run import digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from .._geometry import PatchSpec
     from .._slides import Slide
-    from .._train._config import FitConfig
     from .._train._data import Fold
-    from ..models import ModelConfig
-    from ..pp import TargetSpec
     from ._checkpoint import Checkpoint
     from ._predictor import Predictor
-
-
-def run_values(
-    slides: Sequence[Slide],
-    panel: Sequence[str],
-    model: str,
-    shape: ModelConfig,
-    patch: PatchSpec,
-    target: TargetSpec,
-    config: FitConfig,
-    folds: Sequence[Fold],
-) -> dict[str, Any]:
-    """What decides the outcome of a run, by name: a resumed run must agree in all of it.
-
-    Parameters
-    ----------
-    slides
-        Training slides, without empty spots.
-    panel
-        Genes.
-    model
-        Name of the model.
-    shape
-        Its configuration.
-    patch
-        Fields of view.
-    target
-        How counts are normalised.
-    config
-        How to train.
-    folds
-        What every member holds out.
-
-    Returns
-    -------
-    Values that JSON takes.
-    """
-    placed = {"accelerator", "devices", "num_nodes", "strategy", "precision", "progress"}
-    return {
-        "slides": {slide.name: _digest(slide) for slide in slides},
-        "genes": list(panel),
-        "model": model,
-        "model_options": config_to_dict(shape),
-        "patch": patch.to_dict(),
-        "target": target.to_dict(),
-        "config": {name: value for name, value in config.to_dict().items() if name not in placed},
-        "validation": [hashlib.sha256(np.packbits(f.held).tobytes()).hexdigest()[:16] for f in folds],
-    }
-
-
-def _digest(slide: Slide) -> str:
-    """Digest of what a slide contributes, but for its pixels: spots and counts."""
-    digest = hashlib.sha256(np.round(slide.xy_um, 3).tobytes())
-    if slide.counts is not None:
-        digest.update(np.asarray(slide.counts.sum(axis=0), np.float64).tobytes())
-        digest.update(np.asarray(slide.counts.sum(axis=1), np.float64).tobytes())
-    return digest.hexdigest()[:16]
+    from ._run import Run
 
 
 def provenance(
-    slides: Sequence[Slide],
-    config: FitConfig,
-    folds: Sequence[Fold],
-    colors: NDArray[np.float32],
-    penalty: float,
-    n_at_border: int,
-    checkpoint: Checkpoint,
+    run: Run, colors: NDArray[np.float32], penalty: float, n_at_border: int, checkpoint: Checkpoint
 ) -> dict[str, Any]:
     """What a predictor remembers of its training.
 
     Parameters
     ----------
-    slides
-        Training slides, without empty spots.
-    config
-        How it was trained.
-    folds
-        What every member held out.
+    run
+        What the training was given.
     colors
         ``(n, d)`` colour statistics of all spots.
     penalty
@@ -126,15 +55,15 @@ def provenance(
                 "group": slide.group,
                 "n_spots": len(slide.xy_px),
                 "um_per_px": slide.um_per_px,
-                "sha256": _digest(slide),
+                "sha256": digest(slide),
             }
-            for slide in slides
+            for slide in run.slides
         },
-        "fit": config.to_dict(),
-        "validation": [{"kind": f.kind, "groups": list(f.groups), "leaks": f.leaks} for f in folds],
-        "validation_note": _note(folds),
+        "fit": run.config.to_dict(),
+        "validation": [{"kind": f.kind, "groups": list(f.groups), "leaks": f.leaks} for f in run.folds],
+        "validation_note": _note(run.folds),
         "best": checkpoint.best(),
-        "diameter_um": float(np.median([slide.diameter_um for slide in slides])),
+        "diameter_um": run.diameter_um,
         "color": {
             "channels": list(CHANNELS),
             "mean": density.mean(axis=0).astype(float).tolist(),
