@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,9 @@ import pytest
 import torch
 
 import stpredict as stp
+from stpredict._pixels import PatchReader
+from stpredict._slides import Selection, resolve
+from stpredict._train import _data, _loop
 from stpredict.tl import FitConfig, PatchSpec, Predictor, _checkpoint, evaluate, fit, predict, summary
 from stpredict.tl._checkpoint import Reporter
 
@@ -183,6 +189,114 @@ def test_progress_is_shown(sdata, quick, capfd):
     shown = capfd.readouterr().err
     for words in ("patches", "fit 1/2", "fit 2/2", "loss=", "validation r=", "spots/s="):
         assert words in shown
+
+
+@pytest.fixture
+def scratch(tmp_path_factory, monkeypatch):
+    """Where temporary files go, and the sizes of those that were there while patches were read."""
+    folder = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def reads(monkeypatch):
+    """The centres of all windows that are read from now on, by image."""
+    read, found = PatchReader.read, []
+
+    def counting(self, xy_px):
+        found.extend((self.sides_px.tolist(), *xy) for xy in xy_px.tolist())
+        return read(self, xy_px)
+
+    monkeypatch.setattr(PatchReader, "read", counting)
+    return found
+
+
+def sizes(folder):
+    return [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+
+
+SPOT_BYTES = 3 * 3 * 32 * 32
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 1 << 16])
+def test_every_patch_is_read_once_however_long_and_often_is_trained(sdata, quick, scratch, monkeypatch, memory_bytes):
+    read, on_disk, step = reads(monkeypatch), [], _loop._step
+    monkeypatch.setattr(_loop, "_step", lambda *given: (on_disk.append(sizes(scratch)), step(*given))[1])
+    quick(sdata, n_epochs=3, n_members=2, memory_bytes=memory_bytes)
+    assert len(read) == 75
+    wanted = [slide.xy_px for slide in resolve(sdata, Selection())]
+    assert sorted(xy for _, *xy in read) == sorted(np.concatenate(wanted).tolist())
+    file = [] if memory_bytes == 1 << 30 else [75 * SPOT_BYTES]
+    assert all(found == file for found in on_disk)
+    assert list(scratch.iterdir()) == []
+
+
+def test_training_from_a_file_is_training_from_memory(sdata, quick, scratch, tmp_path):
+    options = {"n_epochs": 2, "n_members": 2, "model": "m2ost_tiny"}
+    in_memory = quick(sdata, **options, save_dir=tmp_path / "a")
+    from_file = quick(sdata, **options, save_dir=tmp_path / "b", memory_bytes=1)
+    for one, other in zip(in_memory.members, from_file.members, strict=True):
+        weights = other.network.state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in one.network.state_dict().items())
+    np.testing.assert_array_equal(in_memory.ridge_color, from_file.ridge_color)
+    assert in_memory.provenance["n_at_border"] == from_file.provenance["n_at_border"]
+
+
+def test_patches_that_just_fit_stay_in_memory(sdata, quick, scratch, monkeypatch):
+    on_disk, step = [], _loop._step
+    monkeypatch.setattr(_loop, "_step", lambda *given: (on_disk.append(len(sizes(scratch))), step(*given))[1])
+    just = 75 * SPOT_BYTES * 4 // 3  # a quarter is for the image
+    quick(sdata, memory_bytes=just)
+    assert set(on_disk) == {0}
+    on_disk.clear()
+    quick(sdata, memory_bytes=just - 4)
+    assert set(on_disk) == {1}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
+def test_the_file_is_gone_however_training_ends(sdata, quick, scratch, monkeypatch, error):
+    seen = []
+
+    def stopped(*_):
+        seen.extend(sizes(scratch))
+        raise error
+
+    monkeypatch.setattr(_loop, "_step", stopped)
+    with pytest.raises(error):
+        quick(sdata, memory_bytes=1)
+    assert seen == [75 * SPOT_BYTES]
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_reading(sdata, quick, scratch, monkeypatch):
+    read = reads(monkeypatch)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=600_000))
+    with pytest.raises(OSError, match=r"Patches of 0.000691 GB exceed the memory budget.*0.0006 GB left.*TMPDIR"):
+        quick(sdata, memory_bytes=1)
+    assert not read
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_up(sdata, quick, scratch, monkeypatch):
+    def put_on_a_full_disk(slides, patch, path, budget_bytes, *, progress):
+        path.symlink_to("/dev/full")
+        return to_file(slides, patch, path, budget_bytes, progress=progress)
+
+    to_file = _data._read_to_file
+    monkeypatch.setattr(_data, "_read_to_file", put_on_a_full_disk)
+    with pytest.raises(OSError, match=r"could not be written to a temporary file in .*No space left.*`memory_bytes`"):
+        quick(sdata, memory_bytes=1)
+    assert list(scratch.iterdir()) == []
+
+
+def test_memory_does_not_decide_the_outcome_so_a_run_may_be_resumed_with_more(sdata, quick, tmp_path, monkeypatch):
+    straight = quick(sdata, n_epochs=3, lr=3e-3, save_dir=tmp_path / "straight")
+    with interrupted(monkeypatch, 1):
+        quick(sdata, n_epochs=3, lr=3e-3, memory_bytes=1)
+    resumed = quick(sdata, n_epochs=3, lr=3e-3, resume_from=tmp_path / "model")
+    weights = resumed.members[0].network.state_dict()
+    assert all(torch.equal(v, weights[name]) for name, v in straight.members[0].network.state_dict().items())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -10,12 +11,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
 from spatialdata.transformations import get_transformation
 
 import stpredict as stp
+from stpredict._pixels import PatchReader
 from stpredict._slides import Selection, resolve
 from stpredict._train._color import apply_ridge, color_statistics
 from stpredict._train._data import read_pieces, read_spots
@@ -168,6 +171,64 @@ def test_batches_and_pieces_do_not_matter(sdata, predictor, monkeypatch):
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
     np.testing.assert_allclose(found[2], found[0], atol=1e-5)
     np.testing.assert_allclose(found[3], found[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("n_views", [1, 3])
+def test_one_forward_a_spot_and_view_and_one_reading_a_spot(sdata, predictor, monkeypatch, n_views):
+    read, centres, computed = PatchReader.read, [], []
+    monkeypatch.setattr(PatchReader, "read", lambda self, xy: (centres.extend(xy.tolist()), read(self, xy))[1])
+    for member in predictor.members:
+        member.network.head.register_forward_hook(lambda _, given, __: computed.append(len(given[0])))
+    predict(sdata, predictor, n_views=n_views, **QUIET)
+    assert sum(computed) == 75 * len(predictor.members) * n_views
+    assert len(centres) == 75
+    assert sorted(centres) == sorted(np.concatenate([s.xy_px for s in resolve(sdata, Selection())]).tolist())
+
+
+def test_spots_are_read_while_others_are_computed(sdata, predictor, monkeypatch):
+    """The second piece is read before the first is computed to its end."""
+    second, waited = threading.Event(), []
+
+    def reading(slide, patch):
+        for i, piece in enumerate(read_pieces(slide, patch, piece_bytes=5 * 3 * 3 * 32 * 32)):
+            if i == 1:
+                second.set()
+            yield piece
+
+    monkeypatch.setattr(_predict, "read_pieces", reading)
+    predictor.members[0].network.head.register_forward_hook(lambda *_: waited.append(second.wait(10)))
+    predict(sdata, predictor, shapes_key="S0_spots", **QUIET)
+    assert waited[0]
+
+
+@pytest.mark.parametrize("batch_size", [None, 40])
+def test_memory_that_runs_out_changes_nothing(sdata, predictor, batch_size):
+    predict(sdata, predictor, key_added="wanted", **QUIET)
+    tried = []
+
+    def hungry(_, given, __):
+        tried.append(len(given[0]))
+        if tried[-1] > 6:
+            msg = "out of memory"
+            raise torch.OutOfMemoryError(msg)
+
+    for member in predictor.members:
+        member.network.head.register_forward_hook(hungry)
+    predict(sdata, predictor, batch_size=batch_size, **QUIET)
+    np.testing.assert_allclose(sdata["predicted"].X, sdata["wanted"].X, atol=1e-5)
+    np.testing.assert_array_equal(sdata["predicted"].obsm["color"], sdata["wanted"].obsm["color"])
+    assert 1 <= sum(n > 6 for n in tried) <= 3  # remembered
+
+
+def test_a_single_spot_that_is_too_much(sdata, predictor):
+    def full(*_):
+        msg = "out of memory"
+        raise torch.OutOfMemoryError(msg)
+
+    predictor.members[0].network.head.register_forward_hook(full)
+    with pytest.raises(MemoryError, match="does not hold the network and a single spot"):
+        predict(sdata, predictor, **QUIET)
+    assert "predicted" not in sdata.tables
 
 
 def test_views_are_averaged(sdata, predictor):

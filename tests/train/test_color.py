@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stpredict._train import _color
 from stpredict._train._color import PENALTIES, apply_ridge, color_statistics, fit_ridge
 from stpredict.pp import TargetSpec
 
@@ -23,6 +24,20 @@ def test_statistics_of_known_patches():
     np.testing.assert_allclose(narrow, [0, density / 4, 0, 0, density * np.sqrt(3) / 4, 0], atol=1e-6)
     np.testing.assert_allclose(wide, [0, 0, np.log(255), 0, 0, 0], atol=1e-5)
     np.testing.assert_allclose(found[1], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.3, 2 / 3, 1.0])
+@pytest.mark.parametrize("values_at_once", [1, 5000, 1 << 20])
+def test_statistics_are_those_of_numpy_however_they_are_cut(monkeypatch, share, values_at_once):
+    monkeypatch.setattr(_color, "VALUES_AT_ONCE", values_at_once)
+    patches = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 20, 20), dtype=np.uint8)
+    density = -np.log(np.maximum(patches.astype(np.float64), 1) / 255)
+    margin = round(20 * (1 - share) / 2)
+    spot = density[:, 0, :, margin : 20 - margin, margin : 20 - margin]
+    wanted = [(w.mean((-2, -1)), w.std((-2, -1))) for w in (spot, density[:, 0], density[:, 1])]
+    found = color_statistics(patches, share)
+    np.testing.assert_allclose(found, np.hstack([each for pair in wanted for each in pair]), atol=2e-6)
+    assert found.dtype == np.float32
 
 
 @pytest.mark.parametrize("share", [0.001, 0.2, 1.0, 3.0])

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from stpredict._train import _loop
+from stpredict._train._batches import BatchLimit, take
 from stpredict._train._config import FitConfig
-from stpredict._train._loop import Held, Progress, outputs, seeded, take, train
+from stpredict._train._loop import Held, Progress, outputs, seeded, train
 
 CONFIG = FitConfig(n_epochs=4, batch_size=8, lr=3e-3, warmup_epochs=0.5, accelerator="cpu", precision="32-true")
 
@@ -240,14 +241,92 @@ def test_a_loss_that_is_no_number_stops_the_run(network, spots, fabric):
               state=Progress(), report=lambda state: None)  # fmt: skip
 
 
-def test_take_keeps_what_belongs_together(spots):
-    batch = spots()
-    index = torch.tensor([5, 0, 5])
-    some = take(batch, index)
-    assert torch.equal(some.patches, batch.patches[index])
-    assert torch.equal(some.targets, batch.targets[index])
-    assert some.counts is None
-    assert take(replace(batch, targets=None, counts=batch.targets), index).targets is None
+class Hungry:
+    """Runs out of memory above some number of spots, with the forward pass done."""
+
+    def __init__(self, model, most, error=torch.OutOfMemoryError):
+        self.most, self.error, self.tried = most, error, []
+        model.head.register_forward_hook(self)
+
+    def __call__(self, model, given, result):
+        self.tried.append(len(given[0]))
+        if len(given[0]) > self.most:
+            msg = "DefaultCPUAllocator: can't allocate memory: you tried to allocate a lot"
+            raise self.error(msg)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_steps_that_do_not_fit_are_added_up_over_parts(network, spots, fabric, most, error):
+    """Same gradient, hence the same weights, but for the order of summation; tried once, then remembered."""
+    whole, held = network(mask_rate=0.0), held_out(spots)
+    wanted = train(whole, spots(), held, CONFIG, fabric, state=Progress(), report=lambda state: None)
+    model = network(mask_rate=0.0)
+    hungry = Hungry(model, most, error)
+    found = train(model, spots(), held_out(spots), CONFIG, fabric, state=Progress(), report=lambda state: None)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, whole.state_dict()[name], atol=1e-6, rtol=1e-5)
+    assert [row["train_loss"] for row in found.history] == pytest.approx([r["train_loss"] for r in wanted.history])
+    assert found.moments["head.weight"]["step"] == 12  # 24 spots, 8 a step, 4 epochs
+    failed = [n for n in hungry.tried if n > most]
+    assert failed == {1: [8, 4, 2], 3: [8, 4], 5: [8]}[most] * 2  # once in training, once in validation
+
+
+def test_a_step_begun_again_draws_the_same_random_numbers(network, spots, fabric, monkeypatch):
+    """Which keys are masked must not depend on when memory ran out, or a resumed run would differ."""
+    model = network(mask_rate=0.5)
+    Hungry(model, 4)
+    train(model, spots(), None, CONFIG, fabric, state=Progress(), report=lambda state: None)
+    known = network(mask_rate=0.5)
+    monkeypatch.setattr(_loop, "BatchLimit", lambda size: BatchLimit(min(size, 4)))
+    train(known, spots(), None, CONFIG, fabric, state=Progress(), report=lambda state: None)
+    assert same(model.state_dict(), known.state_dict())
+
+
+def test_outputs_in_smaller_batches_where_memory_runs_out(network, spots, fabric):
+    model, batch = network(), spots()
+    torch.nn.init.normal_(model.head.weight)
+    wanted = outputs(model, batch, fabric, 24)
+    hungry, limit = Hungry(model, 5), BatchLimit(24)
+    torch.testing.assert_close(outputs(model, batch, fabric, limit), wanted)
+    assert hungry.tried == [24, 12, 6, *[3] * 8]
+    assert limit.size == 3
+
+
+def test_a_single_spot_that_does_not_fit(network, spots, fabric):
+    model = network()
+    Hungry(model, 0)
+    with pytest.raises(MemoryError, match="does not hold the network and a single spot"):
+        outputs(model, spots(), fabric, 8)
+    with pytest.raises(MemoryError, match="does not hold the network and a single spot"):
+        train(model, spots(), None, CONFIG, fabric, state=Progress(), report=lambda state: None)
+
+
+def test_other_errors_of_a_network_are_not_swallowed(network, spots, fabric):
+    model = network()
+    model.head.register_forward_hook(lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        outputs(model, spots(), fabric, 8)
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        train(model, spots(), None, CONFIG, fabric, state=Progress(), report=lambda state: None)
+
+
+def test_rows_of_one_set_of_spots_are_as_good_as_two_sets(network, spots, fabric):
+    together = spots(n=36)
+    learnt, tested = torch.randperm(36, generator=torch.Generator().manual_seed(0)).split(24)
+
+    def ended(spots, rows, held):
+        model = network()
+        state = train(model, spots, held, CONFIG, fabric, state=Progress(), report=lambda state: None, rows=rows)
+        return model.state_dict(), [row["val_pearson"] for row in state.history]
+
+    observed = together.targets[tested].numpy()
+    apart = Held(spots=take(together, tested), observed=observed, decode=lambda encoded: encoded)
+    one, scores = ended(take(together, learnt), None, apart)
+    by_rows = Held(spots=together, rows=tested, observed=observed, decode=lambda encoded: encoded)
+    other, other_scores = ended(together, learnt, by_rows)
+    assert same(one, other)
+    assert scores == other_scores
 
 
 def test_seeded_numbers_depend_on_seed_and_epoch_alone():

@@ -79,8 +79,8 @@ def agree_on_limit(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit
             except RuntimeError as error:
                 limit.shrink(len(take(there, rows)), error)
             model.zero_grad(set_to_none=True)
-        sizes: Any = fabric.all_gather(torch.tensor(limit.size, device=fabric.device))
-    limit.size = int(sizes.min())
+        smallest: Any = fabric.all_reduce(torch.tensor(limit.size, device=fabric.device), reduce_op="min")
+    limit.size = int(smallest)
 
 
 def _backward(model: Any, batch: SpotBatch, views: Views, rows: slice, fabric: Fabric, *, last: bool) -> float:

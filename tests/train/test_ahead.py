@@ -1,0 +1,94 @@
+"""Items drawn ahead: in order, a bounded number, and nothing left running."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from stpredict._train._ahead import ahead
+
+
+def running():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("stpredict-ahead")]
+
+
+def wait_until(condition):
+    limit = time.monotonic() + 10
+    while not condition() and time.monotonic() < limit:
+        time.sleep(0.002)
+    return condition()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 9])
+def test_all_items_in_order(depth):
+    with ahead(range(5), depth) as items:
+        assert list(items) == [0, 1, 2, 3, 4]
+    assert not running()
+
+
+def test_items_are_drawn_in_another_thread_while_this_one_works():
+    drawn = []
+
+    def source():
+        for i in range(3):
+            drawn.append(threading.current_thread().name)
+            yield i
+
+    with ahead(source()) as items:
+        assert next(items) == 0
+        assert wait_until(lambda: len(drawn) == 2)  # the second, although nobody has asked for it
+    assert all(name.startswith("stpredict-ahead") for name in drawn)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_no_more_are_drawn_than_may_wait(depth):
+    drawn = []
+    with ahead((drawn.append(i) or i for i in range(20)), depth) as items:
+        for taken in range(1, 4):
+            next(items)
+            assert wait_until(lambda n=taken + depth: len(drawn) == n)
+            time.sleep(0.02)
+            assert len(drawn) == taken + depth
+
+
+def test_an_error_comes_with_its_item():
+    def source():
+        yield 1
+        msg = "unreadable"
+        raise OSError(msg)
+
+    with ahead(source(), 2) as items:
+        assert next(items) == 1
+        with pytest.raises(OSError, match="unreadable"):
+            next(items)
+    assert not running()
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, ValueError, None])
+def test_whoever_stops_early_leaves_nothing_running(reason):
+    closed, drawn = [], []
+
+    def source():
+        try:
+            for i in range(100):
+                drawn.append(i)
+                yield i
+        finally:
+            closed.append(True)
+
+    def use():
+        with ahead(source(), 2) as items:
+            next(items)
+            if reason is not None:
+                raise reason
+
+    if reason is None:
+        use()
+    else:
+        with pytest.raises(reason):
+            use()
+    assert not running()
+    assert len(drawn) <= 3
+    assert closed == [True]

@@ -1,0 +1,62 @@
+"""Two processes train as one, also where one of them has less memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+SCRIPT = """
+import json, sys
+import torch
+from stpredict._train._config import FitConfig
+from stpredict._train._device import make_fabric
+from stpredict._train._loop import Progress, seeded, train
+from stpredict.models import SpotBatch, build, config
+
+torch.set_num_threads(1)
+several = {"devices": 2, "strategy": "ddp"} if sys.argv[1] == "two" else {}
+options = FitConfig(n_epochs=2, batch_size=8, lr=3e-3, accelerator="cpu", precision="32-true", flips=False,
+                    stain_jitter=0, brightness_jitter=0, **several)
+fabric = make_fabric(options)
+draw = torch.Generator().manual_seed(0)
+spots = SpotBatch(patches=torch.randint(0, 255, (24, 3, 3, 16, 16), generator=draw, dtype=torch.uint8),
+                  xy_um=torch.zeros(24, 2), slide=torch.arange(24) % 2, targets=torch.randn(24, 3, generator=draw))
+shape = {"dim": 12, "depth": 1, "heads": 2, "size_px": 16, "patch_size": 8, "mask_rate": 0.0}
+with seeded(0, -1):
+    model = build(config("m2ost", 3, shape))
+tried = []
+
+def hungry(head, given, result):
+    tried.append(len(given[0]))
+    if fabric.world_size == 2 and fabric.global_rank == 1 and tried[-1] > 3:
+        raise torch.OutOfMemoryError("out of memory")
+
+model.head.register_forward_hook(hungry)
+train(model, spots, None, options, fabric, state=Progress(), report=lambda state: None)
+weights = torch.cat([value.flatten() for value in model.state_dict().values()]).tolist()
+if fabric.global_rank == 0:
+    print(json.dumps({"weights": weights, "tried": tried}))
+"""
+
+
+def trained(path, how):
+    script = path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), how], env=environment, capture_output=True, text=True, timeout=240, check=True
+    )
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    one, two = trained(tmp_path, "one"), trained(tmp_path, "two")
+    assert one["tried"] == [8] * 6
+    assert two["tried"] == [4, *[2] * 12]  # tried by both at first, then halved by both, since one has no more memory
+    torch.testing.assert_close(torch.tensor(two["weights"]), torch.tensor(one["weights"]), atol=1e-5, rtol=1e-4)
