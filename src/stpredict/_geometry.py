@@ -118,6 +118,25 @@ def axis_scales(matrix: NDArray[np.float64]) -> tuple[float, float]:
     return float(x), float(y)
 
 
+def orientation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How the axes of a coordinate system lie in an image, whatever the resolution.
+
+    Parameters
+    ----------
+    matrix
+        ``(3, 3)`` homogeneous affine matrix from the coordinate system to pixels.
+
+    Returns
+    -------
+    ``(2, 2)`` of determinant 1 or -1: its columns are the directions of x and y in the image. Flips and quarter turns
+    are exact.
+    """
+    linear = matrix[:2, :2] / np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+    whole = np.rint(linear)
+    exact: NDArray[np.float64] = np.where(np.abs(linear - whole) < 1e-9, whole, linear)
+    return exact
+
+
 def spot_pitch(xy: NDArray[np.float64]) -> float:
     """Typical distance from a spot to its nearest neighbour.
 

@@ -1,16 +1,23 @@
-"""From an image pyramid to the pixels of many windows: uint8 RGB patches. numpy only, no torch.
+"""From an image pyramid to the pixels of many windows: uint8 RGB patches. No torch.
 
-Windows are area-averaged from the nearest finer level. Nothing here knows of tables or SpatialData.
+Windows are area-averaged from the nearest finer level. Nothing here knows of tables or SpatialData; what is decoded
+is kept in `_chunks`, pixels are averaged in `_resample`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._checks import slides as check
+from ._chunks import Chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,15 +27,47 @@ if TYPE_CHECKING:
     from ._geometry import PatchSpec
     from ._slides import Level
 
-CHUNK_PX = 1024
-"""Side of the blocks that are read and kept when a level does not fit the byte budget."""
+CELL_PX = 2048
+"""Windows whose centres share a square of this many full-resolution pixels are cut from the same canvas."""
+SAMPLE_PX = 128
+"""Side of what is compared between levels to find out which edge of an odd image a level lacks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Scale:
+    """How the patches of one scale are cut."""
+
+    level: int
+    """Position among the levels."""
+    origin: NDArray[np.float64]
+    """``(2,)`` full-resolution y and x where the level begins."""
+    factor: NDArray[np.float64]
+    """``(2,)`` full-resolution pixels a level pixel along y and x."""
+    step: NDArray[np.float64]
+    """``(2, 2)`` movement in level pixels, (y, x) in rows, for one patch pixel down and one to the right."""
+    swapped: bool
+    """Whether rows of the patch run along columns of the image."""
+    straight: bool
+    """Whether the patch lies along rows and columns of the image: within half a pixel from edge to edge."""
+
+    @property
+    def copied(self) -> bool:
+        """Whether patch pixels are level pixels."""
+        return self.straight and bool((np.abs(self.steps) == 1).all())
+
+    @property
+    def steps(self) -> NDArray[np.float64]:
+        """``(2,)`` signed level pixels a patch pixel along the image's y and x, of a straight patch."""
+        return self.step[[0, 1], [1, 0]] if self.swapped else self.step[[0, 1], [0, 1]]
 
 
 class PatchReader:
     """Reads the patches of many spots of one image.
 
-    For each scale the nearest finer pyramid level is area-averaged to ``patch.size_px``. A level that fits the byte
-    budget is held whole; otherwise blocks of it are, the least recently used dropped first.
+    For each scale the nearest finer pyramid level is averaged to ``patch.size_px``. Where patch pixels are as large as
+    those of the level, the window is moved to the nearest whole pixel, so that nothing is blurred. Chunks of the image are decoded
+    once as long as the budget holds those that neighbouring windows share, and windows come in the order of `order`.
+    It can be sent to worker processes, by fork or otherwise; what is held stays behind.
 
     Parameters
     ----------
@@ -38,10 +77,16 @@ class PatchReader:
         µm per full-resolution pixel.
     patch
         Fields of view, size and fill.
+    axes
+        ``(2, 2)`` directions in the image along which patches run to the right and downwards, in columns; by default
+        those of the image. Flips and quarter turns move pixels without changing them; other turns and shears take the
+        mean of bilinear samples.
     budget_bytes
         How much decoded image may be held.
     image_key
         Name of the image, for messages.
+    n_threads
+        Threads that cut patches; by default one for each core, and one in a worker process.
     """
 
     def __init__(
@@ -50,18 +95,25 @@ class PatchReader:
         um_per_px: float,
         patch: PatchSpec,
         *,
+        axes: NDArray[np.float64] | None = None,
         budget_bytes: int = 1 << 30,
         image_key: str = "",
+        n_threads: int | None = None,
     ) -> None:
         check.colour_image(levels[0].pixels.shape, image_key)
-        self.patch = patch
+        self.patch, self._axes = patch, np.eye(2) if axes is None else axes
         self.sides_px = np.asarray(patch.fov_um) / um_per_px
-        self._levels = [_best_level(levels, side / patch.size_px) for side in self.sides_px]
         self._size_px = np.asarray(levels[0].pixels.shape[:0:-1])
-        gain = _gain(levels, image_key)
-        used = {id(level): level for level in self._levels}
-        each = budget_bytes // len(used)
-        self._blocks = {key: _Blocks(level.pixels, gain, each) for key, level in used.items()}
+        self.levels = _aligned(levels)
+        size = patch.size_px
+        chosen = [best_level(levels, side / size) for side in self.sides_px]
+        self._scales = [
+            _scale(self.levels[level], level, self._axes * side / size, size)
+            for side, level in zip(self.sides_px, chosen, strict=True)
+        ]
+        convert = partial(_to_rgb, gain=_gain(levels, image_key))
+        self._chunks = Chunks([level.pixels for level in levels], convert, budget_bytes)
+        self._n_threads, self._process = n_threads, os.getpid()
 
     def read(self, xy_px: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Read the patches of every scale around each centre.
@@ -76,19 +128,28 @@ class PatchReader:
         Patches ``(n, n_scales, 3, size_px, size_px)`` and ``(n,)`` whether a window left the image or held
         missing (NaN) pixels, which are filled.
         """
-        n, size = len(xy_px), self.patch.size_px
-        patches = np.empty((n, len(self.sides_px), 3, size, size), np.uint8)
+        if self._process != os.getpid():  # forked: another thread may have held the lock
+            self._chunks.forget()
+            self._process = os.getpid()
+        size = self.patch.size_px
+        patches = np.empty((len(xy_px), len(self._scales), 3, size, size), np.uint8)
         flagged = self._leaves_image(xy_px)
         order = self.order(xy_px)
-        for s, (side, level) in enumerate(zip(self.sides_px, self._levels, strict=True)):
-            blocks = self._blocks[id(level)]
-            for i in order:
-                patches[i, s], missing = self._patch(blocks, level.factor, xy_px[i], side)
-                flagged[i] |= missing
+        cells = xy_px[order] // CELL_PX
+        groups = np.split(order, np.flatnonzero((np.diff(cells, axis=0) != 0).any(axis=1)) + 1) if len(order) else []
+        cut = partial(self._cut, xy_px, patches, flagged)
+        n_threads = self._n_threads or (1 if multiprocessing.parent_process() else os.cpu_count() or 1)
+        if min(n_threads, len(groups)) > 1:
+            with ThreadPoolExecutor(n_threads) as pool:
+                list(pool.map(cut, groups))
+        else:
+            list(map(cut, groups))
         return patches, flagged
 
     def order(self, xy_px: NDArray[np.float64]) -> NDArray[np.intp]:
         """The order in which windows are best visited, so that each part of the image is decoded once.
+
+        Square cells, row by row; where a row of blocks is too wide for the budget, in strips.
 
         Parameters
         ----------
@@ -99,119 +160,195 @@ class PatchReader:
         -------
         ``(n,)`` positions in ``xy_px``.
         """
-        return np.lexsort((xy_px[:, 0] // CHUNK_PX, xy_px[:, 1] // CHUNK_PX))
+        held_rows = self.sides_px.max() + 2 * CELL_PX
+        strip = max(CELL_PX, self._chunks.budget_bytes / 2 / (3 * held_rows) // CELL_PX * CELL_PX)
+        x, y = xy_px.T // CELL_PX
+        return np.lexsort((x, y, xy_px[:, 0] // strip))
 
     def _leaves_image(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
-        half = self.sides_px.max() / 2
+        half = self.sides_px.max() / 2 * np.abs(self._axes).sum(axis=1)
         outside: NDArray[np.bool_] = ((xy_px < half - 1e-6) | (xy_px > self._size_px - half + 1e-6)).any(axis=1)
         return outside
 
-    def _patch(
-        self, blocks: _Blocks, factor: tuple[float, float], xy: NDArray[np.float64], side: float
-    ) -> tuple[NDArray[np.uint8], bool]:
-        size = self.patch.size_px
-        (y0, y1, y_at, y_weight) = _taps(float(xy[1]) / factor[0], side / factor[0], size)
-        (x0, x1, x_at, x_weight) = _taps(float(xy[0]) / factor[1], side / factor[1], size)
-        pixels, missing = _window(blocks, (y0, y1), (x0, x1), self.patch.fill)
-        rows = sum(pixels[:, y_at + k] * y_weight[k][:, None] for k in range(len(y_weight)))
-        mean = sum(rows[:, :, x_at + k] * x_weight[k] for k in range(len(x_weight)))
-        return np.rint(mean).astype(np.uint8), missing
+    def _cut(
+        self,
+        xy_px: NDArray[np.float64],
+        patches: NDArray[np.uint8],
+        flagged: NDArray[np.bool_],
+        rows: NDArray[np.intp],
+    ) -> None:
+        """Fill in the patches of some neighbouring windows."""
+        from . import _resample  # numba costs half a second
+
+        for s, scale in enumerate(self._scales):
+            centre = (xy_px[rows, ::-1] - scale.origin) / scale.factor
+            half = np.abs(scale.step).sum(axis=1) * self.patch.size_px / 2
+            start = np.round(centre - half, 6)
+            if scale.copied:
+                start = np.floor(start + 0.5)
+            low = np.floor(start).astype(np.intp) - 2 * (not scale.straight)
+            high = (
+                np.floor(start + 2 * half).astype(np.intp) + 4
+            )  # a tap or two without weight, or a sample's neighbour
+            canvas, missing = self._canvas(scale.level, low, high)
+            corner = low.min(axis=0)
+            if scale.copied:
+                size = self.patch.size_px
+                for i, (y, x) in zip(rows, low - corner, strict=True):
+                    patches[i, s] = canvas[:, y : y + size, x : x + size]
+            elif scale.straight:
+                _resample.area_average(canvas, start - corner, np.abs(scale.steps), rows, s, patches)
+            else:
+                _resample.bilinear(canvas, centre - corner, scale.step, rows, s, patches)
+            if scale.straight:
+                _turn(patches, rows, s, scale)
+            if missing is not None:
+                boxes = zip(np.floor(start) - corner, np.ceil(np.round(start + 2 * half, 6)) - corner, strict=True)
+                flagged[rows] |= [missing[_box(*box)].any() for box in boxes]
+
+    def _canvas(
+        self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """Pixels of the box around some windows, which may leave the level: what lies beyond is filled."""
+        size = np.asarray(self._chunks.sources[level].shape[1:])
+        spans = zip(low.min(axis=0).tolist(), high.max(axis=0).tolist(), size.tolist(), strict=True)
+        (y, rows), (x, columns) = (_reach(*span, self.patch.fill) for span in spans)
+        low, high = low.clip(0, size), high.clip(0, size)
+        if self.patch.fill == "reflect":  # what is mirrored is needed too
+            low, high = low.clip(None, [y[0], x[0]]), high.clip([y[1], x[1]], None)
+        pixels, missing = self._chunks.canvas(level, y, x, self._blocks(level, low, high))
+        if rows is None and columns is None:
+            return pixels, missing
+        gone = None if missing is None else _filled(missing[None], rows, columns, fill=0)[0]
+        return _filled(pixels, rows, columns, fill=255), gone
+
+    def _blocks(self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> list[tuple[int, int]]:
+        """The blocks that some windows touch, row by row."""
+        ys, xs = (self._chunks.touched(level, axis, low[:, axis], high[:, axis]) for axis in (0, 1))
+        spans = np.unique(np.concatenate([ys, xs], axis=1), axis=0)
+        return sorted({block for a, b, c, d in spans.tolist() for block in product(range(a, b), range(c, d))})
 
 
-def _best_level(levels: Sequence[Level], ratio: float) -> Level:
-    """The coarsest level that is still at least as fine as ``ratio`` full-resolution pixels a pixel."""
-    fine = [level for level in levels if max(level.factor) <= ratio * (1 + 1e-6)]
-    return max(fine, key=lambda level: max(level.factor)) if fine else levels[0]
+def _box(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[slice, slice]:
+    return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
 
-def _taps(centre: float, side: float, size: int) -> tuple[int, int, NDArray[np.intp], NDArray[np.float32]]:
-    """Weights of an area average along one axis.
+def best_level(levels: Sequence[Level], ratio: float) -> int:
+    """The coarsest level that is still at least as fine as asked for.
 
-    Output pixel ``i`` covers ``[edge_i, edge_i+1)``; it is the sum over ``k`` of ``weight[k, i] * pixel[at[i] + k]``,
-    with ``at`` counted from ``low``. Returns the pixel range ``[low, high)``, ``at`` and ``weight``.
+    Parameters
+    ----------
+    levels
+        The pyramid, finest first.
+    ratio
+        Full-resolution pixels a pixel.
+
+    Returns
+    -------
+    Its position; the finest where none is fine enough.
     """
-    step = side / size
-    edges = centre - side / 2 + step * np.arange(size + 1)
-    start = np.floor(edges[:-1] + 1e-9).astype(np.intp)
-    n_taps = int(np.ceil(step)) + 1
-    pixel = start + np.arange(n_taps)[:, None]
-    overlap = np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel)
-    weight = np.clip(overlap, 0, None)
-    low = int(start[0])
-    return low, int(start[-1]) + n_taps, start - low, (weight / weight.sum(axis=0)).astype(np.float32)
+    fine = [i for i, level in enumerate(levels) if max(level.factor) <= ratio * (1 + 1e-6)]
+    return max(fine, key=lambda i: max(levels[i].factor)) if fine else 0
 
 
-class _Blocks:
-    """One level as float RGB in [0, 255]: whole in memory where it fits the budget, else recently used blocks."""
-
-    def __init__(self, pixels: Any, gain: float, budget_bytes: int) -> None:
-        self.shape = pixels.shape[-2:]
-        self._pixels, self._gain = pixels, gain
-        itemsize = int(np.dtype(pixels.dtype).itemsize)
-        whole = pixels.shape[0] * self.shape[0] * self.shape[1] * itemsize <= budget_bytes
-        self._side = max(self.shape) if whole else CHUNK_PX
-        self._most = max(4, budget_bytes // (pixels.shape[0] * self._side**2 * itemsize))
-        self._held: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
-
-    def window(self, y: tuple[int, int], x: tuple[int, int]) -> tuple[NDArray[np.float32], bool]:
-        """Pixels ``(3, h, w)`` of a range inside the level, and whether any is missing."""
-        side = self._side
-        rows = [
-            np.concatenate([self._part(by, bx, y, x) for bx in range(x[0] // side, (x[1] - 1) // side + 1)], axis=2)
-            for by in range(y[0] // side, (y[1] - 1) // side + 1)
-        ]
-        return _rgb(np.concatenate(rows, axis=1), self._gain)
-
-    def _part(self, by: int, bx: int, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
-        y0, x0 = by * self._side, bx * self._side
-        block = self._block(by, bx)
-        return block[:, max(y[0] - y0, 0) : y[1] - y0, max(x[0] - x0, 0) : x[1] - x0]
-
-    def _block(self, by: int, bx: int) -> NDArray[Any]:
-        if (by, bx) not in self._held:
-            while len(self._held) >= self._most:
-                self._held.popitem(last=False)
-            y0, x0 = by * self._side, bx * self._side
-            self._held[by, bx] = np.asarray(self._pixels[:, y0 : y0 + self._side, x0 : x0 + self._side])
-        self._held.move_to_end((by, bx))
-        return self._held[by, bx]
+def _scale(level: Level, position: int, axes: NDArray[np.float64], size: int) -> _Scale:
+    """Geometry of a scale, from the movement in full-resolution pixels, (x, y) in rows, for a patch pixel."""
+    factor = np.asarray(level.factor)
+    step = np.round(axes[::-1, ::-1] / factor[:, None], 9)
+    turned = np.abs(step) * size > 0.5
+    straight, swapped = not (turned[0, 1] or turned[1, 0]), not (turned[0, 0] or turned[1, 1])
+    if straight or swapped:
+        step = np.where(np.eye(2, dtype=bool) ^ swapped, step, 0)
+    return _Scale(
+        level=position,
+        origin=np.asarray(level.offset),
+        factor=factor,
+        step=step,
+        swapped=swapped,
+        straight=straight or swapped,
+    )
 
 
-def _window(blocks: _Blocks, y: tuple[int, int], x: tuple[int, int], fill: str) -> tuple[NDArray[np.float32], bool]:
-    """Pixels ``(3, h, w)`` of any range: what lies beyond the level is filled."""
-    height, width = blocks.shape
-    if min(y[0], x[0]) >= 0 and y[1] <= height and x[1] <= width:
-        return blocks.window(y, x)
-    if fill == "reflect":
-        rows, columns = _mirrored(y, height), _mirrored(x, width)
-        low_y, low_x = int(rows.min()), int(columns.min())
-        pixels, missing = blocks.window((low_y, int(rows.max()) + 1), (low_x, int(columns.max()) + 1))
-        return pixels[:, rows - low_y][:, :, columns - low_x], missing
-    filled = np.full((3, y[1] - y[0], x[1] - x[0]), 255, np.float32)
-    inner_y, inner_x = (max(y[0], 0), min(y[1], height)), (max(x[0], 0), min(x[1], width))
-    if inner_y[0] >= inner_y[1] or inner_x[0] >= inner_x[1]:
-        return filled, False
-    pixels, missing = blocks.window(inner_y, inner_x)
-    filled[:, inner_y[0] - y[0] : inner_y[1] - y[0], inner_x[0] - x[0] : inner_x[1] - x[0]] = pixels
-    return filled, missing
+def _turn(patches: NDArray[np.uint8], rows: NDArray[np.intp], s: int, scale: _Scale) -> None:
+    """Flip and transpose patches that were cut along the image's rows and columns."""
+    down, right = scale.steps
+    if down > 0 and right > 0 and not scale.swapped:
+        return
+    turned = patches[rows, s, :, :: int(np.sign(down)), :: int(np.sign(right))]
+    patches[rows, s] = turned.swapaxes(-1, -2) if scale.swapped else turned
 
 
-def _mirrored(span: tuple[int, int], size: int) -> NDArray[np.intp]:
-    """Indices of a range continued by mirroring at both edges."""
-    index = np.mod(np.arange(*span), 2 * size)
-    return np.where(index < size, index, 2 * size - 1 - index)
+def _reach(low: int, high: int, size: int, fill: str) -> tuple[tuple[int, int], NDArray[np.intp] | None]:
+    """The part of a range that has pixels; and, if it is not all, which of them every position takes, -1 for none."""
+    if low >= 0 and high <= size:
+        return (low, high), None
+    index = np.arange(low, high)
+    if fill == "reflect":  # mirrored at both edges, as often as it takes
+        index = np.mod(index, 2 * size)
+        index = np.where(index < size, index, 2 * size - 1 - index)
+    inside = index[(index >= 0) & (index < size)]
+    first, last = (int(inside.min()), int(inside.max()) + 1) if len(inside) else (0, 0)
+    return (first, last), np.where((index >= 0) & (index < size), index - first, -1)
 
 
-def _rgb(pixels: NDArray[Any], gain: float) -> tuple[NDArray[np.float32], bool]:
-    """Float RGB in [0, 255]: scaled, transparent and missing pixels white."""
+def _filled(
+    pixels: NDArray[Any], rows: NDArray[np.intp] | None, columns: NDArray[np.intp] | None, *, fill: int
+) -> NDArray[Any]:
+    """Pixels ``(c, y, x)`` by row and column; -1 is filled."""
+    rows = np.arange(pixels.shape[1]) if rows is None else rows
+    columns = np.arange(pixels.shape[2]) if columns is None else columns
+    filled = np.full((len(pixels), len(rows), len(columns)), fill, pixels.dtype)
+    known_rows, known_columns = rows >= 0, columns >= 0
+    filled[np.ix_(range(len(pixels)), known_rows, known_columns)] = pixels[:, rows[known_rows]][
+        :, :, columns[known_columns]
+    ]
+    return filled
+
+
+def _aligned(levels: Sequence[Level]) -> list[Level]:
+    """Levels with their offsets: where odd rows or columns were dropped, the pixels tell on which side.
+
+    Either side is tried; the one whose means of the next finer level are closer to the pixels is right. Where the
+    middle of the image is empty they tell nothing, and the last rows and columns are taken to be missing.
+    """
+    aligned = [levels[0]]
+    full = np.asarray(levels[0].pixels.shape[1:])
+    for level in levels[1:]:
+        left = full - np.asarray(level.pixels.shape[1:]) * level.factor
+        sides = product(*((0.0, float(rest)) if rest >= 1 else (0.0,) for rest in left))
+        tried = [replace(level, offset=(level.offset[0] + y, level.offset[1] + x)) for y, x in sides]
+        aligned.append(min(tried, key=partial(_mismatch, aligned[-1])) if len(tried) > 1 else level)
+    return aligned
+
+
+def _mismatch(finer: Level, level: Level) -> float:
+    """Mean squared difference between a level and the means of the finer one, in the middle of the image."""
+    ratio = np.rint(np.asarray(level.factor) / finer.factor).astype(int)
+    middle = np.asarray(level.pixels.shape[1:]) // 2
+    low = np.maximum(middle - SAMPLE_PX // 2, 1)
+    high = np.maximum(np.minimum(middle + SAMPLE_PX // 2, np.asarray(level.pixels.shape[1:]) - 1), low)
+    start = np.rint((np.asarray(level.offset) + low * level.factor - finer.offset) / finer.factor).astype(int)
+    stop = start + (high - low) * ratio
+    here = np.asarray(level.pixels[:3, low[0] : high[0], low[1] : high[1]], np.float32)
+    there = np.asarray(finer.pixels[:3, start[0] : stop[0], start[1] : stop[1]], np.float32)
+    if not here.size or there.shape[1:] != tuple(stop - start):
+        return 0.0
+    means = there.reshape(len(there), high[0] - low[0], ratio[0], high[1] - low[1], ratio[1]).mean(axis=(2, 4))
+    return float(((means - here) ** 2).mean())
+
+
+def _to_rgb(pixels: NDArray[Any], gain: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """8-bit RGB: scaled, transparent and missing pixels white; and which pixels are missing, if any."""
+    if pixels.dtype == np.uint8 and len(pixels) == 3 and gain == 1:
+        return pixels, None
     values = pixels.astype(np.float32) * np.float32(gain)
-    missing = bool(np.isnan(values).any()) if pixels.dtype.kind == "f" else False
-    if missing:
-        values = np.where(np.isnan(values).any(axis=0), np.float32(255), values)
-    if values.shape[0] == 4:
+    missing = np.isnan(values).any(axis=0) if pixels.dtype.kind == "f" else np.zeros((), bool)
+    if missing.any():
+        values = np.where(missing, np.float32(255), values)
+    if len(values) == 4:
         alpha = values[3] / 255
         values = values[:3] * alpha + 255 * (1 - alpha)
-    return np.clip(values, 0, 255), missing
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8), missing if missing.any() else None
 
 
 def _gain(levels: Sequence[Level], image_key: str) -> float:

@@ -15,7 +15,7 @@ from spatialdata.transformations import get_transformation
 
 from . import _keys as keys
 from ._checks import slides as check
-from ._geometry import apply_affine, axis_scales
+from ._geometry import apply_affine, axis_scales, orientation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +37,8 @@ class Level:
     """``(c, y, x)``, sliceable: numpy, zarr or (through xarray) dask."""
     factor: tuple[float, float]
     """Full-resolution pixels per pixel of this level, along y and x."""
+    offset: tuple[float, float] = (0.0, 0.0)
+    """Where this level begins, in full-resolution pixels along y and x."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,6 +55,8 @@ class Slide:
     """``(n, 2)`` spot centres in full-resolution pixels; pixel ``i`` covers ``[i, i + 1)``."""
     diameter_um: float
     """Median spot diameter in µm."""
+    axes: NDArray[np.float64]
+    """``(2, 2)`` directions of the coordinate system's x and y in the image, in columns: patches lie along these."""
     instances: NDArray[Any]
     """``(n,)`` index of the spots in their element."""
     obs_names: NDArray[Any]
@@ -202,6 +206,7 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
         um_per_px=um_per_px,
         xy_px=xy_px,
         diameter_um=diameter_px * um_per_px,
+        axes=orientation(to_px),
         instances=ids,
         obs_names=ids.astype(str) if table is None else table.obs_names.to_numpy(),
         counts=None if table is None else _matrix_of(table, selection.layer),
@@ -310,8 +315,7 @@ def pyramid(image: Any) -> tuple[Level, ...]:
 
     SpatialData averages blocks and drops odd edge rows, so a level of ``n // f`` rows has factor ``f`` exactly;
     any other level covers the whole image, and its factor is the ratio of the sizes. Which edge was dropped is not
-    recorded; it is taken to be the last, as in our own pyramids. `Image2DModel` drops the first, which shifts what is
-    read by less than a pixel of that level.
+    recorded: `Image2DModel` drops the first, our own pyramids the last. `PatchReader` finds out by the pixels.
 
     Parameters
     ----------

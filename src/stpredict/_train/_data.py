@@ -225,6 +225,7 @@ def _reader(slide: Slide, patch: PatchSpec, budget_bytes: int) -> PatchReader:
         slide.levels,
         slide.um_per_px,
         patch,
+        axes=slide.axes,
         budget_bytes=budget_bytes,
         image_key=slide.image_key,
     )

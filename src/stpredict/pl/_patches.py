@@ -81,7 +81,7 @@ def patches(
     selection = Selection(image_key=image_key, table_name=table, coordinate_system=coordinate_system)
     slide, i = _find(sdata, spot, region, selection)
     spec = patch or _recorded(sdata) or PatchSpec(fov_um=tuple(fov * slide.diameter_um for fov in FOV_SPOTS))
-    pixels = PatchReader(slide.levels, slide.um_per_px, spec).read(slide.xy_px[i : i + 1])[0][0]
+    pixels = PatchReader(slide.levels, slide.um_per_px, spec, axes=slide.axes).read(slide.xy_px[i : i + 1])[0][0]
     with look():
         axes = panels(ax, 1 + len(pixels), panel_in=(1.8, 2.05), n_columns=6, layout="compressed")
         _overview(axes[0], slide, i, spec)

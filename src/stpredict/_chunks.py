@@ -1,0 +1,239 @@
+"""Decoded pixels of the levels of one image: every chunk is decoded once, and no more are held than a budget allows.
+
+Levels may be numpy, zarr, dask or anything that is sliced. Nothing here knows of windows or patches.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import OrderedDict
+from functools import cached_property
+from importlib.util import find_spec
+from itertools import pairwise
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    Key = tuple[int, int, int]
+    Block = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
+    Convert = Callable[[NDArray[Any]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
+
+LEAST_PX = 512
+"""Smaller chunks are read several at a time."""
+FREE_PX = 1024
+"""Side of the blocks in which pixels without chunks (numpy) are read."""
+ZARRS = "zarrs.ZarrsCodecPipeline"
+
+
+class Source:
+    """One level as it is stored: slices of it, and where its chunks begin.
+
+    Parameters
+    ----------
+    pixels
+        ``(c, y, x)``: numpy, zarr, dask, or a DataArray of one of them.
+    """
+
+    def __init__(self, pixels: Any) -> None:
+        data = pixels.data if getattr(pixels, "chunks", None) is not None and hasattr(pixels, "dims") else pixels
+        self.pixels = _stored(data)
+        self.shape: tuple[int, int, int] = self.pixels.shape
+        self.edges = tuple(_edges(self.pixels, axis) for axis in (1, 2))
+
+    def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
+        """Decode a range.
+
+        Parameters
+        ----------
+        y, x
+            First row or column, and the one after the last.
+
+        Returns
+        -------
+        ``(c, h, w)``, in memory.
+        """
+        part = self._fast[:, slice(*y), slice(*x)]
+        if hasattr(part, "dask") and multiprocessing.parent_process():  # dask's threads do not survive a fork
+            part = part.compute(scheduler="synchronous")
+        return np.asarray(part)
+
+    @cached_property
+    def _fast(self) -> Any:
+        """The pixels; if they are zarr on a local disk, through the codecs of `zarrs` where those are installed.
+
+        Its threads do not survive a fork: in worker processes zarr decodes by itself.
+        """
+        import zarr
+
+        if not isinstance(self.pixels, zarr.Array) or multiprocessing.parent_process() or not find_spec("zarrs"):
+            return self.pixels
+        if not isinstance(self.pixels.store, zarr.storage.LocalStore):
+            return self.pixels
+        with zarr.config.set({"codec_pipeline.path": ZARRS}):
+            return zarr.open_array(self.pixels.store, path=self.pixels.path, mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_fast"}
+
+
+def _stored(data: Any) -> Any:
+    """The zarr array behind a dask array that is nothing but that array: it is read faster without dask."""
+    layers = getattr(getattr(data, "dask", None), "layers", {})
+    alone = [next(iter(layer.values())) for layer in layers.values() if len(layer) == 1]
+    stored = [value for value in alone if hasattr(value, "store_path")]
+    same = len(layers) == 2 and len(stored) == 1 and (stored[0].shape, stored[0].dtype) == (data.shape, data.dtype)
+    return stored[0] if same else data
+
+
+def _edges(pixels: Any, axis: int) -> list[int]:
+    """Where blocks begin along an axis, and its end: at every chunk, or at every few of small ones."""
+    length, chunks = pixels.shape[axis], getattr(pixels, "chunks", None)
+    if chunks is None:
+        return [*range(0, length, FREE_PX), length]
+    sizes = chunks[axis]
+    starts = range(0, length, sizes) if isinstance(sizes, int) else np.cumsum([0, *sizes[:-1]]).tolist()
+    edges = [0]
+    for start in starts:
+        if start - edges[-1] >= LEAST_PX:
+            edges.append(start)
+    return [*edges, length]
+
+
+class Chunks:
+    """Blocks of several levels as 8-bit RGB, the least recently used dropped first.
+
+    Threads may ask at the same time. One decodes at a time, since zarr and dask use several threads for that.
+
+    Parameters
+    ----------
+    levels
+        ``(c, y, x)`` pixels of each level.
+    convert
+        From raw pixels to ``(3, h, w)`` uint8 and, where any pixel is missing, ``(h, w)`` which.
+    budget_bytes
+        Most bytes held.
+    """
+
+    def __init__(self, levels: Sequence[Any], convert: Convert, budget_bytes: int) -> None:
+        self.sources = [Source(pixels) for pixels in levels]
+        self.budget_bytes, self._convert = budget_bytes, convert
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop everything that is held."""
+        self._held: OrderedDict[Key, Block] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_held", "_held_bytes", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget()
+
+    def touched(self, level: int, axis: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Blocks that ranges within a level touch along an axis.
+
+        Parameters
+        ----------
+        level
+            Which level.
+        axis
+            0 for y, 1 for x.
+        low, high
+            ``(n,)`` first pixel of each range, and the one after its last.
+
+        Returns
+        -------
+        ``(n, 2)`` the first block, and the one after the last.
+        """
+        edges = self.sources[level].edges[axis]
+        return np.stack([np.searchsorted(edges, low, "right") - 1, np.searchsorted(edges, high, "left")], axis=1)
+
+    def canvas(
+        self, level: int, y: tuple[int, int], x: tuple[int, int], blocks: Iterable[tuple[int, int]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """Pixels of a range within a level.
+
+        Parameters
+        ----------
+        level
+            Which level.
+        y, x
+            First row or column, and the one after the last.
+        blocks
+            Which blocks, by row and column, are wanted; what else lies in the range is left undefined.
+
+        Returns
+        -------
+        ``(3, h, w)`` uint8 and, where any pixel is missing, ``(h, w)`` which.
+        """
+        ys, xs = self.sources[level].edges
+        canvas, missing = np.empty((3, y[1] - y[0], x[1] - x[0]), np.uint8), None
+        for (_, by, bx), (pixels, gone) in self._blocks([(level, *block) for block in blocks]).items():
+            rows, from_rows = _overlap(y, ys[by], ys[by + 1])
+            columns, from_columns = _overlap(x, xs[bx], xs[bx + 1])
+            canvas[:, rows, columns] = pixels[:, from_rows, from_columns]
+            if gone is not None:
+                missing = np.zeros(canvas.shape[1:], bool) if missing is None else missing
+                missing[rows, columns] = gone[from_rows, from_columns]
+        return canvas, missing
+
+    def _blocks(self, keys: Sequence[Key]) -> dict[Key, Block]:
+        with self._lock:
+            for level, ys, xs in _rectangles([key for key in keys if key not in self._held]):
+                self._decode(level, ys, xs)
+            for key in keys:
+                self._held.move_to_end(key)
+            found = {key: self._held[key] for key in keys}
+            while self._held_bytes > self.budget_bytes and self._held:
+                self._held_bytes -= self._held.popitem(last=False)[1][0].nbytes
+        return found
+
+    def _decode(self, level: int, ys: range, xs: range) -> None:
+        """Decode a rectangle of blocks at once, and hold each."""
+        source = self.sources[level]
+        rows = [source.edges[0][i] for i in (*ys, ys.stop)]
+        columns = [source.edges[1][i] for i in (*xs, xs.stop)]
+        pixels, missing = self._convert(source.read((rows[0], rows[-1]), (columns[0], columns[-1])))
+        for by, (top, bottom) in zip(ys, pairwise(rows), strict=True):
+            for bx, (left, right) in zip(xs, pairwise(columns), strict=True):
+                part = np.s_[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
+                block = np.ascontiguousarray(pixels[:, *part])
+                self._held[level, by, bx] = (block, None if missing is None else missing[part])
+                self._held_bytes += block.nbytes
+
+
+def _overlap(span: tuple[int, int], low: int, high: int) -> tuple[slice, slice]:
+    """The part of a block in a range: as a slice of the range, and as one of the block."""
+    start, stop = max(span[0], low), min(span[1], high)
+    return slice(start - span[0], stop - span[0]), slice(start - low, stop - low)
+
+
+def _rectangles(keys: Sequence[Key]) -> list[tuple[int, range, range]]:
+    """Blocks of one level gathered into what is decoded at once: all of them if they fill a rectangle, else by row."""
+    if not keys:
+        return []
+    level, rows, columns = keys[0][0], [by for _, by, _ in keys], [bx for _, _, bx in keys]
+    box = range(min(rows), max(rows) + 1), range(min(columns), max(columns) + 1)
+    if len(box[0]) * len(box[1]) == len(keys):
+        return [(level, *box)]
+    return [(level, range(by, by + 1), run) for by in box[0] for run in _runs([bx for _, y, bx in keys if y == by])]
+
+
+def _runs(columns: Sequence[int]) -> list[range]:
+    """Ascending numbers as ranges without gaps."""
+    runs: list[range] = []
+    for column in columns:
+        if runs and runs[-1].stop == column:
+            runs[-1] = range(runs[-1].start, column + 1)
+        else:
+            runs.append(range(column, column + 1))
+    return runs
