@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from stpredict.models import SpotModel
+
+collect_ignore = [] if find_spec("spatialdata") and find_spec("tqdm") else ["test_data.py"]  # a machine for GPU tests
 
 
 @pytest.fixture(autouse=True)

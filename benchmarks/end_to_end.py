@@ -1,0 +1,292 @@
+"""Predict from zarr on disk against the network alone, and train until the ridge on colour is passed.
+
+    python benchmarks/end_to_end.py [--full] [--rounds 5] [--only predict fit] [--out benchmarks]
+
+`tl.predict` (reading, network, table), the network on patches in memory, and reading alone take turns in one process;
+the ratios are taken within a round. The slides are her2st C4 and C5 where they are at hand (``STPREDICT_DATA_DIR`` or
+a network), else generated ones written to a temporary zarr store. Training runs on C2 and C3 and is validated on C4
+after every epoch; the clock starts with the call of `tl.fit`. ``--full`` adds the larger networks and takes an hour on
+two cores; without it everything takes about four minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from spatialdata import SpatialData, read_zarr
+
+import stpredict as stp
+from stpredict._slides import Selection, resolve
+from stpredict._train._batches import BatchLimit
+from stpredict._train._color import CHANNELS, apply_ridge, color_statistics, fit_ridge
+from stpredict._train._data import read_pieces, read_spots, slide_index
+from stpredict._train._device import make_fabric
+from stpredict.metrics import pearson
+from stpredict.models import build, config
+from stpredict.pp._targets import Targets
+from stpredict.tl import _checkpoint
+from stpredict.tl._fit import _with_counts
+from stpredict.tl._predictor import Member
+
+TRAIN, HELD = ["C2_spots", "C3_spots"], "C4_spots"
+FOV_UM = (150.0, 300.0, 600.0)
+N_SPOTS = {"m2ost_tiny": None, "m2ost_small": 64, "m2ost": 32}
+"""Spots predicted with each network, those nearest the centre of the first slide; None for all of all slides."""
+RUNS = {
+    "m2ost_tiny": ("m2ost_tiny", {}, False),
+    "m2ost_tiny, network alone": ("m2ost_tiny", {"statistics_share": 0.0}, False),
+    "m2ost_small": ("m2ost_small", {}, True),
+    "m2ost": ("m2ost", {}, True),
+}
+"""Model, options, and whether it is trained with ``--full`` only."""
+LIMIT_S = {False: 60.0, True: 1200.0}
+"""Longest training, without and with ``--full``."""
+
+
+class Passed(Exception):
+    """Training has reached what was asked of it."""
+
+
+def slides_on_disk(folder):
+    """The slides to predict, read lazily from zarr, and what they are."""
+    try:
+        return stp.datasets.her2st(["C4", "C5"]), "her2st C4 and C5"
+    except (OSError, ValueError) as error:
+        print(f"her2st is not at hand ({error}); generated slides are used")
+    stp.datasets.synthetic(n_slides=2, n_side=14, um_per_px=0.7).write(folder / "slides.zarr")
+    return read_zarr(folder / "slides.zarr"), "two generated slides of 14 x 14 spots, 0.7 µm per pixel"
+
+
+def some_spots(sdata, n):
+    """The spots alone, without their table: all, or the ``n`` nearest the centre of the first slide."""
+    slides = resolve(sdata, Selection())
+    chosen = {}
+    for slide in slides if n is None else slides[:1]:
+        shapes = sdata[slide.shapes_key].loc[slide.instances]
+        distance = ((slide.xy_px - slide.xy_px.mean(axis=0)) ** 2).sum(axis=1)
+        chosen[slide.shapes_key] = shapes.iloc[np.sort(np.argsort(distance)[:n])]
+    return SpatialData(images=dict(sdata.images), shapes=chosen, attrs=sdata.attrs)
+
+
+def untrained(name):
+    """A predictor of 250 genes with weights that say nothing."""
+    rng, genes = np.random.default_rng(0), [f"gene{i}" for i in range(250)]
+    targets = Targets.fit(stp.pp.TargetSpec(), genes, rng.random((50, 250), np.float32), np.zeros(50, int))
+    shape = config(name, targets.n_outputs)
+    color = {"channels": list(CHANNELS), "mean": [0.3] * 3, "std": [1.0] * 3}
+    return stp.tl.Predictor(
+        members=(Member(network=build(shape).eval(), targets=targets),),
+        model=name,
+        model_config=shape,
+        patch=stp.tl.PatchSpec(fov_um=FOV_UM, size_px=shape.size_px),
+        train_mean=targets.mean,
+        ridge_color=np.zeros((250, 6 * 4 + 1), np.float32),
+        provenance={"diameter_um": 100.0, "color": color, "slides": {"none": {"um_per_px": 0.7, "group": "none"}}},
+    )
+
+
+def seconds(task):
+    """How long something takes."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    task()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def spread(values):
+    """Median, least and largest."""
+    return [round(float(f(values)), 4) for f in (np.median, min, max)]
+
+
+def predicted(sdata, name, n_rounds):
+    """Rates of one network, and their ratios, round by round."""
+    sdata, predictor = some_spots(sdata, N_SPOTS[name]), untrained(name)
+    keys = list(sdata.shapes)
+    slides = resolve(sdata, Selection(shapes_key=keys), needs_table=False)
+    fabric = make_fabric(stp.tl.FitConfig())
+    spots, _ = read_spots(slides, predictor.patch, progress=False)
+    limit = BatchLimit.of(None, fabric.device)
+    parts = {
+        "predict": lambda: stp.tl.predict(sdata, predictor, shapes_key=keys, progress=False),
+        "network": lambda: predictor(spots, fabric, batch_size=limit),
+        "reading": lambda: [len(p.rows) for slide in slides for p in read_pieces(slide, predictor.patch)],
+    }
+    for task in parts.values():
+        task()  # warm
+    names, rates = list(parts), {part: [] for part in parts}
+    for i in range(n_rounds):
+        for part in names[i % 3 :] + names[: i % 3]:
+            rates[part].append(len(spots) / seconds(parts[part]))
+    ratios = {part: [p / q for p, q in zip(rates["predict"], rates[part], strict=True)] for part in names[1:]}
+    return {
+        "n_spots": len(spots),
+        "batch": limit.size,
+        "spots_per_s": {part: spread(values) for part, values in rates.items()},
+        "of_network": spread(ratios["network"]),
+        "of_reading": spread(ratios["reading"]),
+        "limit": min(names[1:], key=lambda part: np.median(rates[part])),
+    }
+
+
+def ridge_score(sdata, spec, genes):
+    """Gene-wise correlation on the held-out section of the ridge on colour of the training sections."""
+    found = {}
+    for part, keys in (("train", TRAIN), ("held", [HELD])):
+        slides = _with_counts(resolve(sdata, Selection(shapes_key=keys)), stp.tl.FitConfig().min_library)
+        spots, _ = read_spots(slides, stp.tl.PatchSpec(fov_um=FOV_UM, size_px=112), progress=False)
+        values = [spec.normalize(s.counts, [s.genes.index(gene) for gene in genes]) for s in slides]
+        found[part] = color_statistics(spots.patches, 100 / FOV_UM[0]), np.concatenate(values), slide_index(slides)
+    colors, values, index = found["train"]
+    weights, _ = fit_ridge(colors, values, index.astype(str), index, spec)
+    colors, values, _ = found["held"]
+    return float(np.nanmean(pearson(values, apply_ridge(weights, colors))))
+
+
+def time_to(sdata, model, options, genes, wanted, limit_s):
+    """Seconds from the call of `tl.fit` until the validation score passes ``wanted``, and the curve until then."""
+    started, curve, report = time.perf_counter(), [], _checkpoint.Reporter.report
+
+    def watched(self, state):
+        report(self, state)
+        curve.append((time.perf_counter() - started, state.history[-1]["val_pearson"]))
+        if curve[-1][1] > wanted or curve[-1][0] > limit_s:
+            raise Passed
+
+    _checkpoint.Reporter.report = watched
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            stp.tl.fit(sdata, model, config=stp.tl.FitConfig(progress=False), genes=genes, model_options=options,
+                       shapes_key=[*TRAIN, HELD], validate_on=[HELD], save_dir=Path(folder) / "model")  # fmt: skip
+    except Passed:
+        pass
+    finally:
+        _checkpoint.Reporter.report = report
+    passed = curve[-1][1] > wanted
+    return {
+        "passed": passed,
+        "seconds": round(curve[-1][0], 1),
+        "epochs": len(curve),
+        "best": round(max(score for _, score in curve), 4),
+        "curve": [[round(s, 1), round(score, 4)] for s, score in curve],
+    }
+
+
+def fitted(*, full):
+    """Every variant that is trained here."""
+    try:
+        sdata = stp.datasets.her2st(["C2", "C3", "C4"])
+    except (OSError, ValueError) as error:
+        return {"missing": f"her2st is not at hand: {type(error).__name__}"}
+    genes, runs = stp.datasets.gene_panel("her2st"), {}
+    wanted = ridge_score(sdata, stp.pp.TargetSpec(), genes)
+    for title, (model, options, only_full) in RUNS.items():
+        if not only_full or full:
+            runs[title] = time_to(sdata, model, options, genes, wanted, LIMIT_S[full])
+            print(title, {key: value for key, value in runs[title].items() if key != "curve"}, flush=True)
+    return {"ridge": round(wanted, 4), "runs": runs}
+
+
+def versions():
+    """Date, device and versions, without anything that names the machine."""
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {cpu}",
+        "versions": {"stpredict": stp.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def shown(values, form="{:.1f}"):
+    """Median with least and largest, as text."""
+    median, least, most = (form.format(value) for value in values)
+    return f"{median} ({least} to {most})"
+
+
+def predict_rows(results):
+    """The table of prediction."""
+    lines = [
+        f"{results['slides']}; {results['rounds']} rounds, median (least to largest). Targets: `tl.predict` at 90 % of",
+        "the network alone where the network is the limit, at 80 % of reading alone where reading is.",
+        "",
+        "| | spots | `tl.predict`, spots/s | network alone | reading alone | of network | of reading | limit |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for name, row in results["models"].items():
+        cells = [shown(rates) for rates in row["spots_per_s"].values()]
+        cells += [shown(row[key], "{:.2f}") for key in ("of_network", "of_reading")]
+        lines.append(f"| `{name}` | {row['n_spots']} | {' | '.join(cells)} | {row['limit']} |")
+    return [*lines, *(f"| `{name}` | not measured (`--full`) |" for name in N_SPOTS if name not in results["models"])]
+
+
+def fit_rows(results):
+    """The table of training."""
+    if "missing" in results:
+        return [f"Not measured: {results['missing']}."]
+    lines = [
+        f"The ridge on colour, fitted to C2 and C3, has a gene-wise correlation of {results['ridge']:.3f} on C4.",
+        "The clock starts with `tl.fit` and includes reading.",
+        "",
+        "| | passes the ridge after | epochs | best until then |",
+        "|---|--:|--:|--:|",
+    ]
+    for title in RUNS:
+        row = results["runs"].get(title)
+        if row is None:
+            lines.append(f"| {title} | not measured on this device (`--full`) | | |")
+            continue
+        when = f"{row['seconds']:.0f} s" if row["passed"] else f"not within {row['seconds']:.0f} s"
+        lines.append(f"| {title} | {when} | {row['epochs']} | {row['best']:.3f} |")
+    return lines
+
+
+def markdown(results):
+    """The results as a page."""
+    device = " ".join(f"{name} {version}" for name, version in results["versions"].items())
+    parts = {"Prediction from disk": "predict", "Training until the ridge on colour is passed": "fit"}
+    lines = ["# End to end", "", f"{results['date']}; {results['device']}; {device}.", ""]
+    for title, part in parts.items():
+        if part in results:
+            lines += [f"## {title}", "", *(predict_rows if part == "predict" else fit_rows)(results[part]), ""]
+    return "\n".join([*lines, "Made by `python benchmarks/end_to_end.py`.", ""])
+
+
+def main():
+    """Measure, and write JSON and the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the default")
+    parser.add_argument("--full", action="store_true", help="the larger networks too")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=("predict", "fit"), default=("predict", "fit"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)  # the weights say nothing, so nothing they say is worth a warning
+    results = versions()
+    if "predict" in arguments.only:
+        with tempfile.TemporaryDirectory() as folder:
+            sdata, slides = slides_on_disk(Path(folder))
+            names = [name for name in N_SPOTS if arguments.full or name != "m2ost_small"]
+            models = {name: predicted(sdata, name, arguments.rounds) for name in names}
+            results["predict"] = {"slides": slides, "rounds": arguments.rounds, "models": models}
+            print("\n".join(predict_rows(results["predict"])), flush=True)
+    if "fit" in arguments.only:
+        results["fit"] = fitted(full=arguments.full)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "end_to_end.json").write_text(json.dumps(results, indent=1) + "\n")
+    (arguments.out / "end_to_end.md").write_text(markdown(results))
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()
