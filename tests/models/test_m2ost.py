@@ -10,6 +10,7 @@ from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
 from stpredict.models import M2OST, M2OSTConfig
+from stpredict.models._attention import key_mask
 from stpredict.models._statistics import patch_statistics
 from stpredict.models.m2ost import (
     ChannelMixing,
@@ -18,7 +19,6 @@ from stpredict.models.m2ost import (
     SelfAttention,
     center,
     color_statistics,
-    key_mask,
 )
 
 
@@ -26,12 +26,17 @@ def small(**overrides):
     return M2OSTConfig(**{"n_outputs": 4, "dim": 12, "depth": 1, "size_px": 32, "patch_size": 8, **overrides})
 
 
+def embedded(layer, patches):
+    """The tokens of each scale, its grids one after the other."""
+    return [torch.cat(grids, dim=1) for grids in layer(patches)]
+
+
 # ---- nested tokens
 
 
 @pytest.mark.parametrize("n_scales", [1, 2, 3, 4])
 def test_scale_i_has_i_plus_one_grids(n_scales):
-    tokens = NestedEmbedding(6, 8, n_scales)(torch.rand(2, n_scales, 3, 32, 32))
+    tokens = embedded(NestedEmbedding(6, 8, n_scales), torch.rand(2, n_scales, 3, 32, 32))
     assert [tuple(x.shape) for x in tokens] == [(2, (i + 1) * 16, 6) for i in range(n_scales)]
 
 
@@ -40,7 +45,7 @@ def test_finest_tokens_see_exactly_the_central_quarter():
     around = pixels.clone()
     around[:, 2] = torch.rand(3, 32, 32)
     around[:, 2, :, 12:20, 12:20] = pixels[:, 2, :, 12:20, 12:20]
-    before, after = embed(pixels)[2][0], embed(around)[2][0]
+    before, after = embedded(embed, pixels)[2][0], embedded(embed, around)[2][0]
     assert torch.equal(before[:16], after[:16])
     assert (before[32:] != after[32:]).any(dim=1).all()
 
@@ -50,7 +55,7 @@ def test_each_token_sees_its_own_window(scale, grid):
     """Grid 0 of a scale is its finest; token (row 1, column 2) of four by four."""
     pixels = torch.rand(1, 3, 3, 32, 32, requires_grad=True)
     token = grid * 16 + 1 * 4 + 2
-    NestedEmbedding(6, 8, 3)(pixels)[scale][0, token].sum().backward()
+    embedded(NestedEmbedding(6, 8, 3), pixels)[scale][0, token].sum().backward()
     side = 8 // 2 ** (scale - grid)
     first = (32 - 4 * side) // 2
     expected = torch.zeros(3, 3, 32, 32, dtype=torch.bool)
@@ -60,7 +65,7 @@ def test_each_token_sees_its_own_window(scale, grid):
 
 def test_scales_share_the_embedder_of_a_token_size():
     image = torch.rand(1, 1, 3, 32, 32).expand(1, 3, 3, 32, 32)
-    tokens = NestedEmbedding(6, 8, 3)(image)
+    tokens = embedded(NestedEmbedding(6, 8, 3), image)
     torch.testing.assert_close(tokens[0], tokens[1][:, 16:])
     torch.testing.assert_close(tokens[1], tokens[2][:, 16:])
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange
 from torch import nn
+
+from ._contract import unit_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,13 +20,13 @@ N_STATISTICS = 27
 _OCTAVES = 4
 
 
-def patch_statistics(pixels: Tensor, spot_share: float) -> Tensor:
+def patch_statistics(patches: Tensor, spot_share: float) -> Tensor:
     """Colour and texture of the spot itself and of every field of view, in optical density.
 
     Parameters
     ----------
-    pixels
-        ``(b, s, 3, p, p)`` in [0, 1].
+    patches
+        ``(b, s, 3, p, p)``, uint8, or floating point in [0, 1].
     spot_share
         Spot diameter over the narrowest field of view; the square of that side is the first window.
 
@@ -33,8 +34,8 @@ def patch_statistics(pixels: Tensor, spot_share: float) -> Tensor:
     -------
     ``(b, (s + 1) * 27)`` float32.
     """
-    with torch.autocast(pixels.device.type, enabled=False):
-        density = -pixels.float().clamp_min(1 / 255).log()
+    with torch.autocast(patches.device.type, enabled=False):
+        density = unit_pixels(patches).float().clamp_min(1 / 255).log_().neg_()
         size = density.shape[-1]
         margin = min(max(0, round(size * (1 - spot_share) / 2)), (size - 1) // 2)
         spot = density[:, :1, :, margin : size - margin, margin : size - margin]
@@ -43,13 +44,14 @@ def patch_statistics(pixels: Tensor, spot_share: float) -> Tensor:
 
 def _window(density: Tensor) -> Tensor:
     """The statistics of each window: ``(b, s, 3, p, p)`` to ``(b, s, 27)``."""
-    std, mean = torch.std_mean(density, dim=(-2, -1), correction=0)
-    centred = rearrange(density - mean[..., None, None], "b s c y x -> b s c (y x)")
-    n = centred.shape[-1]
-    covariance = torch.einsum("bscn,bsdn->bscd", centred, centred) / n
+    mean = density.mean(dim=(-2, -1))
+    centred = (density - mean[..., None, None]).flatten(-2)  # (b, s, 3, n)
+    covariance = torch.einsum("bscn,bsdn->bscd", centred, centred) / centred.shape[-1]
+    squares = centred * centred  # summed apart: a matrix product rounds more, and the skew would show it
+    std = squares.mean(dim=-1).sqrt()
     correlation = covariance / (std[..., None] * std[..., None, :] + 1e-9)
     pairs = torch.stack([correlation[..., 0, 1], correlation[..., 0, 2], correlation[..., 1, 2]], dim=-1)
-    skew = centred.pow(3).mean(dim=-1) / (std.pow(3) + 1e-6)
+    skew = squares.mul_(centred).mean(dim=-1) / (std.pow(3) + 1e-6)
     quarter = density.shape[-1] // 4
     centre = density[..., quarter : density.shape[-1] - quarter, quarter : density.shape[-1] - quarter]
     return torch.cat([mean, std, pairs, skew, *_texture(density), centre.mean(dim=(-2, -1))], dim=-1)
@@ -59,16 +61,25 @@ def _texture(density: Tensor) -> list[Tensor]:
     """Log mean gradient of each channel, at full size and after halving again and again: ``(b, s, 3)`` each."""
     found = []
     for _ in range(_OCTAVES):
-        size = density.shape[-1]
-        if size > 1:
-            gradient = density.diff(dim=-1).abs().mean(dim=(-2, -1)) + density.diff(dim=-2).abs().mean(dim=(-2, -1))
+        if density.shape[-1] > 1:
+            gradient = (_slope(density, -1) + _slope(density, -2)) / 2
+            density = _halved(density)
         else:
             gradient = torch.zeros(density.shape[:3], device=density.device)
-        found.append((gradient / 2 + 1e-3).log())
-        if size > 1:
-            even = density[..., : size // 2 * 2, : size // 2 * 2]
-            density = rearrange(even, "b s c (h y) (w x) -> b s c h w y x", y=2, x=2).mean(dim=(-2, -1))
+        found.append((gradient + 1e-3).log())
     return found
+
+
+def _slope(density: Tensor, axis: int) -> Tensor:
+    """Mean absolute difference of neighbours along one axis, ``(b, s, 3)``."""
+    return density.diff(dim=axis).abs_().mean(dim=(-2, -1))
+
+
+def _halved(density: Tensor) -> Tensor:
+    """Means of two by two pixels, an odd last row and column left out; rows first, where memory is contiguous."""
+    even = density.shape[-1] // 2 * 2
+    rows = density[..., :even:2, :even] + density[..., 1:even:2, :even]
+    return (rows[..., ::2] + rows[..., 1::2]) / 4
 
 
 class StatisticsRidge(nn.Module):

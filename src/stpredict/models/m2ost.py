@@ -37,6 +37,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
+from ._attention import attend, heads_of, key_mask, plus, weighted_sum
 from ._contract import FloatLinear, SpotModel, unit_pixels
 from ._statistics import N_STATISTICS, StatisticsRidge, patch_statistics
 
@@ -138,28 +139,6 @@ def color_statistics(pixels: Tensor) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def key_mask(shape: tuple[int, int, int], rate: float, device: torch.device) -> Tensor:
-    """Which keys attention may look at, drawn from torch's global generator.
-
-    Parameters
-    ----------
-    shape
-        Spots, heads, keys.
-    rate
-        Probability with which a key is hidden; the first, the class token, never is.
-    device
-        Where to draw.
-
-    Returns
-    -------
-    ``(b, h, 1, n)`` bool, True where a key is seen. Attention under it renormalises over the keys that are left.
-    """
-    batch, heads, keys = shape
-    seen = torch.rand(batch, heads, 1, keys, device=device) >= rate
-    seen[..., 0] = True
-    return seen
-
-
 class SelfAttention(nn.Module):
     """Multi-head self-attention; in training some keys are hidden."""
 
@@ -171,11 +150,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of one scale: ``(b, n, d)`` to ``(b, n, d)``."""
-        q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
+        q, k, v = heads_of(self.qkv(x), self.heads)
         masked = self.training and self.mask_rate > 0
-        mask = key_mask((k.shape[0], k.shape[1], k.shape[2]), self.mask_rate, k.device) if masked else None
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (b, h, n, d)
-        mixed: Tensor = self.out(rearrange(x, "b h n d -> b n (h d)"))
+        seen = key_mask((k.shape[0], k.shape[1], k.shape[2]), self.mask_rate, k.device) if masked else None
+        mixed: Tensor = self.out(attend(q, k, v, seen))
         return mixed
 
 
@@ -193,18 +171,20 @@ class CrossAttention(nn.Module):
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Mix between scales: one ``(b, n_i, d)`` each to the same shapes."""
         qkv = [
-            rearrange(project(norm(x)), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
-            for x, norm, project in zip(xs, self.norms, self.qkv, strict=True)
+            heads_of(project(norm(x)), self.heads) for x, norm, project in zip(xs, self.norms, self.qkv, strict=True)
         ]
-        return [x + out(self._answers(i, qkv)) for i, (x, out) in enumerate(zip(xs, self.outs, strict=True))]
+        return [plus(x, out(heard)) for x, out, heard in zip(xs, self.outs, self._heard(qkv), strict=True)]
 
-    def _answers(self, asking: int, qkv: Sequence[Tensor]) -> Tensor:
-        """What one scale hears from the others: ``(b, n, d)``."""
-        others = [answer for scale, answer in enumerate(qkv) if scale != asking]
-        heard = torch.zeros_like(qkv[asking][0])  # (b, h, n, d)
-        for weight, (_, k, v) in zip(self.weights[asking], others, strict=True):
-            heard = heard + weight * F.scaled_dot_product_attention(qkv[asking][0], k, v)
-        return rearrange(heard, "b h n d -> b n (h d)")
+    def _heard(self, qkv: Sequence[Tensor]) -> list[Tensor]:
+        """What each scale hears from the others, ``(b, n_i, d)``. A scale answers all others in one call."""
+        answers: list[list[Tensor]] = [[] for _ in qkv]  # of each scale, in the order of the scales that gave them
+        for scale, (_, k, v) in enumerate(qkv):
+            asking = [i for i in range(len(qkv)) if i != scale]
+            queries = [qkv[i][0] for i in asking]
+            together = attend(torch.cat(queries, dim=2), k, v)  # (b, n of all others, d)
+            for i, answer in zip(asking, together.split([q.shape[2] for q in queries], dim=1), strict=True):
+                answers[i].append(answer)
+        return [weighted_sum(some, weights) for some, weights in zip(answers, self.weights, strict=True)]
 
 
 class ChannelMixing(nn.Module):
@@ -248,12 +228,21 @@ class Block(nn.Module):
 
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """One ``(b, n_i, d)`` for each scale to the same shapes."""
-        xs = [x + attention(x) for x, attention in zip(xs, self.within, strict=True)]
-        xs = [x + mlp(x) for x, mlp in zip(xs, self.mlp, strict=True)]
+        xs = [plus(x, attention(x)) for x, attention in zip(xs, self.within, strict=True)]
+        xs = [plus(x, mlp(x)) for x, mlp in zip(xs, self.mlp, strict=True)]
         if self.between is not None:
             xs = self.between(xs)
         mixed: list[Tensor] = self.channels(xs)
         return mixed
+
+
+class PixelLinear(nn.Linear):
+    """A linear map of pixels in [-1, 1], the range folded into the weights: bytes are converted, no more."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map ``(..., in_features)``, uint8 or floating point in [0, 1], to ``(..., out_features)``."""
+        spread = 2 if pixels.is_floating_point() else 2 / 255
+        return F.linear(pixels.to(self.weight.dtype), self.weight * spread, self.bias - self.weight.sum(dim=1))
 
 
 class NestedEmbedding(nn.Module):
@@ -266,15 +255,16 @@ class NestedEmbedding(nn.Module):
     def __init__(self, dim: int, patch_size: int, n_scales: int) -> None:
         super().__init__()
         self.sizes = [patch_size // 2**k for k in range(n_scales)]
-        self.embedders = nn.ModuleList(nn.Linear(3 * size**2, dim) for size in self.sizes)
+        self.embedders = nn.ModuleList(PixelLinear(3 * size**2, dim) for size in self.sizes)
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Pixels ``(b, s, 3, p, p)`` to one ``(b, (i + 1) * L, d)`` per scale, finest tokens first."""
-        grids = []  # grids[k][:, i - k]: tokens of size k of scale i, (b, L, d)
+    def forward(self, patches: Tensor) -> list[list[Tensor]]:
+        """Patches ``(b, s, 3, p, p)``, uint8 or in [0, 1], to the grids of each scale, ``(b, L, d)``, finest first."""
+        grids = []  # grids[k][i - k]: tokens of size k of scale i, (b, L, d)
         for k, (size, embed) in enumerate(zip(self.sizes, self.embedders, strict=True)):
-            part = center(pixels[:, k:], 2**k)
-            grids.append(embed(rearrange(part, "b s c (h y) (w x) -> b s (h w) (c y x)", y=size, x=size)))
-        return [torch.cat([grids[k][:, i - k] for k in range(i, -1, -1)], dim=1) for i in range(len(grids))]
+            part = center(patches[:, k:], 2**k)
+            tokens = embed(rearrange(part, "b s c (h y) (w x) -> b s (h w) (c y x)", y=size, x=size))
+            grids.append(tokens.unbind(dim=1))
+        return [[grids[k][i - k] for k in range(i, -1, -1)] for i in range(len(grids))]
 
 
 class M2OST(SpotModel):
@@ -343,7 +333,7 @@ class M2OST(SpotModel):
         for piece in pieces:
             targets.append(check.given_targets(piece.targets))
             if self.statistics is not None:
-                known.append(patch_statistics(unit_pixels(piece.patches), 1 / self.config.fov_spots[0]))
+                known.append(self._known(piece.patches))
         self.start_at(torch.cat(targets).mean(dim=0))
         if self.statistics is not None:
             self.statistics.solve(torch.cat(known), torch.cat(targets))
@@ -360,11 +350,10 @@ class M2OST(SpotModel):
         -------
         ``(b, n_outputs)`` float32, in target space.
         """
-        pixels = unit_pixels(batch.patches)
-        y = self._attend(pixels)
+        y = self._attend(batch.patches)
         if self.statistics is None:
             return y
-        known: Tensor = self.statistics(patch_statistics(pixels, 1 / self.config.fov_spots[0]))
+        known: Tensor = self.statistics(self._known(batch.patches))
         return torch.lerp(y, known, self.config.statistics_share)
 
     def loss(self, batch: SpotBatch) -> Tensor:
@@ -379,25 +368,28 @@ class M2OST(SpotModel):
         -------
         A scalar.
         """
-        return F.mse_loss(self._attend(unit_pixels(batch.patches)), check.given_targets(batch.targets))
+        return F.mse_loss(self._attend(batch.patches), check.given_targets(batch.targets))
 
-    def _attend(self, pixels: Tensor) -> Tensor:
-        """The network alone: ``(b, s, 3, p, p)`` in [0, 1] to ``(b, n_outputs)``."""
-        check.patches(tuple(pixels.shape), len(self.config.fov_spots), self.config.size_px)
-        xs = self._tokens(pixels)
+    def _known(self, patches: Tensor) -> Tensor:
+        """Statistics of the patches, ``(b, (s + 1) * 27)``."""
+        return patch_statistics(patches, 1 / self.config.fov_spots[0])
+
+    def _attend(self, patches: Tensor) -> Tensor:
+        """The network alone: ``(b, s, 3, p, p)``, uint8 or in [0, 1], to ``(b, n_outputs)``."""
+        check.patches(tuple(patches.shape), len(self.config.fov_spots), self.config.size_px)
+        xs = self._tokens(patches)
         for block in self.blocks:
             xs = block(xs)
         summary = torch.cat([norm(x[:, 0]) for x, norm in zip(xs, self.norms, strict=True)], dim=-1)  # (b, s * d)
         y: Tensor = self.head(summary)
         return y
 
-    def _tokens(self, pixels: Tensor) -> list[Tensor]:
+    def _tokens(self, patches: Tensor) -> list[Tensor]:
         """The sequence of each scale: class token, colour token if wanted, image tokens; with their positions."""
-        statistics = None if self.color is None else color_statistics(pixels)  # (b, s, 12)
+        colors = None if self.color is None else self.color(color_statistics(unit_pixels(patches)))  # (b, s, d)
         xs = []
-        for i, tokens in enumerate(self.embed(pixels * 2 - 1)):
-            parts = [self.cls[i].expand(len(tokens), -1, -1), tokens]
-            if self.color is not None and statistics is not None:
-                parts.insert(1, self.color(statistics[:, i : i + 1]))
-            xs.append(torch.cat(parts, dim=1) + self.positions[i])
+        for i, grids in enumerate(self.embed(patches)):
+            color = [] if colors is None else [colors[:, i : i + 1]]
+            cls = self.cls[i].expand(len(patches), -1, -1)
+            xs.append(torch.cat([cls, *color, *grids], dim=1).add_(self.positions[i]))
         return xs

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from einops import rearrange
 from torch import nn
-from torch.nn import functional as F
 
 from .._checks import models as check
+from ._attention import attend, heads_of
 from ._contract import FloatLinear, SpotModel, unit_pixels
 from .m2ost import center
 
@@ -79,12 +79,6 @@ class M2OSTReferenceConfig:
         check.choice("context", self.context, ("spot",))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Multi-head attention of ``(b, n, h * d)`` to ``(b, m, h * d)``."""
-    q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
-
-
 class SelfAttention(nn.Module):
     """Self-attention of one scale, without normalisation."""
 
@@ -96,8 +90,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(b, n, d)`` to ``(b, n, d)``."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        mixed: Tensor = self.out(attend(q, k, v, self.heads))
+        mixed: Tensor = self.out(attend(*heads_of(self.qkv(x), self.heads)))
         return mixed
 
 
@@ -113,11 +106,11 @@ class CrossAttention(nn.Module):
 
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """One ``(b, n_i, d)`` each to the same shapes."""
-        qkv = [project(self.norm(x)).chunk(3, dim=-1) for x, project in zip(xs, self.qkv, strict=True)]
+        qkv = [heads_of(project(self.norm(x)), N_SCALES) for x, project in zip(xs, self.qkv, strict=True)]
         mixed = []
         for asking, out in enumerate(self.outs):
             others = [answer for scale, answer in enumerate(qkv) if scale != asking]
-            answers = [attend(qkv[asking][0], k, v, N_SCALES) for _, k, v in others]
+            answers = [attend(qkv[asking][0], k, v) for _, k, v in others]
             mixed.append(out(torch.cat(answers, dim=-1)))
         return mixed
 
