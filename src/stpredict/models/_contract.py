@@ -18,6 +18,7 @@ from .._checks import models as check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -68,6 +69,12 @@ class SpotBatch:
         )
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """A block in which autocast is off, on devices that know autocast at all."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
+
+
 class FloatLinear(nn.Linear):
     """A linear layer that computes in float32 whatever the precision around it.
 
@@ -77,9 +84,7 @@ class FloatLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to ``(..., out_features)``, float32."""
         bias: Tensor | None = self.bias  # torch types it as always there
-        device = x.device.type
-        plain = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-        with plain:
+        with full_precision(x.device):
             return F.linear(x.float(), self.weight.float(), None if bias is None else bias.float())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ._contract import unit_pixels
+from ._contract import full_precision, unit_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ def patch_statistics(patches: Tensor, spot_share: float) -> Tensor:
     -------
     ``(b, (s + 1) * 27)`` float32.
     """
-    with torch.autocast(patches.device.type, enabled=False):
+    with full_precision(patches.device):
         density = unit_pixels(patches).float().clamp_min(1 / 255).log_().neg_()
         size = density.shape[-1]
         margin = min(max(0, round(size * (1 - spot_share) / 2)), (size - 1) // 2)
@@ -140,6 +140,6 @@ class StatisticsRidge(nn.Module):
         -------
         ``(b, n_outputs)``.
         """
-        with torch.autocast(statistics.device.type, enabled=False):
+        with full_precision(statistics.device):
             standard = (statistics - self.mean) / self.spread
             return torch.addmm(self.bias, standard, self.weight.T)
