@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from stpredict._train import _color
 from stpredict._train._color import PENALTIES, apply_ridge, color_statistics, fit_ridge
@@ -27,17 +28,21 @@ def test_statistics_of_known_patches():
 
 
 @pytest.mark.parametrize("share", [0.3, 2 / 3, 1.0])
-@pytest.mark.parametrize("values_at_once", [1, 5000, 1 << 20])
-def test_statistics_are_those_of_numpy_however_they_are_cut(monkeypatch, share, values_at_once):
-    monkeypatch.setattr(_color, "VALUES_AT_ONCE", values_at_once)
-    patches = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 20, 20), dtype=np.uint8)
+@pytest.mark.parametrize("size", [20, 23])
+def test_statistics_are_those_of_numpy_however_they_are_found(monkeypatch, share, size):
+    patches = np.random.default_rng(0).integers(0, 256, (7, 2, 3, size, size), dtype=np.uint8)
     density = -np.log(np.maximum(patches.astype(np.float64), 1) / 255)
-    margin = round(20 * (1 - share) / 2)
-    spot = density[:, 0, :, margin : 20 - margin, margin : 20 - margin]
-    wanted = [(w.mean((-2, -1)), w.std((-2, -1))) for w in (spot, density[:, 0], density[:, 1])]
-    found = color_statistics(patches, share)
-    np.testing.assert_allclose(found, np.hstack([each for pair in wanted for each in pair]), atol=2e-6)
-    assert found.dtype == np.float32
+    margin = round(size * (1 - share) / 2)
+    spot = density[:, 0, :, margin : size - margin, margin : size - margin]
+    parts = [(w.mean((-2, -1)), w.std((-2, -1))) for w in (spot, density[:, 0], density[:, 1])]
+    wanted = np.hstack([each for pair in parts for each in pair])
+    tensor = torch.from_numpy(patches)
+    for found in (color_statistics(patches, share), color_statistics(tensor, share)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        assert found.dtype == np.float32
+    for values_at_once in (1, 5000, 1 << 28):  # as on a GPU
+        monkeypatch.setattr(_color, "VALUES_AT_ONCE", values_at_once)
+        np.testing.assert_allclose(_color._computed(tensor, margin), wanted, atol=2e-6)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.2, 1.0, 3.0])
