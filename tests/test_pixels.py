@@ -8,10 +8,11 @@ import zarr
 from dask import array as da
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from spatialdata.models import Image2DModel
 
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader, best_level
-from stpredict._slides import Level
+from stpredict._slides import Level, pyramid
 
 
 def noise(height=60, width=83, seed=0):
@@ -256,3 +257,109 @@ def test_image_of_nothing_but_missing_pixels_is_white():
     found, flagged = first_patch(np.full((3, 40, 40), np.nan))
     assert flagged
     assert (found == 255).all()
+
+
+TURNS = {
+    "identity": np.eye(2),
+    "mirror x": np.diag([-1.0, 1.0]),
+    "mirror y": np.diag([1.0, -1.0]),
+    "half turn": -np.eye(2),
+    "transposed": np.array([[0.0, 1.0], [1.0, 0.0]]),
+    "quarter turn": np.array([[0.0, -1.0], [1.0, 0.0]]),
+    "quarter turn back": np.array([[0.0, 1.0], [-1.0, 0.0]]),
+    "transposed across": np.array([[0.0, -1.0], [-1.0, 0.0]]),
+}
+
+
+def stored_as(pixels, xy, axes):
+    """The same tissue stored flipped or turned: its pixels, and the spots in them."""
+    height, width = pixels.shape[1:]
+    swapped = axes[0, 0] == 0
+    moved = pixels.swapaxes(1, 2) if swapped else pixels
+    x, y = xy.T[::-1] if swapped else xy.T
+    size_x, size_y = (height, width) if swapped else (width, height)
+    if axes[0].sum() < 0:
+        moved, x = moved[:, :, ::-1], size_x - x
+    if axes[1].sum() < 0:
+        moved, y = moved[:, ::-1], size_y - y
+    return np.ascontiguousarray(moved), np.stack([x, y], axis=1)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("side", [8.0, 13.7, 31.0])
+def test_however_the_image_is_stored_the_bytes_are_the_same(turn, side):
+    axes, spec = TURNS[turn], PatchSpec(fov_um=(side,), size_px=8)
+    pixels, xy = noise(), np.random.default_rng(0).uniform(-5, 85, (30, 2)).round(3)  # 4 decimals: no ties of rounding
+    wanted, flags = PatchReader(levels_of(pixels), 1.0, spec).read(xy)
+    moved, moved_xy = stored_as(pixels, xy, axes)
+    found, moved_flags = PatchReader(levels_of(moved), 1.0, spec, axes=axes).read(moved_xy)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(moved_flags, flags)
+
+
+def turned(pixels, xy, side, size, axes, fill):
+    """Mean of bilinear samples on a grid in each patch pixel, one after the other."""
+    step = np.round(axes[::-1, ::-1] * side / size, 9)
+    n = max(2, int(np.ceil(np.abs(step).sum(axis=1).max())))
+    patch = np.empty((3, size, size))
+    for r, c in np.ndindex(size, size):
+        total = np.zeros(3)
+        for a, b in np.ndindex(n, n):
+            y, x = xy[::-1] + step @ [r + (a + 0.5) / n - size / 2, c + (b + 0.5) / n - size / 2] - 0.5
+            i, j = int(np.floor(y)), int(np.floor(x))
+            corners = [[sample(pixels, i + k, j + m, fill) for m in (0, 1)] for k in (0, 1)]
+            total += np.einsum("kmc,k,m->c", corners, [1 - (y - i), y - i], [1 - (x - j), x - j])
+        patch[:, r, c] = total / n**2
+    return np.floor(patch + 0.5)
+
+
+@pytest.mark.parametrize("fill", ["white", "reflect"])
+@pytest.mark.parametrize("axes", [
+    pytest.param(np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]), id=f"{np.rad2deg(a):.0f} degrees")
+    for a in (0.1, 0.8, 2.0)
+] + [pytest.param(np.array([[1.0, 0.3], [0.0, 1.0]]), id="shear")])  # fmt: skip
+def test_other_turns_are_means_of_bilinear_samples(axes, fill):
+    xy = np.random.default_rng(0).uniform(-4, 70, (6, 2))
+    for side in (7.0, 19.0):
+        reader = PatchReader(levels_of(noise()), 1.0, PatchSpec(fov_um=(side,), size_px=8, fill=fill), axes=axes)
+        for found, at in zip(reader.read(xy)[0][:, 0], xy, strict=True):
+            np.testing.assert_array_equal(found, turned(noise(), at, side, 8, axes, fill))
+
+
+def test_a_turn_smaller_than_half_a_pixel_is_none():
+    angle, spec = 0.04, PatchSpec(fov_um=(8.0,), size_px=8)
+    axes = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    xy = np.array([[30.0, 30.0]])
+    straight, slightly = (PatchReader(levels_of(noise()), 1.0, spec, axes=a).read(xy)[0] for a in (np.eye(2), axes))
+    assert np.abs(slightly.astype(int) - straight).max() < 60  # an area average: bilinear samples would be far smoother
+    assert PatchReader(levels_of(noise()), 1.0, spec, axes=axes)._scales[0].straight
+    assert (
+        not PatchReader(levels_of(noise()), 1.0, spec, axes=np.array([[0.99, -0.14], [0.14, 0.99]]))._scales[0].straight
+    )
+
+
+@pytest.mark.parametrize("size", [(301, 299), (300, 301), (303, 300), (511, 514)])
+@pytest.mark.parametrize("drop", ["first", "last"])
+def test_levels_of_odd_images_are_found_to_lack_their_first_or_last_pixels(size, drop):
+    smooth = np.repeat(np.repeat(noise(*(side // 16 + 1 for side in size)), 16, axis=1), 16, axis=2)[
+        :, : size[0], : size[1]
+    ]
+    levels = [Level(pixels=smooth, factor=(1, 1))]
+    for factor in (2, 4):
+        pixels = coarser(np.asarray(levels[-1].pixels), 2, drop=drop)
+        levels.append(Level(pixels=np.rint(pixels).astype(np.uint8), factor=(factor, factor)))
+    found = PatchReader(levels, 1.0, PatchSpec(fov_um=(32.0,), size_px=8)).levels
+    for level in found[1:]:
+        rest = [side - n * f for side, n, f in zip(size, level.pixels.shape[1:], level.factor, strict=True)]
+        assert level.offset == (tuple(rest) if drop == "first" else (0, 0))
+
+
+def test_spatialdata_pyramids_of_odd_images_are_aligned():
+    y, x = np.mgrid[:301, :331]
+    waves = 127 + 60 * np.sin(x / 9) + 60 * np.cos(y / 7)  # smooth: a shift is most of any difference
+    pixels = np.broadcast_to(waves, (3, 301, 331)).astype(np.uint8)
+    levels = pyramid(Image2DModel.parse(pixels, dims=("c", "y", "x"), scale_factors=[2, 2]))
+    spec, xy = PatchSpec(fov_um=(66.0,), size_px=16), np.array([[150.0, 160.0], [101.0, 93.0]])
+    coarse, fine = (PatchReader(some, 1.0, spec).read(xy)[0].astype(int) for some in (levels, levels[:1]))
+    moved, _ = PatchReader(levels[:1], 1.0, spec).read(xy + 1)
+    assert np.abs(coarse - fine).mean() < 0.4 * np.abs(moved - fine).mean()

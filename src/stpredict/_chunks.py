@@ -126,7 +126,9 @@ class Chunks:
         self.forget()
 
     def forget(self) -> None:
-        """Drop everything that is held."""
+        """Drop everything that is held, and what threads of a process that was forked may have left locked."""
+        for source in self.sources:
+            source.__dict__.pop("_fast", None)
         self._held: OrderedDict[Key, Block] = OrderedDict()
         self._held_bytes = 0
         self._lock = Lock()

@@ -65,9 +65,9 @@ class PatchReader:
     """Reads the patches of many spots of one image.
 
     For each scale the nearest finer pyramid level is averaged to ``patch.size_px``. Where patch pixels are as large as
-    those of the level, the window is moved to the nearest whole pixel, so that nothing is blurred. Chunks of the image are decoded
-    once as long as the budget holds those that neighbouring windows share, and windows come in the order of `order`.
-    It can be sent to worker processes, by fork or otherwise; what is held stays behind.
+    those of the level, the window is moved to the nearest whole pixel, so that nothing is blurred. Chunks of the image
+    are decoded once, as long as the budget holds those that neighbouring windows share and windows come in the order
+    of `order`. It can be sent to worker processes, by fork or otherwise; what is held stays behind.
 
     Parameters
     ----------
@@ -131,20 +131,21 @@ class PatchReader:
         if self._process != os.getpid():  # forked: another thread may have held the lock
             self._chunks.forget()
             self._process = os.getpid()
-        size = self.patch.size_px
-        patches = np.empty((len(xy_px), len(self._scales), 3, size, size), np.uint8)
-        flagged = self._leaves_image(xy_px)
+        size, n_scales = self.patch.size_px, len(self._scales)
+        patches = np.empty((len(xy_px), n_scales, 3, size, size), np.uint8)
+        missing = np.zeros((len(xy_px), n_scales), bool)
         order = self.order(xy_px)
         cells = xy_px[order] // CELL_PX
         groups = np.split(order, np.flatnonzero((np.diff(cells, axis=0) != 0).any(axis=1)) + 1) if len(order) else []
-        cut = partial(self._cut, xy_px, patches, flagged)
         n_threads = self._n_threads or (1 if multiprocessing.parent_process() else os.cpu_count() or 1)
-        if min(n_threads, len(groups)) > 1:
+        tasks = zip(*product(groups, range(n_scales)), strict=True) if groups else ((), ())
+        cut = partial(self._cut, xy_px, patches, missing)
+        if n_threads > 1:
             with ThreadPoolExecutor(n_threads) as pool:
-                list(pool.map(cut, groups))
+                list(pool.map(cut, *tasks))
         else:
-            list(map(cut, groups))
-        return patches, flagged
+            list(map(cut, *tasks))
+        return patches, self._leaves_image(xy_px) | missing.any(axis=1)
 
     def order(self, xy_px: NDArray[np.float64]) -> NDArray[np.intp]:
         """The order in which windows are best visited, so that each part of the image is decoded once.
@@ -174,37 +175,36 @@ class PatchReader:
         self,
         xy_px: NDArray[np.float64],
         patches: NDArray[np.uint8],
-        flagged: NDArray[np.bool_],
+        missing: NDArray[np.bool_],
         rows: NDArray[np.intp],
+        s: int,
     ) -> None:
-        """Fill in the patches of some neighbouring windows."""
-        from . import _resample  # numba costs half a second
+        """Fill in the patches of some neighbouring windows at one scale."""
+        scale, size = self._scales[s], self.patch.size_px
+        centre = (xy_px[rows, ::-1] - scale.origin) / scale.factor
+        half = np.abs(scale.step).sum(axis=1) * size / 2
+        start = np.round(centre - half, 6)
+        if scale.copied:
+            start = np.floor(start + 0.5)
+        low = np.floor(start).astype(np.intp) - 2 * (not scale.straight)
+        high = np.floor(start + 2 * half).astype(np.intp) + 4  # a tap or two without weight, or a sample's neighbour
+        canvas, gone = self._canvas(scale.level, low, high)
+        corner = low.min(axis=0)
+        if scale.copied:
+            for i, (y, x) in zip(rows, low - corner, strict=True):
+                patches[i, s] = canvas[:, y : y + size, x : x + size]
+        else:
+            from . import _resample  # numba costs half a second
 
-        for s, scale in enumerate(self._scales):
-            centre = (xy_px[rows, ::-1] - scale.origin) / scale.factor
-            half = np.abs(scale.step).sum(axis=1) * self.patch.size_px / 2
-            start = np.round(centre - half, 6)
-            if scale.copied:
-                start = np.floor(start + 0.5)
-            low = np.floor(start).astype(np.intp) - 2 * (not scale.straight)
-            high = (
-                np.floor(start + 2 * half).astype(np.intp) + 4
-            )  # a tap or two without weight, or a sample's neighbour
-            canvas, missing = self._canvas(scale.level, low, high)
-            corner = low.min(axis=0)
-            if scale.copied:
-                size = self.patch.size_px
-                for i, (y, x) in zip(rows, low - corner, strict=True):
-                    patches[i, s] = canvas[:, y : y + size, x : x + size]
-            elif scale.straight:
+            if scale.straight:
                 _resample.area_average(canvas, start - corner, np.abs(scale.steps), rows, s, patches)
             else:
                 _resample.bilinear(canvas, centre - corner, scale.step, rows, s, patches)
-            if scale.straight:
-                _turn(patches, rows, s, scale)
-            if missing is not None:
-                boxes = zip(np.floor(start) - corner, np.ceil(np.round(start + 2 * half, 6)) - corner, strict=True)
-                flagged[rows] |= [missing[_box(*box)].any() for box in boxes]
+        if scale.straight:
+            _turn(patches, rows, s, scale)
+        if gone is not None:
+            boxes = zip(np.floor(start) - corner, np.ceil(np.round(start + 2 * half, 6)) - corner, strict=True)
+            missing[rows, s] = [gone[_box(*box)].any() for box in boxes]
 
     def _canvas(
         self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]
@@ -312,12 +312,12 @@ def _aligned(levels: Sequence[Level]) -> list[Level]:
     middle of the image is empty they tell nothing, and the last rows and columns are taken to be missing.
     """
     aligned = [levels[0]]
-    full = np.asarray(levels[0].pixels.shape[1:])
     for level in levels[1:]:
-        left = full - np.asarray(level.pixels.shape[1:]) * level.factor
+        finer = aligned[-1]
+        left = np.asarray(finer.pixels.shape[1:]) * finer.factor - np.asarray(level.pixels.shape[1:]) * level.factor
         sides = product(*((0.0, float(rest)) if rest >= 1 else (0.0,) for rest in left))
-        tried = [replace(level, offset=(level.offset[0] + y, level.offset[1] + x)) for y, x in sides]
-        aligned.append(min(tried, key=partial(_mismatch, aligned[-1])) if len(tried) > 1 else level)
+        tried = [replace(level, offset=(finer.offset[0] + y, finer.offset[1] + x)) for y, x in sides]
+        aligned.append(min(tried, key=partial(_mismatch, finer)) if len(tried) > 1 else tried[0])
     return aligned
 
 

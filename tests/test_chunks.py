@@ -1,0 +1,279 @@
+"""What is decoded, how often, how much of it is held, and from which stores; counted, not timed."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from collections import Counter
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from torch.utils.data import DataLoader, Dataset
+
+from stpredict import _chunks
+from stpredict._chunks import Chunks, Source
+from stpredict._geometry import PatchSpec
+from stpredict._pixels import PatchReader
+from stpredict._slides import Level
+
+SPEC = PatchSpec(fov_um=(24.0, 60.0), size_px=16)
+
+
+def noise(side=300, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (3, side, side + 41), dtype=np.uint8)
+
+
+def grid(low=-10, high=330, step=23):
+    return np.stack(np.meshgrid(np.arange(low, high, step), np.arange(low, high, step)), axis=-1).reshape(-1, 2) + 0.4
+
+
+def read(pixels, xy=None, **options):
+    reader = PatchReader([Level(pixels=pixels, factor=(1, 1))], 1.0, SPEC, **options)
+    return reader.read(grid() if xy is None else xy)[0]
+
+
+class Counting:
+    """An array in chunks that notes which of them every slice decodes."""
+
+    def __init__(self, pixels, chunk=64):
+        self.pixels, self.chunks = pixels, (3, chunk, chunk)
+        self.shape, self.dtype, self.decoded = pixels.shape, pixels.dtype, Counter()
+
+    def __getitem__(self, at):
+        _, ys, xs = at
+        (y0, y1, _), (x0, x1, _) = ys.indices(self.shape[1]), xs.indices(self.shape[2])
+        chunk = self.chunks[1]
+        self.decoded.update(
+            (y, x) for y in range(y0 // chunk, -(-y1 // chunk)) for x in range(x0 // chunk, -(-x1 // chunk))
+        )
+        return self.pixels[at]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(_chunks, "LEAST_PX", 1)
+
+
+def test_every_needed_chunk_is_decoded_once_and_no_other(small_blocks):
+    pixels = Counting(noise(1200))
+    xy = np.random.default_rng(0).uniform(200, 700, (300, 2))
+    read(pixels, xy)
+    low, high = xy - 30, xy + 30  # the widest field of view
+    needed = {
+        (y, x)
+        for (x0, y0), (x1, y1) in zip(low, high, strict=True)
+        for y in range(int(y0 // 64), int(y1 // 64) + 1)
+        for x in range(int(x0 // 64), int(x1 // 64) + 1)
+    }
+    assert set(pixels.decoded.values()) == {1}
+    assert needed <= set(pixels.decoded)
+    assert len(pixels.decoded) <= 1.2 * len(needed)  # windows are read with a pixel or two around them
+
+
+def test_pieces_in_order_decode_every_chunk_once_within_a_budget_of_a_few_rows(small_blocks, monkeypatch):
+    monkeypatch.setattr("stpredict._pixels.CELL_PX", 64)
+    pixels = Counting(noise(1200))
+    xy = np.random.default_rng(0).permutation(grid(100, 1100, 20))
+    row_of_chunks = 3 * 64 * 1241
+    reader = PatchReader([Level(pixels=pixels, factor=(1, 1))], 1.0, SPEC, budget_bytes=6 * row_of_chunks, n_threads=1)
+    order = reader.order(xy)
+    for start in range(0, len(xy), 50):
+        reader.read(xy[order[start : start + 50]])
+        assert reader._chunks._held_bytes <= 6 * row_of_chunks
+    assert set(pixels.decoded.values()) == {1}
+
+
+def test_a_budget_that_holds_nothing_gives_the_same_bytes(small_blocks):
+    np.testing.assert_array_equal(read(Counting(noise()), budget_bytes=1), read(noise()))
+
+
+def test_a_chunk_used_again_is_kept_and_one_used_longest_ago_is_dropped(small_blocks):
+    pixels = Counting(noise(), chunk=100)
+    spec = PatchSpec(fov_um=(8.0,), size_px=8)
+    reader = PatchReader([Level(pixels=pixels, factor=(1, 1))], 1.0, spec, budget_bytes=2 * 3 * 100**2)
+    for x in (50, 150, 50, 250, 50):  # two are held: the second is dropped for the third, not the first
+        reader.read(np.array([[x, 50.0]]))
+    assert pixels.decoded == {(0, 0): 1, (0, 1): 1, (0, 2): 1}
+    reader.read(np.array([[150.0, 50.0]]))
+    assert pixels.decoded[0, 1] == 2
+
+
+def test_a_few_spots_do_not_copy_the_level():
+    pixels = np.zeros((3, 6000, 6000), np.uint8)
+    xy = np.array([[2000.5, 2000.5], [4000.5, 4000.5]])
+    read(pixels, xy)  # compiles
+    tracemalloc.start()
+    read(pixels, xy)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 6000 * 6000 / 4
+
+
+def test_small_chunks_are_read_several_at_a_time():
+    asked = []
+
+    class Noted(Counting):
+        def __getitem__(self, at):
+            asked.append(at)
+            return super().__getitem__(at)
+
+    read(Noted(noise(1200), chunk=16), np.array([[600.0, 600.0]]))
+    assert len(asked) == 1
+    height, width = (span.stop - span.start for span in asked[0][1:])
+    assert (height, width) == (512, 512)
+
+
+@pytest.mark.parametrize(("chunks", "edges"), [
+    ((3, 512, 700), ([0, 512, 1024, 1500], [0, 700, 1400, 1541])),
+    ((3, 100, 1541), ([0, 600, 1200, 1500], [0, 1541])),
+    ((1, 1500, 1541), ([0, 1500], [0, 1541])),
+])  # fmt: skip
+def test_blocks_begin_where_chunks_begin(chunks, edges):
+    source = Source(zarr.create_array({}, shape=(3, 1500, 1541), chunks=chunks, dtype="uint8"))
+    assert source.edges == edges
+
+
+def test_uneven_dask_chunks():
+    source = Source(da.zeros((3, 1500, 900), chunks=((3,), (700, 100, 700), (900,))))
+    assert source.edges == ([0, 700, 1500], [0, 900])
+
+
+def stores(tmp_path):
+    options = {"shape": (3, 300, 341), "dtype": "uint8"}
+    yield "v3", zarr.create_array(tmp_path / "v3", chunks=(3, 64, 64), **options)
+    yield "v2", zarr.create_array(tmp_path / "v2", chunks=(3, 64, 64), zarr_format=2, **options)
+    yield "sharded", zarr.create_array(tmp_path / "sharded", chunks=(3, 32, 32), shards=(3, 128, 128), **options)
+    yield "channels apart", zarr.create_array(tmp_path / "channels", chunks=(1, 100, 341), **options)
+    yield "one chunk", zarr.create_array(tmp_path / "one", chunks=(3, 300, 341), **options)
+    yield "in memory", zarr.create_array({}, chunks=(3, 64, 64), **options)
+    yield "file URL", zarr.create_array(f"file://{tmp_path / 'url'}", chunks=(3, 64, 64), **options)
+    yield "memory URL", zarr.create_array("memory://stpredict-test", chunks=(3, 64, 64), overwrite=True, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["v3", "v2", "sharded", "channels apart", "one chunk", "in memory", "file URL", "memory URL"]
+)
+@pytest.mark.parametrize("through", ["zarr", "dask", "xarray"])
+def test_every_store_gives_the_same_bytes(tmp_path, name, through):
+    array = dict(stores(tmp_path))[name]
+    array[:] = noise()
+    pixels = array if through == "zarr" else da.from_zarr(array)
+    if through == "xarray":
+        pixels = xr.DataArray(pixels, dims=("c", "y", "x"))
+    np.testing.assert_array_equal(read(pixels), read(noise()))
+
+
+def test_a_zip_store(tmp_path):
+    with zarr.storage.ZipStore(tmp_path / "a.zip", mode="w") as store:
+        zarr.create_array(store, shape=(3, 300, 341), chunks=(3, 64, 64), dtype="uint8")[:] = noise()
+    with zarr.storage.ZipStore(tmp_path / "a.zip", mode="r") as store:
+        np.testing.assert_array_equal(read(zarr.open_array(store, mode="r")), read(noise()))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_other_codecs_where_they_are_installed_give_the_same_bytes(tmp_path, monkeypatch, installed):
+    if not installed:
+        monkeypatch.setattr(_chunks, "find_spec", lambda name: None)
+    array = zarr.create_array(tmp_path / "a", shape=(3, 300, 341), chunks=(3, 64, 64), dtype="uint8")
+    array[:] = noise()
+    source = Source(array)
+    assert (type(source._fast._async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline") == installed
+    np.testing.assert_array_equal(source.read((20, 250), (3, 341)), noise()[:, 20:250, 3:])
+
+
+def test_the_zarr_behind_a_dask_array_is_read_without_dask(tmp_path):
+    array = zarr.create_array(tmp_path / "a", shape=(3, 300, 341), chunks=(3, 64, 64), dtype="uint8")
+    assert isinstance(Source(da.from_zarr(array)).pixels, zarr.Array)
+    for changed in (
+        da.from_zarr(array) + 1,
+        da.from_zarr(array)[:, ::-1],
+        da.from_zarr(array)[:, :64],
+        da.zeros((3, 9, 9)),
+    ):
+        assert isinstance(Source(changed).pixels, da.Array)
+
+
+class Patches(Dataset):
+    """One spot an item."""
+
+    def __init__(self, reader, xy):
+        self.reader, self.xy = reader, xy
+
+    def __len__(self):
+        return len(self.xy)
+
+    def __getitem__(self, i):
+        return self.reader.read(self.xy[i : i + 1])[0][0]
+
+
+@pytest.mark.parametrize(("method", "backing"), [
+    ("fork", "zarr"), ("fork", "dask"), ("spawn", "zarr"), ("forkserver", "dask"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_worker_processes(tmp_path, method, backing):
+    array = zarr.create_array(tmp_path / "a", shape=(3, 300, 341), chunks=(3, 64, 64), dtype="uint8")
+    array[:] = noise()
+    pixels = array if backing == "zarr" else da.from_zarr(array) + np.uint8(0)  # dask for good
+    reader = PatchReader([Level(pixels=pixels, factor=(1, 1))], 1.0, SPEC)
+    xy = grid(step=60)
+    wanted = reader.read(xy)[0]  # dask, zarr and zarrs have started their threads
+    loader = DataLoader(Patches(reader, xy), batch_size=6, num_workers=2, multiprocessing_context=method, timeout=60)
+    np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in loader]), wanted)
+
+
+def test_what_is_held_stays_behind_when_a_reader_is_sent():
+    reader = PatchReader([Level(pixels=noise(1500), factor=(1, 1))], 1.0, SPEC)
+    wanted = reader.read(grid())[0]
+    sent = pickle.loads(pickle.dumps(reader))
+    assert not sent._chunks._held
+    np.testing.assert_array_equal(sent.read(grid())[0], wanted)
+
+
+def test_threads_that_ask_for_the_same_pixels(small_blocks):
+    pixels = Counting(noise(1200))
+    xy = grid(100, 1100, 15)
+    one, many = (read(pixels, xy, n_threads=n) for n in (1, 8))
+    np.testing.assert_array_equal(one, many)
+    assert set(pixels.decoded.values()) == {2}  # once for each of the two readers
+
+
+def test_an_image_that_cannot_be_decoded_says_so_and_can_be_read_again():
+    class Broken(Counting):
+        broken = True
+
+        def __getitem__(self, at):
+            if self.broken:
+                msg = "truncated"
+                raise OSError(msg)
+            return super().__getitem__(at)
+
+    pixels = Broken(noise())
+    reader = PatchReader([Level(pixels=pixels, factor=(1, 1))], 1.0, SPEC)
+    with pytest.raises(OSError, match="truncated"):
+        reader.read(grid())
+    pixels.broken = False
+    np.testing.assert_array_equal(reader.read(grid())[0], read(noise()))
+
+
+def test_rectangles_cover_what_was_asked_for_and_nothing_else():
+    keys = [(0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 2, 2)]
+    assert _chunks._rectangles(keys) == [(0, range(1, 3), range(1, 3))]
+    found = _chunks._rectangles([(1, 0, 0), (1, 0, 1), (1, 0, 3), (1, 2, 1)])
+    assert found == [(1, range(1), range(2)), (1, range(1), range(3, 4)), (1, range(2, 3), range(1, 2))]
+    assert _chunks._rectangles([]) == []
+
+
+def test_missing_pixels_are_known_by_block(small_blocks):
+    def convert(pixels):
+        return pixels, pixels[0] == 0
+
+    pixels = noise() | 1
+    pixels[0, 70, 80] = 0
+    chunks = Chunks([Counting(pixels)], convert, 1 << 20)
+    blocks = [(by, bx) for by in range(1, 3) for bx in range(1, 3)]
+    canvas, missing = chunks.canvas(0, (64, 150), (70, 170), blocks)
+    np.testing.assert_array_equal(canvas, pixels[:, 64:150, 70:170])
+    assert np.argwhere(missing).tolist() == [[6, 10]]
