@@ -9,7 +9,7 @@ import multiprocessing
 from collections import OrderedDict
 from functools import cached_property
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import pairwise, product
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -140,24 +140,42 @@ class Chunks:
         self.__dict__.update(state)
         self.forget()
 
-    def touched(self, level: int, axis: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Blocks that ranges within a level touch along an axis.
+    def touched(self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> list[tuple[int, int]]:
+        """Blocks that boxes within a level touch.
 
         Parameters
         ----------
         level
             Which level.
-        axis
-            0 for y, 1 for x.
         low, high
-            ``(n,)`` first pixel of each range, and the one after its last.
+            ``(n, 2)`` y and x of the first pixel of each box, and of the one after its last.
 
         Returns
         -------
-        ``(n, 2)`` the first block, and the one after the last.
+        Blocks by row and column, ascending.
         """
-        edges = self.sources[level].edges[axis]
-        return np.stack([np.searchsorted(edges, low, "right") - 1, np.searchsorted(edges, high, "left")], axis=1)
+        spans = []
+        for axis, edges in enumerate(self.sources[level].edges):
+            spans += [np.searchsorted(edges, low[:, axis], "right") - 1, np.searchsorted(edges, high[:, axis], "left")]
+        boxes = np.unique(np.stack(spans, axis=1), axis=0).tolist()
+        return sorted({block for a, b, c, d in boxes for block in product(range(a, b), range(c, d))})
+
+    def whole(self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """All pixels of a box within a level.
+
+        Parameters
+        ----------
+        level
+            Which level.
+        low, high
+            y and x of its first pixel, and of the one after its last.
+
+        Returns
+        -------
+        ``(3, h, w)`` uint8.
+        """
+        y, x = ((int(first), int(last)) for first, last in zip(low, high, strict=True))
+        return self.canvas(level, y, x, self.touched(level, low[None], high[None]))[0]
 
     def canvas(
         self, level: int, y: tuple[int, int], x: tuple[int, int], blocks: Iterable[tuple[int, int]]

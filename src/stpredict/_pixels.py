@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CELL_PX = 2048
 """Windows whose centres share a square of this many full-resolution pixels are cut from the same canvas."""
-SAMPLE_PX = 128
+SAMPLE_PX = 64
 """Side of what is compared between levels to find out which edge of an odd image a level lacks."""
 
 
@@ -104,15 +104,15 @@ class PatchReader:
         self.patch, self._axes = patch, np.eye(2) if axes is None else axes
         self.sides_px = np.asarray(patch.fov_um) / um_per_px
         self._size_px = np.asarray(levels[0].pixels.shape[:0:-1])
-        self.levels = _aligned(levels)
         size = patch.size_px
         chosen = [best_level(levels, side / size) for side in self.sides_px]
+        convert = partial(_to_rgb, gain=_gain(levels, image_key))
+        self._chunks = Chunks([level.pixels for level in levels], convert, budget_bytes)
+        self.levels = _aligned(levels[: max(chosen) + 1], self._chunks)
         self._scales = [
             _scale(self.levels[level], level, self._axes * side / size, size)
             for side, level in zip(self.sides_px, chosen, strict=True)
         ]
-        convert = partial(_to_rgb, gain=_gain(levels, image_key))
-        self._chunks = Chunks([level.pixels for level in levels], convert, budget_bytes)
         self._n_threads, self._process = n_threads, os.getpid()
 
     def read(self, xy_px: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -216,17 +216,11 @@ class PatchReader:
         low, high = low.clip(0, size), high.clip(0, size)
         if self.patch.fill == "reflect":  # what is mirrored is needed too
             low, high = low.clip(None, [y[0], x[0]]), high.clip([y[1], x[1]], None)
-        pixels, missing = self._chunks.canvas(level, y, x, self._blocks(level, low, high))
+        pixels, missing = self._chunks.canvas(level, y, x, self._chunks.touched(level, low, high))
         if rows is None and columns is None:
             return pixels, missing
         gone = None if missing is None else _filled(missing[None], rows, columns, fill=0)[0]
         return _filled(pixels, rows, columns, fill=255), gone
-
-    def _blocks(self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> list[tuple[int, int]]:
-        """The blocks that some windows touch, row by row."""
-        ys, xs = (self._chunks.touched(level, axis, low[:, axis], high[:, axis]) for axis in (0, 1))
-        spans = np.unique(np.concatenate([ys, xs], axis=1), axis=0)
-        return sorted({block for a, b, c, d in spans.tolist() for block in product(range(a, b), range(c, d))})
 
 
 def _box(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[slice, slice]:
@@ -305,35 +299,34 @@ def _filled(
     return filled
 
 
-def _aligned(levels: Sequence[Level]) -> list[Level]:
+def _aligned(levels: Sequence[Level], chunks: Chunks) -> list[Level]:
     """Levels with their offsets: where odd rows or columns were dropped, the pixels tell on which side.
 
     Either side is tried; the one whose means of the next finer level are closer to the pixels is right. Where the
     middle of the image is empty they tell nothing, and the last rows and columns are taken to be missing.
     """
     aligned = [levels[0]]
-    for level in levels[1:]:
+    for i, level in enumerate(levels[1:], 1):
         finer = aligned[-1]
         left = np.asarray(finer.pixels.shape[1:]) * finer.factor - np.asarray(level.pixels.shape[1:]) * level.factor
         sides = product(*((0.0, float(rest)) if rest >= 1 else (0.0,) for rest in left))
         tried = [replace(level, offset=(finer.offset[0] + y, finer.offset[1] + x)) for y, x in sides]
-        aligned.append(min(tried, key=partial(_mismatch, finer)) if len(tried) > 1 else tried[0])
+        aligned.append(min(tried, key=partial(_mismatch, chunks, i, finer)) if len(tried) > 1 else tried[0])
     return aligned
 
 
-def _mismatch(finer: Level, level: Level) -> float:
-    """Mean squared difference between a level and the means of the finer one, in the middle of the image."""
+def _mismatch(chunks: Chunks, i: int, finer: Level, level: Level) -> float:
+    """Mean squared difference between level ``i`` and the means of the finer one, in the middle of the image."""
+    size = np.asarray(level.pixels.shape[1:])
     ratio = np.rint(np.asarray(level.factor) / finer.factor).astype(int)
-    middle = np.asarray(level.pixels.shape[1:]) // 2
-    low = np.maximum(middle - SAMPLE_PX // 2, 1)
-    high = np.maximum(np.minimum(middle + SAMPLE_PX // 2, np.asarray(level.pixels.shape[1:]) - 1), low)
+    low = np.maximum(size // 2 - SAMPLE_PX // 2, 1)
+    high = np.maximum(np.minimum(size // 2 + SAMPLE_PX // 2, size - 1), low)
     start = np.rint((np.asarray(level.offset) + low * level.factor - finer.offset) / finer.factor).astype(int)
     stop = start + (high - low) * ratio
-    here = np.asarray(level.pixels[:3, low[0] : high[0], low[1] : high[1]], np.float32)
-    there = np.asarray(finer.pixels[:3, start[0] : stop[0], start[1] : stop[1]], np.float32)
-    if not here.size or there.shape[1:] != tuple(stop - start):
+    if (stop > finer.pixels.shape[1:]).any() or (high == low).any():
         return 0.0
-    means = there.reshape(len(there), high[0] - low[0], ratio[0], high[1] - low[1], ratio[1]).mean(axis=(2, 4))
+    here, there = (chunks.whole(k, *box).astype(np.float32) for k, box in ((i, (low, high)), (i - 1, (start, stop))))
+    means = there.reshape(3, high[0] - low[0], ratio[0], high[1] - low[1], ratio[1]).mean(axis=(2, 4))
     return float(((means - here) ** 2).mean())
 
 

@@ -46,9 +46,8 @@ def accumulate(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit, fa
         try:
             return sum(_backward(model, batch, views, rows, fabric, last=rows is parts[-1]) for rows in parts)
         except RuntimeError as error:
-            if fabric.world_size > 1:
+            if fabric.world_size > 1 or not limit.shrink(parts[-1].stop - parts[-1].start, error):
                 raise
-            limit.shrink(parts[-1].stop - parts[-1].start, error)
         model.zero_grad(set_to_none=True)
         _set_random_state(state, fabric.device)
 
@@ -77,7 +76,8 @@ def agree_on_limit(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit
                 _backward(model, there, views, rows, fabric, last=False)
                 done = True
             except RuntimeError as error:
-                limit.shrink(len(take(there, rows)), error)
+                if not limit.shrink(len(take(there, rows)), error):
+                    raise
             model.zero_grad(set_to_none=True)
         smallest: Any = fabric.all_reduce(torch.tensor(limit.size, device=fabric.device), reduce_op="min")
     limit.size = int(smallest)

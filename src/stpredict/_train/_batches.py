@@ -61,8 +61,8 @@ class BatchLimit:
         ends = [n * i // n_parts for i in range(n_parts + 1)]
         return [slice(start, end) for start, end in pairwise(ends)]
 
-    def shrink(self, tried: int, error: RuntimeError) -> None:
-        """Halve the limit after memory ran out; raise any other error again.
+    def shrink(self, tried: int, error: RuntimeError) -> bool:
+        """Halve the limit after memory ran out.
 
         Parameters
         ----------
@@ -71,18 +71,23 @@ class BatchLimit:
         error
             What was raised.
 
+        Returns
+        -------
+        Whether memory is what ran out: any other error is the caller's to raise again.
+
         Raises
         ------
         MemoryError
             If a single spot is too much.
         """
         if not out_of_memory(error):
-            raise error
+            return False
         check.one_spot_fits(tried, error)
         self.size = (tried + 1) // 2
         clear_frames(error.__traceback__)  # they hold what was computed so far
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+        return True
 
 
 def out_of_memory(error: RuntimeError) -> bool:

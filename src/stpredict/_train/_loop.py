@@ -106,7 +106,8 @@ def outputs(model: Any, spots: SpotBatch, fabric: Fabric, limit: int | BatchLimi
             parts.append(_mean_output(model, some, fabric, symmetries))
             done += len(some)
         except RuntimeError as error:
-            limit.shrink(len(some), error)
+            if not limit.shrink(len(some), error):
+                raise
     model.train(was_training)
     return torch.cat(parts).cpu()
 
