@@ -39,9 +39,11 @@ docs: ## build the documentation into docs/_build/html
 	@$(VENV) doc
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: ## train on three her2st sections, score the fourth, and write the table (half an hour on two cores)
+bench: ## measure patches, networks and whole runs, and write the tables (ten minutes on two cores)
 	@$(VENV) test
-	$(BIN)/python benchmarks/her2st_c5.py
+	$(BIN)/python benchmarks/patches.py $(ARGS)
+	$(BIN)/python benchmarks/network.py $(ARGS)
+	$(BIN)/python benchmarks/end_to_end.py $(ARGS)
 
 clean: ## remove caches and built files (the environment stays: rm -rf .venv removes it)
 	rm -rf build dist docs/_build docs/generated .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

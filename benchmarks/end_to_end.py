@@ -1,12 +1,12 @@
 """Predict from zarr on disk against the network alone, and train until the ridge on colour is passed.
 
-    python benchmarks/end_to_end.py [--full] [--rounds 5] [--only predict fit] [--out benchmarks]
+    python benchmarks/end_to_end.py [--full] [--rounds 3] [--only predict fit] [--out benchmarks]
 
 `tl.predict` (reading, network, table), the network on patches in memory, and reading alone take turns in one process;
-the ratios are taken within a round. The slides are her2st C4 and C5 where they are at hand (``STPREDICT_DATA_DIR`` or
-a network), else generated ones written to a temporary zarr store. Training runs on C2 and C3 and is validated on C4
-after every epoch; the clock starts with the call of `tl.fit`. ``--full`` adds the larger networks and takes an hour on
-two cores; without it everything takes about four minutes.
+the ratios are taken within a round. Sparse spots are those of her2st C4 and C5 where they are at hand
+(``STPREDICT_DATA_DIR`` or a network), else generated; dense ones lie on generated tissue. Training runs on C2 and C3
+and is validated on C4 after every epoch; the clock starts with the call of `tl.fit`. ``--full`` adds the larger
+networks and takes an hour on two cores; without it everything takes about four minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from patches import texture
 from spatialdata import SpatialData, read_zarr
+from spatialdata.models import ShapesModel
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
@@ -30,6 +32,7 @@ from stpredict._train._batches import BatchLimit
 from stpredict._train._color import CHANNELS, apply_ridge, color_statistics, fit_ridge
 from stpredict._train._data import read_pieces, read_spots, slide_index
 from stpredict._train._device import make_fabric
+from stpredict.io._images import pyramid
 from stpredict.metrics import pearson
 from stpredict.models import build, config
 from stpredict.pp._targets import Targets
@@ -39,8 +42,16 @@ from stpredict.tl._predictor import Member
 
 TRAIN, HELD = ["C2_spots", "C3_spots"], "C4_spots"
 FOV_UM = (150.0, 300.0, 600.0)
-N_SPOTS = {"m2ost_tiny": None, "m2ost_small": 64, "m2ost": 32}
-"""Spots predicted with each network, those nearest the centre of the first slide; None for all of all slides."""
+"""Of her2st, whose spots measure 100 µm."""
+PREDICTED = {
+    "sparse, m2ost_tiny": ("m2ost_tiny", None, False),
+    "dense, m2ost_tiny": ("m2ost_tiny", None, False),
+    "dense, m2ost": ("m2ost", 64, False),
+    "sparse, m2ost": ("m2ost", 64, True),
+    "sparse, m2ost_small": ("m2ost_small", 64, True),
+}
+"""Slides and network, how many spots (those nearest the centre of the first slide; None for all), ``--full`` only."""
+DENSE_PX = 5600
 RUNS = {
     "m2ost_tiny": ("m2ost_tiny", {}, False),
     "m2ost_tiny, network alone": ("m2ost_tiny", {"statistics_share": 0.0}, False),
@@ -56,19 +67,29 @@ class Passed(Exception):
     """Training has reached what was asked of it."""
 
 
-def slides_on_disk(folder):
-    """The slides to predict, read lazily from zarr, and what they are."""
+def sparse(folder):
+    """Legacy ST spots, 200 µm apart, read lazily from zarr, and what they are."""
     try:
-        return stp.datasets.her2st(["C4", "C5"]), "her2st C4 and C5"
+        return stp.datasets.her2st(["C4", "C5"]), "her2st C4 and C5, spots 200 µm apart"
     except (OSError, ValueError) as error:
-        print(f"her2st is not at hand ({error}); generated slides are used")
-    stp.datasets.synthetic(n_slides=2, n_side=14, um_per_px=0.7).write(folder / "slides.zarr")
-    return read_zarr(folder / "slides.zarr"), "two generated slides of 14 x 14 spots, 0.7 µm per pixel"
+        print(f"her2st is not at hand ({type(error).__name__}); generated slides are used")
+    stp.datasets.synthetic(n_slides=2, n_side=14, um_per_px=0.7).write(folder / "sparse.zarr")
+    return read_zarr(folder / "sparse.zarr"), "two generated slides of 14 x 14 spots, 200 µm apart"
+
+
+def dense(folder):
+    """Visium spots, 100 µm apart, on generated tissue, read lazily from zarr, and what they are."""
+    xy = np.array([[700 + 200 * i + 100 * (j % 2), 700 + 173.2 * j] for j in range(25) for i in range(21)])
+    image = pyramid(texture(DENSE_PX), "global")
+    spots = ShapesModel.parse(xy, geometry=0, radius=55.0)
+    attrs = {"stpredict": {"um_per_px": {"he": 0.5}}}
+    SpatialData(images={"he": image}, shapes={"spots": spots}, attrs=attrs).write(folder / "dense.zarr")
+    return read_zarr(folder / "dense.zarr"), f"generated tissue with {len(xy)} spots, 100 µm apart"
 
 
 def some_spots(sdata, n):
     """The spots alone, without their table: all, or the ``n`` nearest the centre of the first slide."""
-    slides = resolve(sdata, Selection())
+    slides = resolve(sdata, Selection(), needs_table=False)
     chosen = {}
     for slide in slides if n is None else slides[:1]:
         shapes = sdata[slide.shapes_key].loc[slide.instances]
@@ -77,8 +98,8 @@ def some_spots(sdata, n):
     return SpatialData(images=dict(sdata.images), shapes=chosen, attrs=sdata.attrs)
 
 
-def untrained(name):
-    """A predictor of 250 genes with weights that say nothing."""
+def untrained(name, diameter_um):
+    """A predictor of 250 genes with weights that say nothing, for spots of some size."""
     rng, genes = np.random.default_rng(0), [f"gene{i}" for i in range(250)]
     targets = Targets.fit(stp.pp.TargetSpec(), genes, rng.random((50, 250), np.float32), np.zeros(50, int))
     shape = config(name, targets.n_outputs)
@@ -87,10 +108,14 @@ def untrained(name):
         members=(Member(network=build(shape).eval(), targets=targets),),
         model=name,
         model_config=shape,
-        patch=stp.tl.PatchSpec(fov_um=FOV_UM, size_px=shape.size_px),
+        patch=stp.tl.PatchSpec(fov_um=tuple(diameter_um * fov for fov in shape.fov_spots), size_px=shape.size_px),
         train_mean=targets.mean,
         ridge_color=np.zeros((250, 6 * 4 + 1), np.float32),
-        provenance={"diameter_um": 100.0, "color": color, "slides": {"none": {"um_per_px": 0.7, "group": "none"}}},
+        provenance={
+            "diameter_um": diameter_um,
+            "color": color,
+            "slides": {"none": {"um_per_px": 0.7, "group": "none"}},
+        },
     )
 
 
@@ -110,9 +135,10 @@ def spread(values):
     return [round(float(f(values)), 4) for f in (np.median, min, max)]
 
 
-def predicted(sdata, name, n_rounds):
+def predicted(sdata, name, n_spots, n_rounds):
     """Rates of one network, and their ratios, round by round."""
-    sdata, predictor = some_spots(sdata, N_SPOTS[name]), untrained(name)
+    sdata = some_spots(sdata, n_spots)
+    predictor = untrained(name, round(resolve(sdata, Selection(), needs_table=False)[0].diameter_um, 3))
     keys = list(sdata.shapes)
     slides = resolve(sdata, Selection(shapes_key=keys), needs_table=False)
     fabric = make_fabric(stp.tl.FitConfig())
@@ -217,8 +243,9 @@ def shown(values, form="{:.1f}"):
 def predict_rows(results):
     """The table of prediction."""
     lines = [
-        f"{results['slides']}; {results['rounds']} rounds, median (least to largest). Targets: `tl.predict` at 90 % of",
-        "the network alone where the network is the limit, at 80 % of reading alone where reading is.",
+        *(f"{title}: {what}." for title, what in results["slides"].items()),
+        f"{results['rounds']} rounds, median (least to largest). Targets: `tl.predict` at 90 % of the network alone",
+        "where the network is the limit, at 80 % of reading alone where reading is.",
         "",
         "| | spots | `tl.predict`, spots/s | network alone | reading alone | of network | of reading | limit |",
         "|---|--:|--:|--:|--:|--:|--:|---|",
@@ -226,8 +253,9 @@ def predict_rows(results):
     for name, row in results["models"].items():
         cells = [shown(rates) for rates in row["spots_per_s"].values()]
         cells += [shown(row[key], "{:.2f}") for key in ("of_network", "of_reading")]
-        lines.append(f"| `{name}` | {row['n_spots']} | {' | '.join(cells)} | {row['limit']} |")
-    return [*lines, *(f"| `{name}` | not measured (`--full`) |" for name in N_SPOTS if name not in results["models"])]
+        lines.append(f"| {name} | {row['n_spots']} | {' | '.join(cells)} | {row['limit']} |")
+    missing = [name for name in PREDICTED if name not in results["models"]]
+    return [*lines, *(f"| {name} | not measured (`--full`) | | | | | | |" for name in missing)]
 
 
 def fit_rows(results):
@@ -267,7 +295,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the default")
     parser.add_argument("--full", action="store_true", help="the larger networks too")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=("predict", "fit"), default=("predict", "fit"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
@@ -275,10 +303,14 @@ def main():
     results = versions()
     if "predict" in arguments.only:
         with tempfile.TemporaryDirectory() as folder:
-            sdata, slides = slides_on_disk(Path(folder))
-            names = [name for name in N_SPOTS if arguments.full or name != "m2ost_small"]
-            models = {name: predicted(sdata, name, arguments.rounds) for name in names}
-            results["predict"] = {"slides": slides, "rounds": arguments.rounds, "models": models}
+            slides = {"sparse": sparse(Path(folder)), "dense": dense(Path(folder))}
+            models = {
+                title: predicted(slides[title.split(",")[0]][0], name, n_spots, arguments.rounds)
+                for title, (name, n_spots, only_full) in PREDICTED.items()
+                if arguments.full or not only_full
+            }
+            about = {title: what for title, (_, what) in slides.items()}
+            results["predict"] = {"slides": about, "rounds": arguments.rounds, "models": models}
             print("\n".join(predict_rows(results["predict"])), flush=True)
     if "fit" in arguments.only:
         results["fit"] = fitted(full=arguments.full)

@@ -277,3 +277,33 @@ def test_missing_pixels_are_known_by_block(small_blocks):
     canvas, missing = chunks.canvas(0, (64, 150), (70, 170), blocks)
     np.testing.assert_array_equal(canvas, pixels[:, 64:150, 70:170])
     assert np.argwhere(missing).tolist() == [[6, 10]]
+
+
+class Watched(zarr.storage.WrapperStore):
+    """A store that notes which keys are read, and how many bytes."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.read = Counter()
+
+    async def get(self, key, prototype, byte_range=None):
+        found = await super().get(key, prototype, byte_range)
+        self.read[key] += 0 if found is None else len(found.to_bytes())
+        self.read[key, "times"] += 1
+        return found
+
+
+def test_every_stored_chunk_is_fetched_once_and_no_byte_more(tmp_path, small_blocks):
+    store = Watched(zarr.storage.LocalStore(tmp_path))
+    array = zarr.create_array(store, shape=(3, 1200, 1241), chunks=(3, 100, 100), dtype="uint8")
+    array[:] = noise(1200)
+    store.read.clear()
+    xy = np.random.default_rng(0).uniform(135, 465, (400, 2))  # windows of 60 px, within 4 x 4 chunks
+    reader = PatchReader([Level(pixels=da.from_zarr(array), factor=(1, 1))], 1.0, SPEC)
+    order = reader.order(xy)
+    for start in range(0, 400, 50):
+        reader.read(xy[order[start : start + 50]])
+    chunks = {key: n for key, n in store.read.items() if isinstance(key, str) and "/" in key}
+    assert len(chunks) == 16
+    assert {store.read[key, "times"] for key in chunks} == {1}
+    assert sum(chunks.values()) == sum((tmp_path / key).stat().st_size for key in chunks)
