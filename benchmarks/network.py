@@ -3,7 +3,7 @@
     python benchmarks/network.py [--quick] [--device cpu] [--out benchmarks]
 
 Every time is taken between two runs of a large matrix product in the same precision, and reported as a share of it;
-networks take turns, several rounds, since times on shared machines mean little. Three minutes with ``--quick``, twelve
+networks take turns, several rounds, since times on shared machines mean little. Three minutes with ``--quick``, six to ten
 without, on two cores. Needs nothing from the network; DenseNet-121 and ViT-B/16 are rows where timm is installed.
 """
 

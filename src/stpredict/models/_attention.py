@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
     """Softmax attention of some queries to some keys.
 
-    One fused kernel, which never holds all scores. Only in bfloat16 on a CPU are two products with the scores between
-    them faster (measured on AVX512: the fused kernel loses a fifth there, and wins in float32).
+    One fused kernel, which never holds all scores. Only in bfloat16 on a CPU two products with the scores between them:
+    on two cores with AVX512 the fused kernel made the published network a fifth slower there, and faster in float32.
 
     Parameters
     ----------
