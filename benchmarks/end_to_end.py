@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -138,9 +140,9 @@ def spread(values):
 def predicted(sdata, name, n_spots, n_rounds):
     """Rates of one network, and their ratios, round by round."""
     sdata = some_spots(sdata, n_spots)
-    predictor = untrained(name, round(resolve(sdata, Selection(), needs_table=False)[0].diameter_um, 3))
     keys = list(sdata.shapes)
     slides = resolve(sdata, Selection(shapes_key=keys), needs_table=False)
+    predictor = untrained(name, round(slides[0].diameter_um, 3))
     fabric = make_fabric(stp.tl.FitConfig())
     spots, _ = read_spots(slides, predictor.patch, progress=False)
     limit = BatchLimit.of(None, fabric.device)
@@ -224,6 +226,18 @@ def fitted(*, full):
     return {"ridge": round(wanted, 4), "runs": runs}
 
 
+def import_seconds(n_rounds):
+    """What importing stpredict with all its modules costs beyond spatialdata, in new processes that take turns."""
+    ours = "import spatialdata, stpredict as stp; [dir(getattr(stp, name)) for name in stp.__all__]"
+    times = {"spatialdata": [], "stpredict": []}
+    for _ in range(n_rounds):
+        for name, code in (("spatialdata", "import spatialdata"), ("stpredict", ours)):
+            code = f"{code}; import sys; sys.exit('torch' in sys.modules)"
+            times[name].append(seconds(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True)))
+    beyond = [b - a for a, b in zip(*times.values(), strict=True)]
+    return {"spatialdata_s": spread(times["spatialdata"]), "beyond_s": spread(beyond)}
+
+
 def versions():
     """Date, device and versions, without anything that names the machine."""
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
@@ -287,6 +301,9 @@ def markdown(results):
     for title, part in parts.items():
         if part in results:
             lines += [f"## {title}", "", *(predict_rows if part == "predict" else fit_rows)(results[part]), ""]
+    took, beyond = results["import"]["spatialdata_s"], results["import"]["beyond_s"]
+    lines += ["## Import", "", f"All modules, without torch: {shown(beyond, '{:.2f}')} s beyond the"]
+    lines += [f"{shown(took, '{:.2f}')} s of importing spatialdata. Target: 1.5 s.", ""]
     return "\n".join([*lines, "Made by `python benchmarks/end_to_end.py`.", ""])
 
 
@@ -312,6 +329,7 @@ def main():
             about = {title: what for title, (_, what) in slides.items()}
             results["predict"] = {"slides": about, "rounds": arguments.rounds, "models": models}
             print("\n".join(predict_rows(results["predict"])), flush=True)
+    results["import"] = import_seconds(arguments.rounds)
     if "fit" in arguments.only:
         results["fit"] = fitted(full=arguments.full)
     arguments.out.mkdir(parents=True, exist_ok=True)

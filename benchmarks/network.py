@@ -1,6 +1,6 @@
 """How fast the networks are, as a share of what the machine can do at all.
 
-    python benchmarks/network.py [--quick] [--device cpu] [--out benchmarks]
+    python benchmarks/network.py [--full] [--device cpu] [--out benchmarks]
 
 Every time is taken between two runs of a large matrix product in the same precision, and reported as a share of it;
 networks take turns, several rounds, since times on shared machines mean little. About two minutes with
@@ -178,7 +178,7 @@ def reason_to_skip(case, device, quick, costs):
     if case.precision == "bf16" and not native_bf16():
         return "not measured, this CPU has no native bf16"
     if case.execution == "compiled" and (quick or case.network != "m2ost_tiny" or case.mode == "training"):
-        return "not measured; on a CPU only inference of `m2ost_tiny` is compiled, without --quick"
+        return "not measured; on a CPU only inference of `m2ost_tiny` is compiled, with --full"
     return ""
 
 
@@ -312,13 +312,13 @@ def markdown(results):
 def main():
     """Measure one device, keep what was measured on the other, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--full", action="store_true", help="more rounds, larger batches, a compiled network")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     kept = arguments.out / "network.json"
     results = json.loads(kept.read_text()) if kept.is_file() else {}
-    results[arguments.device] = measure(arguments.device, quick=arguments.quick)
+    results[arguments.device] = measure(arguments.device, quick=not arguments.full)
     kept.write_text(json.dumps(results, indent=1) + "\n")
     (arguments.out / "network.md").write_text(markdown(results))
     print(markdown(results))

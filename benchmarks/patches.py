@@ -40,7 +40,7 @@ WINDOWS_PX = (224, 448, 896)
 PIECE = 64
 NOTE = """Milliseconds a spot (three patches of 224 px; `ImageTilesDataset`: one), median of the rounds, and how many
 times longer than `stpredict` it takes for as many patches, median (least to most) of the rounds. Below 1 is faster.
-The readers of slices take any time a spot that they are given, whatever else was read: they were timed on some."""
+Readers of slices take as long for any spot, and were timed on some."""
 SLOW = 60
 """Spots that slow readers are timed on."""
 
@@ -87,9 +87,9 @@ def hexagonal() -> np.ndarray:
 
 
 def dense() -> np.ndarray:
-    """50,000 windows, 32 px apart."""
+    """50,000 windows, 72 px apart."""
     x, y = np.meshgrid(np.arange(250), np.arange(200))
-    return np.stack([4000 + 32 * x.ravel(), 5000 + 32 * y.ravel()], axis=1).astype(float)
+    return np.stack([1000 + 72 * x.ravel(), 1000 + 72 * y.ravel()], axis=1).astype(float)
 
 
 def patch(um_per_px: float = UM_PER_PX) -> PatchSpec:

@@ -261,8 +261,8 @@ def test_an_image_that_cannot_be_decoded_says_so_and_can_be_read_again():
 def test_rectangles_cover_what_was_asked_for_and_nothing_else():
     keys = [(0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 2, 2)]
     assert _chunks._rectangles(keys) == [(0, range(1, 3), range(1, 3))]
-    found = _chunks._rectangles([(1, 0, 0), (1, 0, 1), (1, 0, 3), (1, 2, 1)])
-    assert found == [(1, range(1), range(2)), (1, range(1), range(3, 4)), (1, range(2, 3), range(1, 2))]
+    found = _chunks._rectangles([(1, 0, 0), (1, 0, 1), (1, 0, 3), (1, 1, 3), (1, 3, 3)])
+    assert found == [(1, range(1), range(2)), (1, range(2), range(3, 4)), (1, range(3, 4), range(3, 4))]
     assert _chunks._rectangles([]) == []
 
 

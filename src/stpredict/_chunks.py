@@ -238,14 +238,16 @@ def _overlap(span: tuple[int, int], low: int, high: int) -> tuple[slice, slice]:
 
 
 def _rectangles(keys: Sequence[Key]) -> list[tuple[int, range, range]]:
-    """Blocks of one level gathered into what is decoded at once: all of them if they fill a rectangle, else by row."""
-    if not keys:
-        return []
-    level, rows, columns = keys[0][0], [by for _, by, _ in keys], [bx for _, _, bx in keys]
-    box = range(min(rows), max(rows) + 1), range(min(columns), max(columns) + 1)
-    if len(box[0]) * len(box[1]) == len(keys):
-        return [(level, *box)]
-    return [(level, range(by, by + 1), run) for by in box[0] for run in _runs([bx for _, y, bx in keys if y == by])]
+    """Blocks of one level, by row, gathered into rectangles that are decoded at once: every call has its price."""
+    rows: dict[int, list[int]] = {}
+    for _, by, bx in keys:
+        rows.setdefault(by, []).append(bx)
+    found: dict[tuple[range, int], range] = {}  # columns and the row after the last, to rows
+    for by, columns in rows.items():
+        for run in _runs(columns):
+            above = found.pop((run, by), range(by, by))
+            found[run, by + 1] = range(above.start, by + 1)
+    return [(keys[0][0], ys, xs) for (xs, _), ys in found.items()]
 
 
 def _runs(columns: Sequence[int]) -> list[range]:
