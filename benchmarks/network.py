@@ -4,7 +4,7 @@
 
 Every time is taken between two runs of a large matrix product in the same precision, and reported as a share of it;
 networks take turns, several rounds, since times on shared machines mean little. About two minutes with
-``--quick`` on two cores, six without. No downloads; DenseNet-121 and ViT-B/16 are rows where timm is installed.
+on two cores, six with ``--full``. No downloads; DenseNet-121 and ViT-B/16 are rows where timm is installed.
 """
 
 from __future__ import annotations
