@@ -90,6 +90,14 @@ def test_a_budget_that_holds_nothing_gives_the_same_bytes(small_blocks):
     np.testing.assert_array_equal(read(Counting(noise()), budget_bytes=1), read(noise()))
 
 
+def test_an_image_in_one_chunk_that_exceeds_the_budget_is_decoded_once(monkeypatch):
+    monkeypatch.setattr("stpredict._pixels.CELL_PX", 64)
+    pixels = Counting(noise(), chunk=400)
+    reader = PatchReader([Level(pixels=pixels, factor=(1, 1))], 1.0, SPEC, budget_bytes=1)
+    reader.read(grid())
+    assert pixels.decoded == {(0, 0): 1}
+
+
 def test_a_chunk_used_again_is_kept_and_one_used_longest_ago_is_dropped(small_blocks):
     pixels = Counting(noise(), chunk=100)
     spec = PatchSpec(fov_um=(8.0,), size_px=8)

@@ -117,7 +117,7 @@ class Chunks:
     convert
         From raw pixels to ``(3, h, w)`` uint8 and, where any pixel is missing, ``(h, w)`` which.
     budget_bytes
-        Most bytes held.
+        Most bytes held; what was asked for last is held in any case.
     """
 
     def __init__(self, levels: Sequence[Any], convert: Convert, budget_bytes: int) -> None:
@@ -213,7 +213,7 @@ class Chunks:
             for key in keys:
                 self._held.move_to_end(key)
             found = {key: self._held[key] for key in keys}
-            while self._held_bytes > self.budget_bytes and self._held:
+            while self._held_bytes > self.budget_bytes and len(self._held) > len(keys):
                 self._held_bytes -= self._held.popitem(last=False)[1][0].nbytes
         return found
 

@@ -108,6 +108,7 @@ def read_spots(
     patches = np.empty((sum(len(slide.xy_px) for slide in slides), *_shape(patch)), np.uint8)
 
     def put(rows: NDArray[np.intp], read: NDArray[np.uint8]) -> None:
+        """Into memory."""
         patches[rows] = read
 
     flagged = _read_all(slides, patch, put, budget_bytes, progress=progress)
@@ -160,6 +161,7 @@ def _read_to_file(
     with path.open("wb", buffering=0) as file:
 
         def put(rows: NDArray[np.intp], read: NDArray[np.uint8]) -> None:
+            """Into the file."""
             try:
                 for row, each in zip(rows.tolist(), read, strict=True):
                     file.seek(row * each.nbytes)
