@@ -13,6 +13,10 @@ ATTRS: Final = "stpredict"
 # sdata.attrs["stpredict"]
 UM_PER_PX: Final = "um_per_px"
 PREDICTOR: Final = "predictor"
+GRID: Final = "grid"
+
+# shapes
+TISSUE: Final = "tissue"
 
 # tables
 OBSERVED: Final = "observed"

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._genes import select_genes
+    from ._grid import spot_grid
     from ._resolution import resolution
     from ._split import split
     from ._targets import TargetSpec
+    from ._tissue import tissue
 
-__all__ = ["TargetSpec", "resolution", "select_genes", "split"]
+__all__ = ["TargetSpec", "resolution", "select_genes", "split", "spot_grid", "tissue"]
 
 _HOME = {
     "TargetSpec": "_targets",
     "resolution": "_resolution",
     "select_genes": "_genes",
     "split": "_split",
+    "spot_grid": "_grid",
+    "tissue": "_tissue",
 }
 
 
