@@ -332,6 +332,21 @@ def test_which_spots_where_no_table_says_so():
     assert len(resolve(sdata, Selection(shapes_key=["a", "b"]), needs_table=False)) == 2
 
 
+def test_elements_beside_those_of_the_table_have_none_unless_one_is_needed():
+    sdata = build()
+    (annotated,) = resolve(sdata, Selection())
+    sdata.shapes["grid"] = sdata.shapes[annotated.shapes_key].copy()
+    (grid,) = resolve(sdata, Selection(shapes_key="grid"), needs_table=False)
+    assert (grid.table_name, grid.counts) == (None, None)
+    (spots,) = resolve(sdata, Selection(shapes_key=annotated.shapes_key), needs_table=False)
+    assert spots.table_name == annotated.table_name
+    for options in ({"needs_table": True}, {"needs_table": False}):
+        with pytest.raises(ValueError, match="nowhere"):
+            resolve(sdata, Selection(shapes_key="nowhere"), **options)
+    with pytest.raises(ValueError, match="grid"):
+        resolve(sdata, Selection(shapes_key="grid"))
+
+
 def test_long_lists_are_cut():
     with pytest.raises(ValueError, match=r"'g7', … \(40 in all\)"):
         resolve(build(images={f"g{i}": image() for i in range(40)}), Selection(image_key="x"))

@@ -125,6 +125,8 @@ def resolve(
     for prefix, sdata in _objects(data):
         check.is_spatialdata(sdata)
         table_name = _table_name(sdata, selection, needs_table=needs_table)
+        if not needs_table and _without_table(sdata, table_name, selection):
+            table_name = None
         for shapes_key in _regions(sdata, table_name, selection):
             slide = _slide(sdata, table_name, shapes_key, selection)
             found.append(replace(slide, name=f"{prefix}{slide.name}"))
@@ -168,6 +170,15 @@ def _table_name(sdata: SpatialData, selection: Selection, *, needs_table: bool) 
     if needs_table or len(names) > 1:
         check.one_table(names)
     return names[0] if names else None
+
+
+def _without_table(sdata: SpatialData, table_name: str | None, selection: Selection) -> bool:
+    """Whether the elements that were asked for exist, but are not what the table annotates: a grid beside the spots."""
+    asked = [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
+    if table_name is None or selection.table_name is not None or not asked:
+        return False
+    annotated = set(check.annotated_regions(sdata.tables[table_name], table_name))
+    return not annotated & set(asked) and {*sdata.shapes, *sdata.labels}.issuperset(asked)
 
 
 def _regions(sdata: SpatialData, table_name: str | None, selection: Selection) -> list[str]:
