@@ -3,8 +3,8 @@
     python benchmarks/network.py [--full] [--device cpu] [--out benchmarks]
 
 Every time is taken between two runs of a large matrix product in the same precision, and reported as a share of it;
-networks take turns, several rounds, since times on shared machines mean little. About two minutes with
-on two cores, six with ``--full``. No downloads; DenseNet-121 and ViT-B/16 are rows where timm is installed.
+networks take turns, several rounds, since times on shared machines mean little. About two minutes on
+two cores, six with ``--full``. No downloads; DenseNet-121 and ViT-B/16 are rows where timm is installed.
 """
 
 from __future__ import annotations

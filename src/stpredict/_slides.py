@@ -200,9 +200,9 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
     check.has_element(sdata, shapes_key, table_name)
     image_key, system = _image_of(sdata, shapes_key, selection)
     element = sdata[shapes_key]
-    to_px = np.linalg.inv(_matrix(sdata.images[image_key], system))
+    to_px = np.linalg.inv(affine_matrix(sdata.images[image_key], system))
     check.isotropic(axis_scales(to_px), image_key, system)
-    element_to_px = to_px @ _matrix(element, system)
+    element_to_px = to_px @ affine_matrix(element, system)
     spots = _spots(element)
     ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
     xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
@@ -247,7 +247,20 @@ def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tupl
     return image_key, candidates[0]
 
 
-def _matrix(element: Any, system: str) -> NDArray[np.float64]:
+def affine_matrix(element: Any, system: str) -> NDArray[np.float64]:
+    """Where an element lies.
+
+    Parameters
+    ----------
+    element
+        An image or shapes.
+    system
+        A coordinate system that it is in.
+
+    Returns
+    -------
+    ``(3, 3)`` homogeneous matrix from the element's own ``(x, y)`` to the system's.
+    """
     transformation = get_transformation(element, to_coordinate_system=system)
     matrix: NDArray[np.float64] = transformation.to_affine_matrix(("x", "y"), ("x", "y"))
     return matrix
@@ -293,7 +306,7 @@ def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
     return check.one_group(pd.Series(table.obs[group_key]), group_key, shapes_key)
 
 
-def resolution(sdata: SpatialData, image_key: str, given: float | None, diameter_px: float) -> float:
+def resolution(sdata: SpatialData, image_key: str, given: float | None, diameter_px: float | None = None) -> float:
     """µm per pixel of an image: argument, then what is recorded, then the platform's spot diameter.
 
     Parameters
@@ -305,7 +318,7 @@ def resolution(sdata: SpatialData, image_key: str, given: float | None, diameter
     given
         The user's word, if any.
     diameter_px
-        Median spot diameter in full-resolution pixels.
+        Median spot diameter in full-resolution pixels; None where there are no spots to tell it by.
 
     Returns
     -------
@@ -316,9 +329,10 @@ def resolution(sdata: SpatialData, image_key: str, given: float | None, diameter
         value = float(given if given is not None else recorded)
         check.resolution(value, image_key)
         return value
-    diameter_um = READER_DIAMETERS_UM.get(str(sdata.attrs.get("spatialdata_io_reader")))
+    platform_um = READER_DIAMETERS_UM.get(str(sdata.attrs.get("spatialdata_io_reader")))
+    diameter_um = None if diameter_px is None else platform_um
     check.resolution_known(diameter_um, image_key)
-    return float(diameter_um or np.nan) / diameter_px
+    return float(diameter_um or np.nan) / (np.nan if diameter_px is None else diameter_px)
 
 
 def pyramid(image: Any) -> tuple[Level, ...]:

@@ -17,8 +17,7 @@ from .._checks import config as check_config
 from .._checks import grid as check
 from .._checks import slides as check_slides
 from .._geometry import apply_affine, axis_scales
-from .._slides import pyramid
-from .._slides import resolution as known_resolution
+from .._slides import affine_matrix, pyramid, resolution
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -206,7 +205,9 @@ def spot_grid(
     made: dict[str, Any] = sdata.attrs.get(keys.ATTRS, {}).get(keys.GRID, {})
     check.may_write(sdata, key_added, made)
     image_key = _image(sdata, image_key, coordinate_system)
-    scale = _resolution(sdata, image_key, um_per_px)
+    if um_per_px is not None:
+        check.length("um_per_px", um_per_px)
+    scale = resolution(sdata, image_key, um_per_px)
     height, width = pyramid(sdata.images[image_key])[0].pixels.shape[-2:]
     lattice = Lattice(pitch_px=geometry.pitch_um / scale, layout=geometry.layout, width_px=width, height_px=height)
     tissue = _tissue(sdata, tissue_key, image_key, coordinate_system)
@@ -261,22 +262,8 @@ def _image(sdata: SpatialData, asked: str | None, coordinate_system: str | None)
     check_slides.has_image(list(systems), asked)
     check.in_system(systems[asked], coordinate_system, asked)
     system = coordinate_system or min(systems[asked])
-    check_slides.isotropic(axis_scales(np.linalg.inv(_matrix(sdata[asked], system))), asked, system)
+    check_slides.isotropic(axis_scales(np.linalg.inv(affine_matrix(sdata[asked], system))), asked, system)
     return asked
-
-
-def _resolution(sdata: SpatialData, image_key: str, given: float | None) -> float:
-    if given is not None:
-        check.length("um_per_px", given)
-    value = known_resolution(sdata, image_key, given, float("nan"))  # there are no spots to tell it by
-    check_slides.resolution_known(value if np.isfinite(value) else None, image_key)
-    return value
-
-
-def _matrix(element: Any, system: str) -> NDArray[np.float64]:
-    transformation = get_transformation(element, to_coordinate_system=system)
-    matrix: NDArray[np.float64] = transformation.to_affine_matrix(("x", "y"), ("x", "y"))
-    return matrix
 
 
 def _tissue(sdata: SpatialData, tissue_key: str | None, image_key: str, asked: str | None) -> Any:
@@ -290,7 +277,7 @@ def _tissue(sdata: SpatialData, tissue_key: str | None, image_key: str, asked: s
     systems = set(get_transformation(tissue, get_all=True)) & set(get_transformation(image, get_all=True))
     shared = sorted(systems if asked is None else systems & {asked})
     check.tissue_shares_system(shared, tissue_key, image_key)
-    to_px = np.linalg.inv(_matrix(image, shared[0])) @ _matrix(tissue, shared[0])
+    to_px = np.linalg.inv(affine_matrix(image, shared[0])) @ affine_matrix(tissue, shared[0])
     areas = shapely.make_valid(shapely.transform(tissue.geometry.to_numpy(), lambda xy: apply_affine(to_px, xy)))
     parts = shapely.get_parts(shapely.get_parts(areas))  # repairs may nest polygons, and leave lines
     return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])

@@ -14,8 +14,7 @@ from .. import _keys as keys
 from .._checks import files as check_files
 from .._checks import slides as check_slides
 from .._checks import tissue as check
-from .._slides import pyramid
-from .._slides import resolution as known_resolution
+from .._slides import pyramid, resolution
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -146,7 +145,7 @@ def tissue(
     ours = sdata.attrs.get(keys.ATTRS, {})
     made: dict[str, Any] = ours.get(keys.TISSUE, {})
     check.may_write(key_added, [name for _, name, _ in sdata.gen_elements()], list(made))
-    um_per_px = _resolution(sdata, image_key, um_per_px)
+    um_per_px = resolution(sdata, image_key, um_per_px)
     levels = pyramid(sdata.images[image_key])
     check_slides.colour_image(levels[0].pixels.shape, image_key)
     small = thumbnail(levels, um_per_px, resolution_um, image_key)
@@ -173,13 +172,6 @@ def _image_key(sdata: SpatialData, image_key: str | None) -> str:
         image_key = str(names[0])
     check_slides.has_image(names, image_key)
     return image_key
-
-
-def _resolution(sdata: SpatialData, image_key: str, given: float | None) -> float:
-    """The argument, or what is recorded: spots are not looked at."""
-    value = known_resolution(sdata, image_key, given, np.nan)
-    check_slides.resolution_known(value if np.isfinite(value) else None, image_key)
-    return value
 
 
 def _write(sdata: SpatialData, image_key: str, key_added: str, polygons: GeoDataFrame) -> None:
