@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import anndata as ad
 import geopandas as gpd
 import numpy as np
@@ -137,12 +139,12 @@ def test_image_without_levels_has_one():
 
 
 def test_resolution_argument_then_record_then_platform():
-    sdata = build()
+    sdata = build(attrs=deepcopy(NOTED), shapes={"spots": circles(radius=5.5)})
     assert only(sdata, um_per_px=3.0).um_per_px == 3.0
     assert only(sdata).um_per_px == 2.0
-    del sdata.attrs["stpredict"]
-    sdata.attrs["spatialdata_io_reader"] = "visium"
-    assert only(sdata).um_per_px == pytest.approx(5.5)  # 55 µm are 10 px
+    assert only(sdata, in_px=True).um_per_px == 1.0
+    sdata.attrs = {"spatialdata_io_reader": "visium"}
+    assert only(sdata).um_per_px == pytest.approx(5)  # 100 µm are 20 px
     assert only(sdata).diameter_um == pytest.approx(55)
 
 

@@ -10,10 +10,18 @@ from typing import Final
 ATTRS: Final = "stpredict"
 """Namespace in ``sdata.attrs`` and ``table.uns``."""
 
+READER: Final = "spatialdata_io_reader"
+"""Which reader of spatialdata-io made an object, in ``sdata.attrs``."""
+
 # sdata.attrs["stpredict"]
 UM_PER_PX: Final = "um_per_px"
+UM_PER_PX_FROM: Final = "um_per_px_from"
 PREDICTOR: Final = "predictor"
 GRID: Final = "grid"
+RASTER: Final = "raster"
+STAIN: Final = "stain"
+SLIDE: Final = "slide"
+PSEUDO_SPOTS: Final = "pseudo_spots"
 
 # shapes
 TISSUE: Final = "tissue"

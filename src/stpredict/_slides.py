@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 from . import _keys as keys
 from ._checks import slides as check
 from ._geometry import apply_affine, axis_scales, orientation
+from ._resolution import Spots, measured, platform, settle, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,10 +25,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
-    from spatialdata import SpatialData
-
-READER_DIAMETERS_UM = {"visium": 55.0}
-"""Spot diameters that follow from the reader recorded by spatialdata-io."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,6 +77,15 @@ class Slide:
         """Spot centres in µm, origin at the image corner."""
         return self.xy_px * self.um_per_px
 
+    def alone(self) -> Slide:
+        """The image and where its spots are, without counts and the object: what another process needs to predict.
+
+        Returns
+        -------
+        A slide whose image is opened where it is needed, if it lies in files.
+        """
+        return replace(self, counts=None, genes=(), source=SpatialData())
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
@@ -98,6 +105,8 @@ class Selection:
     """Column of ``obs`` naming the group (patient) of each spot."""
     um_per_px: float | None = None
     """Resolution, if it is not recorded in the object."""
+    in_px: bool = False
+    """Whether to take a pixel for 1 µm, in order to measure what a pixel is."""
 
 
 def resolve(
@@ -207,7 +216,8 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
     ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
     xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
     diameter_px = float(spots["diameter"].median()) * float(np.mean(axis_scales(element_to_px)))
-    um_per_px = resolution(sdata, image_key, selection.um_per_px, diameter_px)
+    on_it = Spots(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px)
+    um_per_px = 1.0 if selection.in_px else resolution(sdata, image_key, selection.um_per_px, on_it)
     levels = pyramid(sdata.images[image_key])
     check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     table = sdata.tables[table_name][rows] if table_name else None
@@ -236,7 +246,7 @@ def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tupl
     name = asked.get(shapes_key) if isinstance(asked, Mapping) else asked
     if name is not None:
         check.has_image(list(sdata.images), name)
-    images = [name] if name is not None else list(sdata.images)
+    images = [name] if name is not None else slide_images(sdata)
     systems = {key: set(get_transformation(sdata.images[key], get_all=True)) for key in images}
     own = set(get_transformation(sdata[shapes_key], get_all=True))
     if selection.coordinate_system is not None:
@@ -245,6 +255,22 @@ def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tupl
     check.one_image(shapes_key, shared, sdata, selection.coordinate_system)
     image_key, candidates = next(iter(shared.items()))
     return image_key, candidates[0]
+
+
+def slide_images(sdata: SpatialData) -> list[str]:
+    """Images that may be of tissue: all but those that `tl.rasterize` made.
+
+    Parameters
+    ----------
+    sdata
+        The object.
+
+    Returns
+    -------
+    Their names.
+    """
+    made = sdata.attrs.get(keys.ATTRS, {}).get(keys.RASTER, {})
+    return [name for name in sdata.images if name not in made]
 
 
 def affine_matrix(element: Any, system: str) -> NDArray[np.float64]:
@@ -306,8 +332,8 @@ def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
     return check.one_group(pd.Series(table.obs[group_key]), group_key, shapes_key)
 
 
-def resolution(sdata: SpatialData, image_key: str, given: float | None, diameter_px: float | None = None) -> float:
-    """µm per pixel of an image: argument, then what is recorded, then the platform's spot diameter.
+def resolution(sdata: SpatialData, image_key: str, given: float | None, spots: Spots | None = None) -> float:
+    """µm per pixel of an image: argument, then what is recorded, then its metadata, then its platform's spots.
 
     Parameters
     ----------
@@ -317,22 +343,20 @@ def resolution(sdata: SpatialData, image_key: str, given: float | None, diameter
         The image.
     given
         The user's word, if any.
-    diameter_px
-        Median spot diameter in full-resolution pixels; None where there are no spots to tell it by.
+    spots
+        Spots on the image; None where there are none to tell it by.
 
     Returns
     -------
     µm per full-resolution pixel.
+
+    Raises
+    ------
+    ValueError
+        If nothing is known, or spots of a known platform differ by more than 5 %.
     """
-    recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.UM_PER_PX, {}).get(image_key)
-    if given is not None or recorded is not None:
-        value = float(given if given is not None else recorded)
-        check.resolution(value, image_key)
-        return value
-    platform_um = READER_DIAMETERS_UM.get(str(sdata.attrs.get("spatialdata_io_reader")))
-    diameter_um = None if diameter_px is None else platform_um
-    check.resolution_known(diameter_um, image_key)
-    return float(diameter_um or np.nan) / (np.nan if diameter_px is None else diameter_px)
+    by_spots = [] if spots is None else measured(platform(sdata, spots.shapes_key), spots)
+    return settle(told(sdata, image_key, given), by_spots, image_key).um_per_px
 
 
 def pyramid(image: Any) -> tuple[Level, ...]:

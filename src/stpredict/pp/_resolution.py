@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._checks import files as check_files
+from .._checks import resolution as check_resolution
 from .._checks import slides as check
-from .._slides import READER_DIAMETERS_UM, Selection, resolve
+from .._resolution import Known, Spots, measured, platform, settle, told
+from .._slides import Selection, resolve
 from ..io._lattice import neighbour_pitch
 
 if TYPE_CHECKING:
@@ -30,8 +33,9 @@ def resolution(
 ) -> None:
     """Note the resolution of images.
 
-    It is, in this order: ``um_per_px``, what the object already records, and what follows from the platform's known
-    pitch or spot diameter. Where two of them are known they are compared.
+    It is, in this order: ``um_per_px``, what the object already records, what the metadata of the image's file say, and
+    what follows from the pitch or diameter of the spots: as given, or of the platform whose reader made the object
+    (Visium, Visium HD). What the spots say is compared with what was said before.
 
     Parameters
     ----------
@@ -42,9 +46,9 @@ def resolution(
     pitch_um
         Distance between neighbouring spots in µm (200 for legacy arrays, 100 for Visium).
     diameter_um
-        Diameter of a spot in µm (100 for legacy arrays, 55 for Visium).
+        Diameter of a spot in µm (100 for legacy arrays; for Visium 65 as Space Ranger writes it, though spots are 55).
     image_key
-        Image that is meant; by default every image with spots.
+        Image that is meant; by default every image.
     shapes_key
         Spots to measure; by default all.
     coordinate_system
@@ -52,12 +56,13 @@ def resolution(
 
     Returns
     -------
-    Nothing. Writes ``sdata.attrs["stpredict"]["um_per_px"][image]``.
+    Nothing. Writes ``sdata.attrs["stpredict"]["um_per_px"][image]``, and its origin, such as ``"argument"`` or
+    ``"spot pitch"``, under ``um_per_px_from``.
 
     Raises
     ------
     ValueError
-        If nothing is known, or two sources differ by more than 5 %.
+        If nothing is known, two sources differ by more than 5 %, or pixels are not square within 1 %.
 
     Examples
     --------
@@ -72,19 +77,29 @@ def resolution(
     for name, value in {"um_per_px": um_per_px, "pitch_um": pitch_um, "diameter_um": diameter_um}.items():
         if value is not None:
             check_files.positive(name, value)
-    recorded: dict[str, float] = sdata.attrs.get(keys.ATTRS, {}).get(keys.UM_PER_PX, {})
-    found: dict[str, float] = {}
-    if um_per_px is not None and pitch_um is None and diameter_um is None:
-        found = dict.fromkeys(_images(sdata, image_key), float(um_per_px))
-    else:
-        selection = Selection(shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=1.0)
+    names = _images(sdata, image_key)
+    said = {name: told(sdata, name, um_per_px) for name in names}
+    found: dict[str, Known] = {}
+    if pitch_um is not None or diameter_um is not None or keys.READER in sdata.attrs or None in said.values():
+        selection = Selection(
+            image_key=_meant(sdata, image_key), shapes_key=shapes_key, coordinate_system=coordinate_system, in_px=True
+        )
         for slide in _on_image(sdata, selection, image_key):
-            measured = _measured(slide, pitch_um, diameter_um, sdata)
-            given = um_per_px if um_per_px is not None else recorded.get(slide.image_key)
-            found[slide.image_key] = _settled(given, measured, slide.image_key)
-    for name, value in found.items():
-        check.resolution(value, name)
-    sdata.attrs[keys.ATTRS] = {**sdata.attrs.get(keys.ATTRS, {}), keys.UM_PER_PX: {**recorded, **found}}
+            by_spots = _measured(slide, pitch_um, diameter_um, sdata)
+            found[slide.image_key] = settle(said[slide.image_key], by_spots, slide.image_key)
+    rest = {name: settle(known, [], name) for name, known in said.items() if known is not None and name not in found}
+    _note(sdata, {**rest, **found})
+
+
+def _note(sdata: SpatialData, found: dict[str, Known]) -> None:
+    ours = sdata.attrs.get(keys.ATTRS, {})
+    values = {name: known.um_per_px for name, known in found.items()}
+    origins = {name: known.origin for name, known in found.items()}
+    sdata.attrs[keys.ATTRS] = {
+        **ours,
+        keys.UM_PER_PX: {**ours.get(keys.UM_PER_PX, {}), **values},
+        keys.UM_PER_PX_FROM: {**ours.get(keys.UM_PER_PX_FROM, {}), **origins},
+    }
 
 
 def _images(sdata: SpatialData, image_key: str | None) -> list[str]:
@@ -94,10 +109,20 @@ def _images(sdata: SpatialData, image_key: str | None) -> list[str]:
     return [image_key]
 
 
+def _meant(sdata: SpatialData, image_key: str | None) -> dict[str, str] | None:
+    """The image, for every element that shares a coordinate system with it: others have their own."""
+    if image_key is None:
+        return None
+    systems = set(get_transformation(sdata.images[image_key], get_all=True))
+    elements = {**sdata.shapes, **sdata.labels}
+    sharing = [name for name in elements if systems & set(get_transformation(elements[name], get_all=True))]
+    return dict.fromkeys(sharing, image_key)
+
+
 def _on_image(sdata: SpatialData, selection: Selection, image_key: str | None) -> list[Slide]:
     """Slides as if a pixel were 1 µm, so that lengths are in pixels."""
-    if image_key is not None:
-        check.has_image(list(sdata.images), image_key)
+    if not {*sdata.shapes, *sdata.labels}:
+        check.resolution_known(None, image_key or next(iter(sdata.images), "of none"))
     slides = resolve(sdata, selection, needs_table=False)
     if image_key is None:
         return slides
@@ -106,17 +131,18 @@ def _on_image(sdata: SpatialData, selection: Selection, image_key: str | None) -
     return matching
 
 
-def _measured(slide: Slide, pitch_um: float | None, diameter_um: float | None, sdata: SpatialData) -> list[float]:
+def _measured(slide: Slide, pitch_um: float | None, diameter_um: float | None, sdata: SpatialData) -> list[Known]:
+    """What spots of the given lengths say, else what those of the platform do."""
     if pitch_um is None and diameter_um is None:
-        diameter_um = READER_DIAMETERS_UM.get(str(sdata.attrs.get("spatialdata_io_reader")))
-    by_pitch = [] if pitch_um is None else [pitch_um / neighbour_pitch(slide.xy_px)]
-    by_diameter = [] if diameter_um is None else [diameter_um / slide.diameter_um]
-    return [value for value in (*by_pitch, *by_diameter) if np.isfinite(value)]
-
-
-def _settled(given: float | None, measured: list[float], image_key: str) -> float:
-    values = [float(value) for value in ([given] if given is not None else []) + measured]
-    check.resolution_known(values[0] if values else None, image_key)
-    for value in values[1:]:
-        check_files.agrees(values[0], value, image_key)
-    return values[0]
+        spots = Spots(shapes_key=slide.shapes_key, xy_px=slide.xy_px, diameter_px=slide.diameter_um)
+        return measured(platform(sdata, slide.shapes_key), spots)
+    pitch_px = neighbour_pitch(slide.xy_px)
+    found = [(pitch_um, pitch_px, "spot pitch"), (diameter_um, slide.diameter_um, "spot diameter")]
+    known = [
+        Known(um_per_px=length_um / length_px, origin=origin)
+        for length_um, length_px, origin in found
+        if length_um is not None and np.isfinite(length_px)
+    ]
+    for other in known[1:]:
+        check_resolution.agrees(known[0], other, slide.image_key)
+    return known[:1]
