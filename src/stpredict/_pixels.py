@@ -20,7 +20,7 @@ from ._checks import slides as check
 from ._chunks import Chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 CELL_PX = 2048
 """Windows whose centres share a square of this many full-resolution pixels are cut from the same canvas."""
+STRIP_BYTES = 1 << 28
+"""How much decoded image is held where a level is read from top to bottom."""
 SAMPLE_PX = 64
 """Side of what is compared between levels to find out which edge of an odd image a level lacks."""
 
@@ -243,6 +245,36 @@ def best_level(levels: Sequence[Level], ratio: float) -> int:
     """
     fine = [i for i, level in enumerate(levels) if max(level.factor) <= ratio * (1 + 1e-6)]
     return max(fine, key=lambda i: max(levels[i].factor)) if fine else 0
+
+
+def rgb_strips(
+    levels: Sequence[Level], position: int, n_rows: int, image_key: str
+) -> tuple[Level, Iterator[NDArray[np.uint8]]]:
+    """All of one level, some rows at a time.
+
+    Parameters
+    ----------
+    levels
+        The pyramid, finest first.
+    position
+        Which level.
+    n_rows
+        Rows at a time.
+    image_key
+        Name of the image, for messages.
+
+    Returns
+    -------
+    The level with its true offset, and strips ``(3, n_rows, width)`` uint8 from top to bottom, the last with what is
+    left. Transparent and missing pixels are white.
+    """
+    check.colour_image(levels[0].pixels.shape, image_key)
+    convert = partial(_to_rgb, gain=_gain(levels, image_key))
+    chunks = Chunks([level.pixels for level in levels], convert, STRIP_BYTES)
+    level = _aligned(levels[: position + 1], chunks)[position]
+    height, width = level.pixels.shape[1:]
+    boxes = ((np.array([y, 0]), np.array([min(y + n_rows, height), width])) for y in range(0, height, n_rows))
+    return level, (chunks.whole(position, *box) for box in boxes)
 
 
 def _scale(level: Level, position: int, axes: NDArray[np.float64], size: int) -> _Scale:

@@ -16,7 +16,7 @@ from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Affine, Identity, Scale, get_transformation
 
 import stpredict as stp
-from stpredict.pp._tissue import find_tissue, thumbnail
+from stpredict.pp._tissue_mask import find_tissue, thumbnail
 
 SIDE = 400
 UM = 8.0
@@ -48,7 +48,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def found(rgb: np.ndarray) -> np.ndarray:
-    return find_tissue(rgb.astype(np.float32), UM, 20_000.0).mask
+    return find_tissue(rgb.astype(np.float32), UM, 20_000.0, 20_000.0).mask
 
 
 def as_object(rgb: np.ndarray, transformations=None, scale_factors=None) -> SpatialData:
@@ -72,7 +72,7 @@ def test_disc_on_any_background(background, haze):
 
 def test_background_is_that_of_the_slide():
     rgb, _ = drawn(GREY)
-    np.testing.assert_allclose(find_tissue(rgb.astype(np.float32), UM, 2e4).background, GREY, atol=1)
+    np.testing.assert_allclose(find_tissue(rgb.astype(np.float32), UM, 2e4, 2e4).background, GREY, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,8 @@ def test_pieces_and_a_hole():
 def test_minimal_area_drops_pieces_and_fills_holes():
     rgb, _ = drawn(discs=((110, 110, 70), (300, 300, 60), (90, 320, 30)), hole=(110, 110, 30))
     sdata = as_object(rgb)
-    stp.pp.tissue(sdata, um_per_px=UM, min_area_um2=np.pi * 40**2 * UM**2)
+    least = np.pi * 40**2 * UM**2
+    stp.pp.tissue(sdata, um_per_px=UM, min_area_um2=least, min_hole_um2=least)
     assert [len(polygon.interiors) for polygon in sdata["tissue"].geometry] == [0, 0]
 
 
@@ -271,7 +272,7 @@ def test_image_must_be_clear_and_in_colour():
     rgb, _ = drawn()
     sdata = as_object(rgb)
     sdata.images["other"] = Image2DModel.parse(rgb[..., :1].transpose(2, 0, 1), dims=("c", "y", "x"))
-    with pytest.raises(ValueError, match=r"On which image .* 'slide', 'other'.*`image_key`"):
+    with pytest.raises(ValueError, match=r"Which image is meant\? Found: 'slide', 'other'.*`image_key`"):
         stp.pp.tissue(sdata, um_per_px=UM)
     with pytest.raises(ValueError, match="No image 'gone'"):
         stp.pp.tissue(sdata, um_per_px=UM, image_key="gone")

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .slides import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from geopandas import GeoDataFrame
-    from spatialdata import SpatialData
+    from collections.abc import Collection
 
 
 def known_geometry(like: str, names: Collection[str]) -> None:
@@ -65,51 +62,12 @@ def length(name: str, value: float) -> None:
         raise ValueError(msg)
 
 
-def one_image(names: Sequence[str], coordinate_system: str | None) -> None:
-    """Refuse to guess among several images, or to lay a grid over none."""
-    where = "" if coordinate_system is None else f" of coordinate system {coordinate_system!r}"
-    if not names:
-        msg = f"There is no image{where} to lay a grid over. Add one to `sdata.images`, or give another system."
-        raise ValueError(msg)
-    if len(names) > 1:
-        msg = f"Which image{where} shall the grid lie on? Found: {listed(names)}. Give `image_key`."
-        raise ValueError(msg)
-
-
 def in_system(systems: Collection[str], asked: str | None, image_key: str) -> None:
     """Refuse a coordinate system that the image is not in."""
     if asked is not None and asked not in systems:
         msg = (
             f"Image {image_key!r} is not in coordinate system {asked!r} (it is in: {listed(sorted(systems))}). Give "
             "one of these as `coordinate_system`."
-        )
-        raise ValueError(msg)
-
-
-def has_tissue(names: Sequence[str], asked: str) -> None:
-    """Refuse a tissue element that was asked for and is not there."""
-    if asked not in names:
-        msg = f"No element {asked!r} in `sdata.shapes` (found: {listed(names)}). Give one as `tissue_key`, or None."
-        raise ValueError(msg)
-
-
-def tissue_areas(tissue: GeoDataFrame, tissue_key: str) -> None:
-    """Refuse tissue that is not drawn as polygons."""
-    kinds = sorted(set(tissue.geometry.geom_type))
-    if not set(kinds) <= {"Polygon", "MultiPolygon"}:
-        msg = (
-            f"Shapes {tissue_key!r} hold {listed(kinds)}; the tissue must be polygons. Give another `tissue_key`, or "
-            "None to cover the whole image."
-        )
-        raise ValueError(msg)
-
-
-def tissue_shares_system(shared: Collection[str], tissue_key: str, image_key: str) -> None:
-    """Refuse tissue that lies in another coordinate system than the image."""
-    if not shared:
-        msg = (
-            f"Tissue {tissue_key!r} and image {image_key!r} share no coordinate system. Register them with "
-            "`spatialdata.transformations.set_transformation`, or give another `tissue_key`."
         )
         raise ValueError(msg)
 
@@ -125,12 +83,12 @@ def not_empty(n_spots: int, image_key: str, tissue_key: str | None, min_tissue: 
         raise ValueError(msg)
 
 
-def may_write(sdata: SpatialData, key: str, grids: Collection[str]) -> None:
-    """Refuse to overwrite what is not a grid of ours."""
-    taken = {name for _, name, _ in sdata.gen_elements()}
-    if key in taken and not (key in sdata.shapes and key in grids):
+def lattice_size(n_places: int, limit: int, pitch_um: float) -> None:
+    """Refuse a lattice that memory would not hold."""
+    if n_places > limit:
         msg = (
-            f"The object has an element {key!r} already, which `stp.pp.spot_grid` did not make (grids it made: "
-            f"{listed(sorted(grids))}). Give another `key_added`."
+            f"The lattice has {n_places:,} places at a pitch of {pitch_um:g} µm; at most {limit:,} are laid. Give a "
+            "larger `pitch_um`, tissue of less extent (`stp.pp.tissue`, `tissue_key`), or see whether the resolution "
+            "is right (`stp.pp.resolution`)."
         )
         raise ValueError(msg)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import numpy as np
     from anndata import AnnData
@@ -113,6 +113,56 @@ def has_image(names: Sequence[str], asked: str) -> None:
     """Refuse an image that does not exist."""
     if asked not in names:
         msg = f"No image {asked!r} in `sdata.images` (found: {listed(names)}). Give one of them as `image_key`."
+        raise ValueError(msg)
+
+
+def the_image(names: Sequence[str], coordinate_system: str | None = None) -> None:
+    """Refuse to guess among several images, or to go on without one."""
+    where = "" if coordinate_system is None else f" of coordinate system {coordinate_system!r}"
+    if not names:
+        msg = (
+            f"There is no image{where} in `sdata.images`. Add one, for instance with `stp.io.read_st`, or give another "
+            "object or coordinate system."
+        )
+        raise ValueError(msg)
+    if len(names) > 1:
+        msg = f"Which image{where} is meant? Found: {listed(names)}. Give one as `image_key`."
+        raise ValueError(msg)
+
+
+def may_write(sdata: SpatialData, key_added: str, made: Collection[str], function: str) -> None:
+    """Refuse to overwrite an element that this function did not make."""
+    taken = {name for _, name, _ in sdata.gen_elements()}
+    if key_added in taken and not (key_added in sdata.shapes and key_added in made):
+        msg = (
+            f"The object already has an element {key_added!r} that `{function}` did not make (it made: "
+            f"{listed(sorted(made))}), and it is not overwritten. Give another name as `key_added`, or delete it with "
+            f"`del sdata[{key_added!r}]`."
+        )
+        raise ValueError(msg)
+
+
+def has_polygons(names: Sequence[str], asked: str, argument: str) -> None:
+    """Refuse an element with tissue that was asked for and is not there."""
+    if asked not in names:
+        msg = f"No element {asked!r} with tissue (found: {listed(names)}). Give one as `{argument}`, or None."
+        raise ValueError(msg)
+
+
+def areas(kinds: Collection[str], key: str, argument: str) -> None:
+    """Refuse tissue that is not drawn as polygons."""
+    if not set(kinds) <= {"Polygon", "MultiPolygon"}:
+        msg = f"Shapes {key!r} hold {listed(sorted(kinds))}; tissue must be polygons. Give others as `{argument}`."
+        raise ValueError(msg)
+
+
+def shares_system(shared: Collection[str], key: str, image_key: str, argument: str) -> None:
+    """Refuse tissue that lies in another coordinate system than the image."""
+    if not shared:
+        msg = (
+            f"Tissue {key!r} and image {image_key!r} share no coordinate system. Register them with "
+            f"`spatialdata.transformations.set_transformation`, or give another element as `{argument}`."
+        )
         raise ValueError(msg)
 
 

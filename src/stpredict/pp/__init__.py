@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from ._grid import spot_grid
     from ._resolution import resolution
     from ._split import split
+    from ._stain import stain
     from ._targets import TargetSpec
     from ._tissue import tissue
 
-__all__ = ["TargetSpec", "resolution", "select_genes", "split", "spot_grid", "tissue"]
+__all__ = ["TargetSpec", "resolution", "select_genes", "split", "spot_grid", "stain", "tissue"]
 
 _HOME = {
     "TargetSpec": "_targets",
@@ -21,6 +22,7 @@ _HOME = {
     "select_genes": "_genes",
     "split": "_split",
     "spot_grid": "_grid",
+    "stain": "_stain",
     "tissue": "_tissue",
 }
 

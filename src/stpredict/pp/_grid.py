@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import shapely
 from geopandas import GeoDataFrame
-from spatialdata.models import ShapesModel
-from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import grid as check
 from .._checks import slides as check_slides
-from .._geometry import apply_affine, axis_scales
-from .._slides import affine_matrix, pyramid, resolution
+from .._geometry import spot_pitch
+from .._slides import pyramid, resolution
+from . import _elements as elements
+from ._grid_area import tissue_share
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-logger = logging.getLogger(__name__)
+    from ._grid_area import Outline
 
 Layout = Literal["hexagonal", "square"]
-Outline = Literal["circle", "square"]
 
 LAYOUTS = {"hexagonal": (np.sqrt(3) / 2, 0.5), "square": (1.0, 0.0)}
 """Distance of rows, and shift of every second row along x, both in pitches."""
 OUTLINES = {"circle": 0.5, "square": np.sqrt(0.5)}
 """Distance from the centre of a spot to the farthest point of its outline, in diameters."""
-MAX_VERTICES = 64
-"""Tissue is cut into pieces of about so many vertices, so that areas are found quickly."""
+MAX_PLACES = 50_000_000
+"""Most places of a lattice that are looked at."""
+PLACES_AT_ONCE = 1_000_000
+"""Places that are looked at together."""
 
 
 class Trained(Protocol):
@@ -105,23 +107,63 @@ class Lattice:
         ``(n,)`` row-major position in the lattice, ascending, and ``(n, 2)`` centres ``(x, y)``.
         """
         x0, y0, x1, y1 = box
-        rows = _positions(y0, y1, self.row_px, self.n_rows)
-        columns = _positions(x0 - self.pitch_px, x1, self.pitch_px, self.n_columns)
+        rows, columns = self._reach(box)
         row, column = (part.ravel() for part in np.meshgrid(rows, columns, indexing="ij"))
         x = (column + 0.5 + LAYOUTS[self.layout][1] * (row % 2)) * self.pitch_px
         y = (row + 0.5) * self.row_px
         kept = (x < self.width_px) & (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
         return (row * self.n_columns + column)[kept], np.column_stack([x, y])[kept]
 
+    def n_within(self, box: NDArray[np.float64]) -> int:
+        """Places that `within` looks at.
+
+        Parameters
+        ----------
+        box
+            ``(4,)`` least x, least y, largest x, largest y in pixels.
+
+        Returns
+        -------
+        Their number.
+        """
+        rows, columns = self._reach(box)
+        return len(rows) * len(columns)
+
+    def strips(self, box: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+        """A box in strips of about `PLACES_AT_ONCE` places, cut halfway between rows.
+
+        Parameters
+        ----------
+        box
+            ``(4,)`` least x, least y, largest x, largest y in pixels.
+
+        Yields
+        ------
+        Boxes from top to bottom.
+        """
+        rows, columns = self._reach(box)
+        n_rows = max(1, PLACES_AT_ONCE // max(len(columns), 1))
+        for row in range(rows.start, rows.stop, n_rows):
+            top, bottom = row * self.row_px, (row + n_rows) * self.row_px
+            yield np.array([box[0], max(box[1], top), box[2], min(box[3], bottom)])
+
+    def _reach(self, box: NDArray[np.float64]) -> tuple[range, range]:
+        """Rows and columns of which some places may lie in a box."""
+        x0, y0, x1, y1 = box
+        return (
+            _positions(y0, y1, self.row_px, self.n_rows),
+            _positions(x0 - self.pitch_px, x1, self.pitch_px, self.n_columns),
+        )
+
 
 def _count(length: float, step: float) -> int:
     return max(int(np.ceil(length / step - 0.5 - 1e-9)), 0)
 
 
-def _positions(low: float, high: float, step: float, n: int) -> NDArray[np.int64]:
+def _positions(low: float, high: float, step: float, n: int) -> range:
     """Indices of which some may lie between two coordinates."""
     first, last = np.clip([np.floor(low / step) - 1, np.ceil(high / step) + 1], 0, n).astype(np.int64)
-    return np.arange(first, last)
+    return range(int(first), int(last))
 
 
 def spot_grid(
@@ -149,8 +191,8 @@ def spot_grid(
     sdata
         The object.
     like
-        A predictor, for spots of the diameter it was trained on, or the name of a platform: ``"visium"`` (hexagonal,
-        55 µm in diameter, 100 µm apart), ``"st"`` (square, 100 µm and 200 µm), ``"visium_hd_8um"`` and
+        A predictor, for spots as it was trained on (diameter, pitch, layout), or the name of a platform: ``"visium"``
+        (hexagonal, 55 µm in diameter, 100 µm apart), ``"st"`` (square, 100 µm and 200 µm), ``"visium_hd_8um"`` and
         ``"visium_hd_16um"`` (square bins, edge to edge). None where ``diameter_um`` and ``pitch_um`` say all.
     diameter_um
         Diameter of a spot, or side of a bin, in µm; counts more than ``like``.
@@ -158,8 +200,8 @@ def spot_grid(
         Distance between the centres of neighbours in µm; counts more than ``like``. By default what the predictor
         records, or else twice its diameter.
     layout
-        ``"hexagonal"`` or ``"square"``; counts more than ``like``. Square where nothing says otherwise, as for a
-        predictor.
+        ``"hexagonal"`` or ``"square"``; counts more than ``like``. By default what the predictor records, or else
+        square.
     tissue_key
         Shapes element with the tissue as polygons. Where there is no ``"tissue"`` the whole image is covered, as it is
         with None.
@@ -184,12 +226,13 @@ def spot_grid(
     Raises
     ------
     ValueError
-        If no spot lies on tissue, the resolution is not known, or ``key_added`` is something else than a grid.
+        If no spot lies on tissue, the resolution is not known, ``key_added`` is something else than a grid, or more
+        than 50 million places would have to be looked at.
 
     Notes
     -----
-    The area of a circle is that of a polygon of 64 sides. Only where an outline may cross the edge of the tissue are
-    areas compared; elsewhere the centre decides.
+    Areas are exact, of circles too. A million spots take seconds, however much they overlap; memory grows with the
+    spots that are kept.
 
     Examples
     --------
@@ -202,25 +245,23 @@ def spot_grid(
     check_slides.is_spatialdata(sdata)
     check_config.in_range("min_tissue", min_tissue, 0.0, 1.0)
     geometry = _geometry(like, diameter_um, pitch_um, layout)
-    made: dict[str, Any] = sdata.attrs.get(keys.ATTRS, {}).get(keys.GRID, {})
-    check.may_write(sdata, key_added, made)
-    image_key = _image(sdata, image_key, coordinate_system)
+    check_slides.may_write(sdata, key_added, elements.made(sdata, keys.GRID), "stp.pp.spot_grid")
+    image_key = elements.image_name(sdata, image_key, coordinate_system)
     if um_per_px is not None:
         check.length("um_per_px", um_per_px)
     scale = resolution(sdata, image_key, um_per_px)
     height, width = pyramid(sdata.images[image_key])[0].pixels.shape[-2:]
     lattice = Lattice(pitch_px=geometry.pitch_um / scale, layout=geometry.layout, width_px=width, height_px=height)
-    tissue = _tissue(sdata, tissue_key, image_key, coordinate_system)
+    tissue = elements.tissue_in_pixels(sdata, tissue_key, image_key, coordinate_system)
     diameter_px = geometry.diameter_um / scale
-    ids, xy = _kept(lattice, diameter_px, geometry.outline, tissue, min_tissue)
+    box = _box(lattice, OUTLINES[geometry.outline] * diameter_px, tissue if min_tissue else None)
+    check.lattice_size(lattice.n_within(box), MAX_PLACES, geometry.pitch_um)
+    ids, xy = _kept(lattice, box, diameter_px, geometry.outline, tissue, min_tissue)
     check.not_empty(len(ids), image_key, None if tissue is None else tissue_key, min_tissue)
-    element = _element(ids, xy, diameter_px, geometry.outline, get_transformation(sdata[image_key], get_all=True))
-    if key_added in sdata.shapes:
-        del sdata.shapes[key_added]
-    sdata.shapes[key_added] = element
+    elements.write_shapes(sdata, key_added, _frame(ids, xy, diameter_px, geometry.outline), image_key)
     counts = {"n_rows": lattice.n_rows, "n_columns": lattice.n_columns}
     note = {**asdict(geometry), **counts, "image_key": image_key, "um_per_px": scale}
-    sdata.attrs[keys.ATTRS] = {**sdata.attrs.get(keys.ATTRS, {}), keys.GRID: {**made, key_added: note}}
+    elements.note(sdata, keys.GRID, key_added, note)
 
 
 def _geometry(
@@ -250,132 +291,66 @@ def _geometry(
 def _trained_on(predictor: Trained, diameter_um: float | None) -> SpotGeometry:
     provenance = check.trained(predictor)
     diameter = check.recorded_diameter(diameter_um or provenance.get("diameter_um"))
-    return SpotGeometry(diameter_um=diameter, pitch_um=float(provenance.get("pitch_um") or 2 * diameter))
+    pitch = float(provenance.get("pitch_um") or 2 * diameter)
+    return SpotGeometry(diameter_um=diameter, pitch_um=pitch, layout=provenance.get("layout") or "square")
 
 
-def _image(sdata: SpatialData, asked: str | None, coordinate_system: str | None) -> str:
-    systems = {name: set(get_transformation(image, get_all=True)) for name, image in sdata.images.items()}
-    if asked is None:
-        names = [name for name, own in systems.items() if coordinate_system is None or coordinate_system in own]
-        check.one_image(names, coordinate_system)
-        asked = names[0]
-    check_slides.has_image(list(systems), asked)
-    check.in_system(systems[asked], coordinate_system, asked)
-    system = coordinate_system or min(systems[asked])
-    check_slides.isotropic(axis_scales(np.linalg.inv(affine_matrix(sdata[asked], system))), asked, system)
-    return asked
-
-
-def _tissue(sdata: SpatialData, tissue_key: str | None, image_key: str, asked: str | None) -> Any:
-    """The tissue in pixels of the image, as one (multi)polygon; None to cover the whole image."""
-    if tissue_key is None or (tissue_key == keys.TISSUE and tissue_key not in sdata.shapes):
-        logger.info("No tissue: the grid covers the whole of image %r.", image_key)
-        return None
-    check.has_tissue(list(sdata.shapes), tissue_key)
-    tissue, image = sdata.shapes[tissue_key], sdata.images[image_key]
-    check.tissue_areas(tissue, tissue_key)
-    systems = set(get_transformation(tissue, get_all=True)) & set(get_transformation(image, get_all=True))
-    shared = sorted(systems if asked is None else systems & {asked})
-    check.tissue_shares_system(shared, tissue_key, image_key)
-    to_px = np.linalg.inv(affine_matrix(image, shared[0])) @ affine_matrix(tissue, shared[0])
-    areas = shapely.make_valid(shapely.transform(tissue.geometry.to_numpy(), lambda xy: apply_affine(to_px, xy)))
-    parts = shapely.get_parts(shapely.get_parts(areas))  # repairs may nest polygons, and leave lines
-    return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+def _box(lattice: Lattice, reach: float, tissue: Any) -> NDArray[np.float64]:
+    """Where centres of spots may lie that touch tissue; the whole image without any."""
+    if tissue is None:
+        return np.array([0.0, 0.0, lattice.width_px, lattice.height_px])
+    if shapely.is_empty(tissue):
+        return np.zeros(4)
+    return np.asarray(shapely.bounds(tissue)) + reach * np.array([-1, -1, 1, 1])
 
 
 def _kept(
-    lattice: Lattice, diameter_px: float, outline: Outline, tissue: Any, min_tissue: float
+    lattice: Lattice,
+    box: NDArray[np.float64],
+    diameter_px: float,
+    outline: Outline,
+    tissue: Any,
+    min_tissue: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Position and centre of the spots that lie on tissue."""
-    whole = np.array([0.0, 0.0, lattice.width_px, lattice.height_px])
-    if tissue is None or min_tissue == 0:
-        return lattice.within(whole)
-    if shapely.is_empty(tissue):
-        return lattice.within(np.zeros(4))
-    reach = OUTLINES[outline] * diameter_px
-    ids, xy = lattice.within(np.asarray(shapely.bounds(tissue)) + reach * np.array([-1, -1, 1, 1]))
-    kept = tissue_share(xy, diameter_px, outline, tissue) >= min_tissue - 1e-9
-    return ids[kept], xy[kept]
+    ids, centres = [np.empty(0, np.int64)], [np.empty((0, 2))]
+    for strip in lattice.strips(box):
+        some, xy = lattice.within(strip)
+        if tissue is not None and min_tissue > 0:
+            on_tissue = tissue_share(xy, diameter_px, outline, tissue) >= min_tissue - 1e-6
+            some, xy = some[on_tissue], xy[on_tissue]
+        ids.append(some)
+        centres.append(xy)
+    return np.concatenate(ids), np.concatenate(centres)
 
 
-def tissue_share(xy: NDArray[np.float64], diameter: float, outline: Outline, tissue: Any) -> NDArray[np.float64]:
-    """Fraction of the area of each spot that lies on tissue.
+def _frame(ids: NDArray[np.int64], xy: NDArray[np.float64], diameter_px: float, outline: Outline) -> GeoDataFrame:
+    """Circles or square polygons."""
+    if outline == "circle":
+        return GeoDataFrame({"radius": diameter_px / 2}, geometry=shapely.points(xy), index=ids)
+    low, high = xy - diameter_px / 2, xy + diameter_px / 2
+    return GeoDataFrame(geometry=shapely.box(*low.T, *high.T), index=ids)
+
+
+def spot_layout(xy: NDArray[np.float64]) -> Layout:
+    """Whether spots lie on a hexagonal or on a square lattice, turned as it may be.
 
     Parameters
     ----------
     xy
         ``(n, 2)`` centres.
-    diameter
-        Diameter of a circle, or side of a square, in the unit of ``xy``.
-    outline
-        ``"circle"`` or ``"square"``.
-    tissue
-        One polygon or multipolygon, in the unit of ``xy``.
 
     Returns
     -------
-    ``(n,)`` fractions from 0 to 1.
-
-    Notes
-    -----
-    The centre decides wherever the edge of the tissue is farther away than the outline reaches. The other spots are
-    intersected with pieces of the tissue that have few vertices, and the areas added up.
+    ``"hexagonal"`` where directions to neighbours repeat every 60 degrees more than every 90; else ``"square"``.
     """
-    shapely.prepare(tissue)
-    share: NDArray[np.float64] = shapely.contains_xy(tissue, xy).astype(np.float64)
-    edge = _near_edge(xy, OUTLINES[outline] * diameter, tissue)
-    spots = _outlines(xy[edge], diameter, outline)
-    pieces = np.array(_pieces(tissue))
-    spot, piece = shapely.STRtree(pieces).query(spots, predicate="intersects")
-    areas = shapely.area(shapely.intersection(spots[spot], pieces[piece]))
-    share[edge] = np.bincount(spot, areas, minlength=len(spots)) / shapely.area(spots)
-    return share
+    from scipy.spatial import cKDTree
 
-
-def _near_edge(xy: NDArray[np.float64], reach: float, tissue: Any) -> NDArray[np.intp]:
-    """Rows of the points that lie within reach of the boundary of the tissue."""
-    rings = shapely.get_rings(shapely.get_parts(tissue))
-    corners, ring = shapely.get_coordinates(rings, return_index=True)
-    steps = np.stack([corners[:-1], corners[1:]], axis=1)[ring[:-1] == ring[1:]]
-    tree = shapely.STRtree(shapely.linestrings(steps))
-    return np.unique(tree.query(shapely.points(xy), predicate="dwithin", distance=reach)[0])
-
-
-def _pieces(tissue: Any) -> list[Any]:
-    """The tissue cut along x and y into polygons of few vertices."""
-    waiting, done = list(shapely.get_parts(tissue)), []
-    while waiting:
-        part = waiting.pop()
-        if shapely.get_num_coordinates(part) <= MAX_VERTICES:
-            done.append(part)
-            continue
-        x0, y0, x1, y1 = shapely.bounds(part)
-        wide, x, y = x1 - x0 > y1 - y0, (x0 + x1) / 2, (y0 + y1) / 2
-        halves = [(x0, y0, x, y1), (x, y0, x1, y1)] if wide else [(x0, y0, x1, y), (x0, y, x1, y1)]
-        cut = shapely.get_parts(shapely.intersection(part, shapely.box(*np.transpose(halves))))
-        waiting.extend(cut[shapely.get_dimensions(cut) == 2])
-    return done
-
-
-def _outlines(xy: NDArray[np.float64], diameter: float, outline: Outline) -> NDArray[Any]:
-    x, y = xy.T
-    half = diameter / 2
-    polygons: NDArray[Any] = (
-        shapely.box(x - half, y - half, x + half, y + half)
-        if outline == "square"
-        else shapely.buffer(shapely.points(xy), half, quad_segs=16)
-    )
-    return polygons
-
-
-def _element(
-    ids: NDArray[np.int64], xy: NDArray[np.float64], diameter_px: float, outline: Outline, systems: dict[str, Any]
-) -> GeoDataFrame:
-    """Circles or polygons, ready to be put into an object."""
-    circles = outline == "circle"
-    geometry = shapely.points(xy) if circles else _outlines(xy, diameter_px, outline)
-    columns = {"radius": diameter_px / 2} if circles else {}
-    element: GeoDataFrame = ShapesModel.parse(
-        GeoDataFrame(columns, geometry=geometry, index=ids), transformations=systems
-    )
-    return element
+    if len(xy) < 3:
+        return "square"
+    tree = cKDTree(xy)
+    pairs = tree.query_pairs(1.25 * spot_pitch(xy), output_type="ndarray")
+    step = (xy[pairs[:, 1]] - xy[pairs[:, 0]]) @ np.array([1, 1j])
+    turn = step / np.maximum(np.abs(step), 1e-12)
+    six, four = (abs((turn**n).sum()) for n in (6, 4))
+    return "hexagonal" if six > four else "square"

@@ -1,0 +1,129 @@
+"""Write the stain of a slide into a SpatialData. What a stain is, and what is done with it, is in `_stain_fit`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys as keys
+from .._checks import slides as check_slides
+from .._checks import stain as check
+from .._slides import pyramid, resolution
+from . import _elements as elements
+from ._stain_fit import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from .._slides import Level
+
+    Float = NDArray[np.float64]
+
+
+def stain(
+    sdata: SpatialData,
+    *,
+    image_key: str | None = None,
+    tissue_key: str = keys.TISSUE,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+) -> None:
+    """Measure the stain of a slide, for instance to see how slides differ.
+
+    `stp.tl.fit` measures that of the training slides at the spots, by itself. What is recorded here is what
+    `stp.tl.predict(stain=…)` starts from, in place of what it would measure at the spots of the slide.
+
+    Parameters
+    ----------
+    sdata
+        The object.
+    image_key
+        The image; by default the only one there is.
+    tissue_key
+        Shapes element with the tissue as polygons. Where there is no ``"tissue"`` it is found as `stp.pp.tissue` does,
+        and not written.
+    coordinate_system
+        Coordinate system in which image and tissue meet, where they share several.
+    um_per_px
+        Resolution in µm per full-resolution pixel; by default what the object records.
+
+    Returns
+    -------
+    Nothing. Writes ``sdata.attrs["stpredict"]["stain"][image_key]``, ready for JSON: ``vectors`` (optical density of
+    haematoxylin and of eosin in red, green and blue), ``concentration`` (99th percentiles), ``mean`` and ``std`` (l,
+    alpha, beta), ``n_px`` (pixels looked at).
+
+    Raises
+    ------
+    ValueError
+        If there is no tissue, too little of it is stained, or with one dye only.
+
+    Notes
+    -----
+    At most 64 windows of 256 µm, on a lattice over the tissue, are read at 4 µm per pixel; pixels with a mean optical
+    density of 0.15 or more count, unless they are ink as `stp.pp.tissue` knows it. Densities are taken against white
+    (255), so a tinted background counts as stain. Vectors are those of Macenko et al. (2009): the first and 99th
+    percentile of the angle in the plane of the two largest singular vectors of the densities. ``mean`` and ``std`` are
+    those of Reinhard et al. (2001) :cite:p:`Macenko2009,Reinhard2001`.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=1, n_side=4)
+    >>> stp.pp.stain(sdata)
+    >>> [len(vector) for vector in sdata.attrs["stpredict"]["stain"]["S0_image"]["vectors"]]
+    [3, 3]
+    """
+    check_slides.is_spatialdata(sdata)
+    image_key = elements.image_name(sdata, image_key, coordinate_system)
+    um_per_px = resolution(sdata, image_key, um_per_px)
+    levels = pyramid(sdata.images[image_key])
+    check_slides.colour_image(levels[0].pixels.shape, image_key)
+    places = _places(sdata, levels, um_per_px, image_key, tissue_key, coordinate_system)
+    measured = check.measured(fit_stain(levels, um_per_px, places, image_key=image_key), image_key)
+    elements.note(sdata, keys.STAIN, image_key, measured.to_dict())
+
+
+def _places(
+    sdata: SpatialData, levels: tuple[Level, ...], um_per_px: float, image_key: str, tissue_key: str, system: str | None
+) -> Float:
+    """Centres of windows on the tissue, in pixels of the image."""
+    import shapely
+
+    from ._tissue_mask import found_polygons
+
+    tissue = elements.tissue_in_pixels(sdata, tissue_key, image_key, system)
+    if tissue is None:
+        polygons, _ = found_polygons(levels, um_per_px, image_key)
+        tissue = shapely.union_all(polygons.geometry.to_numpy())
+    check.some_tissue(shapely.area(tissue), image_key)
+    return lattice_within(tissue, WINDOW_PX * max(RESOLUTION_UM, um_per_px) / um_per_px)
+
+
+def lattice_within(tissue: Any, side_px: float) -> Float:
+    """Centres of windows that lie on tissue, on a square lattice.
+
+    Parameters
+    ----------
+    tissue
+        One polygon or multipolygon, in pixels.
+    side_px
+        Side of a window, and least distance of two.
+
+    Returns
+    -------
+    ``(n, 2)`` of about `N_WINDOWS` at most; where tissue is too small for any, a point inside of every piece.
+    """
+    import shapely
+
+    step = max(side_px, float(np.sqrt(shapely.area(tissue) / N_WINDOWS)))
+    x0, y0, x1, y1 = shapely.bounds(tissue)
+    x, y = np.meshgrid(np.arange(x0 + step / 2, x1, step), np.arange(y0 + step / 2, y1, step))
+    shapely.prepare(tissue)
+    inside = shapely.contains_xy(tissue, x, y)
+    xy: Float = np.column_stack([x[inside], y[inside]])
+    if not len(xy):
+        xy = shapely.get_coordinates(shapely.point_on_surface(shapely.get_parts(tissue)))
+    return xy

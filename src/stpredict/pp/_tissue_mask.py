@@ -1,0 +1,346 @@
+"""Find tissue on an image: stained and textured areas, as a mask and as polygons. No SpatialData here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from .._geometry import apply_affine
+from .._pixels import best_level, rgb_strips
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+    from numpy.typing import NDArray
+
+    from .._slides import Level
+
+    Float = NDArray[np.float32]
+    Mask = NDArray[np.bool_]
+
+RESOLUTION_UM: Final = 8.0
+"""µm per pixel to look at."""
+MIN_AREA_UM2: Final = 20_000.0
+"""Smallest piece."""
+MIN_HOLE_UM2: Final = 100_000.0
+"""Smallest hole: what is less pale fat, for the most part."""
+STRIP_ROWS: Final = 2048
+"""Rows decoded at a time, about."""
+SMOOTH_UM: Final = 16.0
+"""Standard deviation of the Gaussian over which stain and texture are averaged."""
+TAKE_OFF: Final = 2.5
+"""What the opening takes off, where it puts back 1: averaging adds a margin of about 1.5 (all times `SMOOTH_UM`)."""
+FAINTEST: Final = 0.02
+"""The least threshold: what noise and haze of a blank slide do not reach (optical density)."""
+NOTHING: Final = 0.005
+"""Stain and texture below this count as none (optical density)."""
+EMPTY: Final = 0.05
+"""Pixels that differ from the background by less than this in every channel are empty (optical density)."""
+BLACK: Final = 10.0
+"""Pixels darker than this in every channel (of 255) are masked out or ink."""
+NEUTRAL: Final = 0.15
+"""Part of the mean optical density that is taken off the stain, so that grey shadows and dots leave none."""
+PEN_RATIO: Final = 1.2
+"""Red absorbed for green absorbed, above which a pixel is ink: haematoxylin and eosin absorb green the most."""
+PEN_DENSITY: Final = 0.1
+"""Optical density in red from which on the ratio is looked at."""
+PEN_WIDTH_PX: Final = 3
+"""Ink is at least this wide; single blue nuclei are not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Thumbnail:
+    """A small image and where its pixels are."""
+
+    rgb: Float
+    """``(y, x, 3)`` in [0, 255]."""
+    step: tuple[float, float]
+    """Full-resolution pixels a pixel, along y and x."""
+    origin: tuple[float, float]
+    """Where its corner is, in full-resolution pixels along y and x."""
+    um_per_px: float
+    """µm a pixel, the mean of y and x."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Found:
+    """What was called tissue, and by which figures."""
+
+    mask: Mask
+    """``(y, x)``."""
+    background: tuple[float, float, float]
+    """RGB of the empty slide, in [0, 255]."""
+    threshold: float
+    """Geometric mean of stain and texture (optical density) from which on a pixel is tissue."""
+
+
+def found_polygons(
+    levels: tuple[Level, ...],
+    um_per_px: float,
+    image_key: str,
+    *,
+    resolution_um: float = RESOLUTION_UM,
+    min_area_um2: float = MIN_AREA_UM2,
+    min_hole_um2: float = MIN_HOLE_UM2,
+) -> tuple[GeoDataFrame, Found]:
+    """Tissue of an image as polygons.
+
+    Parameters
+    ----------
+    levels
+        The image pyramid, finest first.
+    um_per_px
+        µm per full-resolution pixel.
+    image_key
+        Name of the image, for messages.
+    resolution_um
+        µm per pixel to look at.
+    min_area_um2
+        Area of the smallest piece.
+    min_hole_um2
+        Area of the smallest hole that is not filled.
+
+    Returns
+    -------
+    A polygon a piece in full-resolution pixels, perhaps none, with ``area_um2``; and by which figures it was found.
+    """
+    small = thumbnail(levels, um_per_px, resolution_um, image_key)
+    found = find_tissue(small.rgb, small.um_per_px, min_area_um2, min_hole_um2)
+    (y, x), (top, left) = small.step, small.origin
+    outlines = mask_outlines(found.mask, np.array([[x, 0, left], [0, y, top], [0, 0, 1]]))
+    return pieces(outlines, levels[0].pixels.shape[1:], um_per_px, min_area_um2, min_hole_um2), found
+
+
+def thumbnail(levels: tuple[Level, ...], um_per_px: float, resolution_um: float, image_key: str) -> Thumbnail:
+    """Average an image down to about ``resolution_um``, and never beyond it.
+
+    Parameters
+    ----------
+    levels
+        The image pyramid, finest first.
+    um_per_px
+        µm per full-resolution pixel.
+    resolution_um
+        µm per pixel asked for.
+    image_key
+        Name of the image, for messages.
+
+    Returns
+    -------
+    Means of whole blocks of pixels; the last row and column have what is left of the image.
+    """
+    position = best_level(levels, resolution_um / um_per_px)
+    k = max(1, int(resolution_um / um_per_px / max(levels[position].factor) * (1 + 1e-6)))
+    level, strips = rgb_strips(levels, position, max(1, STRIP_ROWS // k) * k, image_key)
+    rgb = np.concatenate([_block_means(strip, k) for strip in strips], axis=1).transpose(1, 2, 0)
+    step = (k * level.factor[0], k * level.factor[1])
+    return Thumbnail(rgb=rgb, step=step, origin=level.offset, um_per_px=float(np.mean(step)) * um_per_px)
+
+
+def _block_means(pixels: NDArray[np.uint8], k: int) -> Float:
+    """Means over blocks of ``k`` by ``k``; at the end of an axis over what is left."""
+    if k == 1:
+        return pixels.astype(np.float32)
+    height, width = pixels.shape[1:]
+    y, x = np.arange(0, height, k), np.arange(0, width, k)
+    total = np.add.reduceat(np.add.reduceat(pixels, y, axis=1, dtype=np.uint32), x, axis=2)
+    n = np.minimum(k, height - y)[:, None] * np.minimum(k, width - x)
+    means: Float = (total / n).astype(np.float32)
+    return means
+
+
+def find_tissue(rgb: Float, um_per_px: float, min_area_um2: float, min_hole_um2: float) -> Found:
+    """Tell tissue from background, haze, ink and dots.
+
+    Parameters
+    ----------
+    rgb
+        ``(y, x, 3)`` in [0, 255].
+    um_per_px
+        µm per pixel of ``rgb``.
+    min_area_um2
+        Area of the smallest piece.
+    min_hole_um2
+        Area of the smallest hole that is not filled.
+
+    Returns
+    -------
+    The mask, the background's colour and the threshold.
+    """
+    from skimage.filters import threshold_otsu
+
+    background = _background(rgb)
+    density = np.log((background + 1) / (rgb + 1))
+    seen = rgb.max(axis=2) >= BLACK
+    density[~seen] = 0
+    empty = seen & (np.abs(density).max(axis=2) < EMPTY)
+    score = np.sqrt(_smooth(_stain(density), um_per_px) * _texture(density[..., 1], um_per_px, empty))
+    log_score = np.log(np.maximum(score, NOTHING))
+    otsu = float(np.exp(threshold_otsu(log_score))) if np.ptp(log_score) > 0 else FAINTEST  # type: ignore[no-untyped-call]
+    threshold = max(otsu, FAINTEST)
+    mask = _opened(score > threshold, SMOOTH_UM / um_per_px)
+    mask = _without_small(mask, min_area_um2 / um_per_px**2)
+    mask = ~_without_small(~mask, min_hole_um2 / um_per_px**2)
+    return Found(mask=mask, background=tuple(background.astype(float).tolist()), threshold=threshold)
+
+
+def _background(rgb: Float) -> Float:
+    """Median colour of the pixels around the most frequent brightness among the light ones."""
+    from scipy.ndimage import gaussian_filter1d
+    from skimage.filters import threshold_otsu
+
+    seen = rgb[rgb.max(axis=2) >= BLACK]
+    if not len(seen):
+        return np.full(3, 255, np.float32)
+    brightness = seen.mean(axis=1)
+    light = brightness[brightness >= threshold_otsu(brightness)] if np.ptp(brightness) > 0 else brightness  # type: ignore[no-untyped-call]
+    counts, edges = np.histogram(light, 256, (0, 256))
+    mode = edges[np.argmax(gaussian_filter1d(counts.astype(np.float64), 2))] + 0.5
+    near = np.abs(brightness - mode)
+    median: Float = np.median(seen[near <= max(3.0, float(near.min()))], axis=0).astype(np.float32)
+    return median
+
+
+def _stain(density: Float) -> Float:
+    """How much more green is absorbed than by something grey; none where there is ink."""
+    red, green, blue = (density[..., c] for c in range(3))
+    stain = np.maximum(green - np.minimum(red, blue) - NEUTRAL * np.maximum(density.mean(axis=2), 0), 0)
+    stain[ink(density)] = 0
+    return stain
+
+
+def ink(density: Float) -> Mask:
+    """Where blue and green pens drew: more red is absorbed than by haematoxylin, over three pixels and more.
+
+    Parameters
+    ----------
+    density
+        ``(..., y, x, 3)`` optical density.
+
+    Returns
+    -------
+    ``(..., y, x)``, a pixel wider than the stroke.
+    """
+    from scipy.ndimage import binary_dilation, binary_opening
+
+    red, green = density[..., 0], density[..., 1]
+    square = np.ones((*(1 for _ in red.shape[:-2]), PEN_WIDTH_PX, PEN_WIDTH_PX), bool)
+    pen = binary_opening((red > PEN_DENSITY) & (red > PEN_RATIO * green), square)
+    wider: Mask = binary_dilation(pen, square)
+    return wider
+
+
+def _texture(density: Float, um_per_px: float, empty: Mask) -> Float:
+    """Standard deviation within a Gaussian window, less twice that of the calm quarter of the empty pixels: noise."""
+    variance = _smooth((density - _smooth(density, um_per_px)) ** 2, um_per_px)
+    deviation = np.sqrt(np.maximum(variance, 0))
+    noise = np.quantile(deviation[empty], 0.25) if empty.any() else 0.0
+    texture: Float = np.maximum(deviation - 2 * noise, 0)
+    return texture
+
+
+def _smooth(values: Float, um_per_px: float) -> Float:
+    from scipy.ndimage import gaussian_filter
+
+    smooth: Float = gaussian_filter(values, max(SMOOTH_UM / um_per_px, 1.0))
+    return smooth
+
+
+def _opened(mask: Mask, margin_px: float) -> Mask:
+    """Take off the margin two and a half times, put it back once; the edge of the image takes nothing off."""
+    from scipy.ndimage import distance_transform_edt
+
+    if mask.all() or not mask.any():
+        return mask
+    core: Mask = distance_transform_edt(mask) > TAKE_OFF * margin_px
+    if not core.any():
+        return core
+    opened: Mask = distance_transform_edt(~core) <= margin_px
+    return opened
+
+
+def _without_small(mask: Mask, n_px: float) -> Mask:
+    """Drop pieces of fewer pixels than ``n_px``."""
+    from scipy.ndimage import label
+
+    pieces, _ = label(mask)
+    large = np.bincount(pieces.ravel()) >= n_px
+    large[0] = False
+    kept: Mask = large[pieces]
+    return kept
+
+
+def mask_outlines(mask: Mask, to_px: NDArray[np.float64]) -> list[Any]:
+    """Polygons around the connected pieces of a mask.
+
+    Parameters
+    ----------
+    mask
+        ``(y, x)``.
+    to_px
+        ``(3, 3)`` homogeneous matrix of points ``(x, y)`` from pixels of the mask to those of the image.
+
+    Returns
+    -------
+    A polygon a piece, with holes, in pixels of the image.
+    """
+    import shapely
+    from scipy.ndimage import find_objects, label
+
+    numbered, _ = label(mask)
+    outlines = [
+        _outline(numbered[where] == i, (where[0].start, where[1].start))
+        for i, where in enumerate(find_objects(numbered), 1)
+    ]
+    return [shapely.transform(outline, lambda xy: apply_affine(to_px, xy)) for outline in outlines]
+
+
+def _outline(piece: Mask, corner: tuple[int, int]) -> Any:
+    """Polygon ``(x, y)`` around a connected piece, along the edges of its pixels with corners cut."""
+    from shapely.geometry import Polygon
+    from skimage.measure import find_contours
+
+    rings = find_contours(np.pad(piece, 1).astype(np.float32), 0.5, fully_connected="low")  # type: ignore[no-untyped-call]
+    rings = [(ring - 0.5 + corner)[:, ::-1] for ring in rings]
+    rings.sort(key=lambda ring: -Polygon(ring).area)
+    return Polygon(rings[0], rings[1:]).simplify(0.5)
+
+
+def pieces(
+    outlines: list[Any], size: tuple[int, int], um_per_px: float, min_area_um2: float, min_hole_um2: float
+) -> GeoDataFrame:
+    """One polygon a piece, within the image, the largest first.
+
+    Parameters
+    ----------
+    outlines
+        Polygons and multipolygons in full-resolution pixels.
+    size
+        Rows and columns of the image.
+    um_per_px
+        µm per full-resolution pixel.
+    min_area_um2
+        Area of the smallest piece.
+    min_hole_um2
+        Area of the smallest hole that is not filled.
+
+    Returns
+    -------
+    Polygons and their ``area_um2``.
+    """
+    from geopandas import GeoDataFrame, GeoSeries
+    from shapely.geometry import box
+
+    inside = GeoSeries(outlines).intersection(box(0, 0, size[1], size[0])).explode(ignore_index=True)
+    inside = inside[inside.geom_type == "Polygon"].map(lambda piece: _filled(piece, min_hole_um2 / um_per_px**2))
+    frame = GeoDataFrame({"geometry": inside, "area_um2": inside.area * um_per_px**2})
+    frame = frame[frame["area_um2"] >= min_area_um2]
+    return frame.sort_values("area_um2", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _filled(piece: Any, least: float) -> Any:
+    """A polygon without its holes of less area."""
+    from shapely.geometry import Polygon
+
+    return Polygon(piece.exterior, [ring for ring in piece.interiors if Polygon(ring).area >= least])
