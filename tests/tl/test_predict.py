@@ -22,7 +22,7 @@ from stpredict._pixels import PatchReader
 from stpredict._slides import Selection, resolve
 from stpredict._train._color import apply_ridge, color_statistics
 from stpredict._train._data import read_pieces, read_spots
-from stpredict.tl import Predictor, _predict, predict
+from stpredict.tl import Predictor, _partitions, predict
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -165,7 +165,7 @@ def test_batches_and_pieces_do_not_matter(sdata, predictor, monkeypatch):
     found = []
     for batch_size, at_once in ((64, 512), (7, 512), (64, 11), (None, 30)):
         arguments = {"piece_bytes": at_once * 3 * 3 * 32 * 32}
-        monkeypatch.setattr(_predict, "read_pieces", partial(read_pieces, **arguments))
+        monkeypatch.setattr(_partitions, "read_pieces", partial(read_pieces, **arguments))
         predict(sdata, predictor, batch_size=batch_size, **QUIET)
         found.append(sdata["predicted"].X)
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
@@ -189,13 +189,13 @@ def test_spots_are_read_while_others_are_computed(sdata, predictor, monkeypatch)
     """The second piece is read before the first is computed to its end."""
     second, waited = threading.Event(), []
 
-    def reading(slide, patch):
-        for i, piece in enumerate(read_pieces(slide, patch, piece_bytes=5 * 3 * 3 * 32 * 32)):
+    def reading(slide, patch, **arguments):
+        for i, piece in enumerate(read_pieces(slide, patch, piece_bytes=5 * 3 * 3 * 32 * 32, **arguments)):
             if i == 1:
                 second.set()
             yield piece
 
-    monkeypatch.setattr(_predict, "read_pieces", reading)
+    monkeypatch.setattr(_partitions, "read_pieces", reading)
     predictor.members[0].network.head.register_forward_hook(lambda *_: waited.append(second.wait(10)))
     predict(sdata, predictor, shapes_key="S0_spots", **QUIET)
     assert waited[0]
@@ -414,7 +414,7 @@ def test_rows_of_the_same_name(sdata, predictor):
 
 def test_progress_is_shown(sdata, predictor, capfd):
     predict(sdata, predictor, device="cpu", precision="32-true")
-    assert "predict S1_spots" in capfd.readouterr().err
+    assert "predict 3 slides" in capfd.readouterr().err
 
 
 def test_only_one_object_at_a_time(sdata, predictor):

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 1 << 25
 """Bytes of patches that are read at a time."""
+BUDGET_BYTES = 1 << 30
+"""Bytes of decoded image that are held, unless said otherwise."""
 READER_SHARE = 4
 """At least one part in so many of a memory budget is for decoded image, the rest for patches."""
 
@@ -50,7 +52,13 @@ class Piece:
 
 
 def read_pieces(
-    slide: Slide, patch: PatchSpec, *, piece_bytes: int = PIECE_BYTES, budget_bytes: int = 1 << 30, index: int = 0
+    slide: Slide,
+    patch: PatchSpec,
+    *,
+    rows: NDArray[np.intp] | None = None,
+    piece_bytes: int = PIECE_BYTES,
+    budget_bytes: int = BUDGET_BYTES,
+    index: int = 0,
 ) -> Iterator[Piece]:
     """Read the patches of one slide, a bounded number of spots at a time.
 
@@ -60,6 +68,8 @@ def read_pieces(
         The slide.
     patch
         Fields of view and size.
+    rows
+        Which spots, in which order; by default all, as `reading_order` has them.
     piece_bytes
         How many bytes of patches are read at a time; at least one spot is.
     budget_bytes
@@ -69,24 +79,43 @@ def read_pieces(
 
     Yields
     ------
-    Every spot once, in the order in which each part of the image is decoded once.
+    Every spot once.
     """
     reader = _reader(slide, patch, budget_bytes)
-    order = reader.order(slide.xy_px)
+    order = reader.order(slide.xy_px) if rows is None else rows
     n_at_once = max(1, piece_bytes // spot_bytes(patch))
     for start in range(0, len(order), n_at_once):
-        rows = order[start : start + n_at_once]
-        patches, flagged = reader.read(slide.xy_px[rows])
+        some = order[start : start + n_at_once]
+        patches, flagged = reader.read(slide.xy_px[some])
         spots = SpotBatch(
             patches=torch.from_numpy(patches),
-            xy_um=torch.from_numpy(slide.xy_um[rows].astype(np.float32)),
-            slide=torch.full((len(rows),), index, dtype=torch.int64),
+            xy_um=torch.from_numpy(slide.xy_um[some].astype(np.float32)),
+            slide=torch.full((len(some),), index, dtype=torch.int64),
         )
-        yield Piece(rows=rows, spots=spots, flagged=flagged)
+        yield Piece(rows=some, spots=spots, flagged=flagged)
+
+
+def reading_order(slide: Slide, patch: PatchSpec, budget_bytes: int = BUDGET_BYTES) -> NDArray[np.intp]:
+    """The order of spots in which each part of the image is decoded once.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    patch
+        Fields of view and size.
+    budget_bytes
+        How much decoded image may be held at a time.
+
+    Returns
+    -------
+    ``(n,)`` positions of the spots on their slide.
+    """
+    return _reader(slide, patch, budget_bytes).order(slide.xy_px)
 
 
 def read_spots(
-    slides: Sequence[Slide], patch: PatchSpec, *, budget_bytes: int = 1 << 30, progress: bool = True
+    slides: Sequence[Slide], patch: PatchSpec, *, budget_bytes: int = BUDGET_BYTES, progress: bool = True
 ) -> tuple[SpotBatch, NDArray[np.bool_]]:
     """Read the patches of every spot of some slides into memory.
 

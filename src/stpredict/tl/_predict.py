@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import anndata as ad
 import numpy as np
-import pandas as pd
-from spatialdata.models import TableModel
 from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import evaluation as check_evaluation
+from .._checks import prediction as check_prediction
 from .._checks import predictor as check
 from .._checks import slides as check_slides
 from .._checks import training as check_training
 from .._slides import Selection, resolve
-from .._train._ahead import ahead
-from .._train._batches import BatchLimit, to_device
-from .._train._color import color_statistics
-from .._train._config import FitConfig
-from .._train._data import read_pieces
-from .._train._device import make_fabric
+from ._cluster import spread
+from ._partitions import Plan, Settings, compute
 from ._predictor import Predictor
+from ._sinks import Memory, Store
+from ._table import as_table, fill_layer, run_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from os import PathLike
 
-    from lightning_fabric import Fabric
+    from distributed import Client
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from .._slides import Slide
+    from ._sinks import Sink
 
 
 def predict(
@@ -50,6 +46,8 @@ def predict(
     table_name: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
+    store: str | PathLike[str] | None = None,
+    client: Client | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -79,6 +77,13 @@ def predict(
         Coordinate system shared by image and spots, where there are several.
     um_per_px
         Resolution in µm per pixel; by default what the object records.
+    store
+        Folder on disk that the matrix is streamed to, in the order of reading: for tables too large for memory. ``X``
+        is then a dask array that reads from there. If it exists, it must be of the same prediction: what is written
+        already is not computed again. In the end ``anndata.read_zarr`` reads it too.
+    client
+        Client of a dask cluster whose workers compute, each reading the image files by itself: the result is the same.
+        Workers write into ``store`` themselves, if it is given.
     batch_size
         Spots a forward pass; by default what suits the device. Halved where memory runs out: the result is the same.
     device
@@ -114,6 +119,10 @@ def predict(
     check_config.in_range("n_views", n_views, 1, 8)
     if batch_size is not None:
         check_config.in_range("batch_size", batch_size, 1, 1_000_000)
+    if store is not None:
+        check_prediction.own_table(layer)
+    if client is not None:
+        check_prediction.is_client(client)
     check_slides.is_spatialdata(sdata)
     selection = Selection(
         image_key=image_key,
@@ -126,17 +135,21 @@ def predict(
     found = _found(sdata, predictor)
     _check_place(sdata, slides[0].table_name, found, key_added, layer)
     _warn_unseen_resolution(slides, found)
-    fabric = make_fabric(FitConfig(accelerator=device, precision=precision))
-    limit = BatchLimit.of(batch_size, fabric.device)
-    parts = [_predict_slide(slide, found, fabric, limit, n_views, progress=progress) for slide in slides]
-    uns = _run_record(found, n_views)
-    if layer is None:
-        table = _table(slides, parts, found, key_added, uns)
-        if key_added in sdata.tables:
-            del sdata.tables[key_added]
-        sdata.tables[key_added] = table
-    else:
-        _fill_layer(sdata, slides, parts, found, layer, uns)
+    settings = Settings(n_views=n_views, batch_size=batch_size, device=device, precision=precision)
+    plan = Plan.of(slides, found.patch, settings)
+    sink = Memory.of(plan, found) if store is None else Store.begin(store, plan, found)
+    _fill(sink, plan, found, client, progress=progress)
+    values, uns = sink.values(), run_record(found, settings)
+    _warn_unseen_color(plan, values[keys.COLOR], values[keys.AT_BORDER], found)
+    if layer is not None:
+        fill_layer(slides, values, found, layer, uns)
+        return
+    table = as_table(slides, sink, found, key_added, uns)
+    if isinstance(sink, Store):
+        sink.finish(table)
+    if key_added in sdata.tables:
+        del sdata.tables[key_added]
+    sdata.tables[key_added] = table
 
 
 def _check_place(
@@ -176,27 +189,23 @@ def _found(sdata: SpatialData, predictor: Predictor | str | PathLike[str] | None
     return loaded or Predictor.load(place)
 
 
-def _predict_slide(
-    slide: Slide, predictor: Predictor, fabric: Fabric, limit: BatchLimit, n_views: int, *, progress: bool
-) -> dict[str, NDArray[Any]]:
-    """Predictions, border flags and colour statistics of one slide; some spots are read while others are computed."""
-    n, patch = len(slide.xy_px), predictor.patch
-    given = np.empty((n, len(predictor.genes)), np.float32)
-    colors = np.empty((n, predictor.ridge_color.shape[1] - 1), np.float32)
-    flagged = np.empty(n, bool)
-    share = predictor.provenance["diameter_um"] / patch.fov_um[0]
-    pieces = (replace(piece, spots=to_device(piece.spots, fabric.device)) for piece in read_pieces(slide, patch))
-    with (
-        tqdm(total=n, desc=f"predict {slide.name}", unit="spot", disable=not progress) as bar,
-        ahead(pieces) as read,
-    ):
-        for piece in read:
-            given[piece.rows] = predictor(piece.spots, fabric, batch_size=limit, n_views=n_views)
-            colors[piece.rows] = color_statistics(piece.spots.patches, share)
-            flagged[piece.rows] = piece.flagged
-            bar.update(len(piece.rows))
-    _warn_unseen_color(colors if flagged.all() else colors[~flagged], predictor, slide.name)
-    return {"X": given, keys.AT_BORDER: flagged, keys.COLOR: colors}
+def _fill(sink: Sink, plan: Plan, predictor: Predictor, client: Client | None, *, progress: bool) -> None:
+    """Compute what the sink lacks, here or on a cluster."""
+    todo = sink.todo()
+    left, n = sum(last - first for first, last in todo), len(plan.order)
+    name = plan.slides[0].name if len(plan.slides) == 1 else f"{len(plan.slides)} slides"
+    with tqdm(total=n, initial=n - left, desc=f"predict {name}", unit="spot", disable=not progress) as bar:
+        if client is not None and todo:
+            spread(client, plan, predictor, sink, bar.update)
+            return
+        for first, last in todo:
+            sink.take(first, _counted(compute(plan, predictor, first, last), bar))
+
+
+def _counted(pieces: Iterable[dict[str, NDArray[Any]]], bar: tqdm[NoReturn]) -> Iterator[dict[str, NDArray[Any]]]:
+    for piece in pieces:
+        yield piece
+        bar.update(len(piece[keys.AT_BORDER]))
 
 
 def _warn_unseen_resolution(slides: Sequence[Slide], predictor: Predictor) -> None:
@@ -205,93 +214,11 @@ def _warn_unseen_resolution(slides: Sequence[Slide], predictor: Predictor) -> No
         check_training.seen_resolution(slide.um_per_px, seen, slide.name)
 
 
-def _warn_unseen_color(colors: NDArray[np.float32], predictor: Predictor, name: str) -> None:
-    seen = predictor.provenance["color"]
-    distance = (colors[:, -6:-3].mean(axis=0) - np.array(seen["mean"])) / np.maximum(seen["std"], 1e-6)
-    check_training.seen_color(dict(zip(seen["channels"], distance.tolist(), strict=True)), name)
-
-
-def _run_record(predictor: Predictor, n_views: int) -> dict[str, Any]:
-    spec = predictor.target
-    return {
-        "units": predictor.units,
-        "target": {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
-        "params": {"n_views": n_views, "fov_um": list(predictor.patch.fov_um), "size_px": predictor.patch.size_px},
-        "model": {
-            "name": predictor.model,
-            "hash": predictor.hash,
-            "trained_on": list(predictor.provenance["slides"]),
-            "groups": sorted({s["group"] for s in predictor.provenance["slides"].values()}),
-        },
-    }
-
-
-def _table(
-    slides: Sequence[Slide],
-    parts: Sequence[Mapping[str, NDArray[Any]]],
-    predictor: Predictor,
-    key_added: str,
-    uns: Mapping[str, Any],
-) -> ad.AnnData:
-    obs = pd.concat([_obs(slide) for slide in slides])
-    if not obs.index.is_unique:  # several elements without a table: their indices are all that names them
-        obs.index = obs[keys.REGION] + "_" + obs.index
-    obs[keys.REGION] = pd.Categorical(obs[keys.REGION])
-    obs[keys.AT_BORDER] = np.concatenate([part[keys.AT_BORDER] for part in parts])
-    adata = ad.AnnData(
-        X=np.concatenate([part["X"] for part in parts]),
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(predictor.genes)),
-        uns={key_added: dict(uns)},
-    )
-    adata.var[keys.TRAIN_MEAN], adata.varm[keys.RIDGE_COLOR] = predictor.train_mean, predictor.ridge_color
-    adata.obsm[keys.SPATIAL] = np.concatenate([slide.xy_px for slide in slides])
-    adata.obsm[keys.COLOR] = np.concatenate([part[keys.COLOR] for part in parts])
-    linked: ad.AnnData = TableModel.parse(
-        adata, region=[slide.shapes_key for slide in slides], region_key=keys.REGION, instance_key=keys.SPOT_ID
-    )
-    return linked
-
-
-def _obs(slide: Slide) -> pd.DataFrame:
-    """What is known of the spots: their element, their index, and the measured table's other columns."""
-    known = pd.DataFrame(index=pd.Index(slide.obs_names.astype(str)))
-    if slide.table_name is not None:
-        table = slide.source.tables[slide.table_name]
-        attrs = table.uns["spatialdata_attrs"]
-        known = table.obs.loc[slide.obs_names].drop(columns=[attrs["region_key"], attrs["instance_key"]])
-    known[keys.REGION], known[keys.SPOT_ID] = slide.shapes_key, slide.instances
-    return known
-
-
-def _fill_layer(
-    sdata: SpatialData,
-    slides: Sequence[Slide],
-    parts: Sequence[Mapping[str, NDArray[Any]]],
-    predictor: Predictor,
-    layer: str,
-    uns: Mapping[str, Any],
-) -> None:
-    table = sdata.tables[str(slides[0].table_name)]
-    columns = table.var_names.get_indexer(pd.Index(predictor.genes))
-    filled = np.full(table.shape, np.nan, np.float32)
-    colors = np.full((table.n_obs, parts[0][keys.COLOR].shape[1]), np.nan, np.float32)
-    border, xy = np.zeros(table.n_obs, bool), np.full((table.n_obs, 2), np.nan)
-    for slide, part in zip(slides, parts, strict=True):
-        rows = table.obs_names.get_indexer(pd.Index(slide.obs_names))
-        xy[rows] = slide.xy_px
-        filled[np.ix_(rows, columns)] = part["X"]
-        colors[rows], border[rows] = part[keys.COLOR], part[keys.AT_BORDER]
-    panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
-    ridge = np.full((table.n_vars, predictor.ridge_color.shape[1]), np.nan, np.float32)
-    panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean, predictor.ridge_color
-    if layer == "X":
-        table.X = filled
-    else:
-        table.layers[layer] = filled
-    table.obs[keys.AT_BORDER], table.obsm[keys.COLOR] = border, colors
-    if keys.SPATIAL not in table.obsm:
-        table.obsm[keys.SPATIAL] = xy
-    table.var[layer if layer != "X" else keys.PREDICTED], table.var[keys.TRAIN_MEAN] = panel, mean
-    table.varm[keys.RIDGE_COLOR] = ridge
-    table.uns[layer] = dict(uns)
+def _warn_unseen_color(plan: Plan, colors: NDArray[np.float32], flagged: NDArray[np.bool_], of: Predictor) -> None:
+    """For each slide; what is at a border counts only where everything is."""
+    seen = of.provenance["color"]
+    for slide, first, last in zip(plan.slides, plan.starts, plan.starts[1:], strict=False):
+        density, out = colors[first:last, -6:-3], flagged[first:last]
+        mean = (density if out.all() else density[~out]).mean(axis=0)
+        distance = (mean - np.array(seen["mean"])) / np.maximum(seen["std"], 1e-6)
+        check_training.seen_color(dict(zip(seen["channels"], distance.tolist(), strict=True)), slide.name)

@@ -1,0 +1,178 @@
+"""A prediction as a plan: which spots, in which order, in which settings; and any stretch of it, computed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys as keys
+from .._train._ahead import ahead
+from .._train._batches import BatchLimit, to_device
+from .._train._color import color_statistics
+from .._train._config import FitConfig
+from .._train._data import read_pieces, reading_order
+from .._train._device import make_fabric
+from ._run import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from .._geometry import PatchSpec
+    from .._slides import Slide
+    from .._train._data import Piece
+    from ._predictor import Predictor
+
+PARTITION = 1024
+"""Spots that are written, or sent to another process, at a time."""
+X = "X"
+"""Name of the matrix, as AnnData has it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How to predict: what does not follow from slides and predictor."""
+
+    n_views: int = 1
+    """Flips and turns of the patches to average over."""
+    batch_size: int | None = None
+    """Spots a forward pass."""
+    device: str = "auto"
+    """Fabric accelerator."""
+    precision: str = "auto"
+    """Fabric precision."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Plan:
+    """Spots of some slides in the order in which they are read: a position says where in this order a spot comes.
+
+    Small enough to be sent to other processes, if the images lie in files.
+    """
+
+    slides: tuple[Slide, ...]
+    """The slides, without their objects."""
+    order: NDArray[np.intp]
+    """``(n,)`` rows of the spots, numbered slide after slide, by position; those of a slide stay together."""
+    starts: NDArray[np.intp]
+    """``(n_slides + 1,)`` first row, and position, of each slide, and the number of all spots."""
+    settings: Settings
+    """How to predict."""
+
+    @classmethod
+    def of(cls, slides: Sequence[Slide], patch: PatchSpec, settings: Settings) -> Plan:
+        """Plan a prediction.
+
+        Parameters
+        ----------
+        slides
+            The slides.
+        patch
+            Fields of view and size.
+        settings
+            How to predict.
+
+        Returns
+        -------
+        The plan.
+        """
+        starts = np.cumsum([0, *(len(slide.xy_px) for slide in slides)])
+        orders = [start + reading_order(slide, patch) for start, slide in zip(starts, slides, strict=False)]
+        alone = tuple(slide.alone() for slide in slides)
+        return cls(slides=alone, order=np.concatenate(orders), starts=starts, settings=settings)
+
+    @property
+    def n_partitions(self) -> int:
+        """How many partitions there are; the last may be smaller."""
+        return -(-len(self.order) // PARTITION)
+
+    def fingerprint(self, predictor: Predictor) -> str:
+        """Digest of all that decides the outcome but the pixels: equal for a prediction that may be taken up again.
+
+        Parameters
+        ----------
+        predictor
+            The predictor.
+
+        Returns
+        -------
+        16 hexadecimal digits.
+        """
+        said = [predictor.hash, self.settings.n_views, PARTITION]
+        said += [(digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
+        return hashlib.sha256(repr(said).encode() + self.order.tobytes()).hexdigest()[:16]
+
+    def pieces(self, patch: PatchSpec, first: int, last: int) -> Iterator[Piece]:
+        """Read the patches of a stretch.
+
+        Parameters
+        ----------
+        patch
+            Fields of view and size.
+        first, last
+            The first position, and the one after the last.
+
+        Yields
+        ------
+        Consecutive spots, with the number of their slide.
+        """
+        for index, slide in enumerate(self.slides):
+            start, stop = max(first, self.starts[index]), min(last, self.starts[index + 1])
+            if start < stop:
+                yield from read_pieces(slide, patch, rows=self.order[start:stop] - self.starts[index], index=index)
+
+
+def compute(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Predict a stretch; some spots are read while others are computed.
+
+    Parameters
+    ----------
+    plan
+        What to predict.
+    predictor
+        The predictor.
+    first, last
+        The first position, and the one after the last.
+
+    Yields
+    ------
+    Expression, border flags and colour statistics of consecutive spots, by the names of `empty`.
+    """
+    settings = plan.settings
+    fabric = make_fabric(FitConfig(accelerator=settings.device, precision=settings.precision))
+    limit = BatchLimit.of(settings.batch_size, fabric.device)
+    share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
+    pieces = (
+        replace(piece, spots=to_device(piece.spots, fabric.device))
+        for piece in plan.pieces(predictor.patch, first, last)
+    )
+    with ahead(pieces) as read:
+        for piece in read:
+            yield {
+                X: predictor(piece.spots, fabric, batch_size=limit, n_views=settings.n_views),
+                keys.AT_BORDER: piece.flagged,
+                keys.COLOR: color_statistics(piece.spots.patches, share),
+            }
+
+
+def columns(predictor: Predictor) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """What is computed for a spot.
+
+    Parameters
+    ----------
+    predictor
+        The predictor.
+
+    Returns
+    -------
+    Shape and dtype, by name.
+    """
+    return {
+        X: ((len(predictor.genes),), np.dtype(np.float32)),
+        keys.AT_BORDER: ((), np.dtype(bool)),
+        keys.COLOR: ((predictor.ridge_color.shape[1] - 1,), np.dtype(np.float32)),
+    }

@@ -1,0 +1,176 @@
+"""Predictions on a real dask cluster of two processes: the same values, and workers may die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import cache
+
+import numpy as np
+import pytest
+import zarr
+from distributed import Client, LocalCluster
+from spatialdata import read_zarr
+
+from stpredict.tl import _cluster, _partitions, _sinks, predict
+
+QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def on_disk(sdata, tmp_path):
+    sdata.write(tmp_path / "slide.zarr")
+    return read_zarr(tmp_path / "slide.zarr")
+
+
+def partitions_of_16():
+    """Small partitions in a worker, as `monkeypatch` makes them in this process."""
+    _partitions.PARTITION = _sinks.PARTITION = _cluster.PARTITION = 16
+
+
+@pytest.fixture
+def small_partitions(client, monkeypatch):
+    for module in (_partitions, _sinks, _cluster):
+        monkeypatch.setattr(module, "PARTITION", 16)
+    return partitions_of_16
+
+
+def test_values_are_those_of_this_process(on_disk, predictor, client):
+    predict(on_disk, predictor, key_added="wanted", **QUIET)
+    predict(on_disk, predictor, client=client, **QUIET)
+    np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)
+    np.testing.assert_array_equal(on_disk["predicted"].obsm["color"], on_disk["wanted"].obsm["color"])
+    assert on_disk["predicted"].obs.equals(on_disk["wanted"].obs)
+
+
+def test_images_in_memory_are_sent(sdata, predictor, client):
+    predict(sdata, predictor, key_added="wanted", **QUIET)
+    predict(sdata, predictor, client=client, **QUIET)
+    np.testing.assert_allclose(sdata["predicted"].X, sdata["wanted"].X, atol=1e-6)
+
+
+def test_a_layer(on_disk, predictor, client):
+    predict(on_disk, predictor, key_added="wanted", **QUIET)
+    predict(on_disk, predictor, layer="predicted", client=client, **QUIET)
+    filled = on_disk["observed"][:, predictor.genes].layers["predicted"]
+    np.testing.assert_allclose(filled, on_disk["wanted"].X, atol=1e-6)
+
+
+def test_workers_write_into_the_store(on_disk, predictor, client, tmp_path):
+    predict(on_disk, predictor, key_added="wanted", **QUIET)
+    predict(on_disk, predictor, client=client, store=tmp_path / "store", **QUIET)
+    table, wanted = on_disk["predicted"], on_disk["wanted"]
+    np.testing.assert_allclose(np.asarray(table[wanted.obs_names].X), wanted.X, atol=1e-6)
+
+
+def test_an_image_file_is_opened_by_the_workers(on_disk):
+    """A plan carries where pixels lie, not pixels: less than one patch."""
+    import cloudpickle
+
+    from stpredict._slides import Selection, resolve
+
+    slides = resolve(on_disk, Selection())
+    n_pixels = sum(np.prod(level.pixels.shape) for slide in slides for level in slide.levels)
+    plan = _partitions.Plan.of(slides, predictor_patch(), _partitions.Settings())
+    assert len(cloudpickle.dumps(plan)) < n_pixels / 10
+
+
+@cache
+def predictor_patch():
+    from stpredict.tl import PatchSpec
+
+    return PatchSpec(fov_um=(150.0,), size_px=32)
+
+
+def test_a_worker_that_dies_costs_nothing_but_time(on_disk, predictor, tmp_path):
+    """One of two is killed while it computes: the result is whole, and what it had written is not computed again."""
+    predict(on_disk, predictor, key_added="wanted", **QUIET)
+    predictor.members[0].network.head.register_forward_hook(Killer(tmp_path / "killed"))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as own,
+    ):
+        predict(on_disk, predictor, client=own, store=tmp_path / "store", **QUIET)
+    assert (tmp_path / "killed").exists()
+    table, wanted = on_disk["predicted"], on_disk["wanted"]
+    np.testing.assert_allclose(np.asarray(table[wanted.obs_names].X), wanted.X, atol=1e-6)
+
+
+class Killer:
+    """A hook that kills its process, the first time any process calls it."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __call__(self, *_):
+        try:
+            self.mark.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_only_worker_dies_with_all_that_was_sent(on_disk, predictor, tmp_path):
+    predict(on_disk, predictor, key_added="wanted", **QUIET)
+    predictor.members[0].network.head.register_forward_hook(Killer(tmp_path / "killed"))
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as own,
+    ):
+        predict(on_disk, predictor, client=own, **QUIET)
+    assert (tmp_path / "killed").exists()
+    np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)
+
+
+def test_an_error_in_a_worker_is_raised_here(on_disk, predictor, client):
+    predictor.members[0].network.head.register_forward_hook(refuse)
+    with pytest.raises(ArithmeticError, match="no such luck"):
+        predict(on_disk, predictor, client=client, **QUIET)
+    assert "predicted" not in on_disk.tables
+
+
+def refuse(*_):
+    msg = "no such luck"
+    raise ArithmeticError(msg)
+
+
+def test_what_is_no_client(sdata, predictor):
+    with pytest.raises(TypeError, match=r"`client` is a str; give a `dask\.distributed\.Client`"):
+        predict(sdata, predictor, client="tcp://somewhere", **QUIET)
+
+
+def test_a_cluster_without_workers(sdata, predictor):
+    with (
+        LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
+        Client(cluster) as empty,
+        pytest.raises(ValueError, match=r"cluster of `client` has no workers"),
+    ):
+        predict(sdata, predictor, client=empty, **QUIET)
+
+
+@pytest.mark.parametrize("n", [1, 4, 100])
+def test_stretches_are_runs_of_whole_partitions(n):
+    todo = [(0, 5 * 1024), (7 * 1024, 9 * 1024 + 7)]
+    stretches = _cluster._stretches(todo, n)
+    assert [i for first, last in stretches for i in range(first, last)] == [i for a, b in todo for i in range(a, b)]
+    assert all(first % 1024 == 0 for first, _ in stretches)
+    assert len(stretches) <= n + len(todo)
+
+
+def test_partitions_by_whom_they_were_written(on_disk, predictor, client, small_partitions, tmp_path):
+    """Two processes share the work; every partition is marked."""
+    client.run(small_partitions)
+    predict(on_disk, predictor, key_added="wanted", **QUIET)
+    predict(on_disk, predictor, client=client, store=tmp_path / "store", **QUIET)
+    assert zarr.open_group(tmp_path / "store", mode="r")["X"].chunks == (16, 12)
+    table, wanted = on_disk["predicted"], on_disk["wanted"]
+    np.testing.assert_allclose(np.asarray(table[wanted.obs_names].X), wanted.X, atol=1e-6)

@@ -1,0 +1,162 @@
+"""Predictions that are streamed to disk: the same values, taken up where they were left, readable by anndata."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+import zarr
+from spatialdata import read_zarr
+
+from stpredict.tl import _partitions, _predict, _sinks, predict
+
+QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def small_partitions(monkeypatch):
+    """Of 16 spots, so that 75 spots on three slides are five, two of which hold spots of two slides."""
+    for module in (_partitions, _sinks):
+        monkeypatch.setattr(module, "PARTITION", 16)
+
+
+@pytest.fixture
+def stopped(sdata, predictor, tmp_path, monkeypatch):
+    """A store whose prediction was interrupted after the third partition."""
+    take, left = _sinks.Store.take, iter([None, None, None, KeyboardInterrupt])
+
+    def counted(pieces):
+        for values in _sinks._partitions(pieces):
+            error = next(left)
+            if error is not None:
+                raise error
+            yield values
+
+    with monkeypatch.context() as context:
+        context.setattr(_sinks.Store, "take", lambda self, first, pieces: take(self, first, counted(pieces)))
+        with pytest.raises(KeyboardInterrupt):
+            predict(sdata, predictor, store=tmp_path / "store", **QUIET)
+    return tmp_path / "store"
+
+
+def in_order(table, of):
+    """Rows of a table in the order of another's."""
+    return np.asarray(table[of.obs_names].X)
+
+
+def test_the_values_are_those_of_a_prediction_in_memory(sdata, predictor, tmp_path):
+    predict(sdata, predictor, key_added="wanted", **QUIET)
+    predict(sdata, predictor, store=tmp_path / "store", **QUIET)
+    table, wanted = sdata["predicted"], sdata["wanted"]
+    assert hasattr(table.X, "dask")
+    np.testing.assert_allclose(in_order(table, wanted), wanted.X, atol=1e-6)
+    again = table[wanted.obs_names]
+    for column in wanted.obs:
+        assert again.obs[column].tolist() == wanted.obs[column].tolist(), column
+    np.testing.assert_array_equal(again.obsm["spatial"], wanted.obsm["spatial"])
+    np.testing.assert_allclose(again.obsm["color"], wanted.obsm["color"])
+    assert table.uns["predicted"] == wanted.uns["wanted"]
+
+
+def test_the_store_is_an_anndata_and_holds_nothing_else(sdata, predictor, tmp_path):
+    predict(sdata, predictor, store=tmp_path / "store", **QUIET)
+    read, table = ad.read_zarr(tmp_path / "store"), sdata["predicted"]
+    np.testing.assert_array_equal(read.X, np.asarray(table.X))
+    assert read.obs_names.tolist() == table.obs_names.tolist()
+    assert read.obs["at_border"].dtype == bool
+    assert read.uns["spatialdata_attrs"]["instance_key"] == "spot_id"
+    assert [path.name for path in tmp_path.iterdir() if path.name not in {"cache", "model"}] == ["store"]
+
+
+def test_the_object_is_written_with_the_table_and_analysed(sdata, predictor, tmp_path):
+    predict(sdata, predictor, store=tmp_path / "store", **QUIET)
+    sdata.write(tmp_path / "slide.zarr")
+    table = read_zarr(tmp_path / "slide.zarr")["predicted"]
+    np.testing.assert_array_equal(table.X, np.asarray(sdata["predicted"].X))
+    sc.pp.pca(sdata["predicted"], n_comps=3, svd_solver="covariance_eigh")
+    assert np.isfinite(np.asarray(sdata["predicted"].obsm["X_pca"])).all()
+
+
+def test_partitions_are_chunks_and_each_is_marked(stopped):
+    group = zarr.open_group(stopped, mode="r")
+    assert group["X"].chunks == (16, 12)
+    assert group["finished"][:].tolist() == [1, 1, 1, 0, 0]
+    assert (group["X"][:48] != 0).any(axis=1).all()
+    assert not group["X"][48:].any()
+
+
+def test_what_was_finished_is_not_computed_again(stopped, sdata, predictor, monkeypatch):
+    computed, compute = [], _predict.compute
+
+    def noted(plan, predictor, first, last):
+        computed.append((first, last))
+        return compute(plan, predictor, first, last)
+
+    predict(sdata, predictor, key_added="wanted", **QUIET)
+    monkeypatch.setattr(_predict, "compute", noted)
+    predict(sdata, predictor, store=stopped, **QUIET)
+    assert computed == [(48, 75)]
+    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+    predict(sdata, predictor, store=stopped, **QUIET)
+    assert computed == [(48, 75)]
+    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+
+
+def test_gaps_are_filled(stopped, sdata, predictor):
+    group = zarr.open_group(stopped, mode="r+")
+    group["finished"][:] = [1, 0, 1, 0, 0]
+    group["X"][16:32] = 0
+    predict(sdata, predictor, key_added="wanted", **QUIET)
+    predict(sdata, predictor, store=stopped, **QUIET)
+    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [{"n_views": 2}, {"shapes_key": "S0_spots"}, {"um_per_px": 8.1}])
+def test_a_store_of_another_prediction_is_left_alone(stopped, sdata, predictor, arguments):
+    with pytest.raises(FileExistsError, match=r"holds a prediction of other spots, or by another predictor"):
+        predict(sdata, predictor, store=stopped, **arguments, **QUIET)
+    assert "predicted" not in sdata.tables
+    assert zarr.open_group(stopped, mode="r")["finished"][:].tolist() == [1, 1, 1, 0, 0]
+
+
+def test_a_folder_of_something_else_is_left_alone(sdata, predictor, tmp_path):
+    place = tmp_path / "mine"
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"mine' exists and was not begun by `stp\.tl\.predict`"):
+        predict(sdata, predictor, store=place, **QUIET)
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]
+
+
+def test_a_store_is_no_layer(sdata, predictor, tmp_path):
+    with pytest.raises(ValueError, match=r"`store` is for a table of its own, but `layer` is 'predicted'"):
+        predict(sdata, predictor, layer="predicted", store=tmp_path / "store", **QUIET)
+    assert not (tmp_path / "store").exists()
+
+
+def test_too_much_for_memory_names_the_store(sdata, predictor, monkeypatch):
+    monkeypatch.setattr("stpredict._checks.prediction.LARGEST_TABLE_BYTES", 1024)
+    with pytest.raises(ValueError, match=r"75 spots x 12 genes take .* GiB.*Give `store=`"):
+        predict(sdata, predictor, **QUIET)
+
+
+def test_a_disk_that_fails_leaves_what_is_finished(sdata, predictor, tmp_path, monkeypatch):
+    calls = iter(range(100))
+    take = _sinks.Store.take
+
+    def failing(self, first, pieces):
+        def until_full():
+            for piece in pieces:
+                yield piece
+                if next(calls) == 0:
+                    msg = "No space left on device"
+                    raise OSError(28, msg)
+
+        take(self, first, until_full())
+
+    monkeypatch.setattr(_sinks.Store, "take", failing)
+    with pytest.raises(OSError, match="No space left"):
+        predict(sdata, predictor, store=tmp_path / "store", **QUIET)
+    assert "predicted" not in sdata.tables
+    assert zarr.open_group(tmp_path / "store", mode="r")["finished"][:].sum() >= 1
