@@ -149,7 +149,8 @@ def _some(xy: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(xy) <= MANY:
         return xy
     reach = np.ptp(xy, axis=0) * np.sqrt(MANY / len(xy)) / 2
-    return xy[(np.abs(xy - np.median(xy, axis=0)) <= reach).all(axis=1)]
+    near: NDArray[np.float64] = xy[(np.abs(xy - np.median(xy, axis=0)) <= reach).all(axis=1)]
+    return near
 
 
 def settle(said: Known | None, by_spots: list[Known], image_key: str) -> Known:

@@ -1,0 +1,246 @@
+"""Visium: what spatialdata-io reads, in our layout, with the resolution and the image; and clear words on damage."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stpredict as stp
+from stpredict._slides import Selection, resolve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from spatialdata import SpatialData
+
+
+def only(sdata: SpatialData, **selection: str):
+    (slide,) = resolve(sdata, Selection(**selection))
+    return slide
+
+
+def rewrite(folder: Path, **changes: float) -> None:
+    path = folder / "spatial/scalefactors_json.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_sample_is_ready_for_training(visium_folder):
+    sdata = stp.io.read_visium(visium_folder)
+    assert [name for _, name, _ in sdata.gen_elements()] == ["V_1_image", "V_1_spots", "observed"]
+    slide = only(sdata)
+    assert slide.um_per_px == pytest.approx(5, rel=1e-4)
+    assert slide.diameter_um == pytest.approx(55)
+    assert (slide.genes, slide.counts.shape) == (("A", "B", "B-1", "C"), (40, 4))
+    assert slide.levels[0].pixels.shape == (3, 130, 220)
+    assert sdata.attrs["stpredict"]["um_per_px_from"] == {"V_1_image": "spot pitch"}
+
+
+def test_every_spot_has_its_own_counts_and_place(visium_folder):
+    table = stp.io.read_visium(visium_folder, name="a", patient="p")["observed"]
+    places = pd.read_csv(visium_folder / "spatial/tissue_positions.csv", index_col="barcode").loc[table.obs_names]
+    np.testing.assert_array_equal(table.obsm["spatial"], places[["pxl_col_in_fullres", "pxl_row_in_fullres"]])
+    number = table.obs_names.str[4:8].astype(int).to_numpy()
+    np.testing.assert_array_equal(table.X.toarray(), np.arange(192).reshape(48, 4)[number] % 7)
+    assert table.obs["patient"].unique().tolist() == ["p"]
+    assert table.var["gene_ids"].tolist() == ["ENSG0", "ENSG1", "ENSG2", "ENSG3"]
+
+
+def test_raw_counts_are_read_for_spots_on_tissue_only(visium_folder):
+    filtered = stp.io.read_visium(visium_folder)["observed"]
+    (visium_folder / "filtered_feature_bc_matrix.h5").unlink()
+    raw = stp.io.read_visium(visium_folder)["observed"]
+    assert raw.n_obs == 40
+    np.testing.assert_array_equal(raw[filtered.obs_names].X.toarray(), filtered.X.toarray())
+
+
+def test_layout_of_space_ranger_1(visium_folder):
+    spatial = visium_folder / "spatial"
+    new = stp.io.read_visium(visium_folder, name="a")
+    pd.read_csv(spatial / "tissue_positions.csv").to_csv(
+        spatial / "tissue_positions_list.csv", header=False, index=False
+    )
+    (spatial / "tissue_positions.csv").unlink()
+    (spatial / "tissue_hires_image.png").unlink()
+    old = stp.io.read_visium(visium_folder, name="a")
+    pd.testing.assert_frame_equal(old["observed"].to_df(), new["observed"].to_df())
+    np.testing.assert_array_equal(old["observed"].obsm["spatial"], new["observed"].obsm["spatial"])
+
+
+def test_a_prefix_of_the_matrix(visium_folder):
+    (visium_folder / "raw_feature_bc_matrix.h5").unlink()
+    old = visium_folder / "filtered_feature_bc_matrix.h5"
+    old.rename(visium_folder / "S7_filtered_feature_bc_matrix.h5")
+    assert list(stp.io.read_visium(visium_folder, name="x").images) == ["x_image"]
+
+
+def test_overviews_have_their_own_resolution_and_the_same_spots(visium_folder):
+    sdata = stp.io.read_visium(visium_folder, name="a", overviews=True)
+    um = sdata.attrs["stpredict"]["um_per_px"]
+    assert um == pytest.approx({"a_image": 5, "a_hires_image": 10, "a_lowres_image": 20}, rel=1e-4)
+    full, hires = only(sdata, image_key="a_image"), only(sdata, image_key="a_hires_image")
+    np.testing.assert_allclose(hires.xy_px, full.xy_px / 2)
+    np.testing.assert_allclose(hires.xy_um, full.xy_um)
+    stp.pp.resolution(sdata, image_key="a_hires_image")
+    assert sdata.attrs["stpredict"]["um_per_px"] == um
+
+
+def test_an_overview_on_demand(visium_folder):
+    sdata = stp.io.read_visium(visium_folder, "lowres", name="a")
+    assert list(sdata.images) == ["a_image"]
+    assert only(sdata).um_per_px == pytest.approx(20, rel=1e-4)
+    assert only(sdata).diameter_um == pytest.approx(55)
+
+
+def test_without_a_full_image_the_message_says_what_to_fetch(visium_folder):
+    (visium_folder / "image.tif").unlink()
+    words = (
+        r"No full-resolution image .* only overviews \(hires, lowres\).* fetch 'Input image \(TIFF\)'.*image='hires'"
+    )
+    with pytest.raises(FileNotFoundError, match=words):
+        stp.io.read_visium(visium_folder)
+    (visium_folder / "spatial/tissue_hires_image.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"No 'hires' image in .* \(there is 'lowres'\)"):
+        stp.io.read_visium(visium_folder, "hires")
+
+
+def test_several_images_are_not_guessed_among(visium_folder):
+    shutil.copy(visium_folder / "image.tif", visium_folder / "other.tif")
+    with pytest.raises(ValueError, match=r"Which image is it\? .* holds 'image.tif', 'other.tif'"):
+        stp.io.read_visium(visium_folder)
+    assert stp.io.read_visium(visium_folder, visium_folder / "other.tif")
+
+
+def test_an_image_that_is_not_the_one(visium_folder):
+    with pytest.raises(ValueError, match=r"of 40 spots lie off image 'tissue_hires_image.png': .* it is 110 x 65 px"):
+        stp.io.read_visium(visium_folder, visium_folder / "spatial/tissue_hires_image.png")
+    with pytest.raises(FileNotFoundError, match=r"There is no image 'gone.tif'"):
+        stp.io.read_visium(visium_folder, "gone.tif")
+
+
+def test_diameter_of_65_or_55_and_nothing_else(visium_folder):
+    rewrite(visium_folder, spot_diameter_fullres=11.0)
+    assert stp.io.read_visium(visium_folder)
+    rewrite(visium_folder, spot_diameter_fullres=9.0)
+    words = r"pitch of the positions \(100 µm\) says 5 µm per pixel, but .* = 9 px .* says 7\.222 \(if it is 65 µm\)"
+    with pytest.raises(ValueError, match=words):
+        stp.io.read_visium(visium_folder)
+
+
+def test_a_given_resolution_is_compared_with_the_pitch(visium_folder):
+    sdata = stp.io.read_visium(visium_folder, name="a", um_per_px=5.1)
+    assert sdata.attrs["stpredict"] == {"um_per_px": {"a_image": 5.1}, "um_per_px_from": {"a_image": "argument"}}
+    with pytest.raises(
+        ValueError, match=r"is 4\.231 µm per pixel by the argument `um_per_px`, but 5 by its spot pitch"
+    ):
+        stp.io.read_visium(visium_folder, um_per_px=55 / 13)
+
+
+def test_pixels_that_are_not_square(visium_folder):
+    path = visium_folder / "spatial/tissue_positions.csv"
+    places = pd.read_csv(path)
+    places["pxl_row_in_fullres"] *= 0.98
+    places.to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"'V 1' are not square: 5 µm wide and 5\.102 µm high \(-2\.0 %"):
+        stp.io.read_visium(visium_folder)
+
+
+MISSING = {
+    "filtered_feature_bc_matrix.h5": "No matrix of counts in",
+    "spatial/tissue_positions.csv": "No file of positions in",
+    "spatial/scalefactors_json.json": "No file of scale factors in",
+}
+
+
+@pytest.mark.parametrize("file", MISSING)
+def test_a_missing_file_is_named(visium_folder, file):
+    (visium_folder / "raw_feature_bc_matrix.h5").unlink()
+    (visium_folder / file).unlink()
+    name = file.split("/")[-1]
+    with pytest.raises(FileNotFoundError, match=f"{MISSING[file]}.*looked for .*{re.escape(name)}"):
+        stp.io.read_visium(visium_folder)
+
+
+TRUNCATED = {
+    "filtered_feature_bc_matrix.h5": "The matrix of counts .*filtered.* cannot be read",
+    "spatial/scalefactors_json.json": "The file of scale factors .* cannot be read",
+    "spatial/tissue_positions.csv": r"\d+ of 40 spots with counts have no position in '.*tissue_positions.csv'",
+    "image.tif": r"The image '.*image.tif' cannot be read",
+}
+
+
+@pytest.mark.parametrize("file", TRUNCATED)
+def test_a_truncated_file_is_named(visium_folder, file):
+    path = visium_folder / file
+    content = path.read_bytes()
+    at = content.rfind(b"\n", 0, len(content) // 2) + 1 if path.suffix == ".csv" else len(content) // 2
+    path.write_bytes(content[:at])
+    with pytest.raises(ValueError, match=TRUNCATED[file]):
+        stp.io.read_visium(visium_folder)
+
+
+def test_a_matrix_that_lost_values(visium_folder):
+    import h5py
+
+    with h5py.File(visium_folder / "filtered_feature_bc_matrix.h5", "a") as file:
+        few = file["matrix/data"][:5]
+        del file["matrix/data"]
+        file["matrix/data"] = few
+    with pytest.raises(ValueError, match=r"cannot be read: it says \[4, 40\], but holds"):
+        stp.io.read_visium(visium_folder)
+
+
+def test_wrong_folder(visium_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'.*nowhere' does not exist\. Give the folder of a Visium sample"):
+        stp.io.read_visium(tmp_path / "nowhere")
+    with pytest.raises(NotADirectoryError, match=r"image.tif' is a file\. Give the folder"):
+        stp.io.read_visium(visium_folder / "image.tif")
+    with pytest.raises(FileNotFoundError, match=r"it holds 'image.tif'|it holds .*'tissue_positions.csv'"):
+        stp.io.read_visium(visium_folder / "spatial")
+
+
+def test_no_spot_on_tissue(visium_folder):
+    path = visium_folder / "spatial/tissue_positions.csv"
+    pd.read_csv(path).assign(in_tissue=0).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="No spot with counts lies on tissue"):
+        stp.io.read_visium(visium_folder)
+
+
+def test_16_bit_image(visium_folder):
+    import tifffile
+
+    tifffile.imwrite(visium_folder / "image.tif", np.zeros((130, 220, 3), np.uint16), photometric="rgb")
+    with pytest.raises(ValueError, match="of type uint16; H&E in 8-bit"):
+        stp.io.read_visium(visium_folder)
+
+
+def test_grey_image(visium_folder):
+    import tifffile
+
+    tifffile.imwrite(visium_folder / "image.tif", np.zeros((130, 220), np.uint8))
+    with pytest.raises(ValueError, match=r"shape \(130, 220\); H&E in colour"):
+        stp.io.read_visium(visium_folder)
+
+
+def test_nothing_is_written(visium_folder):
+    before = {file: file.stat().st_mtime_ns for file in visium_folder.rglob("*")}
+    stp.io.read_visium(visium_folder, overviews=True)
+    assert {file: file.stat().st_mtime_ns for file in visium_folder.rglob("*")} == before
+
+
+def test_real_targeted_sample(her2st_dir):
+    folder = her2st_dir / "visium_targeted_breast"
+    if not folder.is_dir():
+        pytest.skip("needs visium_targeted_breast")
+    with pytest.raises(FileNotFoundError, match=r"only overviews \(lowres\)"):
+        stp.io.read_visium(folder)
+    slide = only(stp.io.read_visium(folder, "lowres", name="breast"))
+    assert slide.counts.shape == (4325, 1056)
+    assert slide.um_per_px * 0.024752475 == pytest.approx(100 / 273.75, rel=2e-3)  # not 55 / 177.5, which is 0.31
+    inside = (slide.xy_px > 0) & (slide.xy_px < 600)
+    assert inside.all()

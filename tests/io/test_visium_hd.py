@@ -1,0 +1,132 @@
+"""Visium HD: a small folder in Space Ranger's layout, read by spatialdata-io; and clear words on damage."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+import stpredict as stp
+from stpredict._slides import Selection, resolve
+
+BIN = "binned_outputs/square_008um"
+FACTORS = f"{BIN}/spatial/scalefactors_json.json"
+
+
+def rewrite(folder, **changes):
+    path = folder / FACTORS
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_sample_is_ready_for_training(hd_folder):
+    sdata = stp.io.read_visium_hd(hd_folder, patient="p")
+    (slide,) = resolve(sdata, Selection())
+    assert [name for _, name, _ in sdata.gen_elements()] == ["HD_image", "HD_square_008um", "observed"]
+    assert (slide.um_per_px, slide.counts.shape, slide.levels[0].pixels.shape) == (0.5, (36, 4), (3, 140, 190))
+    assert slide.diameter_um == pytest.approx(8 * 2 / np.pi**0.5)  # of a circle as large as the square
+    assert sdata.attrs["stpredict"]["um_per_px_from"] == {"HD_image": "'scalefactors_json.json'"}
+    stp.pp.resolution(sdata)
+
+
+def test_every_bin_has_its_own_counts_and_place(hd_folder):
+    sdata = stp.io.read_visium_hd(hd_folder, name="a")
+    table = sdata["observed"]
+    places = pd.read_parquet(hd_folder / BIN / "spatial/tissue_positions.parquet").set_index("barcode")
+    assert (places.loc[table.obs_names, "in_tissue"] == 1).all()
+    number = places.index.get_indexer(table.obs_names)
+    np.testing.assert_array_equal(table.X.toarray(), np.arange(216).reshape(54, 4)[number] % 5)
+    centres = sdata["a_square_008um"].loc[table.obs["spot_id"]].centroid
+    expected = places.loc[table.obs_names, ["pxl_col_in_fullres", "pxl_row_in_fullres"]]
+    np.testing.assert_allclose(np.column_stack([centres.x, centres.y]), expected)
+
+
+def test_a_prefix_of_the_sample(hd_folder):
+    (hd_folder / "feature_slice.h5").rename(hd_folder / "S7_feature_slice.h5")
+    assert list(stp.io.read_visium_hd(hd_folder, name="x").shapes) == ["x_square_008um"]
+
+
+def test_bins_that_are_not_on_tissue_are_left_out(hd_folder):
+    path = hd_folder / BIN / "spatial/tissue_positions.parquet"
+    places = pd.read_parquet(path)
+    places.loc[places.index[:30], "in_tissue"] = 0
+    places.to_parquet(path)
+    assert stp.io.read_visium_hd(hd_folder)["observed"].n_obs == 16
+
+
+def test_bin_sizes_are_named(hd_folder):
+    with pytest.raises(ValueError, match=r"`bin_um` is 2; '.*binned_outputs' has bins of 8, 16 µm"):
+        stp.io.read_visium_hd(hd_folder, bin_um=2)
+    with pytest.raises(FileNotFoundError, match=r"No matrix of counts in '.*square_016um'"):
+        stp.io.read_visium_hd(hd_folder, bin_um=16)
+
+
+def test_scale_factors_against_places(hd_folder):
+    rewrite(hd_folder, microns_per_pixel=0.6, spot_diameter_fullres=8 / 0.6)
+    words = r"is 0\.6 µm per pixel by 'scalefactors_json\.json', but 0\.5 by its spot pitch \(\+20\.0 %"
+    with pytest.raises(ValueError, match=words):
+        stp.io.read_visium_hd(hd_folder)
+
+
+def test_scale_factors_that_contradict_themselves(hd_folder):
+    rewrite(hd_folder, spot_diameter_fullres=20.0)
+    with pytest.raises(ValueError, match=r"`spatialdata_io.visium_hd` cannot read '.*HD': AssertionError"):
+        stp.io.read_visium_hd(hd_folder)
+
+
+def test_image_is_missing_or_not_the_one(hd_folder, tmp_path):
+    (hd_folder / "microscope_image/tissue.tif").unlink()
+    with pytest.raises(FileNotFoundError, match=r"No full-resolution image in .* fetch .*'Microscope image'"):
+        stp.io.read_visium_hd(hd_folder)
+    small = np.zeros((60, 60, 3), np.uint8)
+    with pytest.raises(ValueError, match="of type uint16; H&E in 8-bit"):
+        stp.io.read_visium_hd(hd_folder, saved(small.astype(np.uint16), tmp_path / "deep.tif"))
+    with pytest.raises(ValueError, match=r"spots lie off image 'small.tif': .* it is 60 x 60 px"):
+        stp.io.read_visium_hd(hd_folder, saved(small, tmp_path / "small.tif"))
+
+
+def saved(pixels, path):
+    import tifffile
+
+    tifffile.imwrite(path, pixels, photometric="rgb")
+    return path
+
+
+NEEDED = {
+    "feature_slice.h5": "feature slice",
+    f"{BIN}/filtered_feature_bc_matrix.h5": "matrix of counts",
+    f"{BIN}/spatial/tissue_positions.parquet": "file of positions",
+    FACTORS: "file of scale factors",
+}
+
+
+@pytest.mark.parametrize("file", NEEDED)
+def test_a_missing_file_is_named(hd_folder, file):
+    (hd_folder / file).unlink()
+    with pytest.raises(FileNotFoundError, match=f"No {NEEDED[file]} in .*{re.escape(file.split('/')[-1])}"):
+        stp.io.read_visium_hd(hd_folder)
+
+
+@pytest.mark.parametrize("file", [*NEEDED, "microscope_image/tissue.tif"])
+def test_a_truncated_file_is_named(hd_folder, file):
+    path = hd_folder / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"{re.escape(path.name)}.* cannot be read|cannot read .*HD"):
+        stp.io.read_visium_hd(hd_folder)
+
+
+def test_wrong_folder(hd_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'.*nowhere' does not exist\. Give the folder of a Visium HD sample"):
+        stp.io.read_visium_hd(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"No feature slice in .*right folder"):
+        stp.io.read_visium_hd(hd_folder / "binned_outputs")
+
+
+def test_a_feature_slice_of_something_else(hd_folder):
+    (hd_folder / "feature_slice.h5").unlink()
+    h5py.File(hd_folder / "feature_slice.h5", "w").close()
+    with pytest.raises(ValueError, match=r"cannot read '.*HD': .*metadata_json"):
+        stp.io.read_visium_hd(hd_folder)

@@ -1,0 +1,133 @@
+"""Xenium: a small folder in the layout of version 2, read by spatialdata-io; H&E placed by its alignment."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from spatialdata import read_zarr
+
+import stpredict as stp
+from stpredict._slides import Selection, resolve
+
+CELLS = np.array([[20.0, 10.0], [40.0, 30.0], [60.0, 20.0], [30.0, 50.0]])  # µm
+TO_HE = np.array([[0, -0.5, 150], [0.5, 0, -2], [0, 0, 1]])  # inverse of the alignment
+
+
+def test_a_sample_is_ready_for_training(xenium_folder):
+    sdata = stp.io.read_xenium(xenium_folder, patient="p")
+    names = [name for _, name, _ in sdata.gen_elements()]
+    assert names == ["X1_image", "X1_transcripts", "X1_cells", "observed"]
+    (slide,) = resolve(sdata, Selection())
+    assert slide.um_per_px == pytest.approx(0.5)  # 0.25 µm a pixel of the morphology image, which is twice as fine
+    assert slide.diameter_um == pytest.approx(10, rel=1e-3)
+    pixels = np.column_stack([CELLS * 4, np.ones(4)]) @ TO_HE.T
+    np.testing.assert_allclose(slide.xy_px, pixels[:, :2])
+    np.testing.assert_allclose(sdata["observed"].obsm["spatial"], pixels[:, :2])
+    np.testing.assert_array_equal(slide.counts.toarray(), np.arange(16).reshape(4, 4))
+    assert slide.genes == ("A", "B", "B-1", "C")
+    origin = sdata.attrs["stpredict"]["um_per_px_from"]
+    assert origin == {"X1_image": "'experiment.xenium' and the alignment"}
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # dask asks pandas for it
+def test_what_is_read_is_written_and_read(xenium_folder, tmp_path):
+    stp.io.read_xenium(xenium_folder).write(tmp_path / "a.zarr")
+    assert len(read_zarr(tmp_path / "a.zarr")["X1_transcripts"]) == 40
+
+
+def test_without_transcripts(xenium_folder):
+    (xenium_folder / "transcripts.parquet").unlink()
+    assert not stp.io.read_xenium(xenium_folder, transcripts=False).points
+    with pytest.raises(FileNotFoundError, match=r"No table in .*'transcripts\.parquet'"):
+        stp.io.read_xenium(xenium_folder)
+
+
+def test_image_and_alignment_by_argument(xenium_folder, tmp_path):
+    image, matrix = xenium_folder / "X1_he_image.ome.tif", xenium_folder / "X1_he_imagealignment.csv"
+    expected = stp.io.read_xenium(xenium_folder)["observed"].obsm["spatial"]
+    (tmp_path / "he.tif").write_bytes(image.read_bytes())
+    (tmp_path / "matrix.csv").write_bytes(matrix.read_bytes())
+    image.unlink()
+    for alignment in (tmp_path / "matrix.csv", np.loadtxt(matrix, delimiter=",")):
+        sdata = stp.io.read_xenium(xenium_folder, tmp_path / "he.tif", alignment=alignment)
+        np.testing.assert_allclose(sdata["observed"].obsm["spatial"], expected)
+    with pytest.raises(FileNotFoundError, match=r"No alignment of 'he\.tif'\. Give `alignment`"):
+        stp.io.read_xenium(xenium_folder, tmp_path / "he.tif")
+
+
+def test_no_he_image(xenium_folder):
+    (xenium_folder / "X1_he_image.ome.tif").unlink()
+    with pytest.raises(FileNotFoundError, match=r"No H&E image .* fluorescence\. Fetch .*Post-Xenium H&E image"):
+        stp.io.read_xenium(xenium_folder)
+    with pytest.raises(FileNotFoundError, match="There is no image"):
+        stp.io.read_xenium(xenium_folder, "gone.tif")
+
+
+@pytest.mark.parametrize(("matrix", "words"), [
+    (np.eye(2), r"no affine matrix \(shape \(2, 2\)\)"),
+    (np.diag([0.0, 1, 1]), "no affine matrix"),
+    (np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1.0]]), "no affine matrix"),
+    (np.diag([2.0, 2.04, 1]), r"not square: 0\.5 µm wide and 0\.51 µm high"),
+    (np.array([[2.0, 0, 9000], [0, 2, 0], [0, 0, 1]]), "No cell lies on H&E image .* as `alignment` places it. Give"),
+    (np.array([[0.5, 0, -900], [0, 0.5, 0], [0, 0, 1]]), "Give the alignment of this image and this sample"),
+])  # fmt: skip
+def test_alignments_that_are_none(xenium_folder, matrix, words):
+    with pytest.raises(ValueError, match=words):
+        stp.io.read_xenium(xenium_folder, alignment=matrix)
+
+
+def test_an_inverse_alignment_is_recognised(xenium_folder):
+    right = np.array([[2.0, 0, 50], [0, 2, 20], [0, 0, 1]])
+    stp.io.read_xenium(xenium_folder, alignment=right)
+    with pytest.raises(ValueError, match=r"With its inverse 100 % do: give the inverse"):
+        stp.io.read_xenium(xenium_folder, alignment=np.linalg.inv(right))
+
+
+NEEDED = {
+    "experiment.xenium": "description of the run",
+    "cells.parquet": "table",
+    "transcripts.parquet": "table",
+    "cell_feature_matrix.h5": "matrix of counts",
+    "cells.zarr.zip": "archive of cells",
+}
+
+
+@pytest.mark.parametrize("file", NEEDED)
+def test_a_missing_file_is_named(xenium_folder, file):
+    (xenium_folder / file).unlink()
+    with pytest.raises(FileNotFoundError, match=f"No {NEEDED[file]} in .*{re.escape(file)}"):
+        stp.io.read_xenium(xenium_folder)
+
+
+@pytest.mark.parametrize("file", [*NEEDED, "X1_he_image.ome.tif", "X1_he_imagealignment.csv"])
+def test_a_truncated_file_is_named(xenium_folder, file):
+    path = xenium_folder / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    words = f"{re.escape(path.name)}.* cannot be read|alignment '.*{re.escape(path.name)}' is no affine matrix"
+    with pytest.raises(ValueError, match=words):
+        stp.io.read_xenium(xenium_folder)
+
+
+def test_no_resolution(xenium_folder):
+    path = xenium_folder / "experiment.xenium"
+    path.write_text(json.dumps({"analysis_sw_version": "xenium-2.0.0.6"}))
+    with pytest.raises(ValueError, match=r"experiment\.xenium' has no field 'pixel_size'"):
+        stp.io.read_xenium(xenium_folder)
+
+
+def test_wrong_folder(xenium_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"does not exist\. Give the folder of a Xenium sample"):
+        stp.io.read_xenium(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"No description of the run in .*right folder"):
+        stp.io.read_xenium(tmp_path)
+
+
+def test_16_bit_image(xenium_folder):
+    import tifffile
+
+    tifffile.imwrite(xenium_folder / "X1_he_image.ome.tif", np.zeros((145, 150, 3), np.uint16), photometric="rgb")
+    with pytest.raises(ValueError, match="of type uint16; H&E in 8-bit"):
+        stp.io.read_xenium(xenium_folder)
