@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stpredict.io._lattice import fit_lattice, neighbour_pitch, um_per_px
+from stpredict.io._lattice import fit_lattice, is_staggered, neighbour_pitch, um_per_px
 
 ARRAY = np.stack(np.meshgrid(np.arange(3.0, 17), np.arange(5.0, 18)), -1).reshape(-1, 2)
 
@@ -65,3 +65,23 @@ def test_neighbour_pitch_is_unbiased_by_scatter(kind):
 
 def test_neighbour_pitch_of_one_spot():
     assert np.isnan(neighbour_pitch(ARRAY[:1]))
+
+
+STAGGERED = ARRAY[ARRAY.sum(axis=1) % 2 == 0]
+SHIFTED = STAGGERED + np.array([1, 0])
+
+
+@pytest.mark.parametrize("degrees", [0, 7, 90])
+def test_neighbours_on_a_staggered_array_are_diagonal(degrees):
+    xy = STAGGERED * (24, 32) @ rotation(degrees)
+    assert fit_lattice(STAGGERED, xy).diagonal_px == pytest.approx(40)
+    assert um_per_px(STAGGERED, xy, 150, given=None, name="a") == pytest.approx(150 / 40)
+    assert um_per_px(SHIFTED, xy, 150, given=None, name="a") == pytest.approx(150 / 40)
+
+
+def test_staggered_arrays_are_told_by_parity():
+    assert is_staggered(STAGGERED)
+    assert is_staggered(SHIFTED)
+    assert not is_staggered(ARRAY)
+    assert not is_staggered(STAGGERED[:9])  # could be chance
+    assert not is_staggered(np.empty((0, 2)))

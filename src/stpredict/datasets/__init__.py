@@ -1,4 +1,4 @@
-"""Data to learn and test with: made up (`synthetic`) or fetched and checked (`her2st`). Nothing here trains."""
+"""Data to learn and test with: made up, fetched and checked (`her2st`), or in your folder. Nothing here trains."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._cscc import cscc
+    from ._hbc import hbc
     from ._her2st import her2st
     from ._panels import gene_panel
     from ._synthetic import synthetic
 
-__all__ = ["gene_panel", "her2st", "synthetic"]
+__all__ = ["cscc", "gene_panel", "hbc", "her2st", "synthetic"]
 
-_HOME = {"gene_panel": "_panels", "her2st": "_her2st", "synthetic": "_synthetic"}
+_HOME = {"cscc": "_cscc", "gene_panel": "_panels", "hbc": "_hbc", "her2st": "_her2st", "synthetic": "_synthetic"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import gzip
+from io import BytesIO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from dask import array as da
@@ -11,6 +13,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity
 
 from .._checks import files as check
+from ._tables import UNREADABLE, is_gzip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +31,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Parameters
     ----------
     path
-        JPEG, PNG or TIFF, of any size.
+        JPEG, PNG or TIFF, of any size, gzipped or not.
 
     Returns
     -------
@@ -46,14 +49,19 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     check.exists(path, "image")
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # whole slides exceed PIL's guard
     try:
-        with Image.open(path) as image:
+        with _opened(path) as file, Image.open(file) as image:
             check.image_mode(image.mode, path)
             pixels = _pixels(_to_rgb(image))
-    except (UnidentifiedImageError, OSError, SyntaxError) as reason:
+    except (UnidentifiedImageError, OSError, SyntaxError, *UNREADABLE) as reason:
         check.unreadable(path, "image", reason)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     return pixels
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file, or what is gzipped in it: GEO gzips images too."""
+    return BytesIO(gzip.decompress(path.read_bytes())) if is_gzip(path) else path.open("rb")
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -93,7 +101,7 @@ def pyramid(pixels: NDArray[np.uint8], coordinate_system: str) -> DataTree:
     ``[i 2^k, (i + 1) 2^k)`` of the image. `Image2DModel` drops the first one, which shifts the level by a pixel.
     """
     tree: DataTree = Image2DModel.parse(
-        da.from_array(pixels, chunks=CHUNKS, name=False),  # type: ignore[no-untyped-call]
+        da.from_array(pixels, chunks=CHUNKS, name=False),
         dims=("c", "y", "x"),
         c_coords=["r", "g", "b"],
         transformations={coordinate_system: Identity()},
@@ -103,7 +111,7 @@ def pyramid(pixels: NDArray[np.uint8], coordinate_system: str) -> DataTree:
     level = pixels
     for k in range(1, len(tree.children)):
         level = halve(level)
-        tree[f"scale{k}"]["image"].data = da.from_array(level, chunks=CHUNKS, name=False)  # type: ignore[no-untyped-call]
+        tree[f"scale{k}"]["image"].data = da.from_array(level, chunks=CHUNKS, name=False)
     return tree
 
 

@@ -23,6 +23,8 @@ class Lattice:
 
     pitch_px: NDArray[np.float64]
     """``(2,)`` pixels per step of the array along its x and its y."""
+    diagonal_px: float
+    """Pixels from a spot to the one a step of x and a step of y away, mean of both diagonals."""
     error: float
     """Relative standard error of the larger of both."""
 
@@ -53,7 +55,9 @@ def fit_lattice(array_xy: NDArray[np.float64], xy_px: NDArray[np.float64]) -> La
             break
         kept = distance <= limit
     pitch = np.linalg.norm(matrix[:2], axis=1)
-    return Lattice(pitch_px=pitch, error=_error(design[kept], distance[kept], pitch))
+    diagonals = np.linalg.norm([matrix[0] + matrix[1], matrix[0] - matrix[1]], axis=1)
+    error = _error(design[kept], distance[kept], pitch)
+    return Lattice(pitch_px=pitch, diagonal_px=float(diagonals.mean()), error=error)
 
 
 def _error(design: NDArray[np.float64], distance: NDArray[np.float64], pitch: NDArray[np.float64]) -> float:
@@ -61,6 +65,22 @@ def _error(design: NDArray[np.float64], distance: NDArray[np.float64], pitch: ND
     variance = float(np.sum(distance**2)) / n_free
     slopes = np.linalg.inv(design.T @ design)[[0, 1], [0, 1]]
     return float(np.max(np.sqrt(variance * slopes) / pitch))
+
+
+def is_staggered(array_xy: NDArray[np.integer] | NDArray[np.floating]) -> bool:
+    """Whether every other position of an array is empty, as on arrays of about 2,000 spots.
+
+    Parameters
+    ----------
+    array_xy
+        ``(n, 2)`` column and row of each spot.
+
+    Returns
+    -------
+    True if all x + y are even, or all are odd. Fewer than ten spots could be so by chance and give False.
+    """
+    odd = np.asarray(array_xy).sum(axis=1) % 2
+    return len(odd) >= 10 and bool((odd == odd[0]).all())
 
 
 def neighbour_pitch(xy_px: NDArray[np.float64]) -> float:
@@ -101,7 +121,7 @@ def um_per_px(
     xy_px
         ``(n, 2)`` spot centres in pixels.
     pitch_um
-        Step of the array in µm.
+        Distance of neighbouring spots in µm: a step of the array, or on a staggered array a diagonal one.
     given
         The user's word, which counts if it agrees with the spots.
     name
@@ -114,16 +134,18 @@ def um_per_px(
     Raises
     ------
     ValueError
-        If the pitches along x and y differ by more than 1 % (beyond what the scatter of the spots explains), or if
-        ``given`` differs from the measured value by more than 5 %.
+        If the pitches along x and y differ by more than 1 % (beyond what the scatter of the spots explains; not on
+        staggered arrays, whose steps differ), or if ``given`` differs from the measured value by more than 5 %.
     """
     found = fit_lattice(array_xy, xy_px)
     if found is None:
         if given is None:
             check.lattice(len(xy_px), name)
         return float(given or np.nan)
-    check.isotropic(found.pitch_px, found.error, name)
-    measured = pitch_um / float(found.pitch_px.mean())
+    staggered = is_staggered(array_xy)
+    if not staggered:
+        check.isotropic(found.pitch_px, found.error, name)
+    measured = pitch_um / (found.diagonal_px if staggered else float(found.pitch_px.mean()))
     if given is None:
         return measured
     check.agrees(given, measured, name)

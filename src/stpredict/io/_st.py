@@ -2,70 +2,133 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
-import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from scipy import sparse
 
-from .._checks import expression as check_expression
 from .._checks import files as check
+from ._counts import read_counts
+from ._genes import read_gene_map
 from ._images import pyramid, read_image
+from ._lattice import is_staggered
 from ._lattice import um_per_px as lattice_um_per_px
 from ._sections import Section, assemble
+from ._spots import read_affine, read_labels, read_spots, spots_of_counts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
     from spatialdata import SpatialData
+
+    from ._counts import Counts, GenesIn
+    from ._spots import Spots
 
 logger = logging.getLogger(__name__)
 
-SPOT = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
+SQUARE = (200.0, 100.0)
+"""Pitch and diameter in µm of arrays of 1,007 spots."""
+STAGGERED = (150.0, 110.0)
+"""Pitch and diameter in µm of arrays of about 2,000 spots."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Layout:
+    """How the files of a section are to be understood."""
+
+    genes_in: GenesIn | None = None
+    """Axis of the counts that holds genes; None to find out."""
+    symbols: Mapping[str, str] = field(default_factory=dict)
+    """Symbol by Ensembl id."""
+    affine: NDArray[np.float64] | None = None
+    """``(3, 3)`` map from array coordinates to pixels, for spot files without pixels."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Pixels of the image per pixel of the spot file, along x and y."""
+    label_column: str = "label"
+    """Column of labels in the annotation."""
+    um_per_px: float | None = None
+    """Resolution, if it is to be checked rather than derived."""
+    pitch_um: float | None = None
+    """Distance between neighbouring spots in µm; None for that of the array."""
+    diameter_um: float | None = None
+    """Diameter of a spot in µm; None for that of the array."""
+
+    def __post_init__(self) -> None:
+        for name in ("pitch_um", "diameter_um"):
+            value = getattr(self, name)
+            if value is not None:
+                check.positive(name, value)
 
 
 def read_st(
     image: str | PathLike[str],
     counts: str | PathLike[str],
-    spots: str | PathLike[str],
+    spots: str | PathLike[str] | None = None,
     *,
     name: str,
     patient: str | None = None,
     labels: str | PathLike[str] | None = None,
+    label_column: str = "label",
+    genes_in: GenesIn | None = None,
+    gene_map: Mapping[str, str] | str | PathLike[str] | None = None,
+    affine: str | PathLike[str] | ArrayLike | None = None,
+    pixel_frame: tuple[float, float] | None = None,
     um_per_px: float | None = None,
-    pitch_um: float = 200.0,
-    diameter_um: float = 100.0,
+    pitch_um: float | None = None,
+    diameter_um: float | None = None,
 ) -> SpatialData:
     """Read a legacy spatial transcriptomics section.
+
+    Text files may be gzipped or not and use tabs, commas or blanks; their content decides, not their name.
 
     Parameters
     ----------
     image
-        Path of the H&E image (JPEG, PNG or TIFF in 8-bit colour).
+        Path of the H&E image (JPEG, PNG or TIFF in 8-bit colour, gzipped or not).
     counts
-        Path of the counts: tab-separated, plain or gzipped, one spot a row named by its array coordinates
-        (``10x13``), one gene a column.
+        Path of the counts: a table of raw counts with a header and names in front of its rows, where spots are named
+        by their array coordinates (``10x13``) or by barcodes; or a Matrix Market file with ``barcodes.tsv`` and
+        ``features.tsv`` beside it, or the folder of these three.
     spots
-        Path of the spot file: tab-separated with columns ``x``, ``y`` (array coordinates), ``pixel_x``, ``pixel_y``
-        (centres in pixels of the image) and optionally ``selected`` (0 for spots off the tissue, which are dropped).
+        Path of the spot file: array coordinates (columns ``x`` and ``y``, or a column of names such as ``10x13``),
+        centres in pixels of the image (``pixel_x`` and ``pixel_y``, or ``X`` and ``Y``) and optionally ``selected``
+        (0 for spots off the tissue, which are dropped). Where counts are named by barcodes, its first column holds
+        them. A header may be missing where there are two columns (x, y), three (name, pixel_x, pixel_y), six or seven
+        (those of the ST spot detector: x, y, new_x, new_y, pixel_x, pixel_y, selected). Without a spot file all spots
+        of the counts are read, and ``affine`` is needed.
     name
         Name of the section; its elements and its coordinate system are named after it.
     patient
         What must stay on one side of a split; ``name`` by default.
     labels
-        Path of an annotation: tab-separated with columns ``x``, ``y`` (array coordinates, rounded to match) and
-        ``label``.
+        Path of an annotation: array coordinates as in a spot file (rounded to match) and a column of labels; or a
+        table of 0 and 1 with one label a row and one spot a column.
+    label_column
+        Name of the column of labels.
+    genes_in
+        Axis of the counts that holds genes, ``"columns"`` or ``"rows"``. By default spots are on the axis on which at
+        least half of the names are array coordinates or barcodes; if that holds for none or for both, it is an error.
+    gene_map
+        Gene symbols by Ensembl id, or a file of both (such as an export of HGNC or BioMart). Genes that it does not
+        name keep their id. Genes that come to share a name are summed.
+    affine
+        ``(3, 3)`` matrix from array coordinates to pixels, or a text file of its nine numbers, for spot files without
+        pixels. Its last row is 0 0 1, or its last column, as in the alignment files of the ST pipeline. If the spot
+        file has ``new_x`` and ``new_y``, these are mapped.
+    pixel_frame
+        ``(width, height)`` of the image to which pixel coordinates refer, if the image at hand is a copy at another
+        size.
     um_per_px
         Resolution in µm per pixel. By default it follows from the pitch of the spots.
     pitch_um
-        Distance between neighbouring spots in µm.
+        Distance between the centres of neighbouring spots in µm. By default 200, and 150 for staggered arrays (of
+        about 2,000 spots; all spots have an even x + y, or all an odd one).
     diameter_um
-        Diameter of a spot in µm.
+        Diameter of a spot in µm. By default 100, and 110 for staggered arrays.
 
     Returns
     -------
@@ -75,36 +138,87 @@ def read_st(
     Raises
     ------
     ValueError
-        If pixels are not square within 1 %, or a given resolution contradicts the spots by more than 5 %.
+        If a file is damaged, counts are not whole numbers, a spot or a gene occurs twice, all spots lie off the image,
+        pixels are not square within 1 %, or a given resolution contradicts the spots by more than 5 %.
 
     Notes
     -----
-    Selected spots without a row of counts are dropped; their number is logged. Columns ``new_x`` and ``new_y`` of
-    spot files are pixels in another unit, so they say nothing about the resolution and are not used.
+    Selected spots without counts are dropped; their number is logged. Counts of spots that the spot file does not
+    select are left out. Versions of Ensembl ids (``.12``) are cut off. That pixels are square is checked on square
+    arrays only: staggered arrays have steps of different lengths along x and y. The resolution follows from array
+    coordinates as they were meant: ``new_x`` and ``new_y`` are pixels in another unit and say nothing about it.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.io.read_st("A1.jpg", "A1.tsv.gz", "A1_selection.tsv", name="A1")  # doctest: +SKIP
     """
-    section = read_section(
-        Path(counts),
-        Path(spots),
-        name=name,
-        patient=patient,
-        labels=None if labels is None else Path(labels),
+    pixels = read_image(Path(image))
+    size = (pixels.shape[2], pixels.shape[1])
+    layout = Layout(
+        genes_in=genes_in,
+        symbols=read_gene_map(gene_map),
+        affine=read_affine(affine),
+        scale=frame_scale(pixel_frame, size),
+        label_column=label_column,
         um_per_px=um_per_px,
         pitch_um=pitch_um,
         diameter_um=diameter_um,
     )
-    return assemble([section], {name: pyramid(read_image(Path(image)), name)})
+    section = read_section(
+        Path(counts),
+        None if spots is None else Path(spots),
+        name=name,
+        patient=patient,
+        labels=None if labels is None else Path(labels),
+        layout=layout,
+    )
+    on_image(section, size)
+    return assemble([section], {name: pyramid(pixels, name)})
+
+
+def frame_scale(pixel_frame: Sequence[float] | None, size: tuple[int, int]) -> tuple[float, float]:
+    """Pixels of the image per pixel of the frame that coordinates refer to.
+
+    Parameters
+    ----------
+    pixel_frame
+        ``(width, height)`` of the frame; None for the image itself.
+    size
+        ``(width, height)`` of the image.
+
+    Returns
+    -------
+    Factors along x and y.
+    """
+    if pixel_frame is None:
+        return 1.0, 1.0
+    check.pixel_frame(pixel_frame, size)
+    return size[0] / pixel_frame[0], size[1] / pixel_frame[1]
+
+
+def on_image(section: Section, size: tuple[int, int]) -> None:
+    """Refuse a section whose spots all lie off its image, and warn where some do.
+
+    Parameters
+    ----------
+    section
+        The section.
+    size
+        ``(width, height)`` of its image in pixels.
+    """
+    inside = ((section.xy_px >= 0) & (section.xy_px <= size)).all(axis=1)
+    check.on_image(int(inside.sum()), len(inside), size, section.xy_px.max(axis=0), section.name)
 
 
 def read_section(
     counts: Path,
-    spots: Path,
+    spots: Path | None,
     *,
     name: str,
     patient: str | None = None,
     labels: Path | None = None,
-    um_per_px: float | None = None,
-    pitch_um: float = 200.0,
-    diameter_um: float = 100.0,
+    layout: Layout | None = None,
 ) -> Section:
     """Read spots and counts of a section, without its image.
 
@@ -113,145 +227,66 @@ def read_section(
     counts
         Path of the counts.
     spots
-        Path of the spot file.
+        Path of the spot file; None to place the spots of the counts by the affine map.
     name
         Name of the section.
     patient
         What must stay on one side of a split; ``name`` by default.
     labels
         Path of the annotation, if there is one.
-    um_per_px
-        Resolution, if it is to be checked rather than derived.
-    pitch_um
-        Distance between neighbouring spots in µm.
-    diameter_um
-        Diameter of a spot in µm.
+    layout
+        How the files are to be understood.
 
     Returns
     -------
     The section: selected spots that have counts, in the order of the spot file.
     """
-    check.positive("pitch_um", pitch_um)
-    check.positive("diameter_um", diameter_um)
-    array_xy, xy_px = read_spots(spots)
-    measured = lattice_um_per_px(array_xy.astype(np.float64), xy_px, pitch_um, given=um_per_px, name=name)
-    names, genes, matrix = read_counts(counts)
-    rows = [names.get(f"{x}x{y}", -1) for x, y in array_xy]
-    kept = np.flatnonzero(np.asarray(rows) >= 0)
-    check.some_spots(len(kept), len(rows), len(names), name)
-    if len(kept) < len(rows):
-        lost = len(rows) - len(kept)
-        logger.info("Section %s: %d of %d selected spots have no counts and were dropped.", name, lost, len(rows))
+    layout = layout or Layout()
+    if spots is None and layout.affine is None:
+        check.placed()
+    read = None if spots is None else read_spots(spots, affine=layout.affine)
+    counted = read_counts(counts, genes_in=layout.genes_in, symbols=layout.symbols)
+    found = _placed(counted, layout, counts) if read is None else read
+    xy_px = found.xy_px * layout.scale
+    array = STAGGERED if is_staggered(found.array_xy) else SQUARE
+    measured = lattice_um_per_px(
+        found.array_xy.astype(np.float64), xy_px, layout.pitch_um or array[0], given=layout.um_per_px, name=name
+    )
+    rows = _rows(found, counted, spots or counts)
+    kept = _counted(rows, len(counted.spots), name)
     return Section(
         name=name,
-        counts=matrix[np.asarray(rows)[kept]],
-        genes=genes,
-        array_xy=array_xy[kept],
+        counts=counted.matrix[rows[kept]],
+        genes=counted.genes,
+        array_xy=found.array_xy[kept],
         xy_px=xy_px[kept],
         um_per_px=measured,
-        diameter_um=diameter_um,
+        diameter_um=layout.diameter_um or array[1],
         patient=name if patient is None else patient,
-        labels=None if labels is None else read_labels(labels, array_xy[kept]),
+        labels=None if labels is None else read_labels(labels, found.array_xy[kept], layout.label_column),
     )
 
 
-def read_spots(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Read the selected spots of a spot file.
-
-    Parameters
-    ----------
-    path
-        Tab-separated file with columns ``x``, ``y``, ``pixel_x``, ``pixel_y`` and optionally ``selected``.
-
-    Returns
-    -------
-    Array coordinates ``(n, 2)`` and centres in pixels ``(n, 2)``, both as (x, y).
-    """
-    columns = ["x", "y", "pixel_x", "pixel_y"]
-    frame = _read_table(path, "spot file", columns)
-    if "selected" in frame:
-        frame = frame[frame["selected"] != 0]
-    values = frame[columns].apply(pd.to_numeric, errors="coerce")
-    check.finite_columns([name for name in columns if not np.isfinite(values[name]).all()], path)
-    array_xy = values[["x", "y"]].round().to_numpy(np.int64)
-    check.unique_spots([f"{x}x{y}" for x, y in array_xy], path)
-    return array_xy, values[["pixel_x", "pixel_y"]].to_numpy(np.float64)
+def _placed(counted: Counts, layout: Layout, path: Path) -> Spots:
+    if layout.affine is None:
+        check.placed()
+    return spots_of_counts(counted.spots, layout.affine, path)
 
 
-def read_counts(path: Path) -> tuple[dict[str, int], list[str], sparse.csr_matrix]:
-    """Read a counts matrix.
-
-    Parameters
-    ----------
-    path
-        Tab-separated file, plain or gzipped: one spot a row, one gene a column, a header.
-
-    Returns
-    -------
-    Row of each spot by its name, names of the genes, and ``(n_spots, n_genes)`` float32 counts.
-    """
-    check.exists(path, "counts file")
-    names: list[str] = []
-    rows: list[sparse.csr_matrix] = []
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-            genes = next(lines, "").rstrip("\r\n").split("\t")[1:]
-            for line in lines:
-                spot, _, values = line.partition("\t")
-                names.append(_spot_name(spot, path))
-                rows.append(sparse.csr_matrix(_numbers(values, names[-1], len(genes), path)))
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as reason:
-        check.unreadable(path, "counts file", reason)
-    check.some_spots(len(rows), len(rows), len(rows), path.name)
-    check.unique_spots(names, path)
-    check_expression.unique_genes(genes, f"'{path.name}'")
-    matrix = sparse.vstack(rows, format="csr")
-    check_expression.counts(matrix, genes=genes, spots=names)
-    return {spot: i for i, spot in enumerate(names)}, genes, matrix
+def _rows(spots: Spots, counts: Counts, path: Path) -> NDArray[np.int64]:
+    """Row of the counts of each spot, -1 for none."""
+    names = spots.names if counts.by_position else spots.barcodes
+    if names is None:
+        check.barcodes(len(spots.array_xy), path)
+    at = {name: i for i, name in enumerate(counts.spots)}
+    return np.array([at.get(name, -1) for name in names], np.int64)
 
 
-def _spot_name(text: str, path: Path) -> str:
-    match = SPOT.fullmatch(text.strip().strip('"'))
-    if match is None:
-        check.spot_name(text, path)
-        return text
-    return "x".join(str(round(float(part))) for part in match.groups())
-
-
-def _numbers(text: str, name: str, n_genes: int, path: Path) -> NDArray[np.float32]:
-    try:
-        values = np.array(text.split("\t"), dtype=np.float32)
-    except ValueError:
-        values = np.empty(0, np.float32)
-    check.row_length(name, len(values), n_genes, path)
-    return values[None]
-
-
-def read_labels(path: Path, array_xy: NDArray[np.int64]) -> list[str | None]:
-    """Read the annotation of spots.
-
-    Parameters
-    ----------
-    path
-        Tab-separated file with columns ``x``, ``y`` and ``label``; coordinates are rounded, incomplete rows skipped.
-    array_xy
-        ``(n, 2)`` array coordinates of the spots to be annotated.
-
-    Returns
-    -------
-    Label of each spot, None for spots that the file does not name.
-    """
-    frame = _read_table(path, "annotation", ["x", "y", "label"])
-    frame = frame[["x", "y", "label"]].dropna()
-    known = {(round(x), round(y)): str(label) for x, y, label in frame.itertuples(index=False)}
-    return [known.get((int(x), int(y))) for x, y in array_xy]
-
-
-def _read_table(path: Path, what: str, columns: list[str]) -> pd.DataFrame:
-    check.exists(path, what)
-    try:
-        frame = pd.read_csv(path, sep="\t")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as reason:
-        check.unreadable(path, what, reason)
-    check.has_columns(list(frame.columns), columns, path)
-    return frame
+def _counted(rows: NDArray[np.int64], n_counts: int, name: str) -> NDArray[np.int64]:
+    """Spots that have counts."""
+    kept = np.flatnonzero(rows >= 0)
+    check.some_spots(len(kept), len(rows), n_counts, name)
+    if len(kept) < len(rows):
+        lost = len(rows) - len(kept)
+        logger.info("Section %s: %d of %d selected spots have no counts and were dropped.", name, lost, len(rows))
+    return kept
