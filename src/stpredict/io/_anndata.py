@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from spatialdata import SpatialData
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import Identity
@@ -104,10 +103,11 @@ def from_anndata(
 
 
 def _centres(adata: AnnData, xy: str | tuple[str, str]) -> NDArray[np.float64]:
-    obs, found = pd.DataFrame(adata.obs), None
+    obs: Any = adata.obs  # a frame, or one that is read as needed
+    found = None
     if isinstance(xy, str):
         found = np.asarray(adata.obsm[xy])[:, :2] if xy in adata.obsm else None
-    elif len(xy) == 2 and set(xy) <= set(obs.columns):
+    elif set(xy) <= set(obs.columns):
         found = obs[list(xy)].to_numpy()
     if found is None:
         check.coordinates(xy, list(adata.obsm), list(obs.columns))

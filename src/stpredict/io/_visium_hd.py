@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from spatialdata import SpatialData
 from spatialdata.transformations import Identity, set_transformation
 
@@ -18,8 +17,6 @@ from ._visium import COUNTS, FACTORS, full_image, on_tissue, pitch_resolution, w
 
 if TYPE_CHECKING:
     from os import PathLike
-
-    from anndata import AnnData
 
 SLICES = ("feature_slice.h5",)
 POSITIONS = ("tissue_positions.parquet",)
@@ -101,10 +98,10 @@ def read_visium_hd(
     return _assembled(source, table, known, path_of_image, name=name, patient=patient, bin_um=bin_um, prefix=prefix)
 
 
-def _resolution(table: AnnData, bin_um: int, um_per_px: float, name: str) -> Known:
+def _resolution(table: Any, bin_um: int, um_per_px: float, name: str) -> Known:
     """By the scale factors, with which the places of the bins are compared."""
     some = np.linspace(0, table.n_obs - 1, min(table.n_obs, MANY)).astype(np.int64)
-    array_um = pd.DataFrame(table.obs)[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[some] * bin_um
+    array_um = table.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[some] * bin_um
     by_pitch = pitch_resolution(array_um, np.asarray(table.obsm[keys.SPATIAL], np.float64)[some], name)
     told = Known(um_per_px=um_per_px, origin=f"'{FACTORS}'")
     return settle(told, [] if by_pitch is None else [by_pitch], name)
@@ -112,7 +109,7 @@ def _resolution(table: AnnData, bin_um: int, um_per_px: float, name: str) -> Kno
 
 def _assembled(
     source: SpatialData,
-    table: AnnData,
+    table: Any,
     known: Known,
     image: Path,
     *,
@@ -123,7 +120,7 @@ def _assembled(
 ) -> SpatialData:
     xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)
     shapes_key, image_key = f"{name}_square_{bin_um:03}um", f"{name}_image"
-    instances = pd.DataFrame(table.obs)["location_id"].to_numpy()
+    instances = table.obs["location_id"].to_numpy()
     squares = source[f"{prefix or name}_square_{bin_um:03}um"].loc[instances]
     set_transformation(squares, {name: Identity()}, set_all=True)
     made = bundle.linked(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)

@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._genes import select_genes
     from ._grid import spot_grid
+    from ._pseudo_spots import spots_from_cells, spots_from_transcripts
     from ._resolution import resolution
     from ._split import split
     from ._stain import stain
     from ._targets import TargetSpec
     from ._tissue import tissue
 
-__all__ = ["TargetSpec", "resolution", "select_genes", "split", "spot_grid", "stain", "tissue"]
+__all__ = [
+    "TargetSpec",
+    "resolution",
+    "select_genes",
+    "split",
+    "spot_grid",
+    "spots_from_cells",
+    "spots_from_transcripts",
+    "stain",
+    "tissue",
+]
 
 _HOME = {
     "TargetSpec": "_targets",
@@ -22,6 +33,8 @@ _HOME = {
     "select_genes": "_genes",
     "split": "_split",
     "spot_grid": "_grid",
+    "spots_from_cells": "_pseudo_spots",
+    "spots_from_transcripts": "_pseudo_spots",
     "stain": "_stain",
     "tissue": "_tissue",
 }
