@@ -12,11 +12,12 @@ import shapely
 from scipy.ndimage import gaussian_filter
 from shapely.geometry import Point
 from spatialdata import SpatialData, read_zarr
-from spatialdata.models import Image2DModel, ShapesModel
+from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel
 from spatialdata.transformations import Affine, Identity, Scale, get_transformation
 
 import stpredict as stp
-from stpredict.pp._tissue_mask import find_tissue, thumbnail
+from stpredict._slides import Level
+from stpredict.pp._tissue_mask import find_tissue, found_polygons, thumbnail
 
 SIDE = 400
 UM = 8.0
@@ -180,7 +181,7 @@ def test_fine_image_is_averaged_down(scale_factors):
 
 def test_block_means_with_a_rest():
     pixels = np.random.default_rng(0).integers(0, 255, (3, 5001, 7), dtype=np.uint8)
-    level = stp._slides.Level(pixels=pixels, factor=(1.0, 1.0))
+    level = Level(pixels=pixels, factor=(1.0, 1.0))
     small = thumbnail((level,), 0.5, 1.7, "slide")
     assert small.rgb.shape == (1667, 3, 3)
     assert small.step == (3.0, 3.0)
@@ -198,6 +199,107 @@ def test_tissue_at_the_edge_ends_there():
     sdata = as_object(rgb.repeat(3, axis=0).repeat(3, axis=1)[:, :-1])
     stp.pp.tissue(sdata, um_per_px=UM / 3)
     assert sdata["tissue"].total_bounds[2] == 1199
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first row dropped", "last row dropped"])
+def test_levels_of_odd_images_are_aligned(first):
+    """A level that lacks a row lies where its pixels say: the tissue is that of the whole image."""
+    rgb, _ = drawn(discs=((200, 200, 120),))
+    fine = rgb.repeat(5, axis=0).repeat(5, axis=1)[:-1, :-1]  # 1999 pixels
+    part = fine[1:, 1:] if first else fine[:-1, :-1]
+    half = part.reshape(999, 2, 999, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    quarter = (half[1:, 1:] if first else half[:-1, :-1]).reshape(499, 2, 499, 2, 3).mean(axis=(1, 3))
+    levels = [
+        Level(pixels=pixels.transpose(2, 0, 1), factor=(factor, factor))
+        for pixels, factor in ((fine, 1.0), (half, 2.0), (quarter.round().astype(np.uint8), 4.0))
+    ]
+    whole, _ = found_polygons((levels[0],), 2.0, "slide")
+    small = thumbnail(tuple(levels), 2.0, 8.0, "slide")
+    assert small.origin == ((3.0, 3.0) if first else (0.0, 0.0))
+    coarse, _ = found_polygons(tuple(levels), 2.0, "slide")
+    np.testing.assert_allclose(coarse.geometry[0].bounds, whole.geometry[0].bounds, atol=4.1)
+    centres = [frame.geometry[0].centroid for frame in (coarse, whole)]
+    np.testing.assert_allclose(*([point.x, point.y] for point in centres), atol=0.5)
+
+
+def test_pale_fat_leaves_no_small_holes():
+    rgb, _ = drawn(discs=((200, 200, 150),))
+    for y, x, radius in ((150, 200, 14), (260, 220, 18), (230, 130, 30)):  # 39,000, 65,000 and 181,000 µm²
+        rgb[disc(y, x, radius)] = WHITE
+    holes = []
+    for least in (0.0, 100_000.0, 1_000_000.0):
+        sdata = as_object(rgb)
+        stp.pp.tissue(sdata, um_per_px=UM, min_hole_um2=least)
+        holes.append(len(sdata["tissue"].geometry[0].interiors))
+        assert sdata.attrs["stpredict"]["tissue"]["tissue"]["min_hole_um2"] == least
+    assert holes == [3, 1, 0]
+
+
+SHIFTED = Affine([[2, 0, 100], [0, 2, 50], [0, 0, 1]], ("x", "y"), ("x", "y"))
+
+
+@pytest.mark.parametrize("scale_factors", [None, [2, 2]], ids=["one level", "pyramid"])
+def test_labels_as_mask(scale_factors):
+    """Labels of a quarter of the image's resolution, registered in micrometres."""
+    rgb, mask = drawn(discs=((110, 110, 70), (300, 300, 60)), hole=(110, 110, 30))
+    sdata = as_object(rgb.repeat(4, axis=0).repeat(4, axis=1), {"um": SHIFTED})
+    labels = mask.astype(np.uint16)
+    labels[200:] *= 7
+    place = Affine([[8, 0, 100], [0, 8, 50], [0, 0, 1]], ("x", "y"), ("x", "y"))
+    sdata.labels["mine"] = Labels2DModel.parse(
+        labels, dims=("y", "x"), transformations={"um": place}, scale_factors=scale_factors
+    )
+    stp.pp.tissue(sdata, um_per_px=2.0, mask_key="mine", resolution_um=8.0)
+    assert [len(polygon.interiors) for polygon in sdata["tissue"].geometry] == [1, 0]
+    assert iou(rasterised(sdata, 4.0), mask) > 0.98
+    record = sdata.attrs["stpredict"]["tissue"]["tissue"]
+    assert (record["method"], record["mask_key"]) == ("mask", "mine")
+    stp.pp.tissue(sdata, um_per_px=2.0, mask_key="mine", resolution_um=40.0)
+    assert iou(rasterised(sdata, 4.0), mask) > 0.9
+
+
+def test_polygons_as_mask():
+    sdata = as_object(drawn()[0], {"um": SHIFTED})
+    own = [Point(500, 500).buffer(200), Point(600, 500).buffer(150), Point(1400, 1400).buffer(150)]  # 2 overlap
+    sdata.shapes["mine"] = ShapesModel.parse(gpd.GeoDataFrame(geometry=own), transformations={"um": Identity()})
+    stp.pp.tissue(sdata, um_per_px=UM, mask_key="mine")
+    union = shapely.affinity.affine_transform(shapely.union_all(own), [0.5, 0, 0, 0.5, -50, -25])
+    inside = union.intersection(shapely.box(0, 0, SIDE, SIDE))
+    assert shapely.union_all(sdata["tissue"].geometry.to_numpy()).symmetric_difference(inside).area < 1e-6
+    assert len(sdata["tissue"]) == len(shapely.get_parts(inside))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of scikit-image, in squidpy
+def test_mask_of_squidpy():
+    detect_tissue = pytest.importorskip("squidpy.experimental.im", exc_type=ImportError).detect_tissue
+    rgb, _ = drawn(discs=((130, 130, 80), (300, 300, 60)))
+    sdata = as_object(rgb, scale_factors=[2])
+    detect_tissue(sdata, "slide", new_labels_key="found")
+    theirs = np.asarray(sdata["found"]["scale0"]["image"]) > 0
+    stp.pp.tissue(sdata, um_per_px=UM, mask_key="found", min_hole_um2=0, resolution_um=UM)
+    assert iou(rasterised(sdata), theirs) > 0.98
+    assert 0.02 < theirs.mean() < 0.98
+
+
+def test_masks_that_cannot_be_used():
+    sdata = as_object(drawn()[0])
+    empty = np.zeros((SIDE, SIDE), np.uint8)
+    sdata.labels["empty"] = Labels2DModel.parse(empty, dims=("y", "x"))
+    sdata.labels["elsewhere"] = Labels2DModel.parse(empty + 1, dims=("y", "x"), transformations={"b": Identity()})
+    sdata.shapes["points"] = ShapesModel.parse(np.ones((3, 2)), geometry=0, radius=1.0)
+    sdata.shapes["beyond"] = ShapesModel.parse(gpd.GeoDataFrame(geometry=[Point(900, 900).buffer(90)]))
+    for key, words in {
+        "gone": r"No element 'gone' with tissue \(found: 'empty', 'elsewhere', 'points', 'beyond'\)",
+        "empty": "Mask 'empty' holds no piece of 20000 µm² or more",
+        "beyond": "Mask 'beyond' holds no piece",
+        "elsewhere": "Tissue 'elsewhere' and image 'slide' share no coordinate system.*`mask_key`",
+        "points": "Shapes 'points' hold 'Point'; tissue must be polygons.*`mask_key`",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            stp.pp.tissue(sdata, um_per_px=UM, mask_key=key)
+    with pytest.raises(ValueError, match="`min_hole_um2` is -1"):
+        stp.pp.tissue(sdata, um_per_px=UM, min_hole_um2=-1)
+    assert "tissue" not in sdata.shapes
 
 
 def test_transformations_are_those_of_the_image():

@@ -189,3 +189,20 @@ def seen_color(distance: Mapping[str, float], name: str) -> None:
             f"The colours of slide {name!r} lie outside the training range: mean optical density differs by {shown} "
             "standard deviations of the training spots. Its stain or scanner differs: check the prediction."
         )
+
+
+def unseen_color(far: Mapping[str, tuple[float, float, float]], name: str, *, normalized: bool) -> None:
+    """Warn where a slide's mean optical density (value, lowest and highest trained on) is far from the training's."""
+    if far:
+        shown = ", ".join(
+            f"{channel} {value:.2f} (trained on {low:.2f} to {high:.2f})" for channel, (value, low, high) in far.items()
+        )
+        advice = (
+            "Its stain was normalised already"
+            if normalized
+            else "Predict with `stp.tl.predict(…, stain='macenko')`, which gives it the stain trained on"
+        )
+        warn(
+            f"The colours of slide {name!r} lie outside the training range: mean optical density {shown}. {advice}; "
+            "check the prediction."
+        )

@@ -332,25 +332,26 @@ def _frame(ids: NDArray[np.int64], xy: NDArray[np.float64], diameter_px: float, 
     return GeoDataFrame(geometry=shapely.box(*low.T, *high.T), index=ids)
 
 
-def spot_layout(xy: NDArray[np.float64]) -> Layout:
-    """Whether spots lie on a hexagonal or on a square lattice, turned as it may be.
+def spot_lattice(xy: NDArray[np.float64]) -> tuple[float | None, Layout]:
+    """How measured spots lie: square or hexagonal, turned as they may be, and how far apart.
 
     Parameters
     ----------
     xy
-        ``(n, 2)`` centres.
+        ``(n, 2)`` centres, any unit.
 
     Returns
     -------
-    ``"hexagonal"`` where directions to neighbours repeat every 60 degrees more than every 90; else ``"square"``.
+    Pitch, the median distance of neighbours, None for fewer than two spots; and ``"hexagonal"`` where directions to
+    neighbours repeat every 60 degrees more than every 90, else ``"square"``.
     """
     from scipy.spatial import cKDTree
 
-    if len(xy) < 3:
-        return "square"
-    tree = cKDTree(xy)
-    pairs = tree.query_pairs(1.25 * spot_pitch(xy), output_type="ndarray")
+    if len(xy) < 2:
+        return None, "square"
+    pairs = cKDTree(xy).query_pairs(1.25 * spot_pitch(xy), output_type="ndarray")
     step = (xy[pairs[:, 1]] - xy[pairs[:, 0]]) @ np.array([1, 1j])
-    turn = step / np.maximum(np.abs(step), 1e-12)
+    distance = np.abs(step)
+    turn = step / np.maximum(distance, 1e-12)
     six, four = (abs((turn**n).sum()) for n in (6, 4))
-    return "hexagonal" if six > four else "square"
+    return float(np.median(distance)), "hexagonal" if six > four else "square"

@@ -257,7 +257,8 @@ def normalized(rgb: Float, source: Stain, target: Stain, method: StainMethod) ->
         share = np.clip(_density(rgb).mean(axis=-1, keepdims=True) / FAINT, 0, 1)  # white is no stain: it stays
         lms = 10 ** ((lab + share * (moved - lab)) @ np.linalg.inv(LAB).T)
         found = 256 * lms @ np.linalg.inv(LMS).T - 1
-    return np.clip(found, 0, 255)
+    in_range: Float = np.clip(found, 0, 255)
+    return in_range
 
 
 def _complete(stain: Stain) -> Float:

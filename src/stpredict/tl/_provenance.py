@@ -5,18 +5,21 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from .. import _keys as keys
+from .._checks import training as check
 from .._train._color import CHANNELS
+from ..pp._grid import spot_lattice
 from ._folder import package_version
 from ._run import digest
+from ._stain import training_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from .._slides import Slide
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from ._checkpoint import Checkpoint
     from ._predictor import Predictor
     from ._run import Run
+
+MARGIN = 1.0
+"""How far the mean colour of a slide may lie beyond those trained on, in standard deviations between spots."""
 
 
 def provenance(
@@ -64,11 +70,9 @@ def provenance(
         "validation_note": _note(run.folds),
         "best": checkpoint.best(),
         "diameter_um": run.diameter_um,
-        "color": {
-            "channels": list(CHANNELS),
-            "mean": density.mean(axis=0).astype(float).tolist(),
-            "std": density.std(axis=0).astype(float).tolist(),
-        },
+        **_lattice(run.slides),
+        "color": _color(density, run.slide_index),
+        "stain": training_stain(run.slides),
         "ridge_penalty": penalty,
         "n_at_border": n_at_border,
         "versions": {
@@ -77,6 +81,60 @@ def provenance(
             "python": platform.python_version(),
         },
     }
+
+
+def _lattice(slides: Sequence[Slide]) -> dict[str, Any]:
+    """How spots lie: the median pitch of the slides, and the layout of the one with the most spots."""
+    found = [spot_lattice(slide.xy_um) for slide in sorted(slides, key=lambda slide: -len(slide.xy_um))]
+    pitches = [pitch for pitch, _ in found if pitch]
+    return {"pitch_um": float(np.median(pitches)) if pitches else None, "layout": found[0][1]}
+
+
+def _color(density: NDArray[np.float32], slide: NDArray[np.int64]) -> dict[str, Any]:
+    """Mean and spread of the optical density of spots, and the range that the means of slides span."""
+    means = np.array([density[slide == i].mean(axis=0) for i in np.unique(slide)])
+    figures = {"mean": density.mean(axis=0), "std": density.std(axis=0), "low": means.min(axis=0)}
+    figures["high"] = means.max(axis=0)
+    return {
+        "channels": list(CHANNELS),
+        **{name: values.astype(float).tolist() for name, values in figures.items()},
+    }
+
+
+def warn_unseen_color(
+    colors: NDArray[np.float32],
+    flagged: NDArray[np.bool_],
+    provenance: Mapping[str, Any],
+    name: str,
+    *,
+    normalized: bool = False,
+) -> None:
+    """Warn where the colours of a slide are none that a predictor was trained on.
+
+    Parameters
+    ----------
+    colors
+        ``(n, d)`` colour statistics of the spots of one slide.
+    flagged
+        ``(n,)`` spots at a border, which count only where all are.
+    provenance
+        Of the predictor.
+    name
+        Name of the slide.
+    normalized
+        Whether its stain was normalised.
+    """
+    seen = provenance["color"]
+    inside = colors if flagged.all() else colors[~flagged]
+    values = inside[:, -6:-3].mean(axis=0, dtype=np.float64)
+    low, high = (np.asarray(seen.get(side, seen["mean"])) for side in ("low", "high"))
+    spread = MARGIN * np.asarray(seen["std"])
+    far = (values < low - spread) | (values > high + spread)
+    check.unseen_color(
+        {seen["channels"][i]: (float(values[i]), float(low[i]), float(high[i])) for i in np.flatnonzero(far).tolist()},
+        name,
+        normalized=normalized,
+    )
 
 
 def _note(folds: Sequence[Fold]) -> str:
