@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
 from matplotlib import pyplot as plt
 from matplotlib.collections import EllipseCollection
+from shapely import points
+from spatialdata.models import TableModel
 
+import stpredict
 from stpredict import pl
 
 
@@ -173,3 +178,48 @@ def test_gene_outside_the_panel_that_counts_are_divided_by(predicted):
     predicted["predicted"].uns["predicted"]["target"]["over"] = "panel"
     with pytest.raises(ValueError, match=r"No gene 'GENE9' in 'observed' \(8 genes\)"):
         pl.expression(predicted, "GENE9", region="S0_spots")
+
+
+@pytest.fixture(params=["square", "hexagonal"])
+def dense(request):
+    """A slide with more places than are drawn as circles, on a disc of tissue."""
+    sdata = stpredict.datasets.synthetic(n_slides=1, n_side=4)
+    stpredict.pp.spot_grid(sdata, diameter_um=10, pitch_um=11, layout=request.param, tissue_key=None)
+    centre = sdata["grid"].geometry.centroid
+    inside = np.hypot(centre.x - 187, centre.y - 187) < 180
+    sdata["grid"] = sdata["grid"][inside]
+    x, y = centre.x[inside].to_numpy(), centre.y[inside].to_numpy()
+    values = np.column_stack([np.sin(x / 30) + y / 100, x]).astype(np.float32)
+    obs = pd.DataFrame({"region": pd.Categorical(["grid"] * len(x)), "spot": centre.index[inside]}).set_index(
+        centre.index[inside].astype(str)
+    )
+    table = AnnData(values, obs=obs, var=pd.DataFrame(index=["A", "B"]))
+    sdata["predicted"] = TableModel.parse(table, region="grid", region_key="region", instance_key="spot")
+    assert table.n_obs > 10_000
+    return sdata
+
+
+def test_many_places_of_a_lattice_are_an_image(dense):
+    dense["predicted"].X[7, 0] = np.nan
+    (image_ax,), (circles_ax,) = (pl.expression(dense, "A", keys="predicted", spot_size=size) for size in (1, 0.999))
+    assert not image_ax.collections
+    tissue, image = image_ax.images
+    circles = spots(circles_ax)
+    assert image.get_clim() == circles.get_clim()
+    assert image.get_cmap().name == circles.get_cmap().name
+    assert tissue.get_extent() == circles_ax.images[0].get_extent()
+    assert (image_ax.get_xlim(), image_ax.get_ylim()) == (circles_ax.get_xlim(), circles_ax.get_ylim())
+    one, other = pixels([image_ax]).astype(int), pixels([circles_ax]).astype(int)
+    assert one.shape == other.shape
+    assert np.median(np.abs(one - other)) == 0
+    inked, painted = ((np.ptp(part[..., :3], axis=2) > 60) for part in (other, one))
+    ends = [(np.flatnonzero(part.any(axis=axis))[[0, -1]]) for part in (inked, painted) for axis in (0, 1)]
+    np.testing.assert_allclose(ends[:2], ends[2:], atol=1)
+
+
+def test_many_scattered_spots_are_circles(dense):
+    centre = dense["grid"].geometry
+    shift = np.random.default_rng(0).normal(0, 1, len(centre))
+    dense["grid"].geometry = points(centre.x + shift, centre.y)
+    (ax,) = pl.expression(dense, "A", keys="predicted")
+    assert len(spots(ax).get_offsets()) == dense["predicted"].n_obs

@@ -11,6 +11,7 @@ from stpredict.pl._slide_axes import (
     Window,
     _dimmed,
     _thinned,
+    draw_raster,
     draw_spots,
     draw_tissue,
     length_label,
@@ -18,6 +19,7 @@ from stpredict.pl._slide_axes import (
     scale_bar,
     spots_window,
 )
+from stpredict.pp._raster import raster_of
 
 
 @pytest.fixture
@@ -118,6 +120,53 @@ def test_many_spots_are_pixels_in_vector_files():
     _, ax = plt.subplots()
     assert not draw_spots(ax, np.zeros((10, 2)), 1.0, colors="red").get_rasterized()
     assert draw_spots(ax, np.zeros((10_001, 2)), 1.0, colors="red").get_rasterized()
+
+
+def drawn(draw):
+    """Pixels of axes from 0 to 400 µm, one a µm."""
+    fig = plt.figure(figsize=(4, 4), dpi=100)
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 400), ylim=(400, 0))
+    ax.set_axis_off()
+    draw(ax)
+    fig.canvas.draw()
+    return np.asarray(fig.canvas.buffer_rgba())[..., :3].astype(int)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+@pytest.mark.parametrize(("apart", "shift"), [(1.0, 0.0), (np.sqrt(3) / 2, 0.5)], ids=["square", "hexagonal"])
+def test_raster_and_circles_agree(angle, apart, shift):
+    """To a pixel: every circle lies in the pixels of its place, in the same colour, and gaps stay gaps."""
+    row, column = (part.ravel() for part in np.mgrid[:16, :16])
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    xy = 16 * np.column_stack([column + shift * (row % 2), row * apart]) @ turn + [110 * (angle > 0) + 20, 20]
+    rng = np.random.default_rng(0)
+    xy = xy[rng.random(len(xy)) < 0.7]
+    values = rng.random(len(xy))
+    values[3] = np.nan
+    circles = drawn(lambda ax: draw_spots(ax, xy, 13.0, values=values))
+    raster = drawn(lambda ax: draw_raster(ax, raster_of(xy), values))
+    for x, y in xy.astype(int):
+        near = np.s_[y - 3 : y + 4, x - 3 : x + 4]
+        assert abs(circles[near] - raster[near]).max() <= 2
+    inked, painted = (circles < 255).any(axis=2), (raster < 255).any(axis=2)
+    assert (inked & ~painted).sum() <= 0.02 * inked.sum()  # smoothed rims
+    assert painted.sum() == pytest.approx(len(xy) * 16 * 16 * apart, rel=0.03)
+
+
+def test_shrunken_raster_has_no_rim():
+    """Edges fade into what lies beneath, not into the colour of missing values."""
+    xy = np.argwhere(np.ones((300, 300))).astype(float)[:, ::-1] + 50.5
+    xy = xy[np.hypot(*(xy - 200).T) < 120]
+    picture = drawn(lambda ax: (draw_raster(ax, raster_of(xy), np.ones(len(xy)), cmap="Reds"), ax.set_xlim(0, 900)))
+    red, green, _ = np.moveaxis(picture, -1, 0)
+    assert (np.abs(red - green)[green < 200] > 15).all()
+
+
+def test_white_is_not_read():
+    _, ax = plt.subplots()
+    draw_tissue([ax], None, Window(x=0, y=0, width=10, height=10), image_alpha=0)
+    assert (np.asarray(ax.images[0].get_array()) == 255).all()
 
 
 def test_scale_bar_is_as_long_as_it_says():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dask.array as da
 import numpy as np
 import pytest
 
@@ -111,3 +112,37 @@ def test_faults(predicted):
 def test_without_predictions_the_error_tells_how_to_make_them(sdata):
     with pytest.raises(ValueError, match=r"No table or layer 'predicted'.*stp\.tl\.predict.*keys=\['observed'\]"):
         sources(sdata, ["observed", "predicted"], Selection())
+
+
+def test_agreement_is_over_the_spots_that_are_scored(predicted):
+    """A spot with counts of other genes only is drawn, but `tl.evaluate` does not score it."""
+    table = predicted["observed"]
+    values = table.X.toarray()
+    at = np.flatnonzero(table.obs["region"] == "S0_spots")
+    values[at[4], :8] = 0
+    table.X = type(table.X)(values)
+    observed, given = sources(predicted, ("observed", "predicted"), Selection(shapes_key="S0_spots"))
+    drawn = observed.values(["GENE2"])[:, 0]
+    assert drawn[4] == 0
+    rate = table.layers["rate"][at, 2]
+    kept = np.arange(len(at)) != 4
+    assert agreement(observed, given, "GENE2") == pytest.approx(np.corrcoef(drawn[kept], rate[kept])[0, 1], abs=1e-5)
+    assert np.corrcoef(drawn, rate)[0, 1] != pytest.approx(np.corrcoef(drawn[kept], rate[kept])[0, 1], abs=1e-3)
+
+
+def test_only_asked_genes_are_read(predicted):
+    read = set()
+
+    def block(values, block_info=None):
+        read.add(block_info[0]["chunk-location"])
+        return values
+
+    table = predicted["predicted"]
+    values = table.X
+    lazy = da.from_array(values, chunks=(20, 1))
+    table.X = lazy.map_blocks(block, dtype=values.dtype, meta=values[:0])
+    (source,) = sources(predicted, "predicted", Selection(shapes_key="S1_spots"))
+    read.clear()
+    rows = (table.obs["region"] == "S1_spots").to_numpy()
+    np.testing.assert_array_equal(source.values(["GENE5"])[:, 0], values[rows, 5])
+    assert {column for _, column in read} == {5}

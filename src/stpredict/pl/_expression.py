@@ -10,7 +10,17 @@ from .. import _keys as keys_of
 from .._checks import config as check_config
 from .._checks import plots as check
 from .._slides import Selection
-from ._slide_axes import PANEL_IN, TEXT_IN, draw_spots, draw_tissue, scale_bar, spots_window
+from ..pp._raster import raster_of
+from ._slide_axes import (
+    MANY_SPOTS,
+    PANEL_IN,
+    TEXT_IN,
+    draw_raster,
+    draw_spots,
+    draw_tissue,
+    scale_bar,
+    spots_window,
+)
 from ._sources import agreement, sources
 from ._style import look, number, panels
 
@@ -18,10 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
-    from matplotlib.collections import EllipseCollection
+    from matplotlib.cm import ScalarMappable
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from .._slides import Slide
     from ._sources import Source
 
     Limits = tuple[float, float]
@@ -52,7 +63,9 @@ def expression(
     """Expression of a gene on the H&E image, observed beside predicted.
 
     Counts are normalised as those that the predictor was trained on, so that panels have the same units. Where counts
-    are drawn, every other panel tells its Pearson correlation with them.
+    are drawn, every other panel tells its Pearson correlation with them, over the spots that `tl.evaluate` scores.
+
+    More than 10,000 spots on a regular lattice, square or hexagonal, are drawn as an image without gaps between spots.
 
     Parameters
     ----------
@@ -79,7 +92,7 @@ def expression(
     cmap
         Name of a colour map of matplotlib.
     spot_size
-        Diameter of the circles in true spot diameters.
+        Diameter of the circles in true spot diameters; any but 1 draws circles, however many.
     image_alpha
         Strength of the image, from 0 (white) to 1 (as it is).
     ax
@@ -113,16 +126,8 @@ def expression(
         draw_tissue(axes, found[0].slide, window, image_alpha=image_alpha)
         for group in groups:
             for i in group:
-                slide = found[i].slide
-                spots = draw_spots(
-                    axes[i],
-                    slide.xy_um,
-                    slide.diameter_um * spot_size,
-                    values=values[i],
-                    cmap=cmap,
-                    limits=ends[group],
-                )
-            _color_bar(spots, [axes[i] for i in group], [values[i] for i in group], found[group[0]].units)
+                drawn = _draw(axes[i], found[i].slide, values[i], spot_size, cmap, ends[group])
+            _color_bar(drawn, [axes[i] for i in group], [values[i] for i in group], found[group[0]].units)
         _titles(axes, found, gene)
         scale_bar(axes[0], window)
     return axes
@@ -135,6 +140,17 @@ def _values(source: Source, gene: str) -> NDArray[np.float32]:
     values = source.values([gene])[:, 0]
     check.some_value(values, f"gene {gene!r}", source.key)
     return values
+
+
+def _draw(
+    ax: Axes, slide: Slide, values: NDArray[np.float32], spot_size: float, cmap: str, limits: Limits
+) -> ScalarMappable:
+    """Circles; an image where there are many on a lattice, and nobody asked for circles of another size."""
+    many = len(values) > MANY_SPOTS and spot_size == 1
+    raster = raster_of(slide.xy_um) if many else None
+    if raster is None:
+        return draw_spots(ax, slide.xy_um, slide.diameter_um * spot_size, values=values, cmap=cmap, limits=limits)
+    return draw_raster(ax, raster, values, cmap=cmap, limits=limits)
 
 
 def _groups(found: Sequence[Source], limits: object) -> list[tuple[int, ...]]:
@@ -154,14 +170,14 @@ def _limits(values: Sequence[NDArray[np.float32]], limits: Literal["shared", "ea
     return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
 
 
-def _color_bar(spots: EllipseCollection, axes: list[Axes], values: Sequence[NDArray[np.float32]], units: str) -> None:
+def _color_bar(drawn: ScalarMappable, axes: list[Axes], values: Sequence[NDArray[np.float32]], units: str) -> None:
     """A bar beside the panels, with an arrow at an end that values go beyond."""
-    low, high = spots.get_clim()
+    low, high = drawn.get_clim()
     below = any(np.nanmin(part) < low for part in values)
     above = any(np.nanmax(part) > high for part in values)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
     figure = axes[0].figure
-    bar = figure.colorbar(spots, ax=axes, extend=extend, label=units, fraction=0.05, pad=0.02, aspect=25, shrink=0.8)
+    bar = figure.colorbar(drawn, ax=axes, extend=extend, label=units, fraction=0.05, pad=0.02, aspect=25, shrink=0.8)
     bar.outline.set_visible(False)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import rcParams
+from matplotlib import colormaps, rcParams
 from matplotlib.collections import EllipseCollection
+from matplotlib.transforms import Affine2D
 
 from .._geometry import PatchSpec
 from .._pixels import PatchReader
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
     from .._slides import Slide
+    from ..pp._raster import Raster
 
 THUMBNAIL_PX = 800
 """Side of the picture of the tissue: sharp at 300 dpi in a panel of a third of a page."""
@@ -34,7 +37,11 @@ PANEL_IN, TEXT_IN = 2.4, 0.4
 BELOW = -0.035
 """Where text below a picture stands, in heights of the picture."""
 MANY_SPOTS = 10_000
-"""From here on spots are drawn as pixels in vector files."""
+"""Above so many, spots on a regular lattice are drawn as an image, and others as pixels in vector files."""
+WHITE = np.full((1, 1, 3), 255, dtype=np.uint8)
+"""A picture of nothing."""
+MISSING = "0.75"
+"""Colour of a spot without a value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,11 +106,11 @@ def draw_tissue(axes: Iterable[Axes], slide: Slide, window: Window, *, image_alp
     window
         The part to show; beyond the image it is white.
     image_alpha
-        1 shows the image as it is, 0 shows white; in between it is paler and greyer.
+        1 shows the image as it is, 0 shows white without reading it; in between it is paler and greyer.
     """
     side = max(window.width, window.height)
     centre = np.array([window.x + window.width / 2, window.y + window.height / 2])
-    pixels = _dimmed(_square(slide, centre, side), image_alpha)
+    pixels = _dimmed(_square(slide, centre, side) if image_alpha > 0 else WHITE, image_alpha)
     x0, y0 = centre - side / 2
     for ax in axes:
         ax.imshow(pixels, extent=(x0, x0 + side, y0 + side, y0), interpolation="antialiased")
@@ -173,11 +180,44 @@ def draw_spots(
         rasterized=len(xy_um) > MANY_SPOTS,
     )
     if values is not None:
-        from matplotlib import colormaps
-
-        spots.set(array=np.ma.masked_invalid(values), cmap=colormaps[cmap].with_extremes(bad="0.75"), clim=limits)
+        spots.set(array=np.ma.masked_invalid(values), cmap=colormaps[cmap].with_extremes(bad=MISSING), clim=limits)
     ax.add_collection(spots, autolim=False)
     return spots
+
+
+def draw_raster(
+    ax: Axes, raster: Raster, values: NDArray[Any], *, cmap: str = "viridis", limits: tuple[float, float] = (0.0, 1.0)
+) -> AxesImage:
+    """Draw spots of a regular lattice as an image without gaps: each covers the pixels that are nearest to it.
+
+    Parameters
+    ----------
+    ax
+        Where; shows a window already.
+    raster
+        The lattice, in µm.
+    values
+        ``(n,)`` numbers that become colours; NaN becomes grey.
+    cmap
+        Colour map of ``values``.
+    limits
+        Values at the two ends of the colour map.
+
+    Returns
+    -------
+    The image. It shows nothing where there is no spot; where it is shrunk, colours are averaged.
+    """
+    painted, covered = raster.paint(np.column_stack([values, np.ones(len(values))]))
+    return ax.imshow(
+        np.ma.masked_invalid(painted),
+        cmap=colormaps[cmap].with_extremes(bad=MISSING),
+        clim=limits,
+        alpha=np.nan_to_num(covered),
+        interpolation="antialiased",
+        interpolation_stage="rgba",
+        extent=(0, raster.width, raster.height, 0),
+        transform=Affine2D(raster.matrix) + ax.transData,
+    )
 
 
 def scale_bar(ax: Axes, window: Window) -> None:

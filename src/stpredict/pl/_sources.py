@@ -7,20 +7,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from spatialdata import SpatialData
+from spatialdata.models import get_table_keys
 
 from .. import _keys as keys
 from .._checks import expression as check_expression
 from .._checks import plots as check
 from .._checks import slides as check_slides
-from .._slides import resolve
+from .._slides import resolve, slide_images
 from ..metrics import pearson
 from ..pp import TargetSpec
+from ..pp._columns import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from spatialdata import SpatialData
 
     from .._slides import Selection, Slide
 
@@ -31,7 +34,10 @@ class Source:
 
     key: str
     slide: Slide
-    """Its ``counts`` are the values as stored."""
+    matrix: Any
+    """``(n, n_genes)`` values as stored; of predictions only the genes that are asked for are read."""
+    rows: NDArray[np.intp]
+    """Rows of ``matrix`` that are the spots of the slide."""
     is_counts: bool
     """Whether they are raw counts, to be normalised before they are drawn."""
     target: TargetSpec
@@ -54,14 +60,13 @@ class Source:
         -------
         ``(n_spots, len(genes))``, float32; NaN where a spot has no counts at all.
         """
-        stored: Any = self.slide.counts
         at = {gene: i for i, gene in enumerate(self.slide.genes)}
         if not self.is_counts:
-            return np.asarray(stored[:, [at[gene] for gene in genes]].toarray(), dtype=np.float32)
+            return columns_of(self.matrix, [at[gene] for gene in genes], self.rows)
         scheme = like or self
         panel = list(genes) if scheme.target.over == "all" else [gene for gene in scheme.panel if gene in at]
-        normal = scheme.target.normalize(stored, [at[gene] for gene in panel])
-        normal[check_expression.zero_spots(stored)] = np.nan
+        normal = scheme.target.normalize(self.matrix, [at[gene] for gene in panel])
+        normal[check_expression.zero_spots(self.matrix)] = np.nan
         return normal[:, [panel.index(gene) for gene in genes]]
 
 
@@ -90,19 +95,20 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     region = check.one_region(regions, selection.shapes_key)
     predictions, counts = {}, {}
     for key, (table, layer) in places.items():
-        slide = resolve(sdata, replace(selection, table_name=table, layer=layer, shapes_key=region))[0]
+        meant = replace(selection, table_name=table, layer=layer, shapes_key=region)
         if (table, layer) == (counts_table, selection.layer):
+            slide = resolve(sdata, meant)[0]
             check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist())
             counts[key] = slide
         else:
-            predictions[key] = _prediction(key, slide, sdata.tables[table].uns)
+            predictions[key] = _prediction(key, sdata, meant)
     first = next(iter(predictions.values()), None)
     drawn = predictions | {key: _counts(key, slide, first) for key, slide in counts.items()}
     return [drawn[key] for key in asked]
 
 
 def agreement(observed: Source, predicted: Source, gene: str) -> float | None:
-    """Pearson correlation of a gene over the spots that two sources share.
+    """Pearson correlation of a gene over the spots that `tl.evaluate` scores: those with a count of a predicted gene.
 
     Parameters
     ----------
@@ -119,6 +125,9 @@ def agreement(observed: Source, predicted: Source, gene: str) -> float | None:
     """
     _, left, right = np.intersect1d(observed.slide.instances, predicted.slide.instances, return_indices=True)
     measured, given = observed.values([gene], predicted)[left], predicted.values([gene])[right]
+    predicted_genes = set(predicted.panel)
+    panel = [i for i, name in enumerate(observed.slide.genes) if name in predicted_genes]
+    measured[check_expression.zero_spots(observed.matrix[:, panel])[left]] = np.nan
     if np.isfinite(measured + given).sum() < 3:
         return None
     r = float(pearson(measured, given)[0])
@@ -147,9 +156,10 @@ def _place(sdata: SpatialData, key: str, counts_table: str | None, layer: str | 
     return str(counts_table), key
 
 
-def _prediction(key: str, slide: Slide, uns: Mapping[str, Any]) -> Source:
+def _prediction(key: str, sdata: SpatialData, meant: Selection) -> Source:
     """Values drawn as they are; without a record of their units they are taken for the default ones."""
-    records = [uns[name] for name in (key, keys.PREDICTED) if isinstance(uns.get(name), Mapping)]
+    table = sdata.tables[str(meant.table_name)]
+    records = [table.uns[name] for name in (key, keys.PREDICTED) if isinstance(table.uns.get(name), Mapping)]
     record = records[0] if records else {}
     noted = record.get(keys.TARGET, {})
     target = TargetSpec(
@@ -157,12 +167,16 @@ def _prediction(key: str, slide: Slide, uns: Mapping[str, Any]) -> Source:
         over="panel" if noted.get("over") == "panel" else "all",
         log1p=bool(noted.get("log1p", True)),
     )
+    rows, slide = _places(sdata, meant)
+    matrix = table.X if meant.layer is None else table.layers[meant.layer]
     return Source(
         key=key,
-        slide=slide,
+        slide=replace(slide, genes=tuple(table.var_names)),
+        matrix=matrix,
+        rows=rows,
         is_counts=False,
         target=target,
-        panel=_panel(slide),
+        panel=_panel(matrix, rows, table.var_names.tolist()),
         units=str(record.get("units", target.units)),
     )
 
@@ -170,11 +184,45 @@ def _prediction(key: str, slide: Slide, uns: Mapping[str, Any]) -> Source:
 def _counts(key: str, slide: Slide, like: Source | None) -> Source:
     target = TargetSpec() if like is None else like.target
     panel = slide.genes if like is None else like.panel
-    return Source(key=key, slide=slide, is_counts=True, target=target, panel=panel, units=target.units)
+    rows = np.arange(len(slide.instances))
+    return Source(
+        key=key,
+        slide=slide,
+        matrix=slide.counts,
+        rows=rows,
+        is_counts=True,
+        target=target,
+        panel=panel,
+        units=target.units,
+    )
 
 
-def _panel(slide: Slide) -> tuple[str, ...]:
+def _places(sdata: SpatialData, meant: Selection) -> tuple[NDArray[np.intp], Slide]:
+    """Rows of a table that annotate a region, and these spots without values, which may be more than memory holds."""
+    table_name, region = str(meant.table_name), str(meant.shapes_key)
+    check_slides.has_element(sdata, region, table_name)
+    table = sdata.tables[table_name]
+    _, region_key, instance_key = get_table_keys(table)
+    rows = np.flatnonzero((table.obs[region_key] == region).to_numpy())
+    ids = table.obs[instance_key].to_numpy()[rows]
+    bare = SpatialData(
+        images={name: sdata.images[name] for name in slide_images(sdata)},
+        labels={region: sdata.labels[region]} if region in sdata.labels else None,
+        shapes={region: sdata.shapes[region]} if region in sdata.shapes else None,
+        attrs=sdata.attrs,
+    )
+    slide = resolve(bare, replace(meant, table_name=None, layer=None), needs_table=False)[0]
+    index = pd.Index(slide.instances)
+    check_slides.instances_match(ids, index, region, table_name)
+    at = index.get_indexer(pd.Index(ids))
+    return rows, replace(slide, xy_px=slide.xy_px[at], instances=ids, obs_names=table.obs_names.to_numpy()[rows])
+
+
+def _panel(matrix: Any, rows: NDArray[np.intp], genes: Sequence[str]) -> tuple[str, ...]:
     """Genes with a value in some spot: the others of a layer of predictions are NaN."""
-    stored: Any = slide.counts
-    n_missing = np.bincount(stored.indices[np.isnan(stored.data)], minlength=len(slide.genes))
-    return tuple(gene for gene, n in zip(slide.genes, n_missing, strict=True) if n < stored.shape[0])
+    first = columns_of(matrix, range(len(genes)), rows[:1])
+    doubtful = np.flatnonzero(np.isnan(first).all(axis=0))
+    if not len(doubtful):
+        return tuple(genes)
+    missing = set(doubtful[np.isnan(columns_of(matrix, doubtful.tolist(), rows)).all(axis=0)].tolist())
+    return tuple(gene for i, gene in enumerate(genes) if i not in missing)

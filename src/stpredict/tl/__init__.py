@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from ._fit import fit
     from ._predict import predict
     from ._predictor import Predictor
+    from ._raster import rasterize
 
-__all__ = ["FitConfig", "PatchSpec", "Predictor", "evaluate", "fit", "predict", "summary"]
+__all__ = ["FitConfig", "PatchSpec", "Predictor", "evaluate", "fit", "predict", "rasterize", "summary"]
 
 _HOME = {
     "FitConfig": ".._train._config",
@@ -25,6 +26,7 @@ _HOME = {
     "evaluate": "._evaluate",
     "fit": "._fit",
     "predict": "._predict",
+    "rasterize": "._raster",
     "summary": "._evaluate",
 }
 
