@@ -51,7 +51,8 @@ def test_layout(folder):
     assert table.var_names.tolist() == GENES[1:]
     assert table.n_obs == 3 * len(ON_TISSUE)
     assert "label" not in table.obs
-    assert list(sdata.attrs["stpredict"]["um_per_px"].values()) == pytest.approx([10] * 3)  # 150 µm over a diagonal of 15 px
+    um_per_px = list(sdata.attrs["stpredict"]["um_per_px"].values())
+    assert um_per_px == pytest.approx([10] * 3)  # 150 µm over a diagonal of 15 px
     np.testing.assert_allclose(sdata["P2_ST_rep1_spots"]["radius"], 5.5)
     assert sdata["P2_ST_rep1_image"]["scale0"]["image"].shape == (3, 121, 141)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -94,6 +98,27 @@ def test_no_colour_is_refused(tmp_path, array, words):
     Image.fromarray(array).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=rf"'a.tif' {words}.*8-bit RGB"):
         read_image(tmp_path / "a.tif")
+
+
+def test_upper_half_of_16_bit_colour(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    deep = np.random.default_rng(0).integers(0, 65_536, (8, 9, 3)).astype(">u2")
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in deep))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 8, 16, 2, 0, 0, 0))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), deep.transpose(2, 0, 1) >> 8)
+
+
+def test_gzipped_image(tmp_path, pixels):
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "a.png")
+    packed = gzip.compress((tmp_path / "a.png").read_bytes())
+    (tmp_path / "a.png.gz").write_bytes(packed)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png.gz"), pixels)
+    (tmp_path / "a.png.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(ValueError, match=r"'a\.png\.gz' cannot be read"):
+        read_image(tmp_path / "a.png.gz")
 
 
 @pytest.mark.parametrize("damage", ["cut", "text"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NoReturn
 
 from .slides import listed
@@ -283,7 +284,7 @@ def row_length(name: str, found: int, expected: int, path: Path) -> None:
 
 def unique_spots(names: Sequence[str], path: Path) -> None:
     """Refuse two rows for one position of the array."""
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
         msg = f"'{path.name}' holds more than one row for array position {listed(twice)}. Keep one row a spot."
         raise ValueError(msg)

@@ -44,7 +44,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Notes
     -----
-    RGBA is laid on white; palettes, CMYK and YCbCr are converted; grey, 16-bit and floating point are refused.
+    RGBA is laid on white; palettes, CMYK and YCbCr are converted; of 16-bit colour the upper 8 bits are kept; grey (of
+    8 or 16 bits), black and white and floating point are refused.
     """
     check.exists(path, "image")
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # whole slides exceed PIL's guard

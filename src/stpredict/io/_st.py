@@ -88,7 +88,7 @@ def read_st(
     Parameters
     ----------
     image
-        Path of the H&E image (JPEG, PNG or TIFF in 8-bit colour, gzipped or not).
+        Path of the H&E image (JPEG, PNG or TIFF in colour, gzipped or not; of 16 bits the upper 8 are kept).
     counts
         Path of the counts: a table of raw counts with a header and names in front of its rows, where spots are named
         by their array coordinates (``10x13``) or by barcodes; or a Matrix Market file with ``barcodes.tsv`` and
@@ -120,13 +120,13 @@ def read_st(
         pixels. Its last row is 0 0 1, or its last column, as in the alignment files of the ST pipeline. If the spot
         file has ``new_x`` and ``new_y``, these are mapped.
     pixel_frame
-        ``(width, height)`` of the image to which pixel coordinates refer, if the image at hand is a copy at another
-        size.
+        ``(width, height)`` of the image to which pixel coordinates, or ``affine``, refer, if the image at hand is a
+        copy at another size.
     um_per_px
         Resolution in µm per pixel. By default it follows from the pitch of the spots.
     pitch_um
         Distance between the centres of neighbouring spots in µm. By default 200, and 150 for staggered arrays (of
-        about 2,000 spots; all spots have an even x + y, or all an odd one).
+        about 2,000 spots: at least ten are read, and all have an even x + y, or all an odd one).
     diameter_um
         Diameter of a spot in µm. By default 100, and 110 for staggered arrays.
 
@@ -242,11 +242,8 @@ def read_section(
     The section: selected spots that have counts, in the order of the spot file.
     """
     layout = layout or Layout()
-    if spots is None and layout.affine is None:
-        check.placed()
-    read = None if spots is None else read_spots(spots, affine=layout.affine)
     counted = read_counts(counts, genes_in=layout.genes_in, symbols=layout.symbols)
-    found = _placed(counted, layout, counts) if read is None else read
+    found = _placed(counted, layout.affine, counts) if spots is None else read_spots(spots, affine=layout.affine)
     xy_px = found.xy_px * layout.scale
     array = STAGGERED if is_staggered(found.array_xy) else SQUARE
     measured = lattice_um_per_px(
@@ -267,10 +264,10 @@ def read_section(
     )
 
 
-def _placed(counted: Counts, layout: Layout, path: Path) -> Spots:
-    if layout.affine is None:
+def _placed(counted: Counts, affine: NDArray[np.float64] | None, path: Path) -> Spots:
+    if affine is None:
         check.placed()
-    return spots_of_counts(counted.spots, layout.affine, path)
+    return spots_of_counts(counted.spots, affine, path)
 
 
 def _rows(spots: Spots, counts: Counts, path: Path) -> NDArray[np.int64]:
