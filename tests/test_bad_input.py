@@ -326,7 +326,7 @@ def test_missing_pixels_are_flagged_and_predicted(sdata, predictor):
     assert np.isfinite(table.X).all()
 
 
-CHECKS = {"config", "evaluation", "grid", "predictor", "raster", "slides", "tissue", "training"}
+CHECKS = {"config", "evaluation", "grid", "predictor", "raster", "slides", "stain", "tissue", "training"}
 
 
 def test_every_check_is_called():
