@@ -158,6 +158,9 @@ def test_counts_are_taken_as_they_are(sdata):
 def test_rasters_are_not_taken_for_slides(lattice):
     rasterize(lattice)
     stp.pl.expression(lattice, "A", keys="predicted")
+    stp.pp.spot_grid(lattice, "visium", key_added="other")
+    stp.pp.resolution(lattice, um_per_px=4.0)
+    assert list(lattice.attrs["stpredict"]["um_per_px"]) == ["S0_image"]
     (slide,) = resolve(lattice, Selection(shapes_key="grid"), needs_table=False)
     assert slide.image_key == "S0_image"
 

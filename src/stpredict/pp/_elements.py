@@ -12,7 +12,7 @@ from .. import _keys as keys
 from .._checks import grid as check_grid
 from .._checks import slides as check
 from .._geometry import apply_affine, axis_scales
-from .._slides import affine_matrix
+from .._slides import affine_matrix, slide_images
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -38,7 +38,7 @@ def image_name(sdata: SpatialData, asked: str | None, coordinate_system: str | N
     -------
     Its name. Its pixels are square in the coordinate system.
     """
-    systems = {name: set(get_transformation(image, get_all=True)) for name, image in sdata.images.items()}
+    systems = {name: set(get_transformation(sdata[name], get_all=True)) for name in slide_images(sdata)}
     if asked is None:
         names = [name for name, own in systems.items() if coordinate_system is None or coordinate_system in own]
         check.the_image(names, coordinate_system)

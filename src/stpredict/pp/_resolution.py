@@ -12,7 +12,7 @@ from .._checks import files as check_files
 from .._checks import resolution as check_resolution
 from .._checks import slides as check
 from .._resolution import Known, Spots, measured, platform, settle, told
-from .._slides import Selection, resolve
+from .._slides import Selection, resolve, slide_images
 from ..io._lattice import neighbour_pitch
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _note(sdata: SpatialData, found: dict[str, Known]) -> None:
 
 def _images(sdata: SpatialData, image_key: str | None) -> list[str]:
     if image_key is None:
-        return list(sdata.images)
+        return slide_images(sdata)
     check.has_image(list(sdata.images), image_key)
     return [image_key]
 
