@@ -1,11 +1,13 @@
 """Decoded pixels of the levels of one image: every chunk is decoded once, and no more are held than a budget allows.
 
-Levels may be numpy, zarr, dask or anything that is sliced. Nothing here knows of windows or patches.
+Levels may be numpy, zarr, dask, files that decode what is sliced (`FileArray`) or anything else that is sliced.
+Nothing here knows of windows or patches.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from functools import cached_property
 from importlib.util import find_spec
@@ -29,6 +31,59 @@ LEAST_PX = 512
 FREE_PX = 1024
 """Side of the blocks in which pixels without chunks (numpy) are read."""
 ZARRS = "zarrs.ZarrsCodecPipeline"
+
+
+class FileArray(ABC):
+    """Pixels ``(c, y, x)`` that lie in a file and are decoded when they are sliced.
+
+    Threads may slice at the same time. What is sent to another process is where the file is, which is opened there.
+
+    Parameters
+    ----------
+    shape
+        Channels, rows, columns.
+    dtype
+        Of the pixels.
+    chunks
+        What the file decodes at once: channels, rows, columns.
+    """
+
+    ndim = 3
+
+    def __init__(self, shape: tuple[int, int, int], dtype: Any, chunks: tuple[int, int, int]) -> None:
+        self.shape, self.dtype, self.chunks = shape, np.dtype(dtype), chunks
+
+    @abstractmethod
+    def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
+        """Decode a range that lies within the pixels.
+
+        Parameters
+        ----------
+        y, x
+            First row or column, and the one after the last.
+
+        Returns
+        -------
+        ``(c, h, w)``.
+        """
+
+    def __getitem__(self, at: Any) -> NDArray[Any]:
+        at = at if isinstance(at, tuple) else (at,)
+        channels, ys, xs = (*at, slice(None), slice(None))[: self.ndim]
+        (y, rows), (x, columns) = _span(ys, self.shape[1]), _span(xs, self.shape[2])
+        part: NDArray[Any] = self.read(y, x)[channels]
+        return part[..., rows, :][..., columns]
+
+
+def _span(index: slice | int, length: int) -> tuple[tuple[int, int], slice | int]:
+    """The range that an index along one axis needs, and the index within it."""
+    if not isinstance(index, slice):
+        first = int(index) % length
+        return (first, first + 1), 0
+    wanted = range(length)[index]
+    if not wanted:
+        return (0, 0), slice(None)
+    return (min(wanted), max(wanted) + 1), slice(None, None, wanted.step)
 
 
 class Source:
@@ -83,10 +138,10 @@ class Source:
 
 
 def _stored(data: Any) -> Any:
-    """The zarr array behind a dask array that is nothing but that array: it is read faster without dask."""
+    """The zarr array or file behind a dask array that is nothing but that: it is read faster without dask."""
     layers = getattr(getattr(data, "dask", None), "layers", {})
     alone = [next(iter(layer.values())) for layer in layers.values() if len(layer) == 1]
-    stored = [value for value in alone if hasattr(value, "store_path")]
+    stored = [value for value in alone if hasattr(value, "store_path") or isinstance(value, FileArray)]
     same = len(layers) == 2 and len(stored) == 1 and (stored[0].shape, stored[0].dtype) == (data.shape, data.dtype)
     return stored[0] if same else data
 

@@ -6,11 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._anndata import from_anndata
     from ._st import read_st
+    from ._visium import read_visium
+    from ._visium_hd import read_visium_hd
+    from ._wsi import read_wsi
+    from ._xenium import read_xenium
 
-__all__ = ["read_st"]
+__all__ = ["from_anndata", "read_st", "read_visium", "read_visium_hd", "read_wsi", "read_xenium"]
 
-_HOME = {"read_st": "_st"}
+_HOME = {
+    "from_anndata": "_anndata",
+    "read_st": "_st",
+    "read_visium": "_visium",
+    "read_visium_hd": "_visium_hd",
+    "read_wsi": "_wsi",
+    "read_xenium": "_xenium",
+}
 
 
 def __getattr__(name: str) -> Any:

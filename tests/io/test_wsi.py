@@ -1,0 +1,653 @@
+"""Slides in every format that a test can write, against their known pixels; and real ones where they are at hand."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import re
+import runpy
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+from scipy.ndimage import zoom
+from spatialdata import read_zarr
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import get_transformation
+from torch.utils.data import DataLoader, Dataset
+
+from stpredict._chunks import FileArray, Source
+from stpredict._geometry import PatchSpec
+from stpredict._pixels import PatchReader
+from stpredict._slides import Level, pyramid
+from stpredict.io import _wsi, _wsi_levels, _wsi_tiff, read_wsi
+
+write = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("slide_files.py"))))
+FORMATS = list(write.FORMATS)
+SPEC = PatchSpec(fov_um=(16.0, 40.0, 90.0), size_px=16)
+XY = np.random.default_rng(0).uniform((0, 0), (421, 310), (40, 2))
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return write.painted()
+
+
+@pytest.fixture(scope="module")
+def levels(pixels):
+    return write.levels_of(pixels)
+
+
+@pytest.fixture
+def real(her2st_dir):
+    """Folder with slides of scanners."""
+    if not (her2st_dir / "wsi").is_dir():
+        pytest.skip("needs real slides in the folder 'wsi' beside 'her2st'")
+    return her2st_dir / "wsi"
+
+
+def scales(sdata, name="a"):
+    return [sdata[name][scale]["image"] for scale in sdata[name]]
+
+
+def stored(sdata, name="a"):
+    """What `_chunks` reads behind each level."""
+    return [Source(scale).pixels for scale in scales(sdata, name)]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_levels_hold_the_pixels_of_the_file(tmp_path, levels, kind):
+    sdata = read_wsi(write.FORMATS[kind](tmp_path, levels))
+    found = scales(sdata)
+    assert [scale.shape for scale in found] == [(3, *level.shape[:2]) for level in levels]
+    for scale, level in zip(found, levels, strict=True):
+        np.testing.assert_array_equal(scale.values, level.transpose(2, 0, 1))
+    assert [level.factor for level in pyramid(sdata["a"])] == [(1, 1), (2, 2), (4, 4)]
+    assert list(get_transformation(sdata["a"], get_all=True)) == ["a"]
+    np.testing.assert_allclose(found[1].y, (np.arange(155) + 0.5) * 2)
+    Image2DModel().validate(sdata["a"])
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_patches_are_those_of_the_pixels_and_no_dask_is_asked(tmp_path, levels, kind):
+    sdata = read_wsi(write.FORMATS[kind](tmp_path, levels))
+    for pixels in stored(sdata):
+        assert isinstance(pixels, FileArray | zarr.Array)
+    held = [Level(pixels=level.transpose(2, 0, 1), factor=(f, f)) for level, f in zip(levels, (1, 2, 4), strict=True)]
+    wanted, border = PatchReader(held, 0.5, SPEC).read(XY)
+    reader = PatchReader(pyramid(sdata["a"]), 0.5, SPEC)
+    for one in (reader, pickle.loads(pickle.dumps(reader))):
+        patches, at_border = one.read(XY)
+        np.testing.assert_array_equal(patches, wanted)
+        np.testing.assert_array_equal(at_border, border)
+
+
+def test_nothing_is_decoded_before_it_is_needed_and_every_tile_once(tmp_path, levels, monkeypatch):
+    decoded, paste = Counter(), _wsi_tiff._paste
+
+    def counted(out, page, corner, segment):
+        decoded[page.offset, segment[1]] += 1
+        paste(out, page, corner, segment)
+
+    monkeypatch.setattr(_wsi_tiff, "_paste", counted)
+    monkeypatch.setattr("stpredict._chunks.LEAST_PX", 1)
+    monkeypatch.setattr("stpredict._pixels.CELL_PX", 64)
+    sdata = read_wsi(write.tiff(tmp_path / "a.tif", levels))
+    assert not decoded
+    reader = PatchReader(pyramid(sdata["a"])[:1], 0.5, PatchSpec(fov_um=(8.0,), size_px=16))
+    xy = np.random.default_rng(1).uniform(40, 180, (300, 2))
+    for start in range(0, 300, 50):
+        reader.read(xy[reader.order(xy)[start : start + 50]])
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == 9  # tiles 0 to 2 of 64 px along x and y
+
+
+def test_threads_read_the_same_file(tmp_path, levels):
+    (pixels, *_) = stored(read_wsi(write.tiff(tmp_path / "a.tif", levels)))
+    np.testing.assert_array_equal(scales(read_wsi(tmp_path / "a.tif"))[0].values, pixels[:])
+    reader = PatchReader([Level(pixels=pixels, factor=(1, 1))], 0.5, SPEC, budget_bytes=1, n_threads=8)
+    np.testing.assert_array_equal(
+        reader.read(XY)[0], PatchReader([Level(pixels=pixels[:], factor=(1, 1))], 0.5, SPEC).read(XY)[0]
+    )
+
+
+class Patches(Dataset):
+    """One spot an item."""
+
+    def __init__(self, reader):
+        self.reader = reader
+
+    def __len__(self):
+        return len(XY)
+
+    def __getitem__(self, i):
+        return self.reader.read(XY[i : i + 1])[0][0]
+
+
+@pytest.mark.parametrize("backend", ["tiffslide", "openslide"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_workers_open_the_file_themselves(tmp_path, levels, backend):
+    sdata = read_wsi(write.tiff(tmp_path / "a.tif", levels), backend=backend)
+    reader = PatchReader(pyramid(sdata["a"]), 0.5, SPEC)
+    wanted = reader.read(XY)[0]
+    loader = DataLoader(Patches(reader), batch_size=8, num_workers=2, multiprocessing_context="fork", timeout=60)
+    np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in loader]), wanted)
+
+
+def test_a_new_process_opens_the_file_itself(tmp_path, pixels):
+    level, *_ = stored(read_wsi(write.tiff(tmp_path / "a.tif", [pixels])))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(level.read, (40, 130), (3, 200)).result(timeout=300)
+    np.testing.assert_array_equal(found, pixels[40:130, 3:200].transpose(2, 0, 1))
+
+
+def test_what_is_sent_is_a_path():
+    array = _wsi_levels.Handle(Path("a"), open)
+    assert pickle.loads(pickle.dumps(array)).path == Path("a")
+
+
+@pytest.mark.parametrize("at", [
+    (np.s_[:],), (1,), np.s_[:, 7], np.s_[:, :, -3], np.s_[0, 5, 9], np.s_[:, 3:150, 60:200], np.s_[1:, ::7, 5::3],
+    np.s_[:, 200:100], np.s_[[2, 0], ::-1, 250:20:-9], np.s_[:, -5:], np.s_[:, 5, ::2],
+])  # fmt: skip
+@pytest.mark.parametrize("backend", ["tiffslide", "openslide"])
+def test_slices_are_those_of_numpy(tmp_path, pixels, at, backend):
+    sdata = read_wsi(write.tiff(tmp_path / "a.tif", [pixels]), backend=backend)
+    np.testing.assert_array_equal(stored(sdata)[0][at], pixels.transpose(2, 0, 1)[at])
+    if not any(isinstance(part, list) for part in at):
+        np.testing.assert_array_equal(scales(sdata)[0].data[at].compute(), pixels.transpose(2, 0, 1)[at])
+
+
+def test_levels_whose_factor_is_no_whole_number(tmp_path):
+    """Scanners drop odd edges: 2203 rows become 550, a factor of 4.005, and 68, one of 32.4."""
+    full = zoom(write.painted(80, 120), (30, 30, 1), order=1)[:2203, :3301]
+    sdata = read_wsi(write.svs(tmp_path / "a.svs", write.levels_of(full, (1, 4, 32))))
+    assert [level.factor for level in pyramid(sdata["a"])] == [(1, 1), (4, 4), (32, 32)]
+    xy = np.array([[2700.3, 1730.8], [600.0, 600.0]])
+    for factor, size_px in ((4, 64), (32, 20)):
+        spec = PatchSpec(fov_um=(1.3 * size_px * factor * 0.499,), size_px=size_px)
+        coarse, fine = (PatchReader(pyramid(sdata["a"])[:n], 0.499, spec).read(xy)[0].astype(int) for n in (3, 1))
+        assert np.abs(coarse - fine).mean() < 2  # 1 % would be 27 pixels here, and 9 grey values
+
+
+def test_levels_that_cover_the_whole_image_have_the_ratio_of_sizes(tmp_path):
+    full = write.painted(301, 403)
+    levels = [full, zoom(full, (151 / 301, 202 / 403, 1), order=1), zoom(full, (76 / 301, 101 / 403, 1), order=1)]
+    found = pyramid(read_wsi(write.tiff(tmp_path / "a.tif", levels))["a"])
+    assert [level.factor for level in found] == [(1, 1), (301 / 151, 403 / 202), (301 / 76, 403 / 101)]
+
+
+@pytest.mark.parametrize("kind", ["SVS", "generic TIFF", "OME-TIFF", "OME-Zarr 0.4", "OME-Zarr tczyx"])
+def test_spatialdata_writes_what_was_read(tmp_path, levels, kind):
+    sdata = read_wsi(write.FORMATS[kind](tmp_path, levels))
+    sdata.write(tmp_path / "copy.zarr")
+    copy = read_zarr(tmp_path / "copy.zarr")
+    assert copy.attrs == sdata.attrs
+    for one, other in zip(scales(sdata), scales(copy), strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+
+
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")
+def test_it_is_drawn(tmp_path, levels):
+    import matplotlib.pyplot as plt
+    import spatialdata_plot  # noqa: F401
+
+    sdata = read_wsi(write.tiff(tmp_path / "a.tif", levels))
+    _, ax = plt.subplots()
+    sdata.pl.render_images("a").pl.show(ax=ax, coordinate_systems="a")
+    drawn = ax.images[0].get_array()
+    assert drawn.shape[:2] == (310, 421)
+    plt.close("all")
+
+
+# --- resolution and names ---------------------------------------------------------------------------------------------
+
+
+def recorded(sdata):
+    return sdata.attrs["stpredict"].get("um_per_px", {}).get("a")
+
+
+@pytest.mark.parametrize(("kind", "um_per_px"), [*((kind, 0.5) for kind in FORMATS if kind != "SVS"), ("SVS", 0.499)])
+def test_resolution_of_the_file_is_recorded(tmp_path, levels, kind, um_per_px):
+    sdata = read_wsi(write.FORMATS[kind](tmp_path, levels))
+    assert recorded(sdata) == pytest.approx(um_per_px, rel=1e-6)
+    assert sdata.attrs["stpredict"]["um_per_px_from"] == {"a": "image metadata"}
+
+
+def test_what_is_recorded_is_json(tmp_path, levels):
+    ours = read_wsi(write.svs(tmp_path / "a.svs", levels)).attrs["stpredict"]
+    assert json.loads(json.dumps(ours)) == ours
+    assert ours["slide"]["a"] == {"file": "a.svs", "backend": "tiffslide", "vendor": "aperio", "objective_power": 20.0,
+                                  "um_per_px": [0.499, 0.499]}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "found"), [
+    ({"um_per_px": 25_400 / 72, "unit": 3}, None),
+    ({"um_per_px": 25_400 / 96}, None),
+    ({"um_per_px": 25_400 / 300}, None),
+    ({"um_per_px": 0.04}, None),
+    ({"um_per_px": 40.5}, None),
+    ({"um_per_px": 39.0}, 39.0),
+    ({"um_per_px": 0.06}, 0.06),
+    ({"um_per_px": 0.5, "unit": 1}, None),
+    ({"um_per_px": 0.5 / 2.54, "unit": 2}, 0.5),
+    ({"um_per_px": None}, None),
+])  # fmt: skip
+def test_tags_are_believed_if_they_can_be_a_scan(tmp_path, levels, options, found):
+    path = write.tiff(tmp_path / "a.tif", levels, **options)
+    if found is None:
+        with pytest.warns(UserWarning, match=r"image 'a' does not say how large a pixel is .*`stp\.pp\.resolution\("):
+            sdata = read_wsi(path)
+        assert set(sdata.attrs["stpredict"]) == {"slide"}
+    else:
+        assert recorded(read_wsi(path)) == pytest.approx(found, rel=1e-5)
+
+
+@pytest.mark.parametrize(("unit", "um_per_px"), [("nm", 500.0), ("mm", 0.0005), ("µm", 0.5), ("cm", 0.00005)])
+def test_units_of_ome_tiff(tmp_path, levels, unit, um_per_px):
+    path = write.ome_tiff(tmp_path / "a.tif", levels, um_per_px=um_per_px, unit=unit)
+    assert recorded(read_wsi(path)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("options", "found"), [
+    ({"unit": "nanometer", "um_per_px": 250.0}, 0.25),
+    ({"unit": "millimeter", "um_per_px": 0.0005}, 0.5),
+    ({"um_per_px": 0.25, "scale": 2.0}, 0.5),
+    ({"unit": None}, None),
+    ({"unit": "parsec"}, None),
+    ({"axes": "tczyx", "um_per_px": 0.3}, 0.3),
+])  # fmt: skip
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_units_of_ome_zarr(tmp_path, levels, options, found, version):
+    path = write.ome_zarr(tmp_path / "a.zarr", levels, version=version, **options)
+    if found is None:
+        with pytest.warns(UserWarning, match="does not say"):
+            assert recorded(read_wsi(path)) is None
+    else:
+        assert recorded(read_wsi(path)) == pytest.approx(found)
+
+
+def test_a_given_resolution_counts_and_must_agree(tmp_path, levels):
+    path = write.svs(tmp_path / "a.svs", levels)
+    sdata = read_wsi(path, um_per_px=0.51)
+    assert recorded(sdata) == 0.51
+    assert sdata.attrs["stpredict"]["um_per_px_from"] == {"a": "argument"}
+    with pytest.raises(ValueError, match=r"is 0\.25 µm per pixel by the argument .* but 0\.499 by image metadata"):
+        read_wsi(path, um_per_px=0.25)
+    for wrong in (0, -1, 1000):
+        with pytest.raises(ValueError, match=r"um_per_px|µm per pixel"):
+            read_wsi(path, um_per_px=wrong)
+
+
+def test_a_wrong_file_is_overruled_afterwards(tmp_path, levels):
+    from stpredict.pp import resolution
+
+    sdata = read_wsi(write.svs(tmp_path / "a.svs", levels))
+    resolution(sdata, um_per_px=0.25)
+    assert recorded(sdata) == 0.25
+
+
+def test_pixels_that_are_not_square(tmp_path, levels):
+    path = tmp_path / "a.tif"
+    write.tiff(path, levels, resolution=(20_000, 19_900), resolutionunit=3, um_per_px=None)
+    assert recorded(read_wsi(path)) == pytest.approx(0.50125, rel=1e-4)
+    write.tiff(path, levels, resolution=(20_000, 19_000), resolutionunit=3, um_per_px=None)
+    with pytest.raises(ValueError, match=r"not square: 0\.5 µm wide and 0\.5263 µm high"):
+        read_wsi(path)
+
+
+@pytest.mark.parametrize(("file", "name"), [
+    ("TCGA-A1 (2).tif", "TCGA-A1__2_"), ("a.ome.svs", "a"), ("x.y-z_1.tif", "x.y-z_1"), ("__.tif", "slide"),
+    ("__a.tif", "a"), ("Schnitt ä.tif", "Schnitt_ä"), ("!.tif", "_"),
+])  # fmt: skip
+def test_names(tmp_path, pixels, file, name):
+    path = write.tiff(tmp_path / file, [pixels])
+    sdata = read_wsi(path)
+    assert (list(sdata.images), sdata.coordinate_systems) == ([name], [name])
+    assert list(read_wsi(path, name="other").images) == ["other"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "__a", ".", "a/b"])
+def test_names_that_no_element_can_have(tmp_path, pixels, name):
+    with pytest.raises(ValueError, match=r"`name` is .* letters, digits"):
+        read_wsi(write.tiff(tmp_path / "a.tif", [pixels]), name=name)
+
+
+# --- kinds of pixels --------------------------------------------------------------------------------------------------
+
+NO_RESOLUTION = pytest.mark.filterwarnings("ignore:The file of image")
+
+
+@NO_RESOLUTION
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.svs", "a"])
+def test_pictures_are_decoded_as_a_whole(tmp_path, pixels, name):
+    path = write.picture(tmp_path / name, pixels, format="JPEG" if name == "a.jpg" else "PNG", dpi=(50_000, 50_000))
+    sdata = read_wsi(path)
+    first, *rest = scales(sdata)
+    difference = np.abs(first.values.astype(int) - pixels.transpose(2, 0, 1))
+    assert difference.mean() < 3 if name == "a.jpg" else not difference.any()
+    assert [scale.shape[1] for scale in rest] == [155, 77, 38]
+    assert recorded(sdata) is None
+    assert sdata.attrs["stpredict"]["slide"]["a"]["backend"] == "pillow"
+
+
+@NO_RESOLUTION
+def test_pictures_too_large_to_be_held(tmp_path, pixels, monkeypatch):
+    path = write.picture(tmp_path / "a.png", pixels)
+    monkeypatch.setattr(_wsi, "MOST_PX", pixels[..., 0].size)
+    read_wsi(path)
+    monkeypatch.setattr(_wsi, "MOST_PX", pixels[..., 0].size - 1)
+    with pytest.raises(ValueError, match=r"'a\.png' has 421 x 310 pixels .* tiled pyramid"):
+        read_wsi(path)
+
+
+@NO_RESOLUTION
+def test_cmyk_jpeg_and_palettes_become_rgb(tmp_path, pixels):
+    for path, image in {
+        tmp_path / "a.jpg": Image.fromarray(pixels).convert("CMYK"),
+        tmp_path / "b.png": Image.fromarray(pixels).quantize(256),
+        tmp_path / "c.tif": Image.fromarray(pixels).convert("CMYK"),
+        tmp_path / "d.tif": Image.fromarray(pixels).quantize(256),
+    }.items():
+        image.save(path)
+        found = scales(read_wsi(path), path.stem)[0].values
+        assert np.abs(found.astype(int) - pixels.transpose(2, 0, 1)).mean() < 15
+
+
+@NO_RESOLUTION
+def test_transparent_pixels_are_white(tmp_path, pixels):
+    rgba = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+    rgba[:, :200, 3] = 0
+    on_white = np.where(rgba[..., 3:] > 0, pixels, 255)
+    held = [Level(pixels=on_white.transpose(2, 0, 1), factor=(1, 1))]
+    wanted = PatchReader(held, 0.5, SPEC).read(XY)[0]
+    paths = (
+        write.tiff(tmp_path / "a.tif", [rgba], extrasamples=["unassalpha"]),
+        write.picture(tmp_path / "a.png", rgba),
+        write.ome_zarr(tmp_path / "a.zarr", [rgba]),
+    )
+    for path in paths:
+        levels = pyramid(read_wsi(path)["a"])[:1]
+        np.testing.assert_array_equal(PatchReader(levels, 0.5, SPEC).read(XY)[0], wanted)
+    assert list(scales(read_wsi(tmp_path / "a.tif"))[0].c.values) == ["r", "g", "b", "a"]
+
+
+@pytest.mark.parametrize("kind", ["generic TIFF", "OME-Zarr 0.5", "OME-TIFF, channels apart"])
+def test_16_bits_are_kept_and_cut_as_8(tmp_path, pixels, levels, kind):
+    deep = [level.astype(np.uint16) * 257 for level in levels]
+    sdata = read_wsi(write.FORMATS[kind](tmp_path, deep))
+    assert scales(sdata)[0].dtype == np.uint16
+    wanted = PatchReader([Level(pixels=pixels.transpose(2, 0, 1), factor=(1, 1))], 0.5, SPEC).read(XY)[0]
+    np.testing.assert_array_equal(PatchReader(pyramid(sdata["a"])[:1], 0.5, SPEC).read(XY)[0], wanted)
+
+
+@NO_RESOLUTION
+def test_grey_is_refused(tmp_path, pixels):
+    grey = pixels[..., 0]
+    with pytest.raises(ValueError, match=r"'a' is not H&E in colour \(grey: one channel"):
+        read_wsi(write.tiff(tmp_path / "a.tif", [grey], photometric="minisblack"))
+    with pytest.raises(ValueError, match=r"not H&E in colour \(grey: one channel"):
+        read_wsi(write.ome_zarr(tmp_path / "a.zarr", [grey[..., None]]))
+    for name in ("a.png", "a.jpg"):
+        with pytest.raises(ValueError, match="is grey"):
+            read_wsi(write.picture(tmp_path / name, grey))
+    with pytest.raises(ValueError, match="5 channels"):
+        read_wsi(write.ome_zarr(tmp_path / "b.zarr", [np.dstack([pixels, pixels[..., :2]])]))
+
+
+def test_stacks_are_refused(tmp_path, pixels):
+    stack = np.stack([pixels, pixels])
+    with pytest.raises(ValueError, match=r"'a\.tif' is no single picture: its axes are Z 2, Y 310, X 421, S 3"):
+        read_wsi(write.ome_tiff_stack(tmp_path / "a.tif", stack))
+    write.ome_zarr(tmp_path / "a.zarr", [pixels], axes="czyx")
+    group = zarr.open_group(tmp_path / "a.zarr")
+    del group["0"]
+    group.create_array("0", shape=(3, 2, 310, 421), dtype="uint8")
+    with pytest.raises(ValueError, match=r"'a\.zarr' is no single picture: its axes are c 3, z 2"):
+        read_wsi(tmp_path / "a.zarr")
+
+
+def test_the_largest_picture_is_read(tmp_path, levels):
+    """`svs` adds a thumbnail, a label and a macro."""
+    assert [scale.shape[1] for scale in scales(read_wsi(write.svs(tmp_path / "a.svs", levels)))] == [310, 155, 77]
+    label = np.full((600, 500), 40, np.uint8)
+    write.several(tmp_path / "b.tif", [levels[2], label, levels[0], levels[1]])
+    np.testing.assert_array_equal(scales(read_wsi(tmp_path / "b.tif"), "b")[0].values, levels[0].transpose(2, 0, 1))
+
+
+def test_tiles_that_were_left_out_are_white(tmp_path, pixels):
+    path = write.tiff(tmp_path / "a.tif", [pixels])
+    write.without_tile(path, 0)
+    found = scales(read_wsi(path))[0].values
+    assert (found[:, :64, :64] == 255).all()
+    np.testing.assert_array_equal(found[:, 64:], pixels.transpose(2, 0, 1)[:, 64:])
+
+
+# --- levels that are missing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["generic TIFF", "OME-Zarr 0.4", "OME-Zarr yxc"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_long_coarsest_level_is_halved(tmp_path, monkeypatch, kind, dtype):
+    monkeypatch.setattr(_wsi_levels, "OVERVIEW_PX", 150)
+    monkeypatch.setattr(_wsi_levels, "BLOCK_PX", 64)
+    full = write.painted(311, 421).astype(dtype)
+    sdata = read_wsi(write.FORMATS[kind](tmp_path, [full]))
+    found = scales(sdata)
+    assert [scale.shape[1:] for scale in found] == [(311, 421), (155, 210), (77, 105)]
+    assert [level.factor for level in pyramid(sdata["a"])] == [(1, 1), (2, 2), (4, 4)]
+    blocks = full[:310, :420].reshape(155, 2, 210, 2, 3).astype(int).sum(axis=(1, 3)) // 4
+    np.testing.assert_array_equal(found[1].values, blocks.transpose(2, 0, 1))
+    assert all(isinstance(pixels, FileArray) for pixels in stored(sdata)[1:])
+    coarse = stored(sdata)[2]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(coarse))[:, 5:70, 9:33], found[2].values[:, 5:70, 9:33])
+
+
+def test_a_small_level_is_left_as_it_is(tmp_path, pixels):
+    assert len(scales(read_wsi(write.tiff(tmp_path / "a.tif", write.levels_of(pixels, (1, 2)))))) == 2
+
+
+def test_a_lone_level_gets_its_half(tmp_path, pixels):
+    """Else SpatialData would give back no multiscale image after writing."""
+    read_wsi(write.tiff(tmp_path / "a.tif", [pixels])).write(tmp_path / "a.zarr")
+    assert [scale.shape[1] for scale in scales(read_zarr(tmp_path / "a.zarr"))] == [310, 155]
+
+
+# --- a copy as zarr ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["SVS", "OME-TIFF", "OME-Zarr tczyx"])
+def test_a_copy_as_zarr(tmp_path, levels, kind):
+    path, store = write.FORMATS[kind](tmp_path, levels), tmp_path / "out" / "copy.zarr"
+    store.parent.mkdir()
+    sdata = read_wsi(path, to_zarr=store)
+    assert Path(sdata.path) == store
+    assert all(isinstance(pixels, zarr.Array) for pixels in stored(sdata))
+    assert stored(sdata)[0].chunks == (3, 310, 421)
+    for scale, level in zip(scales(sdata), levels, strict=True):
+        np.testing.assert_array_equal(scale.values, level.transpose(2, 0, 1))
+    assert sdata.attrs == read_wsi(path).attrs
+    assert [inside.name for inside in store.parent.iterdir()] == ["copy.zarr"]
+
+
+@NO_RESOLUTION
+def test_a_copy_of_a_picture(tmp_path, pixels):
+    sdata = read_wsi(write.picture(tmp_path / "a.png", pixels), to_zarr=tmp_path / "a.zarr")
+    assert len(scales(sdata)) == 4
+
+
+def test_copies_have_chunks_of_512(tmp_path):
+    sdata = read_wsi(
+        write.tiff(tmp_path / "a.tif", [write.painted(700, 1500)], tile=(240, 240)), to_zarr=tmp_path / "a.zarr"
+    )
+    assert stored(sdata)[0].chunks == (3, 512, 512)
+    np.testing.assert_array_equal(scales(sdata)[0].values, write.painted(700, 1500).transpose(2, 0, 1))
+
+
+def test_a_copy_is_there_as_a_whole_or_not_at_all(tmp_path, levels):
+    path = write.tiff(tmp_path / "a.tif", levels)
+    with path.open("r+b") as file:  # damage that is found only when pixels are decoded
+        file.seek(path.stat().st_size // 4)
+        file.write(b"\xff" * 2000)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"slide 'a\.tif' cannot be read"):
+        read_wsi(path, to_zarr=tmp_path / "out" / "a.zarr")
+    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        read_wsi(path, to_zarr=tmp_path / "nowhere" / "a.zarr")
+    with pytest.raises(FileExistsError, match=r"`to_zarr` is .*, which exists"):
+        read_wsi(path, to_zarr=tmp_path / "out")
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------------
+
+
+@NO_RESOLUTION
+@pytest.mark.parametrize("kind", [*(kind for kind in FORMATS if "TIFF" in kind or kind == "SVS"), "PNG", "JPEG"])
+def test_files_that_are_cut_short(tmp_path, levels, kind):
+    if kind in {"PNG", "JPEG"}:
+        path = write.picture(tmp_path / "a", levels[0], format=kind)
+    else:
+        path = write.FORMATS[kind](tmp_path, levels)
+    whole = path.read_bytes()
+    for share in (0.02, 0.3, 0.6, 0.9, 0.99):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=r"cannot be read: .*Check that the file is whole"):
+            read_wsi(path)
+
+
+def test_damaged_tiles_are_reported_when_they_are_read(tmp_path, pixels):
+    path = write.tiff(tmp_path / "a.tif", [pixels])
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\xff" * 3000)
+    levels = pyramid(read_wsi(path)["a"])
+    with pytest.raises(ValueError, match=r"slide 'a\.tif' cannot be read: .*Check that the file is whole"):
+        PatchReader(levels, 0.5, SPEC).read(XY)
+
+
+def test_the_content_decides_not_the_name(tmp_path, levels):
+    path = write.svs(tmp_path / "a.svs", levels).rename(tmp_path / "a.jpg")
+    assert read_wsi(path).attrs["stpredict"]["slide"]["a"]["vendor"] == "aperio"
+    for name, content in {"a.svs": b"", "b.svs": b"x, y\n1, 2\n", "c.dcm": bytes(200)}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"'{re.escape(name)}' (is empty|begins with b'.*). The content decides"):
+            read_wsi(tmp_path / name)
+
+
+def test_nothing_there(tmp_path, pixels):
+    with pytest.raises(ValueError, match="path is empty"):
+        read_wsi("")
+    with pytest.raises(FileNotFoundError, match=r"No slide at '.*a\.svs'"):
+        read_wsi(tmp_path / "a.svs")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"folder without zarr metadata \(it holds 'notes\.txt'\)"):
+        read_wsi(tmp_path / "folder")
+    write.picture(tmp_path / "a.mrxs", pixels, format="JPEG")
+    with pytest.raises(FileNotFoundError, match=r"'a\.mrxs' holds no pixels of its own: .*Slidedat\.ini"):
+        read_wsi(tmp_path / "a.mrxs")
+
+
+def test_zarr_that_is_no_image(tmp_path, levels, sdata):
+    zarr.open_group(tmp_path / "a.zarr", mode="w").attrs["made by"] = "hand"
+    with pytest.raises(ValueError, match=r"no OME-Zarr image \(its metadata hold 'made by'\)"):
+        read_wsi(tmp_path / "a.zarr")
+    sdata.write(tmp_path / "object.zarr")
+    with pytest.raises(ValueError, match=r"It is a SpatialData object: read it with `spatialdata\.read_zarr"):
+        read_wsi(tmp_path / "object.zarr")
+    (tmp_path / "c.zarr").mkdir()
+    (tmp_path / "c.zarr" / "zarr.json").write_text("{")
+    with pytest.raises(ValueError, match=r"slide 'c\.zarr' cannot be read"):
+        read_wsi(tmp_path / "c.zarr")
+    group = zarr.open_group(write.ome_zarr(tmp_path / "b.zarr", levels))
+    del group["1"]
+    with pytest.raises(ValueError, match=r"names levels '0', '1', '2', of which '1' are missing"):
+        read_wsi(tmp_path / "b.zarr")
+
+
+def test_the_first_picture_of_a_converted_file(tmp_path, levels):
+    zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2).attrs["bioformats2raw.layout"] = 3
+    write.ome_zarr(tmp_path / "a.zarr" / "0", levels)
+    np.testing.assert_array_equal(scales(read_wsi(tmp_path / "a.zarr"))[2].values, levels[2].transpose(2, 0, 1))
+
+
+# --- backends ---------------------------------------------------------------------------------------------------------
+
+
+def test_openslide_gives_the_same_pixels(tmp_path, levels):
+    path = write.tiff(tmp_path / "a.tif", levels)
+    found = scales(read_wsi(path, backend="openslide"))
+    for scale, level in zip(found, levels[:2], strict=False):
+        np.testing.assert_array_equal(scale.values, level.transpose(2, 0, 1))
+    assert found[2].shape == (3, *levels[2].shape[:2])
+    assert recorded(read_wsi(path, backend="openslide")) == pytest.approx(0.5)
+
+
+def test_openslide_reads_what_tifffile_does_not(tmp_path, pixels):
+    path = write.tiff(tmp_path / "a.tif", [pixels], photometric="ycbcr", subsampling=(1, 1))
+    sdata = read_wsi(path)
+    assert sdata.attrs["stpredict"]["slide"]["a"]["backend"] == "openslide"
+    with pytest.raises(ValueError, match="its pixels are YCbCr, compressed as ADOBE_DEFLATE"):
+        read_wsi(path, backend="tiffslide")
+
+
+@NO_RESOLUTION
+def test_backends_that_do_not_read_a_file(tmp_path, pixels):
+    with pytest.raises(ValueError, match="`backend` is 'cucim'; it must be one of 'auto', 'tiffslide', 'openslide'"):
+        read_wsi(write.tiff(tmp_path / "a.tif", [pixels]), backend="cucim")
+    for path in (write.picture(tmp_path / "a.png", pixels), write.ome_zarr(tmp_path / "a.zarr", [pixels])):
+        with pytest.raises(ValueError, match=r"`backend='openslide'` does not read\. Leave out `backend`"):
+            read_wsi(path, backend="openslide")
+    with pytest.raises(ValueError, match=r"slide 'b\.tif' cannot be read: .*"):
+        read_wsi(write.tiff(tmp_path / "b.tif", [pixels], tile=None), backend="openslide")
+
+
+@pytest.mark.parametrize("module", ["tiffslide", "openslide"])
+def test_backends_that_are_not_installed(tmp_path, pixels, monkeypatch, module):
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"with {module}, which is not .*'stpredict-histology\[io\]'"):
+        read_wsi(write.tiff(tmp_path / "a.tif", [pixels]), backend=module)
+
+
+# --- slides of scanners -----------------------------------------------------------------------------------------------
+
+
+def test_real_aperio(real):
+    import openslide
+
+    sdata = read_wsi(real / "CMU-1-Small-Region.svs")
+    assert sdata.attrs["stpredict"]["slide"]["CMU-1-Small-Region"]["objective_power"] == 20
+    pixels, _ = stored(sdata, "CMU-1-Small-Region")
+    assert pixels.shape == (3, 2967, 2220)
+    with openslide.OpenSlide(real / "CMU-1-Small-Region.svs") as slide:
+        wanted = np.asarray(slide.read_region((1000, 1500), 0, (300, 200)))[..., :3].transpose(2, 0, 1)
+    assert np.abs(pixels[:, 1500:1700, 1000:1300].astype(int) - wanted).max() <= 2  # two decoders of JPEG
+
+
+def test_real_dicom(real, tmp_path):
+    sdata = read_wsi(real / "camelyon_level.dcm")
+    ours = sdata.attrs["stpredict"]
+    assert (ours["slide"]["camelyon_level"]["vendor"], ours["slide"]["camelyon_level"]["backend"]) == (
+        "dicom",
+        "openslide",
+    )
+    assert ours["um_per_px"]["camelyon_level"] == pytest.approx(28.9685)
+    assert scales(sdata, "camelyon_level")[0].values.std() > 10
+    whole = (real / "camelyon_level.dcm").read_bytes()
+    for share in (0.01, 0.5, 0.95):
+        (tmp_path / "cut.dcm").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=r"slide 'cut\.dcm' cannot be read"):
+            scales(read_wsi(tmp_path / "cut.dcm"), "cut")[0].values  # noqa: B018
+
+
+def test_real_tiff_with_a_printers_resolution(real):
+    with pytest.warns(UserWarning, match="does not say how large a pixel is"):
+        sdata = read_wsi(real / "small_HE_levels.tiff")
+    assert [level.factor for level in pyramid(sdata["small_HE_levels"])] == [(1, 1), (2, 2), (4, 4), (8, 8)]
