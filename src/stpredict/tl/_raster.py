@@ -154,7 +154,7 @@ def _painted(matrix: Any, rows: NDArray[np.intp], columns: NDArray[np.intp], ras
     tops = range(0, raster.height, height)
     bands = [raster.band(top, min(top + height, raster.height)) for top in tops]
     lazy = [_lazy(matrix[_range(rows[at])], columns, part) for at, part in bands]
-    return da.concatenate(lazy, axis=1)  # type: ignore[no-untyped-call]
+    return da.concatenate(lazy, axis=1)
 
 
 def _lazy(values: da.Array, columns: NDArray[np.intp], raster: Raster) -> Any:
@@ -162,14 +162,14 @@ def _lazy(values: da.Array, columns: NDArray[np.intp], raster: Raster) -> Any:
     held = delayed(raster)
     groups = [columns[i : i + CHUNK_GENES] for i in range(0, len(columns), CHUNK_GENES)]
     chunks = [
-        da.from_delayed(  # type: ignore[no-untyped-call]
+        da.from_delayed(
             delayed(_paint)(held, values[:, _range(group)]),
             shape=(len(group), raster.height, raster.width),
             dtype=np.float32,
         )
         for group in groups
     ]
-    return da.concatenate(chunks, axis=0)  # type: ignore[no-untyped-call]
+    return da.concatenate(chunks, axis=0)
 
 
 def _range(positions: NDArray[np.intp]) -> Any:
