@@ -17,6 +17,7 @@ from spatialdata.transformations import Identity
 import stpredict as stp
 from stpredict.pp._stain import lattice_within
 from stpredict.pp._stain_fit import METHODS, N_WINDOWS, Normalizer, Stain, fit_stain, normalized, stain_of
+from stpredict.tl._provenance import _color, warn_unseen_color
 from stpredict.tl._stain import normalizers, training_stain
 
 
@@ -263,3 +264,29 @@ def test_without_a_reference_there_is_nothing_to_normalise_to():
         normalizers([blank], known, "reinhard")
     with pytest.raises(ValueError, match="`stain` is 'vahadane'; allowed: 'macenko', 'reinhard'"):
         normalizers([resolved(FIRST)], known, "vahadane")
+
+
+def colors(mean, n=50):
+    """Colour statistics of spots: only the mean densities of the widest field of view count."""
+    values = np.zeros((n, 12), np.float32)
+    values[:, -6:-3] = mean + 0.1 * np.random.default_rng(0).normal(size=(n, 3))
+    return values
+
+
+def test_a_slide_of_another_colour_is_told_with_figures(recwarn):
+    trained = np.concatenate([colors([0.5, 0.6, 0.3]), colors([0.7, 0.8, 0.4])])
+    seen = {"color": _color(trained[:, -6:-3], np.repeat([0, 1], 50))}
+    np.testing.assert_allclose(seen["color"]["low"], [0.5, 0.6, 0.3], atol=0.05)
+    np.testing.assert_allclose(seen["color"]["high"], [0.7, 0.8, 0.4], atol=0.05)
+    inside = np.zeros(50, bool)
+    for mean in ([0.5, 0.6, 0.3], [0.6, 0.7, 0.35], [0.75, 0.75, 0.4]):
+        warn_unseen_color(colors(mean), inside, json.loads(json.dumps(seen)), "S0")
+    assert not recwarn.list
+    words = r"'S0' lie outside the training range: mean optical density red 1\.\d\d \(trained on 0\.\d\d to"
+    with pytest.warns(UserWarning, match=words + r" 0\.\d\d\)\. .*`stain='macenko'`"):
+        warn_unseen_color(colors([1.2, 0.7, 0.35]), inside, seen, "S0")
+    with pytest.warns(UserWarning, match="Its stain was normalised already; check"):
+        warn_unseen_color(colors([0.1, 0.1, 0.1]), inside, seen, "S0", normalized=True)
+    older = {"color": {name: seen["color"][name] for name in ("channels", "mean", "std")}}
+    with pytest.warns(UserWarning, match="green"):
+        warn_unseen_color(colors([0.6, 1.5, 0.35]), ~inside, older, "S0")

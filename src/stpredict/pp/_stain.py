@@ -32,8 +32,8 @@ def stain(
 ) -> None:
     """Measure the stain of a slide, for instance to see how slides differ.
 
-    `stp.tl.fit` measures that of the training slides at the spots, by itself. What is recorded here is what
-    `stp.tl.predict(stain=…)` starts from, in place of what it would measure at the spots of the slide.
+    `stp.tl.fit` measures that of the training slides at their spots by itself, and so does `stp.tl.predict` where it
+    normalises stain; what is recorded here counts more than what it would measure at the spots.
 
     Parameters
     ----------
