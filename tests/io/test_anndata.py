@@ -51,6 +51,18 @@ def test_image_of_a_file_and_places_in_columns(adata, tmp_path):
     assert sdata.attrs["stpredict"]["um_per_px_from"] == {"a_image": "argument"}
 
 
+def test_the_file_of_the_image_may_say_how_large_a_pixel_is(adata, tmp_path):
+    import tifffile
+
+    path = tmp_path / "he.tif"
+    tifffile.imwrite(path, PIXELS, photometric="rgb", resolution=(2000, 2000), resolutionunit="CENTIMETER")
+    sdata = stp.io.from_anndata(adata, path, **SPOTS)
+    assert sdata.attrs["stpredict"]["um_per_px"] == pytest.approx({"a_image": 5})
+    assert sdata.attrs["stpredict"]["um_per_px_from"] == {"a_image": "image metadata"}
+    with pytest.raises(ValueError, match="is 5 µm per pixel by image metadata, but 10 by its spot pitch"):
+        stp.io.from_anndata(adata, path, pitch_um=200, **SPOTS)
+
+
 def test_swapped_axes_are_recognised(adata):
     with pytest.raises(ValueError, match=r"^1 of 6 spots lie off the image of 100 x 60 px") as error:
         stp.io.from_anndata(adata, PIXELS, xy=("row", "col"), um_per_px=5, **SPOTS)

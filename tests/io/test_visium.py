@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict._geometry import PatchSpec
+from stpredict._pixels import PatchReader
 from stpredict._slides import Selection, resolve
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ TRUNCATED = {
     "filtered_feature_bc_matrix.h5": "The matrix of counts .*filtered.* cannot be read",
     "spatial/scalefactors_json.json": "The file of scale factors .* cannot be read",
     "spatial/tissue_positions.csv": r"\d+ of 40 spots with counts have no position in '.*tissue_positions.csv'",
-    "image.tif": r"The image '.*image.tif' cannot be read",
+    "image.tif": r"The slide 'image\.tif' cannot be read: it is cut short",
 }
 
 
@@ -214,16 +216,23 @@ def test_no_spot_on_tissue(visium_folder):
 def test_16_bit_image(visium_folder):
     import tifffile
 
-    tifffile.imwrite(visium_folder / "image.tif", np.zeros((130, 220, 3), np.uint16), photometric="rgb")
-    with pytest.raises(ValueError, match="of type uint16; H&E in 8-bit"):
-        stp.io.read_visium(visium_folder)
+    pixels = tifffile.imread(visium_folder / "image.tif")
+    eight = windows(stp.io.read_visium(visium_folder))
+    tifffile.imwrite(visium_folder / "image.tif", pixels.astype(np.uint16) * 257, photometric="rgb")
+    np.testing.assert_array_equal(windows(stp.io.read_visium(visium_folder)), eight)
+
+
+def windows(sdata: SpatialData) -> np.ndarray:
+    slide = only(sdata)
+    reader = PatchReader(slide.levels, slide.um_per_px, PatchSpec(fov_um=(80,), size_px=16))
+    return reader.read(slide.xy_px)[0]
 
 
 def test_grey_image(visium_folder):
     import tifffile
 
     tifffile.imwrite(visium_folder / "image.tif", np.zeros((130, 220), np.uint8))
-    with pytest.raises(ValueError, match=r"shape \(130, 220\); H&E in colour"):
+    with pytest.raises(ValueError, match=r"'image\.tif' is not H&E in colour \(grey"):
         stp.io.read_visium(visium_folder)
 
 

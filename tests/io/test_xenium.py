@@ -129,5 +129,12 @@ def test_16_bit_image(xenium_folder):
     import tifffile
 
     tifffile.imwrite(xenium_folder / "X1_he_image.ome.tif", np.zeros((145, 150, 3), np.uint16), photometric="rgb")
-    with pytest.raises(ValueError, match="of type uint16; H&E in 8-bit"):
+    assert stp.io.read_xenium(xenium_folder)["X1_image"]["scale0"]["image"].dtype == np.uint16  # patches are 8-bit
+
+
+def test_grey_image(xenium_folder):
+    import tifffile
+
+    tifffile.imwrite(xenium_folder / "X1_he_image.ome.tif", np.zeros((145, 150), np.uint8))
+    with pytest.raises(ValueError, match=r"'X1_he_image\.ome\.tif' is not H&E in colour \(grey"):
         stp.io.read_xenium(xenium_folder)

@@ -15,6 +15,7 @@ from .._checks import files as check_files
 from .._checks import platforms as check
 from .._resolution import Known, settle
 from . import _bundle as bundle
+from ._images import pyramid
 from ._lattice import neighbour_pitch
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
+    from xarray import DataTree
 
 LINKS = (keys.REGION, keys.SPOT_ID)
 
@@ -44,16 +46,16 @@ def from_anndata(
     adata
         Spots (or cells) by genes; raw counts in ``X`` or a layer, if it is to be trained on. It is copied.
     image
-        Path of the image (TIFF, JPEG or PNG in 8-bit colour), or its pixels: ``(3, y, x)`` or ``(y, x, 3)`` uint8.
+        Path of the image, of any format of `stp.io.read_wsi`, or its pixels: ``(3, y, x)`` or ``(y, x, 3)`` uint8.
     name
         Name of the sample; its elements and its coordinate system are named after it.
     diameter_um
         Diameter of a spot in µm: 55 for Visium, 100 for legacy arrays, about 10 for cells.
     um_per_px
-        Resolution of the image in µm per pixel.
+        Resolution of the image in µm per pixel; by default what its file states.
     pitch_um
         Distance between neighbouring spots in µm: 100 for Visium, 200 for legacy arrays. The resolution follows from it
-        where ``um_per_px`` is not given, and is compared with it where it is.
+        where neither ``um_per_px`` nor the file says it, and is compared with what they say.
     xy
         Where the centres are, in pixels of the image: a key of ``obsm`` whose first two columns are x and y, or two
         columns of ``obs``, that of x first.
@@ -85,13 +87,14 @@ def from_anndata(
             check_files.positive(argument, value)
     check.free_columns([column for column in LINKS if column in adata.obs])
     centres = _centres(adata, xy)
-    pixels = bundle.as_colour(image, name) if isinstance(image, np.ndarray) else bundle.colour_image(Path(image))
-    _on_image(centres, pixels.shape, ("x", "y") if isinstance(xy, str) else xy)
-    known = _resolution(centres, um_per_px, pitch_um, name)
+    element, stated = _opened(image, name)
+    _on_image(centres, bundle.size(element), ("x", "y") if isinstance(xy, str) else xy)
+    told = stated if um_per_px is None else Known(um_per_px=um_per_px, origin="argument")
+    known = _resolution(centres, told, pitch_um, name)
     shapes_key, image_key, instances = f"{name}_spots", f"{name}_image", np.arange(len(centres))
     radius = diameter_um / 2 / known.um_per_px
     return SpatialData(
-        images={image_key: bundle.placed(pixels, name)},
+        images={image_key: element},
         shapes={shapes_key: ShapesModel.parse(centres, geometry=0, radius=radius, transformations={name: Identity()})},
         tables={
             keys.OBSERVED: bundle.linked(
@@ -116,14 +119,18 @@ def _centres(adata: AnnData, xy: str | tuple[str, str]) -> NDArray[np.float64]:
     return centres
 
 
-def _on_image(xy: NDArray[np.float64], shape: tuple[int, ...], names: tuple[str, str]) -> None:
-    size = (shape[2], shape[1])
+def _opened(image: str | PathLike[str] | NDArray[np.uint8], name: str) -> tuple[DataTree, Known | None]:
+    if isinstance(image, np.ndarray):
+        return pyramid(bundle.as_colour(image, name), name), None
+    return bundle.opened(Path(image), name)
+
+
+def _on_image(xy: NDArray[np.float64], size: tuple[int, int], names: tuple[str, str]) -> None:
     off, swapped = (int(((at < 0) | (at > size)).any(axis=1).sum()) for at in (xy, xy[:, ::-1]))
     check.on_image(off, swapped, len(xy), size, names)
 
 
-def _resolution(xy: NDArray[np.float64], um_per_px: float | None, pitch_um: float | None, name: str) -> Known:
-    told = None if um_per_px is None else Known(um_per_px=um_per_px, origin="argument")
+def _resolution(xy: NDArray[np.float64], told: Known | None, pitch_um: float | None, name: str) -> Known:
     pitch_px = np.nan if pitch_um is None else neighbour_pitch(xy)
     by_pitch = [Known(um_per_px=float(pitch_um or np.nan) / pitch_px, origin="spot pitch")]
     if not np.isfinite(pitch_px):

@@ -17,11 +17,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 from spatialdata.models import TableModel
-from spatialdata.transformations import Identity, set_transformation
+from spatialdata.transformations import set_transformation
 
 from .. import _keys as keys
 from .._checks import platforms as check
-from ._images import pyramid, read_image
+from .._checks import resolution as check_resolution
+from .._checks import slides as check_slides
+from .._resolution import Known
+from ._wsi import _element, slide_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +36,6 @@ if TYPE_CHECKING:
     from spatialdata.transformations import BaseTransformation
     from xarray import DataTree
 
-    from .._resolution import Known
-
 HARMLESS = "|".join(
     [
         "Variable names are not unique",
@@ -45,8 +46,8 @@ HARMLESS = "|".join(
     ]
 )
 """Warnings of libraries about what is dealt with here."""
-IMAGES = {".tif", ".tiff", ".btf", ".jpg", ".jpeg", ".png"}
-"""Suffixes of images that are read."""
+IMAGES = {".tif", ".tiff", ".btf", ".svs", ".ndpi", ".jpg", ".jpeg", ".png"}
+"""Suffixes of images that are looked for."""
 FAILURES = (AssertionError, AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 """What libraries raise about damaged files."""
 
@@ -192,34 +193,50 @@ def call(reader: str, folder: Path, arguments: Mapping[str, Any]) -> SpatialData
     return sdata
 
 
-def colour_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to colour.
+def opened(path: Path, name: str) -> tuple[DataTree, Known | None]:
+    """Open an image file, as `read_wsi` does: nothing is decoded before it is needed.
 
     Parameters
     ----------
     path
-        TIFF (also BigTIFF and OME-TIFF, of which the finest level is read), JPEG or PNG.
+        TIFF (also BigTIFF and OME-TIFF), SVS, JPEG, PNG and what else `read_wsi` knows.
+    name
+        Name of the sample and its coordinate system.
 
     Returns
     -------
-    ``(3, y, x)`` uint8 RGB.
+    Multiscale image ``(c, y, x)`` in colour, and the resolution that the file states, if it does.
 
     Raises
     ------
     ValueError
-        If the file is cut short, or holds something else than 8-bit colour.
+        If the file is cut short, grey, or of no known kind.
     """
     check.image_file(path)
-    if path.suffix.lower() not in {".tif", ".tiff", ".btf"}:
-        return read_image(path)
-    import tifffile  # costs 100 ms of import
+    file = slide_file(path, "auto")
+    check_slides.colour_image(file.levels[0].shape, path.name)
+    image = _element(file, name, rechunk=False)
+    if file.um_per_px is None:
+        return image, None
+    x, y = file.um_per_px
+    check_resolution.square_pixels(x, y, path.name)
+    return image, Known(um_per_px=(x + y) / 2, origin="image metadata")
 
-    try:
-        with tifffile.TiffFile(path) as file:
-            pixels = np.squeeze(file.series[0].levels[0].asarray())
-    except (tifffile.TiffFileError, *FAILURES) as reason:
-        check.unreadable(path, "image", reason)
-    return as_colour(pixels, path.name)
+
+def size(image: DataTree) -> tuple[int, int]:
+    """Width and height of a multiscale image in pixels.
+
+    Parameters
+    ----------
+    image
+        The image.
+
+    Returns
+    -------
+    Width, height.
+    """
+    height, width = image["scale0"]["image"].shape[-2:]
+    return int(width), int(height)
 
 
 def as_colour(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
@@ -242,24 +259,23 @@ def as_colour(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray((pixels.transpose(2, 0, 1) if last else pixels)[:3])
 
 
-def placed(pixels: NDArray[np.uint8], name: str, to_sample: BaseTransformation | None = None) -> DataTree:
-    """Image element in the coordinate system of a sample.
+def placed(image: DataTree, name: str, to_sample: BaseTransformation) -> DataTree:
+    """Put an image element into the coordinate system of a sample.
 
     Parameters
     ----------
-    pixels
-        ``(3, y, x)`` uint8.
+    image
+        Multiscale image.
     name
         Name of the sample and its coordinate system.
     to_sample
-        Transformation from pixels to it; None for identity.
+        Transformation from pixels to it.
 
     Returns
     -------
-    Multiscale image.
+    The image.
     """
-    image = pyramid(pixels, name)
-    set_transformation(image, {name: to_sample or Identity()}, set_all=True)
+    set_transformation(image, {name: to_sample}, set_all=True)
     return image
 
 

@@ -53,7 +53,8 @@ def read_visium(
         Folder with ``filtered_feature_bc_matrix.h5`` (or the raw one) and ``spatial``, of any version of Space Ranger;
         the matrix may have a prefix.
     image
-        Path of the image that Space Ranger was given; by default the only image in the folder. ``"hires"`` or
+        Path of the image that Space Ranger was given, of any format of `stp.io.read_wsi`; it is read as needed. By
+        default the only image in the folder or its ``microscope_image``. ``"hires"`` or
         ``"lowres"`` take an overview instead, in which a spot is a few pixels wide.
     name
         Name of the sample; its elements and its coordinate system are named after it. By default that of the folder.
@@ -193,8 +194,7 @@ def _images(
     there = [kind for kind in OVERVIEWS if (folder / "spatial" / f"tissue_{kind}_image.png").is_file()]
     asked = image if isinstance(image, str) and image in OVERVIEWS else None
     if asked is None:
-        pixels = whole_slide(full_image(folder, image, there), xy)
-        found = [(f"{name}_image", (bundle.placed(pixels, name), 1.0))]
+        found = [(f"{name}_image", (whole_slide(full_image(folder, image, there), xy, name), 1.0))]
     else:
         check.overview(asked, there, folder / "spatial")
         found = [(f"{name}_image", _overview(folder, asked, factors, name))]
@@ -202,7 +202,7 @@ def _images(
     return found + [(f"{name}_{kind}_image", _overview(folder, kind, factors, name)) for kind in rest]
 
 
-def whole_slide(path: Path, xy: NDArray[np.float64]) -> NDArray[np.uint8]:
+def whole_slide(path: Path, xy: NDArray[np.float64], name: str) -> DataTree:
     """The full-resolution image, on which all spots lie.
 
     Parameters
@@ -211,22 +211,24 @@ def whole_slide(path: Path, xy: NDArray[np.float64]) -> NDArray[np.uint8]:
         The image.
     xy
         ``(n, 2)`` centres of the spots in its pixels.
+    name
+        Name of the sample.
 
     Returns
     -------
-    ``(3, y, x)`` uint8 RGB.
+    Multiscale image in pixels of the coordinate system ``name``.
     """
-    pixels = bundle.colour_image(path)
-    height, width = pixels.shape[1:]
-    off = ((xy < 0) | (xy >= (width, height))).any(axis=1)
-    check.covers(int(off.sum()), len(xy), xy.max(axis=0).tolist(), (width, height), path.name)
-    return pixels
+    image, _ = bundle.opened(path, name)
+    size = bundle.size(image)
+    off = ((xy < 0) | (xy >= size)).any(axis=1)
+    check.covers(int(off.sum()), len(xy), xy.max(axis=0).tolist(), size, path.name)
+    return image
 
 
 def _overview(folder: Path, kind: str, factors: dict[str, Any], name: str) -> tuple[DataTree, float]:
     factor = float(factors[f"tissue_{kind}_scalef"])
-    pixels = bundle.colour_image(folder / "spatial" / f"tissue_{kind}_image.png")
-    return bundle.placed(pixels, name, Scale([1 / factor, 1 / factor], ("x", "y"))), factor
+    image, _ = bundle.opened(folder / "spatial" / f"tissue_{kind}_image.png", name)
+    return bundle.placed(image, name, Scale([1 / factor, 1 / factor], ("x", "y"))), factor
 
 
 def full_image(folder: Path, image: str | PathLike[str] | None, overviews: list[str]) -> Path:

@@ -42,8 +42,8 @@ def read_visium_hd(
     path
         Folder with ``feature_slice.h5`` (it may have a prefix) and ``binned_outputs``.
     image
-        Path of the image that Space Ranger was given; by default the only one in the folder or its
-        ``microscope_image``.
+        Path of the image that Space Ranger was given, of any format of `stp.io.read_wsi`; it is read as needed. By
+        default the only one in the folder or its ``microscope_image``.
     bin_um
         Side of a bin in µm: 2, 8 or 16, or what else the sample has.
     name
@@ -125,7 +125,7 @@ def _assembled(
     set_transformation(squares, {name: Identity()}, set_all=True)
     made = bundle.linked(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
     return SpatialData(
-        images={image_key: bundle.placed(whole_slide(image, xy), name)},
+        images={image_key: whole_slide(image, xy, name)},
         shapes={shapes_key: squares},
         tables={keys.OBSERVED: made},
         attrs=bundle.notes({image_key: known}, source),

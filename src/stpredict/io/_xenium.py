@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from numpy.typing import NDArray
+    from xarray import DataTree
 
 SPECS = "experiment.xenium"
 TABLES = ("cells.parquet", "transcripts.parquet")
@@ -47,8 +48,8 @@ def read_xenium(
     path
         Folder of the output, with ``experiment.xenium``.
     image
-        Path of the H&E image (TIFF, OME-TIFF, JPEG or PNG, 8-bit colour); by default the file in the folder whose name
-        ends in ``he_image.ome.tif``.
+        Path of the H&E image, of any format of `stp.io.read_wsi`; it is read as needed. By default the file in the
+        folder whose name ends in ``he_image.ome.tif``.
     alignment
         CSV file of the 3 x 3 matrix from pixels of the H&E image to pixels of the morphology image, or the matrix; by
         default the file beside the image whose name ends in ``he_imagealignment.csv``.
@@ -96,7 +97,8 @@ def read_xenium(
     name = bundle.sample_name(folder, name)
     known = _resolution(to_morphology, pixel_um, he_image.name)
     source = bundle.call("xenium", folder, _only(transcripts=transcripts))
-    return _assembled(source, bundle.colour_image(he_image), to_morphology, known, name=name, patient=patient)
+    opened, _ = bundle.opened(he_image, name)
+    return _assembled(source, opened, to_morphology, known, name=name, patient=patient)
 
 
 def _only(*, transcripts: bool) -> dict[str, bool]:
@@ -133,7 +135,7 @@ def _resolution(to_morphology: NDArray[np.float64], pixel_um: float, name: str) 
 
 def _assembled(
     source: SpatialData,
-    pixels: NDArray[np.uint8],
+    image: DataTree,
     to_morphology: NDArray[np.float64],
     known: Known,
     *,
@@ -148,8 +150,8 @@ def _assembled(
     instances = table.obs["cell_id"].astype(str).to_numpy()
     to_px = np.linalg.inv(to_morphology) @ get_transformation(cells, name).to_affine_matrix(("x", "y"), ("x", "y"))
     xy = apply_affine(to_px, np.asarray(table.obsm[keys.SPATIAL], np.float64))
-    _on_image(xy, to_morphology, pixels.shape, name)
-    image = bundle.placed(pixels, name, Affine(to_morphology, ("x", "y"), ("x", "y")))
+    _on_image(xy, to_morphology, bundle.size(image), name)
+    bundle.placed(image, name, Affine(to_morphology, ("x", "y"), ("x", "y")))
     made = bundle.linked(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
     return SpatialData(
         images={image_key: image},
@@ -160,7 +162,7 @@ def _assembled(
     )
 
 
-def _on_image(xy: NDArray[np.float64], matrix: NDArray[np.float64], shape: tuple[int, ...], name: str) -> None:
+def _on_image(xy: NDArray[np.float64], matrix: NDArray[np.float64], size: tuple[int, int], name: str) -> None:
     inverse = apply_affine(matrix @ matrix, xy)
-    share, of_inverse = (float(((at >= 0) & (at < (shape[2], shape[1]))).all(axis=1).mean()) for at in (xy, inverse))
+    share, of_inverse = (float(((at >= 0) & (at < size)).all(axis=1).mean()) for at in (xy, inverse))
     check.cells_on_image(share, of_inverse, name)
