@@ -200,7 +200,7 @@ def unseen_color(far: Mapping[str, tuple[float, float, float]], name: str, *, no
         advice = (
             "Its stain was normalised already"
             if normalized
-            else "Its stain or scanner differs: predict with `stain='macenko'`, which gives it the stain trained on"
+            else "Its stain or scanner differs: predict with `stain='reinhard'`, which gives it the colours trained on"
         )
         warn(
             f"The colours of slide {name!r} lie outside the training range: mean optical density {shown}. {advice}; "
