@@ -185,7 +185,7 @@ def test_share_of_area_on_ragged_tissue_with_holes(diameter):
     tissue = outer.difference(shapely.MultiPoint(rng.uniform(-20, 20, (20, 2))).buffer(1.5)).union(
         shapely.box(50, 0, 60, 9)
     )
-    xy = rng.uniform(-40, 65, (600, 2))
+    xy = rng.uniform(-40, 65, (600 if diameter < 10 else 150, 2))
     for outline, spots in (
         ("circle", shapely.buffer(shapely.points(xy), diameter / 2, quad_segs=256)),
         ("square", shapely.box(*(xy - diameter / 2).T, *(xy + diameter / 2).T)),
