@@ -326,7 +326,10 @@ def test_missing_pixels_are_flagged_and_predicted(sdata, predictor):
     assert np.isfinite(table.X).all()
 
 
-CHECKS = {"config", "evaluation", "grid", "predictor", "raster", "slides", "stain", "tissue", "training"}
+CHECKS = {
+    "config", "evaluation", "grid", "platforms", "predictor", "pseudo_spots", "raster", "resolution", "slides", "stain", "super_resolution", "tissue",
+    "training", "wsi",
+}  # fmt: skip
 
 
 def test_every_check_is_called():
