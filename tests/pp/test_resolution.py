@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import spatialdata as sd
+from spatialdata.models import Image2DModel
 from spatialdata.transformations import Scale, set_transformation
 
 from stpredict._slides import Selection, resolve
@@ -142,8 +143,9 @@ def test_a_grid_beside_the_spots_of_a_platform_says_nothing(unknown):
 
 
 def test_one_of_several_images_with_the_same_spots(unknown):
-    unknown["S0_half"] = unknown["S0_image"]
-    set_transformation(unknown["S0_half"], Scale([2.0, 2.0], ("x", "y")), "S0")
+    half = {"S0": Scale([2.0, 2.0], ("x", "y"))}
+    pixels = np.zeros((3, 240, 240), np.uint8)
+    unknown["S0_half"] = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations=half)
     resolution(unknown, pitch_um=200, image_key="S0_half")
     resolution(unknown, pitch_um=200, image_key="S0_image")
     assert noted(unknown) == pytest.approx({"S0_half": 8.0, "S0_image": 4.0})
