@@ -29,6 +29,7 @@ TISSUE: Final = "tissue"
 # tables
 OBSERVED: Final = "observed"
 PREDICTED: Final = "predicted"
+SUPER_RESOLVED: Final = "super_resolved"
 
 # obs
 REGION: Final = "region"
@@ -40,6 +41,7 @@ ARRAY_ROW: Final = "array_row"
 ARRAY_COL: Final = "array_col"
 SPLIT: Final = "split"
 AT_BORDER: Final = "at_border"
+SPOT: Final = "spot"
 
 # obsm, var, varm, uns
 SPATIAL: Final = "spatial"
@@ -49,3 +51,4 @@ GENES: Final = "genes"
 TRAIN_MEAN: Final = "train_mean"
 RIDGE_COLOR: Final = "ridge_color"
 EVALUATION: Final = "evaluation"
+STEP_UM: Final = "step_um"

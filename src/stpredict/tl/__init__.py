@@ -16,8 +16,19 @@ if TYPE_CHECKING:
     from ._predict import predict
     from ._predictor import Predictor
     from ._raster import rasterize
+    from ._super_resolve import super_resolve
 
-__all__ = ["FitConfig", "PatchSpec", "Predictor", "evaluate", "fit", "predict", "rasterize", "summary"]
+__all__ = [
+    "FitConfig",
+    "PatchSpec",
+    "Predictor",
+    "evaluate",
+    "fit",
+    "predict",
+    "rasterize",
+    "summary",
+    "super_resolve",
+]
 
 _HOME = {
     "FitConfig": ".._train._config",
@@ -28,6 +39,7 @@ _HOME = {
     "predict": "._predict",
     "rasterize": "._raster",
     "summary": "._evaluate",
+    "super_resolve": "._super_resolve",
 }
 
 
