@@ -334,6 +334,15 @@ def test_which_spots_where_no_table_says_so():
     assert len(resolve(sdata, Selection(shapes_key=["a", "b"]), needs_table=False)) == 2
 
 
+def test_without_a_table_the_grid_holds_the_spots_and_tissue_never_does():
+    sdata = build(tables={}, shapes={"spots": circles(), "tissue": circles()})
+    sdata.attrs["stpredict"] = {**sdata.attrs.get("stpredict", {}), "tissue": {"tissue": {}}}
+    assert [slide.shapes_key for slide in resolve(sdata, Selection(), needs_table=False)] == ["spots"]
+    sdata.shapes["mine"] = circles()
+    sdata.attrs["stpredict"]["grid"] = {"mine": {}}
+    assert [slide.shapes_key for slide in resolve(sdata, Selection(), needs_table=False)] == ["mine"]
+
+
 def test_elements_beside_those_of_the_table_have_none_unless_one_is_needed():
     sdata = build()
     (annotated,) = resolve(sdata, Selection())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import shapely
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
@@ -78,12 +79,7 @@ class Slide:
         return self.xy_px * self.um_per_px
 
     def alone(self) -> Slide:
-        """The image and where its spots are, without counts and the object: what another process needs to predict.
-
-        Returns
-        -------
-        A slide whose image is opened where it is needed, if it lies in files.
-        """
+        """The image and where its spots are, without counts and the object: what another process needs to predict."""
         return replace(self, counts=None, genes=(), source=SpatialData())
 
 
@@ -181,9 +177,13 @@ def _table_name(sdata: SpatialData, selection: Selection, *, needs_table: bool) 
     return names[0] if names else None
 
 
+def _asked(selection: Selection) -> Sequence[str] | None:
+    return [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
+
+
 def _without_table(sdata: SpatialData, table_name: str | None, selection: Selection) -> bool:
     """Whether the elements that were asked for exist, but are not what the table annotates: a grid beside the spots."""
-    asked = [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
+    asked = _asked(selection)
     if table_name is None or selection.table_name is not None or not asked:
         return False
     annotated = set(check.annotated_regions(sdata.tables[table_name], table_name))
@@ -191,18 +191,24 @@ def _without_table(sdata: SpatialData, table_name: str | None, selection: Select
 
 
 def _regions(sdata: SpatialData, table_name: str | None, selection: Selection) -> list[str]:
-    asked = [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
+    asked = _asked(selection)
     if table_name is None:
         available = [*sdata.shapes, *sdata.labels]
-        if asked is None:
-            check.one_shapes(available)
-        regions = available
+        regions = _spot_elements(sdata, available) if asked is None else available
     else:
         regions = check.annotated_regions(sdata.tables[table_name], table_name)
     if asked is not None:
         check.has_regions(regions, asked)
         regions = list(asked)
     return regions
+
+
+def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
+    """The element with the spots where no table says which: the grid we made, or else what is no tissue of ours."""
+    grids, tissue = (sdata.attrs.get(keys.ATTRS, {}).get(kind, {}) for kind in (keys.GRID, keys.TISSUE))
+    found = [name for name in names if name in grids] or [name for name in names if name not in tissue]
+    check.one_shapes(found or names)
+    return found
 
 
 def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selection: Selection) -> Slide:
@@ -308,9 +314,10 @@ def _instances(
 def _spots(element: Any) -> pd.DataFrame:
     """Centre (x, y) and diameter of each spot, in the element's own coordinates; of other shapes that of equal area."""
     if hasattr(element, "geometry"):
-        centre, area = element.geometry.centroid, element.geometry.area
-        radius = element["radius"] if "radius" in element.columns else np.sqrt(area / np.pi)
-        return pd.DataFrame({"x": centre.x, "y": centre.y, "diameter": 2 * radius}, index=element.index)
+        outlines = element.geometry.to_numpy()
+        x, y = shapely.get_coordinates(shapely.centroid(outlines)).T
+        radius = element["radius"] if "radius" in element.columns else np.sqrt(shapely.area(outlines) / np.pi)
+        return pd.DataFrame({"x": x, "y": y, "diameter": 2 * radius}, index=element.index)
     labels = np.asarray(_arrays(element)[0])
     y, x = np.nonzero(labels)
     names, spot, n_pixels = np.unique(labels[y, x], return_inverse=True, return_counts=True)
@@ -362,9 +369,9 @@ def resolution(sdata: SpatialData, image_key: str, given: float | None, spots: S
 def pyramid(image: Any) -> tuple[Level, ...]:
     """Levels of an image element with their true scale factors.
 
-    SpatialData averages blocks and drops odd edge rows, so a level of ``n // f`` rows has factor ``f`` exactly;
-    any other level covers the whole image, and its factor is the ratio of the sizes. Which edge was dropped is not
-    recorded: `Image2DModel` drops the first, our own pyramids the last. `PatchReader` finds out by the pixels.
+    SpatialData averages blocks and drops odd edge rows, so a level of ``n // f`` rows has factor ``f`` exactly; any
+    other level covers the whole image. Which edge was dropped (`Image2DModel`: the first, our own pyramids: the last)
+    is not recorded: `PatchReader` finds out by the pixels.
 
     Parameters
     ----------

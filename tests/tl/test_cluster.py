@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from functools import cache
 
 import numpy as np
 import pytest
@@ -72,7 +71,7 @@ def test_workers_write_into_the_store(on_disk, predictor, client, tmp_path):
     np.testing.assert_allclose(np.asarray(table[wanted.obs_names].X), wanted.X, atol=1e-6)
 
 
-def test_an_image_file_is_opened_by_the_workers(on_disk):
+def test_an_image_file_is_opened_by_the_workers(on_disk, predictor):
     """A plan carries where pixels lie, not pixels: less than one patch."""
     import cloudpickle
 
@@ -80,15 +79,8 @@ def test_an_image_file_is_opened_by_the_workers(on_disk):
 
     slides = resolve(on_disk, Selection())
     n_pixels = sum(np.prod(level.pixels.shape) for slide in slides for level in slide.levels)
-    plan = _partitions.Plan.of(slides, predictor_patch(), _partitions.Settings())
+    plan = _partitions.Plan.of(slides, predictor, _partitions.Settings())
     assert len(cloudpickle.dumps(plan)) < n_pixels / 10
-
-
-@cache
-def predictor_patch():
-    from stpredict.tl import PatchSpec
-
-    return PatchSpec(fov_um=(150.0,), size_px=32)
 
 
 def test_a_worker_that_dies_costs_nothing_but_time(on_disk, predictor, tmp_path):
@@ -141,6 +133,23 @@ def test_an_error_in_a_worker_is_raised_here(on_disk, predictor, client):
 def refuse(*_):
     msg = "no such luck"
     raise ArithmeticError(msg)
+
+
+def asks_dask(x):
+    import dask
+    import dask.array as da
+    from distributed import get_client
+
+    with _cluster.alone():
+        get_client()
+        total = int((da.ones(10, chunks=3) * x).sum().compute())
+        return total, dask.base.get_scheduler().__name__
+
+
+def test_dask_inside_of_a_task_does_not_wait_for_the_cluster(client):
+    """Tasks would fill the threads of the workers, and wait for what can only be computed in these."""
+    found = client.gather(client.map(asks_dask, range(6)))
+    assert found == [(10 * x, "get_sync") for x in range(6)]
 
 
 def test_what_is_no_client(sdata, predictor):

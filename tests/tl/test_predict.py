@@ -53,7 +53,7 @@ def test_the_table_it_writes(sdata, predictor):
     assert table.uns["predicted"] == {
         "units": "log1p CP10k",
         "target": {"target_sum": 1e4, "over": "all", "log1p": True},
-        "params": {"n_views": 1, "fov_um": [150.0, 300.0, 600.0], "size_px": 32},
+        "params": {"n_views": 1, "stain": "as scanned", "fov_um": [150.0, 300.0, 600.0], "size_px": 32},
         "model": {
             "name": "m2ost",
             "hash": predictor.hash,
@@ -393,8 +393,30 @@ def test_a_slide_of_other_colours_is_warned_of_with_figures(alone, predictor):
         np.clip(image[scale]["image"].values * [[[0.5]], [[1]], [[1]]], 0, 255).astype(np.uint8) for scale in image
     ]
     alone.images["S0_image"] = stp.io._images.pyramid(levels[0], "S0")
-    with pytest.warns(UserWarning, match=r"colours of slide 'S0_spots' lie outside the training range: .*red \+\d"):
+    with pytest.warns(UserWarning, match=r"colours of slide 'S0_spots' lie outside the training range: .*red \d"):
         predict(alone, predictor, **QUIET)
+
+
+@pytest.mark.parametrize("method", ["reinhard", "macenko"])
+def test_stain_is_brought_to_that_of_training(alone, predictor, method):
+    """Patches of a paler slide come closer to those of the slide as it was, and so do its predictions."""
+    predict(alone, predictor, key_added="wanted", **QUIET)
+    image = alone.images.pop("S0_image")
+    paler = [np.rint(255 * (image[scale]["image"].values / 255) ** 0.7).astype(np.uint8) for scale in image]
+    alone.images["S0_image"] = stp.io._images.pyramid(paler[0], "S0")
+    with pytest.warns(UserWarning, match="colours of slide 'S0_spots' lie outside"):
+        predict(alone, predictor, key_added="as_scanned", **QUIET)
+    predict(alone, predictor, stain=method, **QUIET)
+    wanted, off, near = (alone[name] for name in ("wanted", "as_scanned", "predicted"))
+    assert np.abs(near.X - wanted.X).mean() < 0.5 * np.abs(off.X - wanted.X).mean()
+    assert near.uns["predicted"]["params"]["stain"] == method
+    assert off.uns["as_scanned"]["params"]["stain"] == "as scanned"
+
+
+def test_an_unknown_way_to_normalise(alone, predictor):
+    with pytest.raises(ValueError, match=r"`stain` is 'vahadane'; allowed: 'macenko', 'reinhard'"):
+        predict(alone, predictor, stain="vahadane", **QUIET)
+    assert "predicted" not in alone.tables
 
 
 def test_genes_that_were_not_measured_are_warned_of(sdata, predictor):

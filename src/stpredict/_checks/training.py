@@ -180,17 +180,6 @@ def seen_resolution(um_per_px: float, seen: Sequence[float], name: str) -> None:
         )
 
 
-def seen_color(distance: Mapping[str, float], name: str) -> None:
-    """Warn where a slide's colours lie far from those trained on, in standard deviations between training spots."""
-    far = {channel: value for channel, value in distance.items() if abs(value) > 2}
-    if far:
-        shown = ", ".join(f"{channel} {value:+.1f}" for channel, value in far.items())
-        warn(
-            f"The colours of slide {name!r} lie outside the training range: mean optical density differs by {shown} "
-            "standard deviations of the training spots. Its stain or scanner differs: check the prediction."
-        )
-
-
 def unseen_color(far: Mapping[str, tuple[float, float, float]], name: str, *, normalized: bool) -> None:
     """Warn where a slide's mean optical density (value, lowest and highest trained on) is far from the training's."""
     if far:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .._geometry import PatchSpec
     from .._train._config import FitConfig
+    from ._cohort import predict_cohort
     from ._evaluate import evaluate, summary
     from ._fit import fit
     from ._predict import predict
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate",
     "fit",
     "predict",
+    "predict_cohort",
     "rasterize",
     "summary",
     "super_resolve",
@@ -37,6 +39,7 @@ _HOME = {
     "evaluate": "._evaluate",
     "fit": "._fit",
     "predict": "._predict",
+    "predict_cohort": "._cohort",
     "rasterize": "._raster",
     "summary": "._evaluate",
     "super_resolve": "._super_resolve",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import dask
 import numpy as np
 import torch
 
@@ -14,7 +16,7 @@ from ._partitions import PARTITION, compute
 from ._sinks import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from distributed import Client, Future
@@ -50,13 +52,53 @@ def spread(client: Client, plan: Plan, predictor: Predictor, sink: Sink, took: C
     """
     path = sink.path if isinstance(sink, Store) else None
     stretches = _stretches(sink.todo(), n_workers(client) * TASKS_PER_WORKER)
+    tasks = [(first, last, path) for first, last in stretches]
+    for (first, last, _), future in on_cluster(client, _stretch, [plan, predictor], tasks):
+        values = future.result()  # or raises what was raised there
+        if values is not None:
+            sink.take(first, [values])
+        took(last - first)
+
+
+def on_cluster[*Task](
+    client: Client, function: Callable[..., Any], given: Sequence[Any], tasks: Sequence[tuple[*Task]]
+) -> Iterator[tuple[tuple[*Task], Future[Any]]]:
+    """Call a function for each of some tasks in the workers of a cluster.
+
+    Parameters
+    ----------
+    client
+        Client of the cluster.
+    function
+        What is called.
+    given
+        Its first arguments, sent to every worker once.
+    tasks
+        Its other arguments.
+
+    Yields
+    ------
+    Tasks that came to an end, and their futures, finished or failed. Tasks whose given arguments were lost, with all
+    workers that had them, are begun anew.
+    """
+    from distributed import as_completed
+
     for _ in range(MOST_LOSSES):
-        given = client.scatter([plan, predictor], broadcast=True, hash=False)
-        futures = {client.submit(_stretch, *given, *each, path, pure=False): each for each in stretches}
-        stretches = _gathered(futures, sink, took)
-        if not stretches:
+        sent = client.scatter(list(given), broadcast=True, hash=False)
+        futures = {client.submit(function, *sent, *task, pure=False): task for task in tasks}
+        tasks = []
+        try:
+            for future in as_completed(futures):
+                if future.status in {"finished", "error"}:
+                    yield futures[future], future
+                else:
+                    tasks.append(futures[future])
+        finally:
+            for future in futures:
+                future.cancel()
+        if not tasks:
             return
-    check.cluster_lost(len(stretches), MOST_LOSSES)
+    check.cluster_lost(len(tasks), MOST_LOSSES)
 
 
 def n_workers(client: Client) -> int:
@@ -76,29 +118,27 @@ def n_workers(client: Client) -> int:
     return found
 
 
-def _gathered(
-    futures: dict[Future[Any], tuple[int, int]], sink: Sink, took: Callable[[int], object]
-) -> list[tuple[int, int]]:
-    """Take what comes; returns the stretches that were lost with all they were made of."""
-    from distributed import as_completed
+@contextmanager
+def alone() -> Iterator[None]:
+    """Compute in a worker while no other task of it does, with all its threads: two networks at once are slower.
 
-    lost = []
-    try:
-        for future in as_completed(futures):
-            first, last = futures[future]
-            if future.status == "finished":
-                values = future.result()
-                if values is not None:
-                    sink.take(first, [values])
-                took(last - first)
-            elif future.status == "error":
-                future.result()  # raises
-            else:
-                lost.append((first, last))
-    finally:
-        for future in futures:
-            future.cancel()
-    return lost
+    What dask is asked for inside is computed here: given to the cluster it would wait for the very worker that asks.
+
+    Yields
+    ------
+    Nothing.
+    """
+    from distributed import get_client, get_worker
+
+    get_client()  # the worker's own, which makes itself dask's scheduler when it is first asked for
+    with _lock(), dask.config.set(scheduler="synchronous"):
+        torch.set_num_threads(int(get_worker().state.nthreads))
+        yield
+
+
+@cache
+def _lock() -> Lock:
+    return Lock()
 
 
 def _stretches(todo: Iterable[tuple[int, int]], n: int) -> list[tuple[int, int]]:
@@ -112,9 +152,8 @@ def _stretches(todo: Iterable[tuple[int, int]], n: int) -> list[tuple[int, int]]
 def _stretch(
     plan: Plan, predictor: Predictor, first: int, last: int, path: Path | None
 ) -> dict[str, NDArray[Any]] | None:
-    """Compute a stretch in a worker, one at a time with all its threads: two networks at once are slower than one."""
-    with _alone():
-        torch.set_num_threads(_n_threads())
+    """Compute a stretch in a worker."""
+    with alone():
         if path is None:
             pieces = list(compute(plan, predictor, first, last))
             return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -124,15 +163,3 @@ def _stretch(
             if start < stop:
                 store.take(start, compute(plan, predictor, start, stop))
     return None
-
-
-@cache
-def _alone() -> Lock:
-    return Lock()
-
-
-def _n_threads() -> int:
-    """Threads that the scheduler gave to this worker."""
-    from distributed import get_worker
-
-    return int(get_worker().state.nthreads)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from .. import _keys as keys
 from .._train._ahead import ahead
@@ -16,6 +17,7 @@ from .._train._config import FitConfig
 from .._train._data import read_pieces, reading_order
 from .._train._device import make_fabric
 from ._run import digest
+from ._stain import normalizers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from .._geometry import PatchSpec
     from .._slides import Slide
     from .._train._data import Piece
+    from ..pp._stain_fit import Normalizer, StainMethod
     from ._predictor import Predictor
 
 PARTITION = 1024
@@ -39,6 +42,8 @@ class Settings:
 
     n_views: int = 1
     """Flips and turns of the patches to average over."""
+    stain: StainMethod | None = None
+    """How the stain is normalised."""
     batch_size: int | None = None
     """Spots a forward pass."""
     device: str = "auto"
@@ -62,17 +67,19 @@ class Plan:
     """``(n_slides + 1,)`` first row, and position, of each slide, and the number of all spots."""
     settings: Settings
     """How to predict."""
+    stains: tuple[Normalizer, ...] = ()
+    """What gives the patches of each slide another stain; empty where they stay as they are."""
 
     @classmethod
-    def of(cls, slides: Sequence[Slide], patch: PatchSpec, settings: Settings) -> Plan:
+    def of(cls, slides: Sequence[Slide], predictor: Predictor, settings: Settings) -> Plan:
         """Plan a prediction.
 
         Parameters
         ----------
         slides
             The slides.
-        patch
-            Fields of view and size.
+        predictor
+            The predictor.
         settings
             How to predict.
 
@@ -81,9 +88,15 @@ class Plan:
         The plan.
         """
         starts = np.cumsum([0, *(len(slide.xy_px) for slide in slides)])
+        patch, method = predictor.patch, settings.stain
         orders = [start + reading_order(slide, patch) for start, slide in zip(starts, slides, strict=False)]
-        alone = tuple(slide.alone() for slide in slides)
-        return cls(slides=alone, order=np.concatenate(orders), starts=starts, settings=settings)
+        return cls(
+            slides=tuple(slide.alone() for slide in slides),
+            order=np.concatenate(orders),
+            starts=starts,
+            settings=settings,
+            stains=() if method is None else tuple(normalizers(slides, predictor.provenance, method)),
+        )
 
     @property
     def n_partitions(self) -> int:
@@ -102,8 +115,9 @@ class Plan:
         -------
         16 hexadecimal digits.
         """
-        said = [predictor.hash, self.settings.n_views, PARTITION]
+        said: list[Any] = [predictor.hash, self.settings.n_views, PARTITION]
         said += [(digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
+        said += [hashlib.sha256(stain.table.tobytes()).hexdigest() for stain in self.stains]
         return hashlib.sha256(repr(said).encode() + self.order.tobytes()).hexdigest()[:16]
 
     def pieces(self, patch: PatchSpec, first: int, last: int) -> Iterator[Piece]:
@@ -123,7 +137,14 @@ class Plan:
         for index, slide in enumerate(self.slides):
             start, stop = max(first, self.starts[index]), min(last, self.starts[index + 1])
             if start < stop:
-                yield from read_pieces(slide, patch, rows=self.order[start:stop] - self.starts[index], index=index)
+                rows = self.order[start:stop] - self.starts[index]
+                for piece in read_pieces(slide, patch, rows=rows, index=index):
+                    yield _stained(piece, self.stains[index]) if self.stains else piece
+
+
+def _stained(piece: Piece, stain: Normalizer) -> Piece:
+    patches = torch.from_numpy(stain(piece.spots.patches.numpy()))
+    return replace(piece, spots=replace(piece.spots, patches=patches))
 
 
 def compute(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator[dict[str, NDArray[Any]]]:

@@ -128,7 +128,7 @@ def warn_unseen_color(
     inside = colors if flagged.all() else colors[~flagged]
     values = inside[:, -6:-3].mean(axis=0, dtype=np.float64)
     low, high = (np.asarray(seen.get(side, seen["mean"])) for side in ("low", "high"))
-    spread = MARGIN * np.asarray(seen["std"])
+    spread = max(MARGIN, 3 / np.sqrt(len(inside))) * np.asarray(seen["std"])  # the mean of few spots varies more
     far = (values < low - spread) | (values > high + spread)
     check.unseen_color(
         {seen["channels"][i]: (float(values[i]), float(low[i]), float(high[i])) for i in np.flatnonzero(far).tolist()},

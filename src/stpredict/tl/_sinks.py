@@ -30,6 +30,8 @@ FINISHED = "finished"
 """Array of a store with one element a partition, which is 1 where the partition is written; attribute when all are."""
 PLACES = {keys.AT_BORDER: f"obs/{keys.AT_BORDER}", keys.COLOR: f"obsm/{keys.COLOR}"}
 """Where a finished store has what is not its matrix."""
+GENES = 256
+"""Genes a chunk, so that a map of one gene is not made of all."""
 ANNDATA = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
@@ -134,7 +136,7 @@ class Store:
         group = zarr.open_group(place, mode="w-")
         n = len(plan.order)
         for name, (shape, dtype) in columns(predictor).items():
-            chunks = (PARTITION, *shape)
+            chunks = (PARTITION, *(min(size, GENES) for size in shape))
             group.create_array(name, shape=(n, *shape), chunks=chunks, dtype=dtype, attributes=dict(ARRAY))
         group.create_array(FINISHED, shape=(plan.n_partitions,), chunks=(1,), dtype=np.uint8)
         group.attrs[keys.ATTRS] = {"fingerprint": fingerprint, FINISHED: False}  # last: without it, it is no store

@@ -43,6 +43,7 @@ def run_record(predictor: Predictor, settings: Settings) -> dict[str, Any]:
         "target": {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
         "params": {
             "n_views": settings.n_views,
+            "stain": settings.stain or "as scanned",
             "fov_um": list(predictor.patch.fov_um),
             "size_px": predictor.patch.size_px,
         },

@@ -1,0 +1,224 @@
+"""Many slides at once: each done once, none in the way of another, all of it in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from distributed import Client, LocalCluster
+from PIL import Image
+from spatialdata import read_zarr
+
+from stpredict.datasets import synthetic
+from stpredict.pp import spot_grid
+from stpredict.tl import _partitions, _sinks, predict, predict_cohort
+
+QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    """Three stores without measurements, and a picture; all of them with a hundred places or so."""
+    folder = tmp_path_factory.mktemp("slides")
+    for seed in (1, 2, 3):
+        sdata = synthetic(n_slides=1, n_side=5, um_per_px=8.0, seed=seed)
+        del sdata.tables["observed"], sdata.shapes["S0_spots"]
+        sdata.write(folder / f"slide{seed}.zarr")
+    pixels = (
+        np.asarray(sdata["S0_image"]["scale0"]["image"])
+        if "scale0" in sdata["S0_image"]
+        else np.asarray(sdata["S0_image"])
+    )
+    Image.fromarray(np.moveaxis(pixels, 0, -1)).save(folder / "picture.png")
+    return folder
+
+
+@pytest.fixture
+def paths(slides):
+    return [slides / f"slide{seed}.zarr" for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def client():
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+        yield client
+
+
+def grid(sdata):
+    """On the whole image: tissue is not what is tested here."""
+    spot_grid(sdata, diameter_um=100.0, pitch_um=100.0)
+
+
+def written(folder):
+    """Every file in a folder, and when it was changed."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_slide_as_if_predicted_alone(paths, predictor, tmp_path):
+    summary = predict_cohort(paths, predictor, tmp_path / "out", prepare=grid, **QUIET)
+    assert summary["status"].tolist() == ["done"] * 3
+    assert summary.index.tolist() == ["slide1", "slide2", "slide3"]
+    for path in paths:
+        alone = read_zarr(path)
+        grid(alone)
+        predict(alone, predictor, shapes_key="grid", **QUIET)
+        found = read_zarr(tmp_path / "out" / path.stem / "predicted.zarr")
+        wanted = alone["predicted"]
+        np.testing.assert_allclose(found["predicted"][wanted.obs_names].X, wanted.X, atol=1e-6)
+        assert summary.loc[path.stem, "n_spots"] == wanted.n_obs == len(found["grid"])
+        assert not found.images
+    sc.pp.pca(found["predicted"], n_comps=3)
+
+
+def test_a_picture_is_read_and_prepared_by_itself(slides, predictor, tmp_path):
+    summary = predict_cohort({"p": slides / "picture.png"}, predictor, tmp_path / "out", um_per_px=8.0, **QUIET)
+    assert summary.loc["p", ["status", "um_per_px", "error"]].tolist() == ["done", 8.0, None]
+    found = read_zarr(tmp_path / "out/p/predicted.zarr")
+    assert {*found.shapes} == {"grid", "tissue"}
+    assert found["predicted"].obs["region"].unique().tolist() == ["grid"]
+
+
+def test_nothing_else_is_written(paths, slides, predictor, tmp_path):
+    before = written(slides)
+    predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+    assert written(slides) == before
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["slide1", "summary.csv"]
+    assert sorted(path.name for path in (tmp_path / "out/slide1").iterdir()) == ["predicted.zarr", "state.json"]
+    summary = pd.read_csv(tmp_path / "out/summary.csv", index_col="slide")
+    assert summary.loc["slide1", "status"] == "done"
+
+
+def test_a_bad_slide_stops_no_other_and_is_tried_again(paths, predictor, tmp_path):
+    bad = tmp_path / "slide0.tiff"
+    bad.write_bytes(b"II*\0 and nothing else")
+    summary = predict_cohort(
+        [bad, *paths[:2], tmp_path / "gone.svs"], predictor, tmp_path / "out", prepare=grid, **QUIET
+    )
+    assert summary["status"].tolist() == ["failed", "done", "done", "failed"]
+    assert "slide0.tiff" in summary.loc["slide0", "error"]
+    assert "No slide at" in summary.loc["gone", "error"]
+    state = json.loads((tmp_path / "out/slide0/state.json").read_text())
+    assert state["error"].split(":")[0] in state["traceback"][-1]
+    before = written(tmp_path / "out/slide1")
+    bad.unlink()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)).save(bad, format="png")
+    summary = predict_cohort(
+        [bad, *paths[:2]], predictor, tmp_path / "out", prepare=grid, um_per_px={"slide0": 8.0}, **QUIET
+    )
+    assert (summary["status"] == "done").all()
+    assert written(tmp_path / "out/slide1") == before
+
+
+def test_a_slide_that_was_begun_goes_on(paths, predictor, tmp_path, monkeypatch):
+    """Ctrl-C in the second slide: the first is left as it is, the second goes on after its second partition."""
+    for module in (_partitions, _sinks):
+        monkeypatch.setattr(module, "PARTITION", 16)
+    cut, calls = _sinks._partitions, iter(range(1000))
+    wanted = predict_cohort(paths[:2], predictor, tmp_path / "wanted", prepare=grid, **QUIET)
+    n_first = -(-int(wanted.loc["slide1", "n_spots"]) // 16)
+
+    def interrupted(pieces):
+        for values in cut(pieces):
+            if next(calls) == n_first + 2:
+                raise KeyboardInterrupt
+            yield values
+
+    with monkeypatch.context() as context:
+        context.setattr(_sinks, "_partitions", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            predict_cohort(paths[:2], predictor, tmp_path / "out", prepare=grid, **QUIET)
+    assert json.loads((tmp_path / "out/slide2/state.json").read_text())["status"] == "running"
+    first, begun = written(tmp_path / "out/slide1"), written(tmp_path / "out/slide2/started.zarr/X")
+    assert len([path for path in begun if path.name != "zarr.json"]) == 2
+    seen = {}
+    keep = _sinks.Store.finish
+
+    def looked_at(self, table):
+        seen.update(written(self.path / "X"))
+        keep(self, table)
+
+    monkeypatch.setattr(_sinks.Store, "finish", looked_at)
+    summary = predict_cohort(paths[:2], predictor, tmp_path / "out", prepare=grid, **QUIET)
+    assert (summary["status"] == "done").all()
+    assert written(tmp_path / "out/slide1") == first
+    assert begun.items() <= seen.items()
+    values = [read_zarr(tmp_path / name / "slide2/predicted.zarr")["predicted"] for name in ("out", "wanted")]
+    np.testing.assert_allclose(values[0].X, values[1].X, atol=1e-6)
+
+
+def test_two_processes(paths, predictor, tmp_path, client):
+    wanted = predict_cohort(paths, predictor, tmp_path / "wanted", prepare=grid, **QUIET)
+    summary = predict_cohort(paths, predictor, tmp_path / "out", prepare=grid, client=client, **QUIET)
+    assert summary[["status", "n_spots"]].equals(wanted[["status", "n_spots"]])
+    for path in paths:
+        out, want = (
+            read_zarr(tmp_path / name / path.stem / "predicted.zarr")["predicted"] for name in ("out", "wanted")
+        )
+        np.testing.assert_allclose(out.X, want.X, atol=1e-6)
+
+
+def test_fewer_slides_than_processes(paths, predictor, tmp_path, client):
+    summary = predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, client=client, **QUIET)
+    assert summary["status"].tolist() == ["done"]
+
+
+class KilledIn:
+    """Prepares a slide, and kills the first process that does so."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __call__(self, sdata):
+        grid(sdata)
+        try:
+            self.mark.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed(paths, predictor, tmp_path):
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as own:
+        prepare = KilledIn(tmp_path / "killed")
+        summary = predict_cohort(paths, predictor, tmp_path / "out", prepare=prepare, client=own, **QUIET)
+    assert (tmp_path / "killed").exists()
+    assert (summary["status"] == "done").all()
+
+
+def test_another_predictor_needs_another_folder(paths, predictor, tmp_path):
+    predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+    with pytest.raises(ValueError, match=r"holds results of another predictor or other settings for 'slide1'"):
+        predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, n_views=2, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ([], ValueError, "`paths` is empty"),
+        ("slide.svs", TypeError, r"`paths` is the one path 'slide\.svs'"),
+        (["a/slide.svs", "b/slide.svs"], ValueError, r"Several slides are named 'slide'.*mapping"),
+        ({"a/b": "slide.svs"}, ValueError, r"'a/b' cannot be the name of a folder"),
+    ],
+)
+def test_paths_that_are_refused(given, error, words, predictor, tmp_path):
+    with pytest.raises(error, match=words):
+        predict_cohort(given, predictor, tmp_path / "out", **QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_resolution_for_a_slide_that_is_not_there(paths, predictor, tmp_path):
+    with pytest.raises(ValueError, match=r"`um_per_px` names 'slide9', but the slides are 'slide1'"):
+        predict_cohort(paths[:1], predictor, tmp_path / "out", um_per_px={"slide9": 0.5}, **QUIET)
+
+
+def test_warnings_of_a_slide_are_in_its_row(paths, predictor, tmp_path):
+    predictor.provenance["slides"] = {
+        name: {**slide, "um_per_px": 0.25} for name, slide in predictor.provenance["slides"].items()
+    }
+    summary = predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+    assert any("µm" in text for text in summary.loc["slide1", "warnings"])
