@@ -136,14 +136,14 @@ def run(given, scored, section, genes, predictor):
     known = normalised(whole["observed"], [f"{key}_{i}" for i in range(len(centres))], genes)
     rows = interpolations(centres, known, at)
     stp.tl.predict(scored, predictor, shapes_key=f"{section}_spots", progress=False)
-    rows["predictor at single spots"] = scored["predicted"][singles, genes].X.astype(np.float64)
+    rows["predictor at single spots"] = np.asarray(scored["predicted"][singles, genes].X, np.float64)
     radius = slide.diameter_um / 2 / slide.um_per_px
     weights = {}
     for anchor in ("predicted", "observed", "denoised"):
         stp.tl.super_resolve(whole, predictor, step_um=STEP_UM, anchor=anchor, shapes_key=key, progress=False)
         table = whole["super_resolved"]
         inside = cKDTree(table.obsm["spatial"]).query_ball_point(at, radius)
-        linear = np.expm1(table[:, genes].X.astype(np.float64))
+        linear = np.expm1(np.asarray(table[:, genes].X, np.float64))
         rows[f"super_resolve, {anchor}"] = np.log1p(np.stack([linear[some].mean(axis=0) for some in inside]))
         weights[anchor] = table.uns["super_resolved"]["weights"][key]
     observed = normalised(scored["observed"], singles, genes)
