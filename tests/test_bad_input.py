@@ -327,7 +327,7 @@ def test_missing_pixels_are_flagged_and_predicted(sdata, predictor):
 
 
 CHECKS = {
-    "config", "evaluation", "grid", "platforms", "predictor", "pseudo_spots", "raster", "resolution", "slides",
+    "cohort", "config", "evaluation", "grid", "platforms", "prediction", "predictor", "pseudo_spots", "raster", "resolution", "slides",
     "stain", "super_resolution", "tissue", "training", "wsi",
 }  # fmt: skip
 

@@ -60,3 +60,32 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
     assert one["tried"] == [8] * 6
     assert two["tried"] == [4, *[2] * 12]  # tried by both at first, then halved by both, since one has no more memory
     torch.testing.assert_close(torch.tensor(two["weights"]), torch.tensor(one["weights"]), atol=1e-5, rtol=1e-4)
+
+
+FIT = """
+import json, os
+import stpredict as stp
+
+sdata = stp.datasets.synthetic(n_slides=3, n_side=5, um_per_px=8.0)
+config = stp.tl.FitConfig(accelerator="cpu", devices=2, strategy="ddp", n_epochs=2, precision="32-true")
+shape = {"dim": 12, "depth": 1, "heads": 2, "size_px": 16, "patch_size": 8}
+predictor = stp.tl.fit(sdata, "m2ost", config=config, model_options=shape, save_dir="model")
+print(json.dumps({"rank": os.environ["RANK"], "same": predictor.hash == stp.tl.Predictor.load("model").hash}))
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+def test_fit_under_torchrun_is_saved_once_and_both_processes_have_it(tmp_path):
+    """One process writes checkpoint and predictor; each returns when these are there, with the same weights."""
+    (tmp_path / "script.py").write_text(FIT)
+    command = [sys.executable, "-W", "error::UserWarning", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "script.py"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
+    assert sorted(each["rank"] for each in found) == ["0", "1"]
+    assert all(each["same"] for each in found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "script.py"]
+    assert "could not be written" not in done.stderr

@@ -37,6 +37,8 @@ class Checkpoint:
     folder: Path
     """Folder of the predictor; the checkpoint is the folder of the same name with a suffix."""
     states: dict[int, Progress] = field(default_factory=dict)
+    writes: bool = True
+    """False in all but the first of several processes that train together."""
 
     @property
     def place(self) -> Path:
@@ -44,7 +46,7 @@ class Checkpoint:
         return self.folder.with_name(self.folder.name + SUFFIX)
 
     @classmethod
-    def open(cls, folder: Path, run: Mapping[str, Any], *, resume: bool) -> Checkpoint:
+    def open(cls, folder: Path, run: Mapping[str, Any], *, resume: bool, writes: bool = True) -> Checkpoint:
         """Begin a checkpoint, or find the one that an interrupted run left.
 
         Parameters
@@ -55,12 +57,14 @@ class Checkpoint:
             What decides the outcome of the run, by name.
         resume
             Whether to go on from what is there.
+        writes
+            Whether this process writes files; of several that train together one does.
 
         Returns
         -------
         The checkpoint.
         """
-        checkpoint = cls(folder)
+        checkpoint = cls(folder, writes=writes)
         place = checkpoint.place
         if resume:
             check.resumable(str(folder), found=(place / "run.json").is_file())
@@ -69,6 +73,8 @@ class Checkpoint:
             check.same_run([name for name in wanted if begun.get(name) != wanted[name]], str(folder))
             files = sorted(place.glob("member*.safetensors"))
             checkpoint.states.update({int(file.stem.removeprefix("member")): _load(file) for file in files})
+            return checkpoint
+        if not writes:
             return checkpoint
         try:
             shutil.rmtree(place, ignore_errors=True)
@@ -98,9 +104,14 @@ class Checkpoint:
         state = self.states.setdefault(number, Progress())
         title = "fit" if n_members == 1 else f"fit {number + 1}/{n_members}"
         with tqdm(
-            total=config.n_epochs, initial=state.epoch, desc=title, unit="epoch", disable=not config.progress
+            total=config.n_epochs,
+            initial=state.epoch,
+            desc=title,
+            unit="epoch",
+            disable=not (config.progress and self.writes),
         ) as bar:
-            reporter = Reporter(state=state, bar=bar, file=self.place / f"member{number}.safetensors")
+            file = self.place / f"member{number}.safetensors"
+            reporter = Reporter(state=state, bar=bar, file=file if self.writes else None)
             try:
                 yield reporter
             except KeyboardInterrupt:
@@ -134,7 +145,7 @@ class Checkpoint:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         """Delete the files when the predictor is saved, or when there is nothing to resume."""
-        if error is None or not any(self.place.glob("member*.safetensors")):
+        if self.writes and (error is None or not any(self.place.glob("member*.safetensors"))):
             shutil.rmtree(self.place, ignore_errors=True)
 
 
@@ -144,7 +155,8 @@ class Reporter:
 
     state: Progress
     bar: Any
-    file: Path
+    file: Path | None
+    """Where the checkpoint is written, if this process writes it."""
     written: float = field(default_factory=time.monotonic)
 
     def report(self, state: Progress) -> None:
@@ -169,7 +181,7 @@ class Reporter:
 
     def write(self) -> None:
         """Write the checkpoint beside its place, then rename it; a failure is warned of and training goes on."""
-        if not self.state.weights:
+        if not self.state.weights or self.file is None:
             return
         self.written = time.monotonic()
         beside = self.file.with_suffix(".partial")

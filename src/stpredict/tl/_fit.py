@@ -166,12 +166,16 @@ def fit(
     decided = run.values()
     folder = Path(resume_from or save_dir or default_folder(decided))
     check_predictor.replaceable(folder, CONFIG)
+    fabric = make_fabric(config)
+    first = fabric.is_global_zero
     with (
-        Checkpoint.open(folder, decided, resume=resume_from is not None) as checkpoint,
-        held_spots(slides, patch, memory_bytes=config.memory_bytes, progress=config.progress) as (spots, flagged),
+        Checkpoint.open(folder, decided, resume=resume_from is not None, writes=first) as checkpoint,
+        held_spots(slides, patch, memory_bytes=config.memory_bytes, progress=config.progress and first) as (spots, out),
     ):
-        predictor = _train_all(run, spots, int(flagged.sum()), checkpoint)
-        predictor.save(folder)
+        predictor = _train_all(run, spots, int(out.sum()), checkpoint, fabric)
+        if first:
+            predictor.save(folder)
+        fabric.barrier()  # no process returns before the folder is there
     record(slides, folder, predictor)
     return predictor
 
@@ -257,8 +261,7 @@ def _default_patch(shape: ModelConfig, slides: Sequence[Slide]) -> PatchSpec:
     return PatchSpec(fov_um=tuple(round(fov * diameter, 6) for fov in shape.fov_spots), size_px=shape.size_px)
 
 
-def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpoint) -> Predictor:
-    fabric = make_fabric(run.config)
+def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpoint, fabric: Fabric) -> Predictor:
     values = np.concatenate([run.target.normalize(slide.counts, _columns(slide, run.panel)) for slide in run.slides])
     _warn_constant(values, run.panel)
     members = []

@@ -1,0 +1,316 @@
+"""Dense maps, many processes and many slides: seconds, memory and bytes, a spot and a slide.
+
+    python benchmarks/scaling.py [--points 100000] [--only dense plan cluster cohort] [--out benchmarks]
+
+``dense``: places 8 µm apart on a slide file of 20,000 x 20,000 px, streamed to a store; memory is sampled as it runs.
+``plan``: a million places on an image of 100,000 x 100,000 px: grid, plan, the first partitions, and the table.
+``cluster``: a tenth of the dense map in this process (all cores) and in one process a core, in turn.
+``cohort``: six slides with a Visium grid, and what each costs beside its spots. The network is `m2ost_tiny`, untrained,
+with 250 genes. Every part runs in a process of its own. Ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import psutil
+import shapely
+import zarr
+from distributed import Client, LocalCluster
+from end_to_end import untrained
+from geopandas import GeoDataFrame
+from patches import texture
+from PIL import Image
+from slide_files import SIDE, UM_PER_PX, slide
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel, ShapesModel
+from spatialdata.transformations import Identity
+from xarray import DataArray, Dataset, DataTree
+
+import stpredict as stp
+from stpredict._slides import Selection, resolve
+from stpredict.tl._partitions import PARTITION, Plan, Settings, compute
+
+STEP_UM, FOV_UM = 8.0, 55.0
+BIG_PX, MILLION = 100_000, 1_000_000
+SLIDES, SLIDE_PX = 6, 6000
+PARTS = ("dense", "plan", "cluster", "cohort")
+
+
+def rss_mib():
+    """What this process holds."""
+    return psutil.Process().memory_info().rss / 2**20
+
+
+class Memory:
+    """Samples the memory of this process while something runs."""
+
+    def __enter__(self):
+        self.samples, self._stop = [], threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._stop.wait(0.25):
+            self.samples.append(rss_mib())
+
+    def quarters(self):
+        """Most held in each quarter of the time, in MiB."""
+        return [round(max(part)) for part in np.array_split(self.samples, 4)]
+
+
+def n_bytes(folder):
+    """Bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
+def square_of_tissue(sdata, n_points):
+    """A square that takes about so many places, in the middle."""
+    side = np.sqrt(n_points) * STEP_UM / UM_PER_PX
+    low, high = SIDE / 2 - side / 2, SIDE / 2 + side / 2
+    square = GeoDataFrame({"geometry": [shapely.box(low, low, high, high)]})
+    name = next(iter(sdata.images))
+    sdata.shapes["tissue"] = ShapesModel.parse(square, transformations={name: Identity()})
+
+
+def dense_slide(folder, n_points):
+    """A slide file with places 8 µm apart."""
+    path = folder / "slide.tif"
+    slide(path)
+    sdata = stp.io.read_wsi(path)
+    square_of_tissue(sdata, n_points)
+    stp.pp.spot_grid(sdata, diameter_um=STEP_UM, pitch_um=STEP_UM)
+    return sdata
+
+
+def dense(folder, n_points):
+    """A dense map, streamed."""
+    predictor = untrained("m2ost_tiny", FOV_UM)
+    sdata = dense_slide(folder, n_points)
+    warm = folder / "warm"
+    sdata.shapes["few"] = sdata.shapes["grid"].iloc[:64]
+    stp.tl.predict(sdata, predictor, shapes_key="few", key_added="few", store=warm, progress=False)
+    before, started = rss_mib(), time.perf_counter()
+    with Memory() as memory:
+        stp.tl.predict(sdata, predictor, shapes_key="grid", store=folder / "store", progress=False)
+    took, n = time.perf_counter() - started, sdata["predicted"].n_obs
+    return {
+        "n_points": n,
+        "seconds": took,
+        "points_per_s": n / took,
+        "before_mib": round(before),
+        "quarters_mib": memory.quarters(),
+        "in_memory_mib": round(n * 250 * 4 / 2**20),
+        "bytes_a_point": n_bytes(folder / "store") / n,
+        "bytes_a_value": n_bytes(folder / "store" / "X") / n / 250,
+    }
+
+
+def plan(folder, _):
+    """What a million places cost beside the network."""
+    predictor = untrained("m2ost_tiny", FOV_UM)
+    levels = {}
+    for i in range(6):
+        size = BIG_PX // 2**i
+        array = zarr.create_array(
+            folder / f"{i}", shape=(3, size, size), chunks=(3, 512, 512), dtype="u1", fill_value=200
+        )
+        pixels = DataArray(da.from_zarr(array), dims=("c", "y", "x"), coords={"c": ["r", "g", "b"]})
+        levels[f"scale{i}"] = Dataset({"image": pixels})
+    tree = DataTree.from_dict(levels)
+    single = Image2DModel.parse(levels["scale0"]["image"], transformations={"big": Identity()})
+    for level in tree:
+        tree[level]["image"].attrs.update(single.attrs)
+    sdata = SpatialData(images={"big": tree}, attrs={"stpredict": {"um_per_px": {"big": UM_PER_PX}}})
+    found, started = {}, time.perf_counter()
+    pitch = BIG_PX * UM_PER_PX / np.sqrt(MILLION)
+    stp.pp.spot_grid(sdata, diameter_um=pitch, pitch_um=pitch)
+    found["grid_s"] = time.perf_counter() - started
+    started = time.perf_counter()
+    slides = resolve(sdata, Selection(shapes_key="grid"), needs_table=False)
+    planned = Plan.of(slides, predictor, Settings())
+    found["plan_s"] = time.perf_counter() - started
+    found["n_points"], found["n_partitions"] = len(planned.order), planned.n_partitions
+    found["before_mib"] = round(rss_mib())
+    started = time.perf_counter()
+    for _ in compute(planned, predictor, 0, 8 * PARTITION):
+        pass
+    found["points_per_s"] = 8 * PARTITION / (time.perf_counter() - started)
+    found["after_mib"] = round(rss_mib())
+    return found
+
+
+def one_a_core():
+    """A cluster on this machine."""
+    return LocalCluster(n_workers=os.cpu_count(), threads_per_worker=1, dashboard_address=":0")
+
+
+def cluster(folder, n_points):
+    """The same map in one process with all threads, and in one process a core."""
+    predictor, sdata = untrained("m2ost_tiny", FOV_UM), dense_slide(folder, n_points // 10)
+    rates = {"here": [], "cluster": []}
+    with (
+        LocalCluster(n_workers=os.cpu_count(), threads_per_worker=1, dashboard_address=":0") as workers,
+        Client(workers) as client,
+    ):
+        for _ in range(3):
+            for name in rates:
+                started = time.perf_counter()
+                given = client if name == "cluster" else None
+                stp.tl.predict(sdata, predictor, shapes_key="grid", client=given, progress=False)
+                rates[name].append(sdata["predicted"].n_obs / (time.perf_counter() - started))
+    rates = {name: values[1:] for name, values in rates.items()}  # the first round starts, compiles, imports
+    ratios = [q / p for p, q in zip(*rates.values(), strict=True)]
+    return {"n_points": sdata["predicted"].n_obs, "points_per_s": {k: float(np.mean(v)) for k, v in rates.items()},
+            "ratio": float(np.mean(ratios)), "n_workers": os.cpu_count()}  # fmt: skip
+
+
+def cohort(folder, _):
+    """Six slides, and where their time goes."""
+    predictor = untrained("m2ost_tiny", FOV_UM)
+    predictor.provenance |= {"pitch_um": 100.0, "layout": "hexagonal"}
+    pixels = np.full((SLIDE_PX, SLIDE_PX, 3), 235, np.uint8)
+    edge = SLIDE_PX // 6
+    pixels[edge:-edge, edge:-edge] = np.moveaxis(texture(SLIDE_PX - 2 * edge), 0, -1)
+    paths = [folder / f"slide{i}.png" for i in range(SLIDES)]
+    for path in paths:
+        Image.fromarray(pixels).save(path, compress_level=1)
+    clock = [time.perf_counter()]
+    sdata = stp.io.read_wsi(paths[0], um_per_px=UM_PER_PX)
+    clock.append(time.perf_counter())
+    stp.pp.tissue(sdata)
+    clock.append(time.perf_counter())
+    stp.pp.spot_grid(sdata, predictor)
+    clock.append(time.perf_counter())
+    stp.tl.predict(sdata, predictor, progress=False)
+    clock.append(time.perf_counter())
+    took = dict(zip(("read_wsi", "tissue", "spot_grid", "predict"), np.diff(clock).tolist(), strict=True))
+    started = time.perf_counter()
+    summary = stp.tl.predict_cohort(paths, predictor, folder / "out", um_per_px=UM_PER_PX, progress=False)
+    here_s = time.perf_counter() - started
+    if (summary["status"] != "done").any():
+        raise SystemExit(summary["error"].dropna().iloc[0])
+    with (
+        LocalCluster(n_workers=os.cpu_count(), threads_per_worker=1, dashboard_address=":0") as workers,
+        Client(workers) as client,
+    ):
+        started = time.perf_counter()
+        stp.tl.predict_cohort(paths, predictor, folder / "out2", um_per_px=UM_PER_PX, client=client, progress=False)
+        cluster_s = time.perf_counter() - started
+    n = int(summary["n_spots"].iloc[0])
+    return {
+        "n_spots": n,
+        "first_call_s": took,
+        "seconds_a_slide": summary["seconds"].iloc[1:].mean(),
+        "slides_s": here_s,
+        "cluster_s": cluster_s,
+        "bytes_a_slide": n_bytes(folder / "out" / "slide0"),
+        "bytes_a_spot": n_bytes(folder / "out" / "slide0") / n,
+    }
+
+
+def apart(part, n_points):
+    """One part in a process of its own."""
+    command = [sys.executable, __file__, "--task", part, "--points", str(n_points)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+TEXTS = {
+    "dense": """## A dense map, streamed to disk
+
+{n_points:,} points 8 µm apart in {seconds:.0f} s, {points_per_s:.0f} points/s. Memory held before: {before_mib} MiB; at
+most, in the four quarters of the run: {quarters} MiB, with a budget of 1024 MiB for decoded image. The matrix would
+take {in_memory_mib} MiB. Written: {bytes_a_point:.0f} bytes a point, {bytes_a_value:.2f} bytes a value.
+""",
+    "plan": """## A million places on 100,000 x 100,000 px
+
+{n_points:,} places: grid {grid_s:.1f} s, plan {plan_s:.1f} s ({n_partitions} partitions), {before_mib} MiB held; the
+first 8 partitions {points_per_s:.0f} points/s, {after_mib} MiB after them. At that rate all take {hours:.1f} h (these
+pixels are empty and cost next to no decoding).
+""",
+    "cluster": """## One process with all threads, and one process a core
+
+{n_points:,} points: {here:.0f} points/s here, {there:.0f} on {n_workers} dask workers of one thread: {ratio:.2f} times
+as fast.
+""",
+    "cohort": """## Slides
+
+{n_slides} pictures of {side:,} x {side:,} px, {n_spots:,} Visium places each: {seconds_a_slide:.1f} s a slide in one
+process, all in {slides_s:.0f} s; on dask workers, one a core, in {cluster_s:.0f} s. The first slide by hand, with
+compilation: {first}. Written: {mb:.2f} MB a slide, {bytes_a_spot:.0f} bytes a spot.
+""",
+}
+
+
+def table(result):
+    """The figures as people read them."""
+    found = {part: dict(result[part]) for part in PARTS if part in result}
+    if "dense" in found:
+        found["dense"]["quarters"] = ", ".join(map(str, found["dense"]["quarters_mib"]))
+    if "plan" in found:
+        found["plan"]["hours"] = found["plan"]["n_points"] / found["plan"]["points_per_s"] / 3600
+    if "cluster" in found:
+        rates = found["cluster"]["points_per_s"]
+        found["cluster"] |= {"here": rates["here"], "there": rates["cluster"]}
+    if "cohort" in found:
+        first = ", ".join(f"`{name}` {took:.1f} s" for name, took in found["cohort"]["first_call_s"].items())
+        mb = found["cohort"]["bytes_a_slide"] / 1e6
+        found["cohort"] |= {"first": first, "mb": mb, "n_slides": SLIDES, "side": SLIDE_PX}
+    head = f"""# Dense maps, many processes, many slides
+
+{result["date"]}; {result["device"]}; torch {result["torch"]}. Made by `python benchmarks/scaling.py`: `m2ost_tiny`,
+250 genes, untrained.
+"""
+    return "\n".join([head, *(TEXTS[part].format(**values) for part, values in found.items())])
+
+
+def main():
+    """Measure, write JSON and a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=100_000)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--task", choices=PARTS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.task:
+        warnings.simplefilter("ignore", UserWarning)
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(globals()[args.task](Path(folder), args.points)))
+        return
+    import torch
+
+    file = args.out / "scaling.json"
+    result = json.loads(file.read_text()) if file.is_file() else {}
+    result |= {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "device": f"{platform.machine()}, {os.cpu_count()} cores",
+        "torch": str(torch.__version__),
+    }
+    for part in args.only:
+        result[part] = apart(part, args.points)
+        file.write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / "scaling.md").write_text(table(result))
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
