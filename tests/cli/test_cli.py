@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import anndata as ad
+import numpy as np
 import pytest
 import spatialdata as sd
+from PIL import Image
 
 from stpredict import tl
 from stpredict._cli import main
 from stpredict._cli._main import parser
+from stpredict._slides import pyramid
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 
@@ -31,13 +34,34 @@ def small(monkeypatch):
     monkeypatch.setattr(tl, "fit", faster, raising=False)
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["fit"], ["predict"], ["evaluate"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["fit"], ["predict"], ["cohort"], ["evaluate"]])
 def test_help_explains_every_option(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
     assert len(capsys.readouterr().out) > 300
     choices = next(action for action in parser()._actions if action.dest == "command").choices
     assert all(action.help for sub in choices.values() for action in sub._actions)
+
+
+@pytest.fixture
+def picture(sdata, tmp_path):
+    """A slide file without measurements."""
+    pixels = np.asarray(pyramid(sdata["S0_image"])[0].pixels)
+    Image.fromarray(np.moveaxis(pixels, 0, -1)).save(tmp_path / "slide.png")
+    return tmp_path / "slide.png"
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
+def test_cohort(store, picture, tmp_path, capsys, small, workers):
+    model, out = tmp_path / "model", tmp_path / "out"
+    assert main(["fit", str(store), "--out", str(model), "--epochs", "1"]) == 0
+    capsys.readouterr()
+    command = ["cohort", str(model), str(picture), str(tmp_path / "gone.svs"), "--out", str(out), "--um-per-px", "4"]
+    assert main([*command, *workers]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("gone: FileNotFoundError: No slide at")
+    assert lines[1] == f"1 of 2 slides: {out}"
+    assert sd.read_zarr(out / "slide/predicted.zarr")["predicted"].n_vars == 12
 
 
 def test_fit_predict_evaluate(store, tmp_path, capsys, small):

@@ -11,6 +11,9 @@ import zarr
 from distributed import Client, LocalCluster
 from spatialdata import read_zarr
 
+from stpredict._slides import pyramid
+from stpredict.io import read_wsi
+from stpredict.pp import spot_grid
 from stpredict.tl import _cluster, _partitions, _sinks, predict
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
@@ -55,6 +58,18 @@ def test_images_in_memory_are_sent(sdata, predictor, client):
     predict(sdata, predictor, key_added="wanted", **QUIET)
     predict(sdata, predictor, client=client, **QUIET)
     np.testing.assert_allclose(sdata["predicted"].X, sdata["wanted"].X, atol=1e-6)
+
+
+def test_a_slide_file_is_opened_by_the_workers(sdata, predictor, client, tmp_path):
+    """A tiled TIFF, which no store stands for."""
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.moveaxis(np.asarray(pyramid(sdata["S0_image"])[0].pixels), 0, -1)
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(128, 128), photometric="rgb")
+    slide = read_wsi(tmp_path / "slide.tif", um_per_px=8.0)
+    spot_grid(slide, diameter_um=100.0, pitch_um=100.0)
+    predict(slide, predictor, key_added="wanted", **QUIET)
+    predict(slide, predictor, client=client, **QUIET)
+    np.testing.assert_allclose(slide["predicted"].X, slide["wanted"].X, atol=1e-6)
 
 
 def test_a_layer(on_disk, predictor, client):

@@ -216,6 +216,17 @@ def test_a_resolution_for_a_slide_that_is_not_there(paths, predictor, tmp_path):
         predict_cohort(paths[:1], predictor, tmp_path / "out", um_per_px={"slide9": 0.5}, **QUIET)
 
 
+def test_calls_for_parts_of_a_folder_share_the_summary(paths, predictor, tmp_path):
+    """As jobs of an array do."""
+    for path in paths[:2]:
+        summary = predict_cohort([path], predictor, tmp_path / "out", prepare=grid, **QUIET)
+        assert summary.index.tolist() == [path.stem]
+    assert pd.read_csv(tmp_path / "out/summary.csv", index_col="slide")["status"].to_dict() == {
+        "slide1": "done",
+        "slide2": "done",
+    }
+
+
 def test_warnings_of_a_slide_are_in_its_row(paths, predictor, tmp_path):
     predictor.provenance["slides"] = {
         name: {**slide, "um_per_px": 0.25} for name, slide in predictor.provenance["slides"].items()

@@ -128,8 +128,13 @@ def test_drawn_by_spatialdata_plot(lattice):
     from matplotlib import pyplot as plt
 
     rasterize(lattice, ["B"])
+    gaps = np.isnan(lattice["predicted_raster"].values)
+    rasterize(lattice, ["B"], fill=0)
+    assert gaps.any()
+    assert lattice["predicted_raster"].dtype == np.float32
+    assert not lattice["predicted_raster"].values[gaps].any()
     _, ax = plt.subplots()
-    drawing = lattice.pl.render_images("predicted_raster", channel="B", transfunc=np.nan_to_num)
+    drawing = lattice.pl.render_images("predicted_raster", channel="B")
     drawing.pl.show(ax=ax, coordinate_systems="S0")
     extent = get_extent(lattice["predicted_raster"], "S0")
     assert ax.get_xlim() == pytest.approx(extent["x"])

@@ -1,8 +1,10 @@
-"""``fit``, ``predict`` and ``evaluate`` over stores on disk."""
+"""``fit``, ``predict``, ``cohort`` and ``evaluate`` over stores and slide files on disk."""
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from spatialdata import read_zarr
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    from distributed import Client
     from spatialdata import SpatialData
 
 
@@ -78,6 +81,49 @@ def predict(options: argparse.Namespace) -> None:
         sdata.write(options.out)
     units = table.uns[keys.PREDICTED]["units"]
     sys.stdout.write(f"{table.n_obs} spots x {table.n_vars} genes in {units}: {options.out}\n")
+
+
+def cohort(options: argparse.Namespace) -> bool:
+    """Predict many slides and print what became of them.
+
+    Parameters
+    ----------
+    options
+        Parsed options.
+
+    Returns
+    -------
+    Whether any failed.
+    """
+    with ExitStack() as stack:
+        summary = tl.predict_cohort(
+            options.slides,
+            options.predictor,
+            options.out,
+            client=_client(options, stack),
+            um_per_px=options.um_per_px,
+            n_views=options.views,
+            stain=options.stain,
+        )
+    failed = summary.loc[summary["status"] != "done", "error"]
+    lines = [f"{name}: {error}\n" for name, error in failed.items()]
+    sys.stdout.write("".join(lines) + f"{len(summary) - len(failed)} of {len(summary)} slides: {options.out}\n")
+    return len(failed) > 0
+
+
+def _client(options: argparse.Namespace, stack: ExitStack) -> Client | None:
+    """Client of the cluster that was asked for, closed with the stack."""
+    if options.workers is None and options.scheduler is None:
+        return None
+    from distributed import Client, LocalCluster
+
+    if options.scheduler is not None:
+        remote: Client = stack.enter_context(Client(options.scheduler))
+        return remote
+    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    cluster = LocalCluster(n_workers=options.workers, threads_per_worker=threads, dashboard_address=":0")
+    client: Client = stack.enter_context(Client(stack.enter_context(cluster)))
+    return client
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ Predict spatial gene expression from H&E images.
   stpredict demo                               see it work on real tissue, in about five minutes
   stpredict fit train.zarr --out model         learn from slides with measured expression
   stpredict predict new.zarr model --out p.h5ad    predict slides, with or without measured expression
+  stpredict cohort model *.svs --out folder    predict many slide files, each on a grid in its tissue
   stpredict evaluate predicted.zarr            score predictions against what was measured
 
 A .zarr is a SpatialData store: an image, the spots on it, and a table with raw counts.
@@ -33,10 +34,11 @@ def parser() -> argparse.ArgumentParser:
     """
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="stpredict", description=MAIN, formatter_class=raw)
-    commands = top.add_subparsers(dest="command", required=True, metavar="demo | fit | predict | evaluate")
+    commands = top.add_subparsers(dest="command", required=True, metavar="demo | fit | predict | cohort | evaluate")
     _demo(commands.add_parser("demo", help="train on three sections, predict a fourth, and show the scores"))
     _fit(commands.add_parser("fit", help="train a predictor on slides with measured expression"))
     _predict(commands.add_parser("predict", help="predict the expression of every spot of a slide"))
+    _cohort(commands.add_parser("cohort", help="predict many slides; what is finished is not done again"))
     _evaluate(commands.add_parser("evaluate", help="score predictions beside baselines and the noise ceiling"))
     return top
 
@@ -80,6 +82,27 @@ def _predict(command: argparse.ArgumentParser) -> None:
     _elements(command, counts=False)
 
 
+def _cohort(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Predict slide files, or SpatialData stores, each into a folder of its own under --out. Call it again after a "
+        "crash: finished slides are left as they are, and one that was begun goes on. Slides that fail stop no other; "
+        "the exit status is 1 if any did."
+    )
+    command.add_argument("predictor", type=Path, help="folder that `stpredict fit` wrote")
+    command.add_argument("slides", type=Path, nargs="+", help="slide files (.svs, .ndpi, .tiff, ...) or stores (.zarr)")
+    command.add_argument("--out", type=Path, required=True, help="folder for results, states and the summary")
+    command.add_argument("--views", type=int, default=1, help="flips and turns to average over, 1 to 8 (default: 1)")
+    command.add_argument(
+        "--stain", choices=("reinhard", "macenko"), help="give slides the stain of the training slides"
+    )
+    command.add_argument(
+        "--um-per-px", type=float, help="resolution in micrometres per pixel, if files do not state it"
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, help="processes on this machine (default: this one alone)")
+    where.add_argument("--scheduler", help="address of a dask scheduler, such as tcp://node1:8786")
+
+
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.description = "Score the table of predictions in a store against the counts in it."
     command.add_argument("slide", type=Path, help="SpatialData store (.zarr) that `stpredict predict` wrote")
@@ -109,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit status: 0, 1 after an error that is explained, 130 after an interrupt.
+    Exit status: 0, 1 after an error that is explained or where slides failed, 130 after an interrupt.
     """
     options = parser().parse_args(arguments)
     from . import _commands, _demo
@@ -118,14 +141,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "demo": _demo.demo,
         "fit": _commands.fit,
         "predict": _commands.predict,
+        "cohort": _commands.cohort,
         "evaluate": _commands.evaluate,
     }
     try:
-        commands[options.command](options)
+        failed = commands[options.command](options)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130
     except check.EXPLAINED as error:
         sys.stderr.write(f"stpredict {options.command}: {error}\n")
         return 1
-    return 0
+    return int(bool(failed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from .._checks import cohort as check
 from .._checks import config as check_config
 from .._checks import prediction as check_prediction
 from ._cluster import alone, n_workers, on_cluster
-from ._cohort_slide import FAILED, Job, done_by, note_failed, predict_slide, state_of
+from ._cohort_slide import FAILED, STATE, Job, done_by, note_failed, predict_slide, state_of
 from ._predictor import Predictor
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def predict_cohort(
     Returns
     -------
     The summary, one row a slide: ``status`` (``"done"`` or ``"failed"``), ``n_spots``, ``um_per_px``, ``seconds``,
-    ``error``, ``warnings``, ``path`` of the result. It is written as ``summary.csv`` too. The result of a slide is
+    ``error``, ``warnings``, ``path`` of the result. That of all slides in ``out_dir`` is written as ``summary.csv``, so
+    several calls, such as those of a job array, may each do some slides of one folder. The result of a slide is
     ``out_dir/NAME/predicted.zarr``, a SpatialData with the spots, the tissue and the table ``"predicted"``, without the
     image; ``state.json`` beside it says how far the slide is, or why it failed.
 
@@ -105,8 +107,8 @@ def predict_cohort(
     >>> folder = Path(mkdtemp())
     >>> stp.datasets.synthetic(n_slides=1, n_side=4, seed=1).write(folder / "new.zarr")
     >>> summary = stp.tl.predict_cohort([folder / "new.zarr"], predictor, folder / "out", progress=False)
-    >>> summary.loc["new", ["status", "n_spots"]].tolist()
-    ['done', 64]
+    >>> summary.loc["new", "status"], int(summary.loc["new", "n_spots"])
+    ('done', 42)
     """
     check_config.in_range("n_views", n_views, 1, 8)
     if client is not None:
@@ -175,8 +177,15 @@ def _in_worker(predictor: Predictor, job: Job) -> dict[str, Any]:
 
 
 def _summary(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
-    table = pd.DataFrame([state_of(job) or {} for job in jobs], index=[job.name for job in jobs], columns=COLUMNS)
+    """What became of these slides; of all in the folder it is written to a file."""
     out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / f"{SUMMARY}.part", index_label="slide")
-    (out / f"{SUMMARY}.part").replace(out / SUMMARY)
+    table = _table({job.name: job.folder for job in jobs})
+    part = out / f"{SUMMARY}.{os.getpid()}"
+    _table({folder.name: folder for folder in sorted(out.iterdir()) if (folder / STATE).is_file()}).to_csv(part)
+    part.replace(out / SUMMARY)
     return table
+
+
+def _table(folders: Mapping[str, Path]) -> pd.DataFrame:
+    index = pd.Index(list(folders), name="slide")
+    return pd.DataFrame([state_of(folder) or {} for folder in folders.values()], index=index, columns=COLUMNS)

@@ -135,19 +135,19 @@ def note_failed(job: Job, error: BaseException, state: dict[str, Any] | None = N
     return _note(job, {**(state or {}), "status": FAILED, **said})
 
 
-def state_of(job: Job) -> dict[str, Any] | None:
+def state_of(folder: Path) -> dict[str, Any] | None:
     """What is written about a slide.
 
     Parameters
     ----------
-    job
-        The slide.
+    folder
+        Its folder.
 
     Returns
     -------
     Its state; None if it was not begun.
     """
-    file = job.folder / STATE
+    file = folder / STATE
     state: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     return state
 
@@ -164,7 +164,7 @@ def done_by(job: Job) -> str | None:
     -------
     The fingerprint; None if it is not finished, or its result is gone.
     """
-    state = state_of(job)
+    state = state_of(job.folder)
     return str(state["of"]) if state and state["status"] == DONE and (job.folder / RESULT).is_dir() else None
 
 

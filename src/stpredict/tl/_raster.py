@@ -40,6 +40,7 @@ def rasterize(
     table_name: str = keys.PREDICTED,
     layer: str | None = None,
     shapes_key: str | None = None,
+    fill: float = np.nan,
     key_added: str | None = None,
 ) -> None:
     """Make an image of a table whose spots lie on a regular lattice, one channel a gene.
@@ -59,13 +60,15 @@ def rasterize(
         Layer of the table; None is X.
     shapes_key
         Shapes element with the places, where the table annotates several.
+    fill
+        Value where no place is, and of missing values. spatialdata-plot draws no image with NaN: give 0 for it.
     key_added
         Image element that is written; by default the name of the table and ``"_raster"``. An image of an earlier call
         is replaced, nothing else is.
 
     Returns
     -------
-    Nothing. Writes ``sdata.images[key_added]``: ``(c, y, x)``, float32, NaN where no place is, channels named by genes,
+    Nothing. Writes ``sdata.images[key_added]``: ``(c, y, x)``, float32, ``fill`` where no place is, channels named by genes,
     in every coordinate system of the shapes. A place of a square lattice is one pixel, centred on it. A place of a
     hexagonal one is two, side by side along its rows, half a pitch wide and as high as rows are apart: together they
     are centred on it. Lazy where the table is: then values are read when the image is written, some rows at a time.
@@ -82,8 +85,8 @@ def rasterize(
     ``spatialdata.rasterize_bins`` needs row and column of square bins in ``obs`` and a table in memory, fills with
     zeros, and lays pixels half a bin off.
 
-    To draw one with spatialdata-plot, which refuses NaN: ``sdata.pl.render_images("predicted_raster", channel="ERBB2",
-    transfunc=np.nan_to_num).pl.show()``.
+    To draw one with spatialdata-plot: ``stp.tl.rasterize(sdata, ["ERBB2"], fill=0)``, then
+    ``sdata.pl.render_images("predicted_raster", channel="ERBB2").pl.show()``.
 
     Images made here are not taken for slides: `predict` and the others do not ask whether they are meant.
 
@@ -113,8 +116,9 @@ def rasterize(
         check.not_too_large((len(chosen), raster.height, raster.width), MOST_BYTES, table_name)
     matrix = table.X if layer is None else table.layers[layer]
     columns = table.var_names.get_indexer(chosen)
+    painted = _painted(matrix, rows, columns, raster)
     image = Image2DModel.parse(
-        _painted(matrix, rows, columns, raster),
+        painted if np.isnan(fill) else np.where(np.isnan(painted), np.float32(fill), painted),
         dims=("c", "y", "x"),
         c_coords=chosen,
         transformations=_transformations(shapes, raster.matrix),
