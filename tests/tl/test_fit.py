@@ -223,6 +223,7 @@ def test_every_patch_is_read_once_however_long_and_often_is_trained(sdata, quick
     read, on_disk, step = reads(monkeypatch), [], _loop._step
     monkeypatch.setattr(_loop, "_step", lambda *given: (on_disk.append(sizes(scratch)), step(*given))[1])
     quick(sdata, n_epochs=3, n_members=2, memory_bytes=memory_bytes)
+    read = [each for each in read if len(each[0]) == 3]  # windows of the stain have one field of view
     assert len(read) == 75
     wanted = [slide.xy_px for slide in resolve(sdata, Selection())]
     assert sorted(xy for _, *xy in read) == sorted(np.concatenate(wanted).tolist())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ._predictor import Predictor
     from ._run import Run
 
-MARGIN = 1.0
+MARGIN = 2.0
 """How far the mean colour of a slide may lie beyond those trained on, in standard deviations between spots."""
 
 

@@ -68,9 +68,9 @@ def rasterize(
 
     Returns
     -------
-    Nothing. Writes ``sdata.images[key_added]``: ``(c, y, x)``, float32, ``fill`` where no place is, channels named by genes,
-    in every coordinate system of the shapes. A place of a square lattice is one pixel, centred on it. A place of a
-    hexagonal one is two, side by side along its rows, half a pitch wide and as high as rows are apart: together they
+    Nothing. Writes ``sdata.images[key_added]``: ``(c, y, x)``, float32, ``fill`` where no place is, channels named by
+    genes, in every coordinate system of the shapes. A place of a square lattice is one pixel, centred on it. A place of
+    a hexagonal one is two, side by side along its rows, half a pitch wide and as high as rows are apart: together they
     are centred on it. Lazy where the table is: then values are read when the image is written, some rows at a time.
     What it shows is noted in ``sdata.attrs["stpredict"]["raster"][key_added]``.
 
