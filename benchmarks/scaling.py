@@ -4,7 +4,7 @@
 
 ``dense``: places 8 µm apart on a slide file of 20,000 x 20,000 px, streamed to a store; memory is sampled as it runs.
 ``plan``: a million places on an image of 100,000 x 100,000 px: grid, plan, the first partitions, and the table.
-``cluster``: a tenth of the dense map in this process (all cores) and in one process a core, in turn.
+``cluster``: a fortieth of the dense map in this process (all cores) and in one process a core, in turn.
 ``cohort``: six slides with a Visium grid, and what each costs beside its spots. The network is `m2ost_tiny`, untrained,
 with 250 genes. Every part runs in a process of its own. Ten minutes on two cores.
 """
@@ -107,7 +107,7 @@ def dense(folder, n_points):
     sdata = dense_slide(folder, n_points)
     warm = folder / "warm"
     sdata.shapes["few"] = sdata.shapes["grid"].iloc[:64]
-    stp.tl.predict(sdata, predictor, shapes_key="few", key_added="few", store=warm, progress=False)
+    stp.tl.predict(sdata, predictor, shapes_key="few", key_added="warm", store=warm, progress=False)
     before, started = rss_mib(), time.perf_counter()
     with Memory() as memory:
         stp.tl.predict(sdata, predictor, shapes_key="grid", store=folder / "store", progress=False)
@@ -165,7 +165,7 @@ def one_a_core():
 
 def cluster(folder, n_points):
     """The same map in one process with all threads, and in one process a core."""
-    predictor, sdata = untrained("m2ost_tiny", FOV_UM), dense_slide(folder, n_points // 10)
+    predictor, sdata = untrained("m2ost_tiny", FOV_UM), dense_slide(folder, n_points // 40)
     rates = {"here": [], "cluster": []}
     with (
         LocalCluster(n_workers=os.cpu_count(), threads_per_worker=1, dashboard_address=":0") as workers,

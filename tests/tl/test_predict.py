@@ -413,6 +413,12 @@ def test_stain_is_brought_to_that_of_training(alone, predictor, method):
     assert off.uns["as_scanned"]["params"]["stain"] == "as scanned"
 
 
+def test_a_name_that_another_element_has(sdata, predictor):
+    """Said before anything is computed, not when the table is put in its place."""
+    with pytest.raises(ValueError, match=r"`key_added` is 'S0_spots', which exists"):
+        predict(sdata, predictor, key_added="S0_spots", **QUIET)
+
+
 def test_an_unknown_way_to_normalise(alone, predictor):
     with pytest.raises(ValueError, match=r"`stain` is 'vahadane'; allowed: 'macenko', 'reinhard'"):
         predict(alone, predictor, stain="vahadane", **QUIET)

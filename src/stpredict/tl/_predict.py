@@ -165,7 +165,8 @@ def _check_place(
 ) -> None:
     """Refuse, before anything is computed, to overwrite what was measured."""
     if layer is None:
-        check.overwritable("key_added", key_added, [name for name in sdata.tables if not _predicted(sdata, name, name)])
+        kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _predicted(sdata, name, name)]
+        check.overwritable("key_added", key_added, kept)
     if table_name is None:
         return
     table = sdata.tables[table_name]
