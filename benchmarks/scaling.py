@@ -77,11 +77,6 @@ class Memory:
         return [round(max(part)) for part in np.array_split(self.samples, 4)]
 
 
-def n_bytes(folder):
-    """Bytes of all files in a folder."""
-    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-
-
 def square_of_tissue(sdata, n_points):
     """A square that takes about so many places, in the middle."""
     side = np.sqrt(n_points) * STEP_UM / UM_PER_PX
@@ -119,8 +114,6 @@ def dense(folder, n_points):
         "before_mib": round(before),
         "quarters_mib": memory.quarters(),
         "in_memory_mib": round(n * 250 * 4 / 2**20),
-        "bytes_a_point": n_bytes(folder / "store") / n,
-        "bytes_a_value": n_bytes(folder / "store" / "X") / n / 250,
     }
 
 
@@ -222,8 +215,6 @@ def cohort(folder, _):
         "seconds_a_slide": summary["seconds"].iloc[1:].mean(),
         "slides_s": here_s,
         "cluster_s": cluster_s,
-        "bytes_a_slide": n_bytes(folder / "out" / "slide0"),
-        "bytes_a_spot": n_bytes(folder / "out" / "slide0") / n,
     }
 
 
@@ -238,8 +229,8 @@ TEXTS = {
     "dense": """## A dense map, streamed to disk
 
 {n_points:,} points 8 µm apart in {seconds:.0f} s, {points_per_s:.0f} points/s. Memory held before: {before_mib} MiB; at
-most, in the four quarters of the run: {quarters} MiB, with a budget of 1024 MiB for decoded image. The matrix would
-take {in_memory_mib} MiB. Written: {bytes_a_point:.0f} bytes a point, {bytes_a_value:.2f} bytes a value.
+most, in the four quarters of the run: {quarters} MiB, of which up to 1024 MiB may be decoded image. The matrix would
+take {in_memory_mib} MiB.
 """,
     "plan": """## A million places on 100,000 x 100,000 px
 
@@ -256,7 +247,7 @@ as fast.
 
 {n_slides} pictures of {side:,} x {side:,} px, {n_spots:,} Visium places each: {seconds_a_slide:.1f} s a slide in one
 process, all in {slides_s:.0f} s; on dask workers, one a core, in {cluster_s:.0f} s. The first slide by hand, with
-compilation: {first}. Written: {mb:.2f} MB a slide, {bytes_a_spot:.0f} bytes a spot.
+compilation: {first}.
 """,
 }
 
@@ -273,8 +264,7 @@ def table(result):
         found["cluster"] |= {"here": rates["here"], "there": rates["cluster"]}
     if "cohort" in found:
         first = ", ".join(f"`{name}` {took:.1f} s" for name, took in found["cohort"]["first_call_s"].items())
-        mb = found["cohort"]["bytes_a_slide"] / 1e6
-        found["cohort"] |= {"first": first, "mb": mb, "n_slides": SLIDES, "side": SLIDE_PX}
+        found["cohort"] |= {"first": first, "n_slides": SLIDES, "side": SLIDE_PX}
     head = f"""# Dense maps, many processes, many slides
 
 {result["date"]}; {result["device"]}; torch {result["torch"]}. Made by `python benchmarks/scaling.py`: `m2ost_tiny`,
