@@ -229,8 +229,8 @@ TEXTS = {
     "dense": """## A dense map, streamed to disk
 
 {n_points:,} points 8 µm apart in {seconds:.0f} s, {points_per_s:.0f} points/s. Memory held before: {before_mib} MiB; at
-most, in the four quarters of the run: {quarters} MiB, of which up to 1024 MiB may be decoded image. The matrix would
-take {in_memory_mib} MiB.
+most, in the four quarters of the run: {quarters} MiB, of which up to 1024 MiB may be decoded image.
+The matrix would take {in_memory_mib} MiB.
 """,
     "plan": """## A million places on 100,000 x 100,000 px
 
@@ -240,8 +240,8 @@ pixels are empty and cost next to no decoding).
 """,
     "cluster": """## One process with all threads, and one process a core
 
-{n_points:,} points: {here:.0f} points/s here, {there:.0f} on {n_workers} dask workers of one thread: {ratio:.2f} times
-as fast.
+{n_points:,} points, which are {n_parts} partitions: {here:.0f} points/s here, {there:.0f} on {n_workers} dask workers of
+one thread: {ratio:.2f} times as fast. A partition is never divided between workers, so few of them leave some idle.
 """,
     "cohort": """## Slides
 
@@ -261,7 +261,8 @@ def table(result):
         found["plan"]["hours"] = found["plan"]["n_points"] / found["plan"]["points_per_s"] / 3600
     if "cluster" in found:
         rates = found["cluster"]["points_per_s"]
-        found["cluster"] |= {"here": rates["here"], "there": rates["cluster"]}
+        n_parts = -(-found["cluster"]["n_points"] // PARTITION)
+        found["cluster"] |= {"here": rates["here"], "there": rates["cluster"], "n_parts": n_parts}
     if "cohort" in found:
         first = ", ".join(f"`{name}` {took:.1f} s" for name, took in found["cohort"]["first_call_s"].items())
         found["cohort"] |= {"first": first, "n_slides": SLIDES, "side": SLIDE_PX}
