@@ -240,7 +240,7 @@ pixels are empty and cost next to no decoding).
 """,
     "cluster": """## One process with all threads, and one process a core
 
-{n_points:,} points, which are {n_parts} partitions: {here:.0f} points/s here, {there:.0f} on {n_workers} dask workers of
+{n_points:,} points, {n_parts} partitions: {here:.0f} points/s here, {there:.0f} on {n_workers} dask workers of
 one thread: {ratio:.2f} times as fast. A partition is never divided between workers, so few of them leave some idle.
 """,
     "cohort": """## Slides
