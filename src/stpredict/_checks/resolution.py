@@ -14,9 +14,12 @@ class Known(Protocol):
     """A resolution and its origin."""
 
     @property
-    def um_per_px(self) -> float: ...
+    def um_per_px(self) -> float:
+        """µm per full-resolution pixel."""
+
     @property
-    def origin(self) -> str: ...
+    def origin(self) -> str:
+        """Who says so."""
 
 
 def agree(one: float, other: float) -> bool:
