@@ -253,8 +253,8 @@ class Chunks:
         ys, xs = self.sources[level].edges
         canvas, missing = np.empty((3, y[1] - y[0], x[1] - x[0]), np.uint8), None
         for (_, by, bx), (pixels, gone) in self._blocks([(level, *block) for block in blocks]).items():
-            rows, from_rows = _overlap(y, ys[by], ys[by + 1])
-            columns, from_columns = _overlap(x, xs[bx], xs[bx + 1])
+            rows, from_rows = overlap(y, ys[by], ys[by + 1])
+            columns, from_columns = overlap(x, xs[bx], xs[bx + 1])
             canvas[:, rows, columns] = pixels[:, from_rows, from_columns]
             if gone is not None:
                 missing = np.zeros(canvas.shape[1:], bool) if missing is None else missing
@@ -286,8 +286,20 @@ class Chunks:
                 self._held_bytes += block.nbytes
 
 
-def _overlap(span: tuple[int, int], low: int, high: int) -> tuple[slice, slice]:
-    """The part of a block in a range: as a slice of the range, and as one of the block."""
+def overlap(span: tuple[int, int], low: int, high: int) -> tuple[slice, slice]:
+    """The part of a block in a range.
+
+    Parameters
+    ----------
+    span
+        First and last of the range, the last not in it.
+    low, high
+        The same of the block.
+
+    Returns
+    -------
+    A slice of the range, and one of the block.
+    """
     start, stop = max(span[0], low), min(span[1], high)
     return slice(start - span[0], stop - span[0]), slice(start - low, stop - low)
 

@@ -108,7 +108,7 @@ class PatchReader:
         self._size_px = np.asarray(levels[0].pixels.shape[:0:-1])
         size = patch.size_px
         chosen = [best_level(levels, side / size) for side in self.sides_px]
-        convert = partial(_to_rgb, gain=_gain(levels, image_key))
+        convert = partial(to_rgb, gain=_gain(levels, image_key))
         self._chunks = Chunks([level.pixels for level in levels], convert, budget_bytes)
         self.levels = _aligned(levels[: max(chosen) + 1], self._chunks)
         self._scales = [
@@ -150,9 +150,7 @@ class PatchReader:
         return patches, self._leaves_image(xy_px) | missing.any(axis=1)
 
     def order(self, xy_px: NDArray[np.float64]) -> NDArray[np.intp]:
-        """The order in which windows are best visited, so that each part of the image is decoded once.
-
-        Square cells, row by row; where a row of blocks is too wide for the budget, in strips.
+        """The order in which windows are best visited: that of `visiting_order`.
 
         Parameters
         ----------
@@ -163,10 +161,7 @@ class PatchReader:
         -------
         ``(n,)`` positions in ``xy_px``.
         """
-        held_rows = self.sides_px.max() + 2 * CELL_PX
-        strip = max(CELL_PX, self._chunks.budget_bytes / 2 / (3 * held_rows) // CELL_PX * CELL_PX)
-        x, y = xy_px.T // CELL_PX
-        return np.lexsort((x, y, xy_px[:, 0] // strip))
+        return visiting_order(xy_px, float(self.sides_px.max()), self._chunks.budget_bytes)
 
     def _leaves_image(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
         half = self.sides_px.max() / 2 * np.abs(self._axes).sum(axis=1)
@@ -225,6 +220,29 @@ class PatchReader:
         return _filled(pixels, rows, columns, fill=255), gone
 
 
+def visiting_order(xy_px: NDArray[np.float64], side_px: float, budget_bytes: int) -> NDArray[np.intp]:
+    """The order in which windows are best visited, so that each part of the image is decoded once.
+
+    Square cells, row by row; where a row of blocks is too wide for the budget, in strips.
+
+    Parameters
+    ----------
+    xy_px
+        ``(n, 2)`` centres in full-resolution pixels.
+    side_px
+        Side of the widest windows.
+    budget_bytes
+        How much decoded image may be held.
+
+    Returns
+    -------
+    ``(n,)`` positions in ``xy_px``.
+    """
+    strip = max(CELL_PX, budget_bytes / 2 / (3 * (side_px + 2 * CELL_PX)) // CELL_PX * CELL_PX)
+    x, y = xy_px.T // CELL_PX
+    return np.lexsort((x, y, xy_px[:, 0] // strip))
+
+
 def _box(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[slice, slice]:
     return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
@@ -269,7 +287,7 @@ def rgb_strips(
     left. Transparent and missing pixels are white.
     """
     check.colour_image(levels[0].pixels.shape, image_key)
-    convert = partial(_to_rgb, gain=_gain(levels, image_key))
+    convert = partial(to_rgb, gain=_gain(levels, image_key))
     chunks = Chunks([level.pixels for level in levels], convert, STRIP_BYTES)
     level = _aligned(levels[: position + 1], chunks)[position]
     height, width = level.pixels.shape[1:]
@@ -362,10 +380,22 @@ def _mismatch(chunks: Chunks, i: int, finer: Level, level: Level) -> float:
     return float(((means - here) ** 2).mean())
 
 
-def _to_rgb(pixels: NDArray[Any], gain: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-    """8-bit RGB: scaled, transparent and missing pixels white; and which pixels are missing, if any."""
-    if pixels.dtype == np.uint8 and len(pixels) == 3 and gain == 1:
-        return pixels, None
+def to_rgb(pixels: NDArray[Any], gain: float = 1.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """Any colour image as 8-bit RGB: scaled, transparent and missing pixels white.
+
+    Parameters
+    ----------
+    pixels
+        ``(3 or 4, h, w)``; the fourth channel is opacity.
+    gain
+        Factor that brings values to [0, 255].
+
+    Returns
+    -------
+    ``(3, h, w)``, and ``(h, w)`` which pixels are missing (NaN), None where none is.
+    """
+    if pixels.dtype == np.uint8 and gain == 1 and (len(pixels) == 3 or (pixels[3] == 255).all()):
+        return pixels[:3], None
     values = pixels.astype(np.float32) * np.float32(gain)
     missing = np.isnan(values).any(axis=0) if pixels.dtype.kind == "f" else np.zeros((), bool)
     if missing.any():

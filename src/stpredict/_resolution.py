@@ -86,6 +86,31 @@ def platform(sdata: SpatialData, shapes_key: str) -> Platform | None:
     return VISIUM if reader == "visium" else None
 
 
+def of_sides(x_um: float, y_um: float, origin: str, name: str) -> Known:
+    """A resolution from the width and height of a pixel.
+
+    Parameters
+    ----------
+    x_um, y_um
+        Width and height in µm.
+    origin
+        Who says so.
+    name
+        Name of the image, for messages.
+
+    Returns
+    -------
+    Their mean.
+
+    Raises
+    ------
+    ValueError
+        If pixels are not square within 1 %.
+    """
+    check.square_pixels(x_um, y_um, name)
+    return Known(um_per_px=(x_um + y_um) / 2, origin=origin)
+
+
 def told(sdata: SpatialData, image_key: str, given: float | None) -> Known | None:
     """What the user says, else what is recorded, else what the file of the image says.
 
@@ -112,8 +137,7 @@ def told(sdata: SpatialData, image_key: str, given: float | None) -> Known | Non
     if of_file is None:
         return None
     x, y = np.broadcast_to(np.asarray(of_file, np.float64), 2)
-    check.square_pixels(float(x), float(y), image_key)
-    return Known(um_per_px=float(x + y) / 2, origin="image metadata")
+    return of_sides(float(x), float(y), "image metadata", image_key)
 
 
 def measured(known: Platform | None, spots: Spots | None) -> list[Known]:

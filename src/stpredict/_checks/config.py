@@ -22,6 +22,13 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(msg)
 
 
+def prediction(n_views: int, batch_size: int | None) -> None:
+    """Refuse views and batches that nobody can compute."""
+    in_range("n_views", n_views, 1, 8)
+    if batch_size is not None:
+        in_range("batch_size", batch_size, 1, 1_000_000)
+
+
 def patch_fits(fov_um: Sequence[float], size_px: int, n_scales: int, model_size_px: int) -> None:
     """Refuse patches of another number of scales or another size than the network takes."""
     if len(fov_um) != n_scales or size_px != model_size_px:

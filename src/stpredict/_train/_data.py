@@ -18,7 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .._checks import training as check
-from .._pixels import PatchReader
+from .._pixels import PatchReader, visiting_order
 from ..models import SpotBatch
 from ..pp._split import blocks
 
@@ -111,7 +111,7 @@ def reading_order(slide: Slide, patch: PatchSpec, budget_bytes: int = BUDGET_BYT
     -------
     ``(n,)`` positions of the spots on their slide.
     """
-    return _reader(slide, patch, budget_bytes).order(slide.xy_px)
+    return visiting_order(slide.xy_px, max(patch.fov_um) / slide.um_per_px, budget_bytes)
 
 
 def read_spots(

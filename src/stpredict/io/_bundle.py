@@ -21,9 +21,8 @@ from spatialdata.transformations import set_transformation
 
 from .. import _keys as keys
 from .._checks import platforms as check
-from .._checks import resolution as check_resolution
 from .._checks import slides as check_slides
-from .._resolution import Known
+from .._resolution import of_sides
 from ._wsi import _element, slide_file
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from spatialdata.transformations import BaseTransformation
     from xarray import DataTree
+
+    from .._resolution import Known
 
 HARMLESS = "|".join(
     [
@@ -218,9 +219,7 @@ def opened(path: Path, name: str) -> tuple[DataTree, Known | None]:
     image = _element(file, name, rechunk=False)
     if file.um_per_px is None:
         return image, None
-    x, y = file.um_per_px
-    check_resolution.square_pixels(x, y, path.name)
-    return image, Known(um_per_px=(x + y) / 2, origin="image metadata")
+    return image, of_sides(*file.um_per_px, "image metadata", path.name)
 
 
 def size(image: DataTree) -> tuple[int, int]:

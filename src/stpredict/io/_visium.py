@@ -13,8 +13,7 @@ from spatialdata.transformations import Identity, Scale
 from .. import _keys as keys
 from .._checks import files as check_files
 from .._checks import platforms as check
-from .._checks import resolution as check_resolution
-from .._resolution import VISIUM, Known, settle
+from .._resolution import VISIUM, Known, of_sides, settle
 from . import _bundle as bundle
 from ._lattice import fit_lattice
 
@@ -177,8 +176,7 @@ def pitch_resolution(array_um: NDArray[np.float64], xy_px: NDArray[np.float64], 
     if lattice is None:
         return None
     x, y = 1 / lattice.pitch_px
-    check_resolution.square_pixels(float(x), float(y), name)
-    return Known(um_per_px=float(x + y) / 2, origin="spot pitch")
+    return of_sides(float(x), float(y), "spot pitch", name)
 
 
 def _images(

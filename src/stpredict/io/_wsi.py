@@ -21,7 +21,7 @@ from .._checks import files as check_files
 from .._checks import resolution as check_resolution
 from .._checks import slides as check_slides
 from .._checks import wsi as check
-from .._resolution import Known
+from .._resolution import Known, of_sides
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
 from ._images import CHUNKS, pyramid, read_image
 from ._wsi_levels import SlideFile, block_px, with_overview
@@ -208,8 +208,7 @@ def _resolution(file: SlideFile, given: float | None, name: str) -> Known | None
     """What the user says, else what the file says; they must agree."""
     stated = None
     if file.um_per_px is not None:
-        check_resolution.square_pixels(*file.um_per_px, name)
-        stated = Known(um_per_px=sum(file.um_per_px) / 2, origin="image metadata")
+        stated = of_sides(*file.um_per_px, "image metadata", name)
     if given is None:
         return stated
     known = Known(um_per_px=float(given), origin="argument")

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._checks import wsi as check
 from .._chunks import FileArray
+from .._pixels import to_rgb
 from ._wsi_levels import Handle, SlideFile
 from ._wsi_resolution import sane
 
@@ -59,15 +60,7 @@ class OpenslideLevel(FileArray):
             region = slide.read_region(corner, self._level, (x[1] - x[0], y[1] - y[0]))
         except _module().OpenSlideError as reason:
             check.unreadable(self._handle.path, reason)
-        return _on_white(np.asarray(region))
-
-
-def _on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    rgb, alpha = rgba[..., :3].transpose(2, 0, 1), rgba[..., 3]
-    if (alpha == 255).all():
-        return np.ascontiguousarray(rgb)
-    share = alpha / np.float32(255)
-    return np.rint(rgb * share + 255 * (1 - share)).astype(np.uint8)
+        return np.ascontiguousarray(to_rgb(np.asarray(region).transpose(2, 0, 1))[0])  # what is transparent is white
 
 
 def _module() -> ModuleType:

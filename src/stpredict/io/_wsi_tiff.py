@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from .._checks import wsi as check
-from .._chunks import FileArray
+from .._chunks import FileArray, overlap
 from ._wsi_levels import Handle, SlideFile
 from ._wsi_resolution import of_ome_xml, of_tags, sane
 
@@ -118,16 +118,10 @@ def _paste(out: NDArray[Any], page: Any, corner: tuple[int, int], segment: tuple
         return
     pixels = pixels[0].transpose(2, 0, 1)
     (rows, from_rows), (columns, from_columns) = (
-        _overlap(start - origin, length, size)
+        overlap((0, size), start - origin, start - origin + length)
         for start, origin, length, size in zip((top, left), corner, pixels.shape[1:], out.shape[1:], strict=True)
     )
     out[plane : plane + len(pixels), rows, columns] = pixels[:, from_rows, from_columns]
-
-
-def _overlap(start: int, length: int, size: int) -> tuple[slice, slice]:
-    """Where a tile that starts somewhere lies in a range of a size, and which part of it does."""
-    low, high = max(start, 0), min(start + length, size)
-    return slice(low, high), slice(low - start, high - start)
 
 
 def open_tiff(path: Path) -> Any:

@@ -94,6 +94,14 @@ class Lattice:
         """Rows whose centres lie in the image."""
         return _count(self.height_px, self.row_px)
 
+    def shift(self, row: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Where the first centre of a row lies, in pitches."""
+        return np.asarray(0.5 + LAYOUTS[self.layout][1] * (row % 2), np.float64)
+
+    def centres(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """X and y of places by row and column, in pixels."""
+        return (column + self.shift(row)) * self.pitch_px, (row + 0.5) * self.row_px
+
     def within(self, box: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Spots whose centre lies in the image and in a box.
 
@@ -109,8 +117,7 @@ class Lattice:
         x0, y0, x1, y1 = box
         rows, columns = self._reach(box)
         row, column = (part.ravel() for part in np.meshgrid(rows, columns, indexing="ij"))
-        x = (column + 0.5 + LAYOUTS[self.layout][1] * (row % 2)) * self.pitch_px
-        y = (row + 0.5) * self.row_px
+        x, y = self.centres(row, column)
         kept = (x < self.width_px) & (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
         return (row * self.n_columns + column)[kept], np.column_stack([x, y])[kept]
 

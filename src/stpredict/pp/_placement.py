@@ -75,9 +75,8 @@ class Spots:
         """The nearest spot of a row, and how far its centre is; infinitely where the point is not inside."""
         lattice = self.lattice
         n_rows, n_columns = lattice.n_rows, lattice.n_columns
-        shift = 0.5 + LAYOUTS[lattice.layout][1] * (row % 2)
-        column = np.floor(xy[:, 0] / lattice.pitch_px - shift + 0.5).astype(np.int64)
-        x, y = (column + shift) * lattice.pitch_px, (row + 0.5) * lattice.row_px
+        column = np.floor(xy[:, 0] / lattice.pitch_px - lattice.shift(row) + 0.5).astype(np.int64)
+        x, y = lattice.centres(row, column)
         dx, dy = np.abs(xy[:, 0] - x), np.abs(xy[:, 1] - y)
         distance = np.hypot(dx, dy)
         reach = distance if self.geometry.outline == "circle" else np.maximum(dx, dy)
@@ -98,8 +97,7 @@ class Spots:
         ``(n, 2)`` centres in pixels of the image.
         """
         row, column = np.divmod(place, self.lattice.n_columns)
-        shift = 0.5 + LAYOUTS[self.lattice.layout][1] * (row % 2)
-        return np.column_stack([(column + shift) * self.lattice.pitch_px, (row + 0.5) * self.lattice.row_px])
+        return np.column_stack(self.lattice.centres(row, column))
 
 
 def spot_geometry(

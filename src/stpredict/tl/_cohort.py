@@ -110,7 +110,7 @@ def predict_cohort(
     >>> summary.loc["new", "status"], int(summary.loc["new", "n_spots"])
     ('done', 42)
     """
-    check_config.in_range("n_views", n_views, 1, 8)
+    check_config.prediction(n_views, batch_size)
     if client is not None:
         check_prediction.is_client(client)
     named, out = _named(paths), Path(out_dir)
@@ -128,13 +128,15 @@ def predict_cohort(
         batch_size=batch_size,
         device=device,
         precision=precision,
+        predictor_hash=found.hash,
     )
     jobs = [
         replace(job, name=name, path=path, folder=out / name, um_per_px=_of(um_per_px, name))
         for name, path in named.items()
     ]
-    check.same_settings([job.name for job in jobs if done_by(job) not in {None, job.fingerprint(found)}], out)
-    left = [job for job in jobs if done_by(job) is None]
+    done = {job.name: done_by(job) for job in jobs}
+    check.same_settings([job.name for job in jobs if done[job.name] not in {None, job.fingerprint}], out)
+    left = [job for job in jobs if done[job.name] is None]
     with tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="slides", unit="slide", disable=not progress) as bar:
         n_failed = 0
         for state in _run(left, found, client):

@@ -56,19 +56,13 @@ class Job:
     device: str
     precision: str
 
-    def fingerprint(self, predictor: Predictor) -> str:
-        """Digest of what decides the result beside the slide.
+    predictor_hash: str
+    """Of the predictor, which takes a while to compute."""
 
-        Parameters
-        ----------
-        predictor
-            The predictor.
-
-        Returns
-        -------
-        16 hexadecimal digits.
-        """
-        said = (predictor.hash, self.shapes_key, self.um_per_px, self.n_views, self.stain)
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what decides the result beside the slide."""
+        said = (self.predictor_hash, self.shapes_key, self.um_per_px, self.n_views, self.stain)
         return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
 
@@ -102,7 +96,7 @@ def predict_slide(job: Job, predictor: Predictor, client: Client | None) -> dict
     Its state, as it is written beside the result.
     """
     start = time.monotonic()
-    state: dict[str, Any] = {"status": RUNNING, "n_spots": None, "um_per_px": None, "of": job.fingerprint(predictor)}
+    state: dict[str, Any] = {"status": RUNNING, "n_spots": None, "um_per_px": None, "of": job.fingerprint}
     with Caught() as caught, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         job.folder.mkdir(parents=True, exist_ok=True)

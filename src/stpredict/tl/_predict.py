@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm.auto import tqdm
@@ -17,8 +16,7 @@ from .._checks import training as check_training
 from .._slides import Selection, resolve
 from ._cluster import spread
 from ._partitions import Plan, Settings, compute
-from ._predictor import Predictor
-from ._provenance import warn_unseen_color
+from ._provenance import predictor_of, warn_unseen_color
 from ._sinks import Memory, Store
 from ._table import as_table, fill_layer, run_record
 
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
     from .._slides import Slide
     from ..pp._stain_fit import StainMethod
+    from ._predictor import Predictor
     from ._sinks import Sink
 
 
@@ -122,9 +121,7 @@ def predict(
     >>> sdata["predicted"].shape
     (32, 12)
     """
-    check_config.in_range("n_views", n_views, 1, 8)
-    if batch_size is not None:
-        check_config.in_range("batch_size", batch_size, 1, 1_000_000)
+    check_config.prediction(n_views, batch_size)
     if store is not None:
         check_prediction.own_table(layer)
     if client is not None:
@@ -138,7 +135,7 @@ def predict(
         um_per_px=um_per_px,
     )
     slides = resolve(sdata, selection, needs_table=layer is not None)
-    found = _found(sdata, predictor)
+    found = predictor_of(sdata, predictor)
     _check_place(sdata, slides[0].table_name, found, key_added, layer)
     _warn_unseen_resolution(slides, found)
     settings = Settings(n_views=n_views, stain=stain, batch_size=batch_size, device=device, precision=precision)
@@ -183,19 +180,6 @@ def _check_place(
 
 def _predicted(sdata: SpatialData, table_name: str, key: str) -> bool:
     return keys.TARGET in sdata.tables[table_name].uns.get(key, {})
-
-
-def _found(sdata: SpatialData, predictor: Predictor | str | PathLike[str] | None) -> Predictor:
-    if isinstance(predictor, Predictor):
-        return predictor
-    if predictor is not None:
-        return Predictor.load(predictor)
-    recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.PREDICTOR)
-    check.recorded(found=recorded is not None)
-    place = Path(recorded["path"])
-    loaded = Predictor.load(place) if place.is_dir() else None
-    check.still_there(place, recorded["hash"], None if loaded is None else loaded.hash)
-    return loaded or Predictor.load(place)
 
 
 def _fill(sink: Sink, plan: Plan, predictor: Predictor, client: Client | None, *, progress: bool) -> None:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .. import _keys as keys
+from .._checks import predictor as check_predictor
 from .._checks import training as check
 from .._train._color import CHANNELS
 from ..pp._grid import spot_lattice
 from ._folder import package_version
+from ._predictor import Predictor
 from ._run import digest
 from ._stain import training_stain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from os import PathLike
 
     from numpy.typing import NDArray
+    from spatialdata import SpatialData
 
     from .._slides import Slide
     from .._train._data import Fold
     from ._checkpoint import Checkpoint
-    from ._predictor import Predictor
     from ._run import Run
 
 MARGIN = 2.0
@@ -167,3 +170,29 @@ def record(slides: Sequence[Slide], folder: Path, predictor: Predictor) -> None:
     for sdata in {id(slide.source): slide.source for slide in slides}.values():
         note = {"path": str(folder.resolve()), "hash": predictor.hash}
         sdata.attrs[keys.ATTRS] = {**sdata.attrs.get(keys.ATTRS, {}), keys.PREDICTOR: note}
+
+
+def predictor_of(sdata: SpatialData, given: Predictor | str | PathLike[str] | None) -> Predictor:
+    """The predictor that is meant: as given, or what `record` noted.
+
+    Parameters
+    ----------
+    sdata
+        The object.
+    given
+        A predictor, where one is, or None.
+
+    Returns
+    -------
+    The predictor.
+    """
+    if isinstance(given, Predictor):
+        return given
+    if given is not None:
+        return Predictor.load(given)
+    recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.PREDICTOR)
+    check_predictor.recorded(found=recorded is not None)
+    place = Path(recorded["path"])
+    loaded = Predictor.load(place) if place.is_dir() else None
+    check_predictor.still_there(place, recorded["hash"], None if loaded is None else loaded.hash)
+    return loaded or Predictor.load(place)

@@ -21,7 +21,7 @@ from .._train._config import FitConfig
 from .._train._device import make_fabric
 from .._train._weak import WINDOWS
 from ..pp import _elements as elements
-from ._predict import _found
+from ._provenance import predictor_of
 from ._super_slide import LEAST_SPOTS, Run, resolve_slide
 from ._superpixels import squares, superpixels
 
@@ -164,10 +164,8 @@ def super_resolve(
     """
     check_slides.is_spatialdata(sdata)
     check_config.one_of("anchor", anchor, ("denoised", "observed", "predicted"))
-    check_config.in_range("n_views", n_views, 1, 8)
     check_config.in_range("memory_bytes", memory_bytes, 1, 2**63 - 1)
-    if batch_size is not None:
-        check_config.in_range("batch_size", batch_size, 1, 1_000_000)
+    check_config.prediction(n_views, batch_size)
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -176,7 +174,7 @@ def super_resolve(
         um_per_px=um_per_px,
     )
     slides = resolve(sdata, selection, needs_table=False)
-    found = _found(sdata, predictor)
+    found = predictor_of(sdata, predictor)
     columns = _columns(found, genes)
     _check(sdata, slides, found, columns, step_um, anchor, memory_bytes, key_added)
     fabric = make_fabric(FitConfig(accelerator=device, precision=precision))
