@@ -19,11 +19,11 @@ from . import _keys as keys
 from ._checks import slides as check
 from ._geometry import apply_affine, axis_scales, orientation
 from ._resolution import Spots, measured, platform, settle, told
+from ._rows import embeddings, group_of, instances, matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
@@ -64,6 +64,8 @@ class Slide:
     """``(n, n_genes)`` the asked layer of the table, or None."""
     genes: tuple[str, ...]
     """Column names of ``counts``."""
+    features: NDArray[np.float32] | None
+    """``(n, d)`` embeddings that the table holds, if they were asked for."""
     group: str
     """What must stay on one side of a split, for instance the patient."""
     source: SpatialData
@@ -99,6 +101,8 @@ class Selection:
     """Layer of the table that holds counts; None is X."""
     group_key: str | None = None
     """Column of ``obs`` naming the group (patient) of each spot."""
+    features_key: str | None = None
+    """Matrix of ``obsm`` with embeddings of the spots' images."""
     um_per_px: float | None = None
     """Resolution, if it is not recorded in the object."""
     in_px: bool = False
@@ -219,7 +223,7 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
     check.isotropic(axis_scales(to_px), image_key, system)
     element_to_px = to_px @ affine_matrix(element, system)
     spots = _spots(element)
-    ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
+    ids, rows = instances(sdata, table_name, shapes_key, spots.index)
     xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
     diameter_px = float(spots["diameter"].median()) * float(np.mean(axis_scales(element_to_px)))
     on_it = Spots(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px)
@@ -236,9 +240,10 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
         axes=orientation(to_px),
         instances=ids,
         obs_names=ids.astype(str) if table is None else table.obs_names.to_numpy(),
-        counts=None if table is None else _matrix_of(table, selection.layer),
+        counts=None if table is None else matrix_of(table, selection.layer),
         genes=() if table is None else tuple(table.var_names),
-        group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
+        features=embeddings(table, selection.features_key, shapes_key),
+        group=shapes_key if table is None else group_of(table, selection.group_key, shapes_key),
         source=sdata,
         image_key=image_key,
         shapes_key=shapes_key,
@@ -298,19 +303,6 @@ def affine_matrix(element: Any, system: str) -> NDArray[np.float64]:
     return matrix
 
 
-def _instances(
-    sdata: SpatialData, table_name: str | None, shapes_key: str, index: pd.Index[Any]
-) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    if table_name is None:
-        return index.to_numpy(), np.arange(len(index))
-    table = sdata.tables[table_name]
-    attrs = table.uns["spatialdata_attrs"]
-    rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str) == shapes_key)
-    ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
-    check.instances_match(ids, index, shapes_key, table_name)
-    return ids, rows
-
-
 def _spots(element: Any) -> pd.DataFrame:
     """Centre (x, y) and diameter of each spot, in the element's own coordinates; of other shapes that of equal area."""
     if hasattr(element, "geometry"):
@@ -323,20 +315,6 @@ def _spots(element: Any) -> pd.DataFrame:
     names, spot, n_pixels = np.unique(labels[y, x], return_inverse=True, return_counts=True)
     means = {axis: np.bincount(spot, at + 0.5) / n_pixels for axis, at in (("x", x), ("y", y))}
     return pd.DataFrame({**means, "diameter": 2 * np.sqrt(n_pixels / np.pi)}, index=names)
-
-
-def _matrix_of(table: AnnData, layer: str | None) -> csr_matrix:
-    from scipy.sparse import csr_matrix
-
-    check.has_layer(table, layer)
-    return csr_matrix(table.X if layer is None else table.layers[layer])
-
-
-def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
-    if group_key is None:
-        return shapes_key
-    check.has_column(table, group_key)
-    return check.one_group(pd.Series(table.obs[group_key]), group_key, shapes_key)
 
 
 def resolution(sdata: SpatialData, image_key: str, given: float | None, spots: Spots | None = None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
@@ -49,3 +49,16 @@ def patch_spec(fov_um: Sequence[float], size_px: int, fill: str) -> None:
         msg = f"`size_px` is {size_px}; a patch needs at least 8 px a side (224 is usual)."
         raise ValueError(msg)
     one_of("fill", fill, ("white", "reflect"))
+
+
+def embeddings_fit(model: str, options: Mapping[str, object], width: int | None, *, takes: bool) -> None:
+    """Refuse embeddings for a model that takes none, and a model that is to take some and is given none."""
+    if width is not None and not takes:
+        msg = (
+            f"`features_key` was given, but {model!r} takes no embeddings: it reads patches. Leave it out, or take a "
+            "model with an `encoder`, such as 'encoder_ridge' or 'encoder_mlp'."
+        )
+        raise ValueError(msg)
+    if width is None and options.get("encoder") == "given":
+        msg = "`encoder='given'` needs embeddings that come with the spots: say in which `obsm` (`features_key`)."
+        raise ValueError(msg)

@@ -6,13 +6,16 @@ Only checks live here. torch is not imported: shapes come as tuples.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from itertools import pairwise
 from math import isfinite
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -124,6 +127,17 @@ def given_targets(targets: Tensor | None) -> Tensor:
     return targets
 
 
+def given_features(features: Tensor | None) -> Tensor:
+    """The features; refuse a batch that has none where the model has no encoder of its own."""
+    if features is None:
+        msg = (
+            "`batch.features` is None, and this model has no encoder of its own (`encoder='given'`). Give embeddings "
+            "with the spots (`stp.tl.fit(..., features_key='X_uni')` reads them from `obsm`), or name an encoder."
+        )
+        raise ValueError(msg)
+    return features
+
+
 def mean_profile(shape: tuple[int, ...], n_outputs: int) -> None:
     """Refuse a profile that has not one value per output."""
     if shape != (n_outputs,):
@@ -175,3 +189,71 @@ def released_names(given: Iterable[str], needed: Iterable[str], optional: Iterab
             f"{len(unknown)} unknown {unknown[:4]}. Give its state_dict under the original names."
         )
         raise ValueError(msg)
+
+
+def timm() -> Any:
+    """The timm library; an error that says how to install it."""
+    try:
+        import timm as library
+    except ImportError:
+        msg = 'Image encoders need timm: pip install "stpredict-histology[encoders]", or give `encoder="statistics"`.'
+        raise ImportError(msg) from None
+    return library
+
+
+def timm_name(name: str, library: Any) -> None:
+    """Refuse a name that timm does not know."""
+    if name.startswith("hf-hub:") or library.is_model(name):
+        return
+    near = get_close_matches(name, library.list_models(), n=4)
+    msg = (
+        f"timm knows no network {name!r} (similar: {', '.join(map(repr, near)) or 'none'}). Give 'statistics', a name "
+        "of `timm.list_models()`, or 'hf-hub:owner/name'."
+    )
+    raise ValueError(msg)
+
+
+def weights_file(path: Path) -> Path:
+    """The file; refuse one that is not there."""
+    if not path.is_file():
+        msg = f"`weights` is {str(path)!r}, which is no file. Give 'none', 'timm', or the path of a checkpoint."
+        raise ValueError(msg)
+    return path
+
+
+def plain_weights(path: Path, load: Callable[..., Any]) -> Mapping[str, Tensor]:
+    """The state dict in a file of torch; refuse one that holds code, or no tensors by name."""
+    try:
+        state = load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        msg = (
+            f"{str(path)!r} cannot be loaded without running code from it: {str(error).splitlines()[0]}. Save its "
+            "state dict as safetensors."
+        )
+        raise ValueError(msg) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict", state.get("model")), Mapping):
+        state = state.get("state_dict", state.get("model"))
+    if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):
+        msg = f"{str(path)!r} holds no tensors by name. Save the state dict of the network."
+        raise ValueError(msg)
+    return state
+
+
+def weights_fit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: str) -> None:
+    """Refuse weights of another network."""
+    missing = [name for name in wanted if name not in found]
+    other = [name for name in wanted if name in found and found[name] != wanted[name]]
+    if missing or other:
+        msg = (
+            f"The weights in {path!r} are of another network: {len(missing)} of {len(wanted)} tensors missing "
+            f"{missing[:3]}, {len(other)} of another shape {other[:3]}. Names must be those of timm."
+        )
+        raise ValueError(msg)
+
+
+def one_grid(tokens: object, name: str) -> Tensor:
+    """The tokens; refuse networks that have several grids of them."""
+    if not hasattr(tokens, "ndim"):
+        msg = f"{name!r} has several grids of tokens, not one. Name an encoder with one, such as 'resnet18'."
+        raise ValueError(msg)
+    return cast("Tensor", tokens)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -268,6 +268,25 @@ def has_column(table: AnnData, column: str) -> None:
     if column not in table.obs:
         msg = f"No column {column!r} in `obs` (found: {listed(list(table.obs.columns))}). Give `group_key`."
         raise ValueError(msg)
+
+
+def embeddings(table: AnnData | None, key: str, shapes_key: str) -> NDArray[Any]:
+    """A dense, finite matrix of embeddings; refuse what is missing or is none."""
+    found = [] if table is None else [str(name) for name in table.obsm]
+    if table is None or key not in found:
+        msg = (
+            f"No obsm[{key!r}] for the spots of {shapes_key!r} (found: {listed(found)}). Embed their patches first, "
+            "give another `features_key`, or leave it out and name an `encoder`."
+        )
+        raise ValueError(msg)
+    values = np.asarray(table.obsm[key])
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
+        msg = (
+            f"obsm[{key!r}] of {shapes_key!r} is {values.dtype} of shape {values.shape}, or not all of it is finite. "
+            "Give a dense matrix (n_spots, n_features) of numbers."
+        )
+        raise ValueError(msg)
+    return values
 
 
 def one_group(values: pd.Series[Any], group_key: str, shapes_key: str) -> str:

@@ -10,6 +10,8 @@ from .slides import listed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
 
 def warn(message: str) -> None:
     """Tell the user, at the line of their own code, what is unusual about a result that can still be used."""
@@ -195,3 +197,11 @@ def unseen_color(far: Mapping[str, tuple[float, float, float]], name: str, *, no
             f"The colours of slide {name!r} lie outside the training range: mean optical density {shown}. {advice}; "
             "check the prediction."
         )
+
+
+def finite_features(features: Tensor) -> Tensor:
+    """The features; refuse what an encoder made where it is not finite."""
+    if not bool(features.isfinite().all()):
+        msg = "The frozen encoder gives values that are not finite. Give other weights, or `precision='32-true'`."
+        raise ValueError(msg)
+    return features

@@ -114,8 +114,11 @@ class Views:
 
         Returns
         -------
-        A batch with new patches; everything else is shared.
+        A batch with new patches; everything else is shared. Spots with features stay as they are: nobody looks at
+        their patches.
         """
+        if batch.features is not None:
+            return batch
         patches = batch.patches
         if self.symmetry is not None:
             patches = dihedral(patches, self.symmetry[rows].to(patches.device))

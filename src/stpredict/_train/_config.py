@@ -18,6 +18,8 @@ class FitConfig:
     """Passes over the training spots, at most."""
     batch_size: int = 32
     """Spots a step, over all devices. What does not fit a device at once is added up over smaller passes."""
+    window: int = 1024
+    """Spots of one slide, at most, that a model of context ``"slide"`` sees together in place of a batch."""
     lr: float = 5e-4
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.05
@@ -67,6 +69,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         check.in_range("n_epochs", self.n_epochs, 1, 100_000)
         check.in_range("batch_size", self.batch_size, 1, 1_000_000)
+        check.in_range("window", self.window, 1, 1_000_000)
         check.in_range("lr", self.lr, 1e-8, 10.0)
         check.in_range("weight_decay", self.weight_decay, 0.0, 10.0)
         check.in_range("warmup_epochs", self.warmup_epochs, 0.0, self.n_epochs)

@@ -91,6 +91,7 @@ def read_pieces(
             patches=torch.from_numpy(patches),
             xy_um=torch.from_numpy(slide.xy_um[some].astype(np.float32)),
             slide=torch.full((len(some),), index, dtype=torch.int64),
+            features=None if slide.features is None else torch.from_numpy(slide.features[some]),
         )
         yield Piece(rows=some, spots=spots, flagged=flagged)
 
@@ -225,10 +226,14 @@ def _read_all(
 
 
 def _batch(slides: Sequence[Slide], patches: NDArray[np.uint8]) -> SpotBatch:
+    groups = {name: i for i, name in enumerate(sorted({slide.group for slide in slides}))}
+    index, given = slide_index(slides), [slide.features for slide in slides if slide.features is not None]
     return SpotBatch(
         patches=torch.from_numpy(patches),
         xy_um=torch.from_numpy(np.concatenate([slide.xy_um for slide in slides]).astype(np.float32)),
-        slide=torch.from_numpy(slide_index(slides)),
+        slide=torch.from_numpy(index),
+        group=torch.tensor([groups[slide.group] for slide in slides])[torch.from_numpy(index)],
+        features=torch.from_numpy(np.concatenate(given)) if given else None,
     )
 
 

@@ -20,6 +20,7 @@ from ._accumulate import accumulate, agree_on_limit
 from ._ahead import ahead
 from ._augment import Views, dihedral
 from ._batches import BatchLimit, sent, take
+from ._windows import windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -177,10 +178,14 @@ def train(
     -------
     The state at the end; ``state.best`` are the weights to keep.
     """
-    share = -(-config.batch_size // fabric.world_size)
-    run = _begin(model, held, config, fabric, state, share)
     rows = torch.arange(len(spots)) if rows is None else rows
-    steps = max(1, len(rows) // (share * fabric.world_size))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return _as_it_is(model, held, config, fabric, state, report)
+    in_windows = model.config.context == "slide"
+    share = config.window if in_windows else -(-config.batch_size // fabric.world_size)
+    run = _begin(model, held, config, fabric, state, share)
+    whole = [rows[some] for some in windows(spots.xy_um[rows], spots.slide[rows], share)] if in_windows else []
+    steps = max(1, (len(whole) if in_windows else len(rows) // share) // fabric.world_size)
     if fabric.world_size > 1:
         views = Views.draw(min(share, len(rows)), config, torch.Generator())
         agree_on_limit(run.wrapped, take(spots, rows[:share]), views, run.limit, fabric)
@@ -188,18 +193,53 @@ def train(
         while state.epoch < config.n_epochs and state.epoch - state.best_epoch <= config.patience:
             started = time.perf_counter()
             with seeded(config.seed, state.epoch) as generator:
-                order = rows[torch.randperm(len(rows), generator=generator)]
-                mine = [order[(i * fabric.world_size + fabric.global_rank) * share :][:share] for i in range(steps)]
+                mine = _my_steps(whole or rows, steps, share, fabric, generator)
                 with ahead(sent(spots, mine, fabric.device), depth=2) as batches:
                     loss = _epoch(run, batches, steps, state.epoch, generator)
             seconds = time.perf_counter() - started
             _finish_epoch(state, run, loss)
-            state.history[-1]["spots_per_s"] = steps * share * fabric.world_size / seconds
+            state.history[-1]["spots_per_s"] = sum(map(len, mine)) * fabric.world_size / seconds
             report(state)
     except KeyboardInterrupt:
         report(state)
         raise
     model.load_state_dict(state.best)
+    return state
+
+
+def at_once(model: SpotModel, config: FitConfig) -> int:
+    """How many spots a network looks at together."""
+    return config.window if model.config.context == "slide" else config.batch_size
+
+
+def _my_steps(
+    given: list[Tensor] | Tensor, steps: int, share: int, fabric: Fabric, generator: torch.Generator
+) -> list[Tensor]:
+    """Positions of the spots of each step of this process in one epoch: whole windows, or spots one by one."""
+    order = torch.randperm(len(given), generator=generator)
+    mine = [i * fabric.world_size + fabric.global_rank for i in range(steps)]
+    if isinstance(given, list):
+        return [given[int(order[i % len(order)])] for i in mine]
+    return [given[order[i * share :][:share]] for i in mine]
+
+
+def _as_it_is(
+    model: SpotModel,
+    held: Held | None,
+    config: FitConfig,
+    fabric: Fabric,
+    state: Progress,
+    report: Callable[[Progress], None],
+) -> Progress:
+    """A model without anything to train by steps: it is scored, and kept."""
+    model.to(fabric.device)
+    limit = BatchLimit(at_once(model, config))
+    state.best, state.best_epoch, state.epoch = _copied(model.state_dict()), 0, 1
+    row = {"epoch": 0.0}
+    if held is not None:
+        row |= _scores(_held_outputs(model, held, config, fabric, limit), held)
+    state.history.append(row)
+    report(state)
     return state
 
 
@@ -219,7 +259,7 @@ def _begin(model: SpotModel, held: Held | None, config: FitConfig, fabric: Fabri
         fabric=fabric,
         limit=BatchLimit(share),
         held=held,
-        held_limit=BatchLimit(config.batch_size),
+        held_limit=BatchLimit(at_once(model, config)),
     )
 
 
@@ -295,7 +335,7 @@ def _finish_epoch(state: Progress, run: _Run, loss: float) -> None:
     score = float(state.epoch)
     if run.held is not None:
         model.load_state_dict(run.average)
-        row |= _scores(_held_outputs(run, run.held), run.held)
+        row |= _scores(_held_outputs(model, run.held, run.config, run.fabric, run.held_limit), run.held)
         model.load_state_dict(state.weights)
         score = row["val_pearson"]
     state.history.append(row)
@@ -304,11 +344,16 @@ def _finish_epoch(state: Progress, run: _Run, loss: float) -> None:
     state.epoch += 1
 
 
-def _held_outputs(run: _Run, held: Held) -> Tensor:
-    """What the network gives for the validation spots, a batch at a time."""
-    rows = held.positions.split(run.config.batch_size)
-    with ahead(sent(held.spots, rows, run.fabric.device), depth=2) as batches:
-        return torch.cat([outputs(run.model, batch, run.fabric, run.held_limit) for batch in batches])
+def _held_outputs(model: SpotModel, held: Held, config: FitConfig, fabric: Fabric, limit: BatchLimit) -> Tensor:
+    """What the network gives for the validation spots, a batch or a window at a time."""
+    positions = held.positions
+    if model.config.context == "slide":
+        parts = windows(held.spots.xy_um[positions], held.spots.slide[positions], config.window)
+    else:
+        parts = list(torch.arange(len(positions)).split(config.batch_size))
+    with ahead(sent(held.spots, [positions[part] for part in parts], fabric.device), depth=2) as batches:
+        given = torch.cat([outputs(model, batch, fabric, limit) for batch in batches])
+    return given[torch.cat(parts).argsort()]
 
 
 def _scores(given: Tensor, held: Held) -> dict[str, float]:
@@ -324,10 +369,12 @@ def _scores(given: Tensor, held: Held) -> dict[str, float]:
 
 
 def _decayed(model: SpotModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only."""
+    """Weight decay for matrices only; what is frozen is left out."""
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_matrix = parameter.ndim >= 2 and not any(word in name for word in ("cls", "position", "token"))
         (matrices if is_matrix else rest).append(parameter)
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._contract import SpotBatch, SpotModel
-    from ._registry import ModelConfig, available, build, config, config_from_dict, config_to_dict
+    from ._registry import ModelConfig, available, build, config, config_from_dict, config_to_dict, recipe
     from .m2ost import M2OST, M2OSTConfig
     from .m2ost_reference import M2OSTReference, M2OSTReferenceConfig, from_released
 
@@ -28,6 +28,7 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "from_released",
+    "recipe",
 ]
 
 _HOME = {
@@ -44,6 +45,7 @@ _HOME = {
     "config_from_dict": "_registry",
     "config_to_dict": "_registry",
     "from_released": "m2ost_reference",
+    "recipe": "_registry",
 }
 
 

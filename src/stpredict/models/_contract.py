@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from torch import Tensor
+
+    from ._registry import ModelConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,6 +39,10 @@ class SpotBatch:
     """``(b, g)`` float32 in target space, if known."""
     counts: Tensor | None = None
     """``(b, g)`` float32 counts, if known."""
+    group: Tensor | None = None
+    """``(b,)`` int64, index of the group (patient) of each spot, if known."""
+    features: Tensor | None = None
+    """``(b, ...)`` what a frozen encoder makes of the patches, or embeddings that came with the spots, if known."""
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -60,13 +66,8 @@ class SpotBatch:
             """One of them there."""
             return x.to(device, non_blocking=non_blocking)
 
-        return SpotBatch(
-            patches=moved(self.patches),
-            xy_um=moved(self.xy_um),
-            slide=moved(self.slide),
-            targets=None if self.targets is None else moved(self.targets),
-            counts=None if self.counts is None else moved(self.counts),
-        )
+        known = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: moved(value) for name, value in known.items() if value is not None})
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -91,9 +92,12 @@ class FloatLinear(nn.Linear):
 class SpotModel(nn.Module, ABC):
     """A network that regresses one row of target values per spot.
 
-    A subclass defines ``forward`` and ends in a ``FloatLinear`` called ``head``.
+    A subclass defines ``config`` and ``forward`` and ends in a ``FloatLinear`` called ``head``; one that does not,
+    because nothing of it is trained by steps, defines ``start_from``.
     """
 
+    config: ModelConfig
+    """What it was built from."""
     head: FloatLinear
 
     @abstractmethod
@@ -125,6 +129,29 @@ class SpotModel(nn.Module, ABC):
         targets = check.given_targets(batch.targets)
         return F.mse_loss(self(batch), targets)
 
+    def load_pretrained(self) -> dict[str, str]:
+        """Load the weights that the configuration names. Called once, by training only: a saved model has its own.
+
+        Returns
+        -------
+        What was loaded, in words, by part of the network; empty where nothing was.
+        """
+        return {}
+
+    def encode(self, batch: SpotBatch) -> Tensor | None:  # noqa: ARG002  (a model that freezes nothing looks at nothing)
+        """What a frozen encoder makes of the patches: training computes it once for every spot.
+
+        Parameters
+        ----------
+        batch
+            The spots, of any number of slides; each is seen alone.
+
+        Returns
+        -------
+        ``(b, ...)``, which comes back as ``batch.features``; None where every part of the network is trained.
+        """
+        return None
+
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
         """Let the untrained network predict one profile everywhere: zero head weights, ``mean`` as bias.
@@ -144,7 +171,8 @@ class SpotModel(nn.Module, ABC):
         Parameters
         ----------
         pieces
-            All training spots, with ``targets``, some at a time; iterated once.
+            All training spots, with ``targets`` and ``group``, and with ``features`` where ``encode`` gives any; some
+            at a time, slide after slide; iterated once.
         """
         self.start_at(torch.cat([check.given_targets(piece.targets) for piece in pieces]).mean(dim=0))
 
@@ -162,3 +190,25 @@ def unit_pixels(patches: Tensor) -> Tensor:
     The same shape, floating point, on the same device.
     """
     return patches if patches.is_floating_point() else patches.float().div_(255)
+
+
+def known_features(model: SpotModel, batch: SpotBatch) -> Tensor:
+    """The features of some spots: as given, or by the frozen encoder.
+
+    Parameters
+    ----------
+    model
+        A model whose ``encode`` gives features.
+    batch
+        The spots.
+
+    Returns
+    -------
+    ``(b, ...)``.
+
+    Raises
+    ------
+    ValueError
+        If there are none: the model expects embeddings that come with the spots.
+    """
+    return check.given_features(model.encode(batch) if batch.features is None else batch.features)

@@ -1,17 +1,13 @@
-"""Named models as data: which file, which classes, which fields differ from the defaults.
-
-A new model is one row here and one file beside this one. No network is defined here, and none imported before it is
-asked for.
-"""
+"""Named models: their configurations, their networks, and both as JSON. No network is imported unasked."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from importlib import import_module
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .._checks import models as check
+from ._variants import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ._contract import SpotModel
+    from ._variants import Variant
 
 
 class ModelConfig(Protocol):
@@ -43,38 +40,6 @@ class ModelConfig(Protocol):
     @property
     def context(self) -> str:
         """What one prediction sees: ``"spot"`` or ``"slide"``."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
-    """One row of the registry."""
-
-    module: str
-    """File in this folder."""
-    model: str
-    """Class of the network; its configuration is called the same with ``Config`` behind."""
-    citation: str
-    """Where it was published."""
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that differ from the defaults of the configuration."""
-
-
-_M2OST = "Wang et al., AAAI 2025, arXiv 2409.15092"
-VARIANTS: Mapping[str, Variant] = MappingProxyType(
-    {
-        "m2ost": Variant(module="m2ost", model="M2OST", citation=_M2OST),
-        "m2ost_small": Variant(module="m2ost", model="M2OST", citation=_M2OST, overrides={"dim": 96, "mlp_ratio": 2.0}),
-        "m2ost_tiny": Variant(
-            module="m2ost",
-            model="M2OST",
-            citation=_M2OST,
-            overrides={"dim": 96, "depth": 2, "size_px": 112, "mlp_ratio": 2.0, "statistics_share": 0.5},
-        ),
-        "m2ost_reference": Variant(
-            module="m2ost_reference", model="M2OSTReference", citation=f"{_M2OST}, code at 60fd90a"
-        ),
-    }
-)
 
 
 def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
@@ -102,6 +67,45 @@ def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None
     check.known_model(name, VARIANTS)
     variant = VARIANTS[name]
     return _config(variant, {**variant.overrides, **(overrides or {}), "n_outputs": n_outputs})
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """How a named model is trained where nobody says otherwise.
+
+    Parameters
+    ----------
+    name
+        A name that ``stp.models.available()`` lists.
+
+    Returns
+    -------
+    Fields of `stp.tl.FitConfig` that differ from its defaults.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> models.recipe("m2ost_tiny")
+    {}
+    """
+    check.known_model(name, VARIANTS)
+    return dict(VARIANTS[name].recipe)
+
+
+def named_fields(name: str) -> list[str]:
+    """What can be changed in a named model.
+
+    Parameters
+    ----------
+    name
+        A name that ``stp.models.available()`` lists.
+
+    Returns
+    -------
+    Fields of its configuration.
+    """
+    check.known_model(name, VARIANTS)
+    variant = VARIANTS[name]
+    return [each.name for each in fields(getattr(_module(variant), f"{variant.model}Config"))]
 
 
 def build(config: ModelConfig) -> SpotModel:

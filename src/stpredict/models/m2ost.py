@@ -285,6 +285,8 @@ class M2OST(SpotModel):
     torch.Size([2, 5])
     """
 
+    config: M2OSTConfig
+
     def __init__(self, config: M2OSTConfig) -> None:
         super().__init__()
         self.config = config

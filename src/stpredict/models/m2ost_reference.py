@@ -152,6 +152,8 @@ class M2OSTReference(SpotModel):
         Shape of the network.
     """
 
+    config: M2OSTReferenceConfig
+
     def __init__(self, config: M2OSTReferenceConfig) -> None:
         super().__init__()
         self.config = config

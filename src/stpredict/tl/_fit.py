@@ -24,9 +24,11 @@ from .._train._color import color_statistics, fit_ridge
 from .._train._config import FitConfig
 from .._train._data import fold, held_spots
 from .._train._device import make_fabric
+from .._train._features import features_of
 from .._train._loop import Held, seeded, train
-from ..models import build
+from ..models import build, recipe
 from ..models import config as named_config
+from ..models._registry import named_fields
 from ..pp._genes import ranked
 from ..pp._targets import Targets, TargetSpec
 from ._checkpoint import Checkpoint
@@ -70,6 +72,7 @@ def fit(
     table_name: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
+    features_key: str | None = None,
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
 ) -> Predictor:
@@ -82,7 +85,8 @@ def fit(
     model
         Name of the model; `stp.models.available` lists them.
     config
-        How to train; by default `FitConfig()`.
+        How to train; by default `FitConfig` with what `stp.models.recipe` says of the model. Models without anything to
+        train by steps keep all spots where ``validation`` is ``"auto"``.
     target
         How counts become what is predicted; by default log1p CP10k over all genes.
     patch
@@ -108,6 +112,8 @@ def fit(
         Coordinate system shared by image and spots, where there are several.
     um_per_px
         Resolution in µm per pixel; by default what the object records.
+    features_key
+        Matrix of ``obsm`` with embeddings of the spots' images, for models that take such features (``encoder``).
     save_dir
         Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
     resume_from
@@ -137,7 +143,7 @@ def fit(
     >>> predictor.patch.fov_um
     (150.0, 300.0, 600.0)
     """
-    config, target = config or FitConfig(), target or TargetSpec()
+    config, target = config or FitConfig(**recipe(model)), target or TargetSpec()
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -146,12 +152,14 @@ def fit(
         layer=layer,
         group_key=group_key,
         um_per_px=um_per_px,
+        features_key=features_key,
     )
     slides = _with_counts(resolve(sdata, selection), config.min_library)
     panel = _panel(slides, genes)
-    shape = named_config(model, len(panel), model_options)
+    shape = named_config(model, len(panel), _with_width(model, model_options, slides))
     patch = patch or _default_patch(shape, slides)
     check_config.patch_fits(patch.fov_um, patch.size_px, len(shape.fov_spots), shape.size_px)
+    config = _validated(config, shape, validate_on)
     folds = [fold(slides, config, member, validate_on) for member in range(config.n_members)]
     run = Run(
         slides=slides,
@@ -219,7 +227,24 @@ def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
         instances=slide.instances[rows],
         obs_names=slide.obs_names[rows],
         counts=None if slide.counts is None else slide.counts[rows],
+        features=None if slide.features is None else slide.features[rows],
     )
+
+
+def _with_width(model: str, options: Mapping[str, Any] | None, slides: Sequence[Slide]) -> dict[str, Any]:
+    """Options of the model, with the width of embeddings that came with the spots."""
+    width = slides[0].features.shape[1] if slides[0].features is not None else None
+    check_config.embeddings_fit(model, options or {}, width, takes="encoder" in named_fields(model))
+    return {**(options or {}), **({} if width is None else {"encoder": "given", "n_features": width})}
+
+
+def _validated(config: FitConfig, shape: ModelConfig, validate_on: Sequence[str] | None) -> FitConfig:
+    """Nothing is held out, where nobody asked for it, from a model that takes no steps to be stopped."""
+    with torch.device("meta"):
+        by_steps = any(parameter.requires_grad for parameter in build(shape).parameters())
+    if by_steps or config.validation != "auto" or validate_on is not None:
+        return config
+    return dataclasses.replace(config, validation="none")
 
 
 def _panel(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[str]:
@@ -273,12 +298,15 @@ def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpo
     return Predictor(
         members=tuple(members),
         model=run.model,
-        model_config=members[0].network.config,  # type: ignore[arg-type]
+        model_config=members[0].network.config,
         patch=run.patch,
         train_mean=values.mean(axis=0, dtype=np.float64).astype(np.float32),
         ridge_color=ridge,
         history=checkpoint.history(),
-        provenance=provenance(run, colors, penalty, n_at_border, checkpoint),
+        provenance={
+            **provenance(run, colors, penalty, n_at_border, checkpoint),
+            "pretrained": members[0].pretrained,
+        },
     )
 
 
@@ -296,10 +324,11 @@ def _member(
     encoded = torch.empty(len(values), targets.n_outputs)
     for part in filter(np.any, (~held, held)):  # apart, since encoding may centre by slide
         encoded[torch.from_numpy(part)] = torch.from_numpy(targets.encode(values[part], index[part]))
-    spots = dataclasses.replace(spots, targets=encoded)
     config = dataclasses.replace(run.config, seed=run.config.seed + 1000 * number)
     with seeded(config.seed, -1):
         network = build(dataclasses.replace(run.shape, n_outputs=targets.n_outputs))
+        loaded = network.load_pretrained()
+    spots = dataclasses.replace(spots, targets=encoded, features=features_of(network, spots, fabric))
     validation = None
     if held.any():
         check.enough_held(int(np.bincount(index[held]).max()))
@@ -308,7 +337,7 @@ def _member(
     rows = torch.from_numpy(np.flatnonzero(~held))
     network.start_from(take(spots, some) for some in rows.split(START_BATCH))
     train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
-    return Member(network=network.cpu().eval(), targets=targets)
+    return Member(network=network.cpu().eval(), targets=targets, pretrained=loaded)
 
 
 def _ridge_folds(slides: Sequence[Slide], index: NDArray[np.int64]) -> NDArray[np.str_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import torch
 
 from .. import _keys as keys
 from .._train._ahead import ahead
-from .._train._batches import BatchLimit, to_device
+from .._train._batches import BatchLimit, take, to_device
 from .._train._color import color_statistics
 from .._train._config import FitConfig
 from .._train._data import read_pieces, reading_order
 from .._train._device import make_fabric
+from .._train._windows import surroundings
 from ._run import digest
 from ._stain import normalizers
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 PARTITION = 1024
 """Spots that are written, or sent to another process, at a time."""
+AROUND = 256
+"""Spots around a partition that a model of context ``"slide"`` sees besides, at most."""
 X = "X"
 """Name of the matrix, as AnnData has it."""
 
@@ -141,6 +145,33 @@ class Plan:
                 for piece in read_pieces(slide, patch, rows=rows, index=index):
                     yield _stained(piece, self.stains[index]) if self.stains else piece
 
+    def neighbourhoods(self, patch: PatchSpec, first: int, last: int) -> Iterator[tuple[Piece, slice]]:
+        """Read the patches of a stretch in windows: a partition of a slide, and what is around it.
+
+        Windows begin at each slide, whatever the stretch, so that a prediction does not depend on who computes it.
+
+        Parameters
+        ----------
+        patch
+            Fields of view and size.
+        first, last
+            The first position, and the one after the last.
+
+        Yields
+        ------
+        All spots of a window, and which of them are of the stretch, consecutive.
+        """
+        for index, slide in enumerate(self.slides):
+            begin, end = int(self.starts[index]), int(self.starts[index + 1])
+            for start in range(begin, end, PARTITION):
+                stop = min(start + PARTITION, end)
+                inside = slice(max(first, start) - start, min(last, stop) - start)
+                if inside.start < inside.stop:
+                    core = self.order[start:stop] - begin
+                    rows = np.concatenate([core, surroundings(slide.xy_um, core, AROUND)])
+                    for piece in read_pieces(slide, patch, rows=rows, index=index, piece_bytes=sys.maxsize):
+                        yield (_stained(piece, self.stains[index]) if self.stains else piece), inside
+
 
 def _stained(piece: Piece, stain: Normalizer) -> Piece:
     patches = torch.from_numpy(stain(piece.spots.patches.numpy()))
@@ -168,16 +199,23 @@ def compute(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator
     limit = BatchLimit.of(settings.batch_size, fabric.device)
     share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
     pieces = (
-        replace(piece, spots=to_device(piece.spots, fabric.device))
-        for piece in plan.pieces(predictor.patch, first, last)
+        (replace(piece, spots=to_device(piece.spots, fabric.device)), inside)
+        for piece, inside in _read(plan, predictor, first, last)
     )
     with ahead(pieces) as read:
-        for piece in read:
+        for piece, inside in read:
             yield {
-                X: predictor(piece.spots, fabric, batch_size=limit, n_views=settings.n_views),
-                keys.AT_BORDER: piece.flagged,
-                keys.COLOR: color_statistics(piece.spots.patches, share),
+                X: predictor(piece.spots, fabric, batch_size=limit, n_views=settings.n_views)[inside],
+                keys.AT_BORDER: piece.flagged[inside],
+                keys.COLOR: color_statistics(take(piece.spots, inside).patches, share),
             }
+
+
+def _read(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator[tuple[Piece, slice]]:
+    """What is read together, and which spots of it are asked for."""
+    if predictor.model_config.context == "slide":
+        return plan.neighbourhoods(predictor.patch, first, last)
+    return ((piece, slice(None)) for piece in plan.pieces(predictor.patch, first, last))
 
 
 def columns(predictor: Predictor) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm.auto import tqdm
@@ -47,6 +48,7 @@ def predict(
     table_name: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
+    features_key: str | None = None,
     store: str | PathLike[str] | None = None,
     client: Client | None = None,
     batch_size: int | None = None,
@@ -82,6 +84,8 @@ def predict(
         Coordinate system shared by image and spots, where there are several.
     um_per_px
         Resolution in µm per pixel; by default what the object records.
+    features_key
+        Matrix of ``obsm`` with embeddings of the spots' images, if the predictor was trained on such.
     store
         Folder on disk that the matrix is streamed to, in the order of reading: for tables too large for memory. ``X``
         is then a dask array that reads from there. If it exists, it must be of the same prediction: what is written
@@ -133,9 +137,11 @@ def predict(
         table_name=table_name,
         coordinate_system=coordinate_system,
         um_per_px=um_per_px,
+        features_key=features_key,
     )
     slides = resolve(sdata, selection, needs_table=layer is not None)
     found = predictor_of(sdata, predictor)
+    check_config.embeddings_fit(found.model, asdict(found.model_config), _width(slides), takes=_takes_embeddings(found))
     _check_place(sdata, slides[0].table_name, found, key_added, layer)
     _warn_unseen_resolution(slides, found)
     settings = Settings(n_views=n_views, stain=stain, batch_size=batch_size, device=device, precision=precision)
@@ -155,6 +161,14 @@ def predict(
     if key_added in sdata.tables:
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
+
+
+def _width(slides: Sequence[Slide]) -> int | None:
+    return None if slides[0].features is None else slides[0].features.shape[1]
+
+
+def _takes_embeddings(predictor: Predictor) -> bool:
+    return getattr(predictor.model_config, "encoder", None) == "given"
 
 
 def _check_place(

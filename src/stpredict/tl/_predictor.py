@@ -19,6 +19,7 @@ from ..pp._targets import Targets
 from . import _folder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
 
     from lightning_fabric import Fabric
@@ -35,6 +36,8 @@ class Member:
 
     network: SpotModel
     targets: Targets
+    pretrained: Mapping[str, str] = field(default_factory=dict)
+    """What was loaded before training, by part of the network."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -117,6 +120,8 @@ class Predictor:
         """
         views = min(max(n_views, 1), N_SYMMETRIES)
         limit = batch_size if isinstance(batch_size, BatchLimit) else BatchLimit.of(batch_size, fabric.device)
+        if self.model_config.context == "slide":  # all that are given are seen together
+            limit = BatchLimit(max(1, len(spots)))
         given = [
             member.targets.decode(
                 outputs(member.network.to(fabric.device), spots, fabric, limit, symmetries=views).numpy()
