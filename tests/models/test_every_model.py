@@ -1,4 +1,7 @@
-"""What every registered model must do, whatever it is."""
+"""What every registered model must do, whatever it is.
+
+A new model is a row in ``SPOT``, ``SLIDE`` or ``CLOSED``, as small as it gets, and its fields in ``CHANGES``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ REFERENCE = {"dim": 18, "depth": 2, "size_px": 32, "patch_size": 8, "heads": 3, 
 FOV = (1.0, 2.0, 4.0, 8.0)
 OURS = {"color_tokens": True, "statistics_share": 0.5}
 
-CASES = {
+# ---- models by kind: name of the case -> name of the model, fields to change
+
+SPOT = {  # trained by steps; a spot's prediction depends on that spot alone
     "m2ost": ("m2ost", SMALL),
     "m2ost_small": ("m2ost_small", SMALL),
     "m2ost_tiny": ("m2ost_tiny", SMALL),
@@ -24,168 +29,17 @@ CASES = {
     "m2ost_reference": ("m2ost_reference", REFERENCE),
     "m2ost_reference-mean": ("m2ost_reference", {**REFERENCE, "pool": "mean"}),
 }
+SLIDE = {  # trained by steps; a spot's prediction depends on the other spots of its slide
+}
+CLOSED = {  # nothing is trained by steps: everything is learned in ``start_from``
+}
 
+# ---- exceptions, by name of the model
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
-def config(request):
-    name, overrides = request.param
-    return models.config(name, 4, overrides)
+OWN_LOSS: set[str] = set()  # the loss is not the mean squared error of the prediction
+NO_HEAD: set[str] = set()  # trained by steps, but the last layer is no ``head``: does not start at the mean profile
 
-
-@pytest.fixture
-def model(config):
-    return awake(models.build(config))
-
-
-@pytest.fixture
-def batch(config, spots):
-    return spots(n_scales=len(config.fov_spots), size_px=config.size_px)
-
-
-def awake(model):
-    """As after some training: maps to the outputs that start at zero are not zero any more."""
-    for name, parameter in model.named_parameters():
-        if name == "head.weight":
-            torch.nn.init.normal_(parameter)
-    return model
-
-
-def rows(batch, index):
-    return models.SpotBatch(
-        patches=batch.patches[index],
-        xy_um=batch.xy_um[index],
-        slide=batch.slide[index],
-        targets=batch.targets[index],
-    )
-
-
-def test_cases_cover_the_registry():
-    assert {name for name, _ in CASES.values()} == set(models.available().index)
-
-
-def test_forward_gives_one_float32_row_per_spot(model, batch):
-    y = model(batch)
-    assert y.shape == (3, 4)
-    assert y.dtype == torch.float32
-    assert torch.isfinite(y).all()
-
-
-def test_loss_is_the_mean_squared_error(model, batch):
-    model.eval()
-    if hasattr(model, "statistics"):
-        model.statistics = None  # the loss is of the network alone
-    torch.testing.assert_close(model.loss(batch), ((model(batch) - batch.targets) ** 2).mean())
-
-
-def test_every_parameter_gets_a_gradient(model, batch):
-    model.loss(batch).backward()
-    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-
-
-def test_all_but_the_head_wait_one_step_and_then_learn(config, batch):
-    model = models.build(config)
-    model.start_at(torch.ones(4))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model.loss(batch).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    model.loss(batch).backward()
-    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-
-
-def test_a_spot_does_not_see_its_batch(model, batch):
-    model.eval()
-    together = model(batch)
-    alone = torch.cat([model(rows(batch, slice(i, i + 1))) for i in range(3)])
-    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
-
-
-def test_order_of_spots_is_kept(model, batch):
-    model.eval()
-    order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(model(rows(batch, order)), model(batch)[order], atol=1e-5, rtol=1e-5)
-
-
-def test_eval_is_deterministic(model, batch):
-    model.eval()
-    assert torch.equal(model(batch), model(batch))
-
-
-def test_uint8_and_unit_float_patches_are_the_same(model, batch):
-    model.eval()
-    as_float = replace(batch, patches=batch.patches.float() / 255)
-    torch.testing.assert_close(model(as_float), model(batch), atol=1e-5, rtol=1e-5)
-
-
-def test_input_stays_as_it_is(model, batch):
-    for patches in (batch.patches, batch.patches.float() / 255):
-        before = patches.clone()
-        model(replace(batch, patches=patches))
-        assert torch.equal(patches, before)
-
-
-def test_starts_at_the_mean_profile(model, batch):
-    mean = torch.tensor([5.5, -1.0, 0.25, 3.0])
-    model.start_at(mean)
-    assert torch.equal(model(batch), mean.expand(3, 4))
-
-
-def test_head_keeps_float32_under_autocast(model, batch):
-    mean = torch.tensor([6.123456, 6.123457, 0.0, 1e-4])
-    model.start_at(mean)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model(batch), mean.expand(3, 4))
-
-
-def test_state_dict_round_trip(config, model, batch):
-    other = models.build(config)
-    assert not torch.equal(other.eval()(batch), model.eval()(batch))
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(other(batch), model(batch))
-
-
-def test_same_seed_same_network(config):
-    states = []
-    for _ in range(2):
-        torch.manual_seed(7)
-        states.append(models.build(config).state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-def test_config_goes_through_json(config):
-    values = json.loads(json.dumps(models.config_to_dict(config)))
-    assert models.config_from_dict(values) == config
-
-
-def test_unknown_field_is_refused(config):
-    values = models.config_to_dict(config)
-    values["config"]["widht"] = 3
-    with pytest.raises(ValueError, match=r"has no field 'widht' \(fields: .*'size_px'"):
-        models.config_from_dict(values)
-
-
-@pytest.mark.parametrize("wrong", ["size", "scales", "gray", "flat"])
-def test_patches_that_do_not_fit_are_refused(model, batch, wrong):
-    patches = {
-        "size": batch.patches[..., :16, :16],
-        "scales": torch.cat([batch.patches, batch.patches], dim=1),
-        "gray": batch.patches[:, :, :1],
-        "flat": batch.patches[:, 0],
-    }[wrong]
-    with pytest.raises(ValueError, match=r"this network takes \(b, \d, 3, 32, 32\)"):
-        model(replace(batch, patches=patches))
-
-
-def test_loss_without_targets_is_refused(model, batch):
-    with pytest.raises(ValueError, match="Give targets"):
-        model.loss(replace(batch, targets=None))
-
-
-@pytest.mark.parametrize("shape", [(3,), (1, 4), ()])
-def test_profile_of_another_size_is_refused(model, shape):
-    with pytest.raises(ValueError, match="this network has 4 outputs"):
-        model.start_at(torch.zeros(shape))
-
+# ---- every field of a configuration: the case it is changed in, and to what
 
 CHANGES = {
     "m2ost": {
@@ -214,31 +68,351 @@ CHANGES = {
         "pool": "mean",
     },
 }
-DECLARED = {"m2ost": {"context", "statistics_penalty"}, "m2ost_reference": {"context", "fov_spots"}}
+DECLARED = {  # fields that say what the model wants, or that only act in training on real data
+    "m2ost": {"context", "statistics_penalty"},
+    "m2ost_reference": {"context", "fov_spots"},
+}
+
+CASES = {**SPOT, **SLIDE, **CLOSED}
 
 
-@pytest.mark.parametrize(("name", "field"), [(name, field) for name, changes in CHANGES.items() for field in changes])
-def test_every_field_changes_the_model(name, field, spots):
+def of(*kinds, but=frozenset()):
+    """The cases of some kinds, without those of some models."""
+    cases = {case: row for kind in kinds for case, row in kind.items() if row[0] not in but}
+    return pytest.mark.parametrize("config", cases.values(), ids=cases, indirect=True)
+
+
+every, trained, closed = of(SPOT, SLIDE, CLOSED), of(SPOT, SLIDE), of(CLOSED)
+
+
+@pytest.fixture
+def config(request):
+    name, overrides = request.param
+    return models.config(name, 4, overrides)
+
+
+@pytest.fixture
+def batch(config):
+    return section(config)
+
+
+@pytest.fixture
+def model(config, batch):
+    return awake(models.build(config), batch)
+
+
+def section(config):
+    """Twelve spots of three slides and two patients; colour and expression follow the place."""
+    draw = torch.Generator().manual_seed(len(config.fov_spots))
+    at = torch.tensor([[x, y] for n in (3, 2, 1) for x in range(n) for y in range(2)], dtype=torch.float32)
+    slide = torch.tensor([0] * 6 + [1] * 4 + [2] * 2)
+    level = (at[:, 0] / 4 + at[:, 1] / 3 + slide / 12)[:, None]  # (12, 1)
+    noise = torch.randint(-40, 41, (12, len(config.fov_spots), 3, config.size_px, config.size_px), generator=draw)
+    given = getattr(config, "encoder", None) == "given"
+    return models.SpotBatch(
+        patches=(80 + 90 * level[:, :, None, None, None] + noise).to(torch.uint8),
+        xy_um=200 * at,
+        slide=slide,
+        targets=level * torch.tensor([1.0, -1.0, 2.0, 0.5]) + 0.1 * torch.randn(12, 4, generator=draw),
+        group=slide.clamp(max=1),
+        features=level + 0.1 * torch.randn(12, config.n_features, generator=draw) if given else None,
+    )
+
+
+def awake(model, batch):
+    """As after some training: it knows the training spots, and the outputs that start at zero are not zero any more."""
+    model.start_from([described(model, batch)])
+    for name, parameter in model.named_parameters():
+        if name == "head.weight" and parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+def described(model, batch):
+    """With the features that training computes once, before the first step, without augmentation."""
+    if batch.features is not None:
+        return batch
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        features = model.encode(batch)
+    model.train(training)
+    return replace(batch, features=features)
+
+
+def rows(batch, index):
+    known = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(batch, **{name: x[index] for name, x in known.items() if x is not None})
+
+
+def idle(model):
+    """Parameters that should learn and got nothing to learn from."""
+    return [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+
+
+def test_cases_cover_the_registry():
+    assert {name for name, _ in CASES.values()} == set(models.available().index)
+
+
+# ---- every model
+
+
+@every
+def test_forward_gives_one_float32_row_per_spot(model, batch):
+    y = model(batch)
+    assert y.shape == (12, 4)
+    assert y.dtype == torch.float32
+    assert torch.isfinite(y).all()
+
+
+@every
+def test_order_of_spots_does_not_matter(model, batch):
+    model.eval()
+    order = torch.randperm(12)
+    torch.testing.assert_close(model(rows(batch, order)), model(batch)[order], atol=1e-5, rtol=1e-5)
+
+
+@every
+def test_other_slides_never_change_a_prediction(model, batch):
+    model.eval()
+    alone = torch.cat([model(rows(batch, batch.slide == i)) for i in range(3)])
+    torch.testing.assert_close(alone, model(batch), atol=1e-5, rtol=1e-5)
+
+
+@every
+def test_one_spot_alone_works(model, batch):
+    y = model.eval()(rows(batch, slice(7, 8)))
+    assert y.shape == (1, 4)
+    assert torch.isfinite(y).all()
+
+
+@every
+def test_eval_is_deterministic(model, batch):
+    model.eval()
+    assert torch.equal(model(batch), model(batch))
+
+
+@every
+def test_uint8_and_unit_float_patches_are_the_same(model, batch):
+    model.eval()
+    as_float = replace(batch, patches=batch.patches.float() / 255)
+    torch.testing.assert_close(model(as_float), model(batch), atol=1e-5, rtol=1e-5)
+
+
+@every
+def test_features_computed_before_are_those_computed_now(model, batch):
+    model.eval()
+    torch.testing.assert_close(model(described(model, batch)), model(batch), atol=1e-5, rtol=1e-5)
+
+
+@every
+def test_input_stays_as_it_is(model, batch):
+    for patches in (batch.patches, batch.patches.float() / 255):
+        before = patches.clone()
+        model(replace(batch, patches=patches))
+        assert torch.equal(patches, before)
+
+
+@every
+def test_state_dict_round_trip_into_a_fresh_network(config, model, batch):
+    other = models.build(config)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.eval()(batch), model.eval()(batch))
+
+
+@every
+def test_same_seed_same_network(config):
+    states = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        states.append(models.build(config).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@every
+def test_config_goes_through_json(config):
+    values = json.loads(json.dumps(models.config_to_dict(config)))
+    assert models.config_from_dict(values) == config
+
+
+@every
+def test_unknown_field_is_refused(config):
+    values = models.config_to_dict(config)
+    values["config"]["widht"] = 3
+    with pytest.raises(ValueError, match=r"has no field 'widht' \(fields: .*'size_px'"):
+        models.config_from_dict(values)
+
+
+# ---- models that are trained by steps
+
+
+@of(SPOT, SLIDE, but=OWN_LOSS)
+def test_loss_is_the_mean_squared_error(model, batch):
+    model.eval()
+    if hasattr(model, "statistics"):
+        model.statistics = None  # the loss is of the network alone
+    torch.testing.assert_close(model.loss(batch), ((model(batch) - batch.targets) ** 2).mean())
+
+
+@trained
+def test_loss_without_targets_is_refused(model, batch):
+    with pytest.raises(ValueError, match="Give targets"):
+        model.loss(replace(batch, targets=None))
+
+
+@trained
+def test_every_trained_parameter_gets_a_gradient(model, batch):
+    model.loss(described(model, batch)).backward()
+    assert not idle(model)
+
+
+@of(SPOT, SLIDE, but=NO_HEAD)
+def test_all_but_the_head_wait_one_step_and_then_learn(config, batch):
+    model = models.build(config)
+    model.start_from([described(model, batch)])
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model.loss(batch).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    model.loss(batch).backward()
+    assert not idle(model)
+
+
+@trained
+def test_fresh_networks_differ(config, model, batch):
+    other = awake(models.build(config), batch)
+    assert not torch.equal(other.eval()(batch), model.eval()(batch))
+
+
+@of(SPOT, SLIDE, but=NO_HEAD)
+def test_starts_at_the_mean_profile(config, batch):
+    model = models.build(config)
+    model.start_at(torch.tensor([5.5, -1.0, 0.25, 3.0]))
+    assert torch.equal(model.eval()(batch), torch.tensor([5.5, -1.0, 0.25, 3.0]).expand(12, 4))
+
+
+@of(SPOT, SLIDE, but=NO_HEAD)
+def test_head_keeps_float32_under_autocast(model, batch):
+    mean = torch.tensor([6.123456, 6.123457, 0.0, 1e-4])
+    model.eval().start_at(mean)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(batch), mean.expand(12, 4))
+
+
+@of(SPOT, SLIDE, but=NO_HEAD)
+@pytest.mark.parametrize("shape", [(3,), (1, 4), ()])
+def test_profile_of_another_size_is_refused(model, shape):
+    with pytest.raises(ValueError, match="this network has 4 outputs"):
+        model.start_at(torch.zeros(shape))
+
+
+@trained
+@pytest.mark.parametrize("wrong", ["size", "scales", "gray", "flat"])
+def test_patches_that_do_not_fit_are_refused(config, model, batch, wrong):
+    if batch.features is not None:
+        pytest.skip("looks at the embeddings that came with the spots, not at patches")
+    patches = {
+        "size": batch.patches[..., :16, :16],
+        "scales": torch.cat([batch.patches, batch.patches], dim=1),
+        "gray": batch.patches[:, :, :1],
+        "flat": batch.patches[:, 0],
+    }[wrong]
+    with pytest.raises(ValueError, match=rf"this network takes \(b, \d+, 3, {config.size_px}, {config.size_px}\)"):
+        model(replace(batch, patches=patches))
+
+
+# ---- models of one spot, and of a whole slide
+
+
+@of({case: row for case, row in CASES.items() if case not in SLIDE})
+def test_a_spot_does_not_see_its_batch(model, batch):
+    model.eval()
+    alone = torch.cat([model(rows(batch, slice(i, i + 1))) for i in range(12)])
+    torch.testing.assert_close(alone, model(batch), atol=1e-5, rtol=1e-5)
+
+
+@of(SLIDE)
+def test_neighbours_change_a_prediction(config, model, batch):
+    assert config.context == "slide"
+    model.eval()
+    alone = torch.cat([model(rows(batch, slice(i, i + 1))) for i in range(12)])
+    assert not torch.isclose(alone, model(batch), atol=1e-5).all(dim=1).any()
+
+
+@of(SLIDE)
+def test_number_of_a_slide_says_nothing(model, batch):
+    model.eval()
+    other = replace(batch, slide=torch.tensor([9, 4, 31])[batch.slide])
+    torch.testing.assert_close(model(other), model(batch), atol=1e-5, rtol=1e-5)
+
+
+# ---- models that take no steps
+
+
+@closed
+def test_nothing_is_trained_by_steps(model):
+    assert not [name for name, p in model.named_parameters() if p.requires_grad]
+
+
+@closed
+def test_knows_the_training_spots_no_worse_than_their_mean(model, batch):
+    error = (model.eval()(batch) - batch.targets).pow(2).mean()
+    assert error <= batch.targets.var(dim=0, correction=0).mean() * 1.0001
+
+
+@closed
+def test_what_is_added_to_the_targets_is_added_to_the_prediction(config, model, batch):
+    more = torch.tensor([3.0, -2.0, 0.5, 7.0])
+    other = awake(models.build(config), replace(batch, targets=batch.targets + more))
+    torch.testing.assert_close(other.eval()(batch), model.eval()(batch) + more, atol=1e-3, rtol=1e-3)
+
+
+@closed
+def test_training_spots_come_some_at_a_time_once(config, model, batch):
+    spots = described(model, batch)
+    other = models.build(config)
+    other.start_from(rows(spots, index) for index in torch.arange(12).split(5))
+    torch.testing.assert_close(other.eval()(batch), model.eval()(batch), atol=1e-4, rtol=1e-4)
+
+
+# ---- fields
+
+
+@pytest.mark.parametrize(("case", "field"), [(case, field) for case, changes in CHANGES.items() for field in changes])
+def test_every_field_changes_the_model(case, field):
     def shapes_and_output(config):
         torch.manual_seed(0)
-        model = awake(models.build(config))
+        batch = section(config)
+        if config.n_outputs != 4:
+            batch = replace(batch, targets=batch.targets[:, :1].expand(-1, config.n_outputs))
+        model = awake(models.build(config), batch)
         torch.manual_seed(1)
-        y = model(spots(n_scales=len(config.fov_spots), size_px=config.size_px))
+        y = model(batch)
         return {key: tuple(value.shape) for key, value in model.state_dict().items()}, y
 
-    base = models.config(name, 4, SMALL if name == "m2ost" else REFERENCE)
+    name, overrides = CASES[case]
+    base = models.config(name, 4, overrides)
     shapes, y = shapes_and_output(base)
-    other_shapes, other_y = shapes_and_output(replace(base, **{field: CHANGES[name][field]}))
+    other_shapes, other_y = shapes_and_output(replace(base, **{field: CHANGES[case][field]}))
     assert shapes != other_shapes or not torch.equal(y, other_y)
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_every_field_is_tested(name):
-    names = {field.name for field in fields(models.config(name, 4))}
-    assert names == set(CHANGES[name]) | DECLARED[name]
+@pytest.mark.parametrize("case", CHANGES)
+def test_every_field_is_tested(case):
+    names = {field.name for field in fields(models.config(CASES[case][0], 4))}
+    assert names == set(CHANGES[case]) | DECLARED[case]
+
+
+def test_every_configuration_is_tested():
+    by_name = {name: type(models.config(name, 4)).__name__ for name in models.available().index}
+    assert {by_name[CASES[case][0]] for case in CHANGES} == set(by_name.values())
+
+
+# ---- accelerators
 
 
 @pytest.mark.gpu
+@every
 def test_gpu_agrees_with_cpu(model, batch):
     model.eval()
     on_cpu = model(batch)
@@ -251,9 +425,10 @@ def test_gpu_agrees_with_cpu(model, batch):
 
 
 @pytest.mark.gpu
+@trained
 def test_gpu_trains(model, batch):
     model.to("cuda")
     with torch.autocast("cuda", torch.bfloat16):
-        loss = model.loss(batch.to("cuda"))
+        loss = model.loss(described(model, batch.to("cuda")))
     loss.backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
