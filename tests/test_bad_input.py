@@ -328,7 +328,7 @@ def test_missing_pixels_are_flagged_and_predicted(sdata, predictor):
 
 CHECKS = {
     "cohort", "config", "evaluation", "grid", "platforms", "prediction", "predictor", "pseudo_spots",
-    "raster", "resolution", "slides", "stain", "super_resolution", "tissue", "training", "wsi",
+    "raster", "report", "resolution", "slides", "stain", "super_resolution", "tissue", "training", "wsi",
 }  # fmt: skip
 
 

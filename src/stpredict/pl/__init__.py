@@ -1,4 +1,4 @@
-"""Plots of slides, predictions, scores and training. Every function returns the axes it drew on.
+"""Plots of slides, predictions, scores, training and comparisons. Every function returns the axes it drew on.
 
 Nothing here computes predictions or scores, shows a figure or saves one. matplotlib is imported when a plot is first
 used.
@@ -12,15 +12,31 @@ from typing import TYPE_CHECKING, Any
 from .._checks import plots as check
 
 if TYPE_CHECKING:
+    from ._benchmark import benchmark_genes, benchmark_scores
+    from ._benchmark_maps import benchmark_maps, benchmark_pca
     from ._expression import expression
     from ._history import history
     from ._patches import patches
     from ._pca import pca
     from ._scores import scores
 
-__all__ = ["expression", "history", "patches", "pca", "scores"]
+__all__ = [
+    "benchmark_genes",
+    "benchmark_maps",
+    "benchmark_pca",
+    "benchmark_scores",
+    "expression",
+    "history",
+    "patches",
+    "pca",
+    "scores",
+]
 
 _HOME = {
+    "benchmark_genes": "_benchmark",
+    "benchmark_maps": "_benchmark_maps",
+    "benchmark_pca": "_benchmark_maps",
+    "benchmark_scores": "_benchmark",
     "expression": "_expression",
     "history": "_history",
     "patches": "_patches",
