@@ -16,6 +16,7 @@ from stpredict import models
 SMALL = {"dim": 12, "depth": 2, "size_px": 32, "patch_size": 8}
 REFERENCE = {"dim": 18, "depth": 2, "size_px": 32, "patch_size": 8, "heads": 3, "dim_head": 4, "mlp_dim": 12}
 FOV = (1.0, 2.0, 4.0, 8.0)
+ALONE = {"embedding": "plain", "within": "joint", "between": "sum", "channels": "dense"}
 OURS = {"color_tokens": True, "statistics_share": 0.5}
 
 # ---- models by kind: name of the case -> name of the model, fields to change
@@ -26,6 +27,13 @@ SPOT = {  # trained by steps; a spot's prediction depends on that spot alone
     "m2ost_tiny": ("m2ost_tiny", SMALL),
     **{f"m2ost-{n}-scales": ("m2ost", {**SMALL, "fov_spots": FOV[:n]}) for n in (1, 2, 4)},
     **{f"m2ost-ours-{n}-scales": ("m2ost", {**SMALL, **OURS, "fov_spots": FOV[:n]}) for n in (1, 3)},
+    **{
+        name: (name, SMALL)
+        for name in ("m2ost_plain_embedding", "m2ost_joint_attention", "m2ost_concat", "m2ost_dense")
+    },
+    **{f"m2ost-{v}": ("m2ost", {**SMALL, k: v}) for k, v in ALONE.items()},
+    **{f"m2ost-plain-{n}-scales": ("m2ost_dense", {**SMALL, "fov_spots": FOV[:n]}) for n in (1, 2)},
+    "m2ost-wide-scales": ("m2ost", {**SMALL, "fov_spots": (3.0, 6.0)}),
     "m2ost_reference": ("m2ost_reference", REFERENCE),
     "m2ost_reference-mean": ("m2ost_reference", {**REFERENCE, "pool": "mean"}),
 }
@@ -53,6 +61,7 @@ CHANGES = {
         "mlp_ratio": 2.0,
         "mask_rate": 0.5,
         "dropout": 0.5,
+        **ALONE,
         "color_tokens": True,
         "statistics_share": 0.5,
     },

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 N_STATISTICS = 27
 """Numbers a window: mean, spread, correlation and skew of the channels, texture at four scales, mean of the centre."""
 _OCTAVES = 4
+N_COLOR = 12
+"""Colour statistics of a patch: mean and standard deviation of R, G, B, in the whole patch and in its central half."""
+_COLOR_MEAN, _COLOR_SPREAD = 0.7, 0.15  # of the mean of a channel, over H&E patches (her2st C3, 224 px)
+_STD_MEAN, _STD_SPREAD = 0.14, 0.08  # of its standard deviation
 
 
 def patch_statistics(patches: Tensor, spot_share: float) -> Tensor:
@@ -80,6 +84,44 @@ def _halved(density: Tensor) -> Tensor:
     even = density.shape[-1] // 2 * 2
     rows = density[..., :even:2, :even] + density[..., 1:even:2, :even]
     return (rows[..., ::2] + rows[..., 1::2]) / 4
+
+
+def center(images: Tensor, share: int) -> Tensor:
+    """The central ``1 / share`` of square images, a view.
+
+    Parameters
+    ----------
+    images
+        ``(..., p, p)``.
+    share
+        By how much the side shrinks.
+
+    Returns
+    -------
+    ``(..., p / share, p / share)``.
+    """
+    size = images.shape[-1]
+    first, last = (size - size // share) // 2, (size + size // share) // 2
+    return images[..., first:last, first:last]
+
+
+def color_statistics(pixels: Tensor) -> Tensor:
+    """Colour of each patch and of its central half, in units of the spread between H&E patches.
+
+    Parameters
+    ----------
+    pixels
+        ``(b, s, 3, p, p)`` in [0, 1].
+
+    Returns
+    -------
+    ``(b, s, 12)``: mean R, G, B, standard deviation R, G, B of the whole patch, then of its central half.
+    """
+    parts = []
+    for part in (pixels, center(pixels, 2)):
+        std, mean = torch.std_mean(part.float(), dim=(-2, -1), correction=0)
+        parts += [(mean - _COLOR_MEAN) / _COLOR_SPREAD, (std - _STD_MEAN) / _STD_SPREAD]
+    return torch.cat(parts, dim=-1)
 
 
 class StatisticsRidge(nn.Module):

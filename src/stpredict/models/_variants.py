@@ -29,7 +29,41 @@ class Variant:
     """Fields of `stp.tl.FitConfig` that differ from its defaults where nobody says otherwise."""
 
 
+def plain(encoder: str, citation: str, size_px: int = 224) -> Variant:
+    """The row of an image network as it is, trained as Wang et al. (AAAI 2025) trained those they compare with.
+
+    Parameters
+    ----------
+    encoder
+        Name that timm knows.
+    citation
+        Where the network was published.
+    size_px
+        Side of the patches it is made for.
+
+    Returns
+    -------
+    The row.
+    """
+    return Variant(
+        module="backbone",
+        model="Backbone",
+        citation=citation,
+        overrides={"encoder": encoder, "size_px": size_px},
+        recipe={**_PLAIN, "n_epochs": 100, "batch_size": 96, "lr": 1e-4},
+    )
+
+
+_PLAIN = {"weight_decay": 0.0, "stain_jitter": 0.0, "brightness_jitter": 0.0}
+_HEST = "Jaume et al., NeurIPS 2024, arXiv 2406.16192"
+_SECTIONS = {**_PLAIN, "flips": False}
 _M2OST = "Wang et al., AAAI 2025, arXiv 2409.15092"
+_TABLE_1: tuple[Mapping[str, Any], ...] = (  # each takes away what the one before did, and one thing more
+    {"embedding": "plain"},
+    {"embedding": "plain", "within": "joint"},
+    {"embedding": "plain", "within": "joint", "between": "concat"},
+    {"embedding": "plain", "within": "joint", "between": "concat", "channels": "dense"},
+)
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         "m2ost": Variant(module="m2ost", model="M2OST", citation=_M2OST),
@@ -42,6 +76,52 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
         "m2ost_reference": Variant(
             module="m2ost_reference", model="M2OSTReference", citation=f"{_M2OST}, code at 60fd90a"
+        ),
+        **{
+            f"m2ost_{name}": Variant(module="m2ost", model="M2OST", citation=f"{_M2OST}, Table 1", overrides=overrides)
+            for name, overrides in zip(("plain_embedding", "joint_attention", "concat", "dense"), _TABLE_1, strict=True)
+        },
+        "resnet50": plain("resnet50", "He et al., CVPR 2016, arXiv 1512.03385"),
+        "vit_b_16": plain("vit_base_patch16_224", "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"),
+        "swin_t": plain("swin_tiny_patch4_window7_224", "Liu et al., ICCV 2021, arXiv 2103.14030"),
+        "convnext_t": plain("convnext_tiny", "Liu et al., CVPR 2022, arXiv 2201.03545"),
+        "crossvit_small": plain("crossvit_small_240", "Chen et al., ICCV 2021, arXiv 2103.14899", 240),
+        "stnet": Variant(
+            module="stnet",
+            model="STNet",
+            citation="He et al., Nat. Biomed. Eng. 2020, doi 10.1038/s41551-020-0578-x",
+            recipe={**_PLAIN, "n_epochs": 50, "lr": 1e-4},
+        ),
+        "deepspace": Variant(
+            module="deepspace",
+            model="DeepSpaCE",
+            citation="Monjo et al., Sci. Rep. 2022, doi 10.1038/s41598-022-07685-4",
+            recipe={"n_epochs": 10, "batch_size": 128, "lr": 1e-4, "weight_decay": 1e-4, "patience": 5},
+        ),
+        "encoder_ridge": Variant(module="encoder_ridge", model="EncoderRidge", citation=_HEST),
+        "triplex": Variant(
+            module="triplex",
+            model="TRIPLEX",
+            citation="Chung et al., CVPR 2024, arXiv 2403.07592",
+            recipe={"n_epochs": 200, "window": 256, "lr": 1e-4, "patience": 20},
+        ),
+        "histogene": Variant(
+            module="histogene",
+            model="HisToGene",
+            citation="Pang et al., bioRxiv 2021, doi 10.1101/2021.11.28.470212",
+            recipe={**_SECTIONS, "lr": 1e-5, "n_epochs": 100, "patience": 100},
+        ),
+        "hist2st": Variant(
+            module="hist2st",
+            model="Hist2ST",
+            citation="Zeng et al., Brief. Bioinform. 2022, doi 10.1093/bib/bbac297",
+            recipe={**_SECTIONS, "lr": 1e-5, "n_epochs": 350, "patience": 350},
+        ),
+        "stflow": Variant(
+            module="stflow",
+            model="STFlow",
+            citation="Huang et al., ICML 2025, arXiv 2506.05361",
+            recipe={**_SECTIONS, "n_epochs": 500, "patience": 100},
         ),
     }
 )

@@ -23,6 +23,14 @@ Ours, off unless asked for
     - ``statistics_share``: with a few hundred spots a ridge regression on statistics of the same patches predicts as
       well as the network and errs elsewhere. The prediction is their mean; the network is trained as if alone.
 
+What Table 1 takes away, one after the other (``Stacked``, ``PlainEmbedding``)
+    - The table's sizes and costs say what took its place, and fit to the third digit: without nested tokens all scales
+      have equally many, and then "concatenated sequences" are laid side by side by channel: a transformer layer of
+      width ``3 C`` (hidden ``2 C``) in place of ITMM, nothing but the joined class tokens in place of CTMM, a network
+      ``3 C -> 2 C -> 3 C`` for every token in place of CCMM.
+    - Each can be had alone. Nested sequences of unlike length are padded: token t of every scale then shows the same
+      place of the slide, where each field of view is twice the last.
+
 Published code against paper: see ``m2ost_reference``.
 """
 
@@ -39,7 +47,8 @@ from torch.nn import functional as F
 from .._checks import models as check
 from ._attention import attend, heads_of, key_mask, plus, weighted_sum
 from ._contract import FloatLinear, SpotModel, unit_pixels
-from ._statistics import N_STATISTICS, StatisticsRidge, patch_statistics
+from ._layers import PixelLinear, PlainEmbedding, Stacked, perceptron
+from ._statistics import N_COLOR, N_STATISTICS, StatisticsRidge, center, color_statistics, patch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,11 +56,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ._contract import SpotBatch
-
-N_COLOR = 12
-"""Colour statistics of a patch: mean and standard deviation of R, G, B, in the whole patch and in its central half."""
-_COLOR_MEAN, _COLOR_SPREAD = 0.7, 0.15  # of the mean of a channel, over H&E patches (her2st C3, 224 px)
-_STD_MEAN, _STD_SPREAD = 0.14, 0.08  # of its standard deviation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +82,14 @@ class M2OSTConfig:
     """Share of keys hidden from self-attention in training."""
     dropout: float = 0.0
     """Share of activations dropped after attention and in MLPs in training."""
+    embedding: Literal["nested", "plain"] = "nested"
+    """Tokens: finer towards the centre, or of ``patch_size`` everywhere, embedded by each scale for itself."""
+    within: Literal["scale", "joint"] = "scale"
+    """First half of a block: attention and MLP of each scale, or one of both over all scales side by side."""
+    between: Literal["cross", "concat", "sum"] = "cross"
+    """Where scales meet: in cross-attention, or only before the head, where class tokens are joined or summed."""
+    channels: Literal["mixing", "dense"] = "mixing"
+    """End of a block: a gate for each channel, or a network over the channels of all scales, token by token."""
     color_tokens: bool = False
     """Add a token of colour statistics to each scale (not in the paper)."""
     statistics_share: float = 0.0
@@ -92,51 +104,19 @@ class M2OSTConfig:
             check.positive_int(name, getattr(self, name))
         check.fov_spots(self.fov_spots)
         check.divides("heads", self.heads, "dim", self.dim)
-        check.nested_patches(self.size_px, self.patch_size, len(self.fov_spots))
+        check.divides("patch_size", self.patch_size, "size_px", self.size_px)
+        if self.embedding == "nested":
+            check.nested_patches(self.size_px, self.patch_size, len(self.fov_spots))
         check.number("mlp_ratio", self.mlp_ratio, low=1 / self.dim, high=64)
         for name in ("mask_rate", "dropout", "statistics_share"):
             check.number(name, getattr(self, name), low=0, high=1)
         check.number("statistics_penalty", self.statistics_penalty, low=1e-6, high=1e9)
         check.flag("color_tokens", self.color_tokens)
+        check.choice("embedding", self.embedding, ("nested", "plain"))
+        check.choice("within", self.within, ("scale", "joint"))
+        check.choice("between", self.between, ("cross", "concat", "sum"))
+        check.choice("channels", self.channels, ("mixing", "dense"))
         check.choice("context", self.context, ("spot",))
-
-
-def center(images: Tensor, share: int) -> Tensor:
-    """The central ``1 / share`` of square images, a view.
-
-    Parameters
-    ----------
-    images
-        ``(..., p, p)``.
-    share
-        By how much the side shrinks.
-
-    Returns
-    -------
-    ``(..., p / share, p / share)``.
-    """
-    size = images.shape[-1]
-    first, last = (size - size // share) // 2, (size + size // share) // 2
-    return images[..., first:last, first:last]
-
-
-def color_statistics(pixels: Tensor) -> Tensor:
-    """Colour of each patch and of its central half, in units of the spread between H&E patches.
-
-    Parameters
-    ----------
-    pixels
-        ``(b, s, 3, p, p)`` in [0, 1].
-
-    Returns
-    -------
-    ``(b, s, 12)``: mean R, G, B, standard deviation R, G, B of the whole patch, then of its central half.
-    """
-    parts = []
-    for part in (pixels, center(pixels, 2)):
-        std, mean = torch.std_mean(part.float(), dim=(-2, -1), correction=0)
-        parts += [(mean - _COLOR_MEAN) / _COLOR_SPREAD, (std - _STD_MEAN) / _STD_SPREAD]
-    return torch.cat(parts, dim=-1)
 
 
 class SelfAttention(nn.Module):
@@ -207,42 +187,37 @@ class ChannelMixing(nn.Module):
 class Block(nn.Module):
     """Attention within each scale, an MLP per scale, attention between scales, mixing of channels."""
 
-    def __init__(self, dim: int, heads: int, n_scales: int, hidden: int, mask_rate: float, dropout: float) -> None:
+    def __init__(self, config: M2OSTConfig) -> None:
         super().__init__()
-        self.within = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(dim), SelfAttention(dim, heads, mask_rate, dropout)) for _ in range(n_scales)
-        )
-        self.mlp = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(dim),
-                nn.Linear(dim, hidden),
-                nn.GELU(),
-                nn.Dropout(dropout),
-                nn.Linear(hidden, dim),
-                nn.Dropout(dropout),
-            )
-            for _ in range(n_scales)
-        )
-        self.between = CrossAttention(dim, heads, n_scales, dropout) if n_scales > 1 else None
-        self.channels = ChannelMixing(dim, n_scales, dropout)
+        dim, heads, dropout, n_scales = config.dim, config.heads, config.dropout, len(config.fov_spots)
+        hidden, width = max(1, round(config.mlp_ratio * dim)), dim * n_scales
+
+        def attention(scales: int) -> nn.Sequential:
+            """Self-attention over so many scales side by side, its norm before it."""
+            attend = SelfAttention(scales * dim, scales * heads, config.mask_rate, dropout)
+            return nn.Sequential(nn.LayerNorm(scales * dim), attend)
+
+        alone = range(n_scales if config.within == "scale" else 0)
+        self.within = nn.ModuleList(attention(1) for _ in alone)
+        self.mlp = nn.ModuleList(perceptron(dim, hidden, dropout) for _ in alone)
+        joint = config.within == "joint"
+        self.joint = Stacked(attention(n_scales), perceptron(width, 2 * hidden, dropout)) if joint else None
+        crossed = config.between == "cross" and n_scales > 1
+        self.between = CrossAttention(dim, heads, n_scales, dropout) if crossed else None
+        gated = config.channels == "mixing"
+        self.channels = ChannelMixing(dim, n_scales, dropout) if gated else Stacked(perceptron(width, 2 * dim, dropout))
 
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """One ``(b, n_i, d)`` for each scale to the same shapes."""
-        xs = [plus(x, attention(x)) for x, attention in zip(xs, self.within, strict=True)]
-        xs = [plus(x, mlp(x)) for x, mlp in zip(xs, self.mlp, strict=True)]
+        if self.joint is not None:
+            xs = self.joint(xs)
+        else:
+            xs = [plus(x, attention(x)) for x, attention in zip(xs, self.within, strict=True)]
+            xs = [plus(x, mlp(x)) for x, mlp in zip(xs, self.mlp, strict=True)]
         if self.between is not None:
             xs = self.between(xs)
         mixed: list[Tensor] = self.channels(xs)
         return mixed
-
-
-class PixelLinear(nn.Linear):
-    """A linear map of pixels in [-1, 1], the range folded into the weights: bytes are converted, no more."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map ``(..., in_features)``, uint8 or floating point in [0, 1], to ``(..., out_features)``."""
-        spread = 2 if pixels.is_floating_point() else 2 / 255
-        return F.linear(pixels.to(self.weight.dtype), self.weight * spread, self.bias - self.weight.sum(dim=1))
 
 
 class NestedEmbedding(nn.Module):
@@ -292,19 +267,18 @@ class M2OST(SpotModel):
         self.config = config
         dim, n_scales = config.dim, len(config.fov_spots)
         grid, extra = (config.size_px // config.patch_size) ** 2, 2 if config.color_tokens else 1
-        self.embed = NestedEmbedding(dim, config.patch_size, n_scales)
+        nested = config.embedding == "nested"
+        self.embed = (NestedEmbedding if nested else PlainEmbedding)(dim, config.patch_size, n_scales)
         self.cls = nn.ParameterList(nn.Parameter(torch.empty(1, 1, dim)) for _ in range(n_scales))
         self.positions = nn.ParameterList(
-            nn.Parameter(torch.empty(1, extra + (i + 1) * grid, dim)) for i in range(n_scales)
+            nn.Parameter(torch.empty(1, extra + (i + 1 if nested else 1) * grid, dim)) for i in range(n_scales)
         )
         for parameter in (*self.cls, *self.positions):
             nn.init.trunc_normal_(parameter, std=0.02)
         self.color = nn.Linear(N_COLOR, dim) if config.color_tokens else None
-        hidden = max(1, round(config.mlp_ratio * dim))
-        shape = (dim, config.heads, n_scales, hidden, config.mask_rate, config.dropout)
-        self.blocks = nn.ModuleList(Block(*shape) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(n_scales))
-        self.head = FloatLinear(n_scales * dim, config.n_outputs)
+        self.head = FloatLinear(dim if config.between == "sum" else n_scales * dim, config.n_outputs)
         size = ((n_scales + 1) * N_STATISTICS, config.n_outputs, config.statistics_penalty)
         self.statistics = StatisticsRidge(*size) if config.statistics_share > 0 else None
         self.start_at(torch.zeros(config.n_outputs))
@@ -382,8 +356,8 @@ class M2OST(SpotModel):
         xs = self._tokens(patches)
         for block in self.blocks:
             xs = block(xs)
-        summary = torch.cat([norm(x[:, 0]) for x, norm in zip(xs, self.norms, strict=True)], dim=-1)  # (b, s * d)
-        y: Tensor = self.head(summary)
+        summaries = torch.stack([norm(x[:, 0]) for x, norm in zip(xs, self.norms, strict=True)], dim=1)  # (b, s, d)
+        y: Tensor = self.head(summaries.sum(dim=1) if self.config.between == "sum" else summaries.flatten(1))
         return y
 
     def _tokens(self, patches: Tensor) -> list[Tensor]:

@@ -29,7 +29,7 @@ from torch import nn
 from .._checks import models as check
 from ._attention import attend, heads_of
 from ._contract import FloatLinear, SpotModel, unit_pixels
-from .m2ost import center
+from ._statistics import center
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
