@@ -146,7 +146,7 @@ def test_genes_asked_for_then_marked_then_most_dispersed(sdata, quick, monkeypat
     assert quick(sdata, genes="GENE10").genes == ["GENE10"]
     assert quick(sdata).genes == ["GENE7", "GENE1"]
     del sdata["observed"].uns["stpredict"]
-    monkeypatch.setattr("stpredict.tl._fit.N_GENES", 4)
+    monkeypatch.setattr("stpredict.tl._planned.N_GENES", 4)
     chosen = quick(sdata).genes
     stp.pp.select_genes(sdata, n_genes=4)
     assert chosen == sdata["observed"].uns["stpredict"]["genes"]

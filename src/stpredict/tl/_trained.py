@@ -1,0 +1,152 @@
+"""From a planned run to a saved predictor."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .._checks import predictor as check_predictor
+from .._checks import training as check
+from .._train._batches import take
+from .._train._color import color_statistics, fit_ridge
+from .._train._data import held_spots
+from .._train._device import make_fabric
+from .._train._features import features_of
+from .._train._loop import Held, seeded, train
+from ..models import build
+from ..models._registry import named_fields
+from ..pp._targets import Targets
+from ._checkpoint import Checkpoint
+from ._folder import CONFIG
+from ._planned import columns_of
+from ._predictor import Member, Predictor
+from ._provenance import provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lightning_fabric import Fabric
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from .._slides import Slide
+    from ..models import ModelConfig, SpotBatch
+    from ._checkpoint import Reporter
+    from ._run import Run
+
+START_BATCH = 64
+"""Spots that a network looks at together before it is trained."""
+
+
+def trained(run: Run, folder: Path, *, resume: bool = False) -> Predictor:
+    """Train what was planned, and save it.
+
+    Parameters
+    ----------
+    run
+        The run.
+    folder
+        Where the predictor goes.
+    resume
+        Whether to go on with a training that was interrupted.
+
+    Returns
+    -------
+    The predictor.
+    """
+    check_predictor.replaceable(folder, CONFIG)
+    config, slides = run.config, run.slides
+    fabric = make_fabric(config)
+    first = fabric.is_global_zero
+    with (
+        Checkpoint.open(folder, run.values(), resume=resume, writes=first) as checkpoint,
+        held_spots(slides, run.patch, memory_bytes=config.memory_bytes, progress=config.progress and first) as (
+            spots,
+            out,
+        ),
+    ):
+        predictor = _train_all(run, spots, int(out.sum()), checkpoint, fabric)
+        if first:
+            predictor.save(folder)
+        fabric.barrier()  # no process returns before the folder is there
+    return predictor
+
+
+def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpoint, fabric: Fabric) -> Predictor:
+    values = np.concatenate([run.target.normalize(slide.counts, columns_of(slide, run.panel)) for slide in run.slides])
+    _warn_constant(values, run.panel)
+    members = []
+    for i in range(len(run.folds)):
+        with checkpoint.member(i, run.config, len(run.folds)) as progress:
+            members.append(_member(run, i, spots, values, progress, fabric))
+    colors = color_statistics(spots.patches, run.diameter_um / run.patch.fov_um[0])
+    ridge, penalty = fit_ridge(colors, values, _ridge_folds(run.slides, run.slide_index), run.slide_index, run.target)
+    return Predictor(
+        members=tuple(members),
+        model=run.model,
+        model_config=members[0].network.config,
+        patch=run.patch,
+        train_mean=values.mean(axis=0, dtype=np.float64).astype(np.float32),
+        ridge_color=ridge,
+        history=checkpoint.history(),
+        provenance={
+            **provenance(run, colors, penalty, n_at_border, checkpoint),
+            "pretrained": members[0].pretrained,
+        },
+    )
+
+
+def _warn_constant(values: NDArray[np.float32], panel: Sequence[str]) -> None:
+    check.varying([gene for gene, varies in zip(panel, np.ptp(values, axis=0) > 0, strict=True) if not varies])
+
+
+def _member(
+    run: Run, number: int, spots: SpotBatch, values: NDArray[np.float32], progress: Reporter, fabric: Fabric
+) -> Member:
+    """Train one network; the statistics of its targets come from its own training spots."""
+    held, index = run.folds[number].held, run.slide_index
+    check.enough_spots(int((~held).sum()))
+    targets = Targets.fit(run.target, run.panel, values[~held], index[~held])
+    encoded = torch.empty(len(values), targets.n_outputs)
+    for part in filter(np.any, (~held, held)):  # apart, since encoding may centre by slide
+        encoded[torch.from_numpy(part)] = torch.from_numpy(targets.encode(values[part], index[part]))
+    config = dataclasses.replace(run.config, seed=run.config.seed + 1000 * number)
+    with seeded(config.seed, -1):
+        network = build(_shape(run, targets.n_outputs))
+        loaded = network.load_pretrained()
+    counts = _counts(run) if network.needs_counts else None
+    spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=features_of(network, spots, fabric))
+    validation = None
+    if held.any():
+        check.enough_held(int(np.bincount(index[held]).max()))
+        rows = torch.from_numpy(np.flatnonzero(held))
+        validation = Held(spots=spots, rows=rows, observed=values[held], decode=targets.decode)
+    rows = torch.from_numpy(np.flatnonzero(~held))
+    network.start_from(take(spots, some) for some in rows.split(START_BATCH))
+    train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
+    return Member(network=network.cpu().eval(), targets=targets, pretrained=loaded)
+
+
+def _shape(run: Run, n_outputs: int) -> ModelConfig:
+    """The configuration of a network for so many targets, and for the genes of the panel where it counts them."""
+    counted = {"n_genes": len(run.panel)} if "n_genes" in named_fields(run.model) else {}
+    return dataclasses.replace(run.shape, n_outputs=n_outputs, **counted)
+
+
+def _counts(run: Run) -> Tensor:
+    """Counts of the panel at all spots, ``(n, g)``."""
+    found = [slide.counts[:, columns_of(slide, run.panel)].toarray() for slide in run.slides]  # type: ignore[index]
+    return torch.from_numpy(np.concatenate(found).astype(np.float32))
+
+
+def _ridge_folds(slides: Sequence[Slide], index: NDArray[np.int64]) -> NDArray[np.str_]:
+    """Folds that choose the penalty: groups, else slides, else stripes of the only slide."""
+    for names in ([slide.group for slide in slides], [slide.name for slide in slides]):
+        if len(set(names)) > 1:
+            return np.array(names)[index]
+    x = slides[0].xy_px[:, 0]
+    return np.searchsorted(np.quantile(x, [0.25, 0.5, 0.75]), x).astype(str)
