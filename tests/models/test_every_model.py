@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from stpredict import models
+from stpredict.tl._folder import fill
 
 SMALL = {"dim": 12, "depth": 2, "size_px": 32, "patch_size": 8}
 REFERENCE = {"dim": 18, "depth": 2, "size_px": 32, "patch_size": 8, "heads": 3, "dim_head": 4, "mlp_dim": 12}
+RESOLUTIONS = {"dim": 12, "depth": 2, "heads": 3, "dim_head": 4, "mlp_dim": 12, "size_px": 32}
 FOV = (1.0, 2.0, 4.0, 8.0)
 ALONE = {"embedding": "plain", "within": "joint", "between": "sum", "channels": "dense"}
 OURS = {"color_tokens": True, "statistics_share": 0.5}
@@ -34,6 +36,7 @@ SPOT = {  # trained by steps; a spot's prediction depends on that spot alone
     **{f"m2ost-{v}": ("m2ost", {**SMALL, k: v}) for k, v in ALONE.items()},
     **{f"m2ost-plain-{n}-scales": ("m2ost_dense", {**SMALL, "fov_spots": FOV[:n]}) for n in (1, 2)},
     "m2ost-wide-scales": ("m2ost", {**SMALL, "fov_spots": (3.0, 6.0)}),
+    **{name: (name, RESOLUTIONS) for name in ("m2ort", "m2ort_base", "m2ort_large")},
     "m2ost_reference": ("m2ost_reference", REFERENCE),
     "m2ost_reference-mean": ("m2ost_reference", {**REFERENCE, "pool": "mean"}),
 }
@@ -76,10 +79,22 @@ CHANGES = {
         "size_px": 64,
         "pool": "mean",
     },
+    "m2ort": {
+        "n_outputs": 5,
+        "dim": 24,
+        "depth": 1,
+        "heads": 6,
+        "dim_head": 8,
+        "mlp_dim": 24,
+        "patch_size": 8,
+        "dropout": 0.5,
+        "size_px": 64,
+    },
 }
 DECLARED = {  # fields that say what the model wants, or that only act in training on real data
     "m2ost": {"context", "statistics_penalty"},
     "m2ost_reference": {"context", "fov_spots"},
+    "m2ort": {"context", "fov_spots"},
 }
 
 CASES = {**SPOT, **SLIDE, **CLOSED}
@@ -123,6 +138,7 @@ def section(config):
         xy_um=200 * at,
         slide=slide,
         targets=level * torch.tensor([1.0, -1.0, 2.0, 0.5]) + 0.1 * torch.randn(12, 4, generator=draw),
+        counts=torch.poisson(20 * level.expand(-1, 4), generator=draw),
         group=slide.clamp(max=1),
         features=level + 0.1 * torch.randn(12, config.n_features, generator=draw) if given else None,
     )
@@ -225,7 +241,7 @@ def test_input_stays_as_it_is(model, batch):
 @every
 def test_state_dict_round_trip_into_a_fresh_network(config, model, batch):
     other = models.build(config)
-    other.load_state_dict(model.state_dict())
+    fill(other, model.state_dict(), "a folder")
     assert torch.equal(other.eval()(batch), model.eval()(batch))
 
 

@@ -47,6 +47,16 @@ def flag(name: str, value: object) -> None:
         raise TypeError(msg)
 
 
+def text(name: str, value: object) -> None:
+    """Refuse what names nothing."""
+    if not isinstance(value, str):
+        msg = f"`{name}` is {value!r} ({type(value).__name__}); give a name as text."
+        raise TypeError(msg)
+    if not value:
+        msg = f"`{name}` is empty; give a name."
+        raise ValueError(msg)
+
+
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Refuse a word outside a closed set."""
     if value not in allowed:
@@ -85,6 +95,13 @@ def multiple(name: str, value: int, of: int) -> None:
     """Refuse a number that cannot be shared out among the scales."""
     if value % of:
         msg = f"`{name}` is {value}; it is shared out among {of} scales: give a multiple of {of}."
+        raise ValueError(msg)
+
+
+def halved(name: str, value: int, *, times: int) -> None:
+    """Refuse a number that cannot be halved so many times."""
+    if value % 2**times:
+        msg = f"`{name}` is {value}; it is halved {times} times: give a multiple of {2**times}."
         raise ValueError(msg)
 
 
@@ -138,6 +155,48 @@ def given_features(features: Tensor | None) -> Tensor:
     return features
 
 
+def features_width(features: Tensor, n_features: int) -> Tensor:
+    """The features; refuse a batch whose features are of another width than the model learnt from."""
+    if features.ndim != 2 or features.shape[1] != n_features:
+        msg = (
+            f"`batch.features` has the shape {tuple(features.shape)}; this model takes (b, {n_features}). Give "
+            "embeddings of the encoder that it was trained with."
+        )
+        raise ValueError(msg)
+    return features
+
+
+def embedding_width(encoder: str, n_features: object) -> None:
+    """Refuse embeddings without a width, and a width without embeddings."""
+    if encoder == "given":
+        positive_int("n_features", n_features)
+    elif n_features != 0:
+        msg = (
+            f"`n_features` is {n_features!r} and `encoder` {encoder!r}, which has a width of its own. Leave it at 0, or "
+            "give `encoder='given'`."
+        )
+        raise ValueError(msg)
+
+
+def penalty(value: object) -> None:
+    """Refuse what is no penalty of a regression."""
+    if value is None or value == "hest":
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1e12:
+        msg = f"`penalty` is {value!r}; give a number above 0, None (chosen by leaving out groups), or 'hest'."
+        raise ValueError(msg)
+
+
+def counted_genes(found: int, n_genes: int) -> None:
+    """Refuse counts of other genes than the network has heads for."""
+    if found != n_genes:
+        msg = (
+            f"`batch.counts` has {found} columns; this network describes the counts of {n_genes} genes. Give these, or "
+            "build another with `n_genes` in `stp.models.config` (`stp.tl.fit` sets it)."
+        )
+        raise ValueError(msg)
+
+
 def mean_profile(shape: tuple[int, ...], n_outputs: int) -> None:
     """Refuse a profile that has not one value per output."""
     if shape != (n_outputs,):
@@ -145,10 +204,15 @@ def mean_profile(shape: tuple[int, ...], n_outputs: int) -> None:
         raise ValueError(msg)
 
 
-def known_model(name: object, known: Iterable[str]) -> None:
-    """Refuse a name that the registry does not have."""
+def known_model(name: object, known: Iterable[str], *, or_timm: bool = False) -> None:
+    """Refuse a name that the registry does not have; where names of timm are taken too, say so."""
     if name not in (names := sorted(known)):
         msg = f"No model {name!r} (there are: {', '.join(map(repr, names))}). See `stp.models.available()`."
+        if or_timm:
+            msg += (
+                " Networks of timm go by their own names (`timm.list_models()`, 'hf-hub:owner/name') where timm is "
+                'installed: pip install "stpredict-histology[encoders]".'
+            )
         raise ValueError(msg)
 
 

@@ -55,6 +55,8 @@ def plain(encoder: str, citation: str, size_px: int = 224) -> Variant:
 
 
 _PLAIN = {"weight_decay": 0.0, "stain_jitter": 0.0, "brightness_jitter": 0.0}
+_NO_JITTER = {"stain_jitter": 0.0, "brightness_jitter": 0.0}
+_BASELINE = "stpredict"
 _HEST = "Jaume et al., NeurIPS 2024, arXiv 2406.16192"
 _SECTIONS = {**_PLAIN, "flips": False}
 _M2OST = "Wang et al., AAAI 2025, arXiv 2409.15092"
@@ -64,6 +66,11 @@ _TABLE_1: tuple[Mapping[str, Any], ...] = (  # each takes away what the one befo
     {"embedding": "plain", "within": "joint", "between": "concat"},
     {"embedding": "plain", "within": "joint", "between": "concat", "channels": "dense"},
 )
+_M2ORT: Mapping[str, Mapping[str, Any]] = {
+    "": {},
+    "_base": {"dim": 256, "depth": 8, "heads": 12, "mlp_dim": 512},
+    "_large": {"dim": 384, "depth": 12, "heads": 18, "mlp_dim": 768},
+}
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         "m2ost": Variant(module="m2ost", model="M2OST", citation=_M2OST),
@@ -80,6 +87,16 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         **{
             f"m2ost_{name}": Variant(module="m2ost", model="M2OST", citation=f"{_M2OST}, Table 1", overrides=overrides)
             for name, overrides in zip(("plain_embedding", "joint_attention", "concat", "dense"), _TABLE_1, strict=True)
+        },
+        **{
+            f"m2ort{name}": Variant(
+                module="m2ort",
+                model="M2ORT",
+                citation="Wang et al., arXiv 2401.10608",
+                overrides=overrides,
+                recipe={**_PLAIN, "n_epochs": 200, "batch_size": 96, "lr": 1e-4},
+            )
+            for name, overrides in _M2ORT.items()
         },
         "resnet50": plain("resnet50", "He et al., CVPR 2016, arXiv 1512.03385"),
         "vit_b_16": plain("vit_base_patch16_224", "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"),
@@ -99,6 +116,21 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             recipe={"n_epochs": 10, "batch_size": 128, "lr": 1e-4, "weight_decay": 1e-4, "patience": 5},
         ),
         "encoder_ridge": Variant(module="encoder_ridge", model="EncoderRidge", citation=_HEST),
+        "encoder_mlp": Variant(
+            module="encoder_mlp",
+            model="EncoderMLP",
+            citation="Chen et al., Nat. Med. 2024, doi 10.1038/s41591-024-02857-3",
+            recipe={"n_epochs": 60, "lr": 1e-3},
+        ),
+        "bleep": Variant(
+            module="bleep",
+            model="BLEEP",
+            citation="Xie et al., NeurIPS 2023, arXiv 2306.01859",
+            recipe={"n_epochs": 150, "batch_size": 256, "lr": 1e-3, "weight_decay": 1e-3, **_NO_JITTER},
+        ),
+        "mean_profile": Variant(module="baselines", model="MeanProfile", citation=_BASELINE),
+        "ridge_color": Variant(module="baselines", model="RidgeColor", citation=_BASELINE),
+        "knn_spatial": Variant(module="baselines", model="KNNSpatial", citation=_BASELINE),
         "triplex": Variant(
             module="triplex",
             model="TRIPLEX",
@@ -122,6 +154,20 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             model="STFlow",
             citation="Huang et al., ICML 2025, arXiv 2506.05361",
             recipe={**_SECTIONS, "n_epochs": 500, "patience": 100},
+        ),
+        "deepspot": Variant(
+            module="deepspot",
+            model="DeepSpot",
+            citation="Nonchev et al., medRxiv 2025, doi 10.1101/2025.02.09.25321567",
+            recipe={"lr": 1e-4, "weight_decay": 1e-6, "n_epochs": 200, "patience": 20},
+        ),
+        "istar": Variant(
+            module="istar",
+            model="IStar",
+            citation="Zhang et al., Nat. Biotechnol. 2024, doi 10.1038/s41587-023-02019-9",
+            recipe={
+                "n_members": 5, "n_epochs": 400, "batch_size": 128, "lr": 1e-4, "weight_decay": 0.0, "patience": 50
+            },
         ),
     }
 )
