@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -99,6 +99,14 @@ class SpotModel(nn.Module, ABC):
     config: ModelConfig
     """What it was built from."""
     head: FloatLinear
+    grows: ClassVar[frozenset[str]] = frozenset()
+    """Buffers of the model with one row for each training spot: they take the length of what is loaded into them."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        for name in self.grows & {each.removeprefix(prefix) for each in state_dict}:
+            held, given = getattr(self, name), state_dict[prefix + name]
+            setattr(self, name, held.new_empty(len(given), *held.shape[1:]))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @abstractmethod
     def forward(self, batch: SpotBatch) -> Tensor:
@@ -128,6 +136,11 @@ class SpotModel(nn.Module, ABC):
         """
         targets = check.given_targets(batch.targets)
         return F.mse_loss(self(batch), targets)
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether the loss looks at the counts of the genes: training then hands them over as ``batch.counts``."""
+        return False
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights that the configuration names. Called once, by training only: a saved model has its own.
