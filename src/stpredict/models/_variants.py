@@ -18,7 +18,7 @@ class Variant:
     """One row of the registry."""
 
     module: str
-    """File in this folder."""
+    """File in that package."""
     model: str
     """Class of the network; its configuration is called the same with ``Config`` behind."""
     citation: str
@@ -27,6 +27,13 @@ class Variant:
     """Fields that differ from the defaults of the configuration."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `stp.tl.FitConfig` that differ from its defaults where nobody says otherwise."""
+    package: str = "stpredict.models"
+    """Where that file is; empty where ``module`` says it all."""
+
+    @property
+    def place(self) -> str:
+        """Module and class, as text."""
+        return f"{self.package}.{self.module}.{self.model}".removeprefix(".")
 
 
 def plain(encoder: str, citation: str, size_px: int = 224) -> Variant:

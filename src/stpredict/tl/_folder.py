@@ -181,10 +181,11 @@ def fill(network: SpotModel, weights: Mapping[str, Tensor], path: str | PathLike
     path
         Where they come from, for messages.
     """
-    state = network.state_dict()
-    check.weights_fit(
-        {k: tuple(v.shape) for k, v in state.items()}, {k: tuple(v.shape) for k, v in weights.items()}, str(path)
-    )
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in network.grows & given.keys():  # as many rows as there were training spots
+        shapes[name] = (*given[name][:1], *shapes[name][1:])
+    check.weights_fit(shapes, given, str(path))
     network.load_state_dict(dict(weights))
 
 

@@ -1,0 +1,97 @@
+"""One encoder on every scale of a patch, frozen unless said otherwise, or the embeddings that came with the spots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from einops import rearrange
+from torch import nn
+
+from .._checks import models as check
+from ._encoder import GIVEN, Encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ._contract import SpotBatch
+
+
+class ScaleEncoder(nn.Module):
+    """An encoder that describes each scale of a patch.
+
+    Parameters
+    ----------
+    name
+        ``"statistics"``, any name that timm knows, or ``"given"``: embeddings that come with the spots.
+    weights
+        What `load` loads, as `Encoder` has it.
+    n_given
+        Width of the embeddings that come with the spots.
+    size_px
+        Side of the patches.
+    n_scales
+        Scales of a patch.
+    frozen
+        Whether nothing of it is trained.
+    """
+
+    def __init__(
+        self, name: str, weights: str, n_given: int, size_px: int, n_scales: int, *, frozen: bool = True
+    ) -> None:
+        super().__init__()
+        self.size_px, self.n_scales = size_px, n_scales
+        self.encoder = None if name == GIVEN else Encoder(name, weights, size_px, frozen=frozen)
+        self.n_features = n_given if self.encoder is None else n_scales * self.encoder.n_features
+
+    def forward(self, batch: SpotBatch) -> Tensor | None:
+        """Describe spots.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_features)``, scale after scale; None where embeddings come with the spots.
+        """
+        if self.encoder is None:
+            return None
+        check.patches(tuple(batch.patches.shape), self.n_scales, self.size_px)
+        described: Tensor = self.encoder(rearrange(batch.patches, "b s c y x -> (b s) c y x"))
+        return rearrange(described, "(b s) d -> b (s d)", s=self.n_scales)
+
+    def load(self) -> dict[str, str]:
+        """Load the weights that were named.
+
+        Returns
+        -------
+        What was loaded, by part of the network.
+        """
+        loaded = "" if self.encoder is None else self.encoder.load()
+        return {"encoder": loaded} if loaded else {}
+
+
+def check_encoder(encoder: str, weights: str, n_features: int, fov_spots: Sequence[float], size_px: int) -> None:
+    """Refuse fields of a configuration that do not fit together.
+
+    Parameters
+    ----------
+    encoder
+        Name of the encoder.
+    weights
+        What it loads.
+    n_features
+        Width of the embeddings that come with the spots.
+    fov_spots
+        Fields of view.
+    size_px
+        Side of the patches.
+    """
+    check.text("encoder", encoder)
+    check.text("weights", weights)
+    check.embedding_width(encoder, n_features)
+    check.fov_spots(fov_spots)
+    check.positive_int("size_px", size_px)

@@ -1,0 +1,321 @@
+"""What every network has to beat: the training mean, colour alone, place alone. Nothing here is trained by steps.
+
+- ``mean_profile``: the mean of the training spots, everywhere. It scores 0 gene by gene, and spot by spot as much as
+  some published networks.
+- ``ridge_color``: ridge regression on the colour of the same patches, mean and standard deviation of the optical
+  density of each channel, in the spot and in every field of view. It sees no shape at all. The same baseline that
+  `stp.tl.predict` writes beside every prediction, with the penalty chosen as in ``encoder_ridge``.
+- ``knn_spatial``: the mean of the training spots at the nearest places, on all training slides together, places
+  being relative to the centre of the spots of their slide. The image is not looked at. Where slides are serial
+  sections of one block, laid on the glass alike, this is what a model gains by knowing the block; between
+  patients, or turned sections, the same place means nothing, and so does this baseline. Of a slide with more spots
+  than are predicted together (1,024 and those around them) it sees the centre of those only, and means as little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from .._checks import models as check
+from ._closed_form import Ridge, gathered, without_slide_mean
+from ._contract import SpotModel, full_precision, known_features, unit_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import ClassVar
+
+    from torch import Tensor
+
+    from ._contract import SpotBatch
+
+N_COLOR = 6
+"""Numbers a window: mean and standard deviation of the optical density of R, G and B."""
+AT_ONCE = 256
+"""Spots whose distances to all training spots are held at a time."""
+_EXACT = "donot_use_mm_for_euclid_dist"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanProfileConfig:
+    """Shape of a ``MeanProfile``."""
+
+    n_outputs: int
+    """Number of values predicted per spot."""
+    fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
+    """Field of view of each scale in spot diameters, narrowest first; not looked at."""
+    size_px: int = 112
+    """Side in pixels of the patch of every scale; not looked at."""
+    context: Literal["spot"] = "spot"
+    """What one prediction sees: nothing."""
+
+    def __post_init__(self) -> None:
+        check.positive_int("n_outputs", self.n_outputs)
+        check.fov_spots(self.fov_spots)
+        check.positive_int("size_px", self.size_px)
+        check.choice("context", self.context, ("spot",))
+
+
+class MeanProfile(SpotModel):
+    """The mean of the training spots, everywhere.
+
+    Parameters
+    ----------
+    config
+        Shape of the model.
+    """
+
+    config: MeanProfileConfig
+    profile: Tensor
+
+    def __init__(self, config: MeanProfileConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("profile", torch.zeros(config.n_outputs))
+
+    def start_at(self, mean: Tensor) -> None:
+        """Predict one profile everywhere.
+
+        Parameters
+        ----------
+        mean
+            ``(n_outputs,)`` profile.
+        """
+        check.mean_profile(tuple(mean.shape), len(self.profile))
+        self.profile.copy_(mean)
+
+    def forward(self, batch: SpotBatch) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_outputs)`` float32, in target space.
+        """
+        return self.profile.expand(len(batch), -1).clone()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RidgeColorConfig:
+    """Shape of a ``RidgeColor``."""
+
+    n_outputs: int
+    """Number of values predicted per spot."""
+    penalty: float | None = None
+    """Weight of the squared coefficients, for standardised statistics; None chooses it by leaving out groups."""
+    fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
+    """Field of view of each scale in spot diameters, narrowest first."""
+    size_px: int = 112
+    """Side in pixels of the patch of every scale."""
+    context: Literal["spot"] = "spot"
+    """What one prediction sees: the patches of one spot."""
+
+    def __post_init__(self) -> None:
+        check.positive_int("n_outputs", self.n_outputs)
+        check.penalty(self.penalty)
+        check.fov_spots(self.fov_spots)
+        check.positive_int("size_px", self.size_px)
+        check.choice("context", self.context, ("spot",))
+
+
+class RidgeColor(SpotModel):
+    """Ridge regression on the colour of the patches.
+
+    Parameters
+    ----------
+    config
+        Shape of the model.
+    """
+
+    config: RidgeColorConfig
+
+    def __init__(self, config: RidgeColorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.ridge = Ridge(N_COLOR * (len(config.fov_spots) + 1), config.n_outputs)
+
+    def encode(self, batch: SpotBatch) -> Tensor:
+        """Colour of the spot and of every field of view.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, 6 * (s + 1))``, the spot first: three means and three standard deviations a window.
+        """
+        check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
+        return window_colors(batch.patches, 1 / self.config.fov_spots[0])
+
+    def start_at(self, mean: Tensor) -> None:
+        """Predict one profile everywhere.
+
+        Parameters
+        ----------
+        mean
+            ``(n_outputs,)`` profile.
+        """
+        self.ridge.constant(mean)
+
+    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+        """Solve the regression; this is all that is learnt.
+
+        Parameters
+        ----------
+        pieces
+            All training spots, with ``targets``, some at a time; iterated once.
+        """
+        known = gathered(self, pieces)
+        self.ridge.solve(known, known.features.shape[1], self.config.penalty)
+
+    def forward(self, batch: SpotBatch) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_outputs)`` float32, in target space.
+        """
+        predicted: Tensor = self.ridge(known_features(self, batch))
+        return predicted
+
+
+def window_colors(patches: Tensor, spot_share: float) -> Tensor:
+    """Mean and standard deviation of the optical density of each channel, in the spot and in every field of view.
+
+    Parameters
+    ----------
+    patches
+        ``(b, s, 3, p, p)``, uint8, or floating point in [0, 1].
+    spot_share
+        Spot diameter over the narrowest field of view; the square of that side is the first window.
+
+    Returns
+    -------
+    ``(b, 6 * (s + 1))`` float32.
+    """
+    with full_precision(patches.device):
+        density = unit_pixels(patches).float().clamp_min(1 / 255).log().neg()
+        size = density.shape[-1]
+        margin = min(max(0, round(size * (1 - spot_share) / 2)), (size - 1) // 2)
+        spot = density[:, :1, :, margin : size - margin, margin : size - margin]
+        moments = [torch.std_mean(window, dim=(-2, -1), correction=0) for window in (spot, density)]
+        return torch.cat([torch.stack([mean, std], dim=2) for std, mean in moments], dim=1).flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KNNSpatialConfig:
+    """Shape of a ``KNNSpatial``."""
+
+    n_outputs: int
+    """Number of values predicted per spot."""
+    k: int = 8
+    """Training spots whose mean is predicted."""
+    fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
+    """Field of view of each scale in spot diameters, narrowest first; not looked at."""
+    size_px: int = 112
+    """Side in pixels of the patch of every scale; not looked at."""
+    context: Literal["slide"] = "slide"
+    """What one prediction sees: where the spots of its slide lie."""
+
+    def __post_init__(self) -> None:
+        check.positive_int("n_outputs", self.n_outputs)
+        check.positive_int("k", self.k)
+        check.fov_spots(self.fov_spots)
+        check.positive_int("size_px", self.size_px)
+        check.choice("context", self.context, ("slide",))
+
+
+class KNNSpatial(SpotModel):
+    """The mean of the training spots at the nearest places.
+
+    Parameters
+    ----------
+    config
+        Shape of the model.
+    """
+
+    config: KNNSpatialConfig
+    bank: Tensor
+    """``(n, n_outputs)`` targets of the training spots."""
+    places: Tensor
+    """``(n, 2)`` where they lie, in µm from the centre of their slide."""
+    grows: ClassVar[frozenset[str]] = frozenset({"bank", "places"})
+
+    def __init__(self, config: KNNSpatialConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("bank", torch.zeros(1, config.n_outputs))
+        self.register_buffer("places", torch.zeros(1, 2))
+
+    def start_at(self, mean: Tensor) -> None:
+        """Predict one profile everywhere: it is all that the bank holds.
+
+        Parameters
+        ----------
+        mean
+            ``(n_outputs,)`` profile.
+        """
+        check.mean_profile(tuple(mean.shape), self.config.n_outputs)
+        self.bank, self.places = mean[None].to(self.bank), torch.zeros_like(self.places[:1])
+
+    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+        """Keep the training spots; this is all that is learnt.
+
+        Parameters
+        ----------
+        pieces
+            All training spots, with ``targets``, some at a time; iterated once.
+        """
+        known = [(check.given_targets(piece.targets), piece.xy_um, piece.slide) for piece in pieces]
+        targets, xy_um, slide = (torch.cat(parts) for parts in zip(*known, strict=True))
+        self.bank, self.places = targets.to(self.bank), from_centre(xy_um, slide).to(self.places)
+
+    def forward(self, batch: SpotBatch) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_outputs)`` float32, in target space.
+        """
+        k = min(self.config.k, len(self.bank))
+        with full_precision(self.bank.device):
+            nearest = [
+                torch.cdist(part, self.places, compute_mode=_EXACT).topk(k, dim=-1, largest=False).indices
+                for part in from_centre(batch.xy_um.float(), batch.slide).split(AT_ONCE)
+            ]
+        return self.bank[torch.cat(nearest)].mean(dim=1)
+
+
+def from_centre(xy_um: Tensor, slide: Tensor) -> Tensor:
+    """Places relative to the mean of the spots of their slide.
+
+    Parameters
+    ----------
+    xy_um
+        ``(n, 2)`` spot centres.
+    slide
+        ``(n,)`` slide of each spot.
+
+    Returns
+    -------
+    ``(n, 2)`` whole µm, so that spots that are equally far are so whatever the order of summing.
+    """
+    return without_slide_mean(xy_um.cpu().double(), slide.cpu()).round().to(xy_um)

@@ -1,0 +1,147 @@
+"""A frozen image encoder, and a small network on what it says.
+
+What pathology encoders are most often used with (for instance Chen et al., "Towards a general-purpose foundation model
+for computational pathology", Nat. Med. 2024, doi 10.1038/s41591-024-02857-3): the features of `encoder_ridge`,
+standardised and projected on the principal components of the training spots, then a multilayer perceptron with dropout.
+
+Ours
+    - Components keep their relative sizes (one number divides all): small ones are mostly noise, and dividing each by
+      its own spread would make them as loud as the rest.
+    - The encoder runs once, before training, on the patches as they are: flips and stain jitter do not apply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from .._checks import models as check
+from ._closed_form import Components, gathered
+from ._contract import FloatLinear, SpotModel, known_features
+from ._encoder import NO_WEIGHTS, STATISTICS
+from ._frozen import ScaleEncoder, check_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+    from ._contract import SpotBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderMLPConfig:
+    """Shape of an ``EncoderMLP``."""
+
+    n_outputs: int
+    """Number of values predicted per spot."""
+    encoder: str = STATISTICS
+    """``"statistics"`` (colour and texture, no weights), any name that timm knows, ``"hf-hub:owner/name"`` among them,
+    or ``"given"``: embeddings that come with the spots (``features_key`` of `stp.tl.fit`)."""
+    weights: str = NO_WEIGHTS
+    """``"none"``, ``"timm"`` (from its hub), or the path of a checkpoint."""
+    n_features: int = 0
+    """Width of the embeddings, for ``encoder="given"``."""
+    n_components: int = 256
+    """Principal components of the features that the network sees, at most."""
+    hidden: int = 256
+    """Width of the hidden layers."""
+    depth: int = 1
+    """Number of hidden layers."""
+    dropout: float = 0.5
+    """Share of activations dropped after each hidden layer in training."""
+    fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
+    """Field of view of each scale in spot diameters, narrowest first."""
+    size_px: int = 224
+    """Side in pixels of the patch of every scale."""
+    context: Literal["spot"] = "spot"
+    """What one prediction sees: the patches of one spot."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_outputs", "n_components", "hidden", "depth"):
+            check.positive_int(name, getattr(self, name))
+        check_encoder(self.encoder, self.weights, self.n_features, self.fov_spots, self.size_px)
+        check.number("dropout", self.dropout, low=0, high=1)
+        check.choice("context", self.context, ("spot",))
+
+
+class EncoderMLP(SpotModel):
+    """Frozen encoder, standardise, principal components, multilayer perceptron.
+
+    Parameters
+    ----------
+    config
+        Shape of the model.
+    """
+
+    config: EncoderMLPConfig
+
+    def __init__(self, config: EncoderMLPConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
+        self.views = ScaleEncoder(*shape)
+        self.components = Components(self.views.n_features, config.n_components)
+        widths = [len(self.components.axes), *[config.hidden] * config.depth]
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(before, after), nn.GELU(), nn.Dropout(config.dropout))
+                for before, after in pairwise(widths)
+            )
+        )
+        self.head = FloatLinear(config.hidden, config.n_outputs)
+
+    def load_pretrained(self) -> dict[str, str]:
+        """Load the weights that the configuration names.
+
+        Returns
+        -------
+        What was loaded.
+        """
+        return self.views.load()
+
+    def encode(self, batch: SpotBatch) -> Tensor | None:
+        """What the encoder says of every scale.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_features)``; None where embeddings come with the spots.
+        """
+        described: Tensor | None = self.views(batch)
+        return described
+
+    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+        """Take statistics and components of the features, and the mean profile, from the training spots.
+
+        Parameters
+        ----------
+        pieces
+            All training spots, with ``targets``, some at a time; iterated once.
+        """
+        known = gathered(self, pieces)
+        self.components.solve(known.features)
+        self.start_at(known.targets.mean(dim=0))
+
+    def forward(self, batch: SpotBatch) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_outputs)`` float32, in target space.
+        """
+        features = check.features_width(known_features(self, batch), self.views.n_features)
+        predicted: Tensor = self.head(self.layers(self.components(features)))
+        return predicted

@@ -1,0 +1,149 @@
+"""A frozen image encoder, and ridge regression on what it says: the bar that every trained network has to clear.
+
+The recipe of HEST-bench (Jaume et al., "HEST-1k: A Dataset for Spatial Transcriptomics and Histology Image Analysis",
+NeurIPS 2024, arXiv 2406.16192): a frozen encoder describes the patch, features are standardised and projected on
+principal components, and expression is regressed on those. Nothing is trained by steps.
+
+Deviations
+    - The penalty is chosen by leaving out groups of training spots (patients, else slides, else stripes of the only
+      slide). HEST-bench has it fixed at 100 / (components x genes), hardly any: ``penalty="hest"``.
+    - Several fields of view, each described by the same encoder, side by side; HEST-bench has one, of 112 µm:
+      ``fov_spots=(112 / 55,)`` for Visium.
+    - The mean of the targets is added. HEST-bench adds none and does not centre its targets either: ``intercept=False``
+      predicts the same up to a constant for each gene, since features are centred.
+    - Solved exactly, in double precision, not by iteration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from .._checks import models as check
+from ._closed_form import Ridge, gathered
+from ._contract import SpotModel, known_features
+from ._encoder import NO_WEIGHTS, STATISTICS
+from ._frozen import ScaleEncoder, check_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+    from ._contract import SpotBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderRidgeConfig:
+    """Shape of an ``EncoderRidge``."""
+
+    n_outputs: int
+    """Number of values predicted per spot."""
+    encoder: str = STATISTICS
+    """``"statistics"`` (colour and texture, no weights), any name that timm knows, ``"hf-hub:owner/name"`` among them,
+    or ``"given"``: embeddings that come with the spots (``features_key`` of `stp.tl.fit`)."""
+    weights: str = NO_WEIGHTS
+    """``"none"``, ``"timm"`` (from its hub), or the path of a checkpoint."""
+    n_features: int = 0
+    """Width of the embeddings, for ``encoder="given"``."""
+    n_components: int = 256
+    """Principal components of the features that are regressed on, at most."""
+    penalty: float | Literal["hest"] | None = None
+    """Weight of the squared coefficients; None chooses it by leaving out groups; ``"hest"`` is 100 / (components x
+    outputs)."""
+    intercept: bool = True
+    """Whether the mean of the targets is added."""
+    fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
+    """Field of view of each scale in spot diameters, narrowest first."""
+    size_px: int = 224
+    """Side in pixels of the patch of every scale."""
+    context: Literal["spot"] = "spot"
+    """What one prediction sees: the patches of one spot."""
+
+    def __post_init__(self) -> None:
+        check.positive_int("n_outputs", self.n_outputs)
+        check.positive_int("n_components", self.n_components)
+        check_encoder(self.encoder, self.weights, self.n_features, self.fov_spots, self.size_px)
+        check.penalty(self.penalty)
+        check.flag("intercept", self.intercept)
+        check.choice("context", self.context, ("spot",))
+
+
+class EncoderRidge(SpotModel):
+    """Frozen encoder, standardise, principal components, ridge regression.
+
+    Parameters
+    ----------
+    config
+        Shape of the model.
+    """
+
+    config: EncoderRidgeConfig
+
+    def __init__(self, config: EncoderRidgeConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
+        self.views = ScaleEncoder(*shape)
+        self.ridge = Ridge(self.views.n_features, config.n_outputs)
+
+    def load_pretrained(self) -> dict[str, str]:
+        """Load the weights that the configuration names.
+
+        Returns
+        -------
+        What was loaded.
+        """
+        return self.views.load()
+
+    def encode(self, batch: SpotBatch) -> Tensor | None:
+        """What the encoder says of every scale.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_features)``; None where embeddings come with the spots.
+        """
+        described: Tensor | None = self.views(batch)
+        return described
+
+    def start_at(self, mean: Tensor) -> None:
+        """Predict one profile everywhere.
+
+        Parameters
+        ----------
+        mean
+            ``(n_outputs,)`` profile.
+        """
+        self.ridge.constant(mean)
+
+    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+        """Solve the regression; this is all that is learnt.
+
+        Parameters
+        ----------
+        pieces
+            All training spots, with ``targets``, some at a time; iterated once.
+        """
+        config = self.config
+        self.ridge.solve(gathered(self, pieces), config.n_components, config.penalty, intercept=config.intercept)
+
+    def forward(self, batch: SpotBatch) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_outputs)`` float32, in target space.
+        """
+        features = check.features_width(known_features(self, batch), self.views.n_features)
+        predicted: Tensor = self.ridge(features)
+        return predicted
