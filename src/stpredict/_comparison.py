@@ -236,7 +236,24 @@ def agreement(observed: NDArray[np.float64], predicted: NDArray[np.float64]) -> 
     return float(pearson(observed[both, None], predicted[both, None])[0])
 
 
-def joint_components(found: Section) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64], int]:
+def shared_genes(found: Section) -> NDArray[np.intp]:
+    """Genes that were measured, vary, and are predicted by every model.
+
+    Parameters
+    ----------
+    found
+        The section.
+
+    Returns
+    -------
+    Their columns.
+    """
+    usable = np.flatnonzero(np.all([_complete(part) for part in (found.observed, *found.predicted.values())], axis=0))
+    varies: NDArray[np.intp] = usable[np.nanstd(found.observed[:, usable], axis=0) > LEAST_SPREAD]
+    return varies
+
+
+def joint_components(found: Section) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
     """Three principal components that the measurement and all models share.
 
     Parameters
@@ -246,17 +263,15 @@ def joint_components(found: Section) -> tuple[dict[str, NDArray[np.float64]], ND
 
     Returns
     -------
-    Scores ``(n_spots, 3)`` of ``"observed"`` and of each model, the share of variance ``(3,)``, and how many genes they
-    were learnt from: those that were measured, vary, and are predicted by every model. Each gene is standardised within
-    its panel; where a model says the same everywhere it is 0.
+    Scores ``(n_spots, 3)`` of ``"observed"`` and of each model, and the share of variance ``(3,)``. They are learnt
+    from `shared_genes`, each standardised within its panel; where a model says the same everywhere it is 0.
     """
-    parts = {keys.OBSERVED: found.observed, **found.predicted}
-    usable = np.flatnonzero(np.all([_complete(part) for part in parts.values()], axis=0))
-    genes = usable[np.nanstd(found.observed[:, usable], axis=0) > LEAST_SPREAD]
+    genes = shared_genes(found)
     check.enough_to_color(len(found.xy), len(genes))
+    parts = {keys.OBSERVED: found.observed, **found.predicted}
     standard = {name: _standard(part[:, genes]) for name, part in parts.items()}
     loadings, share = components(np.concatenate(list(standard.values())))
-    return {name: part @ loadings.T for name, part in standard.items()}, share, len(genes)
+    return {name: part @ loadings.T for name, part in standard.items()}, share
 
 
 def _complete(values: NDArray[np.float64]) -> NDArray[np.bool_]:

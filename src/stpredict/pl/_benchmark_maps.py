@@ -142,7 +142,7 @@ def benchmark_pca(
     """
     check_config.in_range("spot_size", spot_size, 0.01, 100)
     found = _section(benchmark, slide)
-    parts, share, _ = joint_components(found)
+    parts, share = joint_components(found)
     with look():
         axes, window = _axes(ax, found)
         for panel, (name, scores) in zip(axes, parts.items(), strict=True):
