@@ -17,6 +17,10 @@ from stpredict.tl._folder import fill
 SMALL = {"dim": 12, "depth": 2, "size_px": 32, "patch_size": 8}
 REFERENCE = {"dim": 18, "depth": 2, "size_px": 32, "patch_size": 8, "heads": 3, "dim_head": 4, "mlp_dim": 12}
 RESOLUTIONS = {"dim": 12, "depth": 2, "heads": 3, "dim_head": 4, "mlp_dim": 12, "size_px": 32}
+HIST2ST = {"size_px": 32, "patch_size": 16, "channels": 4, "n_kept": 3, "depth": 1, "graph_depth": 2, "heads": 3}
+FLOW = {"dim": 12, "depth": 2, "heads": 3, "size_px": 32}
+PAIR = {"encoder": "resnet10t", "dim": 12, "top_k": 2, "size_px": 32}
+GIVEN = {"encoder": "given", "n_features": 7, "size_px": 32}
 FOV = (1.0, 2.0, 4.0, 8.0)
 ALONE = {"embedding": "plain", "within": "joint", "between": "sum", "channels": "dense"}
 OURS = {"color_tokens": True, "statistics_share": 0.5}
@@ -39,16 +43,34 @@ SPOT = {  # trained by steps; a spot's prediction depends on that spot alone
     **{name: (name, RESOLUTIONS) for name in ("m2ort", "m2ort_base", "m2ort_large")},
     "m2ost_reference": ("m2ost_reference", REFERENCE),
     "m2ost_reference-mean": ("m2ost_reference", {**REFERENCE, "pool": "mean"}),
+    "encoder_mlp": ("encoder_mlp", {"hidden": 12, "size_px": 32}),
+    "encoder_mlp-given": ("encoder_mlp", {**GIVEN, "hidden": 12}),
+    "bleep": ("bleep", PAIR),
+    "bleep-frozen": ("bleep", {**PAIR, "frozen": True, "fov_spots": (1.0, 2.0)}),
+    "bleep-statistics": ("bleep", {**PAIR, "encoder": "statistics"}),
+    "bleep-given": ("bleep", {**PAIR, **GIVEN}),
 }
 SLIDE = {  # trained by steps; a spot's prediction depends on the other spots of its slide
+    "histogene": ("histogene", {"dim": 12, "depth": 1, "heads": 3, "mlp_dim": 12, "size_px": 32}),
+    "hist2st": ("hist2st", HIST2ST),
+    "hist2st-regression": ("hist2st", {**HIST2ST, "zinb_share": 0.0, "distilled_share": 0.0}),
+    "stflow": ("stflow", FLOW),
+    "stflow-given": ("stflow", {**FLOW, "encoder": "given", "n_features": 7}),
+    "stflow-centre": ("stflow", {**FLOW, "n_draws": 0}),
 }
 CLOSED = {  # nothing is trained by steps: everything is learned in ``start_from``
+    "encoder_ridge": ("encoder_ridge", {"size_px": 32}),
+    "encoder_ridge-timm": ("encoder_ridge", {"encoder": "resnet10t", "size_px": 32, "fov_spots": (1.5, 3.0)}),
+    "encoder_ridge-given": ("encoder_ridge", GIVEN),
+    "mean_profile": ("mean_profile", {"size_px": 32}),
+    "ridge_color": ("ridge_color", {"size_px": 32}),
+    "knn_spatial": ("knn_spatial", {"size_px": 32, "k": 2}),
 }
 
 # ---- exceptions, by name of the model
 
-OWN_LOSS: set[str] = set()  # the loss is not the mean squared error of the prediction
-NO_HEAD: set[str] = set()  # trained by steps, but the last layer is no ``head``: does not start at the mean profile
+OWN_LOSS: set[str] = {"hist2st", "stflow", "bleep"}  # the loss is not the mean squared error of the prediction
+NO_HEAD: set[str] = {"bleep"}  # trained by steps, but the last layer is no ``head``: does not start at the mean profile
 
 # ---- every field of a configuration: the case it is changed in, and to what
 
@@ -91,10 +113,72 @@ CHANGES = {
         "size_px": 64,
     },
 }
+CHANGES |= {
+    "histogene": {
+        "n_outputs": 5,
+        "dim": 24,
+        "depth": 2,
+        "heads": 2,
+        "mlp_dim": 24,
+        "dropout": 0.5,
+        "n_places": 2,
+        "size_px": 64,
+    },
+    "hist2st": {
+        "n_outputs": 5,
+        "kernel_size": 3,
+        "patch_size": 8,
+        "conv_depth": 1,
+        "depth": 2,
+        "graph_depth": 1,
+        "heads": 2,
+        "channels": 8,
+        "n_kept": 6,
+        "mlp_dim": 24,
+        "dropout": 0.5,
+        "n_places": 2,
+        "n_neighbours": 1,
+        "reach": 0.5,
+        "zinb_share": 0.0,
+        "n_genes": 7,
+        "distilled_share": 0.0,
+        "size_px": 64,
+    },
+    "stflow": {
+        "n_outputs": 5,
+        "encoder": "resnet10t",
+        "dim": 24,
+        "depth": 1,
+        "heads": 2,
+        "n_neighbours": 2,
+        "prior": "zero",
+        "n_times": 3,
+        "n_draws": 2,
+        "dropout": 0.99,
+    },
+}
+_VIEWS = {"n_outputs": 5, "encoder": "resnet10t", "fov_spots": (1.5, 3.0), "size_px": 64}
+CHANGES |= {
+    "encoder_ridge": {**_VIEWS, "n_components": 2, "penalty": 7.0, "intercept": False},
+    "encoder_mlp": {**_VIEWS, "n_components": 2, "hidden": 24, "depth": 2, "dropout": 0.9},
+    "bleep": {**_VIEWS, "encoder": "statistics", "frozen": True, "dim": 24, "dropout": 0.9, "top_k": 12},
+    "mean_profile": {"n_outputs": 5},
+    "ridge_color": {"n_outputs": 5, "penalty": 7.0, "fov_spots": (1.5, 3.0), "size_px": 64},
+    "knn_spatial": {"n_outputs": 5, "k": 3},
+}
 DECLARED = {  # fields that say what the model wants, or that only act in training on real data
     "m2ost": {"context", "statistics_penalty"},
     "m2ost_reference": {"context", "fov_spots"},
     "m2ort": {"context", "fov_spots"},
+    "histogene": {"context", "fov_spots"},
+    "hist2st": {"context", "fov_spots", "n_views"},
+    "stflow": {"context", "fov_spots", "size_px", "weights", "n_features"},
+    "encoder_ridge": {"context", "weights", "n_features"},
+    "encoder_mlp": {"context", "weights", "n_features"},
+    "bleep": {"context", "weights", "n_features", "temperature", "normalize"},
+    "mean_profile": {"context", "fov_spots", "size_px"},
+    "ridge_color": {"context"},
+    "knn_spatial": {"context", "fov_spots", "size_px"},
 }
 
 CASES = {**SPOT, **SLIDE, **CLOSED}
@@ -349,7 +433,7 @@ def test_patches_that_do_not_fit_are_refused(config, model, batch, wrong):
 # ---- models of one spot, and of a whole slide
 
 
-@of({case: row for case, row in CASES.items() if case not in SLIDE})
+@of(SPOT, CLOSED, but={"knn_spatial"})
 def test_a_spot_does_not_see_its_batch(model, batch):
     model.eval()
     alone = torch.cat([model(rows(batch, slice(i, i + 1))) for i in range(12)])

@@ -159,7 +159,7 @@ class Block(nn.Module):
         self.heads, width = heads, dim // heads
         self.norm, self.qkv = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim)
         self.edge = nn.Sequential(nn.Linear(3, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.score = nn.Sequential(nn.Linear(3 * width + n_outputs, dim), nn.SiLU(), nn.Linear(dim, 1))
+        self.score = nn.Sequential(nn.Linear(3 * width + n_outputs, dim), nn.SiLU(), nn.Linear(dim, 1, bias=False))
         self.out = nn.Sequential(nn.Linear(2 * dim, dim), nn.Dropout(dropout))
         self.mlp = nn.Sequential(nn.LayerNorm(dim), Gated(dim, 2 * dim, dropout), nn.Dropout(dropout))
         self.estimate = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU())
