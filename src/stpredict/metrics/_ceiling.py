@@ -24,7 +24,7 @@ def noise_ceiling(
     counts: ArrayLike | sparray | spmatrix,
     *,
     total: ArrayLike | None = None,
-    target_sum: float = 1e4,
+    target_sum: float | None = 1e4,
     log1p: bool = True,
     n_splits: int = 10,
     seed: int = 0,
@@ -42,7 +42,7 @@ def noise_ceiling(
         Library size of each spot over *all* genes, ``(n_spots,)``; the part outside ``counts`` is split as well.
         Give it if the target is normalised over all genes. None: the sum over the given genes.
     target_sum
-        Library size that counts are scaled to, as for the target.
+        Library size that counts are scaled to, as for the target; None where they are not scaled.
     log1p
         Whether the target is the logarithm of 1 + scaled counts.
     n_splits
@@ -87,7 +87,8 @@ def noise_ceiling(
     >>> noise_ceiling(rng.poisson(rates), total=np.full(2000, 1000), log1p=False, n_splits=3).round(1)
     array([0.2, 0.6, 0.9])
     """
-    check.target_sum(target_sum)
+    if target_sum is not None:
+        check.target_sum(target_sum)
     check.at_least_one(n_splits, "n_splits")
     panel, rest = _panel_and_rest(counts, total)
     rng = np.random.default_rng(seed)
@@ -132,7 +133,7 @@ def _as_columns(counts: ArrayLike | sparray | spmatrix) -> csc_array:
 
 
 def _split_correlation(
-    panel: csc_array, rest: NDArray[np.int64], rng: np.random.Generator, target_sum: float, *, log1p: bool
+    panel: csc_array, rest: NDArray[np.int64], rng: np.random.Generator, target_sum: float | None, *, log1p: bool
 ) -> NDArray[np.float64]:
     """Correlation over spots of two random halves, per gene; 0 where a half is constant."""
     first = panel.copy()
@@ -147,15 +148,17 @@ def _split_correlation(
 
 
 def _normalized(
-    panel: csc_array, rest: NDArray[np.int64], target_sum: float, *, log1p: bool
+    panel: csc_array, rest: NDArray[np.int64], target_sum: float | None, *, log1p: bool
 ) -> Iterator[NDArray[np.float64]]:
     """Yield blocks of genes, ``(genes, n_spots)``, scaled by library size; a half without any count stays 0."""
     library = np.asarray(panel.sum(axis=1)).ravel() + rest
-    scale = target_sum / np.maximum(library, 1)
+    scale = np.ones(len(library)) if target_sum is None else target_sum / np.maximum(library, 1)
     for block in blocks(panel.shape[1], panel.shape[0]):
         rows = as_float(panel[:, block].toarray().T) * scale
         yield np.log1p(rows) if log1p else rows
 
 
-def _constant_genes(panel: csc_array, rest: NDArray[np.int64], target_sum: float, *, log1p: bool) -> NDArray[np.bool_]:
+def _constant_genes(
+    panel: csc_array, rest: NDArray[np.int64], target_sum: float | None, *, log1p: bool
+) -> NDArray[np.bool_]:
     return np.concatenate([is_constant(rows) for rows in _normalized(panel, rest, target_sum, log1p=log1p)])

@@ -163,7 +163,7 @@ def _prediction(key: str, sdata: SpatialData, meant: Selection) -> Source:
     record = records[0] if records else {}
     noted = record.get(keys.TARGET, {})
     target = TargetSpec(
-        target_sum=float(noted.get("target_sum", TargetSpec().target_sum)),
+        target_sum=None if (scaled := noted.get("target_sum", TargetSpec().target_sum)) is None else float(scaled),
         over="panel" if noted.get("over") == "panel" else "all",
         log1p=bool(noted.get("log1p", True)),
     )

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class TargetSpec:
     """How counts become the values that are predicted and scored."""
 
-    target_sum: float = 1e4
-    """Counts per spot after scaling to a common library size."""
+    target_sum: float | None = 1e4
+    """Counts per spot after scaling to a common library size; None leaves raw counts as they are (HEST-bench)."""
     over: Literal["all", "panel"] = "all"
     """Library size over all genes of the table, or over the predicted genes only (the published M2OST code)."""
     log1p: bool = True
@@ -37,7 +37,8 @@ class TargetSpec:
     """Subtract the mean of all training spots, or of each training slide, before anything is learnt."""
 
     def __post_init__(self) -> None:
-        check.in_range("target_sum", self.target_sum, 1.0, 1e9)
+        if self.target_sum is not None:
+            check.in_range("target_sum", self.target_sum, 1.0, 1e9)
         check.one_of("over", self.over, ("all", "panel"))
         check.one_of("center", self.center, ("all", "slide"))
         if self.n_components is not None:
@@ -46,6 +47,8 @@ class TargetSpec:
     @property
     def units(self) -> str:
         """What predictions are measured in, in words."""
+        if self.target_sum is None:
+            return "log1p counts" if self.log1p else "counts"
         name = {1e4: "CP10k", 1e6: "CPM"}.get(self.target_sum, f"counts per {self.target_sum:g}")
         scope = "" if self.over == "all" else " over the panel"
         return f"log1p {name}{scope}" if self.log1p else f"{name}{scope}"
@@ -65,6 +68,8 @@ class TargetSpec:
         ``(n, len(columns))``, float32; a spot without counts is all zero.
         """
         panel = np.asarray(counts[:, columns].todense(), np.float64)
+        if self.target_sum is None:
+            return (np.log1p(panel) if self.log1p else panel).astype(np.float32)
         total = np.asarray(counts.sum(axis=1) if self.over == "all" else panel.sum(axis=1), np.float64).reshape(-1, 1)
         scaled = panel * (self.target_sum / np.where(total > 0, total, 1.0))
         return (np.log1p(scaled) if self.log1p else scaled).astype(np.float32)

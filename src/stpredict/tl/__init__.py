@@ -11,35 +11,49 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .._geometry import PatchSpec
     from .._train._config import FitConfig
+    from ._benchmark import Benchmark, benchmark
+    from ._calibrate import calibrate
     from ._cohort import predict_cohort
+    from ._entry import Entry
     from ._evaluate import evaluate, summary
     from ._fit import fit
     from ._predict import predict
+    from ._predictability import predictability
     from ._predictor import Predictor
     from ._raster import rasterize
     from ._super_resolve import super_resolve
 
 __all__ = [
+    "Benchmark",
+    "Entry",
     "FitConfig",
     "PatchSpec",
     "Predictor",
+    "benchmark",
+    "calibrate",
     "evaluate",
     "fit",
     "predict",
     "predict_cohort",
+    "predictability",
     "rasterize",
     "summary",
     "super_resolve",
 ]
 
 _HOME = {
+    "Benchmark": "._benchmark",
+    "Entry": "._entry",
     "FitConfig": ".._train._config",
     "PatchSpec": ".._geometry",
     "Predictor": "._predictor",
+    "benchmark": "._benchmark",
+    "calibrate": "._calibrate",
     "evaluate": "._evaluate",
     "fit": "._fit",
     "predict": "._predict",
     "predict_cohort": "._cohort",
+    "predictability": "._predictability",
     "rasterize": "._raster",
     "summary": "._evaluate",
     "super_resolve": "._super_resolve",

@@ -16,15 +16,19 @@ from .._checks import evaluation as check
 from .._checks import expression as check_expression
 from .._checks import slides as check_slides
 from .._train._color import apply_ridge
-from ..metrics import best, mae, morans_i, noise_ceiling, pearson, rmse, spearman, top_variable
+from ..metrics import pearson
 from ..metrics._correlation import LEAST
 from ..pp._targets import TargetSpec
+from ._scores import by_gene, known_mean, limits, overall
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
+
+
+COLUMNS = ["pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed", "moran_predicted", "pearson_ridge_color"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -123,7 +127,9 @@ def evaluate(
     mean = known_mean(np.stack([frame.to_numpy() for frame in per_slide]), axis=0)
     scores = pd.DataFrame(mean, index=pd.Index(paired.genes, name="gene"), columns=per_slide[0].columns)
     ceiling = float(known_mean(scores["ceiling"].to_numpy()))
-    scores.attrs["summary"] = _summary(paired, ceiling)
+    scores.attrs["summary"] = {
+        name: overall(paired.observed, values, paired.on_slides(), ceiling) for name, values in paired.predicted.items()
+    }
     scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
     scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
     scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
@@ -241,66 +247,10 @@ def _predictions(source: AnnData, genes: list[str], predicted: str) -> dict[str,
 
 def _score(paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: int, seed: int) -> pd.DataFrame:
     """Every gene-wise score on one slide."""
-    observed, model = paired.observed[rows], paired.predicted["model"][rows]
-    counts, panel = paired.counts[rows], paired.counts[rows][:, paired.columns]
-    total = np.asarray(counts.sum(axis=1)).ravel() if spec.over == "all" else None
-    ceiling = noise_ceiling(
-        panel, total=total, target_sum=spec.target_sum, log1p=spec.log1p, n_splits=n_splits, seed=seed
-    )
-    return pd.DataFrame(
-        {
-            "pearson": pearson(observed, model),
-            "spearman": spearman(observed, model),
-            "rmse": rmse(observed, model),
-            "mae": mae(observed, model),
-            "ceiling": ceiling,
-            "moran_observed": morans_i(observed, paired.xy[rows]),
-            "moran_predicted": morans_i(model, paired.xy[rows]),
-            "pearson_ridge_color": pearson(observed, paired.predicted["ridge_color"][rows]),
-        }
-    )
-
-
-def _summary(paired: Paired, ceiling: float) -> dict[str, dict[str, float]]:
-    """Scores of the model and each baseline, by name."""
-    n = min(50, len(paired.genes))
-    variable = top_variable(paired.observed, n=n)
-    rows = {}
-    for name, values in paired.predicted.items():
-        by_gene = known_mean(np.stack([pearson(paired.observed[r], values[r]) for r in paired.on_slides()]), axis=0)
-        rows[name] = {
-            "gene_pearson": float(known_mean(by_gene)),
-            "gene_pearson_top50": float(known_mean(by_gene[variable])),
-            "best50": best(by_gene, n=n),
-            "spot_pearson": _spot_pearson(paired.observed, values),
-            "rmse": float(np.mean(rmse(paired.observed, values, axis="spot"))),
-            "mae": float(np.mean(mae(paired.observed, values, axis="spot"))),
-            "share_of_ceiling": float(known_mean(by_gene)) / ceiling if ceiling > 0 else float("nan"),
-        }
-    return rows
-
-
-def _spot_pearson(observed: NDArray[np.float32], values: NDArray[np.float32]) -> float:
-    """Mean correlation over genes; NaN where there are too few genes for one."""
-    if observed.shape[1] < LEAST:
-        return float("nan")
-    return float(known_mean(pearson(observed, values, axis="spot")))
-
-
-def known_mean(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
-    """Mean of what is not NaN; NaN, without a warning, where nothing is.
-
-    Parameters
-    ----------
-    values
-        Any shape.
-    axis
-        Axis to average over; None is all.
-
-    Returns
-    -------
-    ``values`` without that axis.
-    """
-    known = ~np.isnan(values)
-    total, n = np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis)
-    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
+    observed, xy = paired.observed[rows], paired.xy[rows]
+    found = by_gene(observed, paired.predicted["model"][rows], xy)
+    counts = paired.counts[rows]
+    library = np.asarray(counts.sum(axis=1)).ravel()
+    found |= limits(counts[:, paired.columns], library, observed, xy, spec, n_splits=n_splits, seed=seed)
+    found["pearson_ridge_color"] = pearson(observed, paired.predicted["ridge_color"][rows])
+    return pd.DataFrame(found)[COLUMNS]

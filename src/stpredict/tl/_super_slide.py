@@ -73,7 +73,7 @@ class Run:
     @property
     def floor(self) -> float:
         """Least linear value of a superpixel before means are made exact."""
-        return FLOOR * self.predictor.target.target_sum
+        return FLOOR * (self.predictor.target.target_sum or 1e4)
 
 
 def resolve_slide(lattice: Superpixels, run: Run, x: NDArray[np.float32]) -> Head:

@@ -1,0 +1,457 @@
+"""Many models on the same folds: trained, predicted and scored alike, cell by cell, in a folder to go on from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pooch
+from tqdm.auto import tqdm
+
+from .. import _keys as keys
+from .._checks import comparison as check
+from .._slides import Selection
+from ._benchmark_summary import summarised
+from ._cell import ERROR, HELD_OUT, RUN, SCORES, Cell, fill, finished, refuse
+from ._cohort_slide import Caught
+from ._entry import BASELINES, common_fields, entries_of
+from ._held_out import HeldOut, measured
+from ._study import N_SPLITS, studied
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from .._train._config import FitConfig
+    from ..pp._targets import TargetSpec
+    from ._entry import Entry
+    from ._folds import By
+    from ._study import Study
+
+NOTE, FOLDS = "benchmark.json", "_folds"
+METRICS = ("pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed", "moran_predicted")
+WHERE = ("model", "fold", "seed", "slide", "group", "gene")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Benchmark:
+    """Models compared on the same held-out slides: what `stp.tl.benchmark` returns, or `Benchmark.load` reads back.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
+    >>> found = stp.tl.benchmark(sdata, ["encoder_ridge"], save_dir=mkdtemp(), progress=False)
+    >>> sorted(found.summary().index)
+    ['encoder_ridge', 'mean_profile', 'ridge_color']
+    """
+
+    folder: Path
+    """Where everything is."""
+    scores: pd.DataFrame
+    """One row a model, fold, seed, slide, group, gene and metric: ``value``. Metrics: ``pearson``, ``spearman``,
+    ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``."""
+    runs: pd.DataFrame
+    """One row a model, fold and seed: groups, scores as a whole, size, costs, ``leaks``."""
+    failed: pd.DataFrame
+    """One row a cell that failed: model, fold, seed, ``error``."""
+    note: Mapping[str, Any]
+    """``unit`` of the intervals, ``leaks``, ``protocol``, ``headline`` and what is to be said of it."""
+
+    def summary(self) -> pd.DataFrame:
+        """One row a model, the best first.
+
+        Returns
+        -------
+        ``gene_pearson``, the mean over units (patients, or sections where ``attrs["unit"]`` says so) with ``low`` and
+        ``high``, a 95 % bootstrap interval over units (NaN for fewer than three); ``difference`` with
+        ``difference_low`` and ``difference_high``, paired with the best baseline (``attrs["baseline"]``);
+        ``share_of_ceiling``; ``fold_std``; means over cells of ``best50``, ``gene_pearson_top50``, ``spot_pearson``,
+        ``rmse``, ``mae`` and ``moran_agreement``; and ``parameters``, ``macs``, ``fit_s``, ``train_spots_per_s``,
+        ``predict_spots_per_s``, ``peak_memory_mib``. ``attrs`` holds ``unit``, ``n_units``, ``baseline``, ``leaks``,
+        ``protocol``, ``headline``.
+        """
+        baselines = [name for name in (*BASELINES, "knn_spatial") if name in set(self.runs["model"])]
+        return summarised(self.scores, self.runs, self.note, baselines)
+
+    def table(self, model: str, seed: int | None = None) -> ad.AnnData:
+        """Held-out predictions of one model.
+
+        Parameters
+        ----------
+        model
+            Label of the model.
+        seed
+            Which seed; None is the first.
+
+        Returns
+        -------
+        ``X`` predicted, ``(n_spots, union of genes)``, NaN outside the panel of the fold; ``layers["observed"]``;
+        ``obs``: ``fold``, ``slide``, ``group``, ``at_border``; ``obsm["spatial"]`` in pixels; ``uns["um_per_px"]``.
+        """
+        check.has_model(model, sorted(set(self.runs["model"])))
+        rows = self.runs[self.runs["model"] == model]
+        seeds = sorted(set(rows["seed"].tolist()))
+        if seed is not None:
+            check.has_seed(seed, seeds)
+        chosen = seeds[0] if seed is None else seed
+        folds = sorted(set(rows.loc[rows["seed"] == chosen, "fold"].tolist()))
+        parts = [_part(self.folder, model, fold, chosen) for fold in folds]
+        genes = list(dict.fromkeys(gene for _, held, _ in parts for gene in held.genes))
+        table = ad.concat([_aligned(fold, held, arrays, genes) for fold, held, arrays in parts])
+        table.uns[keys.UM_PER_PX] = dict(self.note["um_per_px"])
+        return table
+
+    def to_html(self, path: str | PathLike[str]) -> None:
+        """Write a report: one HTML file that needs nothing else.
+
+        Parameters
+        ----------
+        path
+            Where it goes.
+        """
+        from ._report import to_html
+
+        to_html(self, path)
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> Self:
+        """Read a benchmark back, finished or not.
+
+        Parameters
+        ----------
+        folder
+            What was ``save_dir``.
+
+        Returns
+        -------
+        All that is in the folder.
+        """
+        place = Path(folder)
+        check.is_benchmark((place / NOTE).is_file(), place)
+        note = json.loads((place / NOTE).read_text(encoding="utf-8"))
+        return cls._of(place, note, [name for name in note["models"] if (place / name).is_dir()], None)
+
+    @classmethod
+    def _of(cls, folder: Path, note: Mapping[str, Any], labels: Sequence[str], seeds: Sequence[int] | None) -> Self:
+        """Read the cells of some models and seeds."""
+        runs, scores, failed = [], [], []
+        for label in labels:
+            for place in sorted((folder / label).glob("fold-*-seed-*")):
+                if (place / RUN).is_file():
+                    run = json.loads((place / RUN).read_text(encoding="utf-8"))
+                    if seeds is None or run["seed"] in seeds:
+                        runs.append({name: value for name, value in run.items() if name != "note"})
+                        scores.append(_long(pd.read_csv(place / SCORES), run))
+                elif (place / ERROR).is_file():
+                    error = json.loads((place / ERROR).read_text(encoding="utf-8"))
+                    if seeds is None or error["seed"] in seeds:
+                        failed.append({name: error[name] for name in ("model", "fold", "seed", "error")})
+        return cls(
+            folder=folder,
+            scores=_joined(scores, [*WHERE, "metric", "value"]),
+            runs=pd.DataFrame(runs).sort_values(["fold", "seed"], kind="stable", ignore_index=True)
+            if runs
+            else pd.DataFrame(columns=["model", "fold", "seed", "groups"]),
+            failed=pd.DataFrame(failed, columns=["model", "fold", "seed", "error"]),
+            note=note,
+        )
+
+    def __repr__(self) -> str:
+        leak = " WITH LEAKAGE" if self.note["leaks"] else ""
+        lines = [f"Benchmark of {self.runs['model'].nunique()} models in '{self.folder}'{leak}"]
+        if len(self.runs):
+            shown = ["gene_pearson", "low", "high", "share_of_ceiling", "spot_pearson", "rmse"]
+            lines.append(self.summary()[shown].round(3).to_string())
+        return "\n".join([*lines, *([str(self.note["said"])] if self.note["said"] else [])])
+
+
+def benchmark(
+    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    models: Sequence[str] | Mapping[str, str | Entry],
+    *,
+    group_key: str | None = keys.PATIENT,
+    by: By = "group",
+    n_folds: int | None = None,
+    seeds: Sequence[int] = (0,),
+    genes: Sequence[str] | None = None,
+    config: FitConfig | Mapping[str, Any] | None = None,
+    target: TargetSpec | None = None,
+    protocol: str | None = None,
+    allow_leakage: bool = False,
+    save_dir: str | PathLike[str] | None = None,
+    keep_predictors: bool = False,
+    layer: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | Sequence[str] | None = None,
+    table_name: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    features_key: str | None = None,
+    progress: bool = True,
+) -> Benchmark:
+    """Compare models on slides that none of them has seen.
+
+    Each model is trained once a fold and seed, and scored on the slides of the fold. Every such cell is a folder,
+    written when it is finished: call again with the same arguments after a crash, and what is there is not done again.
+    A model that fails leaves an ``error.json`` and stops no other; it is tried again by the next call.
+
+    Parameters
+    ----------
+    sdata
+        One object, or a list or mapping of such.
+    models
+        Names that `stp.models.available` lists, or a mapping of labels to names or `stp.tl.Entry`. The baselines
+        ``"mean_profile"`` and ``"ridge_color"`` always take part, with the first seed.
+    group_key
+        Column of ``obs`` that names the patient; groups are never split. None takes every slide for its own group.
+    by
+        ``"group"``, or ``"section"`` to hold out sections one by one. Where there is one group only, sections are held
+        out in any case. Both need ``allow_leakage`` if a group is then on both sides.
+    n_folds
+        Number of folds, of about equal numbers of spots; None holds out one group at a time.
+    seeds
+        Seeds of training.
+    genes
+        Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; what
+        `stp.pp.select_genes` noted is not used, since it may have seen test slides.
+    config
+        Training options for all: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which those
+        count that are not the default. They override the recipe of the model (`stp.models.recipe`), and are overridden
+        by that of an entry.
+    target
+        How counts become what is predicted and scored; by default log1p CP10k.
+    protocol
+        ``"m2ost"`` or ``"m2ost_code"`` (sections split 60/10/30 or 70/0/30 by the published shuffle, counts per million
+        of the panel, spot-wise correlation), or ``"hest"`` (50 genes, log1p of raw counts, correlation pooled over test
+        spots; ``"encoder_ridge"`` with 256 components, the published penalty, no intercept, 112 µm).
+    allow_leakage
+        Accept folds in which a group is on both sides. Every result then carries ``leaks``.
+    save_dir
+        Folder for everything; by default one in the user's cache, named by a hash of data and folds. Cells that were
+        made with other data or options are refused, not overwritten. One process at a time may compute a cell.
+    keep_predictors
+        Whether every cell keeps its predictor.
+    layer, image_key, shapes_key, table_name, coordinate_system, um_per_px
+        Where counts and images are, as in `stp.tl.fit`.
+    features_key
+        Matrix of ``obsm`` with embeddings; models with an ``encoder`` take it unless their entry names another.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    The results. Nothing is written to ``sdata``.
+
+    Raises
+    ------
+    ValueError
+        If groups would leak, there is one slide only, or the folder holds cells of other data or options.
+    RuntimeError
+        If every cell failed.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
+    >>> found = stp.tl.benchmark(sdata, ["encoder_ridge"], save_dir=mkdtemp(), progress=False)
+    >>> found.runs["fold"].nunique(), bool(found.summary().loc["encoder_ridge", "gene_pearson"] > 0)
+    (3, True)
+    """
+    check.some_seeds(seeds)
+    entries = entries_of(models)
+    selection = Selection(
+        image_key=image_key,
+        shapes_key=shapes_key,
+        table_name=table_name,
+        coordinate_system=coordinate_system,
+        layer=layer,
+        group_key=group_key,
+        um_per_px=um_per_px,
+        features_key=features_key,
+    )
+    study = studied(
+        sdata,
+        selection,
+        by=by,
+        n_folds=n_folds,
+        genes=genes,
+        common=common_fields(config),
+        target=target,
+        protocol=protocol,
+        allow_leakage=allow_leakage,
+    )
+    folder = Path(save_dir or Path(pooch.os_cache("stpredict")) / "benchmarks" / study.fingerprint)
+    note = begin(study, folder, list(entries), grouped=group_key is not None)
+    cells = [
+        Cell(
+            study=study,
+            label=label,
+            entry=entry,
+            split=split,
+            seed=seed,
+            folder=folder / label / f"fold-{split.number}-seed-{seed}",
+            keep_predictor=keep_predictors,
+        )
+        for split in study.splits
+        for seed in seeds
+        for label, entry in entries.items()
+        if seed == seeds[0] or entry.model not in BASELINES
+    ]
+    failures = run_cells(cells, folder, progress=progress)
+    found = Benchmark._of(folder, note, list(entries), seeds)
+    check.some_success(failures, len(found.runs))
+    return found
+
+
+def begin(study: Study, folder: Path, labels: Sequence[str], *, grouped: bool) -> dict[str, Any]:
+    """Write down what is compared; refuse a folder that holds another comparison.
+
+    Parameters
+    ----------
+    study
+        The study.
+    folder
+        Where it goes.
+    labels
+        Models.
+    grouped
+        Whether groups were named.
+
+    Returns
+    -------
+    What is written.
+    """
+    values, before = study.values(), {}
+    if (folder / NOTE).is_file():
+        before = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        wanted = json.loads(json.dumps(values))
+        check.same_comparison([name for name in wanted if before["study"].get(name) != wanted[name]], folder)
+    several = len({slide.group for slide in study.slides.values()}) > 1
+    rule = study.protocol
+    note = {
+        "unit": "patient" if grouped and several else "section",
+        "leaks": study.leaks,
+        "protocol": study.protocol_name,
+        "headline": rule.headline if rule else "gene_pearson",
+        "said": rule.note if rule else "",
+        "um_per_px": {name: slide.um_per_px for name, slide in study.slides.items()},
+        "models": list(dict.fromkeys([*before.get("models", []), *labels])),
+        "study": values,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{NOTE}.part"
+    part.write_text(json.dumps(note, indent=1), encoding="utf-8")
+    part.replace(folder / NOTE)
+    return note
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, *, progress: bool) -> dict[str, str]:
+    """Do what is not done yet; what fails stops no other.
+
+    Parameters
+    ----------
+    cells
+        All cells; those of a fold one after the other.
+    folder
+        Of the benchmark.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Why cells failed, by name.
+    """
+    failures = {}
+    held: tuple[int, HeldOut] | None = None
+    with tqdm(total=len(cells), desc="cells", unit="cell", disable=not progress) as bar:
+        for cell in cells:
+            bar.set_postfix_str(cell.name)
+            with Caught() as caught:
+                run = cell.run()
+            if caught.error is not None:
+                refuse(cell, caught.error)
+            elif not finished(cell, run):
+                if held is None or held[0] != cell.split.number:
+                    held = (cell.split.number, held_out(cell, folder))
+                with Caught() as caught:
+                    fill(cell, run, held[1])
+            if caught.error is not None:
+                failures[cell.name] = f"{type(caught.error).__name__}: {caught.error}"
+            bar.update()
+    return failures
+
+
+def held_out(cell: Cell, folder: Path) -> HeldOut:
+    """What was measured on the test slides of a cell's fold: read, or computed and written.
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    folder
+        Of the benchmark.
+
+    Returns
+    -------
+    The measurements.
+    """
+    study, number = cell.study, cell.split.number
+    place = folder / FOLDS / f"fold-{number}.npz"
+    if place.is_file():
+        with np.load(place) as arrays:
+            return HeldOut.from_arrays(arrays)
+    slides = [study.slides[name] for name in cell.split.test]
+    found = measured(slides, study.panels[number], study.target, fold=number, pooled=study.pooled, n_splits=N_SPLITS)
+    place.parent.mkdir(exist_ok=True)
+    part = place.with_name(f".{place.name}.part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **found.arrays())
+    part.replace(place)
+    return found
+
+
+def _long(scores: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+    """Scores of one cell, one row a gene and metric."""
+    named = scores.assign(model=run["model"], fold=run["fold"], seed=run["seed"])
+    return named.melt(id_vars=list(WHERE), value_vars=list(METRICS), var_name="metric", value_name="value")
+
+
+def _joined(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(columns))
+
+
+def _part(folder: Path, model: str, fold: int, seed: int) -> tuple[int, HeldOut, dict[str, NDArray[Any]]]:
+    with np.load(folder / FOLDS / f"fold-{fold}.npz") as arrays:
+        held = HeldOut.from_arrays(arrays)
+    with np.load(folder / model / f"fold-{fold}-seed-{seed}" / HELD_OUT) as arrays:
+        return fold, held, dict(arrays)
+
+
+def _aligned(fold: int, held: HeldOut, arrays: Mapping[str, NDArray[Any]], genes: Sequence[str]) -> ad.AnnData:
+    """One fold, with the genes of all folds."""
+    columns = pd.Index(genes).get_indexer(pd.Index(held.genes))
+    predicted, observed = (np.full((len(held.names), len(genes)), np.nan, np.float32) for _ in range(2))
+    predicted[:, columns], observed[:, columns] = arrays["predicted"], held.observed
+    observed[~held.counted] = np.nan
+    obs = pd.DataFrame(
+        {"fold": fold, keys.SLIDE: held.slide, "group": held.group, keys.AT_BORDER: arrays["at_border"]},
+        index=pd.Index(held.names.astype(str)),
+    )
+    return ad.AnnData(
+        predicted,
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(genes)),
+        layers={keys.OBSERVED: observed},
+        obsm={keys.SPATIAL: held.xy},
+    )
