@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,3 +65,57 @@ def st_files(tmp_path: Path) -> dict[str, Path]:
     files["spots"].write_text("\n".join(spots))
     files["counts"].write_text("\n".join(counts))
     return files
+
+
+@pytest.fixture(scope="session")
+def compared():
+    """Make what plots and reports read of a benchmark: models of known quality, without training any."""
+    import anndata as ad
+    import pandas as pd
+
+    def make(quality, *, n_side=6, n_genes=8, slides=("S0", "S1"), baseline="ridge_color", interval=0.05, leaks=False):
+        rng, genes = np.random.default_rng(0), [f"GENE{i}" for i in range(n_genes)]
+        n, tables, rows, runs = n_side**2, {}, [], []
+        truth = rng.normal(size=(len(slides) * n, n_genes))
+        x, y = np.meshgrid(np.arange(n_side), np.arange(n_side))
+        for model, r in quality.items():
+            values = r * truth + np.sqrt(1 - r**2) * rng.normal(size=truth.shape)
+            obs = pd.DataFrame({"slide": np.repeat(slides, n), "fold": np.repeat(range(len(slides)), n)})
+            obs.index = [f"{slide}_{i}" for slide in slides for i in range(n)]
+            table = ad.AnnData(values if r else np.ones_like(truth), obs, pd.DataFrame(index=genes))
+            table.layers["observed"] = truth.copy()
+            table.obsm["spatial"] = np.tile(100.0 * np.column_stack([x.ravel(), y.ravel()]), (len(slides), 1))
+            tables[model] = table
+            for fold, slide in enumerate(slides):
+                row = {"model": model, "fold": fold, "seed": 0}
+                runs.append({**row, "n_test": n, "gene_pearson": r, "ceiling": 0.8, "fit_s": 2.0})
+                for metric, slope in (("pearson", 0.01), ("ceiling", 0.0)):
+                    values = (0.8 if metric == "ceiling" else r) + slope * np.arange(n_genes)
+                    of_metric = {**row, "slide": slide, "group": f"P{fold}", "metric": metric}
+                    rows += [{**of_metric, "gene": gene, "value": v} for gene, v in zip(genes, values, strict=True)]
+        mean = pd.Series(quality, dtype=float)
+        gain = mean - mean.get(baseline, np.nan)
+        summary = pd.DataFrame({
+            "gene_pearson": mean, "low": mean - interval, "high": mean + interval, "difference": gain,
+            "difference_low": gain - interval, "difference_high": gain + interval, "share_of_ceiling": mean / 0.8,
+            "parameters": 1_000_000, "macs": 2_000, "train_spots_per_s": 30.0, "predict_spots_per_s": 300.0,
+            "peak_memory_mib": 100.0,
+        })  # fmt: skip
+        summary.attrs = {"unit": "patient", "baseline": baseline if baseline in quality else None, "leaks": leaks,
+                         "n_units": len(slides), "protocol": None}  # fmt: skip
+        study = {
+            "target": {"target_sum": 1e4, "over": "all", "log1p": True}, "genes": [genes] * len(slides),
+            "slides": {slide: {"group": slide, "sha256": 64 * "0", "um_per_px": 0.5} for slide in slides},
+            "folds": [{"test": [slide]} for slide in slides],
+        }  # fmt: skip
+        return SimpleNamespace(
+            folder=Path("nowhere"),
+            scores=pd.DataFrame(rows),
+            runs=pd.DataFrame(runs),
+            failed=pd.DataFrame(columns=["model", "fold", "seed", "error"]),
+            note={"leaks": leaks, "protocol": None, "said": "", "study": study},
+            summary=summary.copy,
+            table=lambda model, seed=None: tables[model],
+        )
+
+    return make

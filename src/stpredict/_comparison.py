@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from .metrics import pearson
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -29,6 +30,18 @@ LEAST_SPREAD = 1e-6
 
 class Compared(Protocol):
     """What is asked of a benchmark; `stpredict.tl` makes it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is."""
+
+    @property
+    def note(self) -> Mapping[str, Any]:
+        """What was compared on, and what is to be said of it."""
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """One row a model, fold and seed that failed."""
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -98,10 +111,10 @@ def ranked(benchmark: Compared) -> pd.DataFrame:
     One row a model, named by the index; models without a score come last.
     """
     check.is_benchmark(benchmark)
+    check.some_model(len(benchmark.runs))
     summary = benchmark.summary()
-    by_model = summary.set_index("model") if "model" in summary.columns else summary
-    check.some_model(int(by_model["gene_pearson"].notna().sum()))
-    return by_model.sort_values("gene_pearson", ascending=False, kind="stable", na_position="last")
+    check.some_model(int(summary["gene_pearson"].notna().sum()))
+    return summary.sort_values("gene_pearson", ascending=False, kind="stable", na_position="last")
 
 
 def by_gene(benchmark: Compared, metric: str, models: Sequence[str]) -> pd.DataFrame:
@@ -179,8 +192,8 @@ def section(benchmark: Compared, models: Sequence[str], slide: str | None = None
     The section. Spots and genes are those that any of the models predicted; a model that predicted none is left out.
     """
     tables = {model: benchmark.table(model) for model in models}
-    held = {spot: str(name) for table in tables.values() for spot, name in table.obs[keys.SLIDE].items()}
-    n_spots = Counter(held.values())
+    held = {(str(name), spot) for table in tables.values() for spot, name in table.obs[keys.SLIDE].items()}
+    n_spots = Counter(name for name, _ in held)
     check.known_section(slide, sorted(n_spots))
     name = max(sorted(n_spots), key=n_spots.__getitem__) if slide is None else slide
     parts = {model: table[(table.obs[keys.SLIDE] == name).to_numpy()] for model, table in tables.items()}

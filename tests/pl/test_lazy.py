@@ -8,7 +8,8 @@ from stpredict import pl
 
 
 def test_names():
-    assert dir(pl) == ["expression", "history", "patches", "pca", "scores"]
+    compared = ["benchmark_genes", "benchmark_maps", "benchmark_pca", "benchmark_scores"]
+    assert dir(pl) == [*compared, "expression", "history", "patches", "pca", "scores"]
     assert all(callable(getattr(pl, name)) for name in pl.__all__)
     with pytest.raises(AttributeError, match="no attribute 'heatmap'"):
         _ = pl.heatmap

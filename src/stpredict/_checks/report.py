@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-NEEDED = ("scores", "runs", "summary", "table")
+NEEDED = ("failed", "folder", "note", "runs", "scores", "summary", "table")
 
 
 def is_benchmark(value: object) -> None:

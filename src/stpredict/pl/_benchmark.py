@@ -59,12 +59,13 @@ def benchmark_scores(benchmark: Compared, *, metric: str = "pearson", ax: Axes |
 
     Examples
     --------
+    >>> from tempfile import mkdtemp
     >>> import stpredict as stp
-    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8)
-    >>> found = stp.tl.benchmark(sdata, ["mean", "ridge_color"], progress=False)
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8.0)
+    >>> found = stp.tl.benchmark(sdata, ["mean_profile"], save_dir=mkdtemp(), progress=False)
     >>> ax = stp.pl.benchmark_scores(found)
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
-    ['ridge_color', 'mean', 'noise ceiling']
+    ['ridge_color', 'mean_profile', 'noise ceiling']
     """
     summary = ranked(benchmark)
     values = by_gene(benchmark, metric, summary.index.tolist())
@@ -132,9 +133,10 @@ def benchmark_genes(
 
     Examples
     --------
+    >>> from tempfile import mkdtemp
     >>> import stpredict as stp
-    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8)
-    >>> found = stp.tl.benchmark(sdata, ["mean", "ridge_color"], progress=False)
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8.0)
+    >>> found = stp.tl.benchmark(sdata, ["mean_profile"], save_dir=mkdtemp(), progress=False)
     >>> ax = stp.pl.benchmark_genes(found, n_genes=5)
     >>> len(ax.get_yticklabels())
     5

@@ -71,12 +71,13 @@ def benchmark_maps(
 
     Examples
     --------
+    >>> from tempfile import mkdtemp
     >>> import stpredict as stp
-    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8)
-    >>> found = stp.tl.benchmark(sdata, ["mean", "ridge_color"], progress=False)
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8.0)
+    >>> found = stp.tl.benchmark(sdata, ["mean_profile"], save_dir=mkdtemp(), progress=False)
     >>> axes = stp.pl.benchmark_maps(found, "GENE2")
     >>> [ax.get_title(loc="left") for ax in axes]
-    ['observed', 'ridge_color', 'mean']
+    ['observed', 'ridge_color', 'mean_profile']
     """
     check_config.in_range("spot_size", spot_size, 0.01, 100)
     found = _section(benchmark, slide)
@@ -133,12 +134,13 @@ def benchmark_pca(
 
     Examples
     --------
+    >>> from tempfile import mkdtemp
     >>> import stpredict as stp
-    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8)
-    >>> found = stp.tl.benchmark(sdata, ["mean", "ridge_color"], progress=False)
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8.0)
+    >>> found = stp.tl.benchmark(sdata, ["mean_profile"], save_dir=mkdtemp(), progress=False)
     >>> axes = stp.pl.benchmark_pca(found, "S1")
     >>> [ax.get_title(loc="left") for ax in axes]
-    ['observed', 'ridge_color', 'mean']
+    ['observed', 'ridge_color', 'mean_profile']
     """
     check_config.in_range("spot_size", spot_size, 0.01, 100)
     found = _section(benchmark, slide)

@@ -30,6 +30,7 @@ th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--rule);
 thead th{white-space:normal;min-width:5.5rem;vertical-align:bottom;font-weight:600}
 th:first-child{text-align:left;position:sticky;left:0;background:var(--page);font-weight:600;min-width:6.5rem;
 max-width:11rem;white-space:normal;overflow-wrap:break-word}
+td.long{text-align:left;white-space:normal;min-width:14rem}
 small{display:block;font-size:.75rem}
 table.genes th,table.genes td{padding:.2rem .35rem;border:1px solid var(--page);text-align:center}
 table.genes th:first-child{text-align:left;min-width:4.5rem}

@@ -247,7 +247,7 @@ def _certainty(ranked: pd.DataFrame) -> list[str]:
     """What keeps the ranking from being the last word."""
     n_units, unit = int(ranked.attrs.get("n_units", 0)), escaped(ranked.attrs.get("unit", "section"))
     if pd.isna(ranked["low"].iloc[0]):
-        return [f"No interval can be given: results come from {counted(n_units, unit)}. The order may be chance."]
+        return [f"No interval can be given for {counted(n_units, unit)}. The order may be chance."]
     others = ranked.iloc[1:]
     close = others.index[others["high"] > ranked["low"].iloc[0]].tolist()
     said = [f"Intervals are over {counted(n_units, unit)}" + ("; so few say little." if n_units < 5 else ".")]

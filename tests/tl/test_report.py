@@ -1,0 +1,311 @@
+"""The report of a benchmark: valid, self-contained, escaped, honest about who wins, and no wider than a phone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stpredict.tl._report import page, to_html
+from stpredict.tl._report_charts import Scale, cell_colors, dots, forest, ramp
+from stpredict.tl._report_maps import MOST_DOTS, MOST_SPOTS, n_shown
+from stpredict.tl._report_words import counted, interval, listed, number, verdict
+
+MODELS = {"ridge_color": 0.3, "m2ost": 0.6, "mean_profile": 0.0}
+MANY = {f"model_with_a_long_name_{i}": 0.9 - 0.05 * i for i in range(15)} | MODELS
+VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
+
+
+class Tree(HTMLParser):
+    """Opening tags with their attributes and ancestors; fails where tags are not balanced."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(set(names)) == len(names), tag
+        self.found.append((tag, dict(attrs), tuple(self.open)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs), tuple(self.open)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs, _ in self.found if name == tag]
+
+    @property
+    def text(self):
+        return " ".join(self.words)
+
+
+@pytest.fixture
+def report(compared):
+    return page(compared(MODELS))
+
+
+def test_it_is_balanced_and_stands_alone(report):
+    tree = Tree(report)
+    assert report.startswith("<!DOCTYPE html>")
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _, _ in tree.found}
+    assert not re.search(r"https?:|//\w|url\(|@import|@font-face", report)
+    attributes = {name for _, attrs, _ in tree.found for name in attrs}
+    assert not {"src", "href"} & attributes
+    assert not [name for name in attributes if name.startswith("on")]
+    ids = [attrs["id"] for _, attrs, _ in tree.found if "id" in attrs]
+    assert len(set(ids)) == len(ids)
+
+
+def test_it_fits_a_phone_without_a_browser(compared):
+    """What keeps a page from scrolling sideways, as far as its text tells."""
+    tree = Tree(page(compared(MANY)))
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in tree.all("meta")
+    for drawing in tree.all("svg"):
+        assert drawing["width"] == "100%"
+        assert re.fullmatch(r"0 0 [\d.]+ [\d.]+", drawing["viewbox"])
+    boxes = [parents for tag, _, parents in tree.found if tag == "table"]
+    assert boxes
+    assert all(parents[-1] == "div" for parents in boxes)
+    assert [attrs.get("class") for attrs in tree.all("div")].count("scroll") == len(boxes)
+
+
+def test_those_who_do_not_see_it_are_told(report):
+    tree = Tree(report)
+    assert tree.all("html") == [{"lang": "en"}]
+    assert all({"aria-label", "aria-labelledby"} & drawing.keys() for drawing in tree.all("svg"))
+    assert all(drawing["role"] == "img" for drawing in tree.all("svg"))
+    assert {head["scope"] for head in tree.all("th")} == {"col", "row"}
+    assert len(tree.all("caption")) == len(tree.all("table"))
+
+
+def test_every_model_and_section_of_it_is_there(compared):
+    tree = Tree(page(compared(MANY)))
+    for model in MANY:
+        assert tree.text.replace(" ", "").count(model) >= 5
+    titles = ["What was compared", "How well each model predicts", "Which genes are predicted", "All genes on tissue",
+              "What it costs", "What failed", "How to repeat it"]  # fmt: skip
+    assert all(title in tree.text for title in titles)
+    assert len(tree.all("figure")) == 2 * (1 + len(MANY))
+    assert tree.all("svg")[0]["viewbox"].endswith(str(30 + 36 * len(MANY) + 34))
+
+
+def test_names_are_escaped(compared):
+    evil = '<script>alert("1")</script>&\'"'
+    found = compared({evil: 0.5, "ridge_color": 0.2}, slides=('S<b>"', "S&1"))
+    found.scores["gene"] = found.scores["gene"].replace("GENE7", "<i>GENE7")
+    for model in (evil, "ridge_color"):
+        found.table(model).var_names = [*[f"GENE{i}" for i in range(7)], "<i>GENE7"]
+    text = page(found)
+    tree = Tree(text)
+    assert not tree.all("script")
+    assert "<i>GENE7" not in text
+    assert "S<b>" not in text
+    assert evil in tree.text
+
+
+def test_units_of_lengths_and_thinned_maps(compared):
+    found = compared({"m2ost": 0.5}, n_side=60)
+    assert "taken at random" in page(found)
+    assert "500 µm" not in page(found)
+    found.table("m2ost").uns["um_per_px"] = {"S0": 0.5}
+    assert "500 µm" in page(found)
+
+
+def test_few_spots_are_shown_where_there_are_many_models(compared):
+    from stpredict._comparison import section
+
+    names = [str(i) for i in range(40)]
+    found = compared(dict.fromkeys(names, 0.5), n_side=60, n_genes=3)
+    assert n_shown(section(found, names[:1])) == MOST_SPOTS
+    assert n_shown(section(found, names)) == MOST_DOTS // 41
+
+
+@pytest.mark.parametrize("n_side", [40, 71])
+def test_size(compared, tmp_path, n_side):
+    to_html(compared(MANY, n_side=n_side, slides=("S0",), n_genes=40), tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 5e6
+
+
+def test_one_model(compared):
+    text = Tree(page(compared({"m2ost": 0.5}))).text
+    assert "Comparison of 1 model" in text
+    assert "nothing to compare it with" in text
+    assert "diamond" not in text
+
+
+def test_without_intervals(compared):
+    found = compared(MODELS, slides=("S0",), interval=np.nan)
+    text = Tree(page(found)).text
+    assert "whether by more than chance is not known" in text
+    assert "No interval can be given for 1 patient" in text
+    assert "nan" not in text.lower()
+
+
+def test_failures_are_told(compared):
+    found = compared(MODELS)
+    assert "6 trainings (model x fold x seed) were scored, 0 failed." in Tree(page(found)).text
+    at = (found.runs["model"] == "m2ost") & (found.runs["fold"] == 1)
+    found.failed = found.runs.loc[at, ["model", "fold", "seed"]].assign(error="MemoryError: <too much>")
+    found.runs = found.runs[~at & ~((found.runs["model"] == "ridge_color") & (found.runs["fold"] == 0))]
+    text = Tree(page(found)).text
+    assert "4 trainings (model x fold x seed) were scored, 1 failed." in text
+    assert "MemoryError: <too much>" in text
+    assert "Not all folds were run yet: ridge_color." in text
+
+
+def test_a_model_without_a_score_does_not_win(compared):
+    found = compared(MODELS)
+    summary = found.summary()
+    summary.loc["m2ost", ["gene_pearson", "low", "high"]] = np.nan
+    found.summary = summary.copy
+    text = re.sub(r"\s+", " ", Tree(page(found)).text)
+    assert "No model beats the best baseline, ridge_color" in text
+
+
+def test_leakage_is_told(compared):
+    assert "LEAK" in Tree(page(compared(MODELS, leaks=True))).text
+    assert "LEAK" not in Tree(page(compared(MODELS))).text
+
+
+def test_no_gene_or_too_few(compared):
+    assert "All genes on tissue" not in page(compared(MODELS, n_genes=2))
+    found = compared(MODELS)
+    found.scores.loc[found.scores["metric"] == "pearson", "value"] = np.nan
+    text = page(found)
+    Tree(text)
+    assert "One gene on tissue" not in text
+
+
+def test_written_whole_or_not_at_all(compared, tmp_path):
+    found = compared(MODELS)
+    path = tmp_path / "new" / "report.html"
+    to_html(found, str(path))
+    first = path.read_text(encoding="utf-8")
+    to_html(found, path)
+    assert path.read_text(encoding="utf-8") == first  # nothing in it is random
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"The report was not written to .*folder.*Nothing was left"):
+        to_html(found, tmp_path / "folder")
+    found.scores = found.scores.drop(columns="gene")
+    with pytest.raises(KeyError):
+        to_html(found, path)
+    assert path.read_text(encoding="utf-8") == first
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "new"]
+
+
+def table(gain, spread, *, n_units=8, baseline="base", others=()):
+    names = ["best", "base", *others]
+    frame = pd.DataFrame({"gene_pearson": 0.3, "low": 0.25, "high": 0.35, "difference": gain, "share_of_ceiling": 0.5},
+                         index=names)  # fmt: skip
+    frame["difference_low"], frame["difference_high"] = gain - spread, gain + spread
+    frame.attrs = {"baseline": baseline, "unit": "patient", "n_units": n_units}
+    return frame
+
+
+@pytest.mark.parametrize(("frame", "expected"), [
+    (table(0.1, 0.05), "<strong>best</strong> wins."),
+    (table(0.1, 0.1), "No model beats the best baseline by more than chance."),
+    (table(0.1, 0.2), "No model beats the best baseline by more than chance."),
+    (table(0.1, np.nan), "<strong>best</strong> scores highest; whether by more than chance is not known."),
+    (table(0.1, 0.05, baseline="best"), "No model beats the best baseline, <strong>best</strong>."),
+    (table(0.1, 0.05, baseline=None), "No baseline took part"),
+])  # fmt: skip
+def test_verdict(frame, expected):
+    assert expected in verdict(frame)[0]
+
+
+def test_verdict_says_how_sure_it_is():
+    said = " ".join(verdict(table(0.1, 0.05, others=("third",))))
+    assert "+0.100 gene-wise r over <strong>base</strong>" in said
+    assert "95 % interval over patients is +0.050 to +0.150" in said
+    assert "0.300 (0.250 to 0.350), 50 % of what the noise of the counts allows" in said
+    assert "Intervals overlap with that of base, third" in said
+    assert "picked the best of 3" in said
+    assert "so few say little" not in said
+    assert "so few say little" in " ".join(verdict(table(0.1, 0.05, n_units=3)))
+
+
+def test_numbers_in_words():
+    assert [number(value, "count") for value in (12, 2_340, 18_000_000, 3.1e9, np.nan)] == [
+        "12", "2.34 thousand", "18 million", "3.1 billion", "\N{EN DASH}"]  # fmt: skip
+    assert number(-0.1234) == "\N{MINUS SIGN}0.123"
+    assert number(0.1234, "signed") == "+0.123"
+    assert number(0.456, "share") == "46 %"
+    assert [number(value, "speed") for value in (0.123, 1234.5)] == ["0.12", "1,234"]
+    assert interval(0.1, np.nan) == ""
+    assert (counted(1, "fold"), counted(1200, "fold")) == ("1 fold", "1,200 folds")
+    assert listed(["a", "<b>", "c"], 2) == "a, &lt;b&gt; and 1 more"
+
+
+def test_forest_places_numbers(compared):
+    drawn = forest(compared(MODELS).summary(), 0.8)
+    (x, _), *_ = re.findall(r'class="point model" cx="([\d.]+)" cy="([\d.]+)"', drawn)
+    ends = [float(found) for found in re.findall(r'class="tick" x="([\d.]+)"', drawn)]
+    low, high = -0.2, 0.8  # the round numbers around -0.05 and 0.8
+    assert float(x) == pytest.approx(ends[0] + (ends[-1] - ends[0]) * (0.6 - low) / (high - low), abs=0.1)
+    assert drawn.count("point baseline") == 1
+    assert "noise ceiling" in drawn
+    assert "noise ceiling" not in forest(compared(MODELS).summary(), np.nan)
+
+
+def test_colours():
+    assert ramp(np.array([0.0, 1.0])).tolist() == [[0x44, 0x01, 0x54], [0xFD, 0xE7, 0x25]]
+    assert (np.diff(ramp(np.linspace(0, 1, 50)) @ [0.299, 0.587, 0.114]) > 0).all()
+    assert [style[-4:] for style in cell_colors(np.array([0.0, 1.0]))] == ["#fff", "#000"]
+    assert Scale(0.0, 1.0).at(np.array([0.0, 1.0])).tolist() == [14, 346]
+
+
+def test_dots_are_one_path_a_colour():
+    drawn = dots(np.array([[1, 2], [3, 4], [5, 6.26]]), ["#f00", "#00f", "#f00"], 2)
+    assert drawn.count("<path") == 2
+    assert '<path stroke="#f00" d="M1.0 2.0h0M5.0 6.3h0"/>' in drawn
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (`pip install playwright`)")
+    binary = shutil.which("chromium")
+    if binary is None:
+        pytest.skip("needs the binary `chromium` (`apt-get install chromium`)")
+    with playwright.sync_playwright() as driver:
+        options = ["--headless", "--no-sandbox", "--disable-gpu"]
+        opened = driver.chromium.launch(executable_path=binary, args=options)
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (400, "dark"), (320, "light"), (1200, "light")])
+def test_in_a_browser(browser, compared, tmp_path, width, scheme):
+    to_html(compared(MANY, n_side=12), tmp_path / "report.html")
+    tab = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+    asked, said = [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.goto(Path(tmp_path / "report.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    drawn = "[...document.querySelectorAll('svg')].map(drawing => drawing.getBoundingClientRect())"
+    sizes = tab.evaluate(f"{drawn}.map(box => [box.width, box.height])")
+    assert len(sizes) == 2 + 2 * (1 + len(MANY))
+    assert np.min(sizes) > 20
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(22, 24, 27)" if scheme == "dark" else "rgb(255, 255, 255)"
+    )
+    assert len(asked) == 1  # the file itself
+    assert not said
