@@ -41,7 +41,16 @@ ARRAY_ROW: Final = "array_row"
 ARRAY_COL: Final = "array_col"
 SPLIT: Final = "split"
 AT_BORDER: Final = "at_border"
+FOLD: Final = "fold"
+GROUP: Final = "group"
 SPOT: Final = "spot"
+UNLIKE: Final = "unlike_training"
+IMAGE_DISTANCE: Final = "image_distance"
+
+# layers
+CROSS_VALIDATED: Final = "cross_validated"
+LOWER: Final = "predicted_lower"
+UPPER: Final = "predicted_upper"
 
 # obsm, var, varm, uns
 SPATIAL: Final = "spatial"
@@ -51,4 +60,6 @@ GENES: Final = "genes"
 TRAIN_MEAN: Final = "train_mean"
 RIDGE_COLOR: Final = "ridge_color"
 EVALUATION: Final = "evaluation"
+FOLDS: Final = "folds"
+PREDICTABILITY: Final = "predictability"
 STEP_UM: Final = "step_um"

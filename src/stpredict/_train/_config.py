@@ -34,7 +34,8 @@ class FitConfig:
     """Epochs without a better validation score before training stops."""
     validation: Validation = "auto"
     """Held out for early stopping: whole groups of slides, contiguous spatial blocks of every slide, or nothing (then
-    the last weights are kept). ``"auto"`` takes slides if there are several groups, else blocks."""
+    the last weights are kept). ``"auto"`` takes slides if there are several groups (or, with ``allow_leakage``, several
+    slides), else blocks."""
     n_members: int = 1
     """Networks trained one after the other, each with another seed and another validation group; predictions are
     their mean."""

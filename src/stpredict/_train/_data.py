@@ -317,7 +317,8 @@ def fold(slides: Sequence[Slide], config: FitConfig, member: int, validate_on: S
     groups = sorted({slide.group for slide in slides})
     kind = config.validation
     if kind == "auto":
-        kind = "slide" if validate_on is not None or len(groups) > 1 else "block"
+        apart = len(groups) > 1 or (config.allow_leakage and len(slides) > 1)
+        kind = "slide" if validate_on is not None or apart else "block"
     if kind == "none":
         return Fold(held=np.zeros(len(slide_index(slides)), bool), kind=kind, groups=(), leaks=False)
     if kind == "block":

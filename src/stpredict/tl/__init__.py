@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._benchmark import Benchmark, benchmark
     from ._calibrate import calibrate
     from ._cohort import predict_cohort
+    from ._cross_validate import cross_validate
     from ._entry import Entry
     from ._evaluate import evaluate, summary
     from ._fit import fit
@@ -31,6 +32,7 @@ __all__ = [
     "Predictor",
     "benchmark",
     "calibrate",
+    "cross_validate",
     "evaluate",
     "fit",
     "predict",
@@ -49,6 +51,7 @@ _HOME = {
     "Predictor": "._predictor",
     "benchmark": "._benchmark",
     "calibrate": "._calibrate",
+    "cross_validate": "._cross_validate",
     "evaluate": "._evaluate",
     "fit": "._fit",
     "predict": "._predict",

@@ -7,38 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import anndata as ad
-import numpy as np
-import pandas as pd
 import pooch
-from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import comparison as check
 from .._slides import Selection
+from ._benchmark_cells import NOTE, begin, cells_of, run_cells
+from ._benchmark_read import read_cells, read_table
 from ._benchmark_summary import summarised
-from ._cell import ERROR, HELD_OUT, RUN, SCORES, Cell, fill, finished, refuse
-from ._cohort_slide import Caught
 from ._entry import BASELINES, common_fields, entries_of
-from ._held_out import HeldOut, measured
-from ._study import N_SPLITS, studied
+from ._study import studied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
 
-    from numpy.typing import NDArray
+    import anndata as ad
+    import pandas as pd
     from spatialdata import SpatialData
 
     from .._train._config import FitConfig
     from ..pp._targets import TargetSpec
     from ._entry import Entry
     from ._folds import By
-    from ._study import Study
-
-NOTE, FOLDS = "benchmark.json", "_folds"
-METRICS = ("pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed", "moran_predicted")
-WHERE = ("model", "fold", "seed", "slide", "group", "gene")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -101,13 +92,10 @@ class Benchmark:
         check.has_model(model, sorted(set(self.runs["model"])))
         rows = self.runs[self.runs["model"] == model]
         seeds = sorted(set(rows["seed"].tolist()))
-        if seed is not None:
-            check.has_seed(seed, seeds)
         chosen = seeds[0] if seed is None else seed
+        check.has_seed(chosen, seeds)
         folds = sorted(set(rows.loc[rows["seed"] == chosen, "fold"].tolist()))
-        parts = [_part(self.folder, model, fold, chosen) for fold in folds]
-        genes = list(dict.fromkeys(gene for _, held, _ in parts for gene in held.genes))
-        table = ad.concat([_aligned(fold, held, arrays, genes) for fold, held, arrays in parts])
+        table = read_table(self.folder, model, folds, chosen)
         table.uns[keys.UM_PER_PX] = dict(self.note["um_per_px"])
         return table
 
@@ -139,32 +127,31 @@ class Benchmark:
         place = Path(folder)
         check.is_benchmark((place / NOTE).is_file(), place)
         note = json.loads((place / NOTE).read_text(encoding="utf-8"))
-        return cls._of(place, note, [name for name in note["models"] if (place / name).is_dir()], None)
+        return cls.of_cells(place, note, note["models"])
 
     @classmethod
-    def _of(cls, folder: Path, note: Mapping[str, Any], labels: Sequence[str], seeds: Sequence[int] | None) -> Self:
-        """Read the cells of some models and seeds."""
-        runs, scores, failed = [], [], []
-        for label in labels:
-            for place in sorted((folder / label).glob("fold-*-seed-*")):
-                if (place / RUN).is_file():
-                    run = json.loads((place / RUN).read_text(encoding="utf-8"))
-                    if seeds is None or run["seed"] in seeds:
-                        runs.append({name: value for name, value in run.items() if name != "note"})
-                        scores.append(_long(pd.read_csv(place / SCORES), run))
-                elif (place / ERROR).is_file():
-                    error = json.loads((place / ERROR).read_text(encoding="utf-8"))
-                    if seeds is None or error["seed"] in seeds:
-                        failed.append({name: error[name] for name in ("model", "fold", "seed", "error")})
-        return cls(
-            folder=folder,
-            scores=_joined(scores, [*WHERE, "metric", "value"]),
-            runs=pd.DataFrame(runs).sort_values(["fold", "seed"], kind="stable", ignore_index=True)
-            if runs
-            else pd.DataFrame(columns=["model", "fold", "seed", "groups"]),
-            failed=pd.DataFrame(failed, columns=["model", "fold", "seed", "error"]),
-            note=note,
-        )
+    def of_cells(
+        cls, folder: Path, note: Mapping[str, Any], labels: Sequence[str], seeds: Sequence[int] | None = None
+    ) -> Self:
+        """Some of what is in a folder.
+
+        Parameters
+        ----------
+        folder
+            The folder.
+        note
+            What is written there about the comparison.
+        labels
+            Models.
+        seeds
+            Seeds; None for all.
+
+        Returns
+        -------
+        The results.
+        """
+        scores, runs, failed = read_cells(folder, labels, seeds)
+        return cls(folder=folder, scores=scores, runs=runs, failed=failed, note=note)
 
     def __repr__(self) -> str:
         leak = " WITH LEAKAGE" if self.note["leaks"] else ""
@@ -241,10 +228,20 @@ def benchmark(
         made with other data or options are refused, not overwritten. One process at a time may compute a cell.
     keep_predictors
         Whether every cell keeps its predictor.
-    layer, image_key, shapes_key, table_name, coordinate_system, um_per_px
-        Where counts and images are, as in `stp.tl.fit`.
+    layer
+        Layer with raw counts; by default X.
+    image_key
+        Image, or a mapping of spot elements to images, where there are several.
+    shapes_key
+        Elements that hold the spots; by default all that the table annotates.
+    table_name
+        Table with the counts; by default ``"observed"``, or the only one.
+    coordinate_system
+        Coordinate system shared by image and spots, where there are several.
+    um_per_px
+        Resolution in µm per pixel; by default what the object records.
     features_key
-        Matrix of ``obsm`` with embeddings; models with an ``encoder`` take it unless their entry names another.
+        Matrix of ``obsm`` with embeddings; models with an ``encoder`` take it unless their options name another.
     progress
         Whether to show a progress bar.
 
@@ -293,165 +290,8 @@ def benchmark(
     )
     folder = Path(save_dir or Path(pooch.os_cache("stpredict")) / "benchmarks" / study.fingerprint)
     note = begin(study, folder, list(entries), grouped=group_key is not None)
-    cells = [
-        Cell(
-            study=study,
-            label=label,
-            entry=entry,
-            split=split,
-            seed=seed,
-            folder=folder / label / f"fold-{split.number}-seed-{seed}",
-            keep_predictor=keep_predictors,
-        )
-        for split in study.splits
-        for seed in seeds
-        for label, entry in entries.items()
-        if seed == seeds[0] or entry.model not in BASELINES
-    ]
+    cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors)
     failures = run_cells(cells, folder, progress=progress)
-    found = Benchmark._of(folder, note, list(entries), seeds)
+    found = Benchmark.of_cells(folder, note, list(entries), seeds)
     check.some_success(failures, len(found.runs))
     return found
-
-
-def begin(study: Study, folder: Path, labels: Sequence[str], *, grouped: bool) -> dict[str, Any]:
-    """Write down what is compared; refuse a folder that holds another comparison.
-
-    Parameters
-    ----------
-    study
-        The study.
-    folder
-        Where it goes.
-    labels
-        Models.
-    grouped
-        Whether groups were named.
-
-    Returns
-    -------
-    What is written.
-    """
-    values, before = study.values(), {}
-    if (folder / NOTE).is_file():
-        before = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        wanted = json.loads(json.dumps(values))
-        check.same_comparison([name for name in wanted if before["study"].get(name) != wanted[name]], folder)
-    several = len({slide.group for slide in study.slides.values()}) > 1
-    rule = study.protocol
-    note = {
-        "unit": "patient" if grouped and several else "section",
-        "leaks": study.leaks,
-        "protocol": study.protocol_name,
-        "headline": rule.headline if rule else "gene_pearson",
-        "said": rule.note if rule else "",
-        "um_per_px": {name: slide.um_per_px for name, slide in study.slides.items()},
-        "models": list(dict.fromkeys([*before.get("models", []), *labels])),
-        "study": values,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{NOTE}.part"
-    part.write_text(json.dumps(note, indent=1), encoding="utf-8")
-    part.replace(folder / NOTE)
-    return note
-
-
-def run_cells(cells: Sequence[Cell], folder: Path, *, progress: bool) -> dict[str, str]:
-    """Do what is not done yet; what fails stops no other.
-
-    Parameters
-    ----------
-    cells
-        All cells; those of a fold one after the other.
-    folder
-        Of the benchmark.
-    progress
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    Why cells failed, by name.
-    """
-    failures = {}
-    held: tuple[int, HeldOut] | None = None
-    with tqdm(total=len(cells), desc="cells", unit="cell", disable=not progress) as bar:
-        for cell in cells:
-            bar.set_postfix_str(cell.name)
-            with Caught() as caught:
-                run = cell.run()
-            if caught.error is not None:
-                refuse(cell, caught.error)
-            elif not finished(cell, run):
-                if held is None or held[0] != cell.split.number:
-                    held = (cell.split.number, held_out(cell, folder))
-                with Caught() as caught:
-                    fill(cell, run, held[1])
-            if caught.error is not None:
-                failures[cell.name] = f"{type(caught.error).__name__}: {caught.error}"
-            bar.update()
-    return failures
-
-
-def held_out(cell: Cell, folder: Path) -> HeldOut:
-    """What was measured on the test slides of a cell's fold: read, or computed and written.
-
-    Parameters
-    ----------
-    cell
-        The cell.
-    folder
-        Of the benchmark.
-
-    Returns
-    -------
-    The measurements.
-    """
-    study, number = cell.study, cell.split.number
-    place = folder / FOLDS / f"fold-{number}.npz"
-    if place.is_file():
-        with np.load(place) as arrays:
-            return HeldOut.from_arrays(arrays)
-    slides = [study.slides[name] for name in cell.split.test]
-    found = measured(slides, study.panels[number], study.target, fold=number, pooled=study.pooled, n_splits=N_SPLITS)
-    place.parent.mkdir(exist_ok=True)
-    part = place.with_name(f".{place.name}.part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **found.arrays())
-    part.replace(place)
-    return found
-
-
-def _long(scores: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
-    """Scores of one cell, one row a gene and metric."""
-    named = scores.assign(model=run["model"], fold=run["fold"], seed=run["seed"])
-    return named.melt(id_vars=list(WHERE), value_vars=list(METRICS), var_name="metric", value_name="value")
-
-
-def _joined(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(columns))
-
-
-def _part(folder: Path, model: str, fold: int, seed: int) -> tuple[int, HeldOut, dict[str, NDArray[Any]]]:
-    with np.load(folder / FOLDS / f"fold-{fold}.npz") as arrays:
-        held = HeldOut.from_arrays(arrays)
-    with np.load(folder / model / f"fold-{fold}-seed-{seed}" / HELD_OUT) as arrays:
-        return fold, held, dict(arrays)
-
-
-def _aligned(fold: int, held: HeldOut, arrays: Mapping[str, NDArray[Any]], genes: Sequence[str]) -> ad.AnnData:
-    """One fold, with the genes of all folds."""
-    columns = pd.Index(genes).get_indexer(pd.Index(held.genes))
-    predicted, observed = (np.full((len(held.names), len(genes)), np.nan, np.float32) for _ in range(2))
-    predicted[:, columns], observed[:, columns] = arrays["predicted"], held.observed
-    observed[~held.counted] = np.nan
-    obs = pd.DataFrame(
-        {"fold": fold, keys.SLIDE: held.slide, "group": held.group, keys.AT_BORDER: arrays["at_border"]},
-        index=pd.Index(held.names.astype(str)),
-    )
-    return ad.AnnData(
-        predicted,
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(genes)),
-        layers={keys.OBSERVED: observed},
-        obsm={keys.SPATIAL: held.xy},
-    )

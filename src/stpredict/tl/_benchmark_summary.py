@@ -18,6 +18,7 @@ LEAST_UNITS = 3
 """Units below which no interval is given."""
 N_RESAMPLES = 10_000
 LEVEL = 0.95
+CARRIED = ("unit", "leaks", "protocol", "headline", "said")
 MEANS = ("best50", "gene_pearson_top50", "spot_pearson", "rmse", "mae", "moran_agreement")
 COSTS = ("parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s", "peak_memory_mib")
 
@@ -108,8 +109,8 @@ def summarised(
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
     if note["protocol"] in {"m2ost", "m2ost_code"} and "mean_profile" in found.index:
         for name in ("spot_pearson", "rmse"):
-            found[f"{name}_of_constant"] = found.loc["mean_profile", name]
-    found.attrs.update({**note, "baseline": baseline, "n_units": len(pearson), "headline": note["headline"]})
+            found[f"{name}_of_constant"] = float(found[name]["mean_profile"])
+    found.attrs.update({name: note[name] for name in CARRIED} | {"baseline": baseline, "n_units": len(pearson)})
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys as keys
+from .._checks import comparison as check_comparison
 from .._checks import evaluation as check
 from .._checks import expression as check_expression
 from .._checks import slides as check_slides
@@ -181,6 +182,7 @@ def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnDat
         source = observed
         check.has_prediction(predicted, list(sdata.tables), check_slides.layers(observed))
     check.is_prediction(predicted, source)
+    check_comparison.not_cross_validated(predicted, ours=keys.FOLDS in source.uns[predicted])
     check_slides.unique_spots(observed.obs_names, table_name)
     return source, observed
 
