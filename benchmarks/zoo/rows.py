@@ -1,0 +1,74 @@
+"""The rows of the comparison: which model, in which size, trained for how long. Sizes are for two CPU cores."""
+
+from __future__ import annotations
+
+import stpredict as stp
+
+PX = 64
+"""Side in pixels of the patches of networks that are trained from scratch."""
+IMAGENET = "tf_efficientnet_lite0"
+"""Frozen encoder of models that need one: ImageNet weights of EfficientNet-Lite0, as `weights.py` makes them."""
+HOUSE = {"dim": 96, "depth": 2, "size_px": PX, "mlp_ratio": 2.0}
+"""M2OST as narrow and shallow as `m2ost_tiny`, on smaller patches and without patch statistics."""
+SHORT = {"n_epochs": 12, "lr": 5e-4, "batch_size": 32}
+"""Networks of spots, from scratch: a CPU budget, the same for all of them, and not what their papers ask for."""
+SECTIONS = {"n_epochs": 150, "lr": 5e-4, "patience": 50}
+"""Networks of sections, which take a step or two an epoch."""
+
+
+def entry(model, note, recipe=None, **options):
+    """One row, and what is to be said of it."""
+    return stp.tl.Entry(model, options=options, recipe=recipe or {}), note
+
+
+def rows(weights):
+    """Entries and notes by label; what wants ImageNet weights has patch statistics where there are none."""
+    imagenet = {"encoder": IMAGENET, "weights": weights} if weights else {"encoder": "statistics"}
+    frozen = "frozen EfficientNet-Lite0 (ImageNet)" if weights else "patch statistics"
+    narrow = f"width 96, 2 blocks, {PX} px"
+    found = {
+        "mean_profile": entry("mean_profile", "one profile for all spots"),
+        "ridge_color": entry("ridge_color", "mean and spread of colours, closed form"),
+        "knn_spatial": entry("knn_spatial", "place on the slide, no image"),
+        "m2ost_tiny": entry("m2ost_tiny", "as it comes"),
+        "encoder_ridge": entry("encoder_ridge", "patch statistics, 112 px", size_px=112),
+        "encoder_mlp": entry("encoder_mlp", "patch statistics, 112 px", size_px=112),
+        "m2ost": entry("m2ost", narrow, SHORT, **HOUSE),
+        "m2ost_plain_embedding": entry("m2ost_plain_embedding", f"Table 1; {narrow}", SHORT, **HOUSE),
+        "m2ost_joint_attention": entry("m2ost_joint_attention", f"Table 1; {narrow}", SHORT, **HOUSE),
+        "m2ost_concat": entry("m2ost_concat", f"Table 1; {narrow}", SHORT, **HOUSE),
+        "m2ost_dense": entry("m2ost_dense", f"Table 1; {narrow}", SHORT, **HOUSE),
+        "m2ost, scale 0": entry("m2ost", f"Table 2; {narrow}", SHORT, **HOUSE, fov_spots=(1.5,)),
+        "m2ost, scale 1": entry("m2ost", f"Table 2; {narrow}", SHORT, **HOUSE, fov_spots=(3.0,)),
+        "m2ost, scale 2": entry("m2ost", f"Table 2; {narrow}", SHORT, **HOUSE, fov_spots=(6.0,)),
+        "m2ost_reference": entry("m2ost_reference", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
+        "m2ort": entry("m2ort", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
+        "stnet": entry("stnet", f"DenseNet-121 from scratch, {PX} px", SHORT, size_px=PX),
+        "deepspace": entry("deepspace", f"VGG11 from scratch, {PX} px", SHORT, encoder="vgg11", size_px=PX),
+        "resnet50": entry("resnet50", f"from scratch, {PX} px", SHORT, size_px=PX),
+        "vit_b_16": entry("vit_b_16", f"ViT-Ti/16, {PX} px", SHORT, encoder="vit_tiny_patch16_224", size_px=PX),
+        "swin_t": entry("swin_t", f"from scratch, {PX} px", SHORT, size_px=PX),
+        "convnext_t": entry("convnext_t", f"ConvNeXt-Atto, {PX} px", SHORT, encoder="convnext_atto", size_px=PX),
+        "crossvit_small": entry("crossvit_small", f"CrossViT-9, {PX} px", SHORT, encoder="crossvit_9_240", size_px=PX),
+        "bleep": entry("bleep", f"{frozen}, 112 px", {"n_epochs": 60}, **imagenet, frozen=True, size_px=112),
+        "histogene": entry(
+            "histogene", "width 128, 2 layers, 32 px", SECTIONS, dim=128, depth=2, heads=4, mlp_dim=256, size_px=32
+        ),
+        "hist2st": entry(
+            "hist2st", "2 + 2 layers, 28 px, 2 views", {**SECTIONS, "n_epochs": 60},
+            depth=2, graph_depth=2, heads=4, mlp_dim=128, size_px=28, n_views=2,
+        ),
+        "triplex": entry(
+            "triplex", f"resnet18 from scratch, {PX} px; {frozen} around", {**SECTIONS, "n_epochs": 12},
+            dim=128, view_encoder=imagenet["encoder"], view_weights=imagenet.get("weights", "none"), view_px=PX,
+            section_depth=2, around_depth=2, section_heads=4, around_heads=4, size_px=160,
+        ),
+        "istar": entry("istar", "superpixel statistics, 64 px, 1 member", {"n_epochs": 60, "n_members": 1},
+                       size_px=64, cells=8),
+        "deepspot": entry("deepspot", f"{frozen}, 64 px", SECTIONS, **imagenet, size_px=64),
+        "stflow": entry("stflow", f"{frozen}, 112 px", SECTIONS, **imagenet, size_px=112),
+    }  # fmt: skip
+    if weights:
+        found["encoder_ridge, ImageNet"] = entry("encoder_ridge", f"{frozen}, 112 px", **imagenet, size_px=112)
+        found["encoder_mlp, ImageNet"] = entry("encoder_mlp", f"{frozen}, 112 px", **imagenet, size_px=112)
+    return found
