@@ -67,8 +67,8 @@ def test_shares_are_the_areas_of_superpixels_inside_the_disc():
 
 
 def test_what_lies_outside_the_disc_changes_superpixels_but_not_the_spot(batch):
-    model = built(batch, fov_spots=(2.0,), smoothing=1)
     one = replace(batch, patches=batch.patches[:, :1])
+    model = built(one, fov_spots=(2.0,), smoothing=1)
     other = replace(one, patches=one.patches.clone())
     other.patches[..., :4, :4] = 0  # the first superpixel, a corner
     changed = (model.superpixels(other) - model.superpixels(one)).abs().amax(dim=(0, 2)) > 1e-6
@@ -78,8 +78,8 @@ def test_what_lies_outside_the_disc_changes_superpixels_but_not_the_spot(batch):
 
 
 def test_a_spot_half_of_one_colour_has_superpixels_of_two_kinds(batch):
-    model = built(batch, fov_spots=(1.28,), smoothing=1)
     halves = replace(batch, patches=batch.patches[:, :1].clone())
+    model = built(halves, fov_spots=(1.28,), smoothing=1)
     halves.patches[..., :16], halves.patches[..., 16:] = 40, 200
     each = model.superpixels(halves)[0].view(8, 8, 4)
     torch.testing.assert_close(each[:, :3], each[:1, :1].expand(8, 3, 4), atol=1e-4, rtol=1e-4)
