@@ -20,6 +20,15 @@ RESOLUTIONS = {"dim": 12, "depth": 2, "heads": 3, "dim_head": 4, "mlp_dim": 12, 
 HIST2ST = {"size_px": 32, "patch_size": 16, "channels": 4, "n_kept": 3, "depth": 1, "graph_depth": 2, "heads": 3}
 FLOW = {"dim": 12, "depth": 2, "heads": 3, "size_px": 32}
 PAIR = {"encoder": "test_efficientnet", "dim": 12, "top_k": 2, "size_px": 32}
+TRIPLEX = {
+    "target_encoder": "test_efficientnet",
+    "view_encoder": "test_efficientnet",
+    "view_px": 32,
+    "dim": 12,
+    "size_px": 32,
+    **{f"{part}_heads": 3 for part in ("fusion", "section", "around")},
+}
+DEEPSPOT = {"encoder": "statistics", "dim": 12, "members": 3, "size_px": 32}
 GIVEN = {"encoder": "given", "n_features": 7, "size_px": 32}
 FOV = (1.0, 2.0, 4.0, 8.0)
 ALONE = {"embedding": "plain", "within": "joint", "between": "sum", "channels": "dense"}
@@ -49,6 +58,8 @@ SPOT = {  # trained by steps; a spot's prediction depends on that spot alone
     "bleep-frozen": ("bleep", {**PAIR, "frozen": True, "fov_spots": (1.0, 2.0)}),
     "bleep-statistics": ("bleep", {**PAIR, "encoder": "statistics"}),
     "bleep-given": ("bleep", {**PAIR, **GIVEN}),
+    "istar": ("istar", {"cells": 4, "smoothing": 2, "dim": 12, "size_px": 32}),
+    "istar-tokens": ("istar", {"encoder": "test_vit", "cells": 2, "dim": 12, "size_px": 32}),
 }
 SLIDE = {  # trained by steps; a spot's prediction depends on the other spots of its slide
     "histogene": ("histogene", {"dim": 12, "depth": 1, "heads": 3, "mlp_dim": 12, "size_px": 32}),
@@ -57,6 +68,10 @@ SLIDE = {  # trained by steps; a spot's prediction depends on the other spots of
     "stflow": ("stflow", FLOW),
     "stflow-given": ("stflow", {**FLOW, "encoder": "given", "n_features": 7}),
     "stflow-centre": ("stflow", {**FLOW, "n_draws": 0}),
+    "triplex": ("triplex", TRIPLEX),
+    "triplex-statistics": ("triplex", {**TRIPLEX, "view_encoder": "statistics", "fusion_depth": 2}),
+    "deepspot": ("deepspot", DEEPSPOT),
+    "deepspot-given": ("deepspot", {**DEEPSPOT, "encoder": "given", "n_features": 7}),
 }
 CLOSED = {  # nothing is trained by steps: everything is learned in ``start_from``
     "encoder_ridge": ("encoder_ridge", {"size_px": 32}),
@@ -68,7 +83,7 @@ CLOSED = {  # nothing is trained by steps: everything is learned in ``start_from
 
 # ---- exceptions, by name of the model
 
-OWN_LOSS: set[str] = {"hist2st", "stflow", "bleep"}  # the loss is not the mean squared error of the prediction
+OWN_LOSS: set[str] = {"hist2st", "stflow", "bleep", "triplex"}  # the loss is not the mean squared error alone
 NO_HEAD: set[str] = {"bleep"}  # trained by steps, but the last layer is no ``head``: does not start at the mean profile
 
 # ---- every field of a configuration: the case it is changed in, and to what
@@ -165,6 +180,39 @@ CHANGES |= {
     "ridge_color": {"n_outputs": 5, "penalty": 7.0, "fov_spots": (1.5, 3.0), "size_px": 64},
     "knn_spatial": {"n_outputs": 5, "k": 3},
 }
+CHANGES |= {
+    "triplex": {
+        "n_outputs": 5,
+        "target_encoder": "resnet10t",
+        "view_encoder": "resnet10t",
+        "view_px": 48,
+        "dim": 24,
+        **{f"{part}_depth": 2 for part in ("fusion", "section", "around")},
+        **{f"{part}_heads": 2 for part in ("fusion", "section", "around")},
+        **{f"{part}_mlp_ratio": 2.0 for part in ("fusion", "section", "around")},
+        **{f"{part}_dropout": 0.9 for part in ("fusion", "section", "around")},
+        "size_px": 64,
+    },
+    "deepspot": {
+        "n_outputs": 5,
+        "encoder": "resnet10t",
+        "dim": 24,
+        "members": 4,
+        "dropout": 0.9,
+        "reach": 0.5,
+        "size_px": 64,
+    },
+    "istar": {
+        "n_outputs": 5,
+        "encoder": "test_vit",
+        "cells": 8,
+        "smoothing": 1,
+        "dim": 24,
+        "depth": 2,
+        "fov_spots": (1.5, 3.0),
+        "size_px": 64,
+    },
+}
 DECLARED = {  # fields that say what the model wants, or that only act in training on real data
     "m2ost": {"context", "statistics_penalty"},
     "m2ost_reference": {"context", "fov_spots"},
@@ -172,6 +220,9 @@ DECLARED = {  # fields that say what the model wants, or that only act in traini
     "histogene": {"context", "fov_spots"},
     "hist2st": {"context", "fov_spots", "n_views"},
     "stflow": {"context", "fov_spots", "size_px", "weights", "n_features"},
+    "triplex": {"context", "fov_spots", "target_weights", "view_weights", "agreement"},
+    "deepspot": {"context", "fov_spots", "weights", "n_features", "objective"},
+    "istar": {"context", "weights"},
     "encoder_ridge": {"context", "weights", "n_features"},
     "encoder_mlp": {"context", "weights", "n_features"},
     "bleep": {"context", "weights", "n_features", "temperature", "normalize"},

@@ -173,7 +173,12 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             model="IStar",
             citation="Zhang et al., Nat. Biotechnol. 2024, doi 10.1038/s41587-023-02019-9",
             recipe={
-                "n_members": 5, "n_epochs": 400, "batch_size": 128, "lr": 1e-4, "weight_decay": 0.0, "patience": 50
+                "n_members": 5,
+                "n_epochs": 400,
+                "batch_size": 128,
+                "lr": 1e-4,
+                "weight_decay": 0.0,
+                "patience": 50,
             },
         ),
     }
