@@ -9,15 +9,22 @@ import pytest
 import torch
 
 from stpredict import models
+from stpredict.models import _registry
 
 
 def test_named_models():
     table = models.available()
-    assert list(table.index) == ["m2ost", "m2ost_small", "m2ost_tiny", "m2ost_reference"]
-    assert set(table.columns) == {"citation", "context", "n_scales", "size_px", "parameters"}
+    assert {"m2ost", "m2ost_small", "m2ost_tiny", "m2ost_reference", "resnet50", "stnet", "deepspace"} <= set(
+        table.index
+    )
+    assert table.index.is_unique
+    counted = {"parameters", "macs", "licence"}
+    assert set(table.columns) == {"citation", "context", "n_scales", "size_px", *counted}
     parameters = table["parameters"]
     assert parameters["m2ost_tiny"] < parameters["m2ost_small"] < parameters["m2ost"]
-    assert table["citation"].str.contains("arXiv 2409.15092").all()
+    assert table.loc[["m2ost", "m2ost_reference"], "citation"].str.contains("arXiv 2409.15092").all()
+    assert table.loc[["resnet50", "swin_t", "deepspace"], "licence"].tolist() == ["apache-2.0", "mit", "bsd-3-clause"]
+    assert (table["macs"] >= 0).all()
 
 
 def test_parameters_are_those_of_the_network():
@@ -45,10 +52,30 @@ def test_saved_form():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"No model 'M2ost' \(there are: 'm2ost', .*`stp.models.available\(\)`"):
+    with pytest.raises(ValueError, match=r"No model 'M2ost' \(there are: .*'m2ost', .*`stp.models.available\(\)`"):
         models.config("M2ost", 3)
-    with pytest.raises(ValueError, match=r"No model 'os' \(there are: 'M2OST', 'M2OSTReference'\)"):
+    with pytest.raises(ValueError, match=r"No model 'os' \(there are: .*'M2OST', 'M2OSTReference'.*available\(\)`.$"):
         models.config_from_dict({"model": "os", "config": {"n_outputs": 1}})
+
+
+def test_names_of_timm_are_networks_as_they_are():
+    config = models.config("crossvit_tiny_240", 3)
+    assert config == models.config("crossvit_small", 3, {"encoder": "crossvit_tiny_240"})
+    assert config.size_px == 240
+    assert models.config("hf-hub:timm/resnet18.a1_in1k", 3).encoder == "hf-hub:timm/resnet18.a1_in1k"
+    assert models.recipe("resnet18.a1_in1k") == models.recipe("resnet50")
+    assert "encoder" in _registry.named_fields("resnet18")
+    assert models.config_from_dict(models.config_to_dict(config)) == config
+    with pytest.raises(ValueError, match=r"No model 'resnet17' .*`timm.list_models\(\)`"):
+        models.recipe("resnet17")
+
+
+def test_weights_that_are_known():
+    table = models.weights()
+    assert table.index.is_unique
+    assert set(table["gate"]) == {"open", "gated", "registration"}
+    assert table.loc["Phikon", "where"] == "hf-hub:owkin/phikon"
+    assert table.drop(columns="licence").notna().all(axis=None)
 
 
 @pytest.mark.parametrize("model", [["M2OST"], None, {"a": 1}])

@@ -6,6 +6,7 @@ Only checks live here. torch is not imported: shapes come as tuples.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from math import isfinite
@@ -207,12 +208,48 @@ def mean_profile(shape: tuple[int, ...], n_outputs: int) -> None:
 def known_model(name: object, known: Iterable[str], *, or_timm: bool = False) -> None:
     """Refuse a name that the registry does not have; where names of timm are taken too, say so."""
     if name not in (names := sorted(known)):
-        msg = f"No model {name!r} (there are: {', '.join(map(repr, names))}). See `stp.models.available()`."
+        msg = (
+            f"No model {name!r} (there are: {', '.join(map(repr, names))}). One of your own is known once the module "
+            "that registers it (`stp.models.register`) is imported. See `stp.models.available()`."
+        )
         if or_timm:
             msg += (
                 " Networks of timm go by their own names (`timm.list_models()`, 'hf-hub:owner/name') where timm is "
                 'installed: pip install "stpredict-histology[encoders]".'
             )
+        raise ValueError(msg)
+
+
+def model_class(model: object, base: type) -> None:
+    """Refuse what is no class of networks, or one that nobody could import."""
+    if not isinstance(model, type) or not issubclass(model, base):
+        msg = f"`model` is {model!r}; give a class that derives from `stp.models.SpotModel`."
+        raise TypeError(msg)
+    if model.__qualname__ != model.__name__:
+        msg = f"{model.__qualname__!r} is defined inside of something; define it at the top of a module."
+        raise ValueError(msg)
+
+
+def free_name(name: str, place: str, taken: Mapping[str, str], ours: Iterable[str]) -> None:
+    """Refuse a name or a class that others have; ``taken``: name to module and class, ``ours`` cannot be replaced."""
+    if name in set(ours) or taken.get(name, place) != place:
+        msg = f"The name {name!r} is taken by {taken[name]}. Register your model under another."
+        raise ValueError(msg)
+    same = [other for other in taken.values() if other != place and other.split(".")[-1] == place.split(".")[-1]]
+    if same:
+        msg = f"There is a class of that name, {same[0]}, and saved predictors name the class. Rename yours, {place}."
+        raise ValueError(msg)
+
+
+def config_class(place: str, found: object) -> None:
+    """Refuse a model without the configuration that goes with it."""
+    names = [each.name for each in fields(found)] if isinstance(found, type) and is_dataclass(found) else []
+    if missing := [name for name in ("n_outputs", "fov_spots", "size_px", "context") if name not in names]:
+        what = f"lacks {', '.join(map(repr, missing))}" if names else "is missing"
+        msg = (
+            f"The configuration of {place}, a dataclass {place.split('.')[-1]}Config at the top of the same module, "
+            f"{what}. Its fields are 'n_outputs', 'fov_spots', 'size_px', 'context', and yours."
+        )
         raise ValueError(msg)
 
 
@@ -290,10 +327,8 @@ def plain_weights(path: Path, load: Callable[..., Any]) -> Mapping[str, Tensor]:
     try:
         state = load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        msg = (
-            f"{str(path)!r} cannot be loaded without running code from it: {str(error).splitlines()[0]}. Save its "
-            "state dict as safetensors."
-        )
+        why = str(error).partition("\n")[0] or "it is empty"
+        msg = f"{str(path)!r} cannot be loaded without running code from it: {why}. Save its state dict as safetensors."
         raise ValueError(msg) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict", state.get("model")), Mapping):
         state = state.get("state_dict", state.get("model"))

@@ -11,9 +11,9 @@ LARGEST_TABLE_BYTES = 1 << 32
 """Predictions larger than this are not held in memory."""
 
 
-def fits_memory(n_spots: int, n_genes: int) -> None:
+def fits_memory(n_spots: int, n_genes: int, n_matrices: int = 1) -> None:
     """Refuse a table that should not be held in memory."""
-    n_bytes = 4 * n_spots * n_genes
+    n_bytes = 4 * n_spots * n_genes * n_matrices
     if n_bytes > LARGEST_TABLE_BYTES:
         msg = (
             f"The predictions of {n_spots:,} spots x {n_genes:,} genes take {n_bytes / 2**30:.1f} GiB, more than the "

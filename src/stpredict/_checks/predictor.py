@@ -121,6 +121,16 @@ def not_on_hub(name: str, error: Exception) -> NoReturn:
     raise FileNotFoundError(msg) from error
 
 
+def is_one(given: object) -> None:
+    """Refuse what is no predictor."""
+    if not hasattr(given, "members"):
+        msg = (
+            f"`predictor` is a {type(given).__name__}; give what `stp.tl.fit` returned, or read one with "
+            "`stp.tl.Predictor.load(path)`. The order is `stp.tl.calibrate(predictor, sdata)`."
+        )
+        raise TypeError(msg)
+
+
 def overwritable(argument: str, name: str, measured: Sequence[str]) -> None:
     """Refuse to write predictions over what something else wrote."""
     if name in measured:

@@ -9,13 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._contract import SpotBatch, SpotModel
-    from ._registry import ModelConfig, available, build, config, config_from_dict, config_to_dict, recipe
+    from ._contract import FloatLinear, SpotBatch, SpotModel, unit_pixels
+    from ._registry import ModelConfig, available, build, config, config_from_dict, config_to_dict, recipe, register
+    from ._weights import weights
     from .m2ost import M2OST, M2OSTConfig
     from .m2ost_reference import M2OSTReference, M2OSTReferenceConfig, from_released
 
 __all__ = [
     "M2OST",
+    "FloatLinear",
     "M2OSTConfig",
     "M2OSTReference",
     "M2OSTReferenceConfig",
@@ -29,9 +31,13 @@ __all__ = [
     "config_to_dict",
     "from_released",
     "recipe",
+    "register",
+    "unit_pixels",
+    "weights",
 ]
 
 _HOME = {
+    "FloatLinear": "_contract",
     "M2OST": "m2ost",
     "M2OSTConfig": "m2ost",
     "M2OSTReference": "m2ost_reference",
@@ -46,6 +52,9 @@ _HOME = {
     "config_to_dict": "_registry",
     "from_released": "m2ost_reference",
     "recipe": "_registry",
+    "register": "_registry",
+    "unit_pixels": "_contract",
+    "weights": "_weights",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,12 +17,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_LEAST, _MOST = 1e-5, 1e6
+"""Means are kept between these."""
+_NARROW, _WIDE = 1e-4, 1e4
+"""Dispersions are."""
+
+
 class Counts(nn.Module):
     """A zero-inflated negative binomial distribution of the counts of every gene."""
 
     def __init__(self, dim: int, n_genes: int) -> None:
         super().__init__()
         self.mean, self.dispersion, self.dropped = (FloatLinear(dim, n_genes) for _ in range(3))
+
+    @torch.no_grad()
+    def start_at(self, mean: Tensor) -> None:
+        """Let the untrained heads expect one profile everywhere.
+
+        Parameters
+        ----------
+        mean
+            ``(g,)`` mean counts of a spot of median library size.
+        """
+        check.counted_genes(len(mean), self.mean.out_features)
+        for head in (self.mean, self.dispersion, self.dropped):
+            head.weight.zero_()
+            head.bias.zero_()
+        self.mean.bias.copy_(mean.clamp(min=_LEAST).log())
 
     def loss(self, x: Tensor, counts: Tensor, size: Tensor) -> Tensor:
         """Mean negative logarithm of the likelihood.
@@ -41,8 +63,8 @@ class Counts(nn.Module):
         """
         check.counted_genes(counts.shape[1], self.mean.out_features)
         with full_precision(x.device):
-            mean = self.mean(x).clamp(-11.5, 13.8).exp() * size  # 1e-5 to 1e6
-            dispersion = F.softplus(self.dispersion(x)).clamp(1e-4, 1e4)
+            mean = self.mean(x).clamp(log(_LEAST), log(_MOST)).exp() * size
+            dispersion = F.softplus(self.dispersion(x)).clamp(_NARROW, _WIDE)
             return -zinb(counts.float(), mean, dispersion, self.dropped(x)).mean()
 
 

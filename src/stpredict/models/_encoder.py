@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         for key, values in settings.items():
             self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
         if frozen:
-            self.requires_grad_(requires_grad=False)
+            self.requires_grad_(requires_grad=False).train()
 
     def forward(self, patches: Tensor) -> Tensor:
         """Describe patches.
@@ -82,8 +82,10 @@ class Encoder(nn.Module):
         -------
         ``(b, n_features)``.
         """
-        given: Tensor = self.net(patches if self.name == STATISTICS else self._seen(patches))
-        return given
+        alone = self.training and len(patches) == 1  # batch normalisation needs two: it sees the spot twice
+        seen = torch.cat([patches, patches]) if alone else patches
+        given: Tensor = self.net(seen if self.name == STATISTICS else self._seen(seen))
+        return given[: len(patches)]
 
     def tokens(self, patches: Tensor) -> Tensor:
         """Describe patches place by place, as the network does before it pools.
@@ -128,6 +130,11 @@ class Encoder(nn.Module):
             return f"{self.name}: {loaded.pretrained_cfg.get('hf_hub_id') or loaded.pretrained_cfg.get('url')}"
         return f"{self.name}: {_load_file(self.net, self.weights)}"
 
+    @property
+    def licence(self) -> str:
+        """Licence of the weights that timm knows for this network, as timm has it; empty where it knows none."""
+        return str(getattr(self.net, "pretrained_cfg", {}).get("license") or "")
+
     def _seen(self, patches: Tensor) -> Tensor:
         """Pixels as the network wants them."""
         pixels = unit_pixels(patches)
@@ -142,23 +149,24 @@ def _network(name: str, size_px: int) -> tuple[nn.Module, int, int]:
         return Statistics(), size_px, 2 * N_STATISTICS
     timm = check.timm()
     check.timm_name(name, timm)
-    options, input_px, n_features = _fitting(timm, name, size_px)
-    return timm.create_model(name, **options), input_px, n_features
+    probe, options, input_px, n_features = _fitting(timm, name, size_px)
+    wanted = torch.get_default_device().type == "meta"  # by one who asks what it costs: it is there already
+    return probe.train() if wanted else timm.create_model(name, **options), input_px, n_features
 
 
-def _fitting(timm: Any, name: str, size_px: int) -> tuple[dict[str, Any], int, int]:
-    """Options with which a network takes patches of this size, else its own size; found without memory for weights."""
+def _fitting(timm: Any, name: str, size_px: int) -> tuple[nn.Module, dict[str, Any], int, int]:
+    """A network without memory for weights, with options by which it takes patches of this size, else its own size."""
     for options in ({"num_classes": 0, "img_size": size_px}, {"num_classes": 0}):
         try:
             with torch.device("meta"), torch.no_grad():
                 net = timm.create_model(name, **options).eval()
-                return options, size_px, int(net(torch.zeros(1, 3, size_px, size_px)).shape[1])
+                return net, options, size_px, int(net(torch.zeros(1, 3, size_px, size_px)).shape[1])
         except (TypeError, RuntimeError, ValueError, AssertionError):
             continue  # it has no such option, or cannot take this size
     with torch.device("meta"), torch.no_grad():
         net = timm.create_model(name, num_classes=0).eval()
         own = int(net.pretrained_cfg["input_size"][-1])
-        return {"num_classes": 0}, own, int(net(torch.zeros(1, 3, own, own)).shape[1])
+        return net, {"num_classes": 0}, own, int(net(torch.zeros(1, 3, own, own)).shape[1])
 
 
 def _options(net: nn.Module) -> dict[str, Any]:

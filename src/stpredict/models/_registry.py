@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .._checks import models as check
-from ._variants import VARIANTS
+from ._variants import VARIANTS, Variant, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ._contract import SpotModel
-    from ._variants import Variant
+
+_KNOWN: dict[str, Variant] = dict(VARIANTS)
+"""All rows: those of the package, and those that users registered."""
 
 
 class ModelConfig(Protocol):
@@ -41,6 +43,9 @@ class ModelConfig(Protocol):
     def context(self) -> str:
         """What one prediction sees: ``"spot"`` or ``"slide"``."""
 
+    def __hash__(self) -> int:
+        """Equal for equal configurations."""
+
 
 def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
     """Configuration of a named model.
@@ -48,7 +53,7 @@ def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None
     Parameters
     ----------
     name
-        A name that ``stp.models.available()`` lists.
+        A name that ``stp.models.available()`` lists, or any that timm knows: a `backbone` with that encoder.
     n_outputs
         Number of values predicted per spot.
     overrides
@@ -64,9 +69,64 @@ def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None
     >>> models.config("m2ost_tiny", 250, {"mask_rate": 0.2}).size_px
     112
     """
-    check.known_model(name, VARIANTS)
-    variant = VARIANTS[name]
+    variant = _named(name)
     return _config(variant, {**variant.overrides, **(overrides or {}), "n_outputs": n_outputs})
+
+
+def register(
+    name: str,
+    model: type[SpotModel],
+    *,
+    citation: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
+    """Make a model of your own known by name, until Python ends.
+
+    Call it at the end of the module that defines the model. Whoever loads a predictor of such a model imports that
+    module first. Registering a model again replaces its row.
+
+    Parameters
+    ----------
+    name
+        What `stp.tl.fit` is told.
+    model
+        Class of the network. Beside it, at the top of the same module, stands the dataclass of its configuration,
+        called the same with ``Config`` behind.
+    citation
+        Where it was published.
+    overrides
+        Fields that differ from the defaults of the configuration.
+    recipe
+        Fields of `stp.tl.FitConfig` that differ from its defaults where nobody says otherwise.
+
+    Raises
+    ------
+    ValueError
+        If the name, or a class of that name, is known already, or there is no such dataclass.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.models.register("m2ost_shallow", stp.models.M2OST, overrides={"depth": 1})
+    >>> stp.models.config("m2ost_shallow", 250).depth
+    1
+    """
+    from ._contract import SpotModel
+
+    check.text("name", name)
+    check.model_class(model, SpotModel)
+    row = Variant(
+        package="",
+        module=model.__module__,
+        model=model.__name__,
+        citation=citation,
+        overrides=dict(overrides or {}),
+        recipe=dict(recipe or {}),
+    )
+    check.free_name(name, row.place, {known: other.place for known, other in _KNOWN.items()}, VARIANTS)
+    check.config_class(row.place, getattr(_module(row), f"{row.model}Config", None))
+    _KNOWN[name] = row
 
 
 def recipe(name: str) -> dict[str, Any]:
@@ -87,8 +147,7 @@ def recipe(name: str) -> dict[str, Any]:
     >>> models.recipe("m2ost_tiny")
     {}
     """
-    check.known_model(name, VARIANTS)
-    return dict(VARIANTS[name].recipe)
+    return dict(_named(name).recipe)
 
 
 def named_fields(name: str) -> list[str]:
@@ -103,8 +162,7 @@ def named_fields(name: str) -> list[str]:
     -------
     Fields of its configuration.
     """
-    check.known_model(name, VARIANTS)
-    variant = VARIANTS[name]
+    variant = _named(name)
     return [each.name for each in fields(getattr(_module(variant), f"{variant.model}Config"))]
 
 
@@ -129,24 +187,32 @@ def available() -> pd.DataFrame:
 
     Returns
     -------
-    One row per name: ``citation``, ``context``, ``n_scales``, ``size_px``, ``parameters`` (at 250 outputs).
+    One row per name: ``citation``, ``context``, ``n_scales``, ``size_px``, ``parameters`` and ``macs`` (multiply-
+    accumulates of one spot, attention among them) at 250 outputs, and ``licence`` of the weights that timm knows for
+    its image encoder. The last three are missing for models that need timm where there is none.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> int(models.available().loc["m2ost", "macs"] / 1e6)
+    3981
     """
     import pandas as pd
-    import torch
+
+    from ._macs import cost
 
     rows = {}
-    for name, variant in VARIANTS.items():
+    for name, variant in _KNOWN.items():
         shape = config(name, 250)
-        with torch.device("meta"):
-            model = build(shape)
         rows[name] = {
             "citation": variant.citation,
             "context": shape.context,
             "n_scales": len(shape.fov_spots),
             "size_px": shape.size_px,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            **cost(shape),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    counted = {"parameters": "Int64", "macs": "Int64", "licence": "string"}
+    return pd.DataFrame.from_dict(rows, orient="index").astype(counted).rename_axis("model")
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
@@ -178,8 +244,19 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     The configuration.
     """
     check.saved_config(values)
-    check.known_model(values["model"], {variant.model for variant in VARIANTS.values()})
+    check.known_model(values["model"], {variant.model for variant in _KNOWN.values()})
     return _config(_variant(values["model"]), values["config"])
+
+
+def _named(name: Any) -> Variant:
+    """The row of a name; one made up for a name that only timm knows."""
+    if isinstance(name, str) and name not in _KNOWN:
+        from .backbone import own_size
+
+        if (size_px := own_size(name)) is not None:
+            return plain(name, f"timm, {name}", size_px)
+    check.known_model(name, _KNOWN, or_timm=True)
+    return _KNOWN[name]
 
 
 def _config(variant: Variant, values: Mapping[str, Any]) -> ModelConfig:
@@ -194,8 +271,8 @@ def _model_name(config: ModelConfig) -> str:
 
 
 def _variant(model: str) -> Variant:
-    return next(variant for variant in VARIANTS.values() if variant.model == model)
+    return next(variant for variant in _KNOWN.values() if variant.model == model)
 
 
 def _module(variant: Variant) -> Any:
-    return import_module(f".{variant.module}", __package__)
+    return import_module(f"{variant.package}.{variant.module}".removeprefix("."))

@@ -4,7 +4,7 @@ Huang, Liu, Babadi, Jin and Ying, "Scalable generation of spatial transcriptomic
 flow matching", ICML 2025, arXiv 2506.05361.
 
 Names: x_0, x_1 -> prior and targets; x_t -> ``state``, on the straight line between them at ``time``; denoiser ->
-``Block`` and what is around them; frame averaging -> ``in_frames``; local spatial attention -> ``Block``.
+``Block`` and what is around them; frame averaging -> ``in_frames`` (``_frames``); local attention -> ``Block``.
 
 The network is given a state and predicts where it leads, x_1, by least squares. A prediction walks there from the
 prior in a few steps: at each, the state moves by its share of the way that is left.
@@ -18,7 +18,7 @@ Deviations
     - The frame of a neighbourhood is undefined where its spots lie alike in all directions, as they do on a lattice.
       What is seen in a frame is therefore weighted by how far its axes differ: distances alone are left on a lattice.
     - Distances are in pitches of the training spots, features standardised on the training spots.
-    - A spot without neighbours attends to itself; the published code attends within a dense matrix.
+    - A spot without neighbours attends to itself. The published code holds all distances of a slide at once.
     - The estimates of the blocks are averaged before the one last layer that they share, not after one each.
     - Time is drawn a slide and step; windows take the place of random chunks. Ten chunks a slide and epoch in batches
       of two are five steps; the recipe has five times the epochs.
@@ -33,14 +33,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
 from ._contract import FloatLinear, SpotModel, full_precision, known_features
 from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS, Encoder
-from ._places import PITCH_UM, each_slide, gathered, nearest, pitch
+from ._frames import Around
+from ._places import PITCH_UM, each_slide, gathered, pitch
 from ._prior import PRIORS, drawn, uniform
 
 if TYPE_CHECKING:
@@ -106,36 +107,6 @@ class STFlowConfig:
         check.choice("context", self.context, ("slide",))
 
 
-def in_frames(apart: Tensor, is_near: Tensor) -> Tensor:
-    """Where neighbours lie, in the four frames that the principal axes of a neighbourhood allow.
-
-    Turning, mirroring or shifting all spots permutes the frames, and changes nothing else.
-
-    Parameters
-    ----------
-    apart
-        ``(b, k, 2)`` from each spot to its neighbours.
-    is_near
-        ``(b, k)`` which of them there are.
-
-    Returns
-    -------
-    ``(b, k, 4, 3)``: along both axes, weighted by how far the axes differ in length (0 where the frame is undefined),
-    and the distance.
-    """
-    here = apart * is_near[..., None]
-    mean = here.sum(dim=1, keepdim=True) / is_near.sum(dim=1).clamp(min=1)[:, None, None]
-    x, y = ((apart - mean) * is_near[..., None]).unbind(dim=-1)  # (b, k)
-    uneven, mixed = (x * x - y * y).sum(dim=1), 2 * (x * y).sum(dim=1)
-    angle = torch.atan2(mixed, uneven) / 2
-    weight = torch.hypot(uneven, mixed) / (x * x + y * y).sum(dim=1).clamp(min=1e-9)  # (b,)
-    cos, sin = (weight * angle.cos())[:, None], (weight * angle.sin())[:, None]
-    along, across = here[..., 0] * cos + here[..., 1] * sin, here[..., 1] * cos - here[..., 0] * sin
-    distance = repeat(here.norm(dim=-1), "b k -> b k four", four=4)
-    signs = apart.new_tensor([[1, 1, -1, -1], [1, -1, 1, -1]])
-    return torch.stack([along[..., None] * signs[0], across[..., None] * signs[1], distance], dim=-1)
-
-
 class Gated(nn.Module):
     """An MLP, half of which gates the other."""
 
@@ -151,58 +122,99 @@ class Gated(nn.Module):
         return mapped
 
 
+class Score(nn.Module):
+    """An MLP on what asks, what answers, the way between them and the difference of their states.
+
+    Its first layer is linear in each of these, so that it is applied to spots, before pairs are made of them.
+    """
+
+    def __init__(self, width: int, n_outputs: int, hidden: int) -> None:
+        super().__init__()
+        self.ask = nn.Linear(width, hidden)
+        self.answer, self.way = (nn.Linear(width, hidden, bias=False) for _ in range(2))
+        self.state = nn.Linear(n_outputs, hidden, bias=False)
+        self.out = nn.Linear(hidden, 1, bias=False)
+
+    def forward(self, q: Tensor, k: Tensor, edge: Tensor, state: Tensor, index: Tensor) -> Tensor:
+        """Score pairs.
+
+        Parameters
+        ----------
+        q, k
+            ``(b, h, d)`` what asks, and what answers.
+        edge
+            ``(b, k, h, d)`` ways.
+        state
+            ``(b, g)``.
+        index
+            ``(b, k)`` positions of those that answer.
+
+        Returns
+        -------
+        ``(b, k, h, 1)``.
+        """
+        there = self.state(state)[:, None]  # (b, 1, m)
+        pairs = (self.answer(k) + there)[index] + (self.ask(q) - there)[:, None]
+        scored: Tensor = self.out(F.silu(pairs + self.way(edge)))
+        return scored
+
+
 class Block(nn.Module):
-    """Attention to neighbours, scored by an MLP on both spots, the way between them and the difference of states."""
+    """Attention to neighbours, scored by an MLP."""
 
     def __init__(self, dim: int, heads: int, n_outputs: int, dropout: float) -> None:
         super().__init__()
-        self.heads, width = heads, dim // heads
+        self.heads = heads
         self.norm, self.qkv = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim)
-        self.edge = nn.Sequential(nn.Linear(3, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.score = nn.Sequential(nn.Linear(3 * width + n_outputs, dim), nn.SiLU(), nn.Linear(dim, 1, bias=False))
+        self.frame, self.edge = nn.Sequential(nn.Linear(3, dim), nn.SiLU()), nn.Linear(dim, dim)
+        self.score = Score(dim // heads, n_outputs, dim)
         self.out = nn.Sequential(nn.Linear(2 * dim, dim), nn.Dropout(dropout))
         self.mlp = nn.Sequential(nn.LayerNorm(dim), Gated(dim, 2 * dim, dropout), nn.Dropout(dropout))
         self.estimate = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU())
 
-    def forward(self, x: Tensor, state: Tensor, around: Around) -> tuple[Tensor, Tensor]:
-        """Mix neighbours: ``(b, d)`` and their states ``(b, g)`` to ``(b, d)``, and what the estimate is made of."""
-        x = x + self.out(self._heard(x, state, around))
+    def edges(self, frames: Tensor) -> Tensor:
+        """What ways look like, the mean over their frames: ``(b, k, 4, 3)`` to ``(b, k, h, d)``."""
+        seen = self.edge(self.frame(frames).mean(dim=2))
+        split: Tensor = rearrange(seen, "b k (h d) -> b k h d", h=self.heads)
+        return split
+
+    def forward(self, x: Tensor, state: Tensor, edge: Tensor, around: Around) -> tuple[Tensor, Tensor]:
+        """Mix neighbours.
+
+        Parameters
+        ----------
+        x
+            ``(b, d)`` spots.
+        state
+            ``(b, g)`` their states.
+        edge
+            ``(b, k, h, d)`` what the ways to their neighbours look like.
+        around
+            The neighbours.
+
+        Returns
+        -------
+        ``(b, d)`` spots, and ``(b, d)`` what the estimate is made of.
+        """
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b (qkv h d) -> qkv b h d", qkv=3, h=self.heads)
+        score = self.score(q, k, edge, state, around.index)
+        weight = score.masked_fill(~around.is_near[..., None, None], -torch.inf).softmax(dim=1)
+        heard = (torch.cat([v[around.index], edge], dim=-1) * weight).sum(dim=1)  # (b, h, 2 * d)
+        x = x + self.out(heard.flatten(1))
         x = x + self.mlp(x)
         return x, self.estimate(x)
 
-    def _heard(self, x: Tensor, state: Tensor, around: Around) -> Tensor:
-        """What neighbours and the ways to them say, ``(b, 2 * d)``."""
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b (qkv h d) -> qkv b h d", qkv=3, h=self.heads)
-        edge = rearrange(self.edge(around.frames).mean(dim=2), "b k (h d) -> b k h d", h=self.heads)
-        index = around.index
-        q = repeat(q, "b h d -> b k h d", k=index.shape[1])
-        change = repeat(state[index] - state[:, None], "b k g -> b k h g", h=self.heads)
-        score = self.score(torch.cat([q, k[index], edge, change.to(q.dtype)], dim=-1))  # (b, k, h, 1)
-        weight = score.masked_fill(~around.is_near[..., None, None], -torch.inf).softmax(dim=1)
-        heard = torch.cat([v[index], edge], dim=-1) * weight
-        told: Tensor = heard.sum(dim=1).flatten(1)
-        return told
-
 
 @dataclass(frozen=True, slots=True)
-class Around:
-    """The neighbours of each spot."""
+class Seen:
+    """What a network sees at every time alike."""
 
-    index: Tensor
-    """``(b, k + 1)`` their positions, the spot itself first."""
-    is_near: Tensor
-    """``(b, k + 1)`` which of them there are; the spot itself only where there is no other."""
-    frames: Tensor
-    """``(b, k + 1, 4, 3)`` where they lie."""
-
-    @classmethod
-    def of(cls, xy: Tensor, slide: Tensor, k: int) -> Around:
-        """Find them: ``xy`` is ``(b, 2)`` in pitches."""
-        index, distance = nearest(xy, slide, k)
-        itself = torch.arange(len(xy), device=xy.device)[:, None]
-        index, is_near = torch.cat([itself, index], dim=1), distance.isfinite()
-        is_near = torch.cat([~is_near.any(dim=1, keepdim=True), is_near], dim=1)
-        return cls(index, is_near, in_frames(xy[index] - xy[:, None], is_near))
+    features: Tensor
+    """``(b, d)`` embedded."""
+    around: Around
+    """The neighbours."""
+    edges: list[Tensor]
+    """For each block ``(b, k + 1, h, d / h)``, what the ways to them look like."""
 
 
 class Clock(nn.Module):
@@ -319,11 +331,9 @@ class STFlow(SpotModel):
         -------
         ``(b, n_outputs)`` float32, in target space.
         """
-        features, around = self._seen(batch)
-        given = [
-            self._walk(self._prior(uniform(batch.xy_um, self.config.n_outputs, number)), features, around)
-            for number in range(self.config.n_draws)
-        ] or [self._walk(self.mean.expand(len(batch), -1), features, around)]
+        seen, n = self._seen(batch), self.config.n_outputs
+        starts = [self._prior(uniform(batch.xy_um, n, number)) for number in range(self.config.n_draws)]
+        given = [self._walk(start, seen) for start in starts or [self.mean.expand(len(batch), -1)]]
         return torch.stack(given).mean(dim=0)
 
     def loss(self, batch: SpotBatch) -> Tensor:
@@ -338,39 +348,39 @@ class STFlow(SpotModel):
         -------
         A scalar.
         """
-        targets, (features, around) = check.given_targets(batch.targets), self._seen(batch)
+        targets, seen = check.given_targets(batch.targets), self._seen(batch)
         time = torch.empty_like(targets[:, 0])
         for rows in each_slide(batch.slide):
             time[rows] = torch.rand((), device=time.device)
         start = self._prior(torch.rand(2, *targets.shape, device=targets.device))
-        return F.mse_loss(self._led(torch.lerp(start, targets, time[:, None]), time, features, around), targets)
+        return F.mse_loss(self._led(torch.lerp(start, targets, time[:, None]), time, seen), targets)
 
-    def _seen(self, batch: SpotBatch) -> tuple[Tensor, Around]:
-        """Features on one scale, embedded, ``(b, d)``, and the neighbours."""
+    def _seen(self, batch: SpotBatch) -> Seen:
+        """What stays the same along the way."""
         features = (known_features(self, batch).float() - self.feature_mean) / self.feature_spread
         around = Around.of(batch.xy_um / self.pitch_um, batch.slide, self.config.n_neighbours)
-        return self.embed(features), around
+        return Seen(self.embed(features), around, [block.edges(around.frames) for block in self.blocks])  # type: ignore[operator]
 
     def _prior(self, chance: Tensor) -> Tensor:
         """The start, ``(b, g)``, from ``(2, b, g)`` numbers in [0, 1)."""
         return drawn(self.config.prior, chance, self.mean, self.spread)
 
-    def _walk(self, state: Tensor, features: Tensor, around: Around) -> Tensor:
+    def _walk(self, state: Tensor, seen: Seen) -> Tensor:
         """From a start to what it leads to."""
         times = torch.linspace(_FIRST, 1, self.config.n_times).tolist()
         led = state
         for time, after in pairwise(times):
-            led = self._led(state, state.new_full((len(state),), time), features, around)
+            led = self._led(state, state.new_full((len(state),), time), seen)
             state = state + (after - time) / (1 - time) * (led - state)
         return led
 
-    def _led(self, state: Tensor, time: Tensor, features: Tensor, around: Around) -> Tensor:
+    def _led(self, state: Tensor, time: Tensor, seen: Seen) -> Tensor:
         """Where states lead, ``(b, g)`` float32."""
         with full_precision(state.device):
             change = (state - self.mean) / self.spread
-        x, estimates = features + self.clock(time), []
-        for block in self.blocks:
-            x, estimate = block(x, change, around)
+        x, estimates = seen.features + self.clock(time), []
+        for block, edge in zip(self.blocks, seen.edges, strict=True):
+            x, estimate = block(x, change, edge, seen.around)
             estimates.append(estimate)
         y: Tensor = self.head(torch.stack(estimates).mean(dim=0))
         return y

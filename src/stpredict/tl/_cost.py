@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import resource
 import sys
 import time
@@ -34,7 +33,6 @@ class PeakMemory:
     def __enter__(self) -> Self:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        gc.collect()
         with suppress(OSError, AttributeError):  # what is free goes back to the system, or it would be used unseen
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         with suppress(OSError):

@@ -211,14 +211,14 @@ def _write(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
     folds = {split.number: read_fold(folder, model, split.number, seed) for split in study.splits}
     for table, slides in _tables(study):
         values, panel = np.full(table.shape, np.nan, np.float32), np.zeros(table.n_vars, bool)
-        fold = np.full(table.n_obs, "", dtype=object)
+        fold = np.full(table.n_obs, -1)
         for number, (held, arrays) in folds.items():
             columns = table.var_names.get_indexer(pd.Index(held.genes))
             rows = np.isin(held.slide, [slide.name for slide in slides])
             if rows.any():
                 at = table.obs_names.get_indexer(pd.Index(held.names[rows]))
                 values[np.ix_(at, columns)] = arrays["predicted"][rows]
-                fold[at], panel[columns] = str(number), True
+                fold[at], panel[columns] = number, True
         table.layers[key], table.var[key] = values, panel
         table.obs[keys.FOLD] = _categories(fold)
         table.uns[key] = _record(study, model, seed)
@@ -226,8 +226,10 @@ def _write(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
 
 def _categories(fold: NDArray[Any]) -> pd.Categorical:
     """Numbers of folds as names; none for spots that no fold tests."""
-    known = sorted({name for name in fold.tolist() if name}, key=int)
-    return pd.Categorical(fold, categories=known)
+    known, codes = np.unique(fold[fold >= 0], return_inverse=True)
+    every = np.full(len(fold), -1)
+    every[fold >= 0] = codes
+    return pd.Categorical.from_codes(every, categories=known.astype(str))
 
 
 def _record(study: Study, model: str, seed: int) -> dict[str, Any]:

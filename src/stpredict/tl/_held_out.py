@@ -89,7 +89,7 @@ class HeldOut:
         -------
         The same.
         """
-        values = {name: arrays[name] for name in cls.__dataclass_fields__}
+        values: dict[str, Any] = {name: arrays[name] for name in cls.__dataclass_fields__}
         return cls(**{**values, "genes": tuple(arrays["genes"].tolist())})
 
 
@@ -124,7 +124,7 @@ def measured(
     n_spots = [len(slide.xy_px) for slide in slides]
     name = np.repeat([slide.name for slide in slides], n_spots)
     xy = np.concatenate([slide.xy_px for slide in slides])
-    observed = np.concatenate([spec.normalize(slide.counts, columns_of(slide, genes)) for slide in slides])  # type: ignore[arg-type]
+    observed = np.concatenate([spec.normalize(slide.counts, columns_of(slide, genes)) for slide in slides])
     counted = ~check_expression.zero_spots(counts)
     enough = [each for each in dict.fromkeys(name.tolist()) if (counted & (name == each)).sum() >= LEAST]
     check.scorable(len(enough), fold)

@@ -20,16 +20,21 @@ from .._train._device import make_fabric
 from .._train._windows import surroundings
 from ._run import digest
 from ._stain import normalizers
+from ._unlike import statistics_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from lightning_fabric import Fabric
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from .._geometry import PatchSpec
     from .._slides import Slide
     from .._train._data import Piece
+    from ..models import SpotBatch
     from ..pp._stain_fit import Normalizer, StainMethod
+    from ._conformal import Uncertainty
     from ._predictor import Predictor
 
 PARTITION = 1024
@@ -54,6 +59,19 @@ class Settings:
     """Fabric accelerator."""
     precision: str = "auto"
     """Fabric precision."""
+    uncertainty: Uncertainty | None = None
+    """Which intervals are given, if any."""
+    coverage: float = 0.9
+    """Share of measured values that intervals shall cover."""
+
+    def fabric(self) -> Fabric:
+        """Where to compute.
+
+        Returns
+        -------
+        The device, in its precision.
+        """
+        return make_fabric(FitConfig(accelerator=self.device, precision=self.precision))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -122,6 +140,8 @@ class Plan:
         said: list[Any] = [predictor.hash, self.settings.n_views, PARTITION]
         said += [(digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
         said += [hashlib.sha256(stain.table.tobytes()).hexdigest() for stain in self.stains]
+        if self.settings.uncertainty is not None:
+            said += [self.settings.uncertainty, self.settings.coverage]
         return hashlib.sha256(repr(said).encode() + self.order.tobytes()).hexdigest()[:16]
 
     def pieces(self, patch: PatchSpec, first: int, last: int) -> Iterator[Piece]:
@@ -192,46 +212,101 @@ def compute(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator
 
     Yields
     ------
-    Expression, border flags and colour statistics of consecutive spots, by the names of `empty`.
+    What `columns` names, of consecutive spots.
     """
     settings = plan.settings
-    fabric = make_fabric(FitConfig(accelerator=settings.device, precision=settings.precision))
+    fabric = settings.fabric()
     limit = BatchLimit.of(settings.batch_size, fabric.device)
     share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
     pieces = (
         (replace(piece, spots=to_device(piece.spots, fabric.device)), inside)
-        for piece, inside in _read(plan, predictor, first, last)
+        for piece, inside in read(plan, predictor, first, last)
     )
-    with ahead(pieces) as read:
-        for piece, inside in read:
+    with ahead(pieces) as arriving:
+        for piece, inside in arriving:
+            expression = _expression(piece.spots, predictor, fabric, limit, settings)
+            patches = take(piece.spots, inside).patches
             yield {
-                X: predictor(piece.spots, fabric, batch_size=limit, n_views=settings.n_views)[inside],
+                **{name: values[inside] for name, values in expression.items()},
+                **_distance(patches, predictor, share),
                 keys.AT_BORDER: piece.flagged[inside],
-                keys.COLOR: color_statistics(take(piece.spots, inside).patches, share),
+                keys.COLOR: color_statistics(patches, share),
             }
 
 
-def _read(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator[tuple[Piece, slice]]:
-    """What is read together, and which spots of it are asked for."""
+def _expression(
+    spots: SpotBatch, predictor: Predictor, fabric: Fabric, limit: BatchLimit, settings: Settings
+) -> dict[str, NDArray[np.float32]]:
+    """The prediction, and the ends of its intervals where they are asked for."""
+    calibration = predictor.calibration
+    if settings.uncertainty is None or calibration is None:
+        return {X: predictor(spots, fabric, batch_size=limit, n_views=settings.n_views)}
+    predicted, spread = predictor.with_spread(spots, fabric, batch_size=limit, n_views=settings.n_views)
+    quantile = calibration.quantile(settings.uncertainty, settings.coverage)
+    lower, upper = calibration.interval(predicted, spread, quantile)
+    return {X: predicted, keys.LOWER: lower, keys.UPPER: upper}
+
+
+def _distance(patches: Tensor, predictor: Predictor, share: float) -> dict[str, NDArray[np.float32]]:
+    """How far patches lie from those trained on, where the predictor knows."""
+    known = predictor.image_range
+    return {} if known is None else {keys.IMAGE_DISTANCE: known.distances(statistics_of(patches, share))}
+
+
+def read(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator[tuple[Piece, slice]]:
+    """Read a stretch in pieces that are looked at together.
+
+    Parameters
+    ----------
+    plan
+        What to predict.
+    predictor
+        The predictor.
+    first, last
+        The first position, and the one after the last.
+
+    Yields
+    ------
+    Spots, and which of them are of the stretch, consecutive.
+    """
     if predictor.model_config.context == "slide":
         return plan.neighbourhoods(predictor.patch, first, last)
     return ((piece, slice(None)) for piece in plan.pieces(predictor.patch, first, last))
 
 
-def columns(predictor: Predictor) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+def columns(predictor: Predictor, settings: Settings) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """What is computed for a spot.
 
     Parameters
     ----------
     predictor
         The predictor.
+    settings
+        How it is used.
 
     Returns
     -------
     Shape and dtype, by name.
     """
+    real = np.dtype(np.float32)
     return {
-        X: ((len(predictor.genes),), np.dtype(np.float32)),
+        **{name: ((len(predictor.genes),), real) for name in matrices(settings)},
+        **({} if predictor.image_range is None else {keys.IMAGE_DISTANCE: ((), real)}),
         keys.AT_BORDER: ((), np.dtype(bool)),
-        keys.COLOR: ((predictor.ridge_color.shape[1] - 1,), np.dtype(np.float32)),
+        keys.COLOR: ((predictor.ridge_color.shape[1] - 1,), real),
     }
+
+
+def matrices(settings: Settings) -> tuple[str, ...]:
+    """What is computed for every spot and gene.
+
+    Parameters
+    ----------
+    settings
+        How the predictor is used.
+
+    Returns
+    -------
+    Names, ``"X"`` first.
+    """
+    return (X,) if settings.uncertainty is None else (X, keys.LOWER, keys.UPPER)

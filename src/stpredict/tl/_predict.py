@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks import conformal as check_conformal
 from .._checks import evaluation as check_evaluation
 from .._checks import prediction as check_prediction
 from .._checks import predictor as check
@@ -19,7 +20,7 @@ from ._cluster import spread
 from ._partitions import Plan, Settings, compute
 from ._provenance import predictor_of, warn_unseen_color
 from ._sinks import Memory, Store
-from ._table import as_table, fill_layer, run_record
+from ._table import as_table, beside, fill_layer, run_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from .._slides import Slide
     from ..pp._stain_fit import StainMethod
+    from ._conformal import Uncertainty
     from ._predictor import Predictor
     from ._sinks import Sink
 
@@ -42,6 +44,8 @@ def predict(
     key_added: str = keys.PREDICTED,
     layer: str | None = None,
     n_views: int = 1,
+    uncertainty: Uncertainty | None = None,
+    coverage: float = 0.9,
     stain: StainMethod | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | Sequence[str] | None = None,
@@ -70,6 +74,12 @@ def predict(
         Write into this layer of the existing table instead, beside the measured counts; ``"X"`` overwrites X.
     n_views
         Average over this many of the eight flips and turns of the patches; 8 costs eight times as much as 1.
+    uncertainty
+        Give an interval for every spot and gene, from the errors at spots that were not trained on: ``"conformal"``
+        takes spots for exchangeable, ``"conformal_groups"`` only groups, and is wider (Notes). As many views are
+        averaged as when the predictor was calibrated (8, or 1 with a frozen encoder), whatever ``n_views`` says.
+    coverage
+        Share of measured values that intervals shall cover.
     stain
         Give the patches the stain of the training slides: ``"reinhard"`` (mean and standard deviation of colours) or
         ``"macenko"`` (stain vectors and concentrations). The stain of a slide is what `stp.pp.stain` recorded, or is
@@ -107,14 +117,28 @@ def predict(
     Nothing. Writes ``sdata.tables[key_added]``: ``X`` ``(n_spots, n_genes)`` float32 in the units of the predictor
     (log1p CP10k unless trained otherwise: do not normalise it again), ``obs["at_border"]``, ``obsm["spatial"]`` in
     pixels, ``obsm["color"]``, ``var["train_mean"]``, ``varm["ridge_color"]`` (the two baselines), ``uns[key_added]``
-    (units, target, model, parameters). With ``layer``: that layer of the existing table, NaN for genes outside the
+    (units, target, model, parameters). ``obs["image_distance"]`` is how far the patches lie from those trained on in
+    colour and texture, ``obs["unlike_training"]`` whether that is more than 1, which 1 % of training spots exceed when
+    their slide is left out (predictors of older versions: neither). With ``uncertainty`` also
+    ``layers["predicted_lower"]`` and ``layers["predicted_upper"]`` (``f"{layer}_lower"``, ``f"{layer}_upper"`` beside a
+    layer). With ``layer``: that layer of the existing table, NaN for genes outside the
     panel and spots of other elements, ``var[layer]`` which is True for the panel (``var["predicted"]`` where the layer
     is X), and beside it what the table of predictions would hold.
 
     Raises
     ------
     ValueError
-        If no predictor is given or recorded, elements do not fit together, or something measured would be overwritten.
+        If no predictor is given or recorded, elements do not fit together, something measured would be overwritten, or
+        intervals are asked of a predictor that was not calibrated.
+
+    Notes
+    -----
+    An interval covers a measured value of a new spot with a probability of at least ``coverage`` if that spot is
+    exchangeable with those that the predictor was calibrated on. Spots of a new slide are so at best on average over
+    slides: ``"conformal"`` then is right on average, and may cover clearly less on one slide. ``"conformal_groups"``
+    takes for each gene the widest quantile of the K groups: on a new group it covers enough with probability
+    K / (K + 1). `fit` calibrates on the validation groups, which also chose the epoch, so intervals are slightly too
+    narrow; `calibrate` does so on slides that played no part. Lower ends are not below 0.
 
     Examples
     --------
@@ -126,6 +150,7 @@ def predict(
     (32, 12)
     """
     check_config.prediction(n_views, batch_size)
+    check_conformal.uncertainty(uncertainty, coverage)
     if store is not None:
         check_prediction.own_table(layer)
     if client is not None:
@@ -145,6 +170,8 @@ def predict(
     _check_place(sdata, slides[0].table_name, found, key_added, layer)
     _warn_unseen_resolution(slides, found)
     settings = Settings(n_views=n_views, stain=stain, batch_size=batch_size, device=device, precision=precision)
+    if uncertainty is not None:
+        settings = _with_intervals(settings, found, uncertainty, coverage)
     plan = Plan.of(slides, found, settings)
     sink = Memory.of(plan, found) if store is None else Store.begin(store, plan, found)
     _fill(sink, plan, found, client, progress=progress)
@@ -161,6 +188,14 @@ def predict(
     if key_added in sdata.tables:
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
+
+
+def _with_intervals(settings: Settings, predictor: Predictor, uncertainty: Uncertainty, coverage: float) -> Settings:
+    """The settings under which the predictor was calibrated."""
+    calibration = check_conformal.calibrated(predictor.calibration)
+    calibration.quantile(uncertainty, coverage)  # or says that there are too few spots
+    check_conformal.calibration_of_others(calibration.record, settings.stain)
+    return replace(settings, n_views=calibration.n_views, uncertainty=uncertainty, coverage=coverage)
 
 
 def _width(slides: Sequence[Slide]) -> int | None:
@@ -184,9 +219,11 @@ def _check_place(
     check_slides.unique_spots(table.obs_names, table_name)
     missing = [gene for gene in predictor.genes if gene not in set(table.var_names)]
     if layer is not None:
-        check.overwritable(
-            "layer", layer, [name for name in check_slides.layers(table) if not _predicted(sdata, table_name, name)]
-        )
+        predicted = [name for name in check_slides.layers(table) if _predicted(sdata, table_name, name)]
+        ours = {*predicted, *(end for name in predicted for end in beside(name).values())}
+        kept = [name for name in check_slides.layers(table) if name not in ours]
+        for name in (layer, *beside(layer).values()):
+            check.overwritable("layer", name, kept)
         check.panel_in_table(missing, len(predictor.genes), table_name)
     else:
         check_evaluation.panel_measured(missing, len(predictor.genes), table_name)

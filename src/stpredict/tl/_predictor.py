@@ -14,9 +14,12 @@ from .._geometry import PatchSpec
 from .._train._augment import N_SYMMETRIES
 from .._train._batches import BatchLimit
 from .._train._loop import outputs
+from .._train._spread import with_spread
 from ..models import build, config_from_dict, config_to_dict
 from ..pp._targets import Targets
 from . import _folder
+from ._conformal import Calibration, spread_of
+from ._unlike import ImageRange
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
     from ..models import ModelConfig, SpotBatch, SpotModel
     from ..pp import TargetSpec
+
+
+CALIBRATION, IMAGE_RANGE = "calibration", "image_range"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,6 +78,10 @@ class Predictor:
     """One row a member and epoch: losses, validation score, learning rate, spots per second."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Slides, groups, seeds, versions, hashes, resolution and colour range of the training data."""
+    calibration: Calibration | None = None
+    """Errors at spots that were not trained on, from which intervals are made; None where nothing was held out."""
+    image_range: ImageRange | None = None
+    """Where the patches of training spots lie in the space of colour and texture; None in older predictors."""
 
     @property
     def genes(self) -> list[str]:
@@ -119,9 +129,7 @@ class Predictor:
         ``(n, g)`` float32 in `units`.
         """
         views = min(max(n_views, 1), N_SYMMETRIES)
-        limit = batch_size if isinstance(batch_size, BatchLimit) else BatchLimit.of(batch_size, fabric.device)
-        if self.model_config.context == "slide":  # all that are given are seen together
-            limit = BatchLimit(max(1, len(spots)))
+        limit = self._limit(spots, fabric, batch_size)
         given = [
             member.targets.decode(
                 outputs(member.network.to(fabric.device), spots, fabric, limit, symmetries=views).numpy()
@@ -129,6 +137,39 @@ class Predictor:
             for member in self.members
         ]
         return np.mean(given, axis=0, dtype=np.float64).astype(np.float32)
+
+    def with_spread(
+        self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 8
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Predict spots, and say in what their intervals are measured.
+
+        Parameters
+        ----------
+        spots
+            The spots.
+        fabric
+            Where to compute, and in which precision.
+        batch_size
+            Spots a forward pass; None for what suits the device. Fewer where memory runs out.
+        n_views
+            Flips and turns, from 1 to 8, whose mean is predicted and whose disagreement is part of the spread.
+
+        Returns
+        -------
+        ``(n, g)`` float32 in `units`, and the spread, above 0, in the same shape and units.
+        """
+        limit = self._limit(spots, fabric, batch_size)
+        found = [
+            with_spread(member.network.to(fabric.device), member.targets.decode, spots, fabric, limit, n_views)
+            for member in self.members
+        ]
+        mean, views = (np.mean(part, axis=0, dtype=np.float64) for part in zip(*found, strict=True))
+        return mean.astype(np.float32), spread_of(self.members, views)
+
+    def _limit(self, spots: SpotBatch, fabric: Fabric, batch_size: int | BatchLimit | None) -> BatchLimit:
+        if self.model_config.context == "slide":  # all that are given are seen together
+            return BatchLimit(max(1, len(spots)))
+        return batch_size if isinstance(batch_size, BatchLimit) else BatchLimit.of(batch_size, fabric.device)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the predictor to a folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``README.md``.
@@ -174,10 +215,14 @@ class Predictor:
             ridge_color=tensors["ridge_color"].numpy(),
             history=history,
             provenance=values["provenance"],
+            **_known(values, tensors),
         )
 
     def _description(self) -> dict[str, Any]:
+        calibration = self.calibration  # left out where there is none: older predictors keep their hash
+        noted = {} if calibration is None else {"n_views": calibration.n_views, "record": dict(calibration.record)}
         return {
+            **({CALIBRATION: noted} if noted else {}),
             "model": self.model,
             "model_config": config_to_dict(self.model_config),
             "patch": self.patch.to_dict(),
@@ -200,6 +245,9 @@ class Predictor:
             if member.targets.components is not None:
                 arrays["components"] = member.targets.components
             tensors |= {f"{i}/targets/{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+        for part, held in ((CALIBRATION, self.calibration), (IMAGE_RANGE, self.image_range)):
+            if held is not None:
+                tensors |= {f"{part}/{name}": tensor for name, tensor in held.tensors().items()}
         return tensors
 
     def _rows(self) -> dict[str, str]:
@@ -213,6 +261,9 @@ class Predictor:
             "fields of view": f"{fov} µm, {self.patch.size_px} px each",
             "trained on": f"{', '.join(trained)} ({sum(s['n_spots'] for s in trained.values())} spots)",
             "validation": str(self.provenance.get("validation_note", "none")),
+            "intervals": "not calibrated"
+            if self.calibration is None
+            else f"calibrated on {self.calibration.pooled.n} spots of {self.calibration.record['kind']}",
         }
 
     def __repr__(self) -> str:
@@ -224,3 +275,17 @@ class Predictor:
             for name, value in self._rows().items()
         )
         return f"<table><caption>stpredict Predictor</caption>{rows}</table>"
+
+
+def _known(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What older predictors do not have."""
+
+    def part(name: str) -> dict[str, Tensor]:
+        """Its tensors."""
+        return {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
+
+    calibration, image_range = part(CALIBRATION), part(IMAGE_RANGE)
+    return {
+        "calibration": Calibration.from_tensors(calibration, values[CALIBRATION]) if calibration else None,
+        "image_range": ImageRange.from_tensors(image_range) if image_range else None,
+    }

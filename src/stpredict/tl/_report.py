@@ -35,7 +35,7 @@ N_GENES = 30
 """Genes of the heat map."""
 LEAK = (
     '<div class="leak"><p><strong>LEAK.</strong> Tissue of the same patient or group is in training and in test. '
-    "Scores on a new patient will be lower, and models that remember a patient gain by it. Do not report these numbers as "
+    "Scores on a new patient will be lower, and models that remember a patient gain by it. Do not report these as "
     "performance on new patients.</p></div>"
 )
 

@@ -13,7 +13,7 @@ import zarr
 
 from .. import _keys as keys
 from .._checks import prediction as check
-from ._partitions import PARTITION, X, columns
+from ._partitions import PARTITION, X, columns, matrices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,10 +28,17 @@ if TYPE_CHECKING:
 
 FINISHED = "finished"
 """Array of a store with one element a partition, which is 1 where the partition is written; attribute when all are."""
-PLACES = {keys.AT_BORDER: f"obs/{keys.AT_BORDER}", keys.COLOR: f"obsm/{keys.COLOR}"}
-"""Where a finished store has what is not its matrix."""
+PLACES = {
+    keys.AT_BORDER: f"obs/{keys.AT_BORDER}",
+    keys.IMAGE_DISTANCE: f"obs/{keys.IMAGE_DISTANCE}",
+    keys.COLOR: f"obsm/{keys.COLOR}",
+}
+"""Where a finished store has what is no matrix of genes."""
+LAYERS = {name: f"layers/{name}" for name in (keys.LOWER, keys.UPPER)}
+"""Where a store has the matrices beside X."""
 GENES = 256
 """Genes a chunk, so that a map of one gene is not made of all."""
+DICT = {"encoding-type": "dict", "encoding-version": "0.1.0"}
 ANNDATA = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
@@ -76,8 +83,9 @@ class Memory:
         The sink.
         """
         n = len(plan.order)
-        check.fits_memory(n, len(predictor.genes))
-        return cls(plan=plan, arrays={k: np.empty((n, *shape), t) for k, (shape, t) in columns(predictor).items()})
+        check.fits_memory(n, len(predictor.genes), len(matrices(plan.settings)))
+        wanted = columns(predictor, plan.settings)
+        return cls(plan=plan, arrays={name: np.empty((n, *shape), dtype) for name, (shape, dtype) in wanted.items()})
 
     def todo(self) -> list[tuple[int, int]]:
         """Everything."""
@@ -135,9 +143,11 @@ class Store:
             return cls.open(place, plan)
         group = zarr.open_group(place, mode="w-")
         n = len(plan.order)
-        for name, (shape, dtype) in columns(predictor).items():
+        for name, (shape, dtype) in columns(predictor, plan.settings).items():
             chunks = (PARTITION, *(min(size, GENES) for size in shape))
-            group.create_array(name, shape=(n, *shape), chunks=chunks, dtype=dtype, attributes=dict(ARRAY))
+            group.create_array(
+                LAYERS.get(name, name), shape=(n, *shape), chunks=chunks, dtype=dtype, attributes=dict(ARRAY)
+            )
         group.create_array(FINISHED, shape=(plan.n_partitions,), chunks=(1,), dtype=np.uint8)
         group.attrs[keys.ATTRS] = {"fingerprint": fingerprint, FINISHED: False}  # last: without it, it is no store
         return cls.open(place, plan)
@@ -173,14 +183,15 @@ class Store:
         for values in _partitions(pieces):
             stop = first + len(values[X])
             for name, value in values.items():
-                self.group[name][first:stop] = value  # type: ignore[index]
+                self.group[LAYERS.get(name, name)][first:stop] = value  # type: ignore[index]
             self.group[FINISHED][first // PARTITION] = 1  # type: ignore[index]
             first = stop
 
     def values(self) -> dict[str, Any]:
-        """Expression as a dask array that reads the store; the rest, which is small, in memory."""
-        small = {name: self._array(name)[:] for name in (keys.AT_BORDER, keys.COLOR)}
-        return {X: da.from_zarr(self._array(X)), **small}
+        """Matrices as dask arrays that read the store; the rest, which is small, in memory."""
+        wanted = matrices(self.plan.settings)
+        small = {name: self._array(name)[:] for name in PLACES if self._place(name) in self.group}
+        return {**{name: da.from_zarr(self._array(name)) for name in wanted}, **small}
 
     @property
     def rows(self) -> NDArray[np.intp]:
@@ -199,9 +210,11 @@ class Store:
             for name in ("obs", "var", "obsm", "varm", "uns"):
                 element = getattr(table, name)
                 ad.io.write_elem(self.group, name, element if name in {"obs", "var"} else dict(element))
+            if table.layers:
+                self.group.require_group("layers").attrs.update(DICT)
             noted = {**self._noted, FINISHED: True}
             self.group.attrs.update({**ANNDATA, keys.ATTRS: noted})
-        for name in {FINISHED, keys.AT_BORDER, keys.COLOR} & set(self.group.array_keys()):
+        for name in {FINISHED, *PLACES} & set(self.group.array_keys()):
             del self.group[name]
 
     @property
@@ -214,7 +227,11 @@ class Store:
         return bool(self._noted[FINISHED])
 
     def _array(self, name: str) -> Any:
-        return self.group[PLACES.get(name, name) if self._finished else name]
+        return self.group[self._place(name)]
+
+    def _place(self, name: str) -> str:
+        """Where an array is."""
+        return LAYERS.get(name) or (PLACES.get(name, name) if self._finished else name)
 
 
 def _fingerprint(path: Path) -> str | None:

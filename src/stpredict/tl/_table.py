@@ -38,6 +38,15 @@ def run_record(predictor: Predictor, settings: Settings) -> dict[str, Any]:
     Values that AnnData writes.
     """
     spec = predictor.target
+    calibration = predictor.calibration
+    intervals: dict[str, Any] = {}
+    if settings.uncertainty is not None and calibration is not None:
+        intervals = {
+            "uncertainty": settings.uncertainty,
+            "coverage": settings.coverage,
+            "calibrated_on": calibration.record["kind"],
+            "n_calibration": calibration.pooled.n,
+        }
     return {
         "units": predictor.units,
         "target": {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
@@ -46,6 +55,7 @@ def run_record(predictor: Predictor, settings: Settings) -> dict[str, Any]:
             "stain": settings.stain or "as scanned",
             "fov_um": list(predictor.patch.fov_um),
             "size_px": predictor.patch.size_px,
+            **intervals,
         },
         "model": {
             "name": predictor.model,
@@ -85,7 +95,13 @@ def as_table(
     obs[keys.REGION] = pd.Categorical(obs[keys.REGION])
     obs = obs.iloc[sink.rows]
     obs[keys.AT_BORDER] = values[keys.AT_BORDER]
+    if keys.IMAGE_DISTANCE in values:
+        obs[keys.IMAGE_DISTANCE] = values[keys.IMAGE_DISTANCE]
+        obs[keys.UNLIKE] = values[keys.IMAGE_DISTANCE] > 1
     adata = ad.AnnData(X=values[X], obs=obs, var=pd.DataFrame(index=pd.Index(predictor.genes)), uns={key_added: uns})
+    for name in (keys.LOWER, keys.UPPER):
+        if name in values:
+            adata.layers[name] = values[name]
     adata.var[keys.TRAIN_MEAN], adata.varm[keys.RIDGE_COLOR] = predictor.train_mean, predictor.ridge_color
     adata.obsm[keys.SPATIAL] = np.concatenate([slide.xy_px for slide in slides])[sink.rows]
     adata.obsm[keys.COLOR] = values[keys.COLOR]
@@ -102,6 +118,7 @@ def _obs(slide: Slide) -> pd.DataFrame:
         table = slide.source.tables[slide.table_name]
         attrs = table.uns["spatialdata_attrs"]
         known = table.obs.loc[slide.obs_names].drop(columns=[attrs["region_key"], attrs["instance_key"]])
+        known = known.drop(columns=[keys.UNLIKE, keys.IMAGE_DISTANCE], errors="ignore")  # of another prediction
     known[keys.REGION], known[keys.SPOT_ID] = slide.shapes_key, slide.instances
     return known
 
@@ -131,6 +148,7 @@ def fill_layer(
     colors = np.full((table.n_obs, values[keys.COLOR].shape[1]), np.nan, np.float32)
     border, xy = np.zeros(table.n_obs, bool), np.full((table.n_obs, 2), np.nan)
     filled[np.ix_(rows, columns)] = values[X]
+    _fill_beside(table, values, rows, columns, layer)
     xy[rows] = np.concatenate([slide.xy_px for slide in slides])
     colors[rows], border[rows] = values[keys.COLOR], values[keys.AT_BORDER]
     panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
@@ -146,3 +164,37 @@ def fill_layer(
     table.var[layer if layer != X else keys.PREDICTED], table.var[keys.TRAIN_MEAN] = panel, mean
     table.varm[keys.RIDGE_COLOR] = ridge
     table.uns[layer] = dict(uns)
+
+
+def _fill_beside(
+    table: ad.AnnData, values: Mapping[str, NDArray[Any]], rows: NDArray[np.intp], columns: NDArray[np.intp], layer: str
+) -> None:
+    """Intervals and distances beside a layer, in place of those of an earlier prediction."""
+    for kind, name in beside(layer).items():
+        table.layers.pop(name, None)
+        if kind in values:
+            table.layers[name] = np.full(table.shape, np.nan, np.float32)
+            table.layers[name][np.ix_(rows, columns)] = values[kind]
+    obs = pd.DataFrame(table.obs)
+    table.obs = obs.drop(columns=[keys.UNLIKE, keys.IMAGE_DISTANCE], errors="ignore")
+    if keys.IMAGE_DISTANCE in values:
+        distance = np.full(table.n_obs, np.nan, np.float32)
+        distance[rows] = values[keys.IMAGE_DISTANCE]
+        table.obs[keys.IMAGE_DISTANCE], table.obs[keys.UNLIKE] = distance, distance > 1
+
+
+def beside(layer: str) -> dict[str, str]:
+    """What the ends of intervals are called.
+
+    Parameters
+    ----------
+    layer
+        Name of the layer that holds the prediction, or ``"X"``.
+
+    Returns
+    -------
+    Names of layers.
+    """
+    if layer == X:
+        return {keys.LOWER: keys.LOWER, keys.UPPER: keys.UPPER}
+    return {kind: kind.replace(keys.PREDICTED, layer, 1) for kind in (keys.LOWER, keys.UPPER)}

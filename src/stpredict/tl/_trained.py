@@ -19,11 +19,13 @@ from .._train._loop import Held, seeded, train
 from ..models import build
 from ..models._registry import named_fields
 from ..pp._targets import Targets
+from ._calibrate import cross_calibrated
 from ._checkpoint import Checkpoint
 from ._folder import CONFIG
 from ._planned import columns_of
 from ._predictor import Member, Predictor
 from ._provenance import provenance
+from ._unlike import ImageRange, statistics_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +86,9 @@ def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpo
         with checkpoint.member(i, run.config, len(run.folds)) as progress:
             members.append(_member(run, i, spots, values, progress, fabric))
     colors = color_statistics(spots.patches, run.diameter_um / run.patch.fov_um[0])
-    ridge, penalty = fit_ridge(colors, values, _ridge_folds(run.slides, run.slide_index), run.slide_index, run.target)
+    folds = _ridge_folds(run.slides, run.slide_index)
+    ridge, penalty = fit_ridge(colors, values, folds, run.slide_index, run.target)
+    statistics = statistics_of(spots.patches, run.diameter_um / run.patch.fov_um[0])
     return Predictor(
         members=tuple(members),
         model=run.model,
@@ -97,6 +101,8 @@ def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpo
             **provenance(run, colors, penalty, n_at_border, checkpoint),
             "pretrained": members[0].pretrained,
         },
+        calibration=cross_calibrated(run, tuple(members), spots, values, fabric),
+        image_range=ImageRange.of(statistics, folds),
     )
 
 

@@ -1,0 +1,134 @@
+"""What a prediction costs: true multiplications, attention among them, counted on the meta device."""
+
+from __future__ import annotations
+
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from ._contract import SpotBatch
+from ._encoder import GIVEN, Encoder
+from ._registry import build
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from ._contract import SpotModel
+    from ._registry import ModelConfig
+
+WINDOW = 64
+"""Spots of the section over which the cost of a spot is averaged, for models that look at slides."""
+_PITCH_UM = 200.0
+
+
+@cache
+def cost(config: ModelConfig) -> Mapping[str, int | str | None]:
+    """What a table of models says about size and cost.
+
+    Parameters
+    ----------
+    config
+        Configuration of a model.
+
+    Returns
+    -------
+    ``parameters``, ``macs``, and ``licence`` of the weights that timm knows for its image encoder; None where there are
+    none, or where timm is needed and is not there.
+    """
+    try:
+        with torch.device("meta"):
+            model = build(config)
+    except ImportError:
+        return MappingProxyType({"parameters": None, "macs": None, "licence": None})
+    licences = {licence for part in model.modules() if isinstance(part, Encoder) and (licence := part.licence)}
+    return MappingProxyType(
+        {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "macs": _counted(model, config),
+            "licence": ", ".join(sorted(licences)) or None,
+        }
+    )
+
+
+def macs(config: ModelConfig) -> int:
+    """Multiply-accumulates of the prediction of one spot.
+
+    Matrix products, convolutions and attention count; sums, norms, activations and sparse products do not. An encoder
+    that is frozen counts too: a new slide has no features yet.
+
+    Parameters
+    ----------
+    config
+        Configuration of a model.
+
+    Returns
+    -------
+    Multiply-accumulates, the mean over a section of 64 spots for models of context ``"slide"``.
+
+    Raises
+    ------
+    ImportError
+        If the network needs timm and there is none.
+    """
+    with torch.device("meta"):
+        model = build(config)
+    return _counted(model, config)
+
+
+def _counted(model: SpotModel, config: ModelConfig) -> int:
+    """The multiply-accumulates of a network on the meta device."""
+    try:
+        return _of_pass(model, _section(config, "meta"))
+    except RuntimeError:  # something there depends on values of pixels or weights
+        with torch.random.fork_rng(devices=[]):
+            return _of_pass(build(config), _section(config, "cpu"))
+
+
+def _of_pass(model: SpotModel, batch: SpotBatch) -> int:
+    """Those of a forward pass, by spot; with gradients, since fused kernels for inference alone are not counted."""
+    counter = FlopCounterMode(display=False)
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter, _PlacesKnown():  # type: ignore[no-untyped-call]
+        model.eval()(batch)
+    return round(counter.get_total_flops() / 2 / len(batch))
+
+
+def _section(config: ModelConfig, device: str) -> SpotBatch:
+    """One spot, or a square of them; grey. Where they lie is known, whatever the device of their pixels."""
+    n = WINDOW if config.context == "slide" else 1
+    place, side = torch.arange(n), round(n**0.5)
+    width = getattr(config, "n_features", 0) if getattr(config, "encoder", None) == GIVEN else 0
+    grey = torch.full((1, 1, 1, 1, 1), 128, dtype=torch.uint8, device=device)
+    return SpotBatch(
+        patches=grey.expand(n, len(config.fov_spots), 3, config.size_px, config.size_px),
+        xy_um=torch.stack([place % side, place // side], dim=1) * _PITCH_UM,
+        slide=torch.zeros(n, dtype=torch.int64),
+        features=torch.zeros(n, width, device=device) if width else None,
+    )
+
+
+class _PlacesKnown(TorchDispatchMode):
+    """Lets tensors with values, such as the places of spots, meet those of the meta device, which have none."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call an operator; where it is given tensors of both kinds, the values of all are forgotten."""
+        given = (args, kwargs or {})
+        if len({x.device for x in tree_leaves(given) if isinstance(x, torch.Tensor)}) > 1:
+            if func is torch.ops.aten.index.Tensor:  # which asks a mask how many it chooses
+                given = ((args[0], [part for x in args[1] for part in _chosen(x)]), given[1])
+            given = tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device="meta"), given)
+        return func(*given[0], **given[1])
+
+
+def _chosen(index: Tensor | None) -> tuple[Tensor | None, ...]:
+    """A mask as the positions it chooses, one tensor an axis; any other index as it is."""
+    return index.nonzero(as_tuple=True) if index is not None and index.dtype == torch.bool else (index,)

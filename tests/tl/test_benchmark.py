@@ -1,0 +1,390 @@
+"""Benchmarks: cells that outlive a kill, models that fail alone, and a summary that can be computed by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stpredict.datasets import synthetic
+from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
+from stpredict.tl._benchmark_summary import interval, summarised, unit_means
+from stpredict.tl._cost import PeakMemory, Stopwatch
+from stpredict.tl._entry import common_fields, entries_of
+from stpredict.tl._scores import agreement
+
+from .conftest import TINY, copied
+
+ON_CPU = {"accelerator": "cpu", "precision": "32-true"}
+QUICK = Entry("m2ost", options=TINY, recipe={"n_epochs": 1})
+BASELINES = ["mean_profile", "ridge_color"]
+
+
+@pytest.fixture(scope="module")
+def two():
+    return synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+
+
+@pytest.fixture
+def pair(two):
+    """Two slides of 16 spots, of two patients."""
+    return copied(two)
+
+
+@pytest.fixture(scope="module")
+def done(two, tmp_path_factory):
+    """Two folds, two seeds, one model and the baselines."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    found = benchmark(copied(two), {"quick": QUICK}, seeds=(0, 3), config=ON_CPU, save_dir=folder,
+                      keep_predictors=True, progress=False)  # fmt: skip
+    return folder, found
+
+
+def written(folder):
+    """Every file in a folder, and when it was changed."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_cell_is_a_folder(done):
+    folder, found = done
+    cells = sorted(str(path.relative_to(folder)) for path in folder.glob("*/fold-*"))
+    assert cells == [
+        "_folds/fold-0.npz", "_folds/fold-1.npz",
+        "mean_profile/fold-0-seed-0", "mean_profile/fold-1-seed-0",
+        "quick/fold-0-seed-0", "quick/fold-0-seed-3", "quick/fold-1-seed-0", "quick/fold-1-seed-3",
+        "ridge_color/fold-0-seed-0", "ridge_color/fold-1-seed-0",
+    ]  # fmt: skip
+    cell = folder / "quick/fold-1-seed-3"
+    assert {path.name for path in cell.iterdir()} == {
+        "config.json", "run.json", "scores.csv", "held_out.npz", "log.txt", "predictor"
+    }  # fmt: skip
+    config = json.loads((cell / "config.json").read_text())
+    assert config["config"]["seed"] == 3
+    assert list(config["test"]) == ["S1_spots"]
+    assert list(config["slides"]) == ["S0_spots"]
+    assert "epoch" in (cell / "log.txt").read_text()
+    assert Predictor.load(cell / "predictor").provenance["slides"].keys() == {"S0_spots"}
+    assert not list(folder.rglob(".*"))
+    assert len(found.failed) == 0
+
+
+def test_runs_have_one_row_a_cell(done):
+    _, found = done
+    assert list(found.runs["model"]) == [*BASELINES, "quick", "quick"] * 2
+    assert set(found.runs.columns) == {
+        "model", "fold", "seed", "groups", "n_train", "n_test", "gene_pearson", "best50", "gene_pearson_top50",
+        "spot_pearson", "rmse", "mae", "ceiling", "share_of_ceiling", "moran_agreement", "parameters", "macs", "fit_s",
+        "train_spots_per_s", "predict_spots_per_s", "peak_memory_mib", "leaks",
+    }  # fmt: skip
+    quick = found.runs[found.runs["model"] == "quick"]
+    assert quick["groups"].tolist() == [["P0"], ["P0"], ["P1"], ["P1"]]
+    assert (quick[["n_train", "n_test"]] == 16).all(axis=None)
+    assert (quick[["parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s"]] > 0).all(axis=None)
+    constant = found.runs[found.runs["model"] == "mean_profile"]
+    assert (constant["gene_pearson"] == 0).all()
+    assert constant["moran_agreement"].isna().all()
+    assert not found.runs["leaks"].any()
+
+
+def test_runs_agree_with_scores(done):
+    _, found = done
+    pearson = found.scores[found.scores["metric"] == "pearson"]
+    by_run = pearson.groupby(["model", "fold", "seed"])["value"].mean()
+    given = found.runs.set_index(["model", "fold", "seed"])["gene_pearson"]
+    np.testing.assert_allclose(by_run.reindex(given.index), given, atol=1e-9)
+    share = found.runs["gene_pearson"] / found.runs["ceiling"]
+    np.testing.assert_allclose(found.runs["share_of_ceiling"], share)
+
+
+def test_tables_hold_what_was_held_out(done, two):
+    _, found = done
+    table = found.table("quick")
+    assert table.obs_names.tolist() == two["observed"].obs_names.tolist()
+    assert table.obs["fold"].tolist() == [0] * 16 + [1] * 16
+    assert table.obs["group"].unique().tolist() == ["P0", "P1"]
+    assert table.obs["slide"].unique().tolist() == ["S0_spots", "S1_spots"]
+    np.testing.assert_allclose(table.obsm["spatial"], two["observed"].obsm["spatial"])
+    assert table.uns["um_per_px"] == {"S0_spots": 8.0, "S1_spots": 8.0}
+    assert np.isfinite(table.X).all()
+    assert not np.array_equal(table.X, found.table("quick", seed=3).X)
+    np.testing.assert_array_equal(table.layers["observed"], found.table("ridge_color").layers["observed"])
+    with pytest.raises(ValueError, match=r"No model 'slow' in this benchmark \(found: 'mean_profile'"):
+        found.table("slow")
+    with pytest.raises(ValueError, match=r"No seed 9 of this model \(found: 0, 3\)"):
+        found.table("quick", seed=9)
+
+
+def test_loaded_as_it_was(done, tmp_path):
+    folder, found = done
+    again = Benchmark.load(folder)
+    pd.testing.assert_frame_equal(again.runs, found.runs)
+    pd.testing.assert_frame_equal(again.scores, found.scores)
+    pd.testing.assert_frame_equal(again.summary(), found.summary())
+    assert "quick" in repr(again)
+    with pytest.raises(FileNotFoundError, match=r"there is no `benchmark\.json`"):
+        Benchmark.load(tmp_path)
+
+
+def test_nothing_is_done_twice_and_more_can_be_added(done, pair):
+    folder, found = done
+    before = {path: at for path, at in written(folder).items() if path.name != "benchmark.json"}
+    again = benchmark(pair, {"quick": QUICK, "place": "knn_spatial"}, seeds=(0,), config=ON_CPU, save_dir=folder,
+                      progress=False)  # fmt: skip
+    assert {path: at for path, at in written(folder).items() if path in before} == before
+    assert set(again.runs["model"]) == {*BASELINES, "quick", "place"}
+    assert set(again.runs["seed"]) == {0}
+    assert set(Benchmark.load(folder).runs["model"]) == {*BASELINES, "quick", "place"}
+    assert len(Benchmark.load(folder).runs) == len(found.runs) + 2
+
+
+def test_other_options_or_data_are_refused(done, pair):
+    folder, _ = done
+    before = written(folder)
+    other = Entry("m2ost", options=TINY, recipe={"n_epochs": 2})
+    with pytest.raises(ValueError, match=r"quick/fold-0-seed-0' holds results with other 'config'\. Nothing was over"):
+        benchmark(pair, {"quick": other}, seeds=(0,), config=ON_CPU, save_dir=folder, progress=False)
+    with pytest.raises(ValueError, match="holds results with other 'genes'"):
+        benchmark(pair, {"quick": QUICK}, genes=["GENE1", "GENE2"], save_dir=folder, progress=False)
+    pair["observed"].X = pair["observed"].X * 2
+    with pytest.raises(ValueError, match="holds results with other 'slides'"):
+        benchmark(pair, {"quick": QUICK}, seeds=(0,), config=ON_CPU, save_dir=folder, progress=False)
+    assert {path: at for path, at in written(folder).items() if path.name != "benchmark.json"} == {
+        path: at for path, at in before.items() if path.name != "benchmark.json"
+    }
+
+
+def test_a_model_that_fails_stops_no_other(pair, tmp_path):
+    models = {"bad": Entry("m2ost", options={"dim": -1}), "worse": Entry("m2ost", options=TINY, recipe={"lr": 9.0})}
+    models["worse"] = Entry("m2ost", options=TINY, patch=PatchSpec(fov_um=(150.0, 300.0, 600.0), size_px=64))
+    with pytest.warns(UserWarning, match=r"4 cells failed and are left out: 'bad/fold-0-seed-0'.*`dim` is -1"):
+        found = benchmark(pair, models, save_dir=tmp_path, progress=False)
+    assert set(found.runs["model"]) == set(BASELINES)
+    assert found.failed[["model", "fold"]].to_numpy().tolist() == [["bad", 0], ["bad", 1], ["worse", 0], ["worse", 1]]
+    error = json.loads((tmp_path / "bad/fold-0-seed-0/error.json").read_text())
+    assert error["error"].startswith("ValueError: `dim` is -1")
+    assert "Traceback" in error["traceback"][0]
+    models = {"bad": Entry("m2ost", options=TINY, recipe={"n_epochs": 1})}
+    mended = benchmark(pair, models, config=ON_CPU, save_dir=tmp_path, progress=False)
+    assert len(mended.failed) == 0
+    assert "bad" in set(mended.runs["model"])
+
+
+def test_a_failure_in_training_leaves_its_configuration(pair, tmp_path, monkeypatch):
+    def broken(*_):
+        msg = "out of luck"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("stpredict.tl._cell.score", broken)
+    with pytest.raises(RuntimeError, match=r"Every cell failed: .* 'RuntimeError: out of luck'"):
+        benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
+    cell = tmp_path / "ridge_color/fold-1-seed-0"
+    assert {path.name for path in cell.iterdir()} == {"config.json", "error.json"}
+
+
+KILLED = """
+import sys
+import torch
+torch.set_num_threads(1)
+import stpredict as stp
+sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+stp.tl.benchmark(sdata, ["knn_spatial", "encoder_ridge"], save_dir=sys.argv[1], progress=False)
+"""
+
+
+def test_a_killed_run_goes_on(pair, tmp_path):
+    place = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(place)])
+    deadline = time.monotonic() + 120
+    while len(list(place.glob("*/fold-*/run.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: at for path, at in written(place).items() if "/fold-" in str(path) and "/." not in str(path)}
+    n_done = len(list(place.glob("*/fold-*/run.json")))
+    assert 2 <= n_done < 8
+    models = ["knn_spatial", "encoder_ridge"]
+    found = benchmark(pair, models, save_dir=place, progress=False)
+    assert {path: at for path, at in written(place).items() if path in kept} == kept
+    assert not list(place.glob("*/.*"))
+    whole = benchmark(pair, models, save_dir=tmp_path / "whole", progress=False)
+    pd.testing.assert_frame_equal(found.scores, whole.scores)
+    assert len(found.runs) == 8
+
+
+def test_leaks_are_marked_for_good(pair, tmp_path):
+    pair["observed"].obs["patient"] = pd.Categorical(["P"] * 32)
+    with pytest.raises(ValueError, match="allow_leakage=True"):
+        benchmark(pair, ["mean_profile"], save_dir=tmp_path / "a", progress=False)
+    assert not (tmp_path / "a").exists()
+    found = benchmark(pair, {"quick": QUICK}, config=ON_CPU, allow_leakage=True, save_dir=tmp_path / "b",
+                      progress=False)  # fmt: skip
+    assert found.runs["leaks"].all()
+    assert "WITH LEAKAGE" in repr(found)
+    attrs = Benchmark.load(tmp_path / "b").summary().attrs
+    assert (attrs["leaks"], attrs["unit"], attrs["n_units"]) == (True, "section", 2)
+    assert json.loads((tmp_path / "b/quick/fold-0-seed-0/config.json").read_text())["leaks"] is True
+
+
+def test_input_is_not_changed(pair, tmp_path):
+    attrs, layers = str(pair.attrs), list(pair["observed"].layers)
+    obs, uns = pair["observed"].obs.copy(), list(pair["observed"].uns)
+    benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
+    assert (str(pair.attrs), list(pair["observed"].layers), list(pair["observed"].uns)) == (attrs, layers, uns)
+    pd.testing.assert_frame_equal(pair["observed"].obs, obs)
+
+
+def test_embeddings_go_to_models_that_take_them(pair, tmp_path):
+    pair["observed"].obsm["uni"] = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
+    models = {"given": "encoder_ridge", "own": Entry("encoder_ridge", options={"encoder": "statistics"})}
+    found = benchmark(pair, models, features_key="uni", save_dir=tmp_path, progress=False)
+    configs = {
+        label: json.loads((tmp_path / label / "fold-0-seed-0/config.json").read_text())["model_options"]["config"]
+        for label in models
+    }
+    assert (configs["given"]["encoder"], configs["given"]["n_features"]) == ("given", 6)
+    assert configs["own"]["encoder"] == "statistics"
+    assert len(found.failed) == 0
+
+
+def test_the_order_of_recipes():
+    entry = Entry("encoder_mlp", recipe={"lr": 0.5})
+    found = entry.fit_config({"lr": 0.2, "batch_size": 8}, 4)
+    assert (found.lr, found.batch_size, found.n_epochs, found.seed) == (0.5, 8, 60, 4)  # 60: recipe of the model
+    assert Entry("encoder_mlp").fit_config({}, 0).lr == 1e-3
+    assert common_fields(FitConfig(n_epochs=30, batch_size=8, progress=False)) == {"batch_size": 8}
+    assert common_fields({"n_epochs": 30}) == {"n_epochs": 30}
+    assert common_fields(None) == {}
+
+
+@pytest.mark.parametrize(("models", "error", "words"), [
+    ([], ValueError, "`models` is empty"),
+    ({"a/b": "m2ost"}, ValueError, r"'a/b' cannot be the name of a folder"),
+    ({"_a": "m2ost"}, ValueError, r"'_a' cannot be the name of a folder"),
+    (["m2ost", "m2ost"], ValueError, r"Several models are called 'm2ost'"),
+    ({"a": {"model": "m2ost"}}, TypeError, r"'a' is dict; give the name of a model, or `stp\.tl\.Entry"),
+])  # fmt: skip
+def test_what_is_no_model_is_refused(models, error, words):
+    with pytest.raises(error, match=words):
+        entries_of(models)
+
+
+def test_options_that_do_not_exist_are_refused(pair):
+    with pytest.raises(ValueError, match="`recipe` of an entry has no 'epochs' here"):
+        Entry("m2ost", recipe={"epochs": 3})
+    with pytest.raises(ValueError, match="`target` of an entry has no 'target_sum' here; there are: center"):
+        Entry("m2ost", target={"target_sum": 1e6})
+    with pytest.raises(ValueError, match="`config` has no 'seed' here"):
+        benchmark(pair, ["m2ost"], config={"seed": 3}, progress=False)
+    with pytest.raises(ValueError, match=r"`seeds` is \(1, 1\)"):
+        benchmark(pair, ["m2ost"], seeds=(1, 1), progress=False)
+    with pytest.raises(ValueError, match=r"`seeds` is \(\)"):
+        benchmark(pair, ["m2ost"], seeds=(), progress=False)
+    with pytest.raises(ValueError, match="1 of the `genes` are not in every slide|1 of 2 genes asked for"):
+        benchmark(pair, ["m2ost"], genes=["GENE0", "ERBB2"], progress=False)
+
+
+def long(values, metric="pearson"):
+    """Scores of (model, slide, group, seed, fold): one value a gene."""
+    rows = [
+        {"model": model, "slide": slide, "group": group, "seed": seed, "fold": fold, "gene": f"g{i}",
+         "metric": metric, "value": value}
+        for (model, slide, group, seed, fold), genes in values.items()
+        for i, value in enumerate(genes)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+PATIENTS = {"s0": "p", "s1": "p", "s2": "q", "s3": "r"}
+NOTE = {"unit": "patient", "leaks": False, "protocol": None, "headline": "gene_pearson", "said": ""}
+
+
+def two_models():
+    """A model of two seeds that is better than the baseline by 0.1, 0.2 and 0.3 in three patients."""
+    baseline = {("ridge_color", s, g, 0, 0): [0.1, 0.3] for s, g in PATIENTS.items()}
+    means = {"s0": 0.25, "s1": 0.35, "s2": 0.4, "s3": 0.5}  # patient p has two slides: 0.3
+    model = {
+        ("m", s, g, seed, 0): [means[s] + seed_shift, means[s] - seed_shift, np.nan]
+        for s, g in PATIENTS.items()
+        for seed, seed_shift in ((0, 0.1), (1, 0.2))
+    }
+    ceiling = long({key: [0.8, 0.8] for key in [*baseline, *model]}, "ceiling")
+    return pd.concat([long({**baseline, **model}), ceiling], ignore_index=True)
+
+
+def made_runs(labels):
+    columns = ["gene_pearson", "best50", "gene_pearson_top50", "spot_pearson", "rmse", "mae", "moran_agreement",
+               "parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s",
+               "peak_memory_mib"]  # fmt: skip
+    return pd.DataFrame([
+        {"model": label, "fold": fold, "seed": 0, **dict.fromkeys(columns, value)}
+        for label in labels for fold, value in ((0, 1.0), (1, 3.0))
+    ])  # fmt: skip
+
+
+def test_summary_by_hand():
+    found = summarised(two_models(), made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
+    assert list(found.index) == ["m", "ridge_color"]
+    row = found.loc["m"]
+    assert row["gene_pearson"] == pytest.approx(0.4)  # (0.3 + 0.4 + 0.5) / 3: a patient of two slides counts once
+    assert row["difference"] == pytest.approx(0.2)
+    assert row["share_of_ceiling"] == pytest.approx(0.5)
+    assert row["rmse"] == 2.0
+    assert row["fold_std"] == pytest.approx(np.sqrt(2))
+    assert (row["low"], row["high"]) == pytest.approx((0.3, 0.5))  # the ends of 27 resamples, each with weight 1/27
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((0.1, 0.3))
+    assert np.isnan(found.loc["ridge_color", "difference"])
+    assert found.attrs == {**NOTE, "baseline": "ridge_color", "n_units": 3}
+
+
+def test_sections_are_the_units_where_there_is_one_patient():
+    means = unit_means(two_models(), "pearson", "slide")
+    assert means["m"].to_dict() == pytest.approx({"s0": 0.25, "s1": 0.35, "s2": 0.4, "s3": 0.5})
+    found = summarised(two_models(), made_runs(["m", "ridge_color"]), {**NOTE, "unit": "section"}, ["ridge_color"])
+    assert found.attrs["n_units"] == 4
+    assert found.loc["m", "gene_pearson"] == pytest.approx(0.375)
+
+
+def test_without_enough_units_or_a_baseline_there_is_no_interval():
+    scores = two_models()
+    few = summarised(scores[scores["group"] != "r"], made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
+    assert few.attrs["n_units"] == 2
+    assert few.loc["m", ["low", "high", "difference_low", "difference_high"]].isna().all()
+    assert few.loc["m", "difference"] == pytest.approx(0.15)
+    alone = summarised(scores[scores["model"] == "m"], made_runs(["m"]), NOTE, [])
+    assert alone.attrs["baseline"] is None
+    assert np.isnan(alone.loc["m", "difference"])
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        low, high = interval(rng.normal(size=30))
+        hits += low < 0 < high
+    assert 0.90 < hits / 300 < 0.98
+    assert interval(np.arange(9.0)) == interval(np.arange(9.0))
+    assert interval(np.array([1.0, 1.0, 1.0, np.nan])) == (1.0, 1.0)
+
+
+def test_agreement_of_two_scores():
+    one = np.array([0.1, 0.2, 0.6, np.nan])
+    assert agreement(one, 2 * one + 1) == pytest.approx(1)
+    assert np.isnan(agreement(one, np.array([np.nan, 1, 2, 3])))
+    assert np.isnan(agreement(one, np.ones(4)))
+
+
+def test_costs_are_measured():
+    with PeakMemory() as memory, Stopwatch() as watch:
+        held = np.ones(40 << 17)  # 40 MiB, touched
+        time.sleep(0.05)
+    assert held.nbytes == 40 << 20
+    assert 35 < memory.mib < 120
+    assert 0.05 < watch.seconds < 5
