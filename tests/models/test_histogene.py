@@ -100,5 +100,4 @@ def test_learns_a_section_and_is_read_back(tmp_path):
                        progress=False)  # fmt: skip
     predictor = fit(sdata, "histogene", config=config, model_options=TINY, save_dir=tmp_path / "model")
     assert predictor.history["val_pearson"].max() > 0.6
-    assert predictor.members[0].network.pitch_um == pytest.approx(100.0, rel=0.5)
     assert Predictor.load(tmp_path / "model").hash == predictor.hash
