@@ -271,15 +271,14 @@ def test_end_to_end_on_synthetic_slides(tmp_path):
     predictor = fit(sdata, "encoder_ridge", config=config, model_options=options, shapes_key=names[:3],
                     save_dir=tmp_path / "ridge")  # fmt: skip
     table, wanted = sdata["observed"], observed(sdata)
-    drawn = np.random.default_rng(0).uniform(size=table.n_obs) < 0.7
-    some = SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes), tables={"observed": table[drawn].copy()},
-                       attrs=sdata.attrs)  # fmt: skip
-    shares = {}
-    for name, each in {"cross": predictor, "split": calibrate(predictor, some, shapes_key=names[3:], **QUIET)}.items():
+    rng, shares = np.random.default_rng(0), []
+    for _ in range(8):
+        drawn = rng.permutation(table.n_obs) % 2 == 0
+        some = SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes),
+                           tables={"observed": table[drawn].copy()}, attrs=sdata.attrs)  # fmt: skip
+        each = calibrate(predictor, some, shapes_key=names[3:], n_views=1, **QUIET)
         predict(sdata, each, shapes_key=names[3:], uncertainty="conformal", **QUIET)
         lower, upper = (sdata["predicted"].layers[f"predicted_{end}"] for end in ("lower", "upper"))
         rows = table.obs_names.get_indexer(sdata["predicted"].obs_names)
-        inside = (wanted[rows] >= lower) & (wanted[rows] <= upper)
-        shares[name] = inside[~drawn[rows]].mean()
-    assert 0.88 <= shares["split"] <= 0.92, shares
-    assert 0.8 <= shares["cross"] <= 0.97, shares  # other slides: not exchangeable
+        shares.append(((wanted[rows] >= lower) & (wanted[rows] <= upper))[~drawn[rows]].mean())
+    assert 0.88 <= np.mean(shares) <= 0.92, shares
