@@ -1,0 +1,182 @@
+"""The published size, the prior, the walk, and that turning a slide changes nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stpredict import models
+from stpredict.datasets import synthetic
+from stpredict.models._prior import PRIORS, drawn, uniform
+from stpredict.models.stflow import STFlow, STFlowConfig
+from stpredict.tl import FitConfig, Predictor, fit
+
+TINY = {"dim": 16, "depth": 2, "heads": 2, "size_px": 16}
+
+
+def network(n_outputs=4, **options):
+    model = STFlow(STFlowConfig(n_outputs=n_outputs, **{**TINY, **options})).eval()
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+def section(n=30, n_outputs=4):
+    return models.SpotBatch(
+        patches=torch.randint(0, 256, (n, 1, 3, 16, 16), dtype=torch.uint8),
+        xy_um=torch.rand(n, 2) * torch.tensor([2000.0, 1000.0]),
+        slide=torch.zeros(n, dtype=torch.int64),
+        targets=torch.randn(n, n_outputs) * 2 + 5,
+    )
+
+
+def described(model, batch):
+    return replace(batch, features=model.encode(batch))
+
+
+def test_published_size():
+    with torch.device("meta"):
+        model = models.build(models.config("stflow", 50, {"encoder": "given", "n_features": 1024}))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(1.15e6, rel=0.03)
+
+
+# ---- prior
+
+
+def test_noise_looks_drawn():
+    xy = torch.tensor([[x * 200.0, y * 200.0] for x in range(40) for y in range(40)])
+    chance = uniform(xy, 20, 0)
+    assert chance.shape == (2, 1600, 20)
+    assert chance.min() >= 0
+    assert chance.max() < 1
+    assert chance.mean() == pytest.approx(0.5, abs=0.01)
+    assert chance.var() == pytest.approx(1 / 12, abs=0.002)
+    z = drawn("gaussian", chance, torch.zeros(20), torch.ones(20))
+    assert z.mean() == pytest.approx(0, abs=0.02)
+    assert z.var() == pytest.approx(1, abs=0.03)
+    assert (z.T.corrcoef() - torch.eye(20)).abs().max() < 0.12  # between genes, over 1,600 spots
+    assert abs((z[1:] * z[:-1]).mean()) < 0.03  # between neighbours
+    assert abs((z * drawn("gaussian", uniform(xy, 20, 1), torch.zeros(20), torch.ones(20))).mean()) < 0.03
+
+
+def test_noise_follows_from_the_place_alone():
+    xy = torch.rand(50, 2) * 1e5
+    order = torch.randperm(50)
+    assert torch.equal(uniform(xy[order], 3, 0), uniform(xy, 3, 0)[:, order])
+    assert torch.equal(uniform(xy, 3, 2)[:, 7:8], uniform(xy[7:8], 3, 2))
+    assert not torch.equal(uniform(-xy, 3, 0), uniform(xy, 3, 0))
+
+
+def test_gaussian_prior_has_mean_and_spread_of_the_targets():
+    mean, spread = torch.tensor([3.0, -2.0]), torch.tensor([0.5, 4.0])
+    z = drawn("gaussian", torch.rand(2, 20_000, 2), mean, spread)
+    torch.testing.assert_close(z.mean(dim=0), mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(z.std(dim=0), spread, atol=0, rtol=0.05)
+
+
+def test_zinb_prior_is_the_logarithm_of_its_counts():
+    counts = drawn("zinb", torch.rand(2, 100_000, 1), torch.zeros(1), torch.ones(1)).expm1()
+    torch.testing.assert_close(counts, counts.round(), atol=1e-3, rtol=0)
+    p = 1 / (1 + math.exp(-0.1))
+    assert (counts < 0.5).float().mean() == pytest.approx(0.5 + 0.5 * (1 - p), abs=0.01)
+    assert counts.mean() == pytest.approx(0.5 * p / (1 - p), rel=0.03)
+
+
+def test_zero_prior_is_the_mean():
+    assert torch.equal(drawn("zero", torch.rand(2, 5, 2), torch.tensor([3.0, 1.0]), torch.ones(2)),
+                       torch.tensor([[3.0, 1.0]]).expand(5, 2))  # fmt: skip
+
+
+# ---- walk
+
+
+def test_a_walk_ends_where_the_last_state_leads(monkeypatch):
+    """Whatever is said on the way: with an end that stays the same, states lie on the line to it."""
+    model, end, states = network(n_draws=0), torch.tensor([1.0, 2.0, 3.0, 4.0]), []
+
+    def led(state, time, seen):
+        states.append((float(time[0]), state))
+        return end.expand(len(state), -1)
+
+    monkeypatch.setattr(model, "_led", led)
+    y = model(section(5))
+    assert torch.equal(y, end.expand(5, 4))
+    assert [time for time, _ in states] == pytest.approx([0.01, 0.2575, 0.505, 0.7525])
+    for time, state in states:
+        torch.testing.assert_close(state, (end * (time - 0.01) / 0.99).expand(5, 4))
+
+
+def test_loss_is_of_a_state_between_prior_and_targets(monkeypatch):
+    model, batch, given = network(prior="zero"), section(), []
+    batch.slide = torch.arange(30) % 2
+    model.start_from([described(model, batch)])
+
+    def led(state, time, seen):
+        given.append((state, time))
+        return batch.targets + 3
+
+    monkeypatch.setattr(model, "_led", led)
+    assert model.loss(batch) == pytest.approx(9.0, rel=1e-5)
+    state, time = given[0]
+    assert len(time.unique()) == 2  # one a slide
+    assert len(time[batch.slide == 0].unique()) == 1
+    torch.testing.assert_close(state, model.mean + time[:, None] * (batch.targets - model.mean))
+
+
+def test_starts_from_statistics_of_training_spots():
+    model, batch = network(), section()
+    known = described(model, batch)
+    model.start_from([known])
+    torch.testing.assert_close(model.mean, batch.targets.mean(dim=0))
+    torch.testing.assert_close(model.spread, batch.targets.std(dim=0, correction=0))
+    torch.testing.assert_close(model.feature_mean, known.features.mean(dim=0))
+    assert (model.feature_spread > 0).all()
+
+
+@pytest.mark.parametrize("angle", [0.4, 2.0])
+def test_turning_or_shifting_a_slide_changes_nothing(angle):
+    model, batch = network(n_draws=0), section()
+    model.start_from([described(model, batch)])
+    torch.nn.init.normal_(model.head.weight)
+    turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    for mirror in (1.0, -1.0):
+        other = replace(batch, xy_um=batch.xy_um @ turn * torch.tensor([mirror, 1.0]) + 300)
+        torch.testing.assert_close(model(other), model(batch), atol=1e-3, rtol=1e-3)
+
+
+def test_more_draws_are_closer_to_their_mean():
+    batch, few, many = section(), network(n_draws=1), network(n_draws=16)
+    many.load_state_dict(few.state_dict())
+    other = replace(batch, xy_um=batch.xy_um + 5000)  # other noise, the same neighbours
+    changes = [(model(other) - model(batch)).abs().mean() for model in (few, many)]
+    assert changes[1] < 0.6 * changes[0]
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_every_prior_trains(prior):
+    model, batch = network(prior=prior).train(), section()
+    model.start_from([described(model, batch)])
+    loss = model.loss(batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(model(batch)).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n_draws": -1}, {"n_times": 1}, {"prior": "uniform"}, {"heads": 3}, {"encoder": ""}]
+)
+def test_shapes_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        network(**wrong)
+
+
+def test_learns_a_section_and_is_read_back(tmp_path):
+    sdata = synthetic(n_slides=3, n_side=8, um_per_px=8.0)
+    config = FitConfig(n_epochs=40, lr=3e-3, ema_decay=0.8, patience=40, accelerator="cpu", precision="32-true",
+                       progress=False)  # fmt: skip
+    options = {"dim": 32, "depth": 2, "size_px": 32, "dropout": 0.1}
+    predictor = fit(sdata, "stflow", config=config, model_options=options, save_dir=tmp_path / "model")
+    assert predictor.history["val_pearson"].max() > 0.6
+    assert Predictor.load(tmp_path / "model").hash == predictor.hash
