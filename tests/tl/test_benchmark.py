@@ -194,7 +194,7 @@ import torch
 torch.set_num_threads(1)
 import stpredict as stp
 sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
-stp.tl.benchmark(sdata, ["knn_spatial", "encoder_ridge"], save_dir=sys.argv[1], progress=False)
+stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=sys.argv[1], progress=False)
 """
 
 
@@ -202,21 +202,21 @@ def test_a_killed_run_goes_on(pair, tmp_path):
     place = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(place)])
     deadline = time.monotonic() + 120
-    while len(list(place.glob("*/fold-*/run.json"))) < 2 and time.monotonic() < deadline:
+    while len(list(place.glob("*/fold-*/run.json"))) < 1 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = {path: at for path, at in written(place).items() if "/fold-" in str(path) and "/." not in str(path)}
     n_done = len(list(place.glob("*/fold-*/run.json")))
-    assert 2 <= n_done < 8
-    models = ["knn_spatial", "encoder_ridge"]
+    assert 1 <= n_done < 6
+    models = ["knn_spatial"]
     found = benchmark(pair, models, save_dir=place, progress=False)
     assert {path: at for path, at in written(place).items() if path in kept} == kept
     assert not list(place.glob("*/.*"))
     whole = benchmark(pair, models, save_dir=tmp_path / "whole", progress=False)
     pd.testing.assert_frame_equal(found.scores, whole.scores)
-    assert len(found.runs) == 8
+    assert len(found.runs) == 6
 
 
 def test_leaks_are_marked_for_good(pair, tmp_path):
@@ -287,7 +287,7 @@ def test_options_that_do_not_exist_are_refused(pair):
         benchmark(pair, ["m2ost"], seeds=(1, 1), progress=False)
     with pytest.raises(ValueError, match=r"`seeds` is \(\)"):
         benchmark(pair, ["m2ost"], seeds=(), progress=False)
-    with pytest.raises(ValueError, match="1 of the `genes` are not in every slide|1 of 2 genes asked for"):
+    with pytest.raises(ValueError, match="1 of 2 genes asked for are not in the table: 'ERBB2'"):
         benchmark(pair, ["m2ost"], genes=["GENE0", "ERBB2"], progress=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ._study import N_SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from ._entry import Entry
@@ -129,21 +131,24 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, stops: bool = False, progr
     with tqdm(total=len(cells), desc="cells", unit="cell", disable=not progress) as bar:
         for cell in cells:
             bar.set_postfix_str(cell.name)
-            with Caught() as caught:
+            with _caught(stops=stops) as caught:
                 run = cell.run()
             if caught.error is not None:
                 refuse(cell, caught.error)
             elif not finished(cell, run):
                 if held is None or held[0] != cell.split.number:
                     held = (cell.split.number, held_out(cell, folder))
-                with Caught() as caught:
+                with _caught(stops=stops) as caught:
                     fill(cell, run, held[1])
-            if caught.error is not None and stops:
-                raise caught.error
             if caught.error is not None:
                 failures[cell.name] = f"{type(caught.error).__name__}: {caught.error}"
             bar.update()
     return failures
+
+
+def _caught(*, stops: bool) -> AbstractContextManager[Caught]:
+    """Keeps what is raised, or lets it through."""
+    return nullcontext(Caught()) if stops else Caught()
 
 
 def held_out(cell: Cell, folder: Path) -> HeldOut:

@@ -14,7 +14,6 @@ import numpy as np
 from .. import _keys as keys
 from .._checks import comparison as check
 from ..models._registry import named_fields
-from ._cohort_slide import Caught
 from ._cost import PeakMemory, Stopwatch
 from ._folder import package_version, swap
 from ._held_out import score
@@ -173,18 +172,30 @@ def fill(cell: Cell, run: Run, held: HeldOut) -> None:
     """
     part = _begun(cell)
     _write_json(part / CONFIG, cell.config(run))
-    with Caught() as caught, warnings.catch_warnings(record=True) as said:
+    with _Noted(cell, part), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         _do(cell, run, held, part)
     told = sorted({str(each.message) for each in said if issubclass(each.category, UserWarning)})
-    if caught.error is not None:
-        _fail(cell, part, caught.error)
-        raise caught.error
     with (part / LOG).open("a", encoding="utf-8") as log:
         log.writelines(f"warning: {line}\n" for line in told)
     if not cell.keep_predictor:
         shutil.rmtree(part / PREDICTOR, ignore_errors=True)
     swap(part, cell.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """A context that writes down what is raised in it, and lets it through."""
+
+    cell: Cell
+    part: Path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        if isinstance(error, Exception):
+            _fail(self.cell, self.part, error)
 
 
 def refuse(cell: Cell, error: Exception) -> None:

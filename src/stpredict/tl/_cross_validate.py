@@ -224,12 +224,10 @@ def _write(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
         table.uns[key] = _record(study, model, seed)
 
 
-def _categories(fold: NDArray[Any]) -> pd.Categorical:
+def _categories(fold: NDArray[np.int64]) -> pd.Categorical:
     """Numbers of folds as names; none for spots that no fold tests."""
-    known, codes = np.unique(fold[fold >= 0], return_inverse=True)
-    every = np.full(len(fold), -1)
-    every[fold >= 0] = codes
-    return pd.Categorical.from_codes(every, categories=known.astype(str))
+    known = [str(number) for number in sorted(set(fold[fold >= 0].tolist()))]
+    return pd.Categorical([str(number) if number >= 0 else None for number in fold.tolist()], categories=known)
 
 
 def _record(study: Study, model: str, seed: int) -> dict[str, Any]:
