@@ -34,7 +34,7 @@ def small(monkeypatch):
     monkeypatch.setattr(tl, "fit", faster, raising=False)
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["fit"], ["predict"], ["cohort"], ["evaluate"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["fit"], ["predict"], ["cohort"], ["evaluate"], ["benchmark"]])
 def test_help_explains_every_option(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
@@ -62,6 +62,17 @@ def test_cohort(store, picture, tmp_path, capsys, small, workers):
     assert lines[0].startswith("gone: FileNotFoundError: No slide at")
     assert lines[1] == f"1 of 2 slides: {out}"
     assert sd.read_zarr(out / "slide/predicted.zarr")["predicted"].n_vars == 12
+
+
+def test_benchmark(store, tmp_path, capsys):
+    command = ["benchmark", str(store), "--models", "knn_spatial", "--out", str(tmp_path / "out"), "--folds", "2"]
+    assert main([*command, "--html", str(tmp_path / "report.html")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Benchmark of 3 models in '{tmp_path / 'out'}'"
+    assert {line.split()[0] for line in lines[3:]} == {"knn_spatial", "mean_profile", "ridge_color"}
+    assert "knn_spatial" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert main([*command[:4], "--out", str(tmp_path / "other"), "--by", "section", "--group", "none"]) == 1
+    assert "No column 'none' in `obs`" in capsys.readouterr().err
 
 
 def test_fit_predict_evaluate(store, tmp_path, capsys, small):

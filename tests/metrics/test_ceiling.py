@@ -57,6 +57,17 @@ def test_ceiling_is_the_score_of_the_true_rates_within_a_panel(log1p, tolerance)
     np.testing.assert_allclose(by_strength(ceiling), by_strength(metrics.pearson(observed, truth)), atol=tolerance)
 
 
+def test_ceiling_of_counts_that_are_not_scaled():
+    """Linear and Poisson, the reliability is that of the halves: a gene of equal depth everywhere as with scaling."""
+    rates, _ = tissue()
+    counts = np.random.default_rng(1).poisson(rates)
+    ceiling = by_strength(metrics.noise_ceiling(counts, target_sum=None, log1p=False))
+    np.testing.assert_allclose(ceiling, by_strength(metrics.pearson(counts, rates)), atol=0.02)
+    whole = np.full(len(counts), 10 * counts.sum(axis=1).max())
+    alike = by_strength(metrics.noise_ceiling(counts, total=whole, log1p=False))
+    np.testing.assert_allclose(ceiling, alike, atol=0.02)
+
+
 def test_poisson_noise_alone_has_no_ceiling():
     counts = np.random.default_rng(0).poisson(5, size=(2000, 50))
     ceiling = metrics.noise_ceiling(counts, total=np.full(2000, 100_000))

@@ -20,6 +20,8 @@ PANEL = [1, 0]
     (TargetSpec(over="panel", target_sum=1e6, log1p=False), [[750_000, 250_000], [0, 0], [500_000, 500_000], [0, 0]]),
     (TargetSpec(over="panel", target_sum=4, log1p=False), [[3, 1], [0, 0], [2, 2], [0, 0]]),
     (TargetSpec(), np.log([[3001, 1001], [1, 1], [5001, 5001], [1, 1]])),
+    (TargetSpec(target_sum=None, log1p=False), [[3, 1], [0, 0], [2, 2], [0, 0]]),
+    (TargetSpec(target_sum=None), np.log([[4, 2], [1, 1], [3, 3], [1, 1]])),
     (TargetSpec(over="panel", target_sum=1e6), np.log([[750_001, 250_001], [1, 1], [500_001, 500_001], [1, 1]])),
 ])  # fmt: skip
 def test_normalised_expression(spec, wanted):
@@ -32,6 +34,8 @@ def test_normalised_expression(spec, wanted):
     (TargetSpec(), "log1p CP10k"),
     (TargetSpec(target_sum=1e6, over="panel"), "log1p CPM over the panel"),
     (TargetSpec(target_sum=500, log1p=False), "counts per 500"),
+    (TargetSpec(target_sum=None), "log1p counts"),
+    (TargetSpec(target_sum=None, log1p=False), "counts"),
 ])  # fmt: skip
 def test_units_in_words(spec, words):
     assert spec.units == words

@@ -114,6 +114,8 @@ def test_one_group_of_several_slides(slides):
         fold(same, FitConfig(validation="slide"), 0)
     found = fold(same, FitConfig(validation="slide", allow_leakage=True), 0)
     assert (found.kind, found.leaks, held_slides(same, found)) == ("slide", True, {"S2_spots"})
+    assert fold(same, FitConfig(allow_leakage=True), 0).kind == "slide"
+    assert fold(same[:1], FitConfig(allow_leakage=True), 0).kind == "block"
 
 
 def test_one_slide_is_validated_on_blocks_and_marked(slides):

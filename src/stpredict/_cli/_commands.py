@@ -1,4 +1,4 @@
-"""``fit``, ``predict``, ``cohort`` and ``evaluate`` over stores and slide files on disk."""
+"""``fit``, ``predict``, ``cohort``, ``evaluate`` and ``benchmark`` over stores and slide files on disk."""
 
 from __future__ import annotations
 
@@ -138,6 +138,44 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.out is not None:
         scores.to_csv(options.out)
     sys.stdout.write(score_table(scores))
+
+
+def benchmark(options: argparse.Namespace) -> bool:
+    """Compare models and print one line each.
+
+    Parameters
+    ----------
+    options
+        Parsed options.
+
+    Returns
+    -------
+    Whether any cell failed.
+    """
+    stores = {path.stem: _read(path) for path in options.slides}
+    found = tl.benchmark(
+        stores if len(stores) > 1 else next(iter(stores.values())),
+        options.models,
+        group_key=options.group_key,
+        by=options.by,
+        n_folds=options.folds,
+        seeds=options.seeds,
+        genes=options.genes.read_text(encoding="utf-8").split() if options.genes else None,
+        config={} if options.epochs is None else {"n_epochs": options.epochs},
+        protocol=options.protocol,
+        allow_leakage=options.allow_leakage,
+        save_dir=options.out,
+        layer=options.layer,
+        image_key=options.image_key,
+        shapes_key=options.shapes_key,
+        table_name=options.table_name,
+        coordinate_system=options.coordinate_system,
+        um_per_px=options.um_per_px,
+    )
+    if options.html is not None:
+        found.to_html(options.html)
+    sys.stdout.write(f"{found!r}\n")
+    return len(found.failed) > 0
 
 
 def _read(path: Path) -> SpatialData:

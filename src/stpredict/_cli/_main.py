@@ -20,6 +20,7 @@ Predict spatial gene expression from H&E images.
   stpredict predict new.zarr model --out p.h5ad    predict slides, with or without measured expression
   stpredict cohort model *.svs --out folder    predict many slide files, each on a grid in its tissue
   stpredict evaluate predicted.zarr            score predictions against what was measured
+  stpredict benchmark *.zarr --models m2ost_tiny encoder_ridge --out folder    compare models on held-out patients
 
 A .zarr is a SpatialData store: an image, the spots on it, and a table with raw counts.
 """
@@ -34,12 +35,15 @@ def parser() -> argparse.ArgumentParser:
     """
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="stpredict", description=MAIN, formatter_class=raw)
-    commands = top.add_subparsers(dest="command", required=True, metavar="demo | fit | predict | cohort | evaluate")
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="demo | fit | predict | cohort | evaluate | benchmark"
+    )
     _demo(commands.add_parser("demo", help="train on three sections, predict a fourth, and show the scores"))
     _fit(commands.add_parser("fit", help="train a predictor on slides with measured expression"))
     _predict(commands.add_parser("predict", help="predict the expression of every spot of a slide"))
     _cohort(commands.add_parser("cohort", help="predict many slides; what is finished is not done again"))
     _evaluate(commands.add_parser("evaluate", help="score predictions beside baselines and the noise ceiling"))
+    _benchmark(commands.add_parser("benchmark", help="compare models on patients that none of them has seen"))
     return top
 
 
@@ -111,6 +115,29 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, help="write the score of every gene to this .csv")
 
 
+def _benchmark(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Train every model once a fold and seed, score it on the patients held out, and print one line a model beside "
+        "two baselines. Call it again after a crash: what is finished is not done again. The exit status is 1 if "
+        "anything failed."
+    )
+    command.add_argument("slides", type=Path, nargs="+", help="SpatialData stores (.zarr) with raw counts")
+    command.add_argument("--models", nargs="+", required=True, help="names of models")
+    command.add_argument("--out", type=Path, required=True, help="folder for everything")
+    command.add_argument("--html", type=Path, help="write a report to this file")
+    command.add_argument("--group", dest="group_key", default="patient", help="column that names the patient")
+    command.add_argument(
+        "--by", choices=("group", "section"), default="group", help="what is held out (default: group)"
+    )
+    command.add_argument("--folds", type=int, help="number of folds (default: one group at a time)")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of training (default: 0)")
+    command.add_argument("--genes", type=Path, help="text file with one gene a line (default: chosen in each fold)")
+    command.add_argument("--epochs", type=int, help="passes over the training spots (default: each model's own)")
+    command.add_argument("--protocol", choices=("m2ost", "m2ost_code", "hest"), help="compare as a publication did")
+    command.add_argument("--allow-leakage", action="store_true", help="accept patients on both sides, and mark it")
+    _elements(command, counts=True)
+
+
 def _elements(command: argparse.ArgumentParser, *, counts: bool) -> None:
     group = command.add_argument_group("where things are, if there are several")
     group.add_argument("--image", dest="image_key", help="image element")
@@ -143,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "predict": _commands.predict,
         "cohort": _commands.cohort,
         "evaluate": _commands.evaluate,
+        "benchmark": _commands.benchmark,
     }
     try:
         failed = commands[options.command](options)
