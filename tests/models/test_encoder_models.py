@@ -37,7 +37,7 @@ def built(name, spots, **overrides):
 
 
 def explained(model, spots):
-    error = (model.eval()(spots) - spots.targets).square().mean()
+    error = (model.eval()(spots).detach() - spots.targets).square().mean()
     return 1 - float(error / spots.targets.var(dim=0).mean())
 
 
