@@ -78,7 +78,7 @@ class Run:
 
 
 def digest(slide: Slide) -> str:
-    """Digest of what a slide contributes, but for its pixels: spots and counts.
+    """Digest of what a slide contributes, but for its pixels: spots, counts and embeddings.
 
     Parameters
     ----------
@@ -93,4 +93,6 @@ def digest(slide: Slide) -> str:
     if slide.counts is not None:
         found.update(np.asarray(slide.counts.sum(axis=0), np.float64).tobytes())
         found.update(np.asarray(slide.counts.sum(axis=1), np.float64).tobytes())
+    if slide.features is not None:
+        found.update(np.ascontiguousarray(slide.features).tobytes())
     return found.hexdigest()[:16]
