@@ -25,6 +25,7 @@ from stpredict._train._data import read_pieces, read_spots
 from stpredict.tl import Predictor, _partitions, predict
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
+OF_IMAGE = ["image_distance", "unlike_training"]
 
 
 @pytest.fixture
@@ -260,7 +261,7 @@ def test_layer_beside_the_counts(sdata, predictor):
     narrowed = predictor_of(predictor, ["GENE0", "GENE4"])
     predict(sdata, narrowed, layer="predicted", **QUIET)
     table = sdata["observed"]
-    assert_same_table(before, table, but=("predicted", "train_mean", "at_border"))
+    assert_same_table(before, table, but=("predicted", "train_mean", "at_border", *OF_IMAGE))
     assert table.var["predicted"].to_dict() == {g: g in {"GENE0", "GENE4"} for g in table.var_names}
     assert np.isnan(table.layers["predicted"][:, ~table.var["predicted"]]).all()
     predict(sdata, narrowed, **QUIET)
@@ -322,10 +323,10 @@ def test_a_slide_without_a_table(alone, sdata, predictor):
     predict(alone, predictor, **QUIET)
     predict(sdata, predictor, shapes_key="S0_spots", **QUIET)
     assert alone["predicted"].obs_names.tolist() == [str(i) for i in range(25)]
-    assert alone["predicted"].obs.columns.tolist() == ["region", "spot_id", "at_border"]
+    assert alone["predicted"].obs.columns.tolist() == ["region", "spot_id", "at_border", *OF_IMAGE]
     np.testing.assert_allclose(alone["predicted"].X, sdata["predicted"].X, atol=1e-6)
     predict(alone, predictor, **QUIET)  # the table is a prediction: it does not count as measured
-    assert alone["predicted"].obs.columns.tolist() == ["region", "spot_id", "at_border"]
+    assert alone["predicted"].obs.columns.tolist() == ["region", "spot_id", "at_border", *OF_IMAGE]
 
 
 def test_several_slides_without_a_table(sdata, predictor):

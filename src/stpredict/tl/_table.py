@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anndata as ad
 import numpy as np
@@ -175,7 +175,7 @@ def _fill_beside(
         if kind in values:
             table.layers[name] = np.full(table.shape, np.nan, np.float32)
             table.layers[name][np.ix_(rows, columns)] = values[kind]
-    obs = pd.DataFrame(table.obs)
+    obs: Any = table.obs
     table.obs = obs.drop(columns=[keys.UNLIKE, keys.IMAGE_DISTANCE], errors="ignore")
     if keys.IMAGE_DISTANCE in values:
         distance = np.full(table.n_obs, np.nan, np.float32)

@@ -144,7 +144,7 @@ def markdown(results):
         "",
         f"{results['date']}; {results['device']}. Each section is left out once, the other two are trained and",
         "calibrated on; the 250 genes of the M2OST authors, log1p CP10k. One patient: a new one is harder. C5 is not",
-        "read. Made by `python benchmarks/coverage.py`.",
+        "read. Made by `python benchmarks/trust.py`.",
         "",
         f"## Intervals that shall cover {100 * COVERAGE:.0f} %",
         "",
@@ -178,8 +178,8 @@ def main():
             "device": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}",
             **run(arguments.epochs, Path(folder)),
         }
-    (arguments.out / "coverage.json").write_text(json.dumps(results, indent=1))
-    (arguments.out / "coverage.md").write_text(markdown(results))
+    (arguments.out / "trust.json").write_text(json.dumps(results, indent=1))
+    (arguments.out / "trust.md").write_text(markdown(results))
     print(markdown(results))
 
 
