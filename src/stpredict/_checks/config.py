@@ -62,3 +62,25 @@ def embeddings_fit(model: str, options: Mapping[str, object], width: int | None,
     if width is None and options.get("encoder") == "given":
         msg = "`encoder='given'` needs embeddings that come with the spots: say in which `obsm` (`features_key`)."
         raise ValueError(msg)
+    if width is None:
+        return
+    if options.get("encoder", "given") != "given":
+        msg = (
+            f"`features_key` was given, and `encoder={options['encoder']!r}` too: features come from one of them. "
+            "Leave one out."
+        )
+        raise ValueError(msg)
+    if options.get("n_features") not in (None, 0, width):
+        msg = (
+            f"The embeddings have {width} features, {model!r} takes {options['n_features']}: they are of another "
+            "encoder. Give those that it was trained with as `features_key`."
+        )
+        raise ValueError(msg)
+
+
+def same_width(widths: Mapping[str, int]) -> None:
+    """Refuse embeddings that are of different encoders on different slides."""
+    if len(set(widths.values())) > 1:
+        each = ", ".join(f"{name!r} {width}" for name, width in widths.items())
+        msg = f"The embeddings have different numbers of features ({each}). Embed all slides with the same encoder."
+        raise ValueError(msg)

@@ -119,7 +119,9 @@ def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
 
 def _with_width(model: str, options: Mapping[str, Any] | None, slides: Sequence[Slide]) -> dict[str, Any]:
     """Options of the model, with the width of embeddings that came with the spots."""
-    width = slides[0].features.shape[1] if slides[0].features is not None else None
+    widths = {slide.name: slide.features.shape[1] for slide in slides if slide.features is not None}
+    check_config.same_width(widths)
+    width = next(iter(widths.values()), None)
     check_config.embeddings_fit(model, options or {}, width, takes="encoder" in named_fields(model))
     return {**(options or {}), **({} if width is None else {"encoder": "given", "n_features": width})}
 
