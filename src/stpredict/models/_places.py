@@ -63,7 +63,7 @@ def nearest(xy_um: Tensor, slide: Tensor, k: int) -> tuple[Tensor, Tensor]:
         few = min(k, len(rows) - 1)
         for part in torch.arange(len(rows), device=slide.device).split(max(1, _PAIRS // len(rows))):
             apart = _distances(xy_um[rows[part]], xy_um[rows])
-            apart[torch.arange(len(part)), part] = torch.inf
+            apart[part - part[0], part] = torch.inf
             apart, order = apart.sort(dim=1, stable=True)
             index[rows[part], :few], distance[rows[part], :few] = rows[order[:, :few]], apart[:, :few]
     return index, distance
