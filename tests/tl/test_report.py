@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import stpredict as stp
 from stpredict.tl._report import page, to_html
 from stpredict.tl._report_charts import Scale, cell_colors, dots, forest, ramp
 from stpredict.tl._report_maps import MOST_DOTS, MOST_SPOTS, n_shown
@@ -238,8 +239,22 @@ def test_verdict_says_how_sure_it_is():
     assert "0.300 (0.250 to 0.350), 50 % of what the noise of the counts allows" in said
     assert "Intervals overlap with that of base, third" in said
     assert "picked the best of 3" in said
-    assert "so few say little" not in said
-    assert "so few say little" in " ".join(verdict(table(0.1, 0.05, n_units=3)))
+    assert "too few" not in said
+
+
+def test_few_units_are_no_win():
+    """Five differences of one sign come by chance one time in sixteen."""
+    assert verdict(table(0.1, 0.05, n_units=5))[0].endswith("5 patients are too few to rule out chance.")
+    assert verdict(table(0.1, 0.05, n_units=6))[0] == "<strong>best</strong> wins."
+    assert verdict(table(0.1, 0.2, n_units=3))[0] == "No model beats the best baseline by more than chance."
+
+
+def test_a_surer_model_below_the_best():
+    frame = table(0.1, 0.2, others=("third",))
+    frame.loc["third", "difference_low"] = 0.01
+    said = verdict(frame)
+    assert "but not by more than chance" in said[0]
+    assert said[2] == "Above it by more than chance: third."
 
 
 def test_numbers_in_words():
@@ -276,6 +291,21 @@ def test_dots_are_one_path_a_colour():
     drawn = dots(np.array([[1, 2], [3, 4], [5, 6.26]]), ["#f00", "#00f", "#f00"], 2)
     assert drawn.count("<path") == 2
     assert '<path stroke="#f00" d="M1.0 2.0h0M5.0 6.3h0"/>' in drawn
+
+
+def test_of_a_real_benchmark(tmp_path):
+    sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
+    found = stp.tl.benchmark(sdata, ["mean_profile"], save_dir=tmp_path / "benchmark", progress=False)
+    found.to_html(tmp_path / "report.html")
+    text = Tree((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "No model beats the best baseline, ridge_color" in re.sub(r"\s+", " ", text)
+    assert "48 spots" in text
+    assert "log1p CP10k" in text
+    assert "6 trainings (model x fold x seed) were scored, 0 failed." in text
+    assert "500 µm" not in text  # 600 µm of tissue: a quarter is shorter
+    assert "200 µm" in text
+    assert re.search(r"Trained with stpredict \S+, torch \S+, python 3", text)
+    assert found.note["study"]["slides"]["S0_spots"]["sha256"][:16] in text
 
 
 @pytest.fixture

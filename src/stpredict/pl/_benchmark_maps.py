@@ -138,7 +138,7 @@ def benchmark_pca(
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=5, um_per_px=8.0)
     >>> found = stp.tl.benchmark(sdata, ["mean_profile"], save_dir=mkdtemp(), progress=False)
-    >>> axes = stp.pl.benchmark_pca(found, "S1")
+    >>> axes = stp.pl.benchmark_pca(found, "S1_spots")
     >>> [ax.get_title(loc="left") for ax in axes]
     ['observed', 'ridge_color', 'mean_profile']
     """

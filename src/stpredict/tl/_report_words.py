@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FORMATS = {"score": ".3f", "signed": "+.3f", "short": ".2f"}
+LEAST_UNITS = 6
+"""Units from which it is rarer than one time in twenty that all differences have one sign by chance."""
+ONE_SIGN = f"Of fewer than {LEAST_UNITS}, all differences have one sign by chance more often than one time in twenty."
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
@@ -75,7 +78,7 @@ SCORES = (
 )
 COSTS = (
     Column("parameters", "parameters", "count", "Numbers that the network holds."),
-    Column("macs", "MACs per spot", "count", "Multiplications and additions to predict one spot."),
+    Column("macs", "MACs per spot", "count", "Multiply-accumulate operations to predict one spot."),
     Column("train_spots_per_s", "training, spots/s", "speed", "Spots that training goes through in a second."),
     Column("predict_spots_per_s", "prediction, spots/s", "speed", "Spots that are predicted in a second."),
     Column("peak_memory_mib", "peak memory, MiB", "speed", "Most memory that was held at a time."),
@@ -218,20 +221,22 @@ def verdict(ranked: pd.DataFrame) -> list[str]:
 def _against(ranked: pd.DataFrame, best: str, baseline: str) -> list[str]:
     """The best model against the best baseline."""
     row, unit = ranked.iloc[0], escaped(ranked.attrs.get("unit", "section"))
+    n_units = int(ranked.attrs.get("n_units", 0))
     between = interval(row["difference_low"], row["difference_high"], "signed")
-    by = f"{number(row['difference'], 'signed')} gene-wise r over {_strong(baseline)}"
+    by = f"It is {number(row['difference'], 'signed')} gene-wise r over {_strong(baseline)}, the best baseline"
     if not between:
-        return [
-            f"{_strong(best)} scores highest; whether by more than chance is not known.",
-            f"It is {by}, the best baseline.",
-        ]
-    told = f"the 95 % interval over {unit}s is {between}"
-    if row["difference_low"] > 0:
-        return [f"{_strong(best)} wins.", f"It is {by}, the best baseline; {told}."]
-    return [
-        "No model beats the best baseline by more than chance.",
-        f"{_strong(best)} scores highest, {by}; but {told}, which holds 0.",
-    ]
+        return [f"{_strong(best)} scores highest; whether by more than chance is not known.", f"{by}."]
+    told = f"{by}; the 95 % interval over {unit}s is {between}."
+    sure = [str(name) for name in ranked.index[ranked["difference_low"] > 0]]
+    if not sure:
+        return ["No model beats the best baseline by more than chance.", f"{_strong(best)} scores highest. {told}"]
+    if n_units < LEAST_UNITS:
+        few = f"{counted(n_units, unit)} are too few to rule out chance."
+        return [f"{_strong(best)} scores highest; {few}", f"{told} {ONE_SIGN}"]
+    if best not in sure:
+        return [f"{_strong(best)} scores highest, but not by more than chance over the best baseline.", told,
+                f"Above it by more than chance: {listed(sure)}."]  # fmt: skip
+    return [f"{_strong(best)} wins.", told]
 
 
 def _score(ranked: pd.DataFrame) -> list[str]:
@@ -250,7 +255,7 @@ def _certainty(ranked: pd.DataFrame) -> list[str]:
         return [f"No interval can be given for {counted(n_units, unit)}. The order may be chance."]
     others = ranked.iloc[1:]
     close = others.index[others["high"] > ranked["low"].iloc[0]].tolist()
-    said = [f"Intervals are over {counted(n_units, unit)}" + ("; so few say little." if n_units < 5 else ".")]
+    said = [f"Intervals are over {counted(n_units, unit)}."]
     if close:
         said.append(f"Intervals overlap with that of {listed(close)}: this does not tell them apart.")
     if len(ranked) > 2:
