@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -388,3 +390,15 @@ def test_costs_are_measured():
     assert held.nbytes == 40 << 20
     assert 35 < memory.mib < 120
     assert 0.05 < watch.seconds < 5
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs/comparing.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)
+    for long, short in (("n_side=6", "n_side=4"), ('recipe={"n_epochs": 3}', "options=TINY, recipe={'n_epochs': 1}")):
+        assert long in code
+        code = code.replace(long, short)
+    exec(code, {"TINY": TINY})
+    assert (tmp_path / "comparison.html").is_file()
+    assert set(Benchmark.load(tmp_path / "comparison").runs["model"]) == {*BASELINES, "encoder_ridge", "tiny"}
