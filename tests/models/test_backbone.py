@@ -47,8 +47,9 @@ def test_crossvit_takes_both_branches():
 
 
 def test_a_network_of_another_size_sees_the_patch_enlarged(batch):
-    model = build(encoder="crossvit_tiny_240")
-    assert model.encoder.input_px == 240
+    model = build(encoder="test_vit", size_px=20)  # tokens of 16 px: 20 are no whole number of them
+    batch.patches = batch.patches[..., :20, :20]
+    assert model.encoder.input_px == 160
     assert model(batch).shape == (3, 4)
 
 

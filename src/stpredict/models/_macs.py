@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ._contract import SpotBatch
 from ._encoder import GIVEN, Encoder
@@ -44,8 +45,7 @@ def cost(config: ModelConfig) -> Mapping[str, int | str | None]:
     none, or where timm is needed and is not there.
     """
     try:
-        with torch.device("meta"):
-            model = build(config)
+        model = _weightless(config)
     except ImportError:
         return MappingProxyType({"parameters": None, "macs": None, "licence": None})
     licences = {licence for part in model.modules() if isinstance(part, Encoder) and (licence := part.licence)}
@@ -78,9 +78,13 @@ def macs(config: ModelConfig) -> int:
     ImportError
         If the network needs timm and there is none.
     """
-    with torch.device("meta"):
-        model = build(config)
-    return _counted(model, config)
+    return _counted(_weightless(config), config)
+
+
+def _weightless(config: ModelConfig) -> SpotModel:
+    """The network on the meta device."""
+    with torch.device("meta"), _Shapes():
+        return build(config)
 
 
 def _counted(model: SpotModel, config: ModelConfig) -> int:
@@ -95,7 +99,7 @@ def _counted(model: SpotModel, config: ModelConfig) -> int:
 def _of_pass(model: SpotModel, batch: SpotBatch) -> int:
     """Those of a forward pass, by spot; with gradients, since fused kernels for inference alone are not counted."""
     counter = FlopCounterMode(display=False)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter, _PlacesKnown():  # type: ignore[no-untyped-call]
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter, _Shapes():
         model.eval()(batch)
     return round(counter.get_total_flops() / 2 / len(batch))
 
@@ -114,19 +118,57 @@ def _section(config: ModelConfig, device: str) -> SpotBatch:
     )
 
 
-class _PlacesKnown(TorchDispatchMode):
-    """Lets tensors with values, such as the places of spots, meet those of the meta device, which have none."""
+class _Shapes(TorchDispatchMode):
+    """Follows shapes through a network on the meta device, each operator on the same shapes once.
+
+    Tensors with values, such as the places of spots, may meet those of the meta device, which have none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known: dict[Any, Any] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call an operator; where it is given tensors of both kinds, the values of all are forgotten."""
+        """Call an operator, or give what it gave; where it is given tensors of both kinds, forget all values."""
         given = (args, kwargs or {})
-        if len({x.device for x in tree_leaves(given) if isinstance(x, torch.Tensor)}) > 1:
+        devices = {x.device.type for x in tree_leaves(given) if isinstance(x, torch.Tensor)}
+        if len(devices) > 1:
             if func is torch.ops.aten.index.Tensor:  # which asks a mask how many it chooses
                 given = ((args[0], [part for x in args[1] for part in _chosen(x)]), given[1])
             given = tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device="meta"), given)
-        return func(*given[0], **given[1])
+        if "meta" not in devices or func.is_view or func.overloadpacket in flop_registry:
+            return func(*given[0], **given[1])
+        if func._schema.is_mutable:
+            written = func.__name__.split(".")[0].endswith("_") and torch.Tag.inplace_view not in func.tags
+            return given[0][0] if written else func(*given[0], **given[1])
+        return self._once(func, given)
+
+    def _once(self, func: Any, given: Any) -> Any:
+        """New tensors like those that the operator gave for such shapes."""
+        leaves = tree_leaves(tree_map_only(torch.Tensor, _shape, given))
+        key = (func, *((type(x), x) for x in leaves))
+        if key not in self.known:
+            self.known[key] = tree_map_only(torch.Tensor, _shape, func(*given[0], **given[1]))
+        return tree_map_only(_Shape, _Shape.empty, self.known[key])
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What the meta device knows of a tensor."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def empty(self) -> Tensor:
+        """A tensor like that."""
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device="meta")
+
+
+def _shape(x: Tensor) -> _Shape:
+    return _Shape(x.shape, x.stride(), x.dtype)
 
 
 def _chosen(index: Tensor | None) -> tuple[Tensor | None, ...]:
