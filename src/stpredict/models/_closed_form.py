@@ -136,7 +136,7 @@ class Standardize(nn.Module):
             ``(n, n_features)``.
         """
         mean = features.mean(dim=0, dtype=torch.float64)
-        squares = sum(((part - mean) ** 2).sum(dim=0) for part in features.double().split(ROWS))
+        squares = sum(((part.double() - mean) ** 2).sum(dim=0) for part in features.split(ROWS))
         spread = torch.as_tensor(squares / len(features)).sqrt()
         self.mean.copy_(mean)
         self.spread.copy_(torch.where(spread > 1e-6 * mean.abs().clamp_min(1e-3), spread, torch.ones_like(spread)))
