@@ -56,6 +56,17 @@ def known_names(asked: Sequence[str], available: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
+def can_be_student(model: str, *, steps: bool, needs_counts: bool) -> None:
+    """Refuse self-training of models that take no steps, or that learn from counts, which no teacher gives."""
+    if not steps or needs_counts:
+        why = "is trained on counts, which no teacher gives" if needs_counts else "is not trained by steps"
+        msg = (
+            f"{model!r} {why}, so that it learns nothing from spots without measurements. Use `stp.tl.fit`, or a "
+            "network such as 'deepspace'."
+        )
+        raise ValueError(msg)
+
+
 def enough_spots(n_spots: int) -> None:
     """Refuse to train on next to nothing."""
     if n_spots < 8:

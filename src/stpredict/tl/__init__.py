@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ._predictability import predictability
     from ._predictor import Predictor
     from ._raster import rasterize
+    from ._self_train import self_train
     from ._super_resolve import super_resolve
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "predict_cohort",
     "predictability",
     "rasterize",
+    "self_train",
     "summary",
     "super_resolve",
 ]
@@ -58,6 +60,7 @@ _HOME = {
     "predict_cohort": "._cohort",
     "predictability": "._predictability",
     "rasterize": "._raster",
+    "self_train": "._self_train",
     "summary": "._evaluate",
     "super_resolve": "._super_resolve",
 }

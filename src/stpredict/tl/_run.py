@@ -47,6 +47,10 @@ class Run:
     """How to train."""
     folds: Sequence[Fold]
     """What every member holds out."""
+    unlabelled: Sequence[Slide] = ()
+    """Slides of whose spots a teacher says what its student learns."""
+    rounds: int = 0
+    """How many students follow the first network."""
 
     @property
     def slide_index(self) -> NDArray[np.int64]:
@@ -57,6 +61,14 @@ class Run:
     def diameter_um(self) -> float:
         """Median spot diameter of the slides, in µm."""
         return float(np.median([slide.diameter_um for slide in self.slides]))
+
+    @property
+    def self_training(self) -> dict[str, Any]:
+        """What is learnt of spots without counts, by name; empty where nothing is."""
+        if not self.unlabelled:
+            return {}
+        slides = {each.name: {"n_spots": len(each.xy_px), "sha256": digest(each)} for each in self.unlabelled}
+        return {"self_training": {"rounds": self.rounds, "slides": slides}}
 
     def values(self) -> dict[str, Any]:
         """What decides the outcome, by name: a resumed run must agree in all of it.
@@ -74,6 +86,7 @@ class Run:
             "target": self.target.to_dict(),
             "config": {name: value for name, value in self.config.to_dict().items() if name not in PLACED},
             "validation": [hashlib.sha256(np.packbits(f.held).tobytes()).hexdigest()[:16] for f in self.folds],
+            **self.self_training,
         }
 
 

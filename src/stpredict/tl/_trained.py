@@ -25,6 +25,7 @@ from ._folder import CONFIG
 from ._planned import columns_of
 from ._predictor import Member, Predictor
 from ._provenance import provenance
+from ._taught import taught
 from ._unlike import ImageRange, statistics_of
 
 if TYPE_CHECKING:
@@ -61,17 +62,19 @@ def trained(run: Run, folder: Path, *, resume: bool = False) -> Predictor:
     The predictor.
     """
     check_predictor.replaceable(folder, CONFIG)
-    config, slides = run.config, run.slides
+    config = run.config
     fabric = make_fabric(config)
     first = fabric.is_global_zero
     with (
         Checkpoint.open(folder, run.values(), resume=resume, writes=first) as checkpoint,
-        held_spots(slides, run.patch, memory_bytes=config.memory_bytes, progress=config.progress and first) as (
-            spots,
-            out,
-        ),
+        held_spots(
+            [*run.slides, *run.unlabelled],
+            run.patch,
+            memory_bytes=config.memory_bytes,
+            progress=config.progress and first,
+        ) as (spots, out),
     ):
-        predictor = _train_all(run, spots, int(out.sum()), checkpoint, fabric)
+        predictor = _train_all(run, spots, int(out[: len(run.slide_index)].sum()), checkpoint, fabric)
         if first:
             predictor.save(folder)
         fabric.barrier()  # no process returns before the folder is there
@@ -81,10 +84,8 @@ def trained(run: Run, folder: Path, *, resume: bool = False) -> Predictor:
 def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpoint, fabric: Fabric) -> Predictor:
     values = np.concatenate([run.target.normalize(slide.counts, columns_of(slide, run.panel)) for slide in run.slides])
     _warn_constant(values, run.panel)
-    members = []
-    for i in range(len(run.folds)):
-        with checkpoint.member(i, run.config, len(run.folds)) as progress:
-            members.append(_member(run, i, spots, values, progress, fabric))
+    members = [_last_student(run, i, spots, values, checkpoint, fabric) for i in range(len(run.folds))]
+    spots = take(spots, slice(len(values)))
     colors = color_statistics(spots.patches, run.diameter_um / run.patch.fov_um[0])
     folds = _ridge_folds(run.slides, run.slide_index)
     ridge, penalty = fit_ridge(colors, values, folds, run.slide_index, run.target)
@@ -99,6 +100,7 @@ def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpo
         history=checkpoint.history(),
         provenance={
             **provenance(run, colors, penalty, n_at_border, checkpoint),
+            **run.self_training,
             "pretrained": members[0].pretrained,
         },
         calibration=cross_calibrated(run, tuple(members), spots, values, fabric),
@@ -110,17 +112,43 @@ def _warn_constant(values: NDArray[np.float32], panel: Sequence[str]) -> None:
     check.varying([gene for gene, varies in zip(panel, np.ptp(values, axis=0) > 0, strict=True) if not varies])
 
 
-def _member(
-    run: Run, number: int, spots: SpotBatch, values: NDArray[np.float32], progress: Reporter, fabric: Fabric
+def _last_student(
+    run: Run, number: int, spots: SpotBatch, values: NDArray[np.float32], checkpoint: Checkpoint, fabric: Fabric
 ) -> Member:
-    """Train one network; the statistics of its targets come from its own training spots."""
-    held, index = run.folds[number].held, run.slide_index
+    """Train one network, then its students, if there are to be any; each counts as a member in checkpoints."""
+    found: list[Member] = []
+    for lesson in range(run.rounds + 1):
+        place, of = number * (run.rounds + 1) + lesson, len(run.folds) * (run.rounds + 1)
+        with checkpoint.member(place, run.config, of) as progress:
+            found = [_member(run, (number, lesson), spots, values, progress, fabric, teachers=found)]
+    return found[0]
+
+
+def _member(
+    run: Run,
+    number: tuple[int, int],
+    spots: SpotBatch,
+    values: NDArray[np.float32],
+    progress: Reporter,
+    fabric: Fabric,
+    *,
+    teachers: Sequence[Member],
+) -> Member:
+    """Train one network; the statistics of its targets come from its own training spots.
+
+    Spots behind those with values, where there are any, have the targets that a teacher gives them, if there is one.
+    """
+    member, lesson = number
+    held, index = run.folds[member].held, run.slide_index
     check.enough_spots(int((~held).sum()))
     targets = Targets.fit(run.target, run.panel, values[~held], index[~held])
-    encoded = torch.empty(len(values), targets.n_outputs)
+    encoded = torch.zeros(len(spots), targets.n_outputs)
     for part in filter(np.any, (~held, held)):  # apart, since encoding may centre by slide
-        encoded[torch.from_numpy(part)] = torch.from_numpy(targets.encode(values[part], index[part]))
-    config = dataclasses.replace(run.config, seed=run.config.seed + 1000 * number)
+        encoded[np.flatnonzero(part)] = torch.from_numpy(targets.encode(values[part], index[part]))
+    rows, more = torch.from_numpy(np.flatnonzero(~held)), torch.arange(len(values), len(spots))
+    for teacher in teachers:
+        encoded[more] = taught(teacher, spots, more, run.config, fabric)
+    config = dataclasses.replace(run.config, seed=run.config.seed + 1000 * member + 37 * lesson)
     with seeded(config.seed, -1):
         network = build(_shape(run, targets.n_outputs))
         loaded = network.load_pretrained()
@@ -129,10 +157,10 @@ def _member(
     validation = None
     if held.any():
         check.enough_held(int(np.bincount(index[held]).max()))
-        rows = torch.from_numpy(np.flatnonzero(held))
-        validation = Held(spots=spots, rows=rows, observed=values[held], decode=targets.decode)
-    rows = torch.from_numpy(np.flatnonzero(~held))
+        seen = torch.from_numpy(np.flatnonzero(held))
+        validation = Held(spots=spots, rows=seen, observed=values[held], decode=targets.decode)
     network.start_from(take(spots, some) for some in rows.split(START_BATCH))
+    rows = torch.cat([rows, more]) if teachers else rows
     train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
     return Member(network=network.cpu().eval(), targets=targets, pretrained=loaded)
 
