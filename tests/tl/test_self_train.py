@@ -49,20 +49,20 @@ def test_the_first_network_is_that_of_fit_and_the_last_is_another(sdata, other, 
 
 
 def test_it_learns_what_the_teacher_says(sdata, other, learn, monkeypatch):
-    """A student of a teacher that says one thing everywhere, at many spots, says nearly that."""
+    """Where a teacher says 3 everywhere, a student says much more than 0, the mean of the measured spots."""
     seen = []
 
     def says(teacher, spots, rows, config, fabric):
         seen.append((len(spots), rows.tolist()))
-        assert not spots.targets
+        assert spots.targets is None
         return torch.full((len(rows), teacher.targets.n_outputs), 3.0)
 
     monkeypatch.setattr(_trained, "taught", says)
     student = learn(sdata, other, n_epochs=12, lr=3e-3, ema_decay=0.5, validation="none")
-    assert seen == [(75 + 25, list(range(75, 100)))] or seen == [(133, list(range(108, 133)))]
+    assert seen == [(100, list(range(75, 100)))]
     stp.tl.predict(other, student, device="cpu", precision="32-true", progress=False)
     targets = student.members[0].targets
-    said = (other["predicted"].X - targets.mean) / targets.scale
+    said = (other["predicted"].X - targets.mean) / targets.scale @ targets.components.T
     assert said.mean() > 0.5
 
 
@@ -90,7 +90,7 @@ def test_a_model_that_sees_whole_slides_is_taught_in_windows(sdata, other, learn
 def test_counts_of_the_unlabelled_are_not_looked_at_and_nothing_is_written_there(sdata, other, learn):
     one = learn(sdata, other, name="one")
     before = deepcopy(other.attrs)
-    other["observed"].X = other["observed"].X * 0 + 7
+    other["observed"].X = other["observed"].X * 3
     two = learn(sdata, other, name="two")
     assert same(one.members[0].network, two.members[0].network)
     assert other.attrs == before
