@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
-from torch import nn
 
 from .._checks import models as check
+from ._closed_form import Standardize
 from ._contract import known_features
 
 if TYPE_CHECKING:
@@ -60,27 +60,10 @@ def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([function(part) for part in x.split(_PART)])
 
 
-class Standard(nn.Module):
-    """Features on one scale: their mean and spread over the training spots become 0 and 1.
+class Standard(Standardize):
+    """Features on one scale, which is learnt from training spots that come some at a time."""
 
-    Parameters
-    ----------
-    n_features
-        Width.
-    """
-
-    mean: Tensor
-    spread: Tensor
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(n_features))
-        self.register_buffer("spread", torch.ones(n_features))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Standardise ``(..., n_features)``, float32."""
-        return (features.float() - self.mean) / self.spread
-
+    @torch.no_grad()
     def start_from(self, model: SpotModel, pieces: Iterable[SpotBatch]) -> Tensor:
         """Learn the scale from the training spots.
 
@@ -99,7 +82,7 @@ class Standard(nn.Module):
         total, squares = torch.zeros(2, len(self.mean), dtype=torch.float64)
         for piece in pieces:
             targets.append(check.given_targets(piece.targets))
-            rows = known_features(model, piece).double().flatten(0, -2)
+            rows = known_features(model, piece).cpu().double().flatten(0, -2)
             n, total, squares = n + len(rows), total + rows.sum(dim=0), squares + rows.square().sum(dim=0)
         mean = total / n
         spread = (squares / n - mean.square()).clamp_min(0).sqrt()
