@@ -155,6 +155,13 @@ def test_group_is_the_slide_unless_a_column_names_it():
     assert only(sdata, group_key="patient").group == "p"
 
 
+def test_slides_of_several_objects_are_groups_of_their_own(synthetic_sdata):
+    one = Selection(shapes_key="S0_spots")
+    assert [s.group for s in resolve([synthetic_sdata] * 2, one)] == ["0/S0_spots", "1/S0_spots"]
+    named = Selection(shapes_key="S0_spots", group_key="patient")
+    assert [s.group for s in resolve([synthetic_sdata] * 2, named)] == ["P0", "P0"]
+
+
 def test_counts_come_from_the_layer_asked_for():
     sdata = build()
     sdata["observed"].layers["raw"] = np.full((3, 2), 7.0)

@@ -138,7 +138,8 @@ def resolve(
             table_name = None
         for shapes_key in _regions(sdata, table_name, selection):
             slide = _slide(sdata, table_name, shapes_key, selection)
-            found.append(replace(slide, name=f"{prefix}{slide.name}"))
+            own = slide.group if selection.group_key else f"{prefix}{slide.group}"
+            found.append(replace(slide, name=f"{prefix}{slide.name}", group=own))
     check.each_once([slide.name for slide in found])
     return found
 

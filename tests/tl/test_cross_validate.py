@@ -198,7 +198,7 @@ def test_the_layer_can_be_saved_and_drawn_from(pair, tmp_path):
 
 def test_protocol_m2ost_shows_the_constant(small_sdata):
     sdata = synthetic(n_slides=4, n_side=4, um_per_px=8.0)
-    sdata["observed"].obs["patient"] = pd.Categorical(np.repeat(["p", "q"], 32))
+    sdata["observed"].obs["patient"] = pd.Categorical(np.tile(np.repeat(["p", "q"], 16), 2))
     scores = cross_validate(sdata, "ridge_color", protocol="m2ost", progress=False)
     found = summary(scores)
     assert sdata["observed"].uns[KEY]["units"] == "log1p CPM over the panel"
