@@ -195,7 +195,7 @@ def available() -> pd.DataFrame:
     --------
     >>> from stpredict import models
     >>> int(models.available().loc["m2ost", "macs"] / 1e6)
-    3981
+    3978
     """
     import pandas as pd
 
