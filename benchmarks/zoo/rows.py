@@ -44,7 +44,7 @@ def rows(weights):
         "m2ost_reference": entry("m2ost_reference", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
         "m2ort": entry("m2ort", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
         "stnet": entry("stnet", f"DenseNet-121 from scratch, {PX} px", SHORT, size_px=PX),
-        "deepspace": entry("deepspace", f"VGG11 from scratch, {PX} px", SHORT, encoder="vgg11", size_px=PX),
+        "deepspace": entry("deepspace", f"VGG11 from scratch, {PX} px", SHORT, backbone="vgg11", size_px=PX),
         "resnet50": entry("resnet50", f"from scratch, {PX} px", SHORT, size_px=PX),
         "vit_b_16": entry("vit_b_16", f"ViT-Ti/16, {PX} px", SHORT, encoder="vit_tiny_patch16_224", size_px=PX),
         "swin_t": entry("swin_t", f"from scratch, {PX} px", SHORT, size_px=PX),
