@@ -69,10 +69,32 @@ def self_train(
         Name of the model; `stp.models.available` lists them. It must be trained by steps, and not on counts.
     rounds
         How many students follow the first network.
-    config, target, patch, model_options, genes, group_key, validate_on
-        As in `stp.tl.fit`.
-    layer, image_key, shapes_key, table_name, coordinate_system, um_per_px
-        As in `stp.tl.fit`, for the slides with counts.
+    config
+        How to train every one of the networks; by default `FitConfig` with what `stp.models.recipe` says of the model.
+    target
+        How counts become what is predicted; by default log1p CP10k over all genes.
+    patch
+        Fields of view; by default the model's multiples of the median spot diameter of the slides with counts.
+    model_options
+        Fields of the model's configuration to change.
+    genes
+        Genes to predict; by default as in `stp.tl.fit`.
+    group_key
+        Column of ``obs`` that says which slides belong together (the patient).
+    validate_on
+        Groups or slides to hold out for early stopping; by default one group, another for every member.
+    layer
+        Layer with raw counts; by default X.
+    image_key
+        Image, or a mapping of spot elements to images, where there are several; of the slides with counts.
+    shapes_key
+        Elements that hold the spots with counts; by default all that the table annotates.
+    table_name
+        Table with the counts; by default ``"observed"``, or the only one.
+    coordinate_system
+        Coordinate system shared by image and spots with counts, where there are several.
+    um_per_px
+        Resolution of the slides with counts in µm per pixel; by default what the object records.
     unlabelled_key
         Elements that hold the spots of the other slides; by default as in `stp.tl.predict`.
     save_dir
