@@ -48,7 +48,7 @@ def test_ridge_knows_other_spots_without_a_step():
 
 
 def test_penalty_is_chosen_and_kept_in_the_state():
-    quiet, loud = built("encoder_ridge", given(noise=0.01)), built("encoder_ridge", given(noise=100.0))
+    quiet, loud = (built("encoder_ridge", given(d=80, noise=noise)) for noise in (0.01, 20.0))
     assert quiet.state_dict()["ridge.penalty"] < loud.state_dict()["ridge.penalty"]
     assert built("encoder_ridge", given(), penalty=3.5).state_dict()["ridge.penalty"] == 3.5
     assert built("encoder_ridge", given(), penalty="hest", n_components=4).ridge.penalty == pytest.approx(100 / 12)
@@ -134,6 +134,7 @@ def test_embeddings_of_another_width_are_refused(name):
         ({"encoder": ""}, ValueError, r"`encoder` is empty"),
         ({"weights": None}, TypeError, r"`weights` is None"),
         ({"n_components": 0}, ValueError, r"`n_components` is 0"),
+        ({"clip": 0}, ValueError, r"`clip` is 0; give standard deviations"),
         ({"context": "slide"}, ValueError, r"`context` is 'slide'"),
         ({"size_px": 1.5}, TypeError, r"`size_px` is 1.5"),
     ],

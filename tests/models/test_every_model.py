@@ -182,8 +182,8 @@ CHANGES |= {
 }
 _VIEWS = {"n_outputs": 5, "encoder": "resnet10t", "fov_spots": (1.5, 3.0), "size_px": 64}
 CHANGES |= {
-    "encoder_ridge": {**_VIEWS, "n_components": 2, "penalty": 7.0, "intercept": False},
-    "encoder_mlp": {**_VIEWS, "n_components": 2, "hidden": 24, "depth": 2, "dropout": 0.9},
+    "encoder_ridge": {**_VIEWS, "clip": 0.5, "n_components": 2, "penalty": 7.0, "intercept": False},
+    "encoder_mlp": {**_VIEWS, "clip": 0.5, "n_components": 2, "hidden": 24, "depth": 2, "dropout": 0.9},
     "bleep": {**_VIEWS, "encoder": "statistics", "frozen": True, "dim": 24, "dropout": 0.9, "top_k": 12},
     "mean_profile": {"n_outputs": 5},
     "resnet50": {"n_outputs": 5, "encoder": "test_vit", "frozen": True, "size_px": 64},

@@ -179,6 +179,15 @@ def embedding_width(encoder: str, n_features: object) -> None:
         raise ValueError(msg)
 
 
+def clip(value: object) -> None:
+    """Refuse what is no number of standard deviations."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1e6:
+        msg = f"`clip` is {value!r}; give standard deviations, a number above 0, or None to leave features alone."
+        raise ValueError(msg)
+
+
 def penalty(value: object) -> None:
     """Refuse what is no penalty of a regression."""
     if value is None or value == "hest":

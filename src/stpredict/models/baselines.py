@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .._checks import models as check
-from ._closed_form import Ridge, gathered, without_slide_mean
+from ._closed_form import Ridge
 from ._contract import SpotModel, full_precision, known_features, unit_pixels
+from ._penalty import gathered, without_slide_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -21,7 +21,8 @@ Deviations
       ``normalize=True`` they are of length 1, as when retrieving, and ``temperature`` should be near 0.1.
     - Soft targets do not pass gradients: with them the published loss can also fall by making the targets sharper.
     - Validation is by groups of slides, where the published code splits spots at random.
-    - A frozen encoder (``frozen``, ``"statistics"``, ``"given"``) has its features standardised.
+    - A frozen encoder (``frozen``, ``"statistics"``, ``"given"``) has its features standardised, and
+      drawn in where they lie more than 3 standard deviations from the training mean.
 
 Not from the published code: it reads a flag that is never set, turns images that are turned already, and needs several
 GPUs under SLURM.
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ._contract import SpotBatch
+
+
+CLIP = 3.0
+"""Standard deviations that a frozen feature may lie from the training mean."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +163,7 @@ class BLEEP(SpotModel):
         shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
         self.views = ScaleEncoder(*shape, frozen=config.still)
         width = self.views.n_features
-        self.standardize = Standardize(width) if config.still else None
+        self.standardize = Standardize(width, CLIP) if config.still else None
         self.image = Projection(width, config.dim, config.dropout)
         self.spot = Projection(config.n_outputs, config.dim, config.dropout)
         self.register_buffer("bank", torch.zeros(1, config.n_outputs))

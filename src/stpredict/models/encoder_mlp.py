@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from .._checks import models as check
-from ._closed_form import Components, gathered
+from ._closed_form import Components
 from ._contract import FloatLinear, SpotModel, known_features
 from ._encoder import NO_WEIGHTS, STATISTICS
 from ._frozen import ScaleEncoder, check_encoder
+from ._penalty import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +46,8 @@ class EncoderMLPConfig:
     """``"none"``, ``"timm"`` (from its hub), or the path of a checkpoint."""
     n_features: int = 0
     """Width of the embeddings, for ``encoder="given"``."""
+    clip: float | None = 3.0
+    """Standard deviations that a feature may lie from the training mean; more is drawn in, unless None."""
     n_components: int = 256
     """Principal components of the features that the network sees, at most."""
     hidden: int = 256
@@ -53,7 +56,7 @@ class EncoderMLPConfig:
     """Number of hidden layers."""
     dropout: float = 0.5
     """Share of activations dropped after each hidden layer in training."""
-    fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
+    fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
     """Field of view of each scale in spot diameters, narrowest first."""
     size_px: int = 224
     """Side in pixels of the patch of every scale."""
@@ -64,6 +67,7 @@ class EncoderMLPConfig:
         for name in ("n_outputs", "n_components", "hidden", "depth"):
             check.positive_int(name, getattr(self, name))
         check_encoder(self.encoder, self.weights, self.n_features, self.fov_spots, self.size_px)
+        check.clip(self.clip)
         check.number("dropout", self.dropout, low=0, high=1)
         check.choice("context", self.context, ("spot",))
 
@@ -84,7 +88,7 @@ class EncoderMLP(SpotModel):
         self.config = config
         shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
         self.views = ScaleEncoder(*shape)
-        self.components = Components(self.views.n_features, config.n_components)
+        self.components = Components(self.views.n_features, config.n_components, config.clip)
         widths = [len(self.components.axes), *[config.hidden] * config.depth]
         self.layers = nn.Sequential(
             *(

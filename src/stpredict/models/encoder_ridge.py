@@ -9,6 +9,7 @@ Deviations
       slide). HEST-bench has it fixed at 100 / (components x genes), hardly any: ``penalty="hest"``.
     - Several fields of view, each described by the same encoder, side by side; HEST-bench has one, of 112 µm:
       ``fov_spots=(112 / 55,)`` for Visium.
+    - What lies far from the training spots in a feature is drawn in (``clip=None`` does not).
     - The mean of the targets is added. HEST-bench adds none and does not centre its targets either: ``intercept=False``
       predicts the same up to a constant for each gene, since features are centred.
     - Solved exactly, in double precision, not by iteration.
@@ -20,10 +21,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .._checks import models as check
-from ._closed_form import Ridge, gathered
+from ._closed_form import Ridge
 from ._contract import SpotModel, known_features
 from ._encoder import NO_WEIGHTS, STATISTICS
 from ._frozen import ScaleEncoder, check_encoder
+from ._penalty import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +48,8 @@ class EncoderRidgeConfig:
     """``"none"``, ``"timm"`` (from its hub), or the path of a checkpoint."""
     n_features: int = 0
     """Width of the embeddings, for ``encoder="given"``."""
+    clip: float | None = 3.0
+    """Standard deviations that a feature may lie from the training mean; more is drawn in, unless None."""
     n_components: int = 256
     """Principal components of the features that are regressed on, at most."""
     penalty: float | Literal["hest"] | None = None
@@ -53,7 +57,7 @@ class EncoderRidgeConfig:
     outputs)."""
     intercept: bool = True
     """Whether the mean of the targets is added."""
-    fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
+    fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
     """Field of view of each scale in spot diameters, narrowest first."""
     size_px: int = 224
     """Side in pixels of the patch of every scale."""
@@ -64,6 +68,7 @@ class EncoderRidgeConfig:
         check.positive_int("n_outputs", self.n_outputs)
         check.positive_int("n_components", self.n_components)
         check_encoder(self.encoder, self.weights, self.n_features, self.fov_spots, self.size_px)
+        check.clip(self.clip)
         check.penalty(self.penalty)
         check.flag("intercept", self.intercept)
         check.choice("context", self.context, ("spot",))
@@ -85,7 +90,7 @@ class EncoderRidge(SpotModel):
         self.config = config
         shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
         self.views = ScaleEncoder(*shape)
-        self.ridge = Ridge(self.views.n_features, config.n_outputs)
+        self.ridge = Ridge(self.views.n_features, config.n_outputs, config.clip)
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights that the configuration names.

@@ -114,7 +114,15 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             genes=_most_variable,
             headline="gene_pearson",
             pooled=True,
-            options={"encoder_ridge": {"n_components": 256, "penalty": "hest", "intercept": False, "size_px": 224}},
+            options={
+                "encoder_ridge": {
+                    "clip": None,
+                    "n_components": 256,
+                    "penalty": "hest",
+                    "intercept": False,
+                    "size_px": 224,
+                }
+            },
             fov_um=112.0,
             note=(
                 "The 50 genes are chosen on all samples, test samples among them; counts are not divided by library "
