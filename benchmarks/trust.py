@@ -26,20 +26,30 @@ from stpredict.tl._unlike import statistics_of
 
 SECTIONS = ["C2", "C3", "C4"]
 COVERAGE = 0.9
+FIRST = "ridge, cross-conformal"
 QUIET = {"progress": False}
+
+
+def options(model):
+    """Patches of the same size for all."""
+    return {"size_px": 112, "fov_spots": (1.5, 3.0, 6.0)} if model == "encoder_ridge" else {}
 
 
 def fitted(sdata, train, model, config, folder, genes):
     """A predictor of two members, each calibrated on the section that the other was trained on."""
     fit = stp.tl.FitConfig(validation="slide", n_members=2, progress=False, **config)
-    return stp.tl.fit(sdata, model, config=fit, shapes_key=train, genes=genes, save_dir=folder)
+    return stp.tl.fit(
+        sdata, model, config=fit, model_options=options(model), shapes_key=train, genes=genes, save_dir=folder
+    )
 
 
 def split(sdata, train, model, config, folder, genes):
     """A predictor trained on one section without validation, and calibrated on another by `tl.calibrate`."""
     fit = stp.tl.FitConfig(validation="none", progress=False, **config)
-    predictor = stp.tl.fit(sdata, model, config=fit, shapes_key=train[:1], genes=genes, save_dir=folder)
-    return stp.tl.calibrate(predictor, sdata, shapes_key=train[1:], **QUIET)
+    predictor = stp.tl.fit(
+        sdata, model, config=fit, model_options=options(model), shapes_key=train[:1], genes=genes, save_dir=folder
+    )
+    return stp.tl.calibrate(predictor, sdata, shapes_key=train[1:], n_views=1, **QUIET)  # statistics know no turns
 
 
 def covered(sdata, test, predictor, kind):
@@ -98,7 +108,7 @@ def run(epochs, folder):
     """Every row, by section that is left out."""
     sdata, genes = stp.datasets.her2st(SECTIONS), stp.datasets.gene_panel("her2st")
     makers = {
-        "ridge, cross-conformal": (fitted, "encoder_ridge", {}),
+        FIRST: (fitted, "encoder_ridge", {}),
         "ridge, one section for `tl.calibrate`": (split, "encoder_ridge", {}),
         f"m2ost_tiny ({epochs} epochs), cross-conformal": (fitted, "m2ost_tiny", {"n_epochs": epochs}),
     }
@@ -116,7 +126,8 @@ def run(epochs, folder):
             if make is fitted:
                 found = reached(sdata, f"{test}_spots", predictor, known)
                 known_before.append({"model": name, "left_out": test, **found})
-        unlike.append({"left_out": test, **flagged(sdata, f"{test}_spots", predictor)})
+            if name == FIRST:
+                unlike.append({"left_out": test, **flagged(sdata, f"{test}_spots", predictor)})
     return {"intervals": intervals, "predictability": known_before, "unlike": unlike}
 
 
