@@ -172,3 +172,25 @@ def color_windows(patch: PatchSpec, diameter_um: float) -> tuple[float, ...]:
     Sides in µm, ``1 + len(patch.fov_um)`` of them.
     """
     return (diameter_um, *patch.fov_um)
+
+
+def margin_px(size_px: int, share: float) -> int:
+    """How wide the frame is that a central square leaves of a patch.
+
+    Parameters
+    ----------
+    size_px
+        Side of the patch in pixels.
+    share
+        Side of the square as a share of that of the patch.
+
+    Returns
+    -------
+    Pixels on each side; none where the square is wider, and never so many that nothing is left.
+
+    Examples
+    --------
+    >>> margin_px(112, 0.5), margin_px(112, 1.2)
+    (28, 0)
+    """
+    return min(max(0, round(size_px * (1 - share) / 2)), (size_px - 1) // 2)

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from stpredict import models
+from stpredict._geometry import margin_px
 from stpredict._train._color import apply_ridge, color_statistics, fit_ridge
 from stpredict.models import SpotBatch
-from stpredict.models.baselines import from_centre, window_colors
+from stpredict.models._statistics import window_colors
+from stpredict.models.baselines import from_centre
 from stpredict.pp._targets import Targets, TargetSpec
 
 
@@ -53,7 +55,10 @@ def test_mean_profile_is_the_mean():
 def test_colours_are_those_of_the_baseline_beside_predictions(share):
     patches = section().patches
     np.testing.assert_allclose(
-        window_colors(patches, share).numpy(), color_statistics(patches.numpy(), share), atol=2e-4, rtol=1e-3
+        window_colors(patches, margin_px(patches.shape[-1], share)).numpy(),
+        color_statistics(patches.numpy(), share),
+        atol=2e-4,
+        rtol=1e-3,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._geometry import margin_px
 from ..metrics import pearson
 from ..metrics._correlation import LEAST
 
@@ -42,8 +43,7 @@ def color_statistics(patches: Tensor | NDArray[np.uint8], spot_share: float) -> 
     -------
     ``(n, 6 * (s + 1))``: three means and three standard deviations a window, the spot first.
     """
-    size = patches.shape[-1]
-    margin = min(max(0, round(size * (1 - spot_share) / 2)), (size - 1) // 2)
+    margin = margin_px(patches.shape[-1], spot_share)
     if isinstance(patches, np.ndarray):
         return _counted(patches, margin)
     return _counted(patches.numpy(), margin) if patches.device.type == "cpu" else _computed(patches, margin)
@@ -64,24 +64,11 @@ def _counted(patches: NDArray[np.uint8], margin: int) -> NDArray[np.float32]:
 
 def _computed(patches: Tensor, margin: int) -> NDArray[np.float32]:
     """On another device: as much at a time as it holds with ease."""
+    from ..models._statistics import window_colors  # the baseline is also applied where no torch is needed
+
     n_at_once = max(1, VALUES_AT_ONCE // math.prod(patches.shape[1:]))
-    parts = [_moments(part, margin) for part in patches.split(n_at_once)]
+    parts = [window_colors(part, margin) for part in patches.split(n_at_once)]
     return np.concatenate([part.cpu().numpy() for part in parts])
-
-
-def _moments(patches: Tensor, margin: int) -> Tensor:
-    """Mean and standard deviation of the density in the central square and the whole of each field of view."""
-    import torch  # the baseline is also applied where no torch is needed
-
-    density = patches.clamp_min(1).float().div_(255).log_().neg_()
-    size = density.shape[-1]
-    spot = density[:, :1, :, margin : size - margin, margin : size - margin].flatten(-2)
-    found = []
-    for window in (spot, density.flatten(-2)):
-        mean = window.mean(dim=-1, keepdim=True)
-        std = torch.linalg.vector_norm(window - mean, dim=-1) / math.sqrt(window.shape[-1])
-        found.append(torch.stack([mean.squeeze(-1), std], dim=2))  # (b, s, 2, 3)
-    return torch.cat(found, dim=1).flatten(1)
 
 
 def fit_ridge(

@@ -20,7 +20,7 @@ from ._accumulate import accumulate, agree_on_limit
 from ._ahead import ahead
 from ._augment import Views, dihedral
 from ._batches import BatchLimit, sent, take
-from ._windows import windows
+from ._windows import seen_together, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,7 +179,7 @@ def train(
     The state at the end; ``state.best`` are the weights to keep.
     """
     rows = torch.arange(len(spots)) if rows is None else rows
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    if not model.takes_steps:
         return _as_it_is(model, held, config, fabric, state, report)
     in_windows = model.config.context == "slide"
     share = config.window if in_windows else -(-config.batch_size // fabric.world_size)
@@ -346,14 +346,15 @@ def _finish_epoch(state: Progress, run: _Run, loss: float) -> None:
 
 def _held_outputs(model: SpotModel, held: Held, config: FitConfig, fabric: Fabric, limit: BatchLimit) -> Tensor:
     """What the network gives for the validation spots, a batch or a window at a time."""
-    positions = held.positions
-    if model.config.context == "slide":
-        parts = windows(held.spots.xy_um[positions], held.spots.slide[positions], config.window)
-    else:
-        parts = list(torch.arange(len(positions)).split(config.batch_size))
-    with ahead(sent(held.spots, [positions[part] for part in parts], fabric.device), depth=2) as batches:
-        given = torch.cat([outputs(model, batch, fabric, limit) for batch in batches])
-    return given[torch.cat(parts).argsort()]
+    parts, order = seen_together(
+        held.spots,
+        held.positions,
+        context=model.config.context,
+        window=config.window,
+        batch_size=config.batch_size,
+    )
+    with ahead(sent(held.spots, parts, fabric.device), depth=2) as batches:
+        return torch.cat([outputs(model, batch, fabric, limit) for batch in batches])[order]
 
 
 def _scores(given: Tensor, held: Held) -> dict[str, float]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from ..models._contract import SpotBatch
+
 
 def windows(xy_um: Tensor, slide: Tensor, most: int) -> list[Tensor]:
     """Cut slides into neighbourhoods: halved across their longer side until none has too many spots.
@@ -41,6 +43,35 @@ def _halved(xy: NDArray[np.float32], rows: NDArray[np.intp], most: int) -> list[
     order = rows[np.argsort(xy[rows, np.ptp(xy[rows], axis=0).argmax()], kind="stable")]
     middle = len(rows) // 2
     return _halved(xy, np.sort(order[:middle]), most) + _halved(xy, np.sort(order[middle:]), most)
+
+
+def seen_together(
+    spots: SpotBatch, rows: Tensor, *, context: str, window: int, batch_size: int
+) -> tuple[list[Tensor], Tensor]:
+    """Some spots as a network is shown them: neighbourhoods of their slides, or one batch after the other.
+
+    Parameters
+    ----------
+    spots
+        These spots and others.
+    rows
+        ``(n,)`` positions of these.
+    context
+        ``"spot"`` or ``"slide"``, as the configuration of the network says.
+    window
+        Spots of a slide that are seen together, at most.
+    batch_size
+        Spots of a batch where each is seen alone.
+
+    Returns
+    -------
+    Positions of the spots of each part, and the order that puts what is found for all parts back to that of ``rows``.
+    """
+    if context == "slide":
+        parts = windows(spots.xy_um[rows], spots.slide[rows], window)
+    else:
+        parts = list(torch.arange(len(rows)).split(batch_size))
+    return [rows[part] for part in parts], torch.cat(parts).argsort()
 
 
 def surroundings(xy_um: NDArray[np.float64], core: NDArray[np.intp], n: int) -> NDArray[np.intp]:

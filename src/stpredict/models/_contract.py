@@ -142,6 +142,11 @@ class SpotModel(nn.Module, ABC):
         """Whether the loss looks at the counts of the genes: training then hands them over as ``batch.counts``."""
         return False
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether anything of it is trained by steps."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights that the configuration names. Called once, by training only: a saved model has its own.
 

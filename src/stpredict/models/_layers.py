@@ -1,4 +1,4 @@
-"""Layers of M2OST, of what its ablations put in their place, and of M2ORT."""
+"""Layers that several networks have: of M2OST, of what its ablations put in their place, of transformers."""
 
 from __future__ import annotations
 

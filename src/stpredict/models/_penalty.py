@@ -5,12 +5,13 @@ Tensors only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from .._checks import models as check
+from . import _places
 from ._contract import known_features
 
 if TYPE_CHECKING:
@@ -59,19 +60,12 @@ def gathered(model: SpotModel, pieces: Iterable[SpotBatch]) -> Training:
     -------
     The spots, with the folds for inner validation.
     """
-    features, targets, group, slide, xy_um = [], [], [], [], []
-    for piece in pieces:
-        features.append(known_features(model, piece).float())
-        targets.append(check.given_targets(piece.targets).float())
-        group.append(piece.slide if piece.group is None else piece.group)
-        slide.append(piece.slide)
-        xy_um.append(piece.xy_um)
-    slides = torch.cat(slide)
+    spots = _places.gathered(replace(piece, features=known_features(model, piece)) for piece in pieces)
     return Training(
-        features=torch.cat(features),
-        targets=torch.cat(targets),
-        fold=inner_folds(torch.cat(group), slides, torch.cat(xy_um)),
-        slide=slides,
+        features=check.given_features(spots.features).float(),
+        targets=check.given_targets(spots.targets).float(),
+        fold=inner_folds(spots.slide if spots.group is None else spots.group, spots.slide, spots.xy_um),
+        slide=spots.slide,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from .._geometry import margin_px
 from ._contract import full_precision, unit_pixels
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 N_STATISTICS = 27
 """Numbers a window: mean, spread, correlation and skew of the channels, texture at four scales, mean of the centre."""
+N_MOMENTS = 6
+"""Numbers a window of colour alone: mean and standard deviation of the optical density of R, G and B."""
 _OCTAVES = 4
 N_COLOR = 12
 """Colour statistics of a patch: mean and standard deviation of R, G, B, in the whole patch and in its central half."""
@@ -39,11 +42,38 @@ def patch_statistics(patches: Tensor, spot_share: float) -> Tensor:
     ``(b, (s + 1) * 27)`` float32.
     """
     with full_precision(patches.device):
-        density = unit_pixels(patches).float().clamp_min(1 / 255).log_().neg_()
+        density = _density(patches)
         size = density.shape[-1]
-        margin = min(max(0, round(size * (1 - spot_share) / 2)), (size - 1) // 2)
+        margin = margin_px(size, spot_share)
         spot = density[:, :1, :, margin : size - margin, margin : size - margin]
         return torch.cat([_window(spot), _window(density)], dim=1).flatten(1)
+
+
+def window_colors(patches: Tensor, margin: int) -> Tensor:
+    """Mean and standard deviation of the optical density of each channel, in the spot and in every field of view.
+
+    Parameters
+    ----------
+    patches
+        ``(b, s, 3, p, p)``, uint8, or floating point in [0, 1].
+    margin
+        Pixels around the first window, which is in the middle of the narrowest field of view.
+
+    Returns
+    -------
+    ``(b, 6 * (s + 1))`` float32, the spot first: three means and three standard deviations a window.
+    """
+    with full_precision(patches.device):
+        density = _density(patches)
+        size = density.shape[-1]
+        spot = density[:, :1, :, margin : size - margin, margin : size - margin]
+        moments = [torch.std_mean(window, dim=(-2, -1), correction=0) for window in (spot, density)]
+        return torch.cat([torch.stack([mean, std], dim=2) for std, mean in moments], dim=1).flatten(1)
+
+
+def _density(patches: Tensor) -> Tensor:
+    """Optical density of pixels, uint8 or in [0, 1]."""
+    return unit_pixels(patches).float().clamp_min(1 / 255).log_().neg_()
 
 
 def _window(density: Tensor) -> Tensor:

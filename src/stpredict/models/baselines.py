@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .._checks import models as check
+from .._geometry import margin_px
 from ._closed_form import Ridge
-from ._contract import SpotModel, full_precision, known_features, unit_pixels
+from ._contract import SpotModel, full_precision, known_features
 from ._penalty import gathered, without_slide_mean
+from ._statistics import N_MOMENTS, window_colors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
     from ._contract import SpotBatch
 
-N_COLOR = 6
-"""Numbers a window: mean and standard deviation of the optical density of R, G and B."""
 AT_ONCE = 256
 """Spots whose distances to all training spots are held at a time."""
 _EXACT = "donot_use_mm_for_euclid_dist"
@@ -139,7 +139,7 @@ class RidgeColor(SpotModel):
     def __init__(self, config: RidgeColorConfig) -> None:
         super().__init__()
         self.config = config
-        self.ridge = Ridge(N_COLOR * (len(config.fov_spots) + 1), config.n_outputs)
+        self.ridge = Ridge(N_MOMENTS * (len(config.fov_spots) + 1), config.n_outputs)
 
     def encode(self, batch: SpotBatch) -> Tensor:
         """Colour of the spot and of every field of view.
@@ -154,7 +154,7 @@ class RidgeColor(SpotModel):
         ``(b, 6 * (s + 1))``, the spot first: three means and three standard deviations a window.
         """
         check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
-        return window_colors(batch.patches, 1 / self.config.fov_spots[0])
+        return window_colors(batch.patches, margin_px(self.config.size_px, 1 / self.config.fov_spots[0]))
 
     def start_at(self, mean: Tensor) -> None:
         """Predict one profile everywhere.
@@ -191,29 +191,6 @@ class RidgeColor(SpotModel):
         """
         predicted: Tensor = self.ridge(known_features(self, batch))
         return predicted
-
-
-def window_colors(patches: Tensor, spot_share: float) -> Tensor:
-    """Mean and standard deviation of the optical density of each channel, in the spot and in every field of view.
-
-    Parameters
-    ----------
-    patches
-        ``(b, s, 3, p, p)``, uint8, or floating point in [0, 1].
-    spot_share
-        Spot diameter over the narrowest field of view; the square of that side is the first window.
-
-    Returns
-    -------
-    ``(b, 6 * (s + 1))`` float32.
-    """
-    with full_precision(patches.device):
-        density = unit_pixels(patches).float().clamp_min(1 / 255).log().neg()
-        size = density.shape[-1]
-        margin = min(max(0, round(size * (1 - spot_share) / 2)), (size - 1) // 2)
-        spot = density[:, :1, :, margin : size - margin, margin : size - margin]
-        moments = [torch.std_mean(window, dim=(-2, -1), correction=0) for window in (spot, density)]
-        return torch.cat([torch.stack([mean, std], dim=2) for std, mean in moments], dim=1).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

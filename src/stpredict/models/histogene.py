@@ -32,6 +32,7 @@ from torch import nn
 from .._checks import models as check
 from ._attention import attend, heads_of
 from ._contract import FloatLinear, SpotModel, unit_pixels
+from ._layers import perceptron
 from ._places import PITCH_UM, each_slide, gathered, pitch
 
 if TYPE_CHECKING:
@@ -108,14 +109,7 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout))
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(dim),
-            nn.Linear(dim, hidden),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, dim),
-            nn.Dropout(dropout),
-        )
+        self.mlp = perceptron(dim, hidden, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the spots of one window: ``(1, n, d)`` to ``(1, n, d)``."""

@@ -42,6 +42,7 @@ from ._attention import attend
 from ._contract import FloatLinear, SpotModel, known_features
 from ._encoder import NO_WEIGHTS, Encoder
 from ._lattice import lattice
+from ._layers import perceptron
 from ._places import each_slide
 from ._views import Standard, in_parts, sub_patches
 
@@ -135,8 +136,7 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.ask, self.answer = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
         self.out = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout))
-        inner = (nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout))
-        self.mlp = nn.Sequential(nn.LayerNorm(dim), *inner)
+        self.mlp = perceptron(dim, hidden, dropout)
 
     def forward(self, x: Tensor, others: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Mix ``(b, n, d)``, or let it look at ``(b, m, d)``; ``bias`` ``(h, n, m)`` is added to the scores."""

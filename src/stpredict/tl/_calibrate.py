@@ -17,14 +17,14 @@ from .._train._augment import N_SYMMETRIES
 from .._train._batches import BatchLimit, take
 from .._train._data import slide_index
 from .._train._spread import with_spread
-from .._train._windows import windows
+from .._train._windows import seen_together
 from ._conformal import Calibration, spread_of
 from ._partitions import Plan, Settings, read
 from ._planned import columns_of, with_counts
 from ._run import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
@@ -240,19 +240,12 @@ def _held(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Prediction and its spread over views, some spots or a window at a time, in the order of ``rows``."""
     network, limit = member.network.to(fabric.device), BatchLimit.of(None, fabric.device)
-    order, found = [], []
-    for part in _together(spots, rows, member, config):
-        batch = take(spots, part)
-        at_once = BatchLimit(len(batch)) if member.network.config.context == "slide" else limit
-        found.append(with_spread(network, member.targets.decode, batch, fabric, at_once, n_views))
-        order.append(part)
-    member.network.cpu()
-    place = torch.cat(order).argsort().numpy()
-    return np.concatenate([mean for mean, _ in found])[place], np.concatenate([each for _, each in found])[place]
-
-
-def _together(spots: SpotBatch, rows: Tensor, member: Member, config: FitConfig) -> Iterator[Tensor]:
-    if member.network.config.context == "slide":
-        yield from (rows[part] for part in windows(spots.xy_um[rows], spots.slide[rows], config.window))
-    else:
-        yield from rows.split(AT_ONCE)
+    context = network.config.context
+    parts, order = seen_together(spots, rows, context=context, window=config.window, batch_size=AT_ONCE)
+    found = []
+    for part in parts:
+        at_once = BatchLimit(len(part)) if context == "slide" else limit
+        found.append(with_spread(network, member.targets.decode, take(spots, part), fabric, at_once, n_views))
+    network.cpu()
+    mean, spread = (np.concatenate(values)[order.numpy()] for values in zip(*found, strict=True))
+    return mean, spread

@@ -129,8 +129,8 @@ def _with_width(model: str, options: Mapping[str, Any] | None, slides: Sequence[
 def _validated(config: FitConfig, shape: ModelConfig, validate_on: Sequence[str] | None) -> FitConfig:
     """Nothing is held out, where nobody asked for it, from a model that takes no steps to be stopped."""
     with torch.device("meta"):
-        by_steps = any(parameter.requires_grad for parameter in build(shape).parameters())
-    if by_steps or config.validation != "auto" or validate_on is not None:
+        takes_steps = build(shape).takes_steps
+    if takes_steps or config.validation != "auto" or validate_on is not None:
         return config
     return dataclasses.replace(config, validation="none")
 

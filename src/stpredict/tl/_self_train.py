@@ -155,5 +155,4 @@ def _check_student(run: Run) -> None:
     """Refuse a model that could not learn from what a teacher says."""
     with torch.device("meta"):
         network = build(run.shape)
-    steps = any(parameter.requires_grad for parameter in network.parameters())
-    check.can_be_student(run.model, steps=steps, needs_counts=network.needs_counts)
+    check.can_be_student(run.model, steps=network.takes_steps, needs_counts=network.needs_counts)

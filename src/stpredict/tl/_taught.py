@@ -8,7 +8,7 @@ import torch
 
 from .._train._batches import BatchLimit, take
 from .._train._loop import at_once, outputs
-from .._train._windows import windows
+from .._train._windows import seen_together
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -40,10 +40,9 @@ def taught(teacher: Member, spots: SpotBatch, rows: Tensor, config: FitConfig, f
     ``(n, n_outputs)`` float32 in target space, on the CPU.
     """
     network, limit = teacher.network.to(fabric.device), BatchLimit(at_once(teacher.network, config))
-    if network.config.context == "slide":
-        parts = windows(spots.xy_um[rows], spots.slide[rows], config.window)
-    else:
-        parts = list(torch.arange(len(rows)).split(config.batch_size))
-    given = torch.cat([outputs(network, take(spots, rows[part]), fabric, limit) for part in parts])
+    parts, order = seen_together(
+        spots, rows, context=network.config.context, window=config.window, batch_size=config.batch_size
+    )
+    given = torch.cat([outputs(network, take(spots, part), fabric, limit) for part in parts])
     network.cpu()
-    return given[torch.cat(parts).argsort()]
+    return given[order]
