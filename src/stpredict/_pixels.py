@@ -18,6 +18,7 @@ import numpy as np
 
 from ._checks import slides as check
 from ._chunks import Chunks
+from ._rgb import gain_of, to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -108,7 +109,7 @@ class PatchReader:
         self._size_px = np.asarray(levels[0].pixels.shape[:0:-1])
         size = patch.size_px
         chosen = [best_level(levels, side / size) for side in self.sides_px]
-        convert = partial(to_rgb, gain=_gain(levels, image_key))
+        convert = partial(to_rgb, gain=gain_of(levels, image_key))
         self._chunks = Chunks([level.pixels for level in levels], convert, budget_bytes)
         self.levels = _aligned(levels[: max(chosen) + 1], self._chunks)
         self._scales = [
@@ -287,7 +288,7 @@ def rgb_strips(
     left. Transparent and missing pixels are white.
     """
     check.colour_image(levels[0].pixels.shape, image_key)
-    convert = partial(to_rgb, gain=_gain(levels, image_key))
+    convert = partial(to_rgb, gain=gain_of(levels, image_key))
     chunks = Chunks([level.pixels for level in levels], convert, STRIP_BYTES)
     level = _aligned(levels[: position + 1], chunks)[position]
     height, width = level.pixels.shape[1:]
@@ -378,49 +379,3 @@ def _mismatch(chunks: Chunks, i: int, finer: Level, level: Level) -> float:
     here, there = (chunks.whole(k, *box).astype(np.float32) for k, box in ((i, (low, high)), (i - 1, (start, stop))))
     means = there.reshape(3, high[0] - low[0], ratio[0], high[1] - low[1], ratio[1]).mean(axis=(2, 4))
     return float(((means - here) ** 2).mean())
-
-
-def to_rgb(pixels: NDArray[Any], gain: float = 1.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-    """Any colour image as 8-bit RGB: scaled, transparent and missing pixels white.
-
-    Parameters
-    ----------
-    pixels
-        ``(3 or 4, h, w)``; the fourth channel is opacity.
-    gain
-        Factor that brings values to [0, 255].
-
-    Returns
-    -------
-    ``(3, h, w)``, and ``(h, w)`` which pixels are missing (NaN), None where none is.
-    """
-    if pixels.dtype == np.uint8 and gain == 1 and (len(pixels) == 3 or (pixels[3] == 255).all()):
-        return pixels[:3], None
-    values = pixels.astype(np.float32) * np.float32(gain)
-    missing = np.isnan(values).any(axis=0) if pixels.dtype.kind == "f" else np.zeros((), bool)
-    if missing.any():
-        values = np.where(missing, np.float32(255), values)
-    if len(values) == 4:
-        alpha = values[3] / 255
-        values = values[:3] * alpha + 255 * (1 - alpha)
-    return np.rint(np.clip(values, 0, 255)).astype(np.uint8), missing if missing.any() else None
-
-
-def _gain(levels: Sequence[Level], image_key: str) -> float:
-    """Factor that brings pixel values to [0, 255].
-
-    uint8 stays. Other integers are read as 8, 12 or 16 bits, the fewest that hold the coarsest level's maximum;
-    floats as [0, 1] or [0, 255].
-    """
-    coarsest = levels[-1].pixels
-    dtype = np.dtype(coarsest.dtype)
-    if dtype == np.uint8:
-        return 1.0
-    values = np.asarray(coarsest)
-    known = values[~np.isnan(values)] if dtype.kind == "f" else values
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    tops = (1.0, 255.0) if dtype.kind == "f" else (255.0, 4095.0, 65535.0)
-    top = next((top for top in tops if high <= top * 1.001), None)
-    if top is None or low < 0:
-        check.pixel_range(dtype, low, high, image_key)
-    return 255.0 / top

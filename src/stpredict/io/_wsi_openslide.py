@@ -8,7 +8,7 @@ import numpy as np
 
 from .._checks import wsi as check
 from .._chunks import FileArray
-from .._pixels import to_rgb
+from .._rgb import to_rgb
 from ._wsi_levels import Handle, SlideFile
 from ._wsi_resolution import sane
 

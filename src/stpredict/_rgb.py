@@ -1,0 +1,73 @@
+"""Pixel values of any image as 8-bit RGB: their range, transparency, missing pixels. numpy only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._checks import slides as check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ._slides import Level
+
+
+def to_rgb(pixels: NDArray[Any], gain: float = 1.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """Any colour image as 8-bit RGB: scaled, transparent and missing pixels white.
+
+    Parameters
+    ----------
+    pixels
+        ``(3 or 4, h, w)``; the fourth channel is opacity.
+    gain
+        Factor that brings values to [0, 255].
+
+    Returns
+    -------
+    ``(3, h, w)``, and ``(h, w)`` which pixels are missing (NaN), None where none is.
+    """
+    if pixels.dtype == np.uint8 and gain == 1 and (len(pixels) == 3 or (pixels[3] == 255).all()):
+        return pixels[:3], None
+    values = pixels.astype(np.float32) * np.float32(gain)
+    missing = np.isnan(values).any(axis=0) if pixels.dtype.kind == "f" else np.zeros((), bool)
+    if missing.any():
+        values = np.where(missing, np.float32(255), values)
+    if len(values) == 4:
+        alpha = values[3] / 255
+        values = values[:3] * alpha + 255 * (1 - alpha)
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8), missing if missing.any() else None
+
+
+def gain_of(levels: Sequence[Level], image_key: str) -> float:
+    """Factor that brings pixel values to [0, 255].
+
+    uint8 stays. Other integers are read as 8, 12 or 16 bits, the fewest that hold the coarsest level's maximum;
+    floats as [0, 1] or [0, 255].
+
+    Parameters
+    ----------
+    levels
+        The image pyramid, finest first.
+    image_key
+        Its name, for errors.
+
+    Returns
+    -------
+    The factor.
+    """
+    coarsest = levels[-1].pixels
+    dtype = np.dtype(coarsest.dtype)
+    if dtype == np.uint8:
+        return 1.0
+    values = np.asarray(coarsest)
+    known = values[~np.isnan(values)] if dtype.kind == "f" else values
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    tops = (1.0, 255.0) if dtype.kind == "f" else (255.0, 4095.0, 65535.0)
+    top = next((top for top in tops if high <= top * 1.001), None)
+    if top is None or low < 0:
+        check.pixel_range(dtype, low, high, image_key)
+    return 255.0 / top
