@@ -119,10 +119,9 @@ def page(folder, weights):
             f"Best baseline: {said['baseline']}; noise ceiling {ceiling:.3f}. Best row: **{summary.index[0]}**.", "",
             *lines_of(summary, COLUMNS, notes), "", *lines_of(summary, COSTS, notes), "",
         ]  # fmt: skip
-        runs = found.runs.assign(groups=found.runs["groups"].map(", ".join))
-        folds = runs.pivot_table(index="model", columns="groups", values="gene_pearson", aggfunc="mean")
-        folds = folds.reindex(summary.index)
-        text += ["Gene-wise PCC by what was held out:", "", *lines_of(folds, {c: str(c) for c in folds}, {}), ""]
+        by_slide = found.scores[found.scores["metric"] == "pearson"].astype({"model": str, "slide": str})
+        slides = by_slide.groupby(["model", "slide"])["value"].mean().unstack().reindex(summary.index)
+        text += ["Gene-wise PCC by section held out:", "", *lines_of(slides, {c: c for c in slides}, notes), ""]
         failed = [f"- {row.model}, fold {row.fold}: {row.error}" for row in found.failed.itertuples()]
         text += ["Failed:", "", *failed, ""] if failed else []
     return "\n".join(text)
