@@ -184,7 +184,7 @@ ERRORS = [
     pytest.param(unknown_resolution, {}, r"resolution of image 'S0_image' is not known: .*`stp\.pp\.resolution\(sdata",
                  id="unknown resolution"),
     pytest.param(NONE, {"um_per_px": 1000}, "given as 1000.0 µm per pixel", id="a resolution that is none"),
-    pytest.param(NONE, {"model": "resnet"}, r"No model 'resnet' \(there are: 'm2ost'", id="unknown model"),
+    pytest.param(NONE, {"model": "resnet"}, r"No model 'resnet' \(there are: 'bleep', .*'m2ost'", id="unknown model"),
     pytest.param(NONE, {"options": {"width": 5}}, "M2OSTConfig has no field 'width'", id="unknown option"),
     pytest.param(NONE, {"patch": PatchSpec(fov_um=(150,))},
                  r"`patch` has 1 scale\(s\) of 224 px, the network takes 3 of 32 px\. Give `model_options=",

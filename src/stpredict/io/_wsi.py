@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import uuid4
 
+import dask
 import numpy as np
 from dask import array as da
+from dask.system import CPU_COUNT
 from PIL import Image
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel
@@ -266,7 +269,8 @@ def _stored(sdata: SpatialData, store: Path) -> SpatialData:
     """Write an object where it appears when it is complete, and open it from there."""
     part = store.with_name(f".{store.name}.{uuid4().hex}.part")
     try:
-        sdata.write(part)
+        with ThreadPoolExecutor(CPU_COUNT) as pool, dask.config.set(pool=pool):  # where one fails, the others end first
+            sdata.write(part)
         part.rename(store)
     finally:
         shutil.rmtree(part, ignore_errors=True)
