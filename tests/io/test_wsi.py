@@ -8,8 +8,9 @@ import pickle
 import re
 import runpy
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 
 import numpy as np
@@ -645,6 +646,28 @@ def test_real_dicom(real, tmp_path):
         (tmp_path / "cut.dcm").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match=r"slide 'cut\.dcm' cannot be read"):
             scales(read_wsi(tmp_path / "cut.dcm"), "cut")[0].values  # noqa: B018
+
+
+def test_threads_read_a_dicom_one_after_the_other(real, monkeypatch):
+    """openslide ended the process in some of a thousand rounds of threads that met damage in one DICOM at once."""
+    import openslide
+
+    level, inside, most = _wsi.slide_file(real / "camelyon_level.dcm", "auto").levels[0], [], []
+    read_region = openslide.OpenSlide.read_region
+
+    def watched(self, *args):
+        inside.append(args)
+        most.append(len(inside))
+        sleep(0.01)  # others would come in meanwhile
+        try:
+            return read_region(self, *args)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", watched)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda x: level.read((0, 256), (x, x + 256)), range(0, 896, 32)))
+    assert set(most) == {1}
 
 
 def test_real_tiff_with_a_printers_resolution(real):
