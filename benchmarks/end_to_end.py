@@ -39,7 +39,7 @@ from stpredict.metrics import pearson
 from stpredict.models import build, config
 from stpredict.pp._targets import Targets
 from stpredict.tl import _checkpoint
-from stpredict.tl._fit import _with_counts
+from stpredict.tl._planned import with_counts
 from stpredict.tl._predictor import Member
 
 TRAIN, HELD = ["C2_spots", "C3_spots"], "C4_spots"
@@ -172,7 +172,7 @@ def ridge_score(sdata, spec, genes):
     """Gene-wise correlation on the held-out section of the ridge on colour of the training sections."""
     found = {}
     for part, keys in (("train", TRAIN), ("held", [HELD])):
-        slides = _with_counts(resolve(sdata, Selection(shapes_key=keys)), stp.tl.FitConfig().min_library)
+        slides = with_counts(resolve(sdata, Selection(shapes_key=keys)), stp.tl.FitConfig().min_library)
         spots, _ = read_spots(slides, stp.tl.PatchSpec(fov_um=FOV_UM, size_px=112), progress=False)
         values = [spec.normalize(s.counts, [s.genes.index(gene) for gene in genes]) for s in slides]
         found[part] = color_statistics(spots.patches, 100 / FOV_UM[0]), np.concatenate(values), slide_index(slides)

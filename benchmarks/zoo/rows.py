@@ -10,8 +10,10 @@ IMAGENET = "tf_efficientnet_lite0"
 """Frozen encoder of models that need one: ImageNet weights of EfficientNet-Lite0, as `weights.py` makes them."""
 HOUSE = {"dim": 96, "depth": 2, "size_px": PX, "mlp_ratio": 2.0}
 """M2OST as narrow and shallow as `m2ost_tiny`, on smaller patches and without patch statistics."""
-SHORT = {"n_epochs": 12, "lr": 5e-4, "batch_size": 32}
+SHORT = {"n_epochs": 8, "lr": 5e-4, "batch_size": 32, "validation": "none"}
 """Networks of spots, from scratch: a CPU budget, the same for all of them, and not what their papers ask for."""
+HEAVY = {**SHORT, "n_epochs": 4}
+"""The same for networks that take several times as long a spot."""
 SECTIONS = {"n_epochs": 150, "lr": 5e-4, "patience": 50}
 """Networks of sections, which take a step or two an epoch."""
 
@@ -43,11 +45,11 @@ def rows(weights):
         "m2ost, scale 2": entry("m2ost", f"Table 2; {narrow}", SHORT, **HOUSE, fov_spots=(6.0,)),
         "m2ost_reference": entry("m2ost_reference", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
         "m2ort": entry("m2ort", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
-        "stnet": entry("stnet", f"DenseNet-121 from scratch, {PX} px", SHORT, size_px=PX),
-        "deepspace": entry("deepspace", f"VGG11 from scratch, {PX} px", SHORT, backbone="vgg11", size_px=PX),
-        "resnet50": entry("resnet50", f"from scratch, {PX} px", SHORT, size_px=PX),
+        "stnet": entry("stnet", f"DenseNet-121 from scratch, {PX} px", HEAVY, size_px=PX),
+        "deepspace": entry("deepspace", f"VGG11 from scratch, {PX} px", HEAVY, backbone="vgg11", size_px=PX),
+        "resnet50": entry("resnet50", f"from scratch, {PX} px", HEAVY, size_px=PX),
         "vit_b_16": entry("vit_b_16", f"ViT-Ti/16, {PX} px", SHORT, encoder="vit_tiny_patch16_224", size_px=PX),
-        "swin_t": entry("swin_t", f"from scratch, {PX} px", SHORT, size_px=PX),
+        "swin_t": entry("swin_t", f"from scratch, {PX} px", HEAVY, size_px=PX),
         "convnext_t": entry("convnext_t", f"ConvNeXt-Atto, {PX} px", SHORT, encoder="convnext_atto", size_px=PX),
         "crossvit_small": entry("crossvit_small", f"CrossViT-9, {PX} px", SHORT, encoder="crossvit_9_240", size_px=PX),
         "bleep": entry("bleep", f"{frozen}, 112 px", {"n_epochs": 60}, **imagenet, frozen=True, size_px=112),
@@ -59,14 +61,15 @@ def rows(weights):
             depth=2, graph_depth=2, heads=4, mlp_dim=128, size_px=28, n_views=2,
         ),
         "triplex": entry(
-            "triplex", f"resnet18 from scratch, {PX} px; {frozen} around", {**SECTIONS, "n_epochs": 12},
-            dim=128, view_encoder=imagenet["encoder"], view_weights=imagenet.get("weights", "none"), view_px=PX,
-            section_depth=2, around_depth=2, section_heads=4, around_heads=4, size_px=160,
+            "triplex", f"resnet18 from scratch, 120 px; {frozen} around, 24 px", {**SECTIONS, "n_epochs": 4},
+            dim=128, view_encoder=imagenet["encoder"], view_weights=imagenet.get("weights", "none"), view_px=32,
+            section_depth=2, around_depth=2, section_heads=4, around_heads=4, size_px=120,
         ),
         "istar": entry("istar", "superpixel statistics, 64 px, 1 member", {"n_epochs": 60, "n_members": 1},
                        size_px=64, cells=8),
-        "deepspot": entry("deepspot", f"{frozen}, 64 px", SECTIONS, **imagenet, size_px=64),
-        "stflow": entry("stflow", f"{frozen}, 112 px", SECTIONS, **imagenet, size_px=112),
+        "deepspot": entry("deepspot", f"{frozen}, 64 px, width 256, 2 + 2 networks", {**SECTIONS, "n_epochs": 40},
+                          **imagenet, size_px=64, dim=256, members=2),
+        "stflow": entry("stflow", f"{frozen}, 112 px", {**SECTIONS, "n_epochs": 80}, **imagenet, size_px=112),
     }  # fmt: skip
     if weights:
         found["encoder_ridge, ImageNet"] = entry("encoder_ridge", f"{frozen}, 112 px", **imagenet, size_px=112)

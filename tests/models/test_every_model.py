@@ -226,7 +226,7 @@ CHANGES |= {
     },
 }
 DECLARED = {  # fields that say what the model wants, or that only act in training on real data
-    "m2ost": {"context", "statistics_penalty"},
+    "m2ost": {"context"},
     "m2ost_reference": {"context", "fov_spots"},
     "m2ort": {"context", "fov_spots"},
     "histogene": {"context", "fov_spots"},

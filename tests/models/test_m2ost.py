@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -244,7 +244,8 @@ def test_start_from_takes_spots_some_at_a_time_once_each(spots):
     def pieces():
         for index in (slice(0, 5), slice(5, 6), slice(6, 12)):
             taken.append(index)
-            yield replace(batch, patches=batch.patches[index], targets=batch.targets[index])
+            some = {each.name: getattr(batch, each.name) for each in fields(batch)}
+            yield replace(batch, **{name: value[index] for name, value in some.items() if value is not None})
 
     states = []
     for given in ([batch], pieces()):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict.models._statistics import N_STATISTICS, StatisticsRidge, patch_statistics
+from stpredict.models._statistics import N_STATISTICS, patch_statistics
 
 
 def pixels(n=3, scales=2, size=16, seed=0):
@@ -55,23 +55,3 @@ def test_odd_and_small_patches_are_finite(size):
     found = patch_statistics(pixels(size=size), 2 / 3)
     assert found.shape == (3, 3 * N_STATISTICS)
     assert found.isfinite().all()
-
-
-def test_ridge_is_the_closed_form():
-    generator = torch.Generator().manual_seed(1)
-    x, y = torch.randn(40, 5, generator=generator) * 3 + 1, torch.randn(40, 2, generator=generator)
-    ridge = StatisticsRidge(5, 2, penalty=7.0)
-    ridge.solve(x, y)
-    standard = ((x - x.mean(0)) / x.std(0, correction=0)).double().numpy()
-    centred = (y - y.mean(0)).double().numpy()
-    weight = np.linalg.solve(standard.T @ standard + 7 * np.eye(5), standard.T @ centred)
-    np.testing.assert_allclose(ridge(x).numpy(), standard @ weight + y.mean(0).numpy(), atol=1e-5)
-
-
-def test_ridge_without_penalty_recovers_a_linear_law_and_ignores_a_constant_statistic():
-    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(2))
-    x[:, 3] = 5.0
-    y = x[:, :3] @ torch.tensor([[1.0], [-2.0], [0.5]]) + 3
-    ridge = StatisticsRidge(4, 1, penalty=1e-6)
-    ridge.solve(x, y)
-    torch.testing.assert_close(ridge(x), y, atol=1e-4, rtol=1e-4)

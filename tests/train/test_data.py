@@ -136,6 +136,12 @@ def test_nothing_held_out(slides):
     assert (found.kind, found.leaks, int(found.held.sum()), len(found.held)) == ("none", False, 0, 108)
 
 
+@pytest.mark.parametrize("validation", ["none", "block", "slide", "auto"])
+def test_slides_that_are_named_are_held_out_whatever_the_rule(slides, validation):
+    found = fold(slides, FitConfig(validation=validation), 0, ["S1_spots"])
+    assert (found.kind, held_slides(slides, found)) == ("slide", {"S1_spots"})
+
+
 @pytest.mark.parametrize(("n", "arguments", "words"), [
     (1, {"config": FitConfig(validation="slide")}, "There is one slide only.*validation='block'"),
     (3, {"validate_on": ["S0_spots", "S1_spots", "S2_spots"]}, "All 3 slides are held out for validation"),

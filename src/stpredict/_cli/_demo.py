@@ -33,7 +33,7 @@ def demo(options: argparse.Namespace) -> None:
     started = time.monotonic()
     train, test, genes = _data(synthetic=options.synthetic)
     options.out.mkdir(parents=True, exist_ok=True)
-    config = tl.FitConfig(validation="none") if options.epochs is None else _config(options.epochs)
+    config = None if options.epochs is None else _config(options.epochs)
     predictor = tl.fit(train, config=config, genes=genes, group_key=keys.SECTION, save_dir=options.out / "model")
     tl.predict(test, predictor, n_views=N_VIEWS)
     scores = tl.evaluate(test)

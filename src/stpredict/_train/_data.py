@@ -308,17 +308,16 @@ def fold(slides: Sequence[Slide], config: FitConfig, member: int, validate_on: S
     member
         Number of the member: members rotate through the groups.
     validate_on
-        Groups or slides to hold out, in place of a choice.
+        Groups or slides to hold out, whatever ``validation`` says.
 
     Returns
     -------
     The fold.
     """
     groups = sorted({slide.group for slide in slides})
-    kind = config.validation
+    kind = config.validation if validate_on is None else "slide"
     if kind == "auto":
-        apart = len(groups) > 1 or (config.allow_leakage and len(slides) > 1)
-        kind = "slide" if validate_on is not None or apart else "block"
+        kind = "slide" if len(groups) > 1 or (config.allow_leakage and len(slides) > 1) else "block"
     if kind == "none":
         return Fold(held=np.zeros(len(slide_index(slides)), bool), kind=kind, groups=(), leaks=False)
     if kind == "block":

@@ -12,14 +12,13 @@ import torch
 
 from .._checks import models as check
 from . import _places
-from ._contract import known_features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
-    from ._contract import SpotBatch, SpotModel
+    from ._contract import SpotBatch
 
 PENALTIES = tuple(10 ** (power / 2) for power in range(-6, 13))
 """Weights of the squared coefficients that are tried, from 1e-3 to 1e6."""
@@ -46,21 +45,21 @@ class Training:
 
 
 @torch.no_grad()
-def gathered(model: SpotModel, pieces: Iterable[SpotBatch]) -> Training:
+def gathered(pieces: Iterable[SpotBatch], describe: Callable[[SpotBatch], Tensor]) -> Training:
     """Put the training spots together.
 
     Parameters
     ----------
-    model
-        A model whose ``encode`` gives features, or that is given some.
     pieces
         What `SpotModel.start_from` gets.
+    describe
+        Gives the features of some spots.
 
     Returns
     -------
     The spots, with the folds for inner validation.
     """
-    spots = _places.gathered(replace(piece, features=known_features(model, piece)) for piece in pieces)
+    spots = _places.gathered(replace(piece, features=describe(piece)) for piece in pieces)
     return Training(
         features=check.given_features(spots.features).float(),
         targets=check.given_targets(spots.targets).float(),

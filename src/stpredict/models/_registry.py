@@ -145,7 +145,7 @@ def recipe(name: str) -> dict[str, Any]:
     --------
     >>> from stpredict import models
     >>> models.recipe("m2ost_tiny")
-    {}
+    {'validation': 'none'}
     """
     return dict(_named(name).recipe)
 

@@ -1,4 +1,4 @@
-"""What a few hundred spots can teach without a network: ridge regression on colour and texture of the patches.
+"""Colour and texture of patches, as numbers.
 
 Tensors only. The statistics do not change when a patch is flipped or turned.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from .._geometry import margin_px
 from ._contract import full_precision, unit_pixels
@@ -152,66 +151,3 @@ def color_statistics(pixels: Tensor) -> Tensor:
         std, mean = torch.std_mean(part.float(), dim=(-2, -1), correction=0)
         parts += [(mean - _COLOR_MEAN) / _COLOR_SPREAD, (std - _STD_MEAN) / _STD_SPREAD]
     return torch.cat(parts, dim=-1)
-
-
-class StatisticsRidge(nn.Module):
-    """Ridge regression of the targets on patch statistics, solved in closed form; nothing of it is trained by steps.
-
-    Parameters
-    ----------
-    n_features
-        Statistics of a spot.
-    n_outputs
-        Values predicted per spot.
-    penalty
-        Weight of the squared coefficients, for standardised statistics.
-    """
-
-    mean: Tensor
-    spread: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, n_features: int, n_outputs: int, penalty: float) -> None:
-        super().__init__()
-        self.penalty = penalty
-        self.register_buffer("mean", torch.zeros(n_features))
-        self.register_buffer("spread", torch.ones(n_features))
-        self.register_buffer("weight", torch.zeros(n_outputs, n_features))
-        self.register_buffer("bias", torch.zeros(n_outputs))
-
-    @torch.no_grad()
-    def solve(self, statistics: Tensor, targets: Tensor) -> None:
-        """Fit to training spots.
-
-        Parameters
-        ----------
-        statistics
-            ``(n, n_features)``.
-        targets
-            ``(n, n_outputs)``.
-        """
-        x, y = statistics.double(), targets.double()
-        std, mean = torch.std_mean(x, dim=0, correction=0)
-        spread = torch.where(std > 1e-6, std, torch.ones_like(std))
-        x = (x - mean) / spread
-        gram = x.T @ x + self.penalty * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        weight = torch.linalg.solve(gram, x.T @ (y - y.mean(dim=0))).T
-        for name, value in {"mean": mean, "spread": spread, "weight": weight, "bias": y.mean(dim=0)}.items():
-            getattr(self, name).copy_(value)
-
-    def forward(self, statistics: Tensor) -> Tensor:
-        """Predict: ``(b, n_features)`` to ``(b, n_outputs)``, float32.
-
-        Parameters
-        ----------
-        statistics
-            What `patch_statistics` gave.
-
-        Returns
-        -------
-        ``(b, n_outputs)``.
-        """
-        with full_precision(statistics.device):
-            standard = (statistics - self.mean) / self.spread
-            return torch.addmm(self.bias, standard, self.weight.T)

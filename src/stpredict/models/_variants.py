@@ -86,7 +86,15 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             module="m2ost",
             model="M2OST",
             citation=_M2OST,
-            overrides={"dim": 96, "depth": 2, "size_px": 112, "mlp_ratio": 2.0, "statistics_share": 0.5},
+            overrides={
+                "dim": 96,
+                "depth": 2,
+                "size_px": 112,
+                "mlp_ratio": 2.0,
+                "fov_spots": (1.5, 3.0, 9.0),
+                "statistics_share": 0.7,
+            },
+            recipe={"validation": "none"},
         ),
         "m2ost_reference": Variant(
             module="m2ost_reference", model="M2OSTReference", citation=f"{_M2OST}, code at 60fd90a"

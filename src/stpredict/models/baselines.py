@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -174,7 +175,7 @@ class RidgeColor(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        known = gathered(self, pieces)
+        known = gathered(pieces, partial(known_features, self))
         self.ridge.solve(known, known.features.shape[1], self.config.penalty)
 
     def forward(self, batch: SpotBatch) -> Tensor:

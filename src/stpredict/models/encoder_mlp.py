@@ -13,6 +13,7 @@ Ours
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -130,7 +131,7 @@ class EncoderMLP(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        known = gathered(self, pieces)
+        known = gathered(pieces, partial(known_features, self))
         self.components.solve(known.features)
         self.start_at(known.targets.mean(dim=0))
 

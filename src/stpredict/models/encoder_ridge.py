@@ -18,6 +18,7 @@ Deviations
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from .._checks import models as check
@@ -135,7 +136,8 @@ class EncoderRidge(SpotModel):
             All training spots, with ``targets``, some at a time; iterated once.
         """
         config = self.config
-        self.ridge.solve(gathered(self, pieces), config.n_components, config.penalty, intercept=config.intercept)
+        known = gathered(pieces, partial(known_features, self))
+        self.ridge.solve(known, config.n_components, config.penalty, intercept=config.intercept)
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.

@@ -46,9 +46,11 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._attention import attend, heads_of, key_mask, plus, weighted_sum
+from ._closed_form import Ridge
 from ._contract import FloatLinear, SpotModel, unit_pixels
 from ._layers import PixelLinear, PlainEmbedding, Stacked, perceptron
-from ._statistics import N_COLOR, N_STATISTICS, StatisticsRidge, center, color_statistics, patch_statistics
+from ._penalty import gathered
+from ._statistics import N_COLOR, N_STATISTICS, center, color_statistics, patch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,6 +58,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ._contract import SpotBatch
+
+CLIP = 3.0
+"""Standard deviations that a statistic may lie from the training mean; more is drawn in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +99,6 @@ class M2OSTConfig:
     """Add a token of colour statistics to each scale (not in the paper)."""
     statistics_share: float = 0.0
     """Weight of a ridge regression on patch statistics in the prediction, from 0 to 1 (not in the paper)."""
-    statistics_penalty: float = 30.0
-    """Penalty of that regression, for standardised statistics."""
     context: Literal["spot"] = "spot"
     """What one prediction sees: the patches of one spot."""
 
@@ -110,7 +113,6 @@ class M2OSTConfig:
         check.number("mlp_ratio", self.mlp_ratio, low=1 / self.dim, high=64)
         for name in ("mask_rate", "dropout", "statistics_share"):
             check.number(name, getattr(self, name), low=0, high=1)
-        check.number("statistics_penalty", self.statistics_penalty, low=1e-6, high=1e9)
         check.flag("color_tokens", self.color_tokens)
         check.choice("embedding", self.embedding, ("nested", "plain"))
         check.choice("within", self.within, ("scale", "joint"))
@@ -279,8 +281,8 @@ class M2OST(SpotModel):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(n_scales))
         self.head = FloatLinear(dim if config.between == "sum" else n_scales * dim, config.n_outputs)
-        size = ((n_scales + 1) * N_STATISTICS, config.n_outputs, config.statistics_penalty)
-        self.statistics = StatisticsRidge(*size) if config.statistics_share > 0 else None
+        self.n_statistics = (n_scales + 1) * N_STATISTICS
+        self.statistics = Ridge(self.n_statistics, config.n_outputs, CLIP) if config.statistics_share > 0 else None
         self.start_at(torch.zeros(config.n_outputs))
 
     @torch.no_grad()
@@ -294,8 +296,7 @@ class M2OST(SpotModel):
         """
         super().start_at(mean)
         if self.statistics is not None:
-            self.statistics.weight.zero_()
-            self.statistics.bias.copy_(mean)
+            self.statistics.constant(mean)
 
     def start_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the mean profile, and solve the regression on statistics, from the training spots.
@@ -305,14 +306,12 @@ class M2OST(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        targets, known = [], []
-        for piece in pieces:
-            targets.append(check.given_targets(piece.targets))
-            if self.statistics is not None:
-                known.append(self._known(piece.patches))
-        self.start_at(torch.cat(targets).mean(dim=0))
-        if self.statistics is not None:
-            self.statistics.solve(torch.cat(known), torch.cat(targets))
+        if self.statistics is None:
+            super().start_from(pieces)
+            return
+        known = gathered(pieces, self._known)
+        self.start_at(known.targets.mean(dim=0))
+        self.statistics.solve(known, self.n_statistics, penalty=None)
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.
@@ -329,7 +328,7 @@ class M2OST(SpotModel):
         y = self._attend(batch.patches)
         if self.statistics is None:
             return y
-        known: Tensor = self.statistics(self._known(batch.patches))
+        known: Tensor = self.statistics(self._known(batch))
         return torch.lerp(y, known, self.config.statistics_share)
 
     def loss(self, batch: SpotBatch) -> Tensor:
@@ -346,9 +345,9 @@ class M2OST(SpotModel):
         """
         return F.mse_loss(self._attend(batch.patches), check.given_targets(batch.targets))
 
-    def _known(self, patches: Tensor) -> Tensor:
+    def _known(self, batch: SpotBatch) -> Tensor:
         """Statistics of the patches, ``(b, (s + 1) * 27)``."""
-        return patch_statistics(patches, 1 / self.config.fov_spots[0])
+        return patch_statistics(batch.patches, 1 / self.config.fov_spots[0])
 
     def _attend(self, patches: Tensor) -> Tensor:
         """The network alone: ``(b, s, 3, p, p)``, uint8 or in [0, 1], to ``(b, n_outputs)``."""

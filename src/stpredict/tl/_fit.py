@@ -71,7 +71,7 @@ def fit(
         Column of ``obs`` that says which slides belong together (the patient): groups are never split between training
         and validation. By default every slide is its own group.
     validate_on
-        Groups or slides to hold out for early stopping; by default one group, another for every member.
+        Groups or slides to hold out for early stopping, whatever ``config`` says; by default what it says.
     layer
         Layer with raw counts; by default X.
     image_key
@@ -113,7 +113,7 @@ def fit(
     >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
     >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
     >>> predictor.patch.fov_um
-    (150.0, 300.0, 600.0)
+    (150.0, 300.0, 900.0)
     """
     selection = Selection(
         image_key=image_key,

@@ -82,7 +82,7 @@ def self_train(
     group_key
         Column of ``obs`` that says which slides belong together (the patient).
     validate_on
-        Groups or slides to hold out for early stopping; by default one group, another for every member.
+        Groups or slides to hold out for early stopping, whatever ``config`` says; by default what it says.
     layer
         Layer with raw counts; by default X.
     image_key
