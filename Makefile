@@ -21,8 +21,8 @@ demo: ## install, then train on three sections and predict a fourth (ARGS="--hel
 	@$(VENV) demo
 	$(BIN)/python -m stpredict demo $(ARGS)
 
-test: lint ## install with the test tools, then lint, types, import contracts and all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: lint ## install with the test tools, then lint, types, import contracts and all tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: ## style, format, types and import contracts only
 	@$(VENV) test

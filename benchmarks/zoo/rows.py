@@ -46,12 +46,14 @@ def rows(weights):
         "m2ost_reference": entry("m2ost_reference", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
         "m2ort": entry("m2ort", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
         "stnet": entry("stnet", f"DenseNet-121 from scratch, {PX} px", HEAVY, size_px=PX),
-        "deepspace": entry("deepspace", f"VGG11 from scratch, {PX} px", HEAVY, backbone="vgg11", size_px=PX),
+        "deepspace": entry("deepspace", f"VGG11 from scratch, {PX} px", {**SHORT, "n_epochs": 3, "batch_size": 128},
+                           backbone="vgg11", size_px=PX),
         "resnet50": entry("resnet50", f"from scratch, {PX} px", HEAVY, size_px=PX),
         "vit_b_16": entry("vit_b_16", f"ViT-Ti/16, {PX} px", SHORT, encoder="vit_tiny_patch16_224", size_px=PX),
         "swin_t": entry("swin_t", f"from scratch, {PX} px", HEAVY, size_px=PX),
         "convnext_t": entry("convnext_t", f"ConvNeXt-Atto, {PX} px", SHORT, encoder="convnext_atto", size_px=PX),
-        "crossvit_small": entry("crossvit_small", f"CrossViT-9, {PX} px", SHORT, encoder="crossvit_9_240", size_px=PX),
+        "crossvit_small": entry("crossvit_small", "CrossViT-9, 120 px", {**SHORT, "n_epochs": 2},
+                                encoder="crossvit_9_240", size_px=120),
         "bleep": entry("bleep", f"{frozen}, 112 px", {"n_epochs": 60}, **imagenet, frozen=True, size_px=112),
         "histogene": entry(
             "histogene", "width 128, 2 layers, 32 px", SECTIONS, dim=128, depth=2, heads=4, mlp_dim=256, size_px=32
@@ -61,7 +63,7 @@ def rows(weights):
             depth=2, graph_depth=2, heads=4, mlp_dim=128, size_px=28, n_views=2,
         ),
         "triplex": entry(
-            "triplex", f"resnet18 from scratch, 120 px; {frozen} around, 24 px", {**SECTIONS, "n_epochs": 4},
+            "triplex", f"resnet18 from scratch, 120 px; {frozen} around, 24 px", {**SECTIONS, "n_epochs": 2},
             dim=128, view_encoder=imagenet["encoder"], view_weights=imagenet.get("weights", "none"), view_px=32,
             section_depth=2, around_depth=2, section_heads=4, around_heads=4, size_px=120,
         ),

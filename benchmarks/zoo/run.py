@@ -108,7 +108,9 @@ def page(folder, weights):
         if not (folder / name / "benchmark.json").is_file():
             continue
         found = stp.tl.Benchmark.load(folder / name)
-        summary = found.summary()
+        cells = found.runs.groupby("model", observed=True).size()
+        short = [label for label in notes if cells.get(label, 0) < cells.max()]
+        summary = found.summary().drop(index=short, errors="ignore")
         text += [f"## {name}: {DATA[name].__doc__.strip()}", ""]
         leak = "**Leak: test sections are of patients also trained on.** " if summary.attrs["leaks"] else ""
         n_folds, n_seeds = found.runs["fold"].nunique(), found.runs["seed"].nunique()
@@ -124,6 +126,7 @@ def page(folder, weights):
         text += ["Gene-wise PCC by section held out:", "", *lines_of(slides, {c: c for c in slides}, notes), ""]
         failed = [f"- {row.model}, fold {row.fold}: {row.error}" for row in found.failed.itertuples()]
         text += ["Failed:", "", *failed, ""] if failed else []
+        text += [f"Not finished, and left out: {', '.join(short)}.", ""] if short else []
     return "\n".join(text)
 
 
