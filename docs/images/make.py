@@ -1,0 +1,120 @@
+"""The pictures of the guide: `python docs/images/make.py start` or `fields_of_view`. Synthetic data only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+INK = "#808080"  # grey that shows on black and on white
+COLOURS = ("#0072B2", "#E69F00", "#CC79A7")  # of Okabe and Ito, narrowest field of view first
+SPOT_UM, PITCH_UM = 55.0, 100.0
+FOVS = (1.5, 3.0, 9.0)
+SIZE_PX = 112
+LEVELS = (0.5, 1.0, 2.0, 4.0)  # µm per pixel
+
+
+def start() -> None:
+    """What the example of the start page draws."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import stpredict as stp
+
+    sdata = stp.datasets.synthetic(n_slides=3, n_side=8)
+    predictor = stp.tl.fit(sdata, shapes_key=["S0_spots", "S1_spots"])
+    stp.tl.predict(sdata, predictor, shapes_key="S2_spots")
+    axes = stp.pl.expression(sdata, "GENE2")
+    axes[0].figure.savefig(HERE / "start.png", dpi=150, facecolor="white")
+
+
+def fields_of_view() -> None:
+    """Three fields of view of one spot, the level that each is read from, and the patches."""
+    parts = [*_tissue(at=(10, 34), side=330), *_pyramid(x=392, y=34), *_patches(x=590, y=34)]
+    style = f"text{{font:12px sans-serif;fill:{INK}}} .b{{font-weight:bold}} .m{{text-anchor:middle}}"
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 400" role="img">'
+    title = "<title>Three fields of view of one spot are read from three levels and become three patches</title>"
+    body = "\n".join([head, title, f"<style>{style}</style>", *parts, "</svg>"])
+    (HERE / "fields_of_view.svg").write_text(body + "\n", encoding="utf-8")
+
+
+def _tissue(at: tuple[float, float], side: float) -> list[str]:
+    """Spots of a hexagonal array at true scale, and the squares around one of them; part lies beyond the image."""
+    x0, y0 = at
+    scale = side / 560.0  # pixels of the drawing a µm
+    edge = x0 + 70 * scale  # the image begins here
+    centre = (x0 + side / 2, y0 + side / 2)
+    parts = [
+        f'<text x="{x0}" y="18" class="b">on the slide (Visium)</text>',
+        (
+            '<defs><pattern id="h" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+            f'<path d="M0 0V7" stroke="{INK}" stroke-width="1.2"/></pattern></defs>'
+        ),
+        f'<rect x="{x0}" y="{y0}" width="{edge - x0:.1f}" height="{side}" fill="url(#h)" opacity=".6"/>',
+        f'<path d="M{edge:.1f} {y0}V{y0 + side}" stroke="{INK}" stroke-width="1.5"/>',
+    ]
+    for row in range(-3, 4):
+        for column in range(-3, 4):
+            x = centre[0] + (column + 0.5 * (row % 2)) * PITCH_UM * scale
+            y = centre[1] + row * PITCH_UM * 3**0.5 / 2 * scale
+            r = SPOT_UM / 2 * scale
+            if edge + r < x < x0 + side - r and y0 + r < y < y0 + side - r:
+                fill = COLOURS[0] if (row, column) == (0, 0) else "none"
+                parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" fill="{fill}" stroke="{INK}"/>')
+    for fov, colour in zip(FOVS, COLOURS, strict=True):
+        half = fov * SPOT_UM / 2 * scale
+        parts.append(
+            f'<rect x="{centre[0] - half:.1f}" y="{centre[1] - half:.1f}" width="{2 * half:.1f}" '
+            f'height="{2 * half:.1f}" fill="none" stroke="{colour}" stroke-width="2.5"/>'
+        )
+    bar, y = 100 * scale, y0 + side + 14
+    x = x0 + side - bar
+    parts += [
+        f'<path d="M{x:.1f} {y}h{bar:.1f}" stroke="{INK}" stroke-width="3"/>',
+        f'<text x="{x - 6:.1f}" y="{y + 4}" text-anchor="end">100 µm</text>',
+        f'<text x="{x0}" y="{y + 4}">hatched: beyond the image</text>',
+    ]
+    return parts
+
+
+def _pyramid(x: float, y: float) -> list[str]:
+    """Levels as bars of halving width, and arrows to the patches that are read from each."""
+    parts = [f'<text x="{x}" y="18" class="b">image pyramid</text>']
+    for i, um in enumerate(LEVELS):
+        width, top = 150 / 2**i, y + 20 + 86 * i
+        parts += [
+            (
+                f'<path d="M{x + 75 - width / 2} {top + 28}l12 -18h{max(width - 24, 4)}l12 18z" fill="none" '
+                f'stroke="{INK}" stroke-width="1.5"/>'
+            ),
+            f'<text x="{x + 75}" y="{top + 46}" class="m">level {i}: {um:g} µm/px</text>',
+        ]
+    return parts
+
+
+def _patches(x: float, y: float) -> list[str]:
+    """One square a scale, with its side in µm and the resolution that it needs."""
+    parts = [f'<text x="{x}" y="18" class="b">patches</text>']
+    for i, (fov, colour) in enumerate(zip(FOVS, COLOURS, strict=True)):
+        um = fov * SPOT_UM
+        level = max(k for k, fine in enumerate(LEVELS) if fine <= um / SIZE_PX)
+        top, bar, source = y + 112 * i, x - 123 + max(75 / 2**level, 14), y + 20 + 86 * level + 22
+        parts += [
+            (
+                f'<path d="M{bar:.1f} {source}C{x - 30} {source} {x - 50} {top + 30} {x - 4} {top + 30}" fill="none" '
+                f'stroke="{colour}" stroke-width="1.5"/>'
+            ),
+            (
+                f'<rect x="{x}" y="{top}" width="60" height="60" fill="{colour}" fill-opacity=".25" stroke="{colour}" '
+                'stroke-width="2.5"/>'
+            ),
+            f'<text x="{x + 30}" y="{top + 34}" class="m">{SIZE_PX} px</text>',
+            f'<text x="{x}" y="{top + 76}">{fov:g} diameters</text>',
+            f'<text x="{x}" y="{top + 91}">{um:g} µm, {um / SIZE_PX:.2f} µm/px</text>',
+        ]
+    return parts
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        {"start": start, "fields_of_view": fields_of_view}[name]()
