@@ -11,7 +11,7 @@ VENV := PYTHON='$(PYTHON)' sh scripts/venv.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint coverage docs bench clean
+.PHONY: help demo test lint coverage docs tutorials bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,11 @@ docs: ## build the documentation into docs/_build/html
 	@$(VENV) doc
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+tutorials: ## run all notebooks with small settings, to see that every cell works (ten minutes on two cores)
+	@$(VENV) test
+	@$(VENV) doc
+	$(BIN)/python tutorials/run.py --fast $(ARGS)
+
 bench: ## measure patches, networks and whole runs, and write the tables (ten minutes on two cores)
 	@$(VENV) test
 	$(BIN)/python benchmarks/patches.py $(ARGS)
@@ -46,5 +51,5 @@ bench: ## measure patches, networks and whole runs, and write the tables (ten mi
 	$(BIN)/python benchmarks/end_to_end.py $(ARGS)
 
 clean: ## remove caches and built files (the environment stays: rm -rf .venv removes it)
-	rm -rf build dist docs/_build docs/generated .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build dist docs/_build docs/generated docs/tutorials .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

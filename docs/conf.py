@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sphinx.ext.napoleon import NumpyDocstring
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "stpredict"
 author = "the stpredict developers"
@@ -81,3 +87,16 @@ def _returns(docstring: NumpyDocstring, _section: str) -> list[str]:
 
 NumpyDocstring._parse_returns_section = _returns
 NumpyDocstring._parse_attribute_docstring = NumpyDocstring._consume_to_end
+
+
+def _bring_tutorials(app: Sphinx) -> None:
+    """Copy the notebooks, which live beside `docs/`, to where Sphinx looks for pages."""
+    pages = Path(app.srcdir, "tutorials")
+    shutil.rmtree(pages, ignore_errors=True)
+    pages.mkdir()
+    for path in Path(app.srcdir).parent.glob("tutorials/*.ipynb"):
+        shutil.copy2(path, pages)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", _bring_tutorials)
