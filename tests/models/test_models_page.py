@@ -1,4 +1,4 @@
-"""The page about the models: its table is what the package says, and every model has its place."""
+"""The pages about the models: their table is what the package says, and every model has its place."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from stpredict import models
 from stpredict.models._variants import VARIANTS
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "models.md").read_text(encoding="utf-8")
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((DOCS / "models").glob("*.md"))}
+TEXT = "\n".join(PAGES[name] for name in PAGES if name != "index")
 HEAD = "| model | context | patches | parameters | multiplications | published |\n|---|---|--:|--:|--:|---|\n"
 
 
 def table():
-    """What stands between the two marks of the page; copy it there when a model is new."""
+    """What stands between the two marks of the index; copy it there when a model is new."""
     known = models.available().loc[list(VARIANTS)]
     return HEAD + "".join(
         f"| `{name}` | {row.context} | {row.n_scales} × {row.size_px} px | {row.parameters / 1e6:.2f} M "
@@ -27,21 +28,38 @@ def table():
 
 def test_table_is_what_the_package_says():
     pytest.importorskip("timm")
-    shown = re.search(r"<!-- table -->\n(.*)<!-- end of table -->", PAGE, flags=re.DOTALL)[1]
+    shown = re.search(r"<!-- table -->\n(.*)<!-- end of table -->", PAGES["index"], flags=re.DOTALL)[1]
     assert shown.strip() == table().strip()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_model_has_its_place_on_the_page(name):
-    assert f"`{name}`" in PAGE.split("<!-- end of table -->")[1] or f'"{name}"' in PAGE
+def test_every_model_has_its_place_on_a_page(name):
+    assert f"`{name}`" in TEXT or f'"{name}"' in TEXT
 
 
 @pytest.mark.parametrize("module", sorted({variant.module for variant in VARIANTS.values()}))
 def test_every_file_of_a_model_is_named(module):
-    assert f"`{module}.py`" in PAGE
+    assert f"`{module}.py`" in TEXT
 
 
 def test_what_is_cited_is_known():
     known = set(re.findall(r"^@\w+\{(\w+),", (DOCS / "references.bib").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    cited = {key for keys in re.findall(r"\{cite:[pt]\}`([^`]+)`", PAGE) for key in keys.split(",")}
+    cited = {key for keys in re.findall(r"\{cite:[pt]\}`([^`]+)`", TEXT + PAGES["index"]) for key in keys.split(",")}
     assert cited <= known
+
+
+def test_every_page_is_in_the_index():
+    listed = re.search(r"```\{toctree\}\n(?::.*\n)*\n(.*?)```", PAGES["index"], flags=re.DOTALL)[1].split()
+    assert set(listed) == set(PAGES) - {"index"}
+
+
+def test_every_drawing_is_there_and_shown():
+    shown = set(re.findall(r"```\{figure\} (\S+)", TEXT))
+    assert shown == {drawing.name for drawing in (DOCS / "models").glob("*.svg")}
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "index"])
+def test_every_page_says_what_a_user_asks(name):
+    for heading in ("## In symbols", "## Training", "## When to take it", "## How to call it", "## What it costs"):
+        assert f"\n{heading}\n" in PAGES[name]
+    assert "](../results.md)" in PAGES[name]
