@@ -17,7 +17,7 @@ WIDTH = 3.5  # inches, a journal column
 SIZE = 7.6  # points
 LINE, PAD, GAP, GUTTER = 0.135, 0.12, 0.20, 0.09  # inches: of text, around it, between rows, between columns
 MARGIN = 0.14
-GREY = "#808080"  # lines and loose text: reads on white and on black
+GREY = "#777777"  # lines and loose text: reads on white and on black
 INK = "#1a1a1a"  # text on a box, whose fill is light on any page
 KINDS = {  # Okabe and Ito's colours, pale; what is fixed is also dashed, what is solved thick
     "input": ("#e6e6e6", "#808080", "-", 1.0),
@@ -462,7 +462,7 @@ def nested_tokens(cells: int = 4, fov: tuple[float, ...] = (1.5, 3.0, 6.0)) -> F
         at = [at + wide * unit / 2 - 0.025 for at in middle]
         axes.text(*at, f"{number}", ha="right", va="bottom", **words)
     said = ["circle: the spot", *(f"scale {n}: {wide:g} spot diameters" for n, wide in enumerate(fov))]
-    axes.text(middle[0] + 1.02, middle[1], "\n".join(said), va="center", linespacing=1.5, **words)
+    axes.text(middle[0] + 0.98, middle[1], "\n".join(said), va="center", linespacing=1.5, **words)
     top = 2.18
     axes.text(MARGIN, top - 0.1, "as the network sees them: tokens", weight="bold", va="center", **words)
     for scale in range(len(fov)):
@@ -496,7 +496,7 @@ def main(folder: Path, kind: str) -> None:
         **{name: drawn(one) for name, one in DRAWINGS.items()},
         "m2ost_tokens": nested_tokens(),
     }.items():
-        metadata = {"Date": None} if kind == "svg" else None
+        metadata = {"Date": None, "Creator": None} if kind == "svg" else None
         figure.savefig(folder / f"{name}.{kind}", transparent=True, dpi=200, metadata=metadata)
 
 
