@@ -100,7 +100,8 @@ def chosen_penalty(x: Tensor, y: Tensor, fold: Tensor, slide: Tensor, penalties:
     Pearson correlation over the spots of a slide, averaged over outputs with their variance there as weight, then over
     slides: standardised genes count alike, principal components for what they carry of the genes. Patients and sections
     whose level differs, which no penalty mends, have no say. Squared errors would ask for more: a fold less is trained
-    on than in the end, and what is uncertain then is shrunk.
+    on than in the end, and what is uncertain then is shrunk. But correlation does not see how far a prediction swings:
+    a penalty with which what was left out is farther off than from its own mean is not taken.
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ def chosen_penalty(x: Tensor, y: Tensor, fold: Tensor, slide: Tensor, penalties:
     One of them; `FALLBACK` where too few spots can be left out, or nothing varies.
     """
     gram, moment, tried = x.T @ x, x.T @ y, torch.tensor(penalties, dtype=x.dtype, device=x.device)
-    scores = torch.zeros_like(tried)
+    scores, errors, spread = torch.zeros_like(tried), torch.zeros_like(tried), 0.0
     for name in fold.unique():
         held = fold == name
         n_left = int((~held).sum())
@@ -133,21 +134,29 @@ def chosen_penalty(x: Tensor, y: Tensor, fold: Tensor, slide: Tensor, penalties:
         seen, filters = (x[held] - x_mean) @ vectors, 1 / (values.clamp_min(0) + tried[:, None])
         for one in slide[held].unique():
             here = slide[held] == one
-            scores += _followed(seen[here], y[held][here], filters, slope)
-    return float(tried[scores.argmax()]) if scores.any() else FALLBACK
+            followed, missed, power = _followed(seen[here], y[held][here], filters, slope)
+            scores, errors, spread = scores + followed, errors + missed, spread + power
+    if not scores.any():
+        return FALLBACK
+    sound = errors <= spread
+    return float(tried[scores.where(sound, -torch.inf).argmax()] if sound.any() else tried[-1])
 
 
-def _followed(x: Tensor, y: Tensor, filters: Tensor, slope: Tensor) -> Tensor:
-    """Correlation on one slide with each penalty, averaged over outputs by their variance."""
+def _followed(x: Tensor, y: Tensor, filters: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Correlation on one slide with each penalty, averaged over outputs by their variance.
+
+    Behind it the squared errors of each, and what they are of the mean; levels aside.
+    """
     x, y = x - x.mean(dim=0), y - y.mean(dim=0)
-    power, found = y.square().sum(dim=0), []
+    power, found, missed = y.square().sum(dim=0), [], []
     if len(x) < LEAST or not power.any():
-        return torch.zeros_like(filters[:, 0])
+        return torch.zeros_like(filters[:, 0]), torch.zeros_like(filters[:, 0]), 0.0
     for each in filters:
         predicted = (x * each) @ slope
         r = (predicted * y).sum(dim=0) / (predicted.square().sum(dim=0) * power).sqrt().clamp_min(1e-30)
         found.append((r * power).sum() / power.sum())
-    return torch.stack(found)
+        missed.append((predicted - y).square().sum())
+    return torch.stack(found), torch.stack(missed), float(power.sum())
 
 
 def without_slide_mean(values: Tensor, slide: Tensor) -> Tensor:
