@@ -341,6 +341,13 @@ def test_which_spots_where_no_table_says_so():
     assert len(resolve(sdata, Selection(shapes_key=["a", "b"]), needs_table=False)) == 2
 
 
+def test_tissue_alone_is_no_spots():
+    sdata = build(tables={}, shapes={"tissue": circles()})
+    sdata.attrs["stpredict"] = {**sdata.attrs.get("stpredict", {}), "tissue": {"tissue": {}}}
+    with pytest.raises(ValueError, match=r"No element holds spots;.* found: 'tissue'\. Lay .*`stp\.pp\.spot_grid`"):
+        resolve(sdata, Selection(), needs_table=False)
+
+
 def test_without_a_table_the_grid_holds_the_spots_and_tissue_never_does():
     sdata = build(tables={}, shapes={"spots": circles(), "tissue": circles()})
     sdata.attrs["stpredict"] = {**sdata.attrs.get("stpredict", {}), "tissue": {"tissue": {}}}

@@ -212,7 +212,7 @@ def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
     """The element with the spots where no table says which: the grid we made, or else what is no tissue of ours."""
     grids, tissue = (sdata.attrs.get(keys.ATTRS, {}).get(kind, {}) for kind in (keys.GRID, keys.TISSUE))
     found = [name for name in names if name in grids] or [name for name in names if name not in tissue]
-    check.one_shapes(found or names)
+    check.one_shapes(found, names)
     return found
 
 

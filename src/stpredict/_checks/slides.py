@@ -67,11 +67,17 @@ def one_table(names: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def one_shapes(names: Sequence[str]) -> None:
-    """Refuse to guess among several spot elements where no table says which is meant."""
-    if len(names) != 1:
+def one_shapes(found: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse to guess among several spot elements where no table says which is meant, or to go on without any."""
+    if not found:
         msg = (
-            f"Which element holds the spots? No table says so; shapes and labels found: {listed(names)}. "
+            f"No element holds spots; shapes and labels found: {listed(names)}. Lay spots over the slide with "
+            "`stp.pp.spot_grid`, or give `shapes_key`."
+        )
+        raise ValueError(msg)
+    if len(found) > 1:
+        msg = (
+            f"Which element holds the spots? No table says so; shapes and labels found: {listed(found)}. "
             "Give `shapes_key`."
         )
         raise ValueError(msg)

@@ -5,6 +5,7 @@ Text and axes keep the colours of the user's style sheet, so plots fit light and
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
@@ -14,8 +15,7 @@ from matplotlib import pyplot as plt
 from .._checks import plots as check
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -55,14 +55,23 @@ LOOK: Any = {
 }
 
 
-def look() -> AbstractContextManager[None]:
+@contextmanager
+def look() -> Iterator[None]:
     """Sizes and line widths of all plots, for a ``with`` block.
 
-    Returns
-    -------
-    The context; on leaving it the user's settings are back.
+    Only what is changed here is put back: Jupyter's backend sets options when the first figure is made, and a whole
+    ``rc_context`` would undo that.
+
+    Yields
+    ------
+    Nothing; on leaving, the user's settings are back.
     """
-    return mpl.rc_context(LOOK)
+    before = {name: mpl.rcParams[name] for name in LOOK}
+    mpl.rcParams.update(LOOK)
+    try:
+        yield
+    finally:
+        mpl.rcParams.update(before)
 
 
 def panels(
