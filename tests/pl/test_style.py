@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import matplotlib as mpl
-import pytest
 
 from stpredict.pl._style import LOOK, look
 
@@ -11,9 +10,8 @@ from stpredict.pl._style import LOOK, look
 def test_only_what_was_set_is_put_back(monkeypatch):
     monkeypatch.setitem(mpl.rcParams, "interactive", False)
     monkeypatch.setitem(mpl.rcParams, "font.size", 23)
-    with pytest.raises(RuntimeError), look():
+    with look():
         assert mpl.rcParams["font.size"] == LOOK["font.size"]
         mpl.rcParams["interactive"] = True  # as Jupyter's backend does with the first figure of a notebook
-        raise RuntimeError
     assert mpl.rcParams["font.size"] == 23
     assert mpl.rcParams["interactive"]
