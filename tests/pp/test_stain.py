@@ -282,7 +282,7 @@ def test_a_slide_of_another_colour_is_told_with_figures(recwarn):
     for mean in ([0.5, 0.6, 0.3], [0.6, 0.7, 0.35], [0.75, 0.75, 0.4]):
         warn_unseen_color(colors(mean), inside, json.loads(json.dumps(seen)), "S0")
     assert not recwarn.list
-    words = r"'S0' lie outside the training range: mean optical density red 1\.\d\d \(trained on 0\.\d\d to"
+    words = r"'S0' lie outside the training range: mean optical density red 1\.\d\d\d \(trained on 0\.\d\d\d to"
     with pytest.warns(UserWarning, match=words + r" 0\.\d\d\)\. .*`stain='reinhard'`"):
         warn_unseen_color(colors([1.2, 0.7, 0.35]), inside, seen, "S0")
     with pytest.warns(UserWarning, match="Its stain was normalised already; check"):

@@ -334,6 +334,13 @@ def test_an_interrupted_fit_goes_on_as_if_it_never_stopped(sdata, quick, tmp_pat
     assert sdata.attrs["stpredict"]["predictor"]["path"] == str(tmp_path / "stopped")
 
 
+def test_a_model_without_steps_shows_one_epoch_and_no_loss(sdata, tmp_path, capsys):
+    fit(sdata, "ridge_color", config=FitConfig(accelerator="cpu"), save_dir=tmp_path / "model")
+    said = capsys.readouterr().err
+    assert "1/1" in said
+    assert "loss" not in said
+
+
 def test_an_interrupted_fit_says_how_to_go_on(sdata, quick, tmp_path, monkeypatch, capsys):
     with interrupted(monkeypatch, 1):
         quick(sdata, n_epochs=2)

@@ -197,7 +197,7 @@ def unseen_color(far: Mapping[str, tuple[float, float, float]], name: str, *, no
     """Warn where a slide's mean optical density (value, lowest and highest trained on) is far from the training's."""
     if far:
         shown = ", ".join(
-            f"{channel} {value:.2f} (trained on {low:.2f} to {high:.2f})" for channel, (value, low, high) in far.items()
+            f"{channel} {value:.3f} (trained on {low:.3f} to {high:.3f})" for channel, (value, low, high) in far.items()
         )
         advice = (
             "Its stain was normalised already"

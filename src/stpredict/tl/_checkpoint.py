@@ -169,7 +169,11 @@ class Reporter:
         """
         self.state = state
         row = state.history[-1] if state.history else {}
-        shown = {"loss": f"{row.get('train_loss', float('nan')):.3f}"}
+        shown = {}
+        if "train_loss" in row:
+            shown["loss"] = f"{row['train_loss']:.3f}"
+        elif row:  # nothing was trained by steps: one epoch is all
+            self.bar.total = state.epoch
         if "val_pearson" in row:
             shown["validation r"] = f"{row['val_pearson']:.3f}"
         if "spots_per_s" in row:
