@@ -217,6 +217,6 @@ def test_names_and_shapes_of_saved_weights():
         "4.bias": (36,),
     }
     expected |= {f"blocks.0.channels.gate.{name}": shape for name, shape in gate.items()}
-    expected |= {"statistics.mean": (108,), "statistics.spread": (108,)}
-    expected |= {"statistics.weight": (4, 108), "statistics.bias": (4,)}
+    expected |= {f"statistics.standardize.{name}": (108,) for name in ("mean", "spread", "middle")}
+    expected |= {"statistics.weight": (4, 108), "statistics.bias": (4,), "statistics.penalty": ()}
     assert shapes == expected

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .._slides import Slide
     from ._run import Run
 
-MODEL = "m2ost_tiny"
-"""Model whose patches are read where nobody says otherwise: the default of `fit`."""
+MODEL = "ridge_color"
+"""Model whose patches are read where nobody says otherwise: wider ones are shared by spots far apart."""
 OF_EMBEDDINGS = "encoder_ridge"
 """Model that takes embeddings in their place."""
 
@@ -76,7 +76,7 @@ def predictability(
     target
         How counts are normalised; by default log1p CP10k over all genes.
     patch
-        Fields of view; by default those that `fit` reads.
+        Fields of view; by default 1.5, 3 and 6 spot diameters, 112 px each.
     features_key
         Matrix of ``obsm`` with embeddings of the spots' images, in place of colour and texture of the patches.
     group_key
