@@ -283,7 +283,7 @@ def test_a_slide_of_another_colour_is_told_with_figures(recwarn):
         warn_unseen_color(colors(mean), inside, json.loads(json.dumps(seen)), "S0")
     assert not recwarn.list
     words = r"'S0' lie outside the training range: mean optical density red 1\.\d\d\d \(trained on 0\.\d\d\d to"
-    with pytest.warns(UserWarning, match=words + r" 0\.\d\d\)\. .*`stain='reinhard'`"):
+    with pytest.warns(UserWarning, match=words + r" 0\.\d\d\d\)\. .*`stain='reinhard'`"):
         warn_unseen_color(colors([1.2, 0.7, 0.35]), inside, seen, "S0")
     with pytest.warns(UserWarning, match="Its stain was normalised already; check"):
         warn_unseen_color(colors([0.1, 0.1, 0.1]), inside, seen, "S0", normalized=True)
