@@ -102,7 +102,7 @@ def page(folder, weights):
         "# Every model on the sections at hand", "",
         f"{datetime.now(UTC).date()}; CPU, threads: {torch.get_num_threads()}. Made by `python benchmarks/zoo/run.py`;",
         "rows, sizes and training in `rows.py`. Sizes are for two CPU cores: figures say how these configurations do,",
-        "not how the published ones would on a GPU with pretrained weights. Seconds were taken beside other work.", "",
+        "not how the published ones would on a GPU with pretrained weights. Seconds depend on other work.", "",
     ]  # fmt: skip
     for name in DATA:
         if not (folder / name / "benchmark.json").is_file():

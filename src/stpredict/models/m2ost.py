@@ -21,7 +21,7 @@ Where the paper is silent or contradicts itself
 Ours, off unless asked for
     - ``color_tokens`` hands the network the colour statistics of the patches.
     - ``statistics_share``: with a few hundred spots a ridge regression on statistics of the same patches predicts as
-      well as the network and errs elsewhere. The prediction is their mean; the network is trained as if alone.
+      well as the network and errs elsewhere. The prediction is their weighted mean; the network is trained as if alone.
 
 What Table 1 takes away, one after the other (``Stacked``, ``PlainEmbedding``)
     - The table's sizes and costs say what took its place, and fit to the third digit: without nested tokens all scales
