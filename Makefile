@@ -11,10 +11,10 @@ VENV := PYTHON='$(PYTHON)' sh scripts/venv.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint coverage docs tutorials bench clean
+.PHONY: help demo test lint coverage docs docs-check tutorials bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo "  PYTHON=/path/to/python chooses the Python, ARGS='...' is passed on to demo and test"
 
 demo: ## install, then train on three sections and predict a fourth (ARGS="--help" lists options)
@@ -38,6 +38,10 @@ coverage: ## the tests, with a table of lines that none of them reaches
 docs: ## build the documentation into docs/_build/html
 	@$(VENV) doc
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+docs-check: docs ## open every built page in headless Chromium: links, images, width on a phone, search
+	@$(VENV) test
+	$(BIN)/python docs/check.py
 
 tutorials: ## run all notebooks with small settings, to see that every cell works (ten minutes on two cores)
 	@$(VENV) test

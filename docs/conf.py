@@ -8,10 +8,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sphinx.ext.intersphinx import missing_reference
 from sphinx.ext.napoleon import NumpyDocstring
 
 if TYPE_CHECKING:
+    from docutils.nodes import TextElement, reference
+    from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 project = "stpredict"
 author = "the stpredict developers"
@@ -42,6 +46,7 @@ autosummary_ignore_module_all = False
 autosummary_imported_members = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+maximum_signature_line_length = 88
 autodoc_typehints_description_target = "documented_params"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
@@ -58,6 +63,7 @@ intersphinx_mapping = (
         "pandas": ("https://pandas.pydata.org/docs", None),
         "python": ("https://docs.python.org/3", None),
         "scanpy": ("https://scanpy.readthedocs.io/en/stable", None),
+        "scipy": ("https://docs.scipy.org/doc/scipy", None),
         "spatialdata": ("https://spatialdata.scverse.org/en/stable", None),
         "torch": ("https://docs.pytorch.org/docs/stable", None),
     }
@@ -65,8 +71,29 @@ intersphinx_mapping = (
     else {}
 )
 
+# every name must lead somewhere: ours to a page, those of other projects to theirs where they can be reached
+nitpicky = True
+SHORT = {
+    "AnnData": "anndata.AnnData", "ArrayLike": "numpy.typing.ArrayLike",
+    "Axes": "matplotlib.axes.Axes", "Client": "distributed.Client",
+    "Fabric": "lightning_fabric.Fabric", "NDArray": "numpy.typing.NDArray", "Path": "pathlib.Path",
+    "PathLike": "os.PathLike", "SpatialData": "spatialdata.SpatialData", "Tensor": "torch.Tensor",
+    "csr_matrix": "scipy.sparse.csr_matrix", "sparray": "scipy.sparse.sparray", "spmatrix": "scipy.sparse.spmatrix",
+}  # fmt: skip
+ALIASES = {"ad": "anndata", "np": "numpy", "pd": "pandas"}
+_others = {name.partition(".")[0] for name in SHORT.values()} | set(ALIASES.values()) | {"collections", "torch"}
+_ours = (  # names of unions and of private classes, whose values the text of the parameter lists
+    "Anchor|BatchLimit|By|Calibration|Compared|GenesIn|HasHistory|ImageRange|Layout|Member|Method|Outline|"
+    "StainMethod|Trained|Uncertainty"
+)
+nitpick_ignore_regex = [
+    ("py:.*", rf"({'|'.join(sorted(_others | set(ALIASES)))})\..+"), ("py:.*", "|".join(SHORT)), ("py:.*", _ours),
+]  # fmt: skip
+
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 html_theme_options = {
     "path_to_docs": "docs",
     "repository_branch": "main",
@@ -98,5 +125,19 @@ def _bring_tutorials(app: Sphinx) -> None:
         shutil.copy2(path, pages)
 
 
+def _in_full(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: TextElement) -> reference | None:
+    """Look a short name of another project's class up by the name that its own documentation has for it."""
+    short = node.get("reftarget", "")
+    root, _, rest = short.partition(".")
+    full = SHORT.get(short) or (f"{ALIASES[root]}.{rest}" if root in ALIASES else None)
+    if full is None:
+        return None
+    node["reftarget"] = full
+    found = missing_reference(app, env, node, text)
+    node["reftarget"] = short
+    return found
+
+
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", _bring_tutorials)
+    app.connect("missing-reference", _in_full)

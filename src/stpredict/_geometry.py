@@ -22,7 +22,14 @@ Fill = Literal["white", "reflect"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchSpec:
-    """The patches of one spot: concentric squares of growing field of view, resampled to one size."""
+    """The patches of one spot: concentric squares of growing field of view, resampled to one size.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.tl.PatchSpec(fov_um=(150, 300, 900), size_px=112).fov_um
+    (150.0, 300.0, 900.0)
+    """
 
     fov_um: tuple[float, ...]
     """Side of the square field of view of each scale in µm, narrowest first."""

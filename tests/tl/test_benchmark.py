@@ -130,6 +130,7 @@ def test_loaded_as_it_was(done, tmp_path):
     pd.testing.assert_frame_equal(again.scores, found.scores)
     pd.testing.assert_frame_equal(again.summary(), found.summary())
     assert "quick" in repr(again)
+    assert "<th>quick</th>" in again._repr_html_()
     with pytest.raises(FileNotFoundError, match=r"there is no `benchmark\.json`"):
         Benchmark.load(tmp_path)
 
@@ -230,6 +231,7 @@ def test_leaks_are_marked_for_good(pair, tmp_path):
                       progress=False)  # fmt: skip
     assert found.runs["leaks"].all()
     assert "WITH LEAKAGE" in repr(found)
+    assert "WITH LEAKAGE" in found._repr_html_()
     attrs = Benchmark.load(tmp_path / "b").summary().attrs
     assert (attrs["leaks"], attrs["unit"], attrs["n_units"]) == (True, "section", 2)
     assert json.loads((tmp_path / "b/quick/fold-0-seed-0/config.json").read_text())["leaks"] is True

@@ -12,7 +12,14 @@ Validation = Literal["auto", "slide", "block", "none"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
-    """How a network is trained."""
+    """How a network is trained.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.tl.FitConfig(n_epochs=5, validation="slide").batch_size
+    32
+    """
 
     n_epochs: int = 30
     """Passes over the training spots, at most."""

@@ -27,7 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, slots=True)
 class SpotBatch:
-    """Some spots, their patches at every scale, where they lie and, if known, what was measured there."""
+    """Some spots, their patches at every scale, where they lie and, if known, what was measured there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from stpredict import models
+    >>> patches = torch.zeros(4, 3, 3, 112, 112, dtype=torch.uint8)
+    >>> batch = models.SpotBatch(patches=patches, xy_um=torch.zeros(4, 2), slide=torch.zeros(4, dtype=torch.int64))
+    >>> len(batch)
+    4
+    """
 
     patches: Tensor
     """``(b, s, 3, p, p)`` RGB, narrowest field of view first: uint8, or floating point in [0, 1]."""
@@ -80,6 +90,15 @@ class FloatLinear(nn.Linear):
     """A linear layer that computes in float32 whatever the precision around it.
 
     Targets lie near 6 and differ in the second decimal, which bfloat16 does not resolve.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from stpredict import models
+    >>> head = models.FloatLinear(8, 2)
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+    ...     head(torch.zeros(3, 8)).dtype
+    torch.float32
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,6 +113,25 @@ class SpotModel(nn.Module, ABC):
 
     A subclass defines ``config`` and ``forward`` and ends in a ``FloatLinear`` called ``head``; one that does not,
     because nothing of it is trained by steps, defines ``start_from``.
+
+    Examples
+    --------
+    The mean colour of the narrowest patch, and a linear head:
+
+    >>> from stpredict import models
+    >>> class MeanColour(models.SpotModel):
+    ...     def __init__(self, config):
+    ...         super().__init__()
+    ...         self.config, self.head = config, models.FloatLinear(3, config.n_outputs)
+    ...
+    ...     def forward(self, batch):
+    ...         return self.head(models.unit_pixels(batch.patches[:, 0]).mean(dim=(-2, -1)))
+    >>> import torch
+    >>> spots = models.SpotBatch(
+    ...     patches=torch.zeros(5, 3, 3, 8, 8), xy_um=torch.zeros(5, 2), slide=torch.zeros(5, dtype=torch.int64)
+    ... )
+    >>> MeanColour(models.config("m2ost", 250))(spots).shape
+    torch.Size([5, 250])
     """
 
     config: ModelConfig
@@ -206,6 +244,13 @@ def unit_pixels(patches: Tensor) -> Tensor:
     Returns
     -------
     The same shape, floating point, on the same device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from stpredict import models
+    >>> models.unit_pixels(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist()
+    [0.0, 0.20000000298023224, 1.0]
     """
     return patches if patches.is_floating_point() else patches.float().div_(255)
 

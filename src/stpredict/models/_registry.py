@@ -23,7 +23,15 @@ _KNOWN: dict[str, Variant] = dict(VARIANTS)
 
 
 class ModelConfig(Protocol):
-    """What every configuration declares, so that patches can be read and the loop needs to know no model."""
+    """What every configuration declares, so that patches can be read and the loop needs to know no model.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> shape = models.config("m2ost", 250)
+    >>> shape.n_outputs, shape.fov_spots, shape.size_px, shape.context
+    (250, (1.5, 3.0, 6.0), 224, 'spot')
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -177,6 +185,13 @@ def build(config: ModelConfig) -> SpotModel:
     Returns
     -------
     The network, in training mode, on the CPU.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> network = models.build(models.config("m2ost_tiny", 250))
+    >>> network.head.out_features
+    250
     """
     variant = _variant(_model_name(config))
     return cast("SpotModel", getattr(_module(variant), variant.model)(config))
@@ -226,6 +241,13 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     Returns
     -------
     ``{"model": name of the network's class, "config": fields}``.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> saved = models.config_to_dict(models.config("m2ost_tiny", 250))
+    >>> saved["model"], saved["config"]["dim"]
+    ('M2OST', 96)
     """
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}
     return {"model": _model_name(config), "config": values}
@@ -242,6 +264,13 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     Returns
     -------
     The configuration.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> shape = models.config("m2ost_tiny", 250)
+    >>> models.config_from_dict(models.config_to_dict(shape)) == shape
+    True
     """
     check.saved_config(values)
     check.known_model(values["model"], {variant.model for variant in _KNOWN.values()})

@@ -65,7 +65,14 @@ CLIP = 3.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class M2OSTConfig:
-    """Shape of an ``M2OST``. The defaults are the paper's."""
+    """Shape of an ``M2OST``. The defaults are the paper's.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> models.M2OSTConfig(n_outputs=250, fov_spots=(1.5, 3.0)).dim
+    192
+    """
 
     n_outputs: int
     """Number of values predicted per spot."""

@@ -43,7 +43,14 @@ N_SCALES = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class M2OSTReferenceConfig:
-    """Shape of an ``M2OSTReference``. The defaults are the published example's."""
+    """Shape of an ``M2OSTReference``. The defaults are the published example's.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> models.M2OSTReferenceConfig(n_outputs=250).dim
+    576
+    """
 
     n_outputs: int
     """Number of values predicted per spot."""
@@ -150,6 +157,13 @@ class M2OSTReference(SpotModel):
     ----------
     config
         Shape of the network.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> network = models.M2OSTReference(models.M2OSTReferenceConfig(n_outputs=250, depth=1))
+    >>> len(network.blocks), network.head.out_features
+    (1, 250)
     """
 
     config: M2OSTReferenceConfig

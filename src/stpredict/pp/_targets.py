@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetSpec:
-    """How counts become the values that are predicted and scored."""
+    """How counts become the values that are predicted and scored.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_matrix
+    >>> import stpredict as stp
+    >>> spec = stp.pp.TargetSpec(target_sum=10_000)
+    >>> spec.units
+    'log1p CP10k'
+    >>> spec.normalize(csr_matrix([[1.0, 99.0]]), [0, 1]).round(1)
+    array([[4.6, 9.2]], dtype=float32)
+    """
 
     target_sum: float | None = 1e4
     """Counts per spot after scaling to a common library size; None leaves raw counts as they are (HEST-bench)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from ..pp._targets import TargetSpec
     from ._entry import Entry
     from ._folds import By
+
+SHOWN = ["gene_pearson", "low", "high", "share_of_ceiling", "spot_pearson", "rmse"]
+"""Columns of the summary that a representation has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -153,13 +157,21 @@ class Benchmark:
         scores, runs, failed = read_cells(folder, labels, seeds)
         return cls(folder=folder, scores=scores, runs=runs, failed=failed, note=note)
 
-    def __repr__(self) -> str:
+    def _said(self) -> tuple[str, pd.DataFrame | None, str]:
+        """What a person wants to know, for the representations: a line before the table, the table, a line after."""
         leak = " WITH LEAKAGE" if self.note["leaks"] else ""
-        lines = [f"Benchmark of {self.runs['model'].nunique()} models in '{self.folder}'{leak}"]
-        if len(self.runs):
-            shown = ["gene_pearson", "low", "high", "share_of_ceiling", "spot_pearson", "rmse"]
-            lines.append(self.summary()[shown].round(3).to_string())
-        return "\n".join([*lines, *([str(self.note["said"])] if self.note["said"] else [])])
+        before = f"Benchmark of {self.runs['model'].nunique()} models in '{self.folder}'{leak}"
+        shown = self.summary()[SHOWN].round(3) if len(self.runs) else None
+        return before, shown, self.note["said"] or ""
+
+    def __repr__(self) -> str:
+        before, shown, after = self._said()
+        return "\n".join(filter(None, [before, "" if shown is None else shown.to_string(), after]))
+
+    def _repr_html_(self) -> str:
+        before, shown, after = self._said()
+        table = "" if shown is None else shown.to_html(na_rep="–")
+        return f"<p>{escape(before)}</p>{table}<p>{escape(after)}</p>"
 
 
 def benchmark(
