@@ -1,8 +1,9 @@
-"""The pictures of the guide: `python docs/images/make.py start` or `fields_of_view`. Synthetic data only."""
+"""The pictures of the guide: `python docs/images/make.py start`, `fields_of_view` or `design`. Synthetic data only."""
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -12,6 +13,29 @@ SPOT_UM, PITCH_UM = 55.0, 100.0
 FOVS = (1.5, 3.0, 9.0)
 SIZE_PX = 112
 LEVELS = (0.5, 1.0, 2.0, 4.0)  # µm per pixel
+STEPS = {  # what flows: its column and row in the drawing, and what is known of it
+    "SpatialData": (0, 0, "image, spots, counts"),
+    "Slide": (1, 0, "pyramid, centres in px, µm/px, group"),
+    "PatchReader": (2, 0, "windows, 8-bit patches"),
+    "SpotBatch": (3, 0, "patches, places, targets"),
+    "model": (3, 1, "batch in, values out"),
+    "loop": (3, 2, "Fabric: devices, seeds, checkpoint"),
+    "Predictor": (2, 2, "networks, targets, baselines, range"),
+    "Plan": (1, 1, "partitions of 1,024 spots"),
+    "sink": (1, 2, "memory, or a store on disk"),
+    "table": (0, 2, "AnnData: predicted, baselines"),
+    "scores": (0, 1, "gene by score, beside the ceiling"),
+}
+PLACES = {  # where in `src/stpredict` each is, and its layer by colour
+    "SpatialData": ("io, datasets, pp", 0), "Slide": ("_slides", 0), "PatchReader": ("_pixels, _chunks", 0),
+    "SpotBatch": ("_train", 1), "model": ("models", 1), "loop": ("_train", 1), "Predictor": ("tl", 2),
+    "Plan": ("tl", 2), "sink": ("tl", 2), "table": ("tl", 2), "scores": ("tl, metrics", 2),
+}  # fmt: skip
+FLOWS = (
+    ("SpatialData", "Slide"), ("Slide", "PatchReader"), ("PatchReader", "SpotBatch"), ("SpotBatch", "model"),
+    ("model", "loop"), ("loop", "Predictor"), ("Slide", "Plan"), ("Predictor", "sink"), ("Plan", "sink"),
+    ("sink", "table"), ("table", "scores"),
+)  # fmt: skip
 
 
 def start() -> None:
@@ -36,6 +60,54 @@ def fields_of_view() -> None:
     title = "<title>Three fields of view of one spot are read from three levels and become three patches</title>"
     body = "\n".join([head, title, f"<style>{style}</style>", *parts, "</svg>"])
     (HERE / "fields_of_view.svg").write_text(body + "\n", encoding="utf-8")
+
+
+def design() -> None:
+    """One run, from a slide to its scores: what flows, and which module owns it."""
+    boxes = {name: (10 + 182 * column, 34 + 104 * row) for name, (column, row, _) in STEPS.items()}
+    parts = [_arrow(boxes[a], boxes[b]) for a, b in FLOWS]
+    for name, (x, y) in boxes.items():
+        place, layer = PLACES[name]
+        colour = COLOURS[layer]
+        parts += [
+            (
+                f'<rect x="{x}" y="{y}" width="154" height="66" rx="5" fill="{colour}" fill-opacity=".13" '
+                f'stroke="{colour}" stroke-width="1.5"/>'
+            ),
+            f'<text x="{x + 77}" y="{y + 20}" class="b m">{name}</text>',
+            *(
+                f'<text x="{x + 77}" y="{y + 36 + 12 * i}" class="m s">{line}</text>'
+                for i, line in enumerate(_folded(STEPS[name][2]))
+            ),
+            f'<text x="{x + 2}" y="{y - 5}" class="s">{place}</text>',
+        ]
+    style = (
+        f"text{{font:13px sans-serif;fill:{INK}}} .b{{font-weight:bold}} .m{{text-anchor:middle}} .s{{font-size:11px}}"
+    )
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 320" role="img">'
+    title = "<title>From a slide to its scores: patches, training, partitions, a table, scores</title>"
+    tip = (
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        f'<path d="M0 0L8 4L0 8z" fill="{INK}"/></marker></defs>'
+    )
+    body = "\n".join([head, title, f"<style>{style}</style>", tip, *parts, "</svg>"])
+    (HERE / "design.svg").write_text(body + "\n", encoding="utf-8")
+
+
+def _folded(text: str, width: int = 25) -> list[str]:
+    return textwrap.wrap(text, width)
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """From the edge of one box to the nearest edge of another, along a row or a column."""
+    (x0, y0), (x1, y1) = start, end
+    if y0 == y1:
+        ends = (x0 + 154, x1 - 2) if x1 > x0 else (x0, x1 + 156)
+        path = f"M{ends[0]} {y0 + 33}H{ends[1]}"
+    else:
+        ends = (y0 + 66, y1 - 2) if y1 > y0 else (y0, y1 + 68)
+        path = f"M{x0 + 77} {ends[0]}V{ends[1]}"
+    return f'<path d="{path}" fill="none" stroke="{INK}" stroke-width="1.5" marker-end="url(#tip)"/>'
 
 
 def _tissue(at: tuple[float, float], side: float) -> list[str]:
@@ -117,4 +189,4 @@ def _patches(x: float, y: float) -> list[str]:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        {"start": start, "fields_of_view": fields_of_view}[name]()
+        {"start": start, "fields_of_view": fields_of_view, "design": design}[name]()
