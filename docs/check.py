@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 SITE = Path(__file__).parent / "_build" / "html"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE_PX = 400
 TERMS = ("noise ceiling", "M2OST", "spot_grid")
 """What people search for; each must be found."""
@@ -40,7 +41,7 @@ WIDER = f"""[...document.querySelectorAll("main *")].filter(element => {{
 
 
 def main() -> int:
-    binary = shutil.which("chromium")
+    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
     if binary is None:
         print("needs the binary `chromium` (Debian: `apt-get install chromium`)", file=sys.stderr)
         return 2
