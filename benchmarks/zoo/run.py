@@ -95,6 +95,16 @@ def lines_of(table, columns, notes):
         yield f"| {label} | {notes.get(label, '')} | " + " | ".join(number(row[key]) for key in columns) + " |"
 
 
+def finished(folder, labels):
+    """By data set: the comparison, its summary of rows that are complete, and the labels of those that are not."""
+    for name in DATA:
+        if (folder / name / "benchmark.json").is_file():
+            found = stp.tl.Benchmark.load(folder / name)
+            cells = found.runs.groupby("model", observed=True).size()
+            short = [label for label in labels if cells.get(label, 0) < cells.max()]
+            yield name, found, found.summary().drop(index=short, errors="ignore"), short
+
+
 def page(folder, weights):
     """Everything that is finished, as a page."""
     notes = {label: note for label, (_, note) in rows(weights).items()}
@@ -104,13 +114,7 @@ def page(folder, weights):
         "rows, sizes and training in `rows.py`. Sizes are for two CPU cores: figures say how these configurations do,",
         "not how the published ones would on a GPU with pretrained weights. Seconds depend on other work.", "",
     ]  # fmt: skip
-    for name in DATA:
-        if not (folder / name / "benchmark.json").is_file():
-            continue
-        found = stp.tl.Benchmark.load(folder / name)
-        cells = found.runs.groupby("model", observed=True).size()
-        short = [label for label in notes if cells.get(label, 0) < cells.max()]
-        summary = found.summary().drop(index=short, errors="ignore")
+    for name, found, summary, short in finished(folder, notes):
         text += [f"## {name}: {DATA[name].__doc__.strip()}", ""]
         leak = "**Leak: test sections are of patients also trained on.** " if summary.attrs["leaks"] else ""
         n_folds, n_seeds = found.runs["fold"].nunique(), found.runs["seed"].nunique()
@@ -143,10 +147,17 @@ def main():
     for name in given.data:
         compare(name, given.models, given.seeds, given.weights, given.folder)
     (given.out / "zoo.md").write_text(page(given.folder, given.weights), encoding="utf-8")
+    notes = {label: note for label, (_, note) in rows(given.weights).items()}
     tables = {
-        name: json.loads(stp.tl.Benchmark.load(given.folder / name).runs.to_json(orient="records"))
-        for name in DATA
-        if (given.folder / name / "benchmark.json").is_file()
+        name: {
+            "ceiling": float(found.runs.drop_duplicates("fold")["ceiling"].mean()),
+            "baseline": summary.attrs["baseline"],
+            "rows": {
+                label: {"configuration": notes[label], **json.loads(row.to_json())} for label, row in summary.iterrows()
+            },
+            "runs": json.loads(found.runs.to_json(orient="records")),
+        }
+        for name, found, summary, _ in finished(given.folder, notes)
     }
     (given.out / "zoo.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from stpredict.models._variants import VARIANTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((DOCS / "models").glob("*.md"))}
+ZOO = Path(__file__).parents[2] / "benchmarks" / "zoo"
 TEXT = "\n".join(PAGES[name] for name in PAGES if name != "index")
 HEAD = "| model | context | patches | parameters | multiplications | published |\n|---|---|--:|--:|--:|---|\n"
 
@@ -63,3 +66,13 @@ def test_every_page_says_what_a_user_asks(name):
     for heading in ("## In symbols", "## Training", "## When to take it", "## How to call it", "## What it costs"):
         assert f"\n{heading}\n" in PAGES[name]
     assert "](../results.md)" in PAGES[name]
+
+
+def test_what_was_measured_is_on_the_pages():
+    """`python benchmarks/zoo/pages.py` writes it there."""
+    spec = spec_from_file_location("zoo_pages", ZOO / "pages.py")
+    spec.loader.exec_module(zoo := module_from_spec(spec))
+    tables = json.loads((ZOO / "zoo.json").read_text(encoding="utf-8"))
+    assert set(zoo.LABELS) == set(PAGES) - {"index"}
+    for name in zoo.LABELS:
+        assert zoo.measured(PAGES[name], tables, name) == PAGES[name]
