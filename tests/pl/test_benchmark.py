@@ -82,6 +82,12 @@ def test_many_models_have_no_numbers_in_cells(compared):
     assert len(labels(ax.yaxis)) == 8
 
 
+def test_narrow_cells_have_no_numbers(benchmark):
+    _, ax = plt.subplots(figsize=(1.5, 2))
+    pl.benchmark_genes(benchmark, ax=ax)
+    assert not ax.texts
+
+
 def test_maps_of_a_gene(benchmark):
     axes = pl.benchmark_maps(benchmark, "GENE3", "S1")
     assert [ax.get_title(loc="left") for ax in axes] == ["observed", *ORDER]

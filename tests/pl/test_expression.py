@@ -217,6 +217,19 @@ def test_many_places_of_a_lattice_are_an_image(dense):
     np.testing.assert_allclose(ends[:2], ends[2:], atol=1)
 
 
+@pytest.mark.parametrize(("pitch_um", "is_image"), [(200, True), (210, False)])
+def test_touching_places_of_a_lattice_are_an_image(pitch_um, is_image):
+    sdata = stpredict.datasets.synthetic(n_slides=1, n_side=4)
+    stpredict.pp.spot_grid(sdata, diameter_um=200, pitch_um=pitch_um, layout="square", tissue_key=None)
+    places = sdata["grid"].index
+    obs = pd.DataFrame({"region": pd.Categorical(["grid"] * len(places)), "spot": places}, index=places.astype(str))
+    values = np.arange(2.0 * len(places), dtype=np.float32).reshape(-1, 2)
+    table = AnnData(values, obs=obs, var=pd.DataFrame(index=["A", "B"]))
+    sdata["predicted"] = TableModel.parse(table, region="grid", region_key="region", instance_key="spot")
+    (ax,) = pl.expression(sdata, "A", keys="predicted")
+    assert (len(ax.images), len(ax.collections)) == ((2, 0) if is_image else (1, 1))
+
+
 def test_many_scattered_spots_are_circles(dense):
     centre = dense["grid"].geometry
     shift = np.random.default_rng(0).normal(0, 1, len(centre))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.collections import EllipseCollection
 
 from stpredict import pl
@@ -79,3 +80,13 @@ def test_faults(predicted):
     predicted["predicted"].X[:, 2:] = 1.0
     with pytest.raises(ValueError, match=r"at least 4 spots and 3 genes that vary .*36 spots and 2 genes"):
         pl.pca(predicted, region="S0_spots")
+
+
+@pytest.mark.parametrize("width_in", [1.5, 4])
+def test_texts_below_cover_nothing(predicted, width_in):
+    figure, ax = plt.subplots(figsize=(width_in, width_in))
+    pl.pca(predicted, region="S0_spots", ax=ax)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 4
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])

@@ -33,8 +33,8 @@ LABELS = {
 CEILING = "noise ceiling"
 ROW_IN, JITTER, HALF_BOX = 0.27, 0.2, 0.27
 DASHES: Any = (0, (4, 3))
-MOST_NUMBERS = 8
-"""Models up to which cells of the heat map tell their numbers."""
+MOST_NUMBERS, NUMBER_IN = 8, 0.3
+"""Models up to which cells of the heat map tell their numbers, and how wide a cell must be for that."""
 
 
 def benchmark_scores(benchmark: Compared, *, metric: str = "pearson", ax: Axes | None = None) -> Axes:
@@ -96,7 +96,7 @@ def benchmark_scores(benchmark: Compared, *, metric: str = "pearson", ax: Axes |
 def _row(ax: Axes, y: int, genes: NDArray[np.float64], mean: float, color: str) -> None:
     """Dots, a box and the mean; a model without a score of any gene has its mean only, or no number."""
     spread = np.random.default_rng(0).uniform(-JITTER, JITTER, len(genes))
-    ax.scatter(genes, y + spread, s=4, color=color, alpha=0.4, linewidths=0, rasterized=len(genes) > 2000)
+    ax.scatter(genes, y + spread, s=4, color=color, alpha=0.6, linewidths=0, rasterized=len(genes) > 2000)
     if len(genes):
         low, high = np.quantile(genes, (0.25, 0.75))
         ax.fill_between([low, high], y - HALF_BOX, y + HALF_BOX, color=color, alpha=0.25, linewidth=0)
@@ -172,7 +172,8 @@ def _heat_map(ax: Axes, drawn: pd.DataFrame, cmap: str) -> AxesImage:
     ax.spines[:].set_visible(False)
     if CEILING in drawn.columns:
         ax.axvline(drawn.shape[1] - 1.5, color=ax.get_facecolor(), linewidth=3)
-    if _tells(drawn):
+    cell_in = ax.get_window_extent().width / ax.figure.dpi / drawn.shape[1]
+    if _tells(drawn) and cell_in > NUMBER_IN:
         _numbers(ax, values, image)
     return image
 

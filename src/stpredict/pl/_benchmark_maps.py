@@ -11,7 +11,7 @@ from .._checks import config as check_config
 from .._checks import plots as check
 from .._comparison import agreement, joint_components, ranked, section
 from .._components import colors_of
-from ._pca import CHANNELS
+from ._pca import components_legend
 from ._slide_axes import BELOW, Window, bare, draw_spots, scale_bar
 from ._style import WIDTH_IN, look, number, panels
 
@@ -151,7 +151,7 @@ def benchmark_pca(
             draw_spots(panel, found.xy, found.pitch * spot_size, colors=colors_of(scores, share))
             panel.set_title(name, loc="left")
         _legend(axes[0], found, window)
-        _components_legend(axes[-1], share)
+        components_legend(axes[-1], share)
     return axes
 
 
@@ -207,12 +207,3 @@ def _color_bar(axes: NDArray[Any], drawn: Any, gene: str) -> None:
     figure = axes[0].figure
     bar = figure.colorbar(drawn, ax=axes.tolist(), label=gene, fraction=0.05, pad=0.02, aspect=25, shrink=shrink)
     bar.outline.set_visible(False)
-
-
-def _components_legend(ax: Axes, share: NDArray[np.float64]) -> None:
-    """Which colour is which component, and its share of variance, below the picture from the right."""
-    for i, (color, part) in enumerate(zip(CHANNELS, share, strict=True)):
-        text = f"\N{BLACK SQUARE} {100 * part:.0f} %"
-        ax.text(
-            1 - 0.26 * (2 - i), BELOW, text, color=color, transform=ax.transAxes, ha="right", va="center", fontsize=7
-        )

@@ -9,6 +9,7 @@ import numpy as np
 from .. import _keys as keys_of
 from .._checks import config as check_config
 from .._checks import plots as check
+from .._geometry import spot_pitch
 from .._slides import Selection
 from ..pp._raster import raster_of
 from ._slide_axes import (
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 ROBUST = (0.01, 0.99)
 """Quantiles at the two ends of the colour map."""
 
+TOUCHING = 0.99
+"""Diameter, in distances between neighbouring spots, from which on circles would show little but gaps between them."""
+
 BAR_IN = 0.6
 """Width of a colour bar with its label in inches."""
 
@@ -65,7 +69,8 @@ def expression(
     Counts are normalised as those that the predictor was trained on, so that panels have the same units. Where counts
     are drawn, every other panel tells its Pearson correlation with them, over the spots that `tl.evaluate` scores.
 
-    More than 10,000 spots on a regular lattice, square or hexagonal, are drawn as an image without gaps between spots.
+    Spots of a regular lattice, square or hexagonal, are drawn as an image without gaps where they touch each other or
+    are more than 10,000.
 
     Parameters
     ----------
@@ -145,9 +150,9 @@ def _values(source: Source, gene: str) -> NDArray[np.float32]:
 def _draw(
     ax: Axes, slide: Slide, values: NDArray[np.float32], spot_size: float, cmap: str, limits: Limits
 ) -> ScalarMappable:
-    """Circles; an image where there are many on a lattice, and nobody asked for circles of another size."""
-    many = len(values) > MANY_SPOTS and spot_size == 1
-    raster = raster_of(slide.xy_um) if many else None
+    """Circles; an image where many or touching ones lie on a lattice, and nobody asked for circles of another size."""
+    full = len(values) > MANY_SPOTS or slide.diameter_um > TOUCHING * spot_pitch(slide.xy_um)
+    raster = raster_of(slide.xy_um) if full and spot_size == 1 else None
     if raster is None:
         return draw_spots(ax, slide.xy_um, slide.diameter_um * spot_size, values=values, cmap=cmap, limits=limits)
     return draw_raster(ax, raster, values, cmap=cmap, limits=limits)

@@ -62,7 +62,7 @@ def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | N
     members = _members(table)
     validated = _known(table, SCORE)
     with look():
-        axes = panels(ax, 1 + validated, panel_in=(3.6, 2.5))
+        axes = panels(ax, 1 + validated, panel_in=(2.9, 2.2))
         for i, (_, rows) in enumerate(members):
             best = _best(rows) if validated else None
             _loss(axes[0], rows, category(i), best)

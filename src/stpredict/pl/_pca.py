@@ -108,7 +108,8 @@ def pca(
             draw_spots(panel, source.slide.xy_um, source.slide.diameter_um * spot_size, colors=colors)
             panel.set_title(source.key, loc="left")
         scale_bar(axes[0], window)
-        _legend(axes[-1], share)
+        axes[-1].set_title("PC1–3 as RGB", loc="right")
+        components_legend(axes[-1], share, line=int(len(axes) == 1))
     return axes
 
 
@@ -129,10 +130,27 @@ def _standardised(found: Sequence[Source]) -> list[NDArray[np.float64]]:
     ]
 
 
-def _legend(ax: Axes, share: NDArray[np.float64]) -> None:
-    """Which colour is which component, and its share of variance, below the picture from the right."""
-    ax.set_title("PC1–3 as RGB", loc="right")
+def components_legend(ax: Axes, share: NDArray[np.float64], *, line: int = 0) -> None:
+    """Which colour is which component, and its share of variance, below the picture from the right.
+
+    Parameters
+    ----------
+    ax
+        Where.
+    share
+        ``(3,)`` shares of variance.
+    line
+        0 is the line of the scale bar, 1 the next.
+    """
     for i, (color, part) in enumerate(zip(CHANNELS, share, strict=True)):
-        text = f"\N{BLACK SQUARE} {100 * part:.0f} %"
-        at = 1 - 0.18 * (2 - i)
-        ax.text(at, BELOW, text, color=color, transform=ax.transAxes, ha="right", va="center", fontsize=7)
+        ax.annotate(
+            f"\N{BLACK SQUARE} {100 * part:.0f} %",
+            (1, BELOW),
+            xycoords="axes fraction",
+            xytext=(-32 * (2 - i), -10 * line),
+            textcoords="offset points",
+            color=color,
+            ha="right",
+            va="center",
+            fontsize=7,
+        )

@@ -93,7 +93,7 @@ def _distributions(ax: Axes, drawn: dict[str, NDArray[np.float64]], label: str) 
         values = drawn[name][np.isfinite(drawn[name])]
         _density(ax, values, y + 0.14, color)
         spread = np.random.default_rng(0).uniform(-JITTER, JITTER, len(values))
-        ax.scatter(values, y - 0.08 + spread, s=5, color=color, alpha=0.5, linewidths=0, label=name)
+        ax.scatter(values, y - 0.08 + spread, s=5, color=color, alpha=0.7, linewidths=0, label=name)
         mean = float(values.mean())
         ax.plot([mean, mean], [y - 0.2, y + 0.5], color=color, linewidth=1.6, gid="mean")
         ax.annotate(
@@ -120,7 +120,7 @@ def _density(ax: Axes, values: NDArray[np.float64], y: float, color: str) -> Non
 
     at = np.linspace(values.min(), values.max(), 200)
     height = gaussian_kde(values)(at)
-    ax.fill_between(at, y, y + 0.32 * height / height.max(), color=color, alpha=0.35, linewidth=0)
+    ax.fill_between(at, y, y + 0.32 * height / height.max(), color=color, alpha=0.4, linewidth=0)
 
 
 def _missing(ax: Axes, values: NDArray[np.float64]) -> None:
@@ -141,7 +141,7 @@ def _against_ceiling(
     ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=0.8)
     _along(ax, 0.5 * high, "ceiling")
     ax.axhline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
-    ax.scatter(x[complete], y[complete], s=9, color=BLUE, alpha=0.6, linewidths=0)
+    ax.scatter(x[complete], y[complete], s=9, color=BLUE, alpha=0.75, linewidths=0)
     ax.set(
         xlim=(-margin, high + margin),
         ylim=(low - margin, high + margin),

@@ -83,7 +83,7 @@ def panels(
     n_columns: int = 4,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> NDArray[Any]:
-    """The axes to draw on: those given, or those of a new figure.
+    """The axes to draw on: those given, or those of a new figure, which is no wider than a page.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def panels(
     n
         How many are needed.
     panel_in
-        Width and height of a new panel in inches.
+        Width and height of a new panel in inches, at most.
     extra_in
         Width of what stands beside all panels of a new figure, in inches.
     n_columns
@@ -108,9 +108,10 @@ def panels(
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
         check.n_axes(len(given), n)
         return given
-    columns = min(n, n_columns)
-    rows = -(-n // columns)
-    size = (columns * panel_in[0] + extra_in, rows * panel_in[1])
+    rows = -(-n // n_columns)
+    columns = -(-n // rows)  # rows as even as can be
+    shrunk = min(1.0, (WIDTH_IN - extra_in) / (columns * panel_in[0]))
+    size = (columns * panel_in[0] * shrunk + extra_in, rows * panel_in[1] * shrunk)
     _, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout)
     for spare in axes.ravel()[n:]:
         spare.remove()
@@ -119,7 +120,7 @@ def panels(
 
 
 def tidy(ax: Axes) -> None:
-    """Give axes that the user made the spines and ticks of ours.
+    """Give axes that the user made the spines, ticks and sizes of text of ours.
 
     Parameters
     ----------
@@ -128,6 +129,8 @@ def tidy(ax: Axes) -> None:
     """
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=LOOK["xtick.labelsize"], width=LOOK["xtick.major.width"], length=2.5)
+    for label in (ax.xaxis.label, ax.yaxis.label):
+        label.set_fontsize(LOOK["axes.labelsize"])
 
 
 def category(i: int) -> str:
