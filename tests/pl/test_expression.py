@@ -228,6 +228,8 @@ def test_touching_places_of_a_lattice_are_an_image(pitch_um, is_image):
     sdata["predicted"] = TableModel.parse(table, region="grid", region_key="region", instance_key="spot")
     (ax,) = pl.expression(sdata, "A", keys="predicted")
     assert (len(ax.images), len(ax.collections)) == ((2, 0) if is_image else (1, 1))
+    (ax,) = pl.expression(sdata, "A", keys="predicted", spot_size=0.5)
+    assert len(spots(ax).get_offsets()) == len(places)
 
 
 def test_many_scattered_spots_are_circles(dense):

@@ -90,3 +90,13 @@ def test_texts_below_cover_nothing(predicted, width_in):
     boxes = [text.get_window_extent() for text in ax.texts]
     assert len(boxes) == 4
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
+def test_touching_places_of_a_lattice_are_an_image(sdata):
+    sdata["S0_spots"]["radius"] *= 2  # as wide as they are far apart
+    image_ax, circles_ax = (pl.pca(sdata, keys="rate", region="S0_spots", spot_size=size)[0] for size in (1, 0.999))
+    image = image_ax.images[1].get_array()
+    assert image.shape == (6, 6, 4)
+    assert (image[..., 3] == 1).all()
+    of_places = sorted(map(tuple, image[..., :3].reshape(-1, 3)))
+    np.testing.assert_allclose(of_places, sorted(map(tuple, colors(circles_ax))), atol=1e-6)

@@ -9,16 +9,14 @@ import numpy as np
 from .. import _keys as keys_of
 from .._checks import config as check_config
 from .._checks import plots as check
-from .._geometry import spot_pitch
 from .._slides import Selection
-from ..pp._raster import raster_of
 from ._slide_axes import (
-    MANY_SPOTS,
     PANEL_IN,
     TEXT_IN,
     draw_raster,
     draw_spots,
     draw_tissue,
+    full_raster,
     scale_bar,
     spots_window,
 )
@@ -40,9 +38,6 @@ if TYPE_CHECKING:
 
 ROBUST = (0.01, 0.99)
 """Quantiles at the two ends of the colour map."""
-
-TOUCHING = 0.99
-"""Diameter, in distances between neighbouring spots, from which on circles would show little but gaps between them."""
 
 BAR_IN = 0.6
 """Width of a colour bar with its label in inches."""
@@ -127,7 +122,7 @@ def expression(
     window = spots_window(found[0].slide)
     with look():
         size, bars = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN), BAR_IN * len(groups)
-        axes = panels(ax, len(found), panel_in=size, extra_in=bars, layout="compressed")
+        axes = panels(ax, len(found), panel_in=size, extra_in=bars, n_columns=3, layout="compressed")
         draw_tissue(axes, found[0].slide, window, image_alpha=image_alpha)
         for group in groups:
             for i in group:
@@ -150,9 +145,8 @@ def _values(source: Source, gene: str) -> NDArray[np.float32]:
 def _draw(
     ax: Axes, slide: Slide, values: NDArray[np.float32], spot_size: float, cmap: str, limits: Limits
 ) -> ScalarMappable:
-    """Circles; an image where many or touching ones lie on a lattice, and nobody asked for circles of another size."""
-    full = len(values) > MANY_SPOTS or slide.diameter_um > TOUCHING * spot_pitch(slide.xy_um)
-    raster = raster_of(slide.xy_um) if full and spot_size == 1 else None
+    """Circles, or an image of them."""
+    raster = full_raster(slide, spot_size)
     if raster is None:
         return draw_spots(ax, slide.xy_um, slide.diameter_um * spot_size, values=values, cmap=cmap, limits=limits)
     return draw_raster(ax, raster, values, cmap=cmap, limits=limits)

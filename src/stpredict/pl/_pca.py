@@ -11,7 +11,17 @@ from .._checks import config as check_config
 from .._checks import plots as check
 from .._components import colors_of, components
 from .._slides import Selection
-from ._slide_axes import BELOW, PANEL_IN, TEXT_IN, draw_spots, draw_tissue, scale_bar, spots_window
+from ._slide_axes import (
+    BELOW,
+    PANEL_IN,
+    TEXT_IN,
+    draw_raster,
+    draw_spots,
+    draw_tissue,
+    full_raster,
+    scale_bar,
+    spots_window,
+)
 from ._sources import sources
 from ._style import look, panels
 
@@ -43,7 +53,8 @@ def pca(
 ) -> NDArray[Any]:
     """The first three principal components of all genes as red, green and blue.
 
-    Spots of like colour have like expression. The components are learnt from the first prediction among ``keys`` (else
+    Spots of like colour have like expression; those of a regular lattice are drawn as an image where they touch each
+    other or are more than 10,000. The components are learnt from the first prediction among ``keys`` (else
     from the first key) and applied to all of them, so that colours mean the same in every panel.
 
     Parameters
@@ -101,11 +112,15 @@ def pca(
     window = spots_window(found[0].slide)
     with look():
         size = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN)
-        axes = panels(ax, len(found), panel_in=size, layout="compressed")
+        axes = panels(ax, len(found), panel_in=size, n_columns=3, layout="compressed")
         draw_tissue(axes, found[0].slide, window, image_alpha=image_alpha)
         for panel, source, values in zip(axes, found, standard, strict=True):
             colors = colors_of(values @ loadings.T, share)
-            draw_spots(panel, source.slide.xy_um, source.slide.diameter_um * spot_size, colors=colors)
+            raster = full_raster(source.slide, spot_size)
+            if raster is None:
+                draw_spots(panel, source.slide.xy_um, source.slide.diameter_um * spot_size, colors=colors)
+            else:
+                draw_raster(panel, raster, colors)
             panel.set_title(source.key, loc="left")
         scale_bar(axes[0], window)
         axes[-1].set_title("PC1–3 as RGB", loc="right")

@@ -73,7 +73,7 @@ def scores(
     drawn = {name: values for name, values in columns.items() if np.isfinite(values).any()}
     both = "ceiling" in drawn and bool((np.isfinite(drawn["ceiling"]) & np.isfinite(drawn["pearson"])).any())
     with look():
-        axes = panels(ax, 1 + both, panel_in=(3.6, 2.8))
+        axes = panels(ax, 1 + both, panel_in=(3.0, 2.5))
         for panel in axes:
             tidy(panel)
         _distributions(axes[0], drawn, label)
@@ -181,7 +181,7 @@ def _free(xy: NDArray[np.float64], names: list[str]) -> list[int]:
     boxes: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for i, name in enumerate(names):
         high = xy[i] + (-0.01, 0.06)
-        low = high - (0.022 * len(name) + 0.01, 0.055)
+        low = high - (0.025 * len(name) + 0.01, 0.055)
         covers = ((xy > low) & (xy < high)).all(axis=1).any()
         if not covers and not any((low < h).all() and (high > b).all() for b, h in boxes):
             kept.append(i)

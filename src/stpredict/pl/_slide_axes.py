@@ -11,9 +11,10 @@ from matplotlib import colormaps, rcParams
 from matplotlib.collections import EllipseCollection
 from matplotlib.transforms import Affine2D
 
-from .._geometry import PatchSpec
+from .._geometry import PatchSpec, spot_pitch
 from .._pixels import PatchReader
 from .._slides import Level
+from ..pp._raster import raster_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,8 +37,9 @@ PANEL_IN, TEXT_IN = 2.4, 0.4
 """Width of a picture, and height of the text above and below it, in inches."""
 BELOW = -0.035
 """Where text below a picture stands, in heights of the picture."""
-MANY_SPOTS = 10_000
-"""Above so many, spots on a regular lattice are drawn as an image, and others as pixels in vector files."""
+MANY_SPOTS, TOUCHING = 10_000, 0.99
+"""Spots on a regular lattice are drawn as an image above so many, or from so many times their distance in diameter.
+Other spots are, above so many, pixels in vector files."""
 WHITE = np.full((1, 1, 3), 255, dtype=np.uint8)
 """A picture of nothing."""
 MISSING = "0.75"
@@ -185,6 +187,26 @@ def draw_spots(
     return spots
 
 
+def full_raster(slide: Slide, spot_size: float) -> Raster | None:
+    """The lattice of spots that are better drawn as an image: many, or touching, and nobody asked for another size.
+
+    Parameters
+    ----------
+    slide
+        The spots.
+    spot_size
+        Diameter of the circles that are asked for, in true spot diameters.
+
+    Returns
+    -------
+    The lattice in µm; None where spots are to be circles.
+    """
+    if spot_size != 1:
+        return None
+    full = len(slide.xy_um) > MANY_SPOTS or slide.diameter_um > TOUCHING * spot_pitch(slide.xy_um)
+    return raster_of(slide.xy_um) if full else None
+
+
 def draw_raster(
     ax: Axes, raster: Raster, values: NDArray[Any], *, cmap: str = "viridis", limits: tuple[float, float] = (0.0, 1.0)
 ) -> AxesImage:
@@ -197,7 +219,7 @@ def draw_raster(
     raster
         The lattice, in µm.
     values
-        ``(n,)`` numbers that become colours; NaN becomes grey.
+        ``(n,)`` numbers that become colours, NaN grey; or ``(n, 3)`` red, green and blue from 0 to 1.
     cmap
         Colour map of ``values``.
     limits
@@ -207,12 +229,14 @@ def draw_raster(
     -------
     The image. It shows nothing where there is no spot; where it is shrunk, colours are averaged.
     """
-    painted, covered = raster.paint(np.column_stack([values, np.ones(len(values))]))
+    painted = raster.paint(np.column_stack([values, np.ones(len(values))]))
+    covered = np.nan_to_num(painted[-1])
+    shown = np.ma.masked_invalid(painted[0]) if values.ndim == 1 else np.nan_to_num(np.moveaxis(painted, 0, -1))
     return ax.imshow(
-        np.ma.masked_invalid(painted),
+        shown,
         cmap=colormaps[cmap].with_extremes(bad=MISSING),
         clim=limits,
-        alpha=np.nan_to_num(covered),
+        alpha=covered if values.ndim == 1 else None,
         interpolation="antialiased",
         interpolation_stage="rgba",
         extent=(0, raster.width, raster.height, 0),
