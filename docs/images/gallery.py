@@ -1,0 +1,63 @@
+"""The pictures of docs/gallery.md, drawn by the code on that page: `python docs/images/gallery.py`. Made-up data only.
+
+Blocks run in order, in one namespace. The figure that a block leaves is saved under the name of the image above it; a
+block that stands under no image only prepares. Arguments are names of images: then only these are saved.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DOCS = Path(__file__).parents[1]
+PARTS = re.compile(
+    r"^```(?:\{figure\} (?P<image>\S+)|(?P<python>python))\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+DPI, MOST_BYTES = 130, 160_000
+
+
+def blocks() -> Iterator[tuple[str | None, str]]:
+    """The code blocks of the page, each with the image above it, if there is any."""
+    image = None
+    for part in PARTS.finditer((DOCS / "gallery.md").read_text(encoding="utf-8")):
+        if part["python"]:
+            yield image, part["text"]
+        image = part["image"]
+
+
+def save(path: Path) -> None:
+    """Save the current figure in 256 colours of its own, spread so that those of few pixels are kept too."""
+    from matplotlib import pyplot as plt
+    from PIL import Image
+
+    drawn = BytesIO()
+    plt.savefig(drawn, dpi=DPI)
+    with Image.open(drawn) as picture:
+        few = picture.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+
+
+def main(names: list[str]) -> None:
+    """Run the page."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    space: dict[str, object] = {"__name__": "gallery"}
+    for image, code in blocks():
+        plt.close("all")
+        exec(compile(code, image or "set-up", "exec"), space)
+        if image and (not names or Path(image).stem in names):
+            (DOCS / image).parent.mkdir(exist_ok=True)
+            save(DOCS / image)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
