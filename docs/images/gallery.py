@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[1]
 PARTS = re.compile(
     r"^```(?:\{figure\} (?P<image>\S+)|(?P<python>python))\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
 )
-DPI, MOST_BYTES = 130, 160_000
+DPI, MOST_BYTES = 130, 150_000
 
 
 def blocks() -> Iterator[tuple[str | None, str]]:
