@@ -80,11 +80,11 @@ def compare(name, labels, seeds, weights, folder):
 
 def number(value):
     """A figure as text."""
-    if value != value:
+    if value is None or value != value:
         return "–"
     if abs(value) >= 1e6:
         return f"{value / 1e6:.2f} M"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
 def lines_of(table, columns, notes):
