@@ -97,7 +97,7 @@ def run(path: Path, folder: Path | None) -> bool:
         )
         error = None
         try:
-            client.execute()
+            client.execute(cleanup_kc=True)  # the kernel too
         except FAILURES as reason:
             error = str(reason)
         tidy_streams(notebook)
