@@ -105,24 +105,27 @@ def finished(folder, labels):
             yield name, found, found.summary().drop(index=short, errors="ignore"), short
 
 
-def page(folder, weights):
-    """Everything that is finished, as a page."""
-    notes = {label: note for label, (_, note) in rows(weights).items()}
+def ceiling_of(found):
+    """Mean noise ceiling over folds."""
+    return float(found.runs.drop_duplicates("fold")["ceiling"].mean())
+
+
+def page(done, notes):
+    """What `finished` gave, as a page."""
     text = [
         "# Every model on the sections at hand", "",
         f"{datetime.now(UTC).date()}; CPU, threads: {torch.get_num_threads()}. Made by `python benchmarks/zoo/run.py`;",
         "rows, sizes and training in `rows.py`. Sizes are for two CPU cores: figures say how these configurations do,",
         "not how the published ones would on a GPU with pretrained weights. Seconds depend on other work.", "",
     ]  # fmt: skip
-    for name, found, summary, short in finished(folder, notes):
+    for name, found, summary, short in done:
         text += [f"## {name}: {DATA[name].__doc__.strip()}", ""]
         leak = "**Leak: test sections are of patients also trained on.** " if summary.attrs["leaks"] else ""
         n_folds, n_seeds = found.runs["fold"].nunique(), found.runs["seed"].nunique()
-        ceiling = found.runs.drop_duplicates("fold")["ceiling"].mean()
         said = summary.attrs
         text += [
             f"{leak}{n_folds} folds, {n_seeds} seed(s); intervals over {said['n_units']} {said['unit']}s.",
-            f"Best baseline: {said['baseline']}; noise ceiling {ceiling:.3f}. Best row: **{summary.index[0]}**.", "",
+            f"Best baseline: {said['baseline']}; noise ceiling {ceiling_of(found):.3f}. Best row: **{summary.index[0]}**.", "",
             *lines_of(summary, COLUMNS, notes), "", *lines_of(summary, COSTS, notes), "",
         ]  # fmt: skip
         by_slide = found.scores[found.scores["metric"] == "pearson"].astype({"model": str, "slide": str})
@@ -146,18 +149,19 @@ def main():
     given = parser.parse_args()
     for name in given.data:
         compare(name, given.models, given.seeds, given.weights, given.folder)
-    (given.out / "zoo.md").write_text(page(given.folder, given.weights), encoding="utf-8")
     notes = {label: note for label, (_, note) in rows(given.weights).items()}
+    done = list(finished(given.folder, notes))
+    (given.out / "zoo.md").write_text(page(done, notes), encoding="utf-8")
     tables = {
         name: {
-            "ceiling": float(found.runs.drop_duplicates("fold")["ceiling"].mean()),
+            "ceiling": ceiling_of(found),
             "baseline": summary.attrs["baseline"],
             "rows": {
                 label: {"configuration": notes[label], **json.loads(row.to_json())} for label, row in summary.iterrows()
             },
             "runs": json.loads(found.runs.to_json(orient="records")),
         }
-        for name, found, summary, _ in finished(given.folder, notes)
+        for name, found, summary, _ in done
     }
     (given.out / "zoo.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
 
