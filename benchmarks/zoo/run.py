@@ -122,10 +122,10 @@ def page(done, notes):
         text += [f"## {name}: {DATA[name].__doc__.strip()}", ""]
         leak = "**Leak: test sections are of patients also trained on.** " if summary.attrs["leaks"] else ""
         n_folds, n_seeds = found.runs["fold"].nunique(), found.runs["seed"].nunique()
-        said = summary.attrs
+        said, ceiling = summary.attrs, ceiling_of(found)
         text += [
             f"{leak}{n_folds} folds, {n_seeds} seed(s); intervals over {said['n_units']} {said['unit']}s.",
-            f"Best baseline: {said['baseline']}; noise ceiling {ceiling_of(found):.3f}. Best row: **{summary.index[0]}**.", "",
+            f"Best baseline: {said['baseline']}; noise ceiling {ceiling:.3f}. Best row: **{summary.index[0]}**.", "",
             *lines_of(summary, COLUMNS, notes), "", *lines_of(summary, COSTS, notes), "",
         ]  # fmt: skip
         by_slide = found.scores[found.scores["metric"] == "pearson"].astype({"model": str, "slide": str})
