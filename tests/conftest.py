@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is first imported
 os.environ.setdefault("MPLBACKEND", "Agg")
+CACHE = TemporaryDirectory(prefix="stpredict-tests-")  # of each process its own; doctests save there too
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benc
 from stpredict.tl._benchmark_summary import interval, summarised, unit_means
 from stpredict.tl._cost import PeakMemory, Stopwatch
 from stpredict.tl._entry import common_fields, entries_of
+from stpredict.tl._lock import lock
 from stpredict.tl._scores import agreement
 
 from .conftest import TINY, copied
@@ -220,6 +223,52 @@ def test_a_killed_run_goes_on(pair, tmp_path):
     whole = benchmark(pair, models, save_dir=tmp_path / "whole", progress=False)
     pd.testing.assert_frame_equal(found.scores, whole.scores)
     assert len(found.runs) == 6
+
+
+SHARED = """
+import sys
+import torch
+torch.set_num_threads(1)
+import stpredict as stp
+sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+sys.stdin.readline()
+stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=sys.argv[1], progress=False)
+"""
+
+
+def test_two_processes_share_the_cells(two, tmp_path):
+    """Whatever the order in which they come to the cells, each is done once, and nobody stumbles over the other."""
+    command = [sys.executable, "-c", SHARED, str(tmp_path / "shared")]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        said = list(pool.map(lambda each: each.communicate("go\n", timeout=240)[1], both))
+    for process, error in zip(both, said, strict=True):
+        assert process.returncode == 0 or "Another process is at" in error, error
+    found = benchmark(copied(two), ["knn_spatial"], save_dir=tmp_path / "shared", progress=False)
+    alone = benchmark(copied(two), ["knn_spatial"], save_dir=tmp_path / "alone", progress=False)
+    pd.testing.assert_frame_equal(found.scores, alone.scores)
+    assert len(found.failed) == 0
+    assert not list((tmp_path / "shared").glob("**/.*"))
+
+
+def test_a_cell_that_another_process_is_at_is_left_to_it(pair, tmp_path):
+    with lock(tmp_path / "ridge_color/fold-1-seed-0") as ours:
+        assert ours
+        with pytest.warns(UserWarning, match=r"at 1 cells of this comparison: 'ridge_color/fold-1-seed-0'.*left out"):
+            found = benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
+    assert found.runs[["model", "fold"]].to_numpy().tolist() == [
+        ["mean_profile", 0], ["ridge_color", 0], ["mean_profile", 1]
+    ]  # fmt: skip
+    assert len(benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False).runs) == 4
+
+
+def test_nothing_is_returned_where_other_processes_are_at_every_cell(pair, tmp_path):
+    with ExitStack() as stack:
+        for fold in range(2):
+            for model in BASELINES:
+                assert stack.enter_context(lock(tmp_path / f"{model}/fold-{fold}-seed-0"))
+        with pytest.raises(RuntimeError, match=r"Another process is at 4 cells .* None is finished yet"):
+            benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
 
 
 def test_leaks_are_marked_for_good(pair, tmp_path):

@@ -16,6 +16,7 @@ from stpredict.datasets import gene_panel, synthetic
 from stpredict.metrics import noise_ceiling, pearson
 from stpredict.pp import TargetSpec, select_genes
 from stpredict.tl import FitConfig, benchmark, cross_validate, evaluate, fit, predict, summary
+from stpredict.tl._lock import lock
 from stpredict.tl._protocols import PROTOCOLS
 from stpredict.tl._study import studied
 
@@ -169,6 +170,16 @@ def test_an_error_of_the_model_is_raised_and_nothing_is_written(pair):
         cross_validate(pair, "m2ost", model_options={"dim": -1}, progress=False)
     assert KEY not in pair["observed"].layers
     assert "fold" not in pair["observed"].obs
+
+
+def test_another_process_at_a_fold_leaves_the_object_as_it_is(pair, tmp_path):
+    before = contents(pair)
+    with lock(tmp_path / "mean_profile/fold-1-seed-0") as ours:
+        assert ours
+        with pytest.raises(RuntimeError, match="at the same cross-validation: 'mean_profile/fold-1-seed-0'"):
+            cross_validate(pair, "mean_profile", save_dir=tmp_path, progress=False)
+    assert contents(pair) == before
+    assert cross_validate(pair, "mean_profile", save_dir=tmp_path, progress=False)["fold"].nunique() == 2
 
 
 def test_several_objects_are_written_each(two):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from copy import deepcopy
@@ -367,6 +369,33 @@ def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(sdata, quick
     with pytest.warns(UserWarning, match=r"state of training could not be written to .*No space left.*goes on"):
         quick(sdata)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@contextmanager
+def busy(place):
+    """Another process is at a place."""
+    code = "import sys; from pathlib import Path; from stpredict.tl._lock import lock\n"
+    code += f"with lock(Path({str(place)!r})) as ours: print(ours, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "True\n"
+        yield other
+
+
+def test_two_processes_do_not_train_into_one_folder(sdata, quick, tmp_path, monkeypatch):
+    straight = quick(sdata, n_epochs=2, save_dir=tmp_path / "straight")
+    with interrupted(monkeypatch, 1):
+        quick(sdata, n_epochs=2)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model.checkpoint").iterdir()}
+    with busy(tmp_path / "model.checkpoint") as other:
+        for how in ({}, {"resume_from": tmp_path / "model"}):
+            with pytest.raises(RuntimeError, match=r"Another process is training into .*model.*give another folder"):
+                quick(sdata, n_epochs=2, **how)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "model.checkpoint").iterdir()} == before
+        other.kill()  # a process that is gone holds nothing
+    assert quick(sdata, n_epochs=2, resume_from=tmp_path / "model").hash == straight.hash
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "straight"]
 
 
 @pytest.mark.parametrize(("change", "named"), [

@@ -153,6 +153,27 @@ def some_success(failures: Mapping[str, str], n_done: int) -> None:
     )
 
 
+def some_ours(elsewhere: Sequence[str], n_done: int) -> None:
+    """Say which cells another process is at; refuse to return nothing."""
+    if not elsewhere:
+        return
+    what = f"Another process is at {len(elsewhere)} cells of this comparison: {listed(elsewhere)}."
+    if not n_done:
+        msg = f"{what} None is finished yet; call `stp.tl.benchmark` again when there are some."
+        raise RuntimeError(msg)
+    warn(f"{what} They are left out; call `stp.tl.benchmark` again when it has ended.")
+
+
+def all_ours(elsewhere: Sequence[str]) -> None:
+    """Refuse to give scores of some folds only."""
+    if elsewhere:
+        msg = (
+            f"Another process is at the same cross-validation: {listed(elsewhere)}. Call it again when that has ended; "
+            "what is in `save_dir` is then read."
+        )
+        raise RuntimeError(msg)
+
+
 def is_benchmark(found: bool, folder: Path) -> None:  # noqa: FBT001
     """Refuse a folder that holds no benchmark."""
     if not found:

@@ -175,6 +175,16 @@ def not_writable(path: str, error: OSError) -> NoReturn:
     raise OSError(msg) from error
 
 
+def alone(path: str, *, held: bool) -> None:
+    """Refuse to train into a folder that another process is training into."""
+    if not held:
+        msg = (
+            f"Another process is training into {path!r} at this moment. Wait until it has ended, or give another "
+            "folder as `save_dir`; by default the folder follows from data and options, so it trains the same."
+        )
+        raise RuntimeError(msg)
+
+
 def not_checkpointed(path: str, error: Exception) -> None:
     """Warn where the state of a running training could not be written."""
     warn(

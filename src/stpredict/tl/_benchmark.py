@@ -237,7 +237,8 @@ def benchmark(
         Accept folds in which a group is on both sides. Every result then carries ``leaks``.
     save_dir
         Folder for everything; by default one in the user's cache, named by a hash of data and folds. Cells that were
-        made with other data or options are refused, not overwritten. One process at a time may compute a cell.
+        made with other data or options are refused, not overwritten. Several processes may make the same call:
+        each does cells that no other is at, and leaves out, with a warning, what is not finished at its end.
     keep_predictors
         Whether every cell keeps its predictor.
     layer
@@ -266,7 +267,7 @@ def benchmark(
     ValueError
         If groups would leak, there is one slide only, or the folder holds cells of other data or options.
     RuntimeError
-        If every cell failed.
+        If every cell failed, or other processes are at all of them.
 
     Examples
     --------
@@ -303,7 +304,8 @@ def benchmark(
     folder = Path(save_dir or Path(pooch.os_cache("stpredict")) / "benchmarks" / study.fingerprint)
     note = begin(study, folder, list(entries), grouped=group_key is not None)
     cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors)
-    failures = run_cells(cells, folder, progress=progress)
+    failures, elsewhere = run_cells(cells, folder, progress=progress)
     found = Benchmark.of_cells(folder, note, list(entries), seeds)
+    check.some_ours(elsewhere, len(found.runs))
     check.some_success(failures, len(found.runs))
     return found

@@ -13,7 +13,9 @@ from .._checks import comparison as check
 from ._cell import Cell, fill, finished, refuse
 from ._cohort_slide import Caught
 from ._entry import BASELINES
+from ._folder import beside
 from ._held_out import HeldOut, measured
+from ._lock import lock
 from ._study import N_SPLITS
 
 if TYPE_CHECKING:
@@ -102,14 +104,16 @@ def begin(study: Study, folder: Path, labels: Sequence[str], *, grouped: bool) -
         "study": values,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{NOTE}.part"
+    part = beside(folder / NOTE)
     part.write_text(json.dumps(note, indent=1), encoding="utf-8")
     part.replace(folder / NOTE)
     return note
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, *, stops: bool = False, progress: bool = True) -> dict[str, str]:
-    """Do what is not done yet.
+def run_cells(
+    cells: Sequence[Cell], folder: Path, *, stops: bool = False, progress: bool = True
+) -> tuple[dict[str, str], list[str]]:
+    """Do what is not done yet, and what no other process is doing.
 
     Parameters
     ----------
@@ -124,26 +128,30 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, stops: bool = False, progr
 
     Returns
     -------
-    Why cells failed, by name.
+    Why cells failed, by name; cells that another process is at.
     """
-    failures = {}
+    failures, elsewhere = {}, []
     held: tuple[int, HeldOut] | None = None
     with tqdm(total=len(cells), desc="cells", unit="cell", disable=not progress) as bar:
         for cell in cells:
             bar.set_postfix_str(cell.name)
             with _caught(stops=stops) as caught:
                 run = cell.run()
-            if caught.error is not None:
-                refuse(cell, caught.error)
-            elif not finished(cell, run):
-                if held is None or held[0] != cell.split.number:
-                    held = (cell.split.number, held_out(cell, folder))
-                with _caught(stops=stops) as caught:
-                    fill(cell, run, held[1])
+            if caught.error is not None or not finished(cell, run):
+                with lock(cell.folder) as ours:
+                    if not ours:
+                        elsewhere.append(cell.name)
+                    elif caught.error is not None:
+                        refuse(cell, caught.error)
+                    elif not finished(cell, run):  # another process may just have finished it
+                        if held is None or held[0] != cell.split.number:
+                            held = (cell.split.number, held_out(cell, folder))
+                        with _caught(stops=stops) as caught:
+                            fill(cell, run, held[1])
             if caught.error is not None:
                 failures[cell.name] = f"{type(caught.error).__name__}: {caught.error}"
             bar.update()
-    return failures
+    return failures, elsewhere
 
 
 def _caught(*, stops: bool) -> AbstractContextManager[Caught]:
@@ -173,7 +181,7 @@ def held_out(cell: Cell, folder: Path) -> HeldOut:
     slides = [study.slides[name] for name in cell.split.test]
     found = measured(slides, study.panels[number], study.target, fold=number, pooled=study.pooled, n_splits=N_SPLITS)
     place.parent.mkdir(exist_ok=True)
-    part = place.with_name(f".{place.name}.part")
+    part = beside(place)
     with part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **found.arrays())
     part.replace(place)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from safetensors import SafetensorError
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from .._checks import training as check
 from .._train._loop import Progress
+from ._lock import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,8 +47,9 @@ class Checkpoint:
         return self.folder.with_name(self.folder.name + SUFFIX)
 
     @classmethod
-    def open(cls, folder: Path, run: Mapping[str, Any], *, resume: bool, writes: bool = True) -> Checkpoint:
-        """Begin a checkpoint, or find the one that an interrupted run left.
+    @contextmanager
+    def open(cls, folder: Path, run: Mapping[str, Any], *, resume: bool, writes: bool = True) -> Iterator[Checkpoint]:
+        """Begin a checkpoint, or find the one that an interrupted run left; no other process may train into it.
 
         Parameters
         ----------
@@ -60,29 +62,37 @@ class Checkpoint:
         writes
             Whether this process writes files; of several that train together one does.
 
-        Returns
-        -------
-        The checkpoint.
+        Yields
+        ------
+        The checkpoint. Its files go when the predictor is saved, or when there is nothing to resume.
         """
         checkpoint = cls(folder, writes=writes)
-        place = checkpoint.place
         if resume:
-            check.resumable(str(folder), found=(place / "run.json").is_file())
-            begun = json.loads((place / "run.json").read_text(encoding="utf-8"))
-            wanted = json.loads(json.dumps(run))
-            check.same_run([name for name in wanted if begun.get(name) != wanted[name]], str(folder))
-            files = sorted(place.glob("member*.safetensors"))
-            checkpoint.states.update({int(file.stem.removeprefix("member")): _load(file) for file in files})
-            return checkpoint
-        if not writes:
-            return checkpoint
-        try:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-            (place / "run.json").write_text(json.dumps(run), encoding="utf-8")
-        except OSError as error:
-            check.not_writable(str(folder), error)
-        return checkpoint
+            check.resumable(str(folder), found=(checkpoint.place / "run.json").is_file())
+        with ExitStack() as stack:
+            if writes:
+                try:
+                    check.alone(str(folder), held=stack.enter_context(lock(checkpoint.place)))
+                    if not resume:
+                        checkpoint._begin(run)
+                except OSError as error:
+                    check.not_writable(str(folder), error)
+            if resume:
+                checkpoint._read(run)
+            stack.push(checkpoint._end)
+            yield checkpoint
+
+    def _begin(self, run: Mapping[str, Any]) -> None:
+        shutil.rmtree(self.place, ignore_errors=True)
+        self.place.mkdir(parents=True)
+        (self.place / "run.json").write_text(json.dumps(run), encoding="utf-8")
+
+    def _read(self, run: Mapping[str, Any]) -> None:
+        begun = json.loads((self.place / "run.json").read_text(encoding="utf-8"))
+        wanted = json.loads(json.dumps(run))
+        check.same_run([name for name in wanted if begun.get(name) != wanted[name]], str(self.folder))
+        files = sorted(self.place.glob("member*.safetensors"))
+        self.states.update({int(file.stem.removeprefix("member")): _load(file) for file in files})
 
     @contextmanager
     def member(self, number: int, config: FitConfig, n_members: int) -> Iterator[Reporter]:
@@ -140,11 +150,7 @@ class Checkpoint:
         """
         return [_best(state) for _, state in sorted(self.states.items())]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        """Delete the files when the predictor is saved, or when there is nothing to resume."""
+    def _end(self, error: type[BaseException] | None, *_: object) -> None:
         if self.writes and (error is None or not any(self.place.glob("member*.safetensors"))):
             shutil.rmtree(self.place, ignore_errors=True)
 

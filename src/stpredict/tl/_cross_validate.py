@@ -139,6 +139,8 @@ def cross_validate(
     ------
     ValueError
         If groups would leak, there is one slide only, or a layer of that name was not written by this function.
+    RuntimeError
+        If another process is at one of its folds, in the same ``save_dir``.
 
     Examples
     --------
@@ -179,7 +181,8 @@ def cross_validate(
         folder = Path(save_dir or stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
         note = begin(study, folder, list(entries), grouped=group_key is not None)
         cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors and save_dir is not None)
-        run_cells(cells, folder, stops=True, progress=progress)
+        _, elsewhere = run_cells(cells, folder, stops=True, progress=progress)
+        check.all_ours(elsewhere)
         found = Benchmark.of_cells(folder, note, list(entries), seeds)
         summary = found.summary()
         _write(study, folder, model, seeds[0], key_added)

@@ -99,6 +99,8 @@ def fit(
     ------
     ValueError
         If elements do not fit together, values are no counts, or groups would leak.
+    RuntimeError
+        If another process is training into the same folder.
     KeyboardInterrupt
         If training is interrupted; the best weights so far are kept for ``resume_from``.
 

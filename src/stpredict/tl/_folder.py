@@ -86,28 +86,38 @@ def write(
     """
     target = Path(path)
     check.replaceable(target, CONFIG)
-    beside: Path | None = None
+    part: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = _beside(target)
-        beside.mkdir()
-        save_file(dict(tensors), beside / WEIGHTS)
-        sha256 = hashlib.sha256((beside / WEIGHTS).read_bytes()).hexdigest()
+        part = beside(target)
+        part.mkdir()
+        save_file(dict(tensors), part / WEIGHTS)
+        sha256 = hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest()
         hashes = {"weights_sha256": sha256, "hash": digest(values, tensors)}
         config = {"format": FORMAT, "stpredict": package_version(), **hashes, **values}
-        (beside / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
-        history.to_csv(beside / HISTORY, index=False)
-        (beside / CARD).write_text(_card(config), encoding="utf-8")
-        swap(beside, target)
+        (part / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        history.to_csv(part / HISTORY, index=False)
+        (part / CARD).write_text(_card(config), encoding="utf-8")
+        swap(part, target)
     except (OSError, SafetensorError) as error:
         check.not_written(target, error)
     finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
 
 
-def _beside(place: Path) -> Path:
-    """A name that nothing has, on the same disk, so that what gets it can be renamed into place."""
+def beside(place: Path) -> Path:
+    """A name that nothing has, on the same disk, so that what gets it can be renamed into place.
+
+    Parameters
+    ----------
+    place
+        Where it will go.
+
+    Returns
+    -------
+    A hidden name in the same folder.
+    """
     return place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}")
 
 
@@ -124,7 +134,7 @@ def swap(new: Path, place: Path) -> None:
     if not place.exists():
         new.rename(place)
         return
-    old = _beside(place)
+    old = beside(place)
     place.rename(old)
     try:
         new.rename(place)
