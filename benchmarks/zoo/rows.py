@@ -74,6 +74,7 @@ def rows(weights):
         "stflow": entry("stflow", f"{frozen}, 112 px", {**SECTIONS, "n_epochs": 80}, **imagenet, size_px=112),
     }  # fmt: skip
     if weights:
+        found["m2ost_encoder, ImageNet"] = entry("m2ost_encoder", f"m2ost_tiny and {frozen}, 112 px", **imagenet)
         found["encoder_ridge, ImageNet"] = entry("encoder_ridge", f"{frozen}, 112 px", **imagenet, size_px=112)
         found["encoder_mlp, ImageNet"] = entry("encoder_mlp", f"{frozen}, 112 px", **imagenet, size_px=112)
     return found

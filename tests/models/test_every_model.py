@@ -52,6 +52,9 @@ SPOT = {  # trained by steps; a spot's prediction depends on that spot alone
     **{f"m2ost-plain-{n}-scales": ("m2ost_dense", {**SMALL, "fov_spots": FOV[:n]}) for n in (1, 2)},
     "m2ost-wide-scales": ("m2ost", {**SMALL, "fov_spots": (3.0, 6.0)}),
     **{name: (name, RESOLUTIONS) for name in ("m2ort", "m2ort_base", "m2ort_large")},
+    "m2ost_encoder": ("m2ost_encoder", {**SMALL, "statistics_share": 0.5}),
+    "m2ost_encoder-given": ("m2ost_encoder", {**SMALL, **GIVEN}),
+    "m2ost_encoder-alone": ("m2ost_encoder", {**SMALL, "encoder": "test_efficientnet", "statistics_share": 0.0}),
     "m2ost_reference": ("m2ost_reference", REFERENCE),
     "m2ost_reference-mean": ("m2ost_reference", {**REFERENCE, "pool": "mean"}),
     **{name: (name, PLAIN) for name in ("resnet50", "swin_t", "convnext_t", "crossvit_small")},
@@ -185,6 +188,7 @@ CHANGES |= {
     "encoder_ridge": {**_VIEWS, "clip": 0.5, "n_components": 2, "penalty": 7.0, "intercept": False},
     "encoder_mlp": {**_VIEWS, "clip": 0.5, "n_components": 2, "hidden": 24, "depth": 2, "dropout": 0.9},
     "bleep": {**_VIEWS, "encoder": "statistics", "frozen": True, "dim": 24, "dropout": 0.9, "top_k": 12},
+    "m2ost_encoder": {**CHANGES["m2ost"], "encoder": "resnet10t", "n_components": 2, "encoder_share": 0.9},
     "mean_profile": {"n_outputs": 5},
     "resnet50": {"n_outputs": 5, "encoder": "test_vit", "frozen": True, "size_px": 64},
     "stnet": {"n_outputs": 5, "size_px": 64},
@@ -227,6 +231,7 @@ CHANGES |= {
 }
 DECLARED = {  # fields that say what the model wants, or that only act in training on real data
     "m2ost": {"context"},
+    "m2ost_encoder": {"context", "weights", "n_features"},
     "m2ost_reference": {"context", "fov_spots"},
     "m2ort": {"context", "fov_spots"},
     "histogene": {"context", "fov_spots"},
@@ -421,7 +426,7 @@ def test_unknown_field_is_refused(config):
 # ---- models that are trained by steps
 
 
-@of(SPOT, SLIDE, but=OWN_LOSS)
+@of(SPOT, SLIDE, but=OWN_LOSS | {"m2ost_encoder"})  # see test_m2ost_encoder: of the network alone
 def test_loss_is_the_mean_squared_error(model, batch):
     model.eval()
     if hasattr(model, "statistics"):

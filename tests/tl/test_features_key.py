@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from stpredict.tl import FitConfig, Predictor, fit, predict
 
@@ -12,6 +13,7 @@ TRAINED_ON, TESTED_ON = ["S0_spots", "S1_spots"], "S2_spots"
 MODELS = {
     "encoder_ridge": ({}, {}),
     "encoder_mlp": ({"hidden": 32}, {"n_epochs": 40, "lr": 3e-3}),
+    "m2ost_encoder": ({"dim": 24, "depth": 1, "heads": 2, "patch_size": 8, "encoder_share": 0.8}, {"n_epochs": 2}),
     "bleep": ({"dim": 32, "top_k": 5}, {"n_epochs": 60, "batch_size": 50, "lr": 3e-3}),
 }
 
@@ -57,6 +59,21 @@ def test_trained_saved_loaded_predicted(embedded, tmp_path, name):
     rate = np.asarray(embedded["observed"][there.to_numpy(), predictor.genes].layers["rate"])
     r = [np.corrcoef(tables[1].X[:, j], rate[:, j])[0, 1] for j in range(rate.shape[1])]
     assert np.mean(r) > 0.7
+
+
+def test_embeddings_do_not_change_how_the_network_is_trained(embedded, tmp_path):
+    """The network beside them is that of a fit without: same steps, on patches turned alike."""
+    _, recipe = MODELS["m2ost_encoder"]
+    options = {"size_px": 16, "fov_spots": (1.5,), "dim": 24, "depth": 1, "heads": 2, "patch_size": 8}
+    common = {"config": FitConfig(**{**QUICK, **recipe, "validation": "none"}), "shapes_key": TRAINED_ON}
+    beside, alone = (
+        fit(embedded, name, model_options=options, save_dir=tmp_path / name, **common, **more)
+        for name, more in {"m2ost_encoder": {"features_key": "X_uni"}, "m2ost_tiny": {}}.items()
+    )
+    found, wanted = (each.members[0].network.state_dict() for each in (beside, alone))
+    assert found.keys() > wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value)
 
 
 def test_rows_of_embeddings_are_those_of_the_spots(embedded, tmp_path):

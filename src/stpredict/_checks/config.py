@@ -56,7 +56,7 @@ def embeddings_fit(model: str, options: Mapping[str, object], width: int | None,
     if width is not None and not takes:
         msg = (
             f"`features_key` was given, but {model!r} takes no embeddings: it reads patches. Leave it out, or take a "
-            "model with an `encoder`, such as 'encoder_ridge' or 'encoder_mlp'."
+            "model with an `encoder`, such as 'm2ost_encoder', 'encoder_ridge' or 'encoder_mlp'."
         )
         raise ValueError(msg)
     if width is None and options.get("encoder") == "given":

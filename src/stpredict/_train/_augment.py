@@ -102,7 +102,7 @@ class Views:
         shift = config.brightness_jitter * torch.randn(n, 3, generator=generator)
         return cls(symmetry=symmetry, gain=gain, shift=shift)
 
-    def of(self, batch: SpotBatch, rows: slice = slice(None)) -> SpotBatch:
+    def of(self, batch: SpotBatch, rows: slice = slice(None), *, reads_both: bool = False) -> SpotBatch:
         """The spots as they are seen.
 
         Parameters
@@ -111,13 +111,15 @@ class Views:
             Some spots.
         rows
             Which of the views are theirs; by default all.
+        reads_both
+            Whether patches are looked at where there are features.
 
         Returns
         -------
-        A batch with new patches; everything else is shared. Spots with features stay as they are: nobody looks at
+        A batch with new patches; everything else is shared. Spots with features stay as they are, if nobody looks at
         their patches.
         """
-        if batch.features is not None:
+        if batch.features is not None and not reads_both:
             return batch
         patches = batch.patches
         if self.symmetry is not None:

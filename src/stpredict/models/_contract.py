@@ -139,6 +139,8 @@ class SpotModel(nn.Module, ABC):
     head: FloatLinear
     grows: ClassVar[frozenset[str]] = frozenset()
     """Buffers of the model with one row for each training spot: they take the length of what is loaded into them."""
+    reads_both: ClassVar[bool] = False
+    """Whether patches are looked at in training though there are features; if so they are augmented."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in self.grows & {each.removeprefix(prefix) for each in state_dict}:

@@ -73,6 +73,9 @@ _TABLE_1: tuple[Mapping[str, Any], ...] = (  # each takes away what the one befo
     {"embedding": "plain", "within": "joint", "between": "concat"},
     {"embedding": "plain", "within": "joint", "between": "concat", "channels": "dense"},
 )
+_TINY: Mapping[str, Any] = {
+    "dim": 96, "depth": 2, "size_px": 112, "mlp_ratio": 2.0, "fov_spots": (1.5, 3.0, 9.0), "statistics_share": 0.7
+}  # fmt: skip
 _M2ORT: Mapping[str, Mapping[str, Any]] = {
     "": {},
     "_base": {"dim": 256, "depth": 8, "heads": 12, "mlp_dim": 512},
@@ -86,14 +89,14 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             module="m2ost",
             model="M2OST",
             citation=_M2OST,
-            overrides={
-                "dim": 96,
-                "depth": 2,
-                "size_px": 112,
-                "mlp_ratio": 2.0,
-                "fov_spots": (1.5, 3.0, 9.0),
-                "statistics_share": 0.7,
-            },
+            overrides=_TINY,
+            recipe={"validation": "none"},
+        ),
+        "m2ost_encoder": Variant(
+            module="m2ost_encoder",
+            model="M2OSTEncoder",
+            citation=_M2OST,
+            overrides=_TINY,
             recipe={"validation": "none"},
         ),
         "m2ost_reference": Variant(

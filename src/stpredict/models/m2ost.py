@@ -105,7 +105,7 @@ class M2OSTConfig:
     color_tokens: bool = False
     """Add a token of colour statistics to each scale (not in the paper)."""
     statistics_share: float = 0.0
-    """Weight of a ridge regression on patch statistics in the prediction, from 0 to 1 (not in the paper)."""
+    """Weight of a ridge regression on patch statistics in the prediction, from 0 to below 1 (not in the paper)."""
     context: Literal["spot"] = "spot"
     """What one prediction sees: the patches of one spot."""
 
@@ -290,7 +290,7 @@ class M2OST(SpotModel):
         self.head = FloatLinear(dim if config.between == "sum" else n_scales * dim, config.n_outputs)
         self.n_statistics = (n_scales + 1) * N_STATISTICS
         self.statistics = Ridge(self.n_statistics, config.n_outputs, CLIP) if config.statistics_share > 0 else None
-        self.start_at(torch.zeros(config.n_outputs))
+        super().start_at(torch.zeros(config.n_outputs))
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
