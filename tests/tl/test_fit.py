@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -369,6 +369,26 @@ def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(sdata, quick
     with pytest.warns(UserWarning, match=r"state of training could not be written to .*No space left.*goes on"):
         quick(sdata)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(sdata, quick, tmp_path):
+    with pytest.raises(ValueError, match=r"no device for 'cuda' here; it finds .*'cpu'\. Take one of those, or 'auto'"):
+        quick(sdata, accelerator="cuda")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{"encoder": "test_resnet"}, {"encoder": "statistics"}])
+def test_an_encoder_of_random_weights_that_stay_so_is_warned_of(sdata, tmp_path, options):
+    config = FitConfig(accelerator="cpu", precision="32-true", progress=False)
+    with (
+        pytest.warns(UserWarning, match="encoder 'test_resnet' is frozen and its weights are random")
+        if (options["encoder"] == "test_resnet")
+        else nullcontext()
+    ):
+        fit(
+            sdata, "encoder_ridge", config=config, model_options={"size_px": 32, **options}, save_dir=tmp_path / "model"
+        )
 
 
 @contextmanager

@@ -185,6 +185,26 @@ def alone(path: str, *, held: bool) -> None:
         raise RuntimeError(msg)
 
 
+def device(name: str, there: Mapping[str, bool]) -> None:
+    """Refuse a device that torch does not find."""
+    if not there.get(name, True):
+        found = [known for known, is_there in there.items() if is_there]
+        msg = (
+            f"torch finds no device for {name!r} here; it finds {listed(found)}. Take one of those, or 'auto'. If the "
+            "machine has one, its driver or a build of torch for it is missing."
+        )
+        raise ValueError(msg)
+
+
+def pretrained(encoders: Sequence[str]) -> None:
+    """Warn where nothing is trained of an image encoder that has no weights either."""
+    if encoders:
+        warn(
+            f"The image encoder {listed(encoders)} is frozen and its weights are random: what it says of a patch is of "
+            "little use. Name weights (`weights='timm'`, or a file), or take `encoder='statistics'`."
+        )
+
+
 def not_checkpointed(path: str, error: Exception) -> None:
     """Warn where the state of a running training could not be written."""
     warn(

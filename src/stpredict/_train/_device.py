@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning_fabric import Fabric
 
+from .._checks import training as check
+
 if TYPE_CHECKING:
     from ._config import FitConfig
 
@@ -23,9 +25,11 @@ def make_fabric(config: FitConfig) -> Fabric:
     -------
     The fabric, launched.
     """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     accelerator = config.accelerator
     if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        accelerator = next(name for name, is_there in there.items() if is_there)
+    check.device(accelerator, there)
     precision: Any = default_precision(accelerator) if config.precision == "auto" else config.precision
     fabric = Fabric(
         accelerator=accelerator,

@@ -131,6 +131,11 @@ class Encoder(nn.Module):
         return f"{self.name}: {_load_file(self.net, self.weights)}"
 
     @property
+    def is_random(self) -> bool:
+        """Whether nothing of it is trained, and nothing was."""
+        return self.frozen and self.name != STATISTICS and self.weights == NO_WEIGHTS
+
+    @property
     def licence(self) -> str:
         """Licence of the weights that timm knows for this network, as timm has it; empty where it knows none."""
         return str(getattr(self.net, "pretrained_cfg", {}).get("license") or "")

@@ -17,6 +17,7 @@ from .._train._device import make_fabric
 from .._train._features import features_of
 from .._train._loop import Held, seeded, train
 from ..models import build
+from ..models._encoder import Encoder
 from ..models._registry import named_fields
 from ..pp._targets import Targets
 from ._calibrate import cross_calibrated
@@ -152,6 +153,7 @@ def _member(
     with seeded(config.seed, -1):
         network = build(_shape(run, targets.n_outputs))
         loaded = network.load_pretrained()
+    check.pretrained([part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random])
     counts = _counts(run) if network.needs_counts else None
     spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=features_of(network, spots, fabric))
     validation = None
