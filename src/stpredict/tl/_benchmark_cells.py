@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._checks import comparison as check
-from ._cell import Cell, fill, finished, refuse
+from ._cell import RUN, Cell, fill, finished, refuse
 from ._cohort_slide import Caught
 from ._entry import BASELINES
 from ._folder import beside
@@ -128,9 +128,10 @@ def run_cells(
 
     Returns
     -------
-    Why cells failed, by name; cells that another process is at.
+    Why cells failed, by name; names of cells that another process is at, and has not finished by now.
     """
-    failures, elsewhere = {}, []
+    failures: dict[str, str] = {}
+    elsewhere: list[Cell] = []
     held: tuple[int, HeldOut] | None = None
     with tqdm(total=len(cells), desc="cells", unit="cell", disable=not progress) as bar:
         for cell in cells:
@@ -140,7 +141,7 @@ def run_cells(
             if caught.error is not None or not finished(cell, run):
                 with lock(cell.folder) as ours:
                     if not ours:
-                        elsewhere.append(cell.name)
+                        elsewhere.append(cell)
                     elif caught.error is not None:
                         refuse(cell, caught.error)
                     elif not finished(cell, run):  # another process may just have finished it
@@ -151,7 +152,7 @@ def run_cells(
             if caught.error is not None:
                 failures[cell.name] = f"{type(caught.error).__name__}: {caught.error}"
             bar.update()
-    return failures, elsewhere
+    return failures, [cell.name for cell in elsewhere if not (cell.folder / RUN).is_file()]
 
 
 def _caught(*, stops: bool) -> AbstractContextManager[Caught]:
