@@ -77,7 +77,10 @@ def test_benchmark(store, tmp_path, capsys):
 
 def test_fit_predict_evaluate(store, tmp_path, capsys, small):
     model, predicted = tmp_path / "model", tmp_path / "predicted.zarr"
-    assert main(["fit", str(store), "--out", str(model), "--epochs", "1", "--group", "patient"]) == 0
+    assert (
+        main(["fit", str(store), "--out", str(model), "--epochs", "1", "--group", "patient", "--validation", "auto"])
+        == 0
+    )
     assert "held-out groups" in capsys.readouterr().out
     assert main(["predict", str(store), str(model), "--out", str(predicted), "--views", "1"]) == 0
     assert "108 spots x 12 genes in log1p CP10k" in capsys.readouterr().out

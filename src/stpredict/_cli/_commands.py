@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+FIT = ("n_epochs", "n_members", "seed", "validation")
+"""Options of `fit` that are fields of `stp.tl.FitConfig`; where they are not given, the recipe of the model counts."""
+
+
 def fit(options: argparse.Namespace) -> None:
     """Train a predictor.
 
@@ -39,7 +43,7 @@ def fit(options: argparse.Namespace) -> None:
     predictor = tl.fit(
         stores if len(stores) > 1 else next(iter(stores.values())),
         options.model,
-        config=tl.FitConfig(n_epochs=options.epochs, n_members=options.members, seed=options.seed),
+        config={name: value for name in FIT if (value := getattr(options, name)) is not None},
         genes=genes,
         group_key=options.group_key,
         layer=options.layer,

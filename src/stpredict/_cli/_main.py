@@ -59,8 +59,8 @@ def _demo(command: argparse.ArgumentParser) -> None:
 
 def _fit(command: argparse.ArgumentParser) -> None:
     command.description = (
-        "Train a predictor. Whole groups of slides (patients) are held out to decide when to stop; with one slide "
-        "only, blocks of it are."
+        "Train a predictor. What is not given here is as the model's recipe has it (`stp.models.recipe`), also whether "
+        "something is held out to decide when to stop: whole groups of slides (patients), or blocks of the only slide."
     )
     command.add_argument("slides", type=Path, nargs="+", help="SpatialData stores (.zarr) with raw counts")
     command.add_argument("--out", type=Path, required=True, help="folder for the predictor")
@@ -68,9 +68,10 @@ def _fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--genes", type=Path, help="text file with one gene a line (default: the 250 most variable)")
     command.add_argument("--n-genes", type=int, default=250, help="how many genes to choose without --genes")
     command.add_argument("--group", dest="group_key", help="column of the table that names the patient of each slide")
-    command.add_argument("--epochs", type=int, default=30, help="passes over the training spots, at most")
-    command.add_argument("--members", type=int, default=1, help="networks to train and average")
-    command.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    command.add_argument("--epochs", dest="n_epochs", type=int, help="passes over the training spots, at most")
+    command.add_argument("--members", dest="n_members", type=int, help="networks to train and average")
+    command.add_argument("--seed", type=int, help="seed of everything random")
+    command.add_argument("--validation", choices=["auto", "slide", "block", "none"], help="what is held out")
     command.add_argument("--resume", action="store_true", help="go on with a training into --out that was interrupted")
     _elements(command, counts=True)
 

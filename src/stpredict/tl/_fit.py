@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pooch
 
 from .._slides import Selection, resolve
-from .._train._config import FitConfig
-from ..models import recipe
 from ..pp._targets import TargetSpec
-from ._planned import planned
+from ._planned import planned, settled
 from ._provenance import record
 from ._trained import trained
 
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._geometry import PatchSpec
+    from .._train._config import FitConfig
     from ._predictor import Predictor
 
 
@@ -31,7 +30,7 @@ def fit(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     model: str = "m2ost_tiny",
     *,
-    config: FitConfig | None = None,
+    config: FitConfig | Mapping[str, Any] | None = None,
     target: TargetSpec | None = None,
     patch: PatchSpec | None = None,
     model_options: Mapping[str, Any] | None = None,
@@ -57,8 +56,9 @@ def fit(
     model
         Name of the model; `stp.models.available` lists them.
     config
-        How to train; by default `FitConfig` with what `stp.models.recipe` says of the model. Models without anything to
-        train by steps keep all spots where ``validation`` is ``"auto"``.
+        How to train: a mapping of fields of `FitConfig` to change in what `stp.models.recipe` says of the model, or a
+        `FitConfig`, which replaces that as a whole. Models without anything to train by steps keep all spots where
+        ``validation`` is ``"auto"``.
     target
         How counts become what is predicted; by default log1p CP10k over all genes.
     patch
@@ -130,7 +130,7 @@ def fit(
     run = planned(
         resolve(sdata, selection),
         model,
-        config=config or FitConfig(**recipe(model)),
+        config=settled(config, model),
         target=target or TargetSpec(),
         patch=patch,
         model_options=model_options,

@@ -11,11 +11,10 @@ import torch
 from .._checks import config as check_config
 from .._checks import training as check
 from .._slides import Selection, resolve
-from .._train._config import FitConfig
-from ..models import build, recipe
+from ..models import build
 from ..pp._targets import TargetSpec
 from ._fit import default_folder
-from ._planned import planned
+from ._planned import planned, settled
 from ._provenance import record
 from ._trained import trained
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._geometry import PatchSpec
+    from .._train._config import FitConfig
     from ._predictor import Predictor
     from ._run import Run
 
@@ -36,7 +36,7 @@ def self_train(
     model: str = "deepspace",
     *,
     rounds: int = 5,
-    config: FitConfig | None = None,
+    config: FitConfig | Mapping[str, Any] | None = None,
     target: TargetSpec | None = None,
     patch: PatchSpec | None = None,
     model_options: Mapping[str, Any] | None = None,
@@ -70,7 +70,8 @@ def self_train(
     rounds
         How many students follow the first network.
     config
-        How to train every one of the networks; by default `FitConfig` with what `stp.models.recipe` says of the model.
+        How to train every one of the networks: fields to change in the recipe of the model, or a whole `FitConfig`, as
+        in `fit`.
     target
         How counts become what is predicted; by default log1p CP10k over all genes.
     patch
@@ -135,7 +136,7 @@ def self_train(
     run = planned(
         resolve(sdata, selection),
         model,
-        config=config or FitConfig(**recipe(model)),
+        config=settled(config, model),
         target=target or TargetSpec(),
         patch=patch,
         model_options=model_options,
