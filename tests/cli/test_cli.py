@@ -12,6 +12,7 @@ from stpredict import tl
 from stpredict._cli import main
 from stpredict._cli._main import parser
 from stpredict._slides import pyramid
+from stpredict.tl._lock import lock
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 
@@ -62,6 +63,15 @@ def test_cohort(store, picture, tmp_path, capsys, small, workers):
     assert lines[0].startswith("gone: FileNotFoundError: No slide at")
     assert lines[1] == f"1 of 2 slides: {out}"
     assert sd.read_zarr(out / "slide/predicted.zarr")["predicted"].n_vars == 12
+
+
+def test_cohort_says_what_another_process_is_at(store, picture, tmp_path, capsys, small):
+    model, out = tmp_path / "model", tmp_path / "out"
+    assert main(["fit", str(store), "--out", str(model), "--epochs", "1"]) == 0
+    capsys.readouterr()
+    with lock(out / "slide"):
+        assert main(["cohort", str(model), str(picture), "--out", str(out), "--um-per-px", "4"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["slide: another process is at it", f"0 of 1 slides: {out}"]
 
 
 def test_benchmark(store, tmp_path, capsys):

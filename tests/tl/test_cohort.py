@@ -16,7 +16,8 @@ from spatialdata import read_zarr
 
 from stpredict.datasets import synthetic
 from stpredict.pp import spot_grid
-from stpredict.tl import _partitions, _sinks, predict, predict_cohort
+from stpredict.tl import _cohort, _partitions, _sinks, predict, predict_cohort
+from stpredict.tl._lock import lock
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -149,6 +150,31 @@ def test_a_slide_that_was_begun_goes_on(paths, predictor, tmp_path, monkeypatch)
     assert begun.items() <= seen.items()
     values = [read_zarr(tmp_path / name / "slide2/predicted.zarr")["predicted"] for name in ("out", "wanted")]
     np.testing.assert_allclose(values[0].X, values[1].X, atol=1e-6)
+
+
+def test_a_slide_that_another_process_is_at_is_left_to_it(paths, predictor, tmp_path):
+    with lock(tmp_path / "out" / "slide2") as ours:
+        assert ours
+        (tmp_path / "out" / "slide2").mkdir()
+        (tmp_path / "out" / "slide2" / "state.json").write_text(json.dumps({"status": "running", "of": "?"}))
+        summary = predict_cohort(paths, predictor, tmp_path / "out", prepare=grid, **QUIET)
+        assert summary["status"].tolist() == ["done", "running", "done"]
+        assert [path.name for path in (tmp_path / "out" / "slide2").iterdir()] == ["state.json"]
+    summary = predict_cohort(paths, predictor, tmp_path / "out", prepare=grid, **QUIET)
+    assert summary["status"].tolist() == ["done"] * 3
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_what_another_process_finished_meanwhile_is_not_done_again(paths, predictor, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
+    before = written(out)
+    monkeypatch.setattr(_cohort, "done_by", lambda job: None)  # as it was when this process began
+    summary = predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
+    assert summary["status"].tolist() == ["done"] * 3
+    assert {path: at for path, at in written(out).items() if path.name != "summary.csv"} == {
+        path: at for path, at in before.items() if path.name != "summary.csv"
+    }
 
 
 def test_two_processes(paths, predictor, tmp_path, client):

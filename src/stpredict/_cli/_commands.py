@@ -109,10 +109,11 @@ def cohort(options: argparse.Namespace) -> bool:
             n_views=options.views,
             stain=options.stain,
         )
-    failed = summary.loc[summary["status"] != "done", "error"]
-    lines = [f"{name}: {error}\n" for name, error in failed.items()]
-    sys.stdout.write("".join(lines) + f"{len(summary) - len(failed)} of {len(summary)} slides: {options.out}\n")
-    return len(failed) > 0
+    left = summary[summary["status"] != "done"]
+    said = {row.Index: row.error if row.status == "failed" else "another process is at it" for row in left.itertuples()}
+    lines = [f"{name}: {why}\n" for name, why in said.items()]
+    sys.stdout.write("".join(lines) + f"{len(summary) - len(left)} of {len(summary)} slides: {options.out}\n")
+    return bool((summary["status"] == "failed").any())
 
 
 def _client(options: argparse.Namespace, stack: ExitStack) -> Client | None:

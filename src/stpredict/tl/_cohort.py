@@ -86,9 +86,10 @@ def predict_cohort(
 
     Returns
     -------
-    The summary, one row a slide: ``status`` (``"done"`` or ``"failed"``), ``n_spots``, ``um_per_px``, ``seconds``,
-    ``error``, ``warnings``, ``path`` of the result. That of all slides in ``out_dir`` is written as ``summary.csv``, so
-    several calls, such as those of a job array, may each do some slides of one folder. The result of a slide is
+    The summary, one row a slide: ``status`` (``"done"`` or ``"failed"``; ``"running"`` if another process is at it),
+    ``n_spots``, ``um_per_px``, ``seconds``, ``error``, ``warnings``, ``path`` of the result. That of all slides in
+    ``out_dir`` is written as ``summary.csv``. Several processes, such as those of a job array, may make the same call:
+    each takes slides that no other is at. The result of a slide is
     ``out_dir/NAME/predicted.zarr``, a SpatialData with the spots, the tissue and the table ``"predicted"``, without the
     image; ``state.json`` beside it says how far the slide is, or why it failed.
 

@@ -18,6 +18,7 @@ from .. import _keys as keys
 from .._checks import cohort as check
 from ..io import read_wsi
 from ..pp import resolution, spot_grid, tissue
+from ._lock import lock
 from ._predict import predict
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Caught:
 
 
 def predict_slide(job: Job, predictor: Predictor, client: Client | None) -> dict[str, Any]:
-    """Predict one slide.
+    """Predict one slide, unless another process is at it, or has just finished it.
 
     Parameters
     ----------
@@ -95,6 +96,13 @@ def predict_slide(job: Job, predictor: Predictor, client: Client | None) -> dict
     -------
     Its state, as it is written beside the result.
     """
+    with lock(job.folder) as ours:
+        if ours and done_by(job) != job.fingerprint:
+            return _predict(job, predictor, client)
+    return state_of(job.folder) or {"status": RUNNING}
+
+
+def _predict(job: Job, predictor: Predictor, client: Client | None) -> dict[str, Any]:
     start = time.monotonic()
     state: dict[str, Any] = {"status": RUNNING, "n_spots": None, "um_per_px": None, "of": job.fingerprint}
     with Caught() as caught, warnings.catch_warnings(record=True) as said:
