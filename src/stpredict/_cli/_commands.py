@@ -110,10 +110,11 @@ def cohort(options: argparse.Namespace) -> bool:
             stain=options.stain,
         )
     left = summary[summary["status"] != "done"]
-    said = {row.Index: row.error if row.status == "failed" else "another process is at it" for row in left.itertuples()}
+    failed = left["status"] == "failed"
+    said = left["error"].where(failed, "another process is at it")
     lines = [f"{name}: {why}\n" for name, why in said.items()]
     sys.stdout.write("".join(lines) + f"{len(summary) - len(left)} of {len(summary)} slides: {options.out}\n")
-    return bool((summary["status"] == "failed").any())
+    return bool(failed.any())
 
 
 def _client(options: argparse.Namespace, stack: ExitStack) -> Client | None:
