@@ -219,7 +219,7 @@ def test_a_killed_run_goes_on(pair, tmp_path):
     models = ["knn_spatial"]
     found = benchmark(pair, models, save_dir=place, progress=False)
     assert {path: at for path, at in written(place).items() if path in kept} == kept
-    assert not list(place.glob("*/.*"))
+    assert {path.suffix for path in place.glob("*/.*")} <= {".lock"}  # what was killed may leave an empty file
     whole = benchmark(pair, models, save_dir=tmp_path / "whole", progress=False)
     pd.testing.assert_frame_equal(found.scores, whole.scores)
     assert len(found.runs) == 6

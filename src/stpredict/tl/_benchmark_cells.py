@@ -182,7 +182,7 @@ def held_out(cell: Cell, folder: Path) -> HeldOut:
     slides = [study.slides[name] for name in cell.split.test]
     found = measured(slides, study.panels[number], study.target, fold=number, pooled=study.pooled, n_splits=N_SPLITS)
     place.parent.mkdir(exist_ok=True)
-    part = beside(place)
+    part = cell.folder.with_name(f".{cell.folder.name}.held")  # no other process is at this cell
     with part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **found.arrays())
     part.replace(place)
