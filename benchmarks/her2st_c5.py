@@ -47,9 +47,9 @@ def ridge_row(train, test, predictor, spec, genes):
     return scores(observed[kept], predicted[kept]) | {"penalty": penalty}
 
 
-def with_share(member, share):
-    """The same member, with another weight of the regression on patch statistics in its prediction."""
-    network = build(replace(member.network.config, statistics_share=max(share, 1e-9)))
+def with_share(member, **share):
+    """The same member, with another weight of one of its regressions in the prediction."""
+    network = build(replace(member.network.config, **share))
     network.load_state_dict(member.network.state_dict())
     return replace(member, network=network.eval())
 
@@ -69,7 +69,7 @@ def run(space, spec, n_seeds, folder):
         stp.tl.predict(test, replace(predictor, members=(predictor.members[i],)), n_views=8, progress=False)
         rows[f"M2OST (tiny), seed {i}"] = stp.tl.summary(stp.tl.evaluate(test)).loc["model"].to_dict()
     for title, share in (("network alone", 0.0), ("statistics alone", 1 - 1e-9)):
-        members = tuple(with_share(member, share) for member in predictor.members)
+        members = tuple(with_share(member, statistics_share=max(share, 1e-9)) for member in predictor.members)
         stp.tl.predict(test, replace(predictor, members=members), n_views=8, progress=False)
         name = f"M2OST (tiny), {title}, {n_seeds} seeds averaged"
         rows[name] = stp.tl.summary(stp.tl.evaluate(test)).loc["model"].to_dict()

@@ -18,15 +18,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from her2st_c5 import COLUMNS, with_share
 from her2st_torch import TEST, TRAIN
 
 import stpredict as stp
-from stpredict.models import build
 
 HERE = Path(__file__).parent
 ENCODER = "tf_efficientnet_lite0"
 SHARES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
-COLUMNS = ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse"]
 
 
 def fitted(train, place, weights, n_members):
@@ -43,16 +42,9 @@ def fitted(train, place, weights, n_members):
     )
 
 
-def with_share(member, share):
-    """The same member, with another weight of the encoder in its prediction."""
-    network = build(replace(member.network.config, encoder_share=min(share, 1 - 1e-9)))
-    network.load_state_dict(member.network.state_dict())
-    return replace(member, network=network.eval())
-
-
 def predicted(test, predictor, share):
     """What is predicted for a section with one weight of the encoder."""
-    members = tuple(with_share(member, share) for member in predictor.members)
+    members = tuple(with_share(member, encoder_share=min(share, 1 - 1e-9)) for member in predictor.members)
     stp.tl.predict(test, replace(predictor, members=members), n_views=8, progress=False)
     return test["predicted"].X
 
@@ -101,7 +93,7 @@ def markdown(results):
     return "\n".join([
         "# M2OST beside a frozen encoder (her2st)", "",
         f"{results['date']}; `m2ost_encoder` with EfficientNet-Lite0 (ImageNet), made by",
-        "`python benchmarks/her2st_encoder.py`. Serial sections of one tumour, as above.", "",
+        "`python benchmarks/her2st_encoder.py --weights FILE`. Serial sections of one tumour, as above.", "",
         "The weight of the encoder (`encoder_share`): gene-wise PCC (log1p CP10k) of each of C2 to C4, trained on the",
         "other two. 0 is `m2ost_tiny`, 1 the ridge regression on the encoder's features. The default is 0.5.", "",
         "| weight | " + " | ".join(scores.columns) + " | mean |", "|---|" + "---|" * (len(scores.columns) + 1),

@@ -1,11 +1,16 @@
-"""Every option of training, named once. No logic."""
+"""Every option of training, named once; what is not given is as the recipe of a model has it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
+from .._checks import comparison as check_comparison
 from .._checks import config as check
+from ..models import recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Validation = Literal["auto", "slide", "block", "none"]
 
@@ -100,3 +105,24 @@ class FitConfig:
         A new dictionary.
         """
         return asdict(self)
+
+
+def settled(config: FitConfig | Mapping[str, Any] | None, model: str) -> FitConfig:
+    """How to train: as a configuration says, or as the recipe of the model does, with some fields changed.
+
+    Parameters
+    ----------
+    config
+        A configuration, which stands for itself; or fields to change in the recipe.
+    model
+        Name of the model.
+
+    Returns
+    -------
+    The configuration.
+    """
+    if isinstance(config, FitConfig):
+        return config
+    given = dict(config or {})
+    check_comparison.known_fields("`config`", list(given), [each.name for each in fields(FitConfig)])
+    return FitConfig(**{**recipe(model), **given})

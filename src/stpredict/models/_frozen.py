@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
+from ._contract import SpotModel, known_features
 from ._encoder import GIVEN, Encoder
 
 if TYPE_CHECKING:
@@ -72,6 +73,50 @@ class ScaleEncoder(nn.Module):
         """
         loaded = "" if self.encoder is None else self.encoder.load()
         return {"encoder": loaded} if loaded else {}
+
+
+class Encoded(SpotModel):
+    """A model whose patches are described scale by scale, by ``views``."""
+
+    views: ScaleEncoder
+
+    def load_pretrained(self) -> dict[str, str]:
+        """Load the weights that the configuration names.
+
+        Returns
+        -------
+        What was loaded.
+        """
+        return self.views.load()
+
+    def encode(self, batch: SpotBatch) -> Tensor | None:
+        """What the encoder says of every scale.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_features)``; None where embeddings come with the spots.
+        """
+        described: Tensor | None = self.views(batch)
+        return described
+
+    def features_of(self, batch: SpotBatch) -> Tensor:
+        """Features of some spots, as given or as encoded; refuse those of another width than the model learnt from.
+
+        Parameters
+        ----------
+        batch
+            The spots.
+
+        Returns
+        -------
+        ``(b, n_features)``.
+        """
+        return check.features_width(known_features(self, batch), self.views.n_features)
 
 
 def check_encoder(encoder: str, weights: str, n_features: int, fov_spots: Sequence[float], size_px: int) -> None:

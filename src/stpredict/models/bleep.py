@@ -39,9 +39,9 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._closed_form import Standardize
-from ._contract import SpotModel, full_precision, known_features
+from ._contract import full_precision
 from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS
-from ._frozen import ScaleEncoder, check_encoder
+from ._frozen import Encoded, ScaleEncoder, check_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -143,7 +143,7 @@ def smoothed_clip_loss(image: Tensor, spot: Tensor, temperature: float) -> Tenso
     return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted.T)) / 2
 
 
-class BLEEP(SpotModel):
+class BLEEP(Encoded):
     """Contrastive learning of images and expression; prediction by looking up training spots.
 
     Parameters
@@ -168,15 +168,6 @@ class BLEEP(SpotModel):
         self.spot = Projection(config.n_outputs, config.dim, config.dropout)
         self.register_buffer("bank", torch.zeros(1, config.n_outputs))
 
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights that the configuration names.
-
-        Returns
-        -------
-        What was loaded.
-        """
-        return self.views.load()
-
     def encode(self, batch: SpotBatch) -> Tensor | None:
         """What a frozen encoder says of every scale.
 
@@ -189,7 +180,7 @@ class BLEEP(SpotModel):
         -------
         ``(b, n_features)``; None where the encoder is trained, or embeddings come with the spots.
         """
-        return self.views(batch) if self.config.still else None
+        return super().encode(batch) if self.config.still else None
 
     def start_at(self, mean: Tensor) -> None:
         """Predict one profile everywhere: it is all that the bank holds.
@@ -215,7 +206,7 @@ class BLEEP(SpotModel):
         for piece in pieces:
             targets.append(check.given_targets(piece.targets))
             if self.standardize is not None:
-                features.append(known_features(self, piece).float())
+                features.append(self.features_of(piece).float())
         self.bank = torch.cat(targets).to(self.bank)
         if self.standardize is not None:
             self.standardize.solve(torch.cat(features))
@@ -263,7 +254,7 @@ class BLEEP(SpotModel):
         if self.standardize is None:
             features = check.given_features(self.views(batch))
         else:
-            known = check.features_width(known_features(self, batch), self.views.n_features)
+            known = self.features_of(batch)
             features = self.standardize(known.float())
         embedded: Tensor = self.image(features)
         return embedded

@@ -13,7 +13,6 @@ Ours
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -21,9 +20,9 @@ from torch import nn
 
 from .._checks import models as check
 from ._closed_form import Components
-from ._contract import FloatLinear, SpotModel, known_features
+from ._contract import FloatLinear
 from ._encoder import NO_WEIGHTS, STATISTICS
-from ._frozen import ScaleEncoder, check_encoder
+from ._frozen import Encoded, ScaleEncoder, check_encoder
 from ._penalty import gathered
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class EncoderMLPConfig:
         check.choice("context", self.context, ("spot",))
 
 
-class EncoderMLP(SpotModel):
+class EncoderMLP(Encoded):
     """Frozen encoder, standardise, principal components, multilayer perceptron.
 
     Parameters
@@ -99,30 +98,6 @@ class EncoderMLP(SpotModel):
         )
         self.head = FloatLinear(config.hidden, config.n_outputs)
 
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights that the configuration names.
-
-        Returns
-        -------
-        What was loaded.
-        """
-        return self.views.load()
-
-    def encode(self, batch: SpotBatch) -> Tensor | None:
-        """What the encoder says of every scale.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_features)``; None where embeddings come with the spots.
-        """
-        described: Tensor | None = self.views(batch)
-        return described
-
     def start_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take statistics and components of the features, and the mean profile, from the training spots.
 
@@ -131,7 +106,7 @@ class EncoderMLP(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        known = gathered(pieces, partial(known_features, self))
+        known = gathered(pieces, self.features_of)
         self.components.solve(known.features)
         self.start_at(known.targets.mean(dim=0))
 
@@ -147,6 +122,5 @@ class EncoderMLP(SpotModel):
         -------
         ``(b, n_outputs)`` float32, in target space.
         """
-        features = check.features_width(known_features(self, batch), self.views.n_features)
-        predicted: Tensor = self.head(self.layers(self.components(features)))
+        predicted: Tensor = self.head(self.layers(self.components(self.features_of(batch))))
         return predicted

@@ -18,14 +18,12 @@ Deviations
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from .._checks import models as check
 from ._closed_form import Ridge
-from ._contract import SpotModel, known_features
 from ._encoder import NO_WEIGHTS, STATISTICS
-from ._frozen import ScaleEncoder, check_encoder
+from ._frozen import Encoded, ScaleEncoder, check_encoder
 from ._penalty import gathered
 
 if TYPE_CHECKING:
@@ -75,7 +73,7 @@ class EncoderRidgeConfig:
         check.choice("context", self.context, ("spot",))
 
 
-class EncoderRidge(SpotModel):
+class EncoderRidge(Encoded):
     """Frozen encoder, standardise, principal components, ridge regression.
 
     Parameters
@@ -92,30 +90,6 @@ class EncoderRidge(SpotModel):
         shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
         self.views = ScaleEncoder(*shape)
         self.ridge = Ridge(self.views.n_features, config.n_outputs, config.clip)
-
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights that the configuration names.
-
-        Returns
-        -------
-        What was loaded.
-        """
-        return self.views.load()
-
-    def encode(self, batch: SpotBatch) -> Tensor | None:
-        """What the encoder says of every scale.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_features)``; None where embeddings come with the spots.
-        """
-        described: Tensor | None = self.views(batch)
-        return described
 
     def start_at(self, mean: Tensor) -> None:
         """Predict one profile everywhere.
@@ -136,7 +110,7 @@ class EncoderRidge(SpotModel):
             All training spots, with ``targets``, some at a time; iterated once.
         """
         config = self.config
-        known = gathered(pieces, partial(known_features, self))
+        known = gathered(pieces, self.features_of)
         self.ridge.solve(known, config.n_components, config.penalty, intercept=config.intercept)
 
     def forward(self, batch: SpotBatch) -> Tensor:
@@ -151,6 +125,5 @@ class EncoderRidge(SpotModel):
         -------
         ``(b, n_outputs)`` float32, in target space.
         """
-        features = check.features_width(known_features(self, batch), self.views.n_features)
-        predicted: Tensor = self.ridge(features)
+        predicted: Tensor = self.ridge(self.features_of(batch))
         return predicted

@@ -16,9 +16,8 @@ import torch
 
 from .._checks import models as check
 from ._closed_form import Ridge
-from ._contract import known_features
 from ._encoder import NO_WEIGHTS, STATISTICS
-from ._frozen import ScaleEncoder, check_encoder
+from ._frozen import Encoded, ScaleEncoder, check_encoder
 from ._penalty import gathered
 from .m2ost import CLIP, M2OST, M2OSTConfig
 
@@ -53,7 +52,7 @@ class M2OSTEncoderConfig(M2OSTConfig):
         check.number("encoder_share", self.encoder_share, low=0, high=1)
 
 
-class M2OSTEncoder(M2OST):
+class M2OSTEncoder(Encoded, M2OST):
     """``M2OST``, and a ridge regression on what a frozen encoder says of the same patches.
 
     Parameters
@@ -70,30 +69,6 @@ class M2OSTEncoder(M2OST):
         shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
         self.views = ScaleEncoder(*shape)
         self.described = Ridge(self.views.n_features, config.n_outputs, CLIP)
-
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights that the configuration names.
-
-        Returns
-        -------
-        What was loaded.
-        """
-        return self.views.load()
-
-    def encode(self, batch: SpotBatch) -> Tensor | None:
-        """What the encoder says of every scale.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_features)``; None where embeddings come with the spots.
-        """
-        described: Tensor | None = self.views(batch)
-        return described
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
@@ -134,10 +109,9 @@ class M2OSTEncoder(M2OST):
         -------
         ``(b, n_outputs)`` float32, in target space.
         """
-        features = check.features_width(known_features(self, batch), self.views.n_features)
-        return torch.lerp(super().forward(batch), self.described(features), self.config.encoder_share)
+        described = self.described(self.features_of(batch))
+        return torch.lerp(super().forward(batch), described, self.config.encoder_share)
 
     def _both(self, batch: SpotBatch) -> Tensor:
         """Statistics of the patches, then what the encoder says of them, side by side."""
-        features = check.features_width(known_features(self, batch), self.views.n_features)
-        return torch.cat([self._known(batch), features], dim=1)
+        return torch.cat([self._known(batch), self.features_of(batch)], dim=1)

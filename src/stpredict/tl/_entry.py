@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from .._checks import comparison as check
-from .._train._config import FitConfig
-from ..models import recipe
+from .._train._config import FitConfig, settled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,8 +69,7 @@ class Entry:
         -------
         All fields.
         """
-        given = {**recipe(self.model), **common, **self.recipe}
-        return FitConfig(**{**given, "seed": seed, "progress": False})
+        return settled({**common, **self.recipe, "seed": seed, "progress": False}, self.model)
 
     def target_spec(self, common: TargetSpec) -> TargetSpec:
         """What this row regresses.

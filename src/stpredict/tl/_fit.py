@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pooch
 
 from .._slides import Selection, resolve
+from .._train._config import settled
 from ..pp._targets import TargetSpec
-from ._planned import planned, settled
+from ._planned import planned
 from ._provenance import record
 from ._trained import trained
 

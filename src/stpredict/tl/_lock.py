@@ -26,7 +26,8 @@ def lock(place: Path) -> Iterator[bool]:
     False if another process has it.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(place.with_name(f".{place.name}.lock"), blocking=False)
+    file = place.with_name(f".{place.name}.lock")
+    held = FileLock(file, blocking=False)
     try:
         held.acquire()
     except Timeout:
@@ -36,5 +37,5 @@ def lock(place: Path) -> Iterator[bool]:
         yield True
     finally:
         with suppress(OSError):  # while it is held, so that nobody else's goes
-            place.with_name(f".{place.name}.lock").unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         held.release()

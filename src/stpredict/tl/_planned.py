@@ -9,15 +9,13 @@ import numpy as np
 import torch
 
 from .. import _keys as keys
-from .._checks import comparison as check_comparison
 from .._checks import config as check_config
 from .._checks import expression as check_expression
 from .._checks import training as check
 from .._geometry import PatchSpec
 from .._slides import shared_genes
-from .._train._config import FitConfig
 from .._train._data import fold
-from ..models import build, recipe
+from ..models import build
 from ..models import config as named_config
 from ..models._registry import named_fields
 from ..pp._genes import ranked
@@ -29,32 +27,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .._slides import Slide
+    from .._train._config import FitConfig
     from ..models import ModelConfig
     from ..pp._targets import TargetSpec
 
 N_GENES = 250
 """How many genes are chosen where nobody chose."""
-
-
-def settled(config: FitConfig | Mapping[str, Any] | None, model: str) -> FitConfig:
-    """How to train: as a configuration says, or as the recipe of the model does, with some fields changed.
-
-    Parameters
-    ----------
-    config
-        A configuration, which stands for itself; or fields to change in the recipe.
-    model
-        Name of the model.
-
-    Returns
-    -------
-    The configuration.
-    """
-    if isinstance(config, FitConfig):
-        return config
-    given = dict(config or {})
-    check_comparison.known_fields("`config`", list(given), [each.name for each in dataclasses.fields(FitConfig)])
-    return FitConfig(**{**recipe(model), **given})
 
 
 def planned(

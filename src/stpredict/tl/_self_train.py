@@ -11,10 +11,11 @@ import torch
 from .._checks import config as check_config
 from .._checks import training as check
 from .._slides import Selection, resolve
+from .._train._config import settled
 from ..models import build
 from ..pp._targets import TargetSpec
 from ._fit import default_folder
-from ._planned import planned, settled
+from ._planned import planned
 from ._provenance import record
 from ._trained import trained
 
