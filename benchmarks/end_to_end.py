@@ -30,17 +30,17 @@ from spatialdata.models import ShapesModel
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict._train._batches import BatchLimit
-from stpredict._train._color import CHANNELS, apply_ridge, color_statistics, fit_ridge
-from stpredict._train._data import read_pieces, read_spots, slide_index
-from stpredict._train._device import make_fabric
+from stpredict._train.batches import BatchLimit
+from stpredict._train.color import CHANNELS, apply_ridge, color_statistics, fit_ridge
+from stpredict._train.data import read_pieces, read_spots, slide_index
+from stpredict._train.device import make_fabric
 from stpredict.io._images import pyramid
 from stpredict.metrics import pearson
 from stpredict.models import build, config
-from stpredict.pp._targets import Targets
-from stpredict.tl import _checkpoint
-from stpredict.tl._planned import with_counts
-from stpredict.tl._predictor import Member
+from stpredict.pp.targets import Targets
+from stpredict.tl._predictor.predictor import Member
+from stpredict.tl._training import checkpoint as _checkpoint
+from stpredict.tl._training.plan import with_counts
 
 TRAIN, HELD = ["C2_spots", "C3_spots"], "C4_spots"
 FOV_UM = (150.0, 300.0, 600.0)

@@ -23,10 +23,10 @@ from her2st_torch import SPACES, TEST, TRAIN, scores
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict._train._color import apply_ridge, color_statistics, fit_ridge
-from stpredict._train._data import read_spots, slide_index
+from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
+from stpredict._train.data import read_spots, slide_index
 from stpredict.models import build
-from stpredict.tl._planned import with_counts
+from stpredict.tl._training.plan import with_counts
 
 COLUMNS = ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse"]
 

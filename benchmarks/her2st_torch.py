@@ -27,12 +27,12 @@ from scipy.sparse import csr_matrix
 
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
-from stpredict._train._config import FitConfig
-from stpredict._train._device import default_precision
-from stpredict._train._loop import Held, Progress, outputs, seeded, train
+from stpredict._train.config import FitConfig
+from stpredict._train.device import default_precision
+from stpredict._train.loop import Held, Progress, outputs, seeded, train
 from stpredict.metrics import best, pearson, rmse, top_variable
 from stpredict.models import SpotBatch, build, config
-from stpredict.pp._targets import Targets, TargetSpec
+from stpredict.pp.targets import Targets, TargetSpec
 
 TRAIN, TEST = ("C2", "C3", "C4"), "C5"
 FOV_UM = (150.0, 300.0, 600.0)

@@ -42,7 +42,7 @@ from xarray import DataArray, Dataset, DataTree
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict.tl._partitions import PARTITION, Plan, Settings, compute
+from stpredict.tl._inference.plan import PARTITION, Plan, Settings, compute
 
 STEP_UM, FOV_UM = 8.0, 55.0
 BIG_PX, MILLION = 100_000, 1_000_000

@@ -20,9 +20,9 @@ import torch
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict._train._data import read_spots
-from stpredict.tl._planned import columns_of, with_counts
-from stpredict.tl._unlike import statistics_of
+from stpredict._train.data import read_spots
+from stpredict.tl._predictor.ood import statistics_of
+from stpredict.tl._training.plan import columns_of, with_counts
 
 SECTIONS = ["C2", "C3", "C4"]
 COVERAGE = 0.9

@@ -11,8 +11,8 @@ from PIL import Image
 from stpredict import tl
 from stpredict._cli import main
 from stpredict._cli._main import parser
+from stpredict._files import lock
 from stpredict._slides import pyramid
-from stpredict.tl._lock import lock
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 

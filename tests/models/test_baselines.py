@@ -10,11 +10,11 @@ import torch
 
 from stpredict import models
 from stpredict._geometry import margin_px
-from stpredict._train._color import apply_ridge, color_statistics, fit_ridge
+from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
 from stpredict.models import SpotBatch
 from stpredict.models._statistics import window_colors
 from stpredict.models.baselines import from_centre
-from stpredict.pp._targets import Targets, TargetSpec
+from stpredict.pp.targets import Targets, TargetSpec
 
 
 def section(n_side=5, slide=0, at=(0.0, 0.0), seed=0, g=3):

@@ -11,7 +11,7 @@ import torch
 from stpredict import models
 from stpredict.models import SpotBatch
 from stpredict.models.bleep import smoothed_clip_loss
-from stpredict.tl._folder import fill
+from stpredict.tl._predictor.serialization import fill
 
 OPTIONS = {"encoder": "given", "n_features": 6, "size_px": 8, "top_k": 3, "dim": 16}
 

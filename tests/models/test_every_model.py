@@ -13,7 +13,7 @@ import torch
 
 from stpredict import models
 from stpredict.models._variants import VARIANTS
-from stpredict.tl._folder import fill
+from stpredict.tl._predictor.serialization import fill
 
 SMALL = {"dim": 12, "depth": 2, "size_px": 32, "patch_size": 8}
 REFERENCE = {"dim": 18, "depth": 2, "size_px": 32, "patch_size": 8, "heads": 3, "dim_head": 4, "mlp_dim": 12}

@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import mse_loss
 
 from stpredict import models
-from stpredict._train._augment import Views
-from stpredict._train._config import FitConfig
+from stpredict._train.augment import Views
+from stpredict._train.config import FitConfig
 from stpredict.models import SpotBatch
 
 SMALL = {"dim": 12, "depth": 1, "size_px": 32, "patch_size": 8, "fov_spots": (1.5, 3.0)}

@@ -19,7 +19,7 @@ from stpredict.pl._slide_axes import (
     scale_bar,
     spots_window,
 )
-from stpredict.pp._raster import raster_of
+from stpredict.pp.raster import raster_of
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
-from stpredict.pp._columns import columns_of
+from stpredict.pp.columns import columns_of
 
 VALUES = np.random.default_rng(0).random((20, 6)) * (np.random.default_rng(1).random((20, 6)) < 0.5)
 

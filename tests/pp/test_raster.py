@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpredict.pp._raster import raster_of
+from stpredict.pp.raster import raster_of
 
 ROWS = {"square": (1.0, 0.0), "hexagonal": (np.sqrt(3) / 2, 0.5)}
 

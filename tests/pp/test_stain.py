@@ -16,9 +16,9 @@ from spatialdata.transformations import Identity
 
 import stpredict as stp
 from stpredict.pp._stain import lattice_within
-from stpredict.pp._stain_fit import METHODS, N_WINDOWS, Normalizer, Stain, fit_stain, normalized, stain_of
-from stpredict.tl._provenance import _color, warn_unseen_color
-from stpredict.tl._stain import normalizers, training_stain
+from stpredict.pp.stain_fit import METHODS, N_WINDOWS, Normalizer, Stain, fit_stain, normalized, stain_of
+from stpredict.tl._predictor.stain import normalizers, training_stain
+from stpredict.tl._training.provenance import _color, warn_unseen_color
 
 
 def unit(vectors):

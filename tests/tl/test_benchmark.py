@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stpredict._files import lock
 from stpredict.datasets import synthetic
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
-from stpredict.tl._benchmark_summary import interval, summarised, unit_means
-from stpredict.tl._cost import PeakMemory, Stopwatch
-from stpredict.tl._entry import common_fields, entries_of
-from stpredict.tl._lock import lock
+from stpredict.tl._benchmarking.cost import PeakMemory, Stopwatch
+from stpredict.tl._benchmarking.entry import common_fields, entries_of
+from stpredict.tl._benchmarking.summary import interval, summarised, unit_means
 from stpredict.tl._scores import agreement
 
 from .conftest import TINY, copied
@@ -187,7 +187,7 @@ def test_a_failure_in_training_leaves_its_configuration(pair, tmp_path, monkeypa
         msg = "out of luck"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr("stpredict.tl._cell.score", broken)
+    monkeypatch.setattr("stpredict.tl._benchmarking.cell.score", broken)
     with pytest.raises(RuntimeError, match=r"Every cell failed: .* 'RuntimeError: out of luck'"):
         benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
     cell = tmp_path / "ridge_color/fold-1-seed-0"

@@ -14,7 +14,10 @@ from spatialdata import read_zarr
 from stpredict._slides import pyramid
 from stpredict.io import read_wsi
 from stpredict.pp import spot_grid
-from stpredict.tl import _cluster, _partitions, _sinks, predict
+from stpredict.tl import predict
+from stpredict.tl._inference import cluster as _cluster
+from stpredict.tl._inference import plan as _partitions
+from stpredict.tl._inference import sinks as _sinks
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 

@@ -14,10 +14,13 @@ from distributed import Client, LocalCluster
 from PIL import Image
 from spatialdata import read_zarr
 
+from stpredict._files import lock
 from stpredict.datasets import synthetic
 from stpredict.pp import spot_grid
-from stpredict.tl import _cohort, _partitions, _sinks, predict, predict_cohort
-from stpredict.tl._lock import lock
+from stpredict.tl import predict, predict_cohort
+from stpredict.tl._cohort import runner as _cohort
+from stpredict.tl._inference import plan as _partitions
+from stpredict.tl._inference import sinks as _sinks
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 

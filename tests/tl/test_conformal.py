@@ -13,7 +13,7 @@ from spatialdata import SpatialData
 
 import stpredict as stp
 from stpredict.tl import FitConfig, Predictor, calibrate, fit, predict
-from stpredict.tl._conformal import MOST, Calibration, Ranked
+from stpredict.tl._predictor.conformal import MOST, Calibration, Ranked
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 RECORD = {"kind": "other slides", "leaks": False, "stain": None, "note": ""}

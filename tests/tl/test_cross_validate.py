@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from stpredict._files import lock
 from stpredict._slides import Selection, resolve
 from stpredict.datasets import gene_panel, synthetic
 from stpredict.metrics import noise_ceiling, pearson
 from stpredict.pp import TargetSpec, select_genes
 from stpredict.tl import FitConfig, benchmark, cross_validate, evaluate, fit, predict, summary
-from stpredict.tl._lock import lock
-from stpredict.tl._protocols import PROTOCOLS
-from stpredict.tl._study import studied
+from stpredict.tl._benchmarking.protocols import PROTOCOLS
+from stpredict.tl._benchmarking.study import studied
 
 from .conftest import TINY, copied
 
@@ -58,7 +58,7 @@ def validated(small_sdata):
     sdata = copied(small_sdata)
     before = contents(sdata)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stpredict.tl._study.N_GENES", 5)
+        patched.setattr("stpredict.tl._benchmarking.study.N_GENES", 5)
         scores = cross_validate(sdata, "m2ost", **QUICK)
     return sdata, scores, before
 

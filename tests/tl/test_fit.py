@@ -19,9 +19,11 @@ import torch
 import stpredict as stp
 from stpredict._pixels import PatchReader
 from stpredict._slides import Selection, resolve
-from stpredict._train import _data, _loop
-from stpredict.tl import FitConfig, PatchSpec, Predictor, _checkpoint, evaluate, fit, predict, summary
-from stpredict.tl._checkpoint import Reporter
+from stpredict._train import data as _data
+from stpredict._train import loop as _loop
+from stpredict.tl import FitConfig, PatchSpec, Predictor, evaluate, fit, predict, summary
+from stpredict.tl._training import checkpoint as _checkpoint
+from stpredict.tl._training.checkpoint import Reporter
 
 TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 
@@ -148,7 +150,7 @@ def test_genes_asked_for_then_marked_then_most_dispersed(sdata, quick, monkeypat
     assert quick(sdata, genes="GENE10").genes == ["GENE10"]
     assert quick(sdata).genes == ["GENE7", "GENE1"]
     del sdata["observed"].uns["stpredict"]
-    monkeypatch.setattr("stpredict.tl._planned.N_GENES", 4)
+    monkeypatch.setattr("stpredict.tl._training.plan.N_GENES", 4)
     chosen = quick(sdata).genes
     stp.pp.select_genes(sdata, n_genes=4)
     assert chosen == sdata["observed"].uns["stpredict"]["genes"]
@@ -408,7 +410,7 @@ def test_an_encoder_of_random_weights_that_stay_so_is_warned_of(sdata, tmp_path,
 @contextmanager
 def busy(place):
     """Another process is at a place."""
-    code = "import sys; from pathlib import Path; from stpredict.tl._lock import lock\n"
+    code = "import sys; from pathlib import Path; from stpredict._files import lock\n"
     code += f"with lock(Path({str(place)!r})) as ours: print(ours, flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -459,7 +461,7 @@ def test_interrupted_before_the_first_epoch_nothing_is_left(sdata, quick, tmp_pa
     def at_once(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stpredict._train._loop._step", at_once)
+    monkeypatch.setattr("stpredict._train.loop._step", at_once)
     with pytest.raises(KeyboardInterrupt):
         quick(sdata)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stpredict._slides import Selection, resolve
 from stpredict.datasets import synthetic
-from stpredict.tl._folds import published, section_of, splits
+from stpredict.tl._benchmarking.folds import published, section_of, splits
 
 SIZES = {"A": 6, "B": 6, "C": 6, "D": 6, "E": 3, "F": 3, "G": 3, "H": 3}
 HER2ST = [f"{patient}{i + 1}" for patient, n in SIZES.items() for i in range(n)]

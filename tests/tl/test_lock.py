@@ -7,8 +7,8 @@ from contextlib import ExitStack
 import pytest
 from filelock import SoftFileLock
 
-from stpredict.tl import _lock
-from stpredict.tl._lock import lock
+from stpredict import _files as _lock
+from stpredict._files import lock
 
 
 @pytest.mark.parametrize("kind", ["of the system", "of a file system without locks"])

@@ -20,9 +20,10 @@ from spatialdata.transformations import get_transformation
 import stpredict as stp
 from stpredict._pixels import PatchReader
 from stpredict._slides import Selection, resolve
-from stpredict._train._color import apply_ridge, color_statistics
-from stpredict._train._data import read_pieces, read_spots
-from stpredict.tl import Predictor, _partitions, predict
+from stpredict._train.color import apply_ridge, color_statistics
+from stpredict._train.data import read_pieces, read_spots
+from stpredict.tl import Predictor, predict
+from stpredict.tl._inference import plan as _partitions
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 OF_IMAGE = ["image_distance", "unlike_training"]
@@ -242,7 +243,7 @@ def test_views_are_averaged(sdata, predictor):
     slides = resolve(sdata, Selection())
     spots, _ = read_spots(slides, predictor.patch, progress=False)
     mirrored = [
-        predictor(replace(spots, patches=patches), stp._train._device.make_fabric(stp.tl.FitConfig(accelerator="cpu")))
+        predictor(replace(spots, patches=patches), stp._train.device.make_fabric(stp.tl.FitConfig(accelerator="cpu")))
         for patches in (spots.patches, spots.patches.flip(-1))
     ]
     np.testing.assert_allclose(found[2], np.mean(mirrored, axis=0), atol=2e-2)

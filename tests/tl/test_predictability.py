@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter
 
 import stpredict as stp
 from stpredict.tl import predictability
-from stpredict.tl._image_graph import Spots, displaced, standardised, within_slides
-from stpredict.tl._predictability import _scores
+from stpredict.tl._predictability.image_graph import Spots, displaced, standardised, within_slides
+from stpredict.tl._predictability.predictability import _scores
 
 QUIET = {"progress": False}
 

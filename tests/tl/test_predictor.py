@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from stpredict._geometry import PatchSpec
-from stpredict._train._data import read_spots
-from stpredict._train._device import make_fabric
-from stpredict.tl import FitConfig, Predictor, _folder
+from stpredict._train.data import read_spots
+from stpredict._train.device import make_fabric
+from stpredict.tl import FitConfig, Predictor
+from stpredict.tl._predictor import serialization as _folder
 
 FILES = ["README.md", "config.json", "history.csv", "weights.safetensors"]
 
@@ -141,8 +142,10 @@ def denied(*_, **__):
 
 
 FAILURES = [
-    pytest.param("stpredict.tl._folder.save_file", full_in_rust, id="disk full while weights are written"),
-    pytest.param("stpredict.tl._folder._card", full, id="disk full at the last file"),
+    pytest.param(
+        "stpredict.tl._predictor.serialization.save_file", full_in_rust, id="disk full while weights are written"
+    ),
+    pytest.param("stpredict.tl._predictor.serialization._card", full, id="disk full at the last file"),
     pytest.param("pathlib.Path.mkdir", denied, id="no permission"),
     pytest.param("pathlib.Path.rename", denied, id="no permission to rename"),
 ]
@@ -189,11 +192,11 @@ def test_training_does_not_begin_where_its_result_cannot_be_saved(sdata, quick, 
 
 def test_after_a_full_disk_training_need_not_be_repeated(sdata, quick, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("stpredict.tl._folder.save_file", full_in_rust)
+        patched.setattr("stpredict.tl._predictor.serialization.save_file", full_in_rust)
         with pytest.raises(OSError, match="could not be saved"):
             quick(sdata, n_epochs=2)
     assert "predictor" not in sdata.attrs["stpredict"]
-    monkeypatch.setattr("stpredict._train._loop._step", full)  # no step is taken again
+    monkeypatch.setattr("stpredict._train.loop._step", full)  # no step is taken again
     quick(sdata, n_epochs=2, resume_from=tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

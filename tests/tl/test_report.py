@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
-from stpredict.tl._report import page, to_html
-from stpredict.tl._report_charts import Scale, cell_colors, dots, forest, ramp
-from stpredict.tl._report_maps import MOST_DOTS, MOST_SPOTS, n_shown
-from stpredict.tl._report_words import counted, interval, listed, number, verdict
+from stpredict._report.charts import Scale, cell_colors, dots, forest, ramp
+from stpredict._report.maps import MOST_DOTS, MOST_SPOTS, n_shown
+from stpredict._report.page import page, to_html
+from stpredict._report.text import counted, interval, listed, number, verdict
 
 MODELS = {"ridge_color": 0.3, "m2ost": 0.6, "mean_profile": 0.0}
 MANY = {f"model_with_a_long_name_{i}": 0.9 - 0.05 * i for i in range(15)} | MODELS
@@ -129,7 +129,7 @@ def test_units_of_lengths_and_thinned_maps(compared):
 
 
 def test_few_spots_are_shown_where_there_are_many_models(compared):
-    from stpredict._comparison import section
+    from stpredict.pl._comparison import section
 
     names = [str(i) for i in range(40)]
     found = compared(dict.fromkeys(names, 0.5), n_side=60, n_genes=3)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import stpredict as stp
-from stpredict.tl import FitConfig, Predictor, _taught, _trained, fit, self_train
+from stpredict.tl import FitConfig, Predictor, fit, self_train
+from stpredict.tl._training import pseudo_labels as _taught
+from stpredict.tl._training import train_members as _trained
 
 TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 QUIET = {"accelerator": "cpu", "precision": "32-true", "progress": False}

@@ -10,9 +10,12 @@ import torch
 import zarr
 
 from stpredict._slides import Selection, resolve
-from stpredict.tl import FitConfig, Predictor, _cluster, _partitions, _sinks, fit, predict
-from stpredict.tl._checkpoint import Reporter
-from stpredict.tl._partitions import Plan, Settings, compute
+from stpredict.tl import FitConfig, Predictor, fit, predict
+from stpredict.tl._inference import cluster as _cluster
+from stpredict.tl._inference import plan as _partitions
+from stpredict.tl._inference import sinks as _sinks
+from stpredict.tl._inference.plan import Plan, Settings, compute
+from stpredict.tl._training.checkpoint import Reporter
 
 from .conftest import TESTED_ON, TRAINED_ON, copied
 

@@ -9,7 +9,9 @@ import scanpy as sc
 import zarr
 from spatialdata import read_zarr
 
-from stpredict.tl import _partitions, _predict, _sinks, predict
+from stpredict.tl import _predict, predict
+from stpredict.tl._inference import plan as _partitions
+from stpredict.tl._inference import sinks as _sinks
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 

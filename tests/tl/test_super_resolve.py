@@ -19,10 +19,10 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, get_transformation, set_transformation
 
 from stpredict._slides import Selection, resolve
-from stpredict._train._weak import Weights, choose, fit_head, standardised
 from stpredict.metrics import pearson
 from stpredict.tl import FitConfig, fit, predict, rasterize, super_resolve
-from stpredict.tl._superpixels import coarse, superpixels
+from stpredict.tl._super_resolution.superpixels import coarse, superpixels
+from stpredict.tl._super_resolution.weak_supervision import Weights, choose, fit_head, standardised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

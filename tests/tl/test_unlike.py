@@ -9,7 +9,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity
 
 from stpredict.tl import Predictor, predict
-from stpredict.tl._unlike import ImageRange, _shrunken, statistics_of
+from stpredict.tl._predictor.ood import ImageRange, _shrunken, statistics_of
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 

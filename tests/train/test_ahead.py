@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from stpredict._train._ahead import ahead
+from stpredict._train.prefetch import ahead
 
 
 def running():

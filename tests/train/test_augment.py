@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stpredict._train._augment import N_SYMMETRIES, Views, dihedral, stain
-from stpredict._train._config import FitConfig
+from stpredict._train.augment import N_SYMMETRIES, Views, dihedral, stain
+from stpredict._train.config import FitConfig
 
 SQUARE = torch.arange(9.0).reshape(3, 3)
 VIEWS = [tuple(dihedral(SQUARE, k).flatten().tolist()) for k in range(N_SYMMETRIES)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stpredict._train._batches import BatchLimit, out_of_memory, sent, take, to_device
+from stpredict._train.batches import BatchLimit, out_of_memory, sent, take, to_device
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict._train import _color
-from stpredict._train._color import PENALTIES, apply_ridge, color_statistics, fit_ridge
+from stpredict._train import color as _color
+from stpredict._train.color import PENALTIES, apply_ridge, color_statistics, fit_ridge
 from stpredict.pp import TargetSpec
 
 PLAIN = TargetSpec(n_components=None)

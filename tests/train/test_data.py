@@ -10,8 +10,8 @@ import torch
 
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
-from stpredict._train._config import FitConfig
-from stpredict._train._data import fold, read_pieces, read_spots, slide_index
+from stpredict._train.config import FitConfig
+from stpredict._train.data import fold, read_pieces, read_spots, slide_index
 
 SPEC = PatchSpec(fov_um=(150, 600), size_px=8)
 

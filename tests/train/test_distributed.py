@@ -13,9 +13,9 @@ import torch
 SCRIPT = """
 import json, sys
 import torch
-from stpredict._train._config import FitConfig
-from stpredict._train._device import make_fabric
-from stpredict._train._loop import Progress, seeded, train
+from stpredict._train.config import FitConfig
+from stpredict._train.device import make_fabric
+from stpredict._train.loop import Progress, seeded, train
 from stpredict.models import SpotBatch, build, config
 
 torch.set_num_threads(1)

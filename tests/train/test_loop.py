@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict._train import _loop
-from stpredict._train._batches import BatchLimit, take
-from stpredict._train._config import FitConfig
-from stpredict._train._loop import Held, Progress, outputs, seeded, train
+from stpredict._train import loop as _loop
+from stpredict._train.batches import BatchLimit, take
+from stpredict._train.config import FitConfig
+from stpredict._train.loop import Held, Progress, outputs, seeded, train
 
 CONFIG = FitConfig(n_epochs=4, batch_size=8, lr=3e-3, warmup_epochs=0.5, accelerator="cpu", precision="32-true")
 
@@ -340,7 +340,7 @@ def test_seeded_numbers_depend_on_seed_and_epoch_alone():
 
 @pytest.mark.gpu
 def test_a_run_resumes_on_a_gpu(network, spots):
-    from stpredict._train._device import make_fabric
+    from stpredict._train.device import make_fabric
 
     fabric = make_fabric(FitConfig(accelerator="cuda"))
 

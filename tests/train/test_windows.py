@@ -9,12 +9,12 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from stpredict._train._batches import BatchLimit, take
-from stpredict._train._config import FitConfig
-from stpredict._train._loop import Held, Progress, _held_outputs, at_once, train
-from stpredict._train._windows import surroundings, windows
+from stpredict._train.batches import BatchLimit, take
+from stpredict._train.config import FitConfig
+from stpredict._train.loop import Held, Progress, _held_outputs, at_once, train
+from stpredict._train.windows import surroundings, windows
 from stpredict.models import SpotModel
-from stpredict.models._contract import FloatLinear
+from stpredict.models.contract import FloatLinear
 from stpredict.models.histogene import HisToGeneConfig
 
 

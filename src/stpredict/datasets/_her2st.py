@@ -7,8 +7,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from .._checks import files as check
-from ..io._sections import assemble
 from ..io._st import read_section
+from ..io.sections import assemble
 from ._fetch import RemoteFile, fetch, writable_dir
 from ._image_cache import cached_image
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataTree
 
-    from ..io._sections import Section
+    from ..io.sections import Section
 
 BASE_URL = "https://raw.githubusercontent.com/almaan/her2st/85df7411b987a7dec3feff9718b869a7a82091ec"
 DATASET = "her2st"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._checks import files as check
-from ..io._sections import assemble
 from ..io._st import on_image, read_section
+from ..io.sections import assemble
 from ._fetch import writable_dir
 from ._image_cache import cached_image
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataTree
 
-    from ..io._sections import Section
     from ..io._st import Layout
+    from ..io.sections import Section
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from scipy import ndimage, sparse
 from .. import _keys as keys
 from .._checks import config as check
 from ..io._images import pyramid
-from ..io._sections import Section, assemble
+from ..io.sections import Section, assemble
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

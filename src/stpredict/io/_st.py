@@ -15,8 +15,8 @@ from ._genes import read_gene_map
 from ._images import pyramid, read_image
 from ._lattice import is_staggered
 from ._lattice import um_per_px as lattice_um_per_px
-from ._sections import Section, assemble
 from ._spots import read_affine, read_labels, read_spots, spots_of_counts
+from .sections import Section, assemble
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._checks import metrics as check
-from ._correlation import LEAST
 from ._rows import as_float, blocks, is_constant, row_products, unit_rows
+from .correlation import LEAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from .._checks import models as check
-from ._contract import full_precision
 from ._penalty import chosen_penalty
+from .contract import full_precision
 
 if TYPE_CHECKING:
     from torch import Tensor

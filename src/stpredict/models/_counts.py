@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._contract import FloatLinear, full_precision
 from ._places import each_slide
+from .contract import FloatLinear, full_precision
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._contract import unit_pixels
 from ._statistics import N_STATISTICS, patch_statistics
+from .contract import unit_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

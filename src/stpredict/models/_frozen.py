@@ -8,15 +8,15 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
-from ._contract import SpotModel, known_features
 from ._encoder import GIVEN, Encoder
+from .contract import SpotModel, known_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 
 class ScaleEncoder(nn.Module):

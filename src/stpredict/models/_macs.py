@@ -13,17 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from ._contract import SpotBatch
 from ._encoder import GIVEN, Encoder
 from ._registry import build
+from .contract import SpotBatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from ._contract import SpotModel
     from ._registry import ModelConfig
+    from .contract import SpotModel
 
 WINDOW = 64
 """Spots of the section over which the cost of a spot is averaged, for models that look at slides."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 PENALTIES = tuple(10 ** (power / 2) for power in range(-6, 13))
 """Weights of the squared coefficients that are tried, from 1e-3 to 1e6."""

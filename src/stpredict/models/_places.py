@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 PITCH_UM = 200.0
 """Distance of neighbouring spots where no training spots have said another: that of the first arrays."""

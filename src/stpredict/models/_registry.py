@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from ._contract import SpotModel
+    from .contract import SpotModel
 
 _KNOWN: dict[str, Variant] = dict(VARIANTS)
 """All rows: those of the package, and those that users registered."""
@@ -120,7 +120,7 @@ def register(
     >>> stp.models.config("m2ost_shallow", 250).depth
     1
     """
-    from ._contract import SpotModel
+    from .contract import SpotModel
 
     check.text("name", name)
     check.model_class(model, SpotModel)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._geometry import margin_px
-from ._contract import full_precision, unit_pixels
+from .contract import full_precision, unit_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,14 +9,14 @@ from einops import rearrange
 
 from .._checks import models as check
 from ._closed_form import Standardize
-from ._contract import known_features
+from .contract import known_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch, SpotModel
+    from .contract import SpotBatch, SpotModel
 
 _PART = 32
 """Spots whose patches an encoder sees at a time where no gradient is wanted."""

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .._checks import models as check
-from ._contract import FloatLinear, SpotModel, known_features
 from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS, Encoder
+from .contract import FloatLinear, SpotModel, known_features
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 SIZE_PX = 224
 """Side of a patch where a network says nothing of the images it is made for."""

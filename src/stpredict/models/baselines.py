@@ -23,9 +23,9 @@ import torch
 from .._checks import models as check
 from .._geometry import margin_px
 from ._closed_form import Ridge
-from ._contract import SpotModel, full_precision, known_features
 from ._penalty import gathered, without_slide_mean
 from ._statistics import N_MOMENTS, window_colors
+from .contract import SpotModel, full_precision, known_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 AT_ONCE = 256
 """Spots whose distances to all training spots are held at a time."""

@@ -39,9 +39,9 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._closed_form import Standardize
-from ._contract import full_precision
 from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS
 from ._frozen import Encoded, ScaleEncoder, check_encoder
+from .contract import full_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 
 CLIP = 3.0

@@ -28,15 +28,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._contract import FloatLinear, SpotModel, known_features
 from ._encoder import NO_WEIGHTS, Encoder
+from .contract import FloatLinear, SpotModel, known_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,18 +31,18 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from .._checks import views as check_views
-from ._contract import FloatLinear, SpotModel, known_features
 from ._encoder import GIVEN, NO_WEIGHTS, Encoder
 from ._lattice import around
 from ._places import each_slide
 from ._views import Standard, in_parts, sub_patches
+from .contract import FloatLinear, SpotModel, known_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 SIDE = 3
 """Sub-spots along each side of the spot's patch."""

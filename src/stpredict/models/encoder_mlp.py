@@ -20,17 +20,17 @@ from torch import nn
 
 from .._checks import models as check
 from ._closed_form import Components
-from ._contract import FloatLinear
 from ._encoder import NO_WEIGHTS, STATISTICS
 from ._frozen import Encoded, ScaleEncoder, check_encoder
 from ._penalty import gathered
+from .contract import FloatLinear
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

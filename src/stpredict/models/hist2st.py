@@ -36,9 +36,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._contract import FloatLinear, SpotModel, unit_pixels
 from ._counts import Counts, library
 from ._places import PITCH_UM, gathered, nearest, pitch
+from .contract import FloatLinear, SpotModel, unit_pixels
 from .histogene import Section
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 _GRAYSCALE, _MIRRORED = 0.1, 0.2
 """Share of distilled views without colour, and of mirrored ones."""

@@ -31,16 +31,16 @@ from torch import nn
 
 from .._checks import models as check
 from ._attention import attend, heads_of
-from ._contract import FloatLinear, SpotModel, unit_pixels
 from ._layers import perceptron
 from ._places import PITCH_UM, each_slide, gathered, pitch
+from .contract import FloatLinear, SpotModel, unit_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,16 +36,16 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from .._checks import views as check_views
-from ._contract import FloatLinear, SpotModel, full_precision, known_features, unit_pixels
 from ._encoder import NO_WEIGHTS, STATISTICS, Encoder
 from ._views import Standard, in_parts
+from .contract import FloatLinear, SpotModel, full_precision, known_features, unit_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 HIPT = "hipt"
 """The network of HIPT's first level."""

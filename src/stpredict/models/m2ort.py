@@ -28,13 +28,13 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._attention import attend, plus
-from ._contract import FloatLinear, SpotModel, unit_pixels
 from ._layers import perceptron
+from .contract import FloatLinear, SpotModel, unit_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 N_LEVELS = 3
 """Resolutions: attention takes queries from the first, keys from the second, values from the third."""

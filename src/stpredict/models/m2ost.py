@@ -47,17 +47,17 @@ from torch.nn import functional as F
 from .._checks import models as check
 from ._attention import attend, heads_of, key_mask, plus, weighted_sum
 from ._closed_form import Ridge
-from ._contract import FloatLinear, SpotModel, unit_pixels
 from ._layers import PixelLinear, PlainEmbedding, Stacked, perceptron
 from ._penalty import gathered
 from ._statistics import N_COLOR, N_STATISTICS, center, color_statistics, patch_statistics
+from .contract import FloatLinear, SpotModel, unit_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 CLIP = 3.0
 """Standard deviations that a statistic may lie from the training mean; more is drawn in."""

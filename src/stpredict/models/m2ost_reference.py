@@ -28,15 +28,15 @@ from torch import nn
 
 from .._checks import models as check
 from ._attention import attend, heads_of
-from ._contract import FloatLinear, SpotModel, unit_pixels
 from ._statistics import center
+from .contract import FloatLinear, SpotModel, unit_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 N_SCALES = 3
 

@@ -38,18 +38,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._contract import FloatLinear, SpotModel, full_precision, known_features
 from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS, Encoder
 from ._frames import Around
 from ._places import PITCH_UM, each_slide, gathered, pitch
 from ._prior import PRIORS, drawn, uniform
+from .contract import FloatLinear, SpotModel, full_precision, known_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 _FIRST = 0.01
 """Time at which a prediction starts."""

@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .._checks import models as check
-from ._contract import FloatLinear, SpotModel, unit_pixels
 from ._encoder import NO_WEIGHTS, Encoder
+from .contract import FloatLinear, SpotModel, unit_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

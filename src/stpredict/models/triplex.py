@@ -39,19 +39,19 @@ from torch.nn import functional as F
 from .._checks import models as check
 from .._checks import views as check_views
 from ._attention import attend
-from ._contract import FloatLinear, SpotModel, known_features
 from ._encoder import NO_WEIGHTS, Encoder
 from ._lattice import lattice
 from ._layers import perceptron
 from ._places import each_slide
 from ._views import Standard, in_parts, sub_patches
+from .contract import FloatLinear, SpotModel, known_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 SIDE = 5
 """Sub-patches along each side of the wide view."""

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 
 from .._checks import config as check_config
 from .._checks import plots as check
-from .._comparison import best_genes, by_gene, ceiling_by_gene, ranked
+from ._comparison import best_genes, by_gene, ceiling_by_gene, ranked
 from ._slide_axes import LUMA
 from ._style import BLUE, NEUTRAL, ORANGE, WIDTH_IN, look, number, panels, tidy
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
-    from .._comparison import Compared
+    from ._comparison import Compared
 
 LABELS = {
     "pearson": "Pearson r of a gene over spots",

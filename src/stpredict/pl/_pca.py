@@ -9,8 +9,8 @@ import numpy as np
 from .. import _keys as keys_of
 from .._checks import config as check_config
 from .._checks import plots as check
-from .._components import colors_of, components
 from .._slides import Selection
+from ._components import colors_of, components
 from ._slide_axes import (
     BELOW,
     PANEL_IN,

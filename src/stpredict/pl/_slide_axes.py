@@ -14,7 +14,7 @@ from matplotlib.transforms import Affine2D
 from .._geometry import PatchSpec, spot_pitch
 from .._pixels import PatchReader
 from .._slides import Level
-from ..pp._raster import raster_of
+from ..pp.raster import raster_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .._slides import Slide
-    from ..pp._raster import Raster
+    from ..pp.raster import Raster
 
 THUMBNAIL_PX = 800
 """Side of the picture of the tissue: sharp at 300 dpi in a panel of a third of a page."""

@@ -18,7 +18,7 @@ from .._checks import slides as check_slides
 from .._slides import resolve, slide_images
 from ..metrics import pearson
 from ..pp import TargetSpec
-from ..pp._columns import columns_of
+from ..pp.columns import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

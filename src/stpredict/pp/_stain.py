@@ -11,7 +11,7 @@ from .._checks import slides as check_slides
 from .._checks import stain as check
 from .._slides import pyramid, resolution
 from . import _elements as elements
-from ._stain_fit import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
+from .stain_fit import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

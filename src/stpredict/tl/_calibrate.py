@@ -13,15 +13,15 @@ from .._checks import config as check_config
 from .._checks import conformal as check
 from .._checks import predictor as check_predictor
 from .._slides import Selection, resolve
-from .._train._augment import N_SYMMETRIES
-from .._train._batches import BatchLimit, take
-from .._train._data import slide_index
-from .._train._spread import with_spread
-from .._train._windows import seen_together
-from ._conformal import Calibration, spread_of
-from ._partitions import Plan, Settings, read
-from ._planned import columns_of, with_counts
-from ._run import digest
+from .._train.augment import N_SYMMETRIES
+from .._train.batches import BatchLimit, take
+from .._train.data import slide_index
+from .._train.view_spread import with_spread
+from .._train.windows import seen_together
+from ._inference.plan import Plan, Settings, read
+from ._predictor.conformal import Calibration, spread_of
+from ._training.plan import columns_of, with_counts
+from ._training.training_plan import digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .._slides import Slide
-    from .._train._config import FitConfig
+    from .._train.config import FitConfig
     from ..models import SpotBatch
-    from ..pp._stain_fit import StainMethod
-    from ._predictor import Member, Predictor
-    from ._run import Run
+    from ..pp.stain_fit import StainMethod
+    from ._predictor.predictor import Member, Predictor
+    from ._training.training_plan import Run
 
 AT_ONCE = 256
 """Held-out spots that are looked at together."""

@@ -16,10 +16,10 @@ from .._checks import comparison as check_comparison
 from .._checks import evaluation as check
 from .._checks import expression as check_expression
 from .._checks import slides as check_slides
-from .._train._color import apply_ridge
+from .._train.color import apply_ridge
 from ..metrics import pearson
-from ..metrics._correlation import LEAST
-from ..pp._targets import TargetSpec
+from ..metrics.correlation import LEAST
+from ..pp.targets import TargetSpec
 from ._scores import by_gene, known_mean, limits, overall
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Train a predictor on slides: what is typed. What is decided before is in `_planned`, the training in `_trained`."""
+"""Train a predictor on slides. The plan is made in `_training.plan`, the training itself in `_training.train_members`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pooch
 
 from .._slides import Selection, resolve
-from .._train._config import settled
-from ..pp._targets import TargetSpec
-from ._planned import planned
-from ._provenance import record
-from ._trained import trained
+from .._train.config import settled
+from ..pp.targets import TargetSpec
+from ._training.plan import planned
+from ._training.provenance import record
+from ._training.train_members import trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._geometry import PatchSpec
-    from .._train._config import FitConfig
-    from ._predictor import Predictor
+    from .._train.config import FitConfig
+    from ._predictor.predictor import Predictor
 
 
 def fit(

@@ -16,11 +16,11 @@ from .._checks import predictor as check
 from .._checks import slides as check_slides
 from .._checks import training as check_training
 from .._slides import Selection, resolve
-from ._cluster import spread
-from ._partitions import Plan, Settings, compute
-from ._provenance import predictor_of, warn_unseen_color
-from ._sinks import Memory, Store
-from ._table import as_table, beside, fill_layer, run_record
+from ._inference.cluster import spread
+from ._inference.plan import Plan, Settings, compute
+from ._inference.sinks import Memory, Store
+from ._inference.table import as_table, beside, fill_layer, run_record
+from ._training.provenance import predictor_of, warn_unseen_color
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._slides import Slide
-    from ..pp._stain_fit import StainMethod
-    from ._conformal import Uncertainty
-    from ._predictor import Predictor
-    from ._sinks import Sink
+    from ..pp.stain_fit import StainMethod
+    from ._inference.sinks import Sink
+    from ._predictor.conformal import Uncertainty
+    from ._predictor.predictor import Predictor
 
 
 def predict(

@@ -15,8 +15,8 @@ from .. import _keys as keys
 from .._checks import raster as check
 from .._checks import slides as check_slides
 from .._slides import affine_matrix
-from ..pp._columns import columns_of, dense
-from ..pp._raster import raster_of
+from ..pp.columns import columns_of, dense
+from ..pp.raster import raster_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from ..pp._raster import Raster
+    from ..pp.raster import Raster
 
 MOST_BYTES = 1 << 30
 """Without a choice of genes no larger image is made."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..metrics import best, mae, morans_i, noise_ceiling, pearson, rmse, spearman, top_variable
-from ..metrics._correlation import LEAST
+from ..metrics.correlation import LEAST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from ..pp._targets import TargetSpec
+    from ..pp.targets import TargetSpec
 
 N_BEST = 50
 """Genes of the favourable means."""

@@ -11,13 +11,13 @@ import torch
 from .._checks import config as check_config
 from .._checks import training as check
 from .._slides import Selection, resolve
-from .._train._config import settled
+from .._train.config import settled
 from ..models import build
-from ..pp._targets import TargetSpec
+from ..pp.targets import TargetSpec
 from ._fit import default_folder
-from ._planned import planned
-from ._provenance import record
-from ._trained import trained
+from ._training.plan import planned
+from ._training.provenance import record
+from ._training.train_members import trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._geometry import PatchSpec
-    from .._train._config import FitConfig
-    from ._predictor import Predictor
-    from ._run import Run
+    from .._train.config import FitConfig
+    from ._predictor.predictor import Predictor
+    from ._training.training_plan import Run
 
 
 def self_train(

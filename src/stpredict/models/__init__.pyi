@@ -1,0 +1,26 @@
+from ._registry import ModelConfig, available, build, config, config_from_dict, config_to_dict, recipe, register
+from ._weights import weights
+from .contract import FloatLinear, SpotBatch, SpotModel, unit_pixels
+from .m2ost import M2OST, M2OSTConfig
+from .m2ost_reference import M2OSTReference, M2OSTReferenceConfig, from_released
+
+__all__ = [
+    "M2OST",
+    "FloatLinear",
+    "M2OSTConfig",
+    "M2OSTReference",
+    "M2OSTReferenceConfig",
+    "ModelConfig",
+    "SpotBatch",
+    "SpotModel",
+    "available",
+    "build",
+    "config",
+    "config_from_dict",
+    "config_to_dict",
+    "from_released",
+    "recipe",
+    "register",
+    "unit_pixels",
+    "weights",
+]

@@ -1,0 +1,83 @@
+"""Stain of slides that are resolved: of those trained on, for provenance, and of those predicted, to normalise them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ... import _keys as keys
+from ..._checks import config as check_config
+from ..._checks import stain as check
+from ...pp.stain_fit import METHODS, Normalizer, Stain, fit_stain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..._slides import Slide
+    from ...pp.stain_fit import StainMethod
+
+
+def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
+    """The stain of training slides, measured at their spots.
+
+    Parameters
+    ----------
+    slides
+        Training slides.
+
+    Returns
+    -------
+    ``reference``, the mean in which every slide counts the same, and ``slides``, that of each on which it can be
+    measured; ready for JSON. None where it can be measured on none.
+    """
+    measured = {
+        slide.name: fit_stain(slide.levels, slide.um_per_px, slide.xy_px, image_key=slide.image_key) for slide in slides
+    }
+    known = {name: stain for name, stain in measured.items() if stain is not None}
+    if not known:
+        return None
+    return {
+        "reference": Stain.average(list(known.values())).to_dict(),
+        "slides": {name: stain.to_dict() for name, stain in known.items()},
+    }
+
+
+def normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod) -> list[Normalizer]:
+    """What gives the patches of each slide the stain that a predictor was trained on.
+
+    Parameters
+    ----------
+    slides
+        Slides to predict, with their objects.
+    provenance
+        Of the predictor.
+    method
+        ``"macenko"`` or ``"reinhard"``.
+
+    Returns
+    -------
+    One a slide, which takes and gives ``(n, s, 3, p, p)`` uint8. The stain of a slide is what `stp.pp.stain` recorded
+    for its image, or else measured at its spots.
+    """
+    check_config.one_of("stain", method, METHODS)
+    known = provenance.get("stain")
+    reference = Stain.from_dict(check.reference(None if known is None else known["reference"]))
+    return [Normalizer.between(slide_stain(slide), reference, method) for slide in slides]
+
+
+def slide_stain(slide: Slide) -> Stain:
+    """The stain of a slide: recorded for its image, or else measured at its spots.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+
+    Returns
+    -------
+    The stain.
+    """
+    recorded = slide.source.attrs.get(keys.ATTRS, {}).get(keys.STAIN, {}).get(slide.image_key)
+    if recorded is not None:
+        return Stain.from_dict(recorded)
+    found = fit_stain(slide.levels, slide.um_per_px, slide.xy_px, image_key=slide.image_key)
+    return check.measured(found, slide.image_key)

@@ -1,0 +1,1 @@
+"""Expression at a resolution finer than a spot: superpixels, and training on sums over spots only."""
