@@ -1,4 +1,4 @@
-"""Train a predictor on slides. The plan is made in `_training.plan`, the training itself in `_training.train_members`."""
+"""Train a predictor on slides. The plan is made in `_training.plan`, the training in `_training.train_members`."""
 
 from __future__ import annotations
 
