@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .._slides import Slide
     from .._train.config import FitConfig
     from ..models import SpotBatch
-    from ..pp.stain_fit import StainMethod
+    from ..pp.stain_normalization import StainMethod
     from ._predictor.predictor import Member, Predictor
     from ._training.training_plan import Run
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from ...pp.stain_fit import StainMethod
+    from ...pp.stain_normalization import StainMethod
     from .._predictor.predictor import Predictor
 
 RUNNING, DONE, FAILED = "running", "done", "failed"

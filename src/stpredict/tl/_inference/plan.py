@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..._slides import Slide
     from ..._train.data import Piece
     from ...models import SpotBatch
-    from ...pp.stain_fit import Normalizer, StainMethod
+    from ...pp.stain_normalization import StainMethod, StainNormalizer
     from .._predictor.conformal import Uncertainty
     from .._predictor.predictor import Predictor
 
@@ -89,7 +89,7 @@ class Plan:
     """``(n_slides + 1,)`` first row, and position, of each slide, and the number of all spots."""
     settings: Settings
     """How to predict."""
-    stains: tuple[Normalizer, ...] = ()
+    stains: tuple[StainNormalizer, ...] = ()
     """What gives the patches of each slide another stain; empty where they stay as they are."""
 
     @classmethod
@@ -113,7 +113,7 @@ class Plan:
         patch, method = predictor.patch, settings.stain
         orders = [start + reading_order(slide, patch) for start, slide in zip(starts, slides, strict=False)]
         return cls(
-            slides=tuple(slide.alone() for slide in slides),
+            slides=tuple(slide.without_counts() for slide in slides),
             order=np.concatenate(orders),
             starts=starts,
             settings=settings,
@@ -193,7 +193,7 @@ class Plan:
                         yield (_stained(piece, self.stains[index]) if self.stains else piece), inside
 
 
-def _stained(piece: Piece, stain: Normalizer) -> Piece:
+def _stained(piece: Piece, stain: StainNormalizer) -> Piece:
     patches = torch.from_numpy(stain(piece.spots.patches.numpy()))
     return replace(piece, spots=replace(piece.spots, patches=patches))
 
