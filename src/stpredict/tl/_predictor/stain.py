@@ -41,7 +41,7 @@ def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
     }
 
 
-def normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod) -> list[Normalizer]:
+def stain_normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod) -> list[Normalizer]:
     """What gives the patches of each slide the stain that a predictor was trained on.
 
     Parameters
