@@ -17,7 +17,7 @@ from spatialdata.transformations import Identity
 import stpredict as stp
 from stpredict.pp._stain import lattice_within
 from stpredict.pp.stain_normalization import METHODS, N_WINDOWS, Stain, StainNormalizer, fit_stain, normalized, stain_of
-from stpredict.tl._predictor.stain import normalizers, training_stain
+from stpredict.tl._predictor.stain import stain_normalizers, training_stain
 from stpredict.tl._training.provenance import _color, warn_unseen_color
 
 
@@ -242,13 +242,13 @@ def test_a_predictor_remembers_the_stain_it_was_trained_on():
     known = training_stain([resolved(FIRST)])
     assert list(known["slides"]) == ["he"]
     other = resolved(SECOND, (1.3, 0.8))
-    (normalizer,) = normalizers([other], {"stain": json.loads(json.dumps(known))}, "macenko")
+    (normalizer,) = stain_normalizers([other], {"stain": json.loads(json.dumps(known))}, "macenko")
     out = normalizer(other.levels[0].pixels[None])
     difference = np.abs(out[0].astype(int) - resolved(FIRST).levels[0].pixels)
     assert difference.mean() < 1
     stp.pp.stain(other.source)
     other.xy_px = np.array([[20.0, 20.0]])  # on glass: what is recorded counts
-    (again,) = normalizers([other], {"stain": known}, "macenko")
+    (again,) = stain_normalizers([other], {"stain": known}, "macenko")
     assert np.abs(again(other.levels[0].pixels[None]).astype(int) - out).mean() < 1
 
 
@@ -258,12 +258,12 @@ def test_without_a_reference_there_is_nothing_to_normalise_to():
     assert training_stain([blank]) is None
     for provenance in ({}, {"stain": None}):
         with pytest.raises(ValueError, match=r"does not know the stain .* older version.* train again"):
-            normalizers([resolved(FIRST)], provenance, "macenko")
+            stain_normalizers([resolved(FIRST)], provenance, "macenko")
     known = {"stain": training_stain([resolved(FIRST)])}
     with pytest.raises(ValueError, match="The stain of image 'he' cannot be measured"):
-        normalizers([blank], known, "reinhard")
+        stain_normalizers([blank], known, "reinhard")
     with pytest.raises(ValueError, match="`stain` is 'vahadane'; allowed: 'macenko', 'reinhard'"):
-        normalizers([resolved(FIRST)], known, "vahadane")
+        stain_normalizers([resolved(FIRST)], known, "vahadane")
 
 
 def colors(mean, n=50):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from uuid import uuid4
 
 import dask
 import numpy as np
@@ -23,6 +21,7 @@ from .. import _keys as keys
 from .._checks import files as check_files
 from .._checks import slides as check_slides
 from .._checks import wsi as check
+from .._files import atomic_folder
 from .._resolution import Resolution, resolution_from_pixel_size
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
 from ._images import CHUNKS, pyramid, read_image
@@ -266,11 +265,10 @@ def _level(pixels: da.Array, full: tuple[int, ...]) -> DataArray:
 
 def _stored(sdata: SpatialData, store: Path) -> SpatialData:
     """Write an object where it appears when it is complete, and open it from there."""
-    part = store.with_name(f".{store.name}.{uuid4().hex}.part")
-    try:
-        with ThreadPoolExecutor(CPU_COUNT) as pool, dask.config.set(pool=pool):  # where one fails, the others end first
-            sdata.write(part)
-        part.rename(store)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with (
+        atomic_folder(store) as part,
+        ThreadPoolExecutor(CPU_COUNT) as pool,  # where one fails, the others end first
+        dask.config.set(pool=pool),
+    ):
+        sdata.write(part)
     return read_zarr(store)

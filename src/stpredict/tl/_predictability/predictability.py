@@ -18,7 +18,7 @@ from ...metrics import morans_i, noise_ceiling
 from ...metrics.correlation import LEAST
 from ...pp.lattice import infer_lattice
 from ...pp.targets import TargetSpec, slide_means
-from .._predictor.ood import statistics_of
+from .._predictor.ood import image_statistics
 from .._scores import known_mean
 from .._training.plan import columns_of, planned
 from .image_graph import Spots, displaced, standardised, within_slides
@@ -190,7 +190,7 @@ def _statistics(run: Run, *, progress: bool) -> NDArray[np.float32]:
             order, parts = [], []
             for piece in read_pieces(slide, run.patch):
                 order.append(piece.rows)
-                parts.append(statistics_of(piece.spots.patches, share))
+                parts.append(image_statistics(piece.spots.patches, share))
                 bar.update(len(piece.rows))
             found.append(np.concatenate(parts)[np.argsort(np.concatenate(order))])
     return np.concatenate(found)

@@ -41,7 +41,9 @@ def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
     }
 
 
-def normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod) -> list[StainNormalizer]:
+def stain_normalizers(
+    slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod
+) -> list[StainNormalizer]:
     """What gives the patches of each slide the stain that a predictor was trained on.
 
     Parameters
