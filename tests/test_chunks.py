@@ -54,7 +54,7 @@ class Counting:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(_chunks, "LEAST_PX", 1)
+    monkeypatch.setattr(_chunks, "MIN_BLOCK_PX", 1)
 
 
 def test_every_needed_chunk_is_decoded_once_and_no_other(small_blocks):
@@ -82,7 +82,7 @@ def test_pieces_in_order_decode_every_chunk_once_within_a_budget_of_a_few_rows(s
     order = reader.order(xy)
     for start in range(0, len(xy), 50):
         reader.read(xy[order[start : start + 50]])
-        assert reader._chunks._held_bytes <= 6 * row_of_chunks
+        assert reader._chunks._cached_bytes <= 6 * row_of_chunks
     assert set(pixels.decoded.values()) == {1}
 
 
@@ -236,7 +236,7 @@ def test_what_is_held_stays_behind_when_a_reader_is_sent():
     reader = PatchReader([Level(pixels=noise(1500), factor=(1, 1))], 1.0, SPEC)
     wanted = reader.read(grid())[0]
     sent = pickle.loads(pickle.dumps(reader))
-    assert not sent._chunks._held
+    assert not sent._chunks._cached
     np.testing.assert_array_equal(sent.read(grid())[0], wanted)
 
 
@@ -282,7 +282,7 @@ def test_missing_pixels_are_known_by_block(small_blocks):
     pixels[0, 70, 80] = 0
     chunks = Chunks([Counting(pixels)], convert, 1 << 20)
     blocks = [(by, bx) for by in range(1, 3) for bx in range(1, 3)]
-    canvas, missing = chunks.canvas(0, (64, 150), (70, 170), blocks)
+    canvas, missing = chunks.read_blocks(0, (64, 150), (70, 170), blocks)
     np.testing.assert_array_equal(canvas, pixels[:, 64:150, 70:170])
     assert np.argwhere(missing).tolist() == [[6, 10]]
 

@@ -18,7 +18,7 @@ from spatialdata.transformations import Affine, Identity, Scale, get_transformat
 import stpredict as stp
 from stpredict.pp import spot_grid
 from stpredict.pp._grid import MAX_PLACES
-from stpredict.pp._grid_area import tissue_share
+from stpredict.pp._tissue_fraction import tissue_fraction
 from stpredict.pp.lattice import infer_lattice
 
 
@@ -171,9 +171,9 @@ def test_spots_with_enough_of_their_area_on_tissue():
 def test_share_of_area_of_circles_and_squares():
     tissue = shapely.box(0, 0, 10, 10)
     xy = np.array([[5, 5], [0, 5], [10, 10], [-3, 5], [10.5, 5]], float)
-    np.testing.assert_allclose(tissue_share(xy, 2.0, "square", tissue), [1, 0.5, 0.25, 0, 0.25], atol=1e-7)
+    np.testing.assert_allclose(tissue_fraction(xy, 2.0, "square", tissue), [1, 0.5, 0.25, 0, 0.25], atol=1e-7)
     segment = (np.arccos(0.5) - 0.5 * np.sqrt(0.75)) / np.pi  # of a circle cut at half its radius
-    np.testing.assert_allclose(tissue_share(xy, 2.0, "circle", tissue), [1, 0.5, 0.25, 0, segment], atol=1e-7)
+    np.testing.assert_allclose(tissue_fraction(xy, 2.0, "circle", tissue), [1, 0.5, 0.25, 0, segment], atol=1e-7)
 
 
 @pytest.mark.parametrize("diameter", [0.5, 3.0, 40.0, 150.0])
@@ -192,7 +192,7 @@ def test_share_of_area_on_ragged_tissue_with_holes(diameter):
         ("square", shapely.box(*(xy - diameter / 2).T, *(xy + diameter / 2).T)),
     ):
         expected = shapely.area(shapely.intersection(spots, tissue)) / shapely.area(spots)
-        np.testing.assert_allclose(tissue_share(xy, diameter, outline, tissue), expected, atol=2e-5)
+        np.testing.assert_allclose(tissue_fraction(xy, diameter, outline, tissue), expected, atol=2e-5)
         assert ((expected > 0) & (expected < 1)).any()
 
 

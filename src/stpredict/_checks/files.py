@@ -332,13 +332,6 @@ def agrees(given: float, measured: float, name: str) -> None:
         raise ValueError(msg)
 
 
-def spots_on_image(n_elements: int, image_key: str) -> None:
-    """Refuse to measure an image on which no spots lie."""
-    if n_elements == 0:
-        msg = f"No spots lie on image {image_key!r}, so its resolution cannot be measured. Give `um_per_px`."
-        raise ValueError(msg)
-
-
 def positive(name: str, value: float) -> None:
     """Refuse lengths and resolutions that are not above zero."""
     if not value > 0:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
-from .._checks import expression as check
+from . import _errors as check
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
