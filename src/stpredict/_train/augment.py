@@ -46,7 +46,7 @@ def dihedral(patches: Tensor, symmetry: Tensor | int) -> Tensor:
     return turned
 
 
-def stain(patches: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+def jitter_stain(patches: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     """Scale and shift the optical density of every colour channel of every spot.
 
     With optical density ``d = -ln(pixel)``, the new pixel is ``exp(-(gain * d + shift))``, kept within [0, 1].
@@ -125,5 +125,5 @@ class Views:
         if self.symmetry is not None:
             patches = dihedral(patches, self.symmetry[rows].to(patches.device))
         if self.gain is not None and self.shift is not None:
-            patches = stain(patches, self.gain[rows].to(patches.device), self.shift[rows].to(patches.device))
+            patches = jitter_stain(patches, self.gain[rows].to(patches.device), self.shift[rows].to(patches.device))
         return replace(batch, patches=patches)

@@ -12,7 +12,7 @@ from ..._checks import comparison as check
 from ..._checks import expression as check_expression
 from ...metrics.correlation import LEAST
 from .._scores import agreement, by_gene, known_mean, limits, overall
-from .._training.plan import columns_of
+from .._training.plan import gene_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +124,7 @@ def measured(
     n_spots = [len(slide.xy_px) for slide in slides]
     name = np.repeat([slide.name for slide in slides], n_spots)
     xy = np.concatenate([slide.xy_px for slide in slides])
-    observed = np.concatenate([spec.normalize(slide.counts, columns_of(slide, genes)) for slide in slides])
+    observed = np.concatenate([spec.normalize(slide.counts, gene_columns(slide, genes)) for slide in slides])
     counted = ~check_expression.zero_spots(counts)
     enough = [each for each in dict.fromkeys(name.tolist()) if (counted & (name == each)).sum() >= LEAST]
     check.scorable(len(enough), fold)
@@ -148,7 +148,7 @@ def measured(
 
 
 def _panel(slide: Slide, genes: Sequence[str]) -> csr_matrix:
-    return slide.counts[:, columns_of(slide, genes)]  # type: ignore[index]
+    return slide.counts[:, gene_columns(slide, genes)]  # type: ignore[index]
 
 
 def score(held: HeldOut, predicted: NDArray[np.float32]) -> tuple[pd.DataFrame, dict[str, float]]:

@@ -10,10 +10,11 @@ from ..._checks import stain as check
 from ...pp.stain_fit import METHODS, Normalizer, Stain, fit_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ..._slides import Slide
     from ...pp.stain_fit import StainMethod
+    from .provenance import Provenance
 
 
 def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
@@ -41,7 +42,7 @@ def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
     }
 
 
-def normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod) -> list[Normalizer]:
+def normalizers(slides: Sequence[Slide], provenance: Provenance, method: StainMethod) -> list[Normalizer]:
     """What gives the patches of each slide the stain that a predictor was trained on.
 
     Parameters
@@ -59,8 +60,7 @@ def normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: 
     for its image, or else measured at its spots.
     """
     check_config.one_of("stain", method, METHODS)
-    known = provenance.get("stain")
-    reference = Stain.from_dict(check.reference(None if known is None else known["reference"]))
+    reference = Stain.from_dict(check.reference(provenance.stain and provenance.stain["reference"]))
     return [Normalizer.between(slide_stain(slide), reference, method) for slide in slides]
 
 
