@@ -16,10 +16,10 @@ from ..._train.config import FitConfig
 from ..._train.data import read_pieces, slide_index
 from ...metrics import morans_i, noise_ceiling
 from ...metrics.correlation import LEAST
+from ...metrics.scores import nan_mean
 from ...pp._grid import spot_lattice
 from ...pp.targets import TargetSpec, slide_means
 from .._predictor.ood import statistics_of
-from .._scores import known_mean
 from .._training.plan import columns_of, planned
 from .image_graph import Spots, displaced, standardised, within_slides
 
@@ -222,7 +222,7 @@ def _frame(
     std = chance.std(axis=0)
     p_value = (1 + (chance >= scores).sum(axis=0)) / (1 + len(chance))
     per_slide = [_of_slide(slide, run, values[run.slide_index == i], seed) for i, slide in enumerate(run.slides)]
-    ceiling, moran = (known_mean(np.stack(part), axis=0) for part in zip(*per_slide, strict=True))
+    ceiling, moran = (nan_mean(np.stack(part), axis=0) for part in zip(*per_slide, strict=True))
     columns = {
         keys.PREDICTABILITY: scores,
         "z": (scores - chance.mean(axis=0)) / np.where(std > 0, std, np.nan),
