@@ -16,6 +16,7 @@ from .._checks import predictor as check
 from .._checks import slides as check_slides
 from .._checks import training as check_training
 from .._slides import Selection, resolve
+from ..models.model_config import uses_embeddings
 from ._inference.cluster import spread
 from ._inference.plan import Plan, Settings, compute
 from ._inference.sinks import Memory, Store
@@ -203,7 +204,7 @@ def _width(slides: Sequence[Slide]) -> int | None:
 
 
 def _takes_embeddings(predictor: Predictor) -> bool:
-    return getattr(predictor.model_config, "encoder", None) == "given"
+    return uses_embeddings(predictor.model_config)
 
 
 def _check_place(

@@ -13,7 +13,7 @@ import numpy as np
 
 from ... import _keys as keys
 from ..._checks import comparison as check
-from ...models._registry import named_fields
+from ...models.registry import accepts_embeddings
 from .._inference.plan import Plan, Settings, X, compute
 from .._inference.sinks import Memory
 from .._predictor.serialization import package_version, swap
@@ -71,8 +71,7 @@ class Cell:
     @property
     def _embedded(self) -> bool:
         """Whether embeddings that came with the spots are used."""
-        asked = self._options.get("encoder", "given")
-        return "encoder" in named_fields(self.entry.model) and asked == "given"
+        return accepts_embeddings(self.entry.model, self._options)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -292,7 +291,7 @@ def _speed(history: pd.DataFrame, whole: float) -> float:
 
 def _macs(shape: ModelConfig, n_members: int) -> int:
     """Multiply-accumulates of one spot."""
-    from ...models._macs import macs
+    from ...models.macs import macs
 
     return n_members * macs(shape)
 

@@ -17,7 +17,8 @@ from ..._slides import shared_genes
 from ..._train.data import fold
 from ...models import build
 from ...models import config as named_config
-from ...models._registry import named_fields
+from ...models.model_config import GIVEN
+from ...models.registry import accepts_embeddings
 from ...pp._genes import ranked
 from .training_plan import Run
 
@@ -122,15 +123,15 @@ def _with_width(model: str, options: Mapping[str, Any] | None, slides: Sequence[
     widths = {slide.name: slide.features.shape[1] for slide in slides if slide.features is not None}
     check_config.same_width(widths)
     width = next(iter(widths.values()), None)
-    check_config.embeddings_fit(model, options or {}, width, takes="encoder" in named_fields(model))
-    return {**(options or {}), **({} if width is None else {"encoder": "given", "n_features": width})}
+    check_config.embeddings_fit(model, options or {}, width, takes=accepts_embeddings(model, {}))
+    return {**(options or {}), **({} if width is None else {"encoder": GIVEN, "n_features": width})}
 
 
 def _validated(config: FitConfig, shape: ModelConfig, validate_on: Sequence[str] | None) -> FitConfig:
     """Nothing is held out, where nobody asked for it, from a model that takes no steps to be stopped."""
     with torch.device("meta"):
-        takes_steps = build(shape).takes_steps
-    if takes_steps or config.validation != "auto" or validate_on is not None:
+        has_trainable_parameters = build(shape).has_trainable_parameters
+    if has_trainable_parameters or config.validation != "auto" or validate_on is not None:
         return config
     return dataclasses.replace(config, validation="none")
 
