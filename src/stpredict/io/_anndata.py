@@ -15,8 +15,8 @@ from .._checks import files as check_files
 from .._checks import platforms as check
 from .._resolution import Known, settle
 from . import _bundle as bundle
-from ._images import pyramid
-from ._lattice import neighbour_pitch
+from .images import pyramid
+from .lattice import neighbour_pitch
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -15,7 +15,7 @@ from .._checks import files as check_files
 from .._checks import platforms as check
 from .._resolution import VISIUM, Known, of_sides, settle
 from . import _bundle as bundle
-from ._lattice import fit_lattice
+from .lattice import fit_lattice
 
 if TYPE_CHECKING:
     from os import PathLike

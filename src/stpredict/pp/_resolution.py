@@ -13,7 +13,7 @@ from .._checks import resolution as check_resolution
 from .._checks import slides as check
 from .._resolution import Known, Spots, measured, platform, settle, told
 from .._slides import Selection, resolve, slide_images
-from ..io._lattice import neighbour_pitch
+from ..io.lattice import neighbour_pitch
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
