@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from .._checks import training as check
 from .._pixels import PatchReader, visiting_order
 from ..models import SpotBatch
-from ..pp._split import blocks
+from ..pp.spatial_blocks import spatial_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -323,7 +323,7 @@ def validation_fold(
     if kind == "none":
         return Fold(held_out=np.zeros(len(slide_index(slides)), bool), kind=kind, groups=(), leaks=False)
     if kind == "block":
-        masks = [blocks(slide.xy_px, seed=config.seed + member) for slide in slides]
+        masks = [spatial_blocks(slide.xy_px, seed=config.seed + member) for slide in slides]
         return Fold(held_out=np.concatenate(masks), kind=kind, groups=(), leaks=True)
     held = _held_slides(slides, groups, config, member, validate_on)
     trained = {slide.group for slide, out in zip(slides, held, strict=True) if not out}

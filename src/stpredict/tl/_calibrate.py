@@ -1,4 +1,4 @@
-"""Calibrate the prediction intervals of a predictor on slides that it was not trained on."""
+"""Where intervals come from: members scored on the groups that they did not see, or a predictor on other slides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .._slides import Selection, resolve
 from .._train.augment import N_SYMMETRIES
 from .._train.batches import BatchLimit
 from .._train.data import slide_index
-from ._inference.plan import Plan, Settings, read
+from ._inference.plan import PredictionPlan, PredictOptions, read
 from ._predictor.conformal import Calibration
 from ._training.plan import drop_low_count_spots, gene_columns, slide_digest
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._slides import Slide
-    from ..pp.stain_fit import StainMethod
+    from ..pp.stain_normalization import StainMethod
     from ._predictor.predictor import Predictor
 
 
@@ -131,7 +131,9 @@ def calibrate(
     for slide in slides:
         missing = [gene for gene in predictor.genes if gene not in set(slide.genes)]
         check.measured(missing, len(predictor.genes), slide.name)
-    plan = Plan.of(slides, predictor, Settings(n_views=n_views, stain=stain, device=device, precision=precision))
+    plan = PredictionPlan.of(
+        slides, predictor, PredictOptions(n_views=n_views, stain=stain, device=device, precision=precision)
+    )
     predicted, spread = _predicted(plan, predictor, progress=progress)
     found = Calibration.of(
         np.concatenate([_observed(slide, predictor) for slide in slides]) - predicted,
@@ -154,7 +156,9 @@ def _observed(slide: Slide, predictor: Predictor) -> NDArray[np.float32]:
     return predictor.target.normalize(slide.counts, gene_columns(slide, predictor.genes))
 
 
-def _predicted(plan: Plan, predictor: Predictor, *, progress: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _predicted(
+    plan: PredictionPlan, predictor: Predictor, *, progress: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Prediction and spread of all spots of a plan, in the order of the slides."""
     fabric, n = plan.settings.fabric(), len(plan.order)
     limit = BatchLimit.of(None, fabric.device)

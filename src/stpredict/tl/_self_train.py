@@ -158,4 +158,4 @@ def _check_student(run: TrainingPlan) -> None:
     """Refuse a model that could not learn from what a teacher says."""
     with torch.device("meta"):
         network = build(run.model_config)
-    check.can_be_student(run.model, steps=network.takes_steps, needs_counts=network.needs_counts)
+    check.can_be_student(run.model, steps=network.has_trainable_parameters, needs_counts=network.needs_counts)

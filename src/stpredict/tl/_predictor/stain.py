@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from ... import _keys as keys
 from ..._checks import config as check_config
-from ..._checks import stain as check
-from ...pp.stain_fit import METHODS, Normalizer, Stain, fit_stain
+from ..._checks import slides as check
+from ...pp.stain_normalization import METHODS, Stain, StainNormalizer, fit_stain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..._slides import Slide
-    from ...pp.stain_fit import StainMethod
+    from ...pp.stain_normalization import StainMethod
     from .provenance import Provenance
 
 
@@ -42,7 +42,7 @@ def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
     }
 
 
-def normalizers(slides: Sequence[Slide], provenance: Provenance, method: StainMethod) -> list[Normalizer]:
+def stain_normalizers(slides: Sequence[Slide], provenance: Provenance, method: StainMethod) -> list[StainNormalizer]:
     """What gives the patches of each slide the stain that a predictor was trained on.
 
     Parameters
@@ -60,8 +60,14 @@ def normalizers(slides: Sequence[Slide], provenance: Provenance, method: StainMe
     for its image, or else measured at its spots.
     """
     check_config.one_of("stain", method, METHODS)
-    reference = Stain.from_dict(check.reference(provenance.stain and provenance.stain["reference"]))
-    return [Normalizer.between(slide_stain(slide), reference, method) for slide in slides]
+    if provenance.stain is None:
+        msg = (
+            "The predictor does not know the stain of the slides it was trained on: it was made by an older version, "
+            "or that stain could not be measured. Predict without `stain`, or train again with `stp.tl.fit`."
+        )
+        raise ValueError(msg)
+    reference = Stain.from_dict(provenance.stain["reference"])
+    return [StainNormalizer.between(slide_stain(slide), reference, method) for slide in slides]
 
 
 def slide_stain(slide: Slide) -> Stain:
@@ -80,4 +86,4 @@ def slide_stain(slide: Slide) -> Stain:
     if recorded is not None:
         return Stain.from_dict(recorded)
     found = fit_stain(slide.levels, slide.um_per_px, slide.xy_px, image_key=slide.image_key)
-    return check.measured(found, slide.image_key)
+    return check.has_stain(found, slide.image_key)

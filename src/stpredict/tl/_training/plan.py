@@ -19,8 +19,9 @@ from ..._slides import shared_genes
 from ..._train.data import slide_index, validation_fold
 from ...models import build, config_to_dict
 from ...models import config as named_config
-from ...models._registry import named_fields
-from ...pp._genes import ranked
+from ...models.model_config import GIVEN
+from ...models.registry import accepts_embeddings
+from ...pp.gene_ranking import rank_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,8 +134,10 @@ def plan_training(
     patch = patch or _default_patch(model_config, slides)
     check_config.patch_fits(patch.fov_um, patch.size_px, len(model_config.fov_spots), model_config.size_px)
     with torch.device("meta"):
-        takes_steps = build(model_config).takes_steps
-    if not takes_steps and config.validation == "auto" and validate_on is None:  # no early stopping: keep all spots
+        has_trainable_parameters = build(model_config).has_trainable_parameters
+    if (
+        not has_trainable_parameters and config.validation == "auto" and validate_on is None
+    ):  # no early stopping: keep all spots
         config = dataclasses.replace(config, validation="none")
     return TrainingPlan(
         slides=slides,
@@ -181,8 +184,8 @@ def _model_options(model: str, options: Mapping[str, Any] | None, slides: Sequen
     widths = {slide.name: slide.features.shape[1] for slide in slides if slide.features is not None}
     check_config.same_width(widths)
     width = next(iter(widths.values()), None)
-    check_config.embeddings_fit(model, options or {}, width, takes="encoder" in named_fields(model))
-    return {**(options or {}), **({} if width is None else {"encoder": "given", "n_features": width})}
+    check_config.embeddings_fit(model, options or {}, width, takes=accepts_embeddings(model, {}))
+    return {**(options or {}), **({} if width is None else {"encoder": GIVEN, "n_features": width})}
 
 
 def _target_genes(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[str]:
@@ -216,7 +219,7 @@ def most_dispersed_genes(slides: Sequence[Slide], genes: Sequence[str], n_genes:
     from scipy.sparse import vstack
 
     counts = vstack([slide.counts[:, gene_columns(slide, genes)] for slide in slides], format="csr")  # type: ignore[index]
-    return [genes[i] for i in ranked(counts, "dispersion", 0.1)[:n_genes]]
+    return [genes[i] for i in rank_genes(counts, "dispersion", 0.1)[:n_genes]]
 
 
 def gene_columns(slide: Slide, genes: Sequence[str]) -> list[int]:

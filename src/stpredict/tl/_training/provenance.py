@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..._train.color import CHANNELS
-from ...pp._grid import spot_lattice
+from ...pp.lattice import infer_lattice
 from .._predictor.provenance import Provenance
 from .._predictor.serialization import package_version
 from .._predictor.stain import training_stain
@@ -70,7 +70,7 @@ def training_provenance(
 
 def _lattice(slides: Sequence[Slide]) -> dict[str, Any]:
     """Median pitch of the spots over the slides, and the layout of the slide with the most spots."""
-    found = [spot_lattice(slide.xy_um) for slide in sorted(slides, key=lambda slide: -len(slide.xy_um))]
+    found = [infer_lattice(slide.xy_um) for slide in sorted(slides, key=lambda slide: -len(slide.xy_um))]
     pitches = [pitch for pitch, _ in found if pitch]
     return {"pitch_um": float(np.median(pitches)) if pitches else None, "layout": found[0][1]}
 

@@ -17,14 +17,14 @@ from ..._train.device import make_fabric
 from ..._train.features import features_of
 from ..._train.loop import ValidationSpots, seeded, train
 from ...models import build
-from ...models._encoder import Encoder
-from ...models._registry import named_fields
+from ...models.encoder import Encoder
+from ...models.registry import config_fields
 from ...pp.targets import Targets
-from .._predictor.ood import ImageRange, statistics_of
+from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
 from .._predictor.serialization import CONFIG
-from .calibration import calibrate_on_held_out
 from .checkpoint import Checkpoint
+from .cross_calibration import cross_calibrate
 from .plan import gene_columns
 from .provenance import training_provenance
 from .pseudo_labels import pseudo_labels
@@ -97,8 +97,8 @@ def _train_predictor(
             best=checkpoint.best(),
             pretrained=members[0].pretrained,
         ),
-        calibration=calibrate_on_held_out(plan, tuple(members), spots, observed, fabric),
-        image_range=ImageRange.of(statistics_of(spots.patches, spot_share), folds),
+        calibration=cross_calibrate(plan, tuple(members), spots, observed, fabric),
+        image_range=ImageRange.of(image_statistics(spots.patches, spot_share), folds),
     )
 
 
@@ -160,7 +160,7 @@ def _train_network(
             observed=observed[held_out],
             decode=targets.decode,
         )
-    network.start_from(gather(spots, some) for some in rows.split(START_BATCH))
+    network.initialize_from(gather(spots, some) for some in rows.split(START_BATCH))
     rows = rows if teacher is None else torch.cat([rows, unlabelled])
     train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
     return Member(network=network.cpu().eval(), targets=targets, pretrained=pretrained)
@@ -168,7 +168,7 @@ def _train_network(
 
 def _network_config(plan: TrainingPlan, n_outputs: int) -> ModelConfig:
     """The configuration with the number of targets, and the number of genes for models that predict counts."""
-    counted = {"n_genes": len(plan.genes)} if "n_genes" in named_fields(plan.model) else {}
+    counted = {"n_genes": len(plan.genes)} if "n_genes" in config_fields(plan.model) else {}
     return dataclasses.replace(plan.model_config, n_outputs=n_outputs, **counted)
 
 

@@ -11,7 +11,8 @@ from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit, gather
 from ..._train.test_time_augmentation import tta_mean_std
 from ..._train.windows import context_batches
-from .._predictor.conformal import Calibration, spread_of
+from .._predictor.conformal import Calibration, residual_spread
+from .._predictor.predictor import target_scale
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -28,7 +29,7 @@ BATCH_SIZE = 256
 NOTE = "the same spots chose the epoch whose weights are kept, so intervals are slightly too narrow"
 
 
-def calibrate_on_held_out(
+def cross_calibrate(
     plan: TrainingPlan, members: tuple[Member, ...], spots: SpotBatch, observed: NDArray[np.float32], fabric: Fabric
 ) -> Calibration | None:
     """Calibrate on residuals of the members at their held-out spots; None where nothing was held out."""
@@ -40,7 +41,7 @@ def calibrate_on_held_out(
         unscored[rows] = False
         if len(rows):
             mean, std = _mean_and_std(member, spots, torch.from_numpy(rows), plan.config, fabric, n_views)
-            parts.append((observed[rows] - mean, spread_of(members, std), groups[rows]))
+            parts.append((observed[rows] - mean, residual_spread(std, target_scale(members)), groups[rows]))
     if not parts:
         return None
     residuals, spread, group = (np.concatenate(part) for part in zip(*parts, strict=True))
