@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._checks.slides import listed
@@ -142,10 +143,10 @@ def known_platform(like: str, names: Collection[str]) -> None:
         raise ValueError(msg)
 
 
-def provenance_of(like: object) -> dict[str, Any]:
+def provenance_of(like: object) -> Mapping[str, Any]:
     """Provenance of a predictor; refuse anything that is neither a name nor a predictor."""
     provenance = getattr(like, "provenance", None)
-    if not isinstance(provenance, dict):
+    if not isinstance(provenance, Mapping):
         msg = (
             f"`like` is of type {type(like).__name__}; give a predictor, the name of a platform or None. Get a "
             "predictor from `stp.tl.fit` or `stp.tl.Predictor.load`."

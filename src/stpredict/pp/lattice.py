@@ -15,7 +15,7 @@ from .._geometry import spot_pitch
 from . import _errors as check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -35,7 +35,9 @@ BORDER_TOLERANCE = 1 + 1e-9
 class WithProvenance(Protocol):
     """What is read of a predictor."""
 
-    provenance: dict[str, Any]
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Record of its training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
