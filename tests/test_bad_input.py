@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 
@@ -326,27 +327,79 @@ def test_missing_pixels_are_flagged_and_predicted(sdata, predictor):
     assert np.isfinite(table.X).all()
 
 
-CHECKS = {
-    "cohort", "comparison", "config", "conformal", "evaluation", "grid", "platforms", "predictability",
-    "prediction", "predictor", "pseudo_spots", "raster", "report", "resolution", "slides", "stain",
-    "super_resolution", "tissue", "training", "wsi",
-}  # fmt: skip
+CHECKS = sorted([*SOURCE.glob("_checks/*.py"), *SOURCE.rglob("_errors.py")])
+N_LETTERS, N_MESSAGES = 8, 3
+
+
+def module_of(path):
+    return ".".join(("stpredict", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imported(path, tree):
+    """Names in a file that stand for something imported, and its full name."""
+    package = module_of(path).split(".")[: None if path.name == "__init__.py" else -1]
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*package[: len(package) - node.level + 1], *filter(None, (node.module or "").split("."))]
+            names |= {alias.asname or alias.name: ".".join([*base, alias.name]) for alias in node.names}
+    return names
+
+
+def used_names(path):
+    """Full names of everything that a file takes out of a module of this package, or calls of its own."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names, used = imported(path, tree), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            used.add(f"{names[node.value.id]}.{node.attr}")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            used.add(names.get(node.func.id, f"{module_of(path)}.{node.func.id}"))
+    return used
 
 
 def test_every_check_is_called():
     """A check that nothing calls would be a promise that nothing keeps."""
-    source = "\n".join(file.read_text(encoding="utf-8") for file in SOURCE.rglob("*.py"))
-    for module in sorted(CHECKS):
-        tree = ast.parse((SOURCE / "_checks" / f"{module}.py").read_text(encoding="utf-8"))
-        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        uncalled = {name for name in names if not re.search(rf"(?<!def )\b{name}\(", source)}
-        assert not uncalled, module
+    used = set().union(*map(used_names, SOURCE.rglob("*.py")))
+    functions = {
+        f"{module_of(path)}.{node.name}"
+        for path in CHECKS
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert len(functions) > 100
+    assert not functions - used
 
 
-def test_only_checks_raise_about_input():
-    """Anything else that raises does so again, or for Python: no attribute of a lazy module."""
-    for file in SOURCE.rglob("*.py"):
-        if file.parent.name != "_checks" and file.name != "_errors.py":
-            raised = [node.exc for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-                      if isinstance(node, ast.Raise) and node.exc is not None]  # fmt: skip
-            assert {ast.unparse(exc).split("(")[0] for exc in raised} <= {"AttributeError"}, file.name
+def words_of(node):
+    return [re.sub(r"\s+", " ", part.value) for part in ast.walk(node)
+            if isinstance(part, ast.Constant) and isinstance(part.value, str)]  # fmt: skip
+
+
+def pieces(texts):
+    return {text[i : i + N_LETTERS] for text in texts for i in range(len(text) - N_LETTERS + 1)}
+
+
+def test_every_message_is_matched_by_a_test():
+    """Tests hold a piece of each message that hardly any other message has."""
+    messages = {}
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "msg":
+                messages[f"{path.relative_to(SOURCE)}:{node.lineno}"] = pieces(words_of(node.value))
+    n_messages = Counter(piece for found in messages.values() for piece in found)
+    tests = Path(__file__).parent.rglob("test_*.py")
+    patterns = [text for path in tests for text in words_of(ast.parse(path.read_text(encoding="utf-8")))]
+    matched = pieces(re.sub(r"\\(.)", r"\1", text) for text in patterns)
+    own = {place: {piece for piece in found if n_messages[piece] <= N_MESSAGES} for place, found in messages.items()}
+    assert len(messages) > 300
+    assert not [place for place, found in own.items() if not found & matched]
+
+
+def test_what_is_raised_has_a_message():
+    """`msg = …; raise X(msg)`; anything else raises again, or what Python or the system defines."""
+    for path in SOURCE.rglob("*.py"):
+        raised = [node.exc for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                  if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]  # fmt: skip
+        unnamed = {ast.unparse(exc) for exc in raised if [ast.unparse(arg) for arg in exc.args] != ["msg"]}
+        assert {text.split("(")[0] for text in unnamed} <= {"AttributeError", "OSError"}, path

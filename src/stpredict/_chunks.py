@@ -73,7 +73,7 @@ class Source:
 
     def __init__(self, pixels: Any) -> None:
         data = pixels.data if getattr(pixels, "chunks", None) is not None and hasattr(pixels, "dims") else pixels
-        self.pixels = _stored(data)
+        self.pixels = _without_dask(data)
         self.shape: tuple[int, int, int] = self.pixels.shape
         self.edges = tuple(_edges(self.pixels, axis) for axis in (1, 2))
 
@@ -103,7 +103,7 @@ class Source:
         return {name: value for name, value in self.__dict__.items() if name != "_fast"}
 
 
-def _stored(data: Any) -> Any:
+def _without_dask(data: Any) -> Any:
     """The zarr array or file behind a dask array that only wraps it: it is read faster without dask."""
     layers = getattr(getattr(data, "dask", None), "layers", {})
     alone = [next(iter(layer.values())) for layer in layers.values() if len(layer) == 1]

@@ -189,8 +189,8 @@ class PatchReader:
         pixels, missing = self._chunks.read_blocks(level, y, x, self._chunks.blocks_of(level, low, high))
         if rows is None and columns is None:
             return pixels, missing
-        gone = None if missing is None else _fill(missing[None], rows, columns, fill=0)[0]
-        return _fill(pixels, rows, columns, fill=255), gone
+        gone = None if missing is None else _gather_padded(missing[None], rows, columns, fill=0)[0]
+        return _gather_padded(pixels, rows, columns, fill=255), gone
 
 
 def visiting_order(xy_px: NDArray[np.float64], side_px: float, budget_bytes: int) -> NDArray[np.intp]:
@@ -269,7 +269,7 @@ def _source_indices(low: int, high: int, size: int, fill: str) -> tuple[tuple[in
     return (first, last), np.where((index >= 0) & (index < size), index - first, -1)
 
 
-def _fill(
+def _gather_padded(
     pixels: NDArray[Any], rows: NDArray[np.intp] | None, columns: NDArray[np.intp] | None, *, fill: int
 ) -> NDArray[Any]:
     """Pixels ``(c, y, x)`` at rows and columns; positions of -1 get the value ``fill``."""

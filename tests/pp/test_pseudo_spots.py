@@ -248,16 +248,11 @@ def test_what_was_made_is_replaced_and_nothing_else_is():
     ({"diameter_um": 11, "pitch_um": 10}, "Spots overlap: a circle of 11 µm is wider than the 10 µm to the next"),
     ({**TILES, "layout": "hexagonal"}, r"a square of 10 µm is wider than the 8\.66 µm"),
     ({**TILES, "outline": "star"}, "`outline` is 'star'"),
-    ({"diameter_um": 5}, "both are needed"),
-    ({"like": "xenium"}, "`like` is 'xenium'; known: 'visium'"),
     ({**TILES, "min_transcripts": 0}, "`min_transcripts` is 0; it must be at least 1"),
     ({**TILES, "min_transcripts": 9}, "No spot has 9 transcripts: 2 transcripts count, 2 of them lie in a spot"),
     ({**TILES, "points_key": "cells"}, r"No points 'cells' in `sdata.points`\. Found: 'transcripts'"),
     ({**TILES, "feature_key": "name"}, r"No column 'name' names the gene of each transcript \(found: 'x', 'y', 'gene'"),
     ({**TILES, "exclude": "("}, r"`exclude` is '\(', which is no regular expression"),
-    ({**TILES, "image_key": "hes"}, "No image 'hes'"),
-    ({**TILES, "um_per_px": 0}, "`um_per_px` is 0"),
-    ({**TILES, "coordinate_system": "mm"}, "There is no image of coordinate system 'mm'"),
 ])  # fmt: skip
 def test_bad_input_is_refused_and_nothing_is_written(arguments, words):
     sdata = build(at((5, 5), (25, 5)))

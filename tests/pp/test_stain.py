@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,18 +117,6 @@ def test_patches_keep_shape_and_order_and_are_not_changed(stains):
     np.testing.assert_array_equal(normalizer(patches[..., ::-1]), out[..., ::-1])
 
 
-def test_it_is_fast(stains):
-    normalizer = StainNormalizer.between(*stains, "macenko")
-    patches = np.ascontiguousarray(A[:, :, :32, :32]).reshape(-1, 3, 3, 32, 32)
-    normalizer(patches)  # compiled
-    taken = []
-    for _ in range(5):
-        start = time.perf_counter()
-        normalizer(patches)
-        taken.append((time.perf_counter() - start) / len(patches))
-    assert min(taken) < 2e-3  # seconds a spot; 0.2 ms where nothing else runs
-
-
 def test_what_is_not_stained_does_not_count(stains):
     white = np.full((200, 3, 64, 64), 250, np.uint8)
     assert stain_from_pixels(np.concatenate([A, white])) == stains[0]
@@ -229,8 +216,6 @@ def test_places_are_few_and_lie_on_tissue():
     (lambda: slide(blank=True), {}, "No tissue on image 'he', so there is no stain to measure"),
     (lambda: drawn_tissue(slide(blank=True)), {}, "The stain of image 'he' cannot be measured: .* too pale"),
     (slide, {"tissue_key": "mask"}, r"No element 'mask' with tissue \(found: none\)"),
-    (slide, {"image_key": "hes"}, "No image 'hes'"),
-    (slide, {"coordinate_system": "mm"}, "There is no image of coordinate system 'mm'"),
 ])  # fmt: skip
 def test_bad_input_is_refused_and_nothing_written(make, arguments, message):
     sdata = make()

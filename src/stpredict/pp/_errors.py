@@ -280,7 +280,7 @@ def variable_genes(n_variable: int, n_genes: int) -> None:
     """Refuse a table in which no gene varies enough to be learnt."""
     if n_variable == 0:
         msg = (
-            f"None of {n_genes} genes varies over the training spots and is seen in enough of them. Lower "
+            f"None of {n_genes} genes varies over the training spots and has counts in enough of them. Lower "
             "`min_fraction`, give more training slides, or name `genes` yourself."
         )
         raise ValueError(msg)

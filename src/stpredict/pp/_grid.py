@@ -44,8 +44,8 @@ def spot_grid(
 ) -> None:
     """Lay spots of a known geometry over a slide.
 
-    For slides without spots of their own: ``stp.tl.predict(sdata, predictor, shapes_key="grid")`` predicts on them,
-    and makes the table. The lattice begins at the corner of the image and lies along its rows and columns: the first
+    For slides without measured spots: ``stp.tl.predict(sdata, predictor, shapes_key="grid")`` predicts on them and
+    writes a table. The lattice begins at the corner of the image and lies along its rows and columns: the first
     centre is half a step from either edge, and every spot whose centre lies in the image belongs to it.
 
     Parameters
@@ -53,48 +53,48 @@ def spot_grid(
     sdata
         The object.
     like
-        A predictor, for spots as it was trained on (diameter, pitch, layout), or the name of a platform: ``"visium"``
-        (hexagonal, 55 µm in diameter, 100 µm apart), ``"st"`` (square, 100 µm and 200 µm), ``"visium_hd_8um"`` and
-        ``"visium_hd_16um"`` (square bins, edge to edge). None where ``diameter_um`` and ``pitch_um`` say all.
+        A predictor, for spots like those of its training (diameter, pitch, layout), or the name of a platform:
+        ``"visium"`` (hexagonal, 55 µm in diameter, 100 µm apart), ``"st"`` (square, 100 µm and 200 µm),
+        ``"visium_hd_8um"`` and ``"visium_hd_16um"`` (square bins, edge to edge). None if ``diameter_um`` and
+        ``pitch_um`` are given.
     diameter_um
-        Diameter of a spot, or side of a bin, in µm; counts more than ``like``.
+        Diameter of a spot, or side of a bin, in µm; overrides ``like``.
     pitch_um
-        Distance between the centres of neighbours in µm; counts more than ``like``. By default what the predictor
-        records, or else twice its diameter.
+        Distance between the centres of neighbours in µm; overrides ``like``. By default that of the
+        predictor, or else twice its diameter.
     layout
-        ``"hexagonal"`` or ``"square"``; counts more than ``like``. By default what the predictor records, or else
-        square.
+        ``"hexagonal"`` or ``"square"``; overrides ``like``. By default that of the predictor, or else square.
     tissue_key
-        Shapes element with the tissue as polygons. Where there is no ``"tissue"`` the whole image is covered, as it is
-        with None.
+        Shapes element with the tissue as polygons. Without any ``"tissue"``, or with None, the whole image is
+        covered.
     min_tissue
-        Least fraction of a spot's area on tissue, between 0 and 1.
+        Minimum fraction of the area of a spot on tissue, between 0 and 1.
     image_key
-        Image that is meant; by default the only one.
+        The image; by default the only one.
     coordinate_system
-        Coordinate system in which image and tissue meet, where they share several.
+        Coordinate system shared by image and tissue, if there are several.
     um_per_px
-        Resolution in µm per full-resolution pixel; by default what the object records.
+        Resolution in µm per full-resolution pixel; by default as recorded in the object.
     key_added
-        Shapes element that is written. A grid of an earlier call is replaced, nothing else is.
+        Shapes element that is written. Only a grid of an earlier call is replaced.
 
     Returns
     -------
     Nothing. Writes ``sdata.shapes[key_added]``: circles, or polygons for bins, in full-resolution pixels with the
     transformations of the image. The index (int) is the position in the whole lattice, row by row, so it does not
-    depend on the tissue. The geometry is noted in ``sdata.attrs["stpredict"]["grid"][key_added]``; its ``n_columns``
+    depend on the tissue. The geometry is recorded in ``sdata.attrs["stpredict"]["grid"][key_added]``; its ``n_columns``
     turns an index into row and column: ``divmod(index, n_columns)``.
 
     Raises
     ------
     ValueError
-        If no spot lies on tissue, the resolution is not known, ``key_added`` is something else than a grid, or more
-        than 50 million places would have to be looked at.
+        If no spot lies on tissue, the resolution is unknown, ``key_added`` is an element other than a grid, or more
+        than 50 million places would have to be computed.
 
     Notes
     -----
-    Areas are exact, of circles too. A million spots take seconds, however much they overlap; memory grows with the
-    spots that are kept.
+    Areas are exact, of circles too. A million spots take seconds, however much they overlap; memory grows with
+    the number of spots.
 
     Examples
     --------

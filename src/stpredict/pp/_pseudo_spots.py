@@ -63,53 +63,53 @@ def spots_from_transcripts(
     sdata
         The object.
     points_key
-        Points that are transcripts; by default the only ones. They are read one partition at a time.
+        The points element with the transcripts; by default the only one. It is read one partition at a time.
     like
-        A predictor, for spots as it was trained on, or the name of a platform: ``"visium"``, ``"st"``,
-        ``"visium_hd_8um"`` or ``"visium_hd_16um"``. None where ``diameter_um`` and ``pitch_um`` say all.
+        A predictor, for spots like those of its training, or the name of a platform: ``"visium"``, ``"st"``,
+        ``"visium_hd_8um"`` or ``"visium_hd_16um"``. None if ``diameter_um`` and ``pitch_um`` are given.
     diameter_um
-        Diameter of a circle, or side of a square, in µm; counts more than ``like``.
+        Diameter of a circle, or side of a square, in µm; overrides ``like``.
     pitch_um
-        Distance between the centres of neighbours in µm; counts more than ``like``. Spots may touch, not overlap.
+        Distance between the centres of neighbours in µm; overrides ``like``. Spots may touch, not overlap.
     layout
-        ``"hexagonal"`` or ``"square"``; counts more than ``like``.
+        ``"hexagonal"`` or ``"square"``; overrides ``like``.
     outline
-        ``"circle"`` or ``"square"``; counts more than ``like``.
+        ``"circle"`` or ``"square"``; overrides ``like``.
     min_transcripts
-        Fewest transcripts of a spot that is kept.
+        Minimum number of transcripts of a spot.
     min_qv
-        Least quality of a transcript, where the points have a column ``qv`` (10x recommends 20); None keeps all.
+        Minimum quality of a transcript, if the points have a column ``qv`` (10x recommends 20); None keeps all.
     exclude
-        Regular expression of names that are no genes, such as control probes; None keeps all.
+        Regular expression of names that are not genes, such as control probes; None keeps all.
     feature_key
-        Column that names the gene; by default what the points say.
+        Column that names the gene; by default the ``feature_key`` of the points.
     image_key
-        Image whose lattice is meant; by default the only one.
+        Image on which the lattice lies; by default the only one.
     coordinate_system
-        Coordinate system in which image and points meet, where they share several.
+        Coordinate system shared by image and points, if there are several.
     um_per_px
-        Resolution in µm per full-resolution pixel; by default what the object records.
+        Resolution in µm per full-resolution pixel; by default as recorded in the object.
     key_added
-        Shapes element that is written; the table is called ``{key_added}_counts``. What an earlier call made is
-        replaced.
+        Shapes element that is written; the table is called ``{key_added}_counts``. The result of an earlier
+        call is replaced.
 
     Returns
     -------
     Nothing. Writes ``sdata.shapes[key_added]`` (circles or squares in full-resolution pixels; the index is the place in
     the whole lattice, as in `stp.pp.spot_grid`) and ``sdata.tables[f"{key_added}_counts"]``: ``X`` int32 CSR counts,
-    ``obs["n_transcripts"]``, genes in alphabetical order. How many transcripts did not count, and why, is logged and
-    noted in ``sdata.attrs["stpredict"]["pseudo_spots"][key_added]``.
+    ``obs["n_transcripts"]``, genes in alphabetical order. The numbers of transcripts that do not count, by reason, are
+    logged and recorded in ``sdata.attrs["stpredict"]["pseudo_spots"][key_added]``.
 
     Raises
     ------
     ValueError
-        If spots overlap, none has enough transcripts, the resolution is not known, or something else is called
+        If spots overlap, none has enough transcripts, the resolution is unknown, or another element is called
         ``key_added``.
 
     Notes
     -----
-    A transcript counts in one spot at most: between squares edge to edge in that of the larger x and y; where two
-    circles touch in one of them.
+    A transcript counts in one spot at most. On the shared edge of two squares it belongs to the one of larger x and
+    y, and where two circles touch to one of them.
 
     Examples
     --------
@@ -181,38 +181,38 @@ def spots_from_cells(
     like
         As in `stp.pp.spots_from_transcripts`.
     diameter_um
-        Diameter of a circle, or side of a square, in µm; counts more than ``like``.
+        Diameter of a circle, or side of a square, in µm; overrides ``like``.
     pitch_um
-        Distance between the centres of neighbours in µm; counts more than ``like``. Spots may touch, not overlap.
+        Distance between the centres of neighbours in µm; overrides ``like``. Spots may touch, not overlap.
     layout
-        ``"hexagonal"`` or ``"square"``; counts more than ``like``.
+        ``"hexagonal"`` or ``"square"``; overrides ``like``.
     outline
-        ``"circle"`` or ``"square"``; counts more than ``like``.
+        ``"circle"`` or ``"square"``; overrides ``like``.
     min_cells
-        Fewest cells of a spot that is kept.
+        Minimum number of cells of a spot.
     layer
         Layer that holds counts; None is ``X``.
     image_key
-        Image whose lattice is meant, where cells lie on several.
+        Image on which the lattice lies, if cells lie on several.
     shapes_key
-        Shapes or labels that are the cells, where the table annotates several.
+        Shapes or labels of the cells, if the table annotates several.
     coordinate_system
-        Coordinate system in which image and cells meet, where they share several.
+        Coordinate system shared by image and cells, if there are several.
     um_per_px
-        Resolution in µm per full-resolution pixel; by default what the object records.
+        Resolution in µm per full-resolution pixel; by default as recorded in the object.
     key_added
-        Shapes element that is written; the table is called ``{key_added}_counts``. What an earlier call made is
-        replaced.
+        Shapes element that is written; the table is called ``{key_added}_counts``. The result of an earlier
+        call is replaced.
 
     Returns
     -------
-    Nothing. Writes what `stp.pp.spots_from_transcripts` does, with ``obs["n_cells"]``; cells in no spot, and in spots
-    of too few, are counted in ``sdata.attrs["stpredict"]["pseudo_spots"][key_added]``.
+    Nothing. Writes what `stp.pp.spots_from_transcripts` does, with ``obs["n_cells"]``; the numbers of cells in no
+    spot, and in spots of too few, are recorded in ``sdata.attrs["stpredict"]["pseudo_spots"][key_added]``.
 
     Raises
     ------
     ValueError
-        If spots overlap, none has enough cells, values are no counts, the resolution is not known, or something else
+        If spots overlap, none has enough cells, values are not counts, the resolution is unknown, or another element
         is called ``key_added``.
 
     Examples

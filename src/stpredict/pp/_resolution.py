@@ -55,21 +55,21 @@ def resolution(
     diameter_um
         Diameter of a spot in µm (100 for legacy arrays; for Visium 65 as Space Ranger writes it, though spots are 55).
     image_key
-        Image that is meant; by default every image.
+        The image; by default every image.
     shapes_key
         Spots to measure; by default all.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
 
     Returns
     -------
-    Nothing. Writes ``sdata.attrs["stpredict"]["um_per_px"][image]``, and its origin, such as ``"argument"`` or
-    ``"spot pitch"``, under ``um_per_px_from``.
+    Nothing. Writes ``sdata.attrs["stpredict"]["um_per_px"][image]``, and its source, such as ``"argument"`` or
+    ``"spot pitch"``, in ``um_per_px_from``.
 
     Raises
     ------
     ValueError
-        If nothing is known, two sources differ by more than 5 %, or pixels are not square within 1 %.
+        If no resolution is known, two sources differ by more than 5 %, or pixels are not square within 1 %.
 
     Examples
     --------

@@ -53,7 +53,7 @@ def split(
     key_added
         Column of ``obs`` that is written.
     seed
-        Seed of the choice.
+        Seed of the random choice.
 
     Returns
     -------

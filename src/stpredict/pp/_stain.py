@@ -30,7 +30,7 @@ def stain(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
 ) -> None:
-    """Measure the stain of a slide, for instance to see how slides differ.
+    """Measure the stain of a slide, for instance to compare slides.
 
     `stp.tl.fit` measures the stain of training slides at their spots, and `stp.tl.predict` does so where it normalises
     stain; a stain that is recorded here takes precedence over one measured at the spots.
@@ -40,14 +40,14 @@ def stain(
     sdata
         The object.
     image_key
-        The image; by default the only one there is.
+        The image; by default the only one.
     tissue_key
-        Shapes element with the tissue as polygons. Where there is no ``"tissue"`` it is found as `stp.pp.tissue` does,
+        Shapes element with the tissue as polygons. Without any ``"tissue"`` it is found as by `stp.pp.tissue`,
         and not written.
     coordinate_system
-        Coordinate system in which image and tissue meet, where they share several.
+        Coordinate system shared by image and tissue, if there are several.
     um_per_px
-        Resolution in µm per full-resolution pixel; by default what the object records.
+        Resolution in µm per full-resolution pixel; by default as recorded in the object.
 
     Returns
     -------

@@ -44,7 +44,7 @@ def tissue(
     sdata
         The object.
     image_key
-        The image; by default the only one there is.
+        The image; by default the only one.
     um_per_px
         Resolution in µm per full-resolution pixel, if it is not recorded in the object.
     resolution_um
@@ -55,7 +55,7 @@ def tissue(
         Area in µm² of the smallest hole that is kept. Fat is pale: groups of fat cells up to this are filled.
     mask_key
         Labels (anything but 0 is tissue, as `squidpy.experimental.im.detect_tissue` writes them) or polygons that are
-        taken as they are in place of what the pixels say; they share a coordinate system with the image.
+        used in place of the pixels; they must share a coordinate system with the image.
     key_added
         Name of the polygons.
 
@@ -63,7 +63,7 @@ def tissue(
     -------
     Nothing. Writes ``sdata.shapes[key_added]``: a polygon for each piece of tissue, the largest first, with its holes,
     in full-resolution pixels of the image and with the image's transformations; the column ``area_um2`` is its area.
-    ``sdata.attrs["stpredict"]["tissue"][key_added]`` keeps parameters, and background colour and threshold or the mask.
+    ``sdata.attrs["stpredict"]["tissue"][key_added]`` records parameters, and background and threshold or the mask.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def tissue(
     tissue. An opening takes off the margin that averaging adds, and with it what is narrower than about 40 µm; then
     small pieces go and small holes are filled.
 
-    The background must be seen: on an image that is tissue from edge to edge a part of it is taken for background. A
+    The background must be visible: on an image that is tissue from edge to edge, part of it counts as background. A
     navy pen, as violet as haematoxylin, cannot be distinguished from nuclei.
 
     Examples
