@@ -128,10 +128,8 @@ def resolve(
     found: list[Slide] = []
     for prefix, sdata in _objects(data):
         check.is_spatialdata(sdata)
-        table_name = _table_name(sdata, selection, needs_table=needs_table)
-        if not needs_table and _without_table(sdata, table_name, selection):
-            table_name = None
-        for shapes_key in _regions(sdata, table_name, selection):
+        table_name, regions = _table_and_regions(sdata, selection, needs_table=needs_table)
+        for shapes_key in regions:
             slide = _slide(sdata, table_name, shapes_key, selection)
             own = slide.group if selection.group_key else f"{prefix}{slide.group}"
             found.append(replace(slide, name=f"{prefix}{slide.name}", group=own))
@@ -167,30 +165,19 @@ def _table_name(sdata: SpatialData, selection: Selection, *, needs_table: bool) 
     return names[0] if names else None
 
 
-def _shapes_keys(selection: Selection) -> Sequence[str] | None:
-    return [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
-
-
-def _without_table(sdata: SpatialData, table_name: str | None, selection: Selection) -> bool:
-    """Whether the selected elements exist, but the table does not annotate them: a grid beside the spots."""
-    asked = _shapes_keys(selection)
-    if table_name is None or selection.table_name is not None or not asked:
-        return False
-    annotated = set(check.annotated_regions(sdata.tables[table_name], table_name))
-    return not annotated & set(asked) and {*sdata.shapes, *sdata.labels}.issuperset(asked)
-
-
-def _regions(sdata: SpatialData, table_name: str | None, selection: Selection) -> list[str]:
-    asked = _shapes_keys(selection)
-    if table_name is None:
-        available = [*sdata.shapes, *sdata.labels]
-        regions = _spot_elements(sdata, available) if asked is None else available
-    else:
-        regions = check.annotated_regions(sdata.tables[table_name], table_name)
-    if asked is not None:
-        check.has_regions(regions, asked)
-        regions = list(asked)
-    return regions
+def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table: bool) -> tuple[str | None, list[str]]:
+    """The elements that hold spots, and the table that annotates them, None where none does."""
+    selected = [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
+    available = [*sdata.shapes, *sdata.labels]
+    table_name = _table_name(sdata, selection, needs_table=needs_table)
+    regions = available if table_name is None else check.annotated_regions(sdata.tables[table_name], table_name)
+    if selected is None:
+        return table_name, _spot_elements(sdata, available) if table_name is None else regions
+    elsewhere = selected and not set(selected) & set(regions) and set(selected) <= set(available)
+    if elsewhere and not needs_table and selection.table_name is None:  # a grid beside the spots of the table
+        return None, list(selected)
+    check.has_regions(regions, selected)
+    return table_name, list(selected)
 
 
 def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
@@ -239,8 +226,7 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
 
 
 def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tuple[str, str]:
-    asked = selection.image_key
-    name = asked.get(shapes_key) if isinstance(asked, Mapping) else asked
+    name = selection.image_key.get(shapes_key) if isinstance(selection.image_key, Mapping) else selection.image_key
     if name is not None:
         check.has_image(list(sdata.images), name)
     images = [name] if name is not None else slide_images(sdata)
