@@ -18,9 +18,8 @@ from ...models.registry import accepts_embeddings
 from .._inference.plan import PredictionPlan, PredictOptions, X, compute
 from .._inference.sinks import MemorySink
 from .._predictor.serialization import package_version
-from .._training.plan import planned
-from .._training.train_members import trained
-from .._training.training_plan import digest
+from .._training.plan import plan_training, slide_digest
+from .._training.train_members import train_members
 from . import _errors as check
 from .cost import PeakMemory, Stopwatch
 from .observations import score_predictions
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..._slides import Slide
     from .._predictor.predictor import Predictor
-    from .._training.training_plan import Run
+    from .._training.plan import TrainingPlan
     from .entry import Entry
     from .folds import Split
     from .observations import Observations
@@ -68,14 +67,14 @@ class Cell:
         keep = accepts_embeddings(self.entry.model, self._model_options())
         return without_features([self.study.slides[name] for name in names], keep=keep)
 
-    def training_plan(self) -> Run:
+    def training_plan(self) -> TrainingPlan:
         """Decide everything about the training."""
         config = self.entry.fit_config(self.study.common, self.seed)
         if self.split.leaks:  # within the fold too, only sections can be held out
             config = replace(config, allow_leakage=True)
         if self.split.validate == ():
             config = replace(config, validation="none")
-        return planned(
+        return plan_training(
             self.slides(self.split.train),
             self.entry.model,
             config=config,
@@ -93,11 +92,11 @@ class Cell:
             fixed["fov_spots"] = (rule.fov_um / median_diameter_um(self.study.slides),)
         return {**fixed, **self.entry.options}
 
-    def config(self, plan: Run) -> dict[str, Any]:
+    def config(self, plan: TrainingPlan) -> dict[str, Any]:
         """All that decides the outcome, as JSON returns it."""
         values = {
-            **plan.values(),
-            "test": {name: digest(self.study.slides[name]) for name in self.split.test},
+            **plan.fingerprint(),
+            "test": {name: slide_digest(self.study.slides[name]) for name in self.split.test},
             "fold": self.split.number,
             "leaks": self.split.leaks,
             "protocol": self.study.protocol_name,
@@ -134,7 +133,7 @@ def run_cell(cell: Cell, observations: Observations) -> None:
             warnings.simplefilter("always")
             with PeakMemory() as memory:
                 with Stopwatch() as fitting:
-                    predictor = trained(plan, part / PREDICTOR)
+                    predictor = train_members(plan, part / PREDICTOR)
                 with Stopwatch() as predicting:
                     values = _predict_test_slides(cell, predictor)
             costs = {"fit_s": fitting.seconds, "predict_s": predicting.seconds, "peak_memory_mib": memory.mib}
@@ -166,7 +165,7 @@ def _predict_test_slides(cell: Cell, predictor: Predictor) -> dict[str, NDArray[
 def _write_results(
     cell: Cell,
     part: Path,
-    plan: Run,
+    plan: TrainingPlan,
     predictor: Predictor,
     observations: Observations,
     values: dict[str, NDArray[Any]],
@@ -205,17 +204,17 @@ def _write_results(
             "peak_memory_mib": costs["peak_memory_mib"],
             "leaks": cell.split.leaks,
             "note": {
-                "pretrained": predictor.provenance.get("pretrained", {}),
-                "validation": predictor.provenance["validation_note"],
-                "best": predictor.provenance["best"],
-                "versions": predictor.provenance["versions"],
+                "pretrained": predictor.provenance.pretrained,
+                "validation": predictor.provenance.validation_note,
+                "best": predictor.provenance.best,
+                "versions": predictor.provenance.versions,
             },
         },
     )
     lines = [
         f"stpredict {package_version()}: {cell.label} ({cell.entry.model}), {cell.folder.name}",
         f"trained on {', '.join(slide.name for slide in plan.slides)}; tested on {', '.join(cell.split.test)}",
-        f"validation: {predictor.provenance['validation_note']}",
+        f"validation: {predictor.provenance.validation_note}",
         "",
         history.to_csv(index=False) if len(history) else "no training by steps\n",
     ]

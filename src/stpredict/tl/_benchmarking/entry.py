@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..._checks import config as check_config
-from ..._train.config import FitConfig, settled
+from ..._train.config import FitConfig, fit_config
 from . import _errors as check
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Entry:
         -------
         All fields.
         """
-        return settled({**common, **self.recipe, "seed": seed, "progress": False}, self.model)
+        return fit_config({**common, **self.recipe, "seed": seed, "progress": False}, self.model)
 
     def target_spec(self, common: TargetSpec) -> TargetSpec:
         """What this row regresses.

@@ -12,7 +12,7 @@ import numpy as np
 from ..._slides import shared_genes
 from ...datasets import gene_panel
 from ...pp.targets import TargetSpec
-from .._training.plan import columns_of
+from .._training.plan import gene_columns
 from . import _errors as check
 from .folds import M2OST_SEED, cross_validation_splits, m2ost_split
 
@@ -65,7 +65,7 @@ def _m2ost_genes(slides: Sequence[Slide]) -> list[str]:
             return panel
     common = set(known)
     for slide in slides:
-        variance = _variance(slide.counts[:, columns_of(slide, known)].astype(np.float64))  # type: ignore[index]
+        variance = _variance(slide.counts[:, gene_columns(slide, known)].astype(np.float64))  # type: ignore[index]
         common &= {known[i] for i in np.argsort(-variance, kind="stable")[:N_CANDIDATES]}
     order = sorted(common)
     return sorted(random.Random(M2OST_SEED).sample(order, min(N_PANEL, len(order))))
@@ -76,7 +76,7 @@ def _hest_genes(slides: Sequence[Slide]) -> list[str]:
     from scipy.sparse import vstack
 
     known = shared_genes(slides)
-    values = vstack([slide.counts[:, columns_of(slide, known)] for slide in slides], format="csr").log1p()  # type: ignore[index]
+    values = vstack([slide.counts[:, gene_columns(slide, known)] for slide in slides], format="csr").log1p()  # type: ignore[index]
     return [known[i] for i in np.argsort(-_variance(values), kind="stable")[:N_HEST]]
 
 

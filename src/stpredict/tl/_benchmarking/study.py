@@ -15,8 +15,7 @@ from ..._pixels import PATCH_VERSION
 from ..._slides import resolve, shared_genes
 from ..._train.config import FitConfig
 from ...pp.targets import TargetSpec
-from .._training.plan import N_GENES, dispersed, with_counts
-from .._training.training_plan import digest
+from .._training.plan import DEFAULT_N_GENES, drop_low_count_spots, most_dispersed_genes, slide_digest
 from . import _errors as check
 from .folds import cross_validation_splits
 from .protocols import PROTOCOLS
@@ -72,7 +71,7 @@ class Study:
             "protocol": self.protocol_name,
             "target": {name: getattr(self.target, name) for name in ("target_sum", "over", "log1p")},
             "slides": {
-                name: {"group": slide.group, "sha256": digest(slide), "um_per_px": slide.um_per_px}
+                name: {"group": slide.group, "sha256": slide_digest(slide), "um_per_px": slide.um_per_px}
                 for name, slide in self.slides.items()
             },
             "folds": [
@@ -116,7 +115,7 @@ def plan_study(
     check.no_other_folds(protocol, by != "group" or n_folds is not None)
     found = resolve(sdata, selection)
     common = {**(rule.config if rule else {}), **common}
-    counted = with_counts(found, float(common.get("min_library", FitConfig().min_library)))
+    counted = drop_low_count_spots(found, float(common.get("min_library", FitConfig().min_library)))
     names = {slide.name for slide in counted}
     slides = [slide for slide in found if slide.name in names]
     if rule is None:
@@ -153,7 +152,7 @@ def _panels(
     if rule is not None:
         return (tuple(rule.genes(slides)),) * len(splits)
     training = ([slide for slide in slides if slide.name in split.train] for split in splits)
-    return tuple(tuple(dispersed(some, shared, N_GENES)) for some in training)
+    return tuple(tuple(most_dispersed_genes(some, shared, DEFAULT_N_GENES)) for some in training)
 
 
 def without_features(slides: Sequence[Slide], *, keep: bool) -> list[Slide]:
