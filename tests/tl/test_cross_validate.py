@@ -58,7 +58,7 @@ def validated(small_sdata):
     sdata = copied(small_sdata)
     before = contents(sdata)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stpredict.tl._benchmarking.study.N_GENES", 5)
+        patched.setattr("stpredict.tl._benchmarking.study.DEFAULT_N_GENES", 5)
         scores = cross_validate(sdata, "m2ost", **QUICK)
     return sdata, scores, before
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .slides import listed
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
@@ -92,5 +90,5 @@ def known_fields(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     """Refuse options that do not exist, or are set elsewhere."""
     unknown = [name for name in given if name not in known]
     if unknown:
-        msg = f"{what} has no {listed(unknown)} here; there are: {', '.join(sorted(known))}."
+        msg = f"{what} has no {', '.join(map(repr, unknown))} here; there are: {', '.join(sorted(known))}."
         raise ValueError(msg)
