@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import stpredict
 from stpredict import models
 from stpredict.models import M2OST, M2OSTConfig
-from stpredict.models._layers import PlainEmbedding, Stacked
+from stpredict.models.m2ost import PlainEmbedding, Stacked
 
 TABLE_1 = ["m2ost", "m2ost_plain_embedding", "m2ost_joint_attention", "m2ost_concat", "m2ost_dense"]
 SWITCHES = {
@@ -84,7 +84,7 @@ def test_every_combination_works_and_learns(values, spots):
 @pytest.mark.parametrize("windows", WINDOWS, ids=str)
 @pytest.mark.parametrize("embedding", ["nested", "plain"])
 def test_every_subset_of_scales_works(windows, embedding, spots):
-    model = M2OST(small(fov_spots=windows, embedding=embedding, statistics_share=0.5))
+    model = M2OST(small(fov_spots=windows, embedding=embedding))
     batch = spots(n_scales=len(windows))
     model.initialize_from([batch])
     torch.testing.assert_close(model.head(torch.zeros(1, 12 * len(windows)))[0], batch.targets.mean(dim=0))
@@ -115,7 +115,7 @@ def test_plain_tokens_are_those_of_a_strided_convolution():
 def test_plain_tokens_need_no_size_that_halves():
     """Two pixels are no quarter of a whole number of them, which only nested tokens mind."""
     assert small(patch_size=2, embedding="plain").patch_size == 2
-    with pytest.raises(ValueError, match="no whole number of pixels"):
+    with pytest.raises(ValueError, match="not a whole number of pixels"):
         small(patch_size=2)
     with pytest.raises(ValueError, match=r"`size_px` is 36 and `patch_size` is 8"):
         small(size_px=36, embedding="plain")

@@ -79,8 +79,8 @@ def test_other_networks_are_refused():
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        ({"dim": 100}, "`dim` is 100; it is shared out among 3 scales"),
-        ({"heads": 4}, "`heads` is 4; it is shared out"),
+        ({"dim": 100}, "`dim` is 100; it is divided among 3 scales"),
+        ({"heads": 4}, "`heads` is 4; it is divided"),
         ({"fov_spots": (1.0, 2.0)}, r"has 2 scale\(s\).*exactly 3"),
         ({"pool": "max"}, "`pool` is 'max'; give one of: 'cls', 'mean'"),
         ({"size_px": 225}, "does not divide it"),
