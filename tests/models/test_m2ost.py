@@ -82,9 +82,8 @@ def test_center_is_a_view():
     assert center(image, 1).data_ptr() == image.data_ptr()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "match"),
-    [
+def test_impossible_configurations_are_refused():
+    for overrides, match in [
         ({"size_px": 36}, r"`size_px` is 36 and `patch_size` is 8, which does not divide it. Give one of 1, 2, 3"),
         ({"patch_size": 2, "size_px": 8}, r"2 / 4 is not a whole number of pixels. Give a multiple of 4"),
         ({"patch_size": 4, "size_px": 12}, r"does not begin at a whole pixel.*such as 16"),
@@ -98,25 +97,20 @@ def test_center_is_a_view():
         ({"dropout": -0.1}, "`dropout` is -0.1"),
         ({"mlp_ratio": 0.0}, "`mlp_ratio` is 0.0"),
         ({"context": "slide"}, "`context` is 'slide'; give one of: 'spot'"),
-    ],
-)
-def test_impossible_configurations_are_refused(overrides, match):
-    with pytest.raises(ValueError, match=match):
-        small(**overrides)
+    ]:
+        with pytest.raises(ValueError, match=match):
+            small(**overrides)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "match"),
-    [
+def test_wrong_types_are_refused():
+    for overrides, match in [
         ({"dim": 12.0}, r"`dim` is 12.0 \(float\)"),
         ({"heads": True}, r"`heads` is True \(bool\)"),
         ({"mask_rate": "0.1"}, r"`mask_rate` is '0.1' \(str\)"),
         ({"fov_spots": [1.0, 2.0]}, "give a tuple of numbers"),
-    ],
-)
-def test_wrong_types_are_refused(overrides, match):
-    with pytest.raises(TypeError, match=match):
-        small(**overrides)
+    ]:
+        with pytest.raises(TypeError, match=match):
+            small(**overrides)
 
 
 def test_wrong_types_of_statistics_are_refused():

@@ -117,7 +117,7 @@ def nested_patches(size_px: int, patch_size: int, n_scales: int) -> None:
     if (size_px - size_px // finest) % 2:
         msg = (
             f"`size_px` is {size_px}, `patch_size` {patch_size}, and at {n_scales} scales the central 1/{finest} of a "
-            f"patch does not start at a whole pixel. Give an even multiple of the patch size as `size_px`, "
+            f"patch does not begin at a whole pixel. Give an even multiple of the patch size as `size_px`, "
             f"such as {size_px + patch_size}."
         )
         raise ValueError(msg)
