@@ -74,7 +74,8 @@ def _macs(model: SpotModel, config: ModelConfig) -> int:
 def _count(model: SpotModel, batch: SpotBatch) -> int:
     """Multiply-accumulates per spot of a forward pass; with gradients, as fused inference kernels are not counted."""
     counter = FlopCounterMode(display=False)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter, _MixedDevices():
+    mixed = _MixedDevices()  # type: ignore[no-untyped-call]
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter, mixed:
         model.eval()(batch)
     return round(counter.get_total_flops() / 2 / len(batch))
 
