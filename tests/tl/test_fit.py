@@ -66,7 +66,7 @@ def test_what_a_predictor_knows_of_its_training(sdata, quick):
     assert known["diameter_um"] == 100
     assert known["best"][0]["epoch"] in {0, 1}
     assert known["best"][0]["score"] == predictor.history["val_pearson"].max()
-    json.dumps(known, allow_nan=False)
+    json.dumps(known.to_json(), allow_nan=False)
 
 
 def test_history_has_a_row_a_member_and_epoch(sdata, quick):
@@ -150,7 +150,7 @@ def test_genes_asked_for_then_marked_then_most_dispersed(sdata, quick, monkeypat
     assert quick(sdata, genes="GENE10").genes == ["GENE10"]
     assert quick(sdata).genes == ["GENE7", "GENE1"]
     del sdata["observed"].uns["stpredict"]
-    monkeypatch.setattr("stpredict.tl._training.plan.N_GENES", 4)
+    monkeypatch.setattr("stpredict.tl._training.plan.DEFAULT_N_GENES", 4)
     chosen = quick(sdata).genes
     stp.pp.select_genes(sdata, n_genes=4)
     assert chosen == sdata["observed"].uns["stpredict"]["genes"]

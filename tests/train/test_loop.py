@@ -101,7 +101,7 @@ def test_a_finished_run_is_not_trained_on(network, spots, fabric):
 def scored(monkeypatch, scores):
     """Validation scores as given, one an epoch."""
     given = iter(scores)
-    monkeypatch.setattr(_loop, "_scores", lambda *_: {"val_loss": 0.0, "val_pearson": next(given)})
+    monkeypatch.setattr(_loop, "_validation_scores", lambda *_: {"val_loss": 0.0, "val_pearson": next(given)})
 
 
 def test_early_stopping_stops_and_the_best_weights_are_kept(network, spots, fabric, monkeypatch):

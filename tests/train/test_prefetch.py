@@ -11,7 +11,7 @@ from stpredict._train.prefetch import prefetch
 
 
 def running():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("stpredict-ahead")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("stpredict-prefetch")]
 
 
 def wait_until(condition):
@@ -39,7 +39,7 @@ def test_items_are_drawn_in_another_thread_while_this_one_works():
     with prefetch(source()) as items:
         assert next(items) == 0
         assert wait_until(lambda: len(drawn) == 2)  # the second, although nobody has asked for it
-    assert all(name.startswith("stpredict-ahead") for name in drawn)
+    assert all(name.startswith("stpredict-prefetch") for name in drawn)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
