@@ -90,7 +90,7 @@ def test_patches_are_those_of_the_pixels_and_no_dask_is_asked(tmp_path, levels, 
 
 
 def test_nothing_is_decoded_before_it_is_needed_and_every_tile_once(tmp_path, levels, monkeypatch):
-    decoded, paste = Counter(), _wsi_tiff._paste
+    decoded, paste = Counter(), _wsi_tiff._decode_segment
 
     def counted(out, page, corner, segment):
         decoded[page.offset, segment[1]] += 1
@@ -149,7 +149,7 @@ def test_a_new_process_opens_the_file_itself(tmp_path, pixels):
 
 
 def test_what_is_sent_is_a_path():
-    array = _wsi_levels.Handle(Path("a"), open)
+    array = _wsi_levels.FileHandle(Path("a"), open)
     assert pickle.loads(pickle.dumps(array)).path == Path("a")
 
 
@@ -341,9 +341,9 @@ def test_pictures_are_decoded_as_a_whole(tmp_path, pixels, name):
 @NO_RESOLUTION
 def test_pictures_too_large_to_be_held(tmp_path, pixels, monkeypatch):
     path = write.picture(tmp_path / "a.png", pixels)
-    monkeypatch.setattr(_wsi, "MOST_PX", pixels[..., 0].size)
+    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size)
     read_wsi(path)
-    monkeypatch.setattr(_wsi, "MOST_PX", pixels[..., 0].size - 1)
+    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size - 1)
     with pytest.raises(ValueError, match=r"'a\.png' has 421 x 310 pixels .* tiled pyramid"):
         read_wsi(path)
 
@@ -436,7 +436,7 @@ def test_tiles_that_were_left_out_are_white(tmp_path, pixels):
 @pytest.mark.parametrize("kind", ["generic TIFF", "OME-Zarr 0.4", "OME-Zarr yxc"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_long_coarsest_level_is_halved(tmp_path, monkeypatch, kind, dtype):
-    monkeypatch.setattr(_wsi_levels, "OVERVIEW_PX", 150)
+    monkeypatch.setattr(_wsi_levels, "MAX_COARSEST_PX", 150)
     monkeypatch.setattr(_wsi_levels, "BLOCK_PX", 64)
     full = write.painted(311, 421).astype(dtype)
     sdata = read_wsi(write.FORMATS[kind](tmp_path, [full]))
@@ -652,7 +652,7 @@ def test_threads_read_a_dicom_one_after_the_other(real, monkeypatch):
     """openslide ended the process in some of a thousand rounds of threads that met damage in one DICOM at once."""
     import openslide
 
-    level, inside, most = _wsi.slide_file(real / "camelyon_level.dcm", "auto").levels[0], [], []
+    level, inside, most = _wsi.open_slide_file(real / "camelyon_level.dcm", "auto").levels[0], [], []
     read_region = openslide.OpenSlide.read_region
 
     def watched(self, *args):
