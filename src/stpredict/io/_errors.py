@@ -88,17 +88,6 @@ def several_images(found: Sequence[Path], folder: Path) -> NoReturn:
     raise ValueError(msg)
 
 
-def colour_mode(mode: str, path: Path) -> None:
-    """Refuse images of a PIL mode that is not 8-bit colour."""
-    if mode not in {"RGB", "RGBA", "P", "CMYK", "YCbCr"}:
-        kind = {"L": "grey", "LA": "grey", "1": "black and white", "F": "floating point"}.get(mode, f"of mode {mode}")
-        msg = (
-            f"Image '{path.name}' is {kind}; H&E in 8-bit colour is needed (RGB; RGBA is laid on white; palette, CMYK "
-            "and YCbCr are converted). Export it as 8-bit RGB and call `stp.io.read_st` again."
-        )
-        raise ValueError(msg)
-
-
 def has_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> None:
     """Refuse a table without the given columns."""
     missing = [name for name in needed if name not in found]
@@ -161,16 +150,6 @@ def not_one_plane(path: Path, axes: Sequence[str], shape: Sequence[int]) -> NoRe
         "as OME-TIFF or OME-Zarr."
     )
     raise ValueError(msg)
-
-
-def new_store(path: Path) -> None:
-    """Refuse to write where something is, or into a folder that is not there."""
-    if path.exists():
-        msg = f"`to_zarr` is '{path}', which exists. Read it with `spatialdata.read_zarr`, remove it, or give another."
-        raise FileExistsError(msg)
-    if not path.parent.is_dir():
-        msg = f"`to_zarr` is '{path}', but there is no folder '{path.parent}'. Make it first."
-        raise FileNotFoundError(msg)
 
 
 def warn_unknown_resolution(image_key: str) -> None:

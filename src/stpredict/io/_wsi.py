@@ -26,7 +26,7 @@ from .._checks import config as check_config
 from .._checks import slides as check_slides
 from .._checks.slides import listed
 from .._files import atomic_folder
-from .._resolution import Resolution, resolution_from_pixel_size
+from .._resolution import Resolution, reconcile_resolution, resolution_from_pixel_size
 from . import _errors as check
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
 from ._wsi_levels import SlideFile, block_size_px, with_coarse_levels
@@ -135,10 +135,12 @@ def read_wsi(
         check_config.positive("um_per_px", um_per_px)
         check_slides.resolution(um_per_px, name)
     if to_zarr is not None:
-        check.new_store(Path(to_zarr))
+        _require_new_store(Path(to_zarr))
     file = open_slide_file(path, backend)
     check_slides.colour_image(file.levels[0].shape, name)
-    known = _resolution(file, um_per_px, name)
+    stated = [resolution_from_pixel_size(*file.um_per_px, "image metadata", name)] if file.um_per_px else []
+    given = None if um_per_px is None else Resolution(um_per_px=float(um_per_px), origin="argument")
+    known = reconcile_resolution(given, stated, name) if given or stated else None
     image = image_element(file, name, rechunk=to_zarr is not None)
     sdata = SpatialData(images={name: image}, attrs=_attrs(path, file, known, name))
     if known is None:
@@ -152,6 +154,15 @@ def _require_exists(path: str) -> None:
         raise ValueError(msg)
     if not Path(path).exists():
         msg = f"No slide at '{path}'. Give the path of an existing file to `stp.io.read_wsi` ({FORMATS})."
+        raise FileNotFoundError(msg)
+
+
+def _require_new_store(path: Path) -> None:
+    if path.exists():
+        msg = f"`to_zarr` is '{path}', which exists. Read it with `spatialdata.read_zarr`, remove it, or give another."
+        raise FileExistsError(msg)
+    if not path.parent.is_dir():
+        msg = f"`to_zarr` is '{path}', but there is no folder '{path.parent}'. Make it first."
         raise FileNotFoundError(msg)
 
 
@@ -243,19 +254,6 @@ def _decode_picture(path: Path) -> SlideFile:
         )
         raise ValueError(msg)
     return SlideFile(levels=(read_image(path),), backend="pillow")
-
-
-def _resolution(file: SlideFile, given: float | None, name: str) -> Resolution | None:
-    """The given resolution, else that of the file; they must agree within 5 %."""
-    stated = None
-    if file.um_per_px is not None:
-        stated = resolution_from_pixel_size(*file.um_per_px, "image metadata", name)
-    if given is None:
-        return stated
-    known = Resolution(um_per_px=float(given), origin="argument")
-    if stated is not None:
-        check_slides.same_resolution(known, stated, name)
-    return known
 
 
 def _attrs(path: Path, file: SlideFile, known: Resolution | None, name: str) -> dict[str, Any]:

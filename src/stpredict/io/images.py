@@ -46,10 +46,20 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
     check.require_file(path, "image")
     try:
         with no_pixel_limit(), _open(path) as file, Image.open(file) as image:
-            check.colour_mode(image.mode, path)
+            _require_colour(image.mode, path)
             return _to_array(_to_rgb(image))
     except (UnidentifiedImageError, OSError, SyntaxError, *DECODING_ERRORS) as reason:
         check.unreadable(path, "image", reason)
+
+
+def _require_colour(mode: str, path: Path) -> None:
+    if mode not in {"RGB", "RGBA", "P", "CMYK", "YCbCr"}:
+        kind = {"L": "grey", "LA": "grey", "1": "black and white", "F": "floating point"}.get(mode, f"of mode {mode}")
+        msg = (
+            f"Image '{path.name}' is {kind}; H&E in 8-bit colour is needed (RGB; RGBA is laid on white; palette, CMYK "
+            "and YCbCr are converted). Export it as 8-bit RGB and call `stp.io.read_st` again."
+        )
+        raise ValueError(msg)
 
 
 def _open(path: Path) -> IO[bytes]:

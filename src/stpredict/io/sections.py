@@ -207,68 +207,41 @@ def assemble(sections: Sequence[Section], images: Mapping[str, DataTree]) -> Spa
 
 
 def _circles(section: Section) -> GeoDataFrame:
-    circles: GeoDataFrame = ShapesModel.parse(
-        section.xy_px,
-        geometry=0,
-        radius=section.diameter_um / 2 / section.um_per_px,
-        index=np.arange(len(section.xy_px)),
-        transformations={section.name: Identity()},
-    )
-    return circles
+    radius, index = section.diameter_um / 2 / section.um_per_px, np.arange(len(section.xy_px))
+    system = {section.name: Identity()}
+    return ShapesModel.parse(section.xy_px, geometry=0, radius=radius, index=index, transformations=system)
 
 
 def _table(sections: Sequence[Section]) -> AnnData:
     genes = _shared_genes(sections)
-    table = AnnData(
-        X=sparse.vstack([_columns(section, genes) for section in sections], format="csr"),
-        obs=_obs(sections),
-        var=pd.DataFrame(index=pd.Index(genes, dtype=str)),
-    )
+    counts = [section.counts[:, pd.Index(section.genes).get_indexer(genes)] for section in sections]
+    obs = pd.concat([_obs(section) for section in sections])
+    for column in (keys.REGION, keys.SECTION, keys.PATIENT):
+        obs[column] = pd.Categorical(obs[column], categories=list(dict.fromkeys(obs[column])))
+    if any(section.labels is not None for section in sections):
+        obs[keys.LABEL] = pd.Categorical(obs[keys.LABEL])
+    table = AnnData(X=sparse.vstack(counts, format="csr"), obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=str)))
     table.obsm[keys.SPATIAL] = np.concatenate([section.xy_px for section in sections])
-    linked: AnnData = TableModel.parse(
-        table,
-        region=[section.shapes_key for section in sections],
-        region_key=keys.REGION,
-        instance_key=keys.SPOT_ID,
-    )
+    regions = [section.shapes_key for section in sections]
+    linked: AnnData = TableModel.parse(table, region=regions, region_key=keys.REGION, instance_key=keys.SPOT_ID)
     return linked
 
 
 def _shared_genes(sections: Sequence[Section]) -> list[str]:
     common = set(sections[0].genes).intersection(*(section.genes for section in sections[1:]))
     check_expression.shared_genes(len(common), [len(section.genes) for section in sections])
-    n_all = len(set().union(*(section.genes for section in sections)))
-    if n_all > len(common):
-        logger.info(
-            "Kept %d genes that all %d sections have; %d others were dropped.",
-            len(common),
-            len(sections),
-            n_all - len(common),
-        )
+    n_dropped = len(set().union(*(section.genes for section in sections)) - common)
+    if n_dropped:
+        message = "Kept %d genes that all %d sections have; %d others were dropped."
+        logger.info(message, len(common), len(sections), n_dropped)
     return [gene for gene in sections[0].genes if gene in common]
 
 
-def _columns(section: Section, genes: Sequence[str]) -> sparse.csr_matrix:
-    at = {gene: i for i, gene in enumerate(section.genes)}
-    return section.counts[:, [at[gene] for gene in genes]]
-
-
-def _obs(sections: Sequence[Section]) -> pd.DataFrame:
-    frames = [_section_obs(section) for section in sections]
-    obs = pd.concat(frames)
-    for column in (keys.REGION, keys.SECTION, keys.PATIENT):
-        obs[column] = pd.Categorical(obs[column], categories=list(dict.fromkeys(obs[column])))
-    if any(section.labels is not None for section in sections):
-        obs[keys.LABEL] = pd.Categorical(obs[keys.LABEL])
-    return obs
-
-
-def _section_obs(section: Section) -> pd.DataFrame:
-    n = len(section.xy_px)
+def _obs(section: Section) -> pd.DataFrame:
     obs = pd.DataFrame(
         {
             keys.REGION: section.shapes_key,
-            keys.SPOT_ID: np.arange(n),
+            keys.SPOT_ID: np.arange(len(section.xy_px)),
             keys.SECTION: section.name,
             keys.PATIENT: section.patient,
             keys.ARRAY_ROW: section.array_xy[:, 1],
