@@ -214,7 +214,7 @@ def _circles(section: Section) -> GeoDataFrame:
 
 def _table(sections: Sequence[Section]) -> AnnData:
     genes = _shared_genes(sections)
-    counts = [section.counts[:, pd.Index(section.genes).get_indexer(genes)] for section in sections]
+    counts = [section.counts[:, pd.Index(section.genes).get_indexer(pd.Index(genes))] for section in sections]
     obs = pd.concat([_obs(section) for section in sections])
     for column in (keys.REGION, keys.SECTION, keys.PATIENT):
         obs[column] = pd.Categorical(obs[column], categories=list(dict.fromkeys(obs[column])))
