@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from .slides import listed
+from .training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,24 +81,6 @@ def zero_spots(matrix: ArrayLike | sparse.spmatrix) -> NDArray[np.bool_]:
     return empty
 
 
-def constant_genes(matrix: ArrayLike | sparse.spmatrix) -> NDArray[np.bool_]:
-    """Which genes have the same value in every spot.
-
-    Parameters
-    ----------
-    matrix
-        ``(n_spots, n_genes)``, dense or sparse.
-
-    Returns
-    -------
-    ``(n_genes,)`` mask.
-    """
-    columns = sparse.csc_matrix(matrix)
-    low, high = columns.min(axis=0).toarray().ravel(), columns.max(axis=0).toarray().ravel()
-    same: NDArray[np.bool_] = low == high
-    return same
-
-
 def some_spots(n_spots: int, what: str) -> None:
     """Refuse to compute a spread from fewer than two spots."""
     if n_spots < 2:
@@ -167,3 +150,12 @@ def both_sides(n_train: int, n_test: int, by: str) -> None:
             "all, or use `by='block'` where there is one group only."
         )
         raise ValueError(msg)
+
+
+def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:
+    """Warn where predicted genes were not measured."""
+    if missing:
+        warn(
+            f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({listed(missing)}): these "
+            "cannot be compared with measurements."
+        )
