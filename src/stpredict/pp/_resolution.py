@@ -8,7 +8,7 @@ import numpy as np
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
-from .._checks import files as check_files
+from .._checks import config as check_config
 from .._checks import slides as check_slides
 from .._geometry import neighbour_pitch
 from .._resolution import (
@@ -83,7 +83,7 @@ def resolution(
     check_slides.is_spatialdata(sdata)
     for name, value in {"um_per_px": um_per_px, "pitch_um": pitch_um, "diameter_um": diameter_um}.items():
         if value is not None:
-            check_files.positive(name, value)
+            check_config.positive(name, value)
     if image_key is not None:
         check_slides.has_image(list(sdata.images), image_key)
     names = slide_images(sdata) if image_key is None else [image_key]
