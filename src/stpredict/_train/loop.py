@@ -202,7 +202,7 @@ def _score_untrainable(
     state.best, state.best_epoch, state.epoch = _cpu_copy(model.state_dict()), 0, 1
     row = {"epoch": 0.0}
     if validation is not None:
-        row |= _validation_scores(_validation_outputs(model, validation, config, fabric, limit), validation)
+        row |= _validate(model, validation, config, fabric, limit)
     state.history.append(row)
     report(state)
     return state
@@ -273,10 +273,7 @@ def _finish_epoch(state: TrainingState, loop: _Loop, loss: float) -> None:
     score = float(state.epoch)
     if loop.validation is not None:
         model.load_state_dict(loop.average)
-        row |= _validation_scores(
-            _validation_outputs(model, loop.validation, loop.config, loop.fabric, loop.validation_limit),
-            loop.validation,
-        )
+        row |= _validate(model, loop.validation, loop.config, loop.fabric, loop.validation_limit)
         model.load_state_dict(state.weights)
         score = row["val_pearson"]
     state.history.append(row)
@@ -285,19 +282,22 @@ def _finish_epoch(state: TrainingState, loop: _Loop, loss: float) -> None:
     state.epoch += 1
 
 
-def _validation_outputs(
-    model: SpotModel, validation: ValidationSpots, config: FitConfig, fabric: Fabric, limit: BatchLimit
+def outputs_at(
+    model: SpotModel, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric, limit: BatchLimit
 ) -> Tensor:
-    """Outputs at the validation spots, computed by batch or window."""
+    """Outputs at some rows, computed by batch or window, in the order of ``rows``."""
     parts, order = context_batches(
-        validation.spots,
-        validation.positions,
-        context=model.config.context,
-        window=config.window,
-        batch_size=config.batch_size,
+        spots, rows, context=model.config.context, window=config.window, batch_size=config.batch_size
     )
-    with prefetch(device_batches(validation.spots, parts, fabric.device), depth=2) as batches:
+    with prefetch(device_batches(spots, parts, fabric.device), depth=2) as batches:
         return torch.cat([outputs(model, batch, fabric, limit) for batch in batches])[order]
+
+
+def _validate(
+    model: SpotModel, validation: ValidationSpots, config: FitConfig, fabric: Fabric, limit: BatchLimit
+) -> dict[str, float]:
+    encoded = outputs_at(model, validation.spots, validation.positions, config, fabric, limit)
+    return _validation_scores(encoded, validation)
 
 
 def _validation_scores(encoded: Tensor, validation: ValidationSpots) -> dict[str, float]:
