@@ -23,7 +23,7 @@ import torch
 from .._checks import models as check
 from .._geometry import margin_px
 from ._closed_form import Ridge
-from ._penalty import center_by_slide, gather_training_spots
+from ._penalty import TrainingSpots, center_by_slide, gather_training_spots, inner_folds
 from ._precision import full_precision
 from .contract import SpotModel, batch_features
 from .image_statistics import N_MOMENTS, window_colors
@@ -104,6 +104,15 @@ class RidgeColorConfig:
         check.fov_spots(self.fov_spots)
         check.positive_int("size_px", self.size_px)
         check.choice("context", self.context, ("spot",))
+
+
+def color_ridge(features: Tensor, targets: Tensor, spots: SpotBatch) -> Ridge:
+    """The regression of a `RidgeColor` on features that are computed already; the penalty is chosen."""
+    fold = inner_folds(spots.slide if spots.group is None else spots.group, spots.slide, spots.xy_um)
+    known = TrainingSpots(features=features.float(), targets=targets.float(), fold=fold, slide=spots.slide)
+    ridge = Ridge(features.shape[1], targets.shape[1])
+    ridge.solve(known, features.shape[1], None)
+    return ridge
 
 
 class RidgeColor(SpotModel):
