@@ -42,7 +42,7 @@ def require_file(path: Path, what: str) -> None:
         raise FileNotFoundError(msg)
 
 
-def image_exists(path: Path) -> None:
+def require_image(path: Path) -> None:
     """Refuse an image that is not there."""
     if not path.is_file():
         msg = f"There is no image '{path}'. Give the path of an existing file as `image`."
@@ -88,7 +88,7 @@ def several_images(found: Sequence[Path], folder: Path) -> NoReturn:
     raise ValueError(msg)
 
 
-def has_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> None:
+def require_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> None:
     """Refuse a table without the given columns."""
     missing = [name for name in needed if name not in found]
     if missing:
@@ -99,14 +99,14 @@ def has_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> None
         raise ValueError(msg)
 
 
-def finite_columns(bad: Sequence[str], path: Path) -> None:
+def require_finite_columns(bad: Sequence[str], path: Path) -> None:
     """Refuse coordinates that are missing or not numbers."""
     if bad:
         msg = f"Table '{path.name}' has missing or non-numeric values in {listed(bad)}. Remove these rows or fill them."
         raise ValueError(msg)
 
 
-def some_counts(n_spots: int, n_genes: int, path: Path) -> None:
+def require_counts(n_spots: int, n_genes: int, path: Path) -> None:
     """Refuse a counts matrix without a spot or without a gene."""
     if not (n_spots and n_genes):
         msg = (
@@ -116,7 +116,7 @@ def some_counts(n_spots: int, n_genes: int, path: Path) -> None:
         raise ValueError(msg)
 
 
-def unique_spots(names: Sequence[str], path: Path) -> None:
+def require_unique_spots(names: Sequence[str], path: Path) -> None:
     """Refuse two rows for one position of the array."""
     twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
@@ -124,7 +124,9 @@ def unique_spots(names: Sequence[str], path: Path) -> None:
         raise ValueError(msg)
 
 
-def spots_on_image(n_inside: int, n_spots: int, size: Sequence[int], far: NDArray[np.float64], name: str) -> None:
+def require_spots_on_image(
+    n_inside: int, n_spots: int, size: Sequence[int], far: NDArray[np.float64], name: str
+) -> None:
     """Refuse spots that all lie off the image; warn where some do."""
     if n_inside == n_spots:
         return

@@ -186,10 +186,10 @@ def _spots_with_counts(rows: NDArray[np.int64], n_counts: int, name: str) -> NDA
     return kept
 
 
-def check_spots_on_image(section: Section, size: tuple[int, int]) -> None:
+def require_spots_on_image(section: Section, size: tuple[int, int]) -> None:
     """Refuse a section whose spots all lie off its image of ``(width, height)`` pixels, and warn where some do."""
     inside = ((section.xy_px >= 0) & (section.xy_px <= size)).all(axis=1)
-    check.spots_on_image(int(inside.sum()), len(inside), size, section.xy_px.max(axis=0), section.name)
+    check.require_spots_on_image(int(inside.sum()), len(inside), size, section.xy_px.max(axis=0), section.name)
 
 
 def assemble(sections: Sequence[Section], images: Mapping[str, DataTree]) -> SpatialData:
