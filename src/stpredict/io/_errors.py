@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
 WHERE_FULL_IMAGE = (
     "From 10x Genomics' page of the data set fetch 'Input image (TIFF)' or 'Microscope image'; of your own sample take "
     "the file that Space Ranger was given as `--image`."
@@ -122,26 +119,6 @@ def require_unique_spots(names: Sequence[str], path: Path) -> None:
     if twice:
         msg = f"'{path.name}' holds more than one row for array position {listed(twice)}. Keep one row a spot."
         raise ValueError(msg)
-
-
-def require_spots_on_image(
-    n_inside: int, n_spots: int, size: Sequence[int], far: NDArray[np.float64], name: str
-) -> None:
-    """Refuse spots that all lie off the image; warn where some do."""
-    if n_inside == n_spots:
-        return
-    what = (
-        f"{n_spots - n_inside} of {n_spots} spots of section {name!r} lie off its image ({size[0]} x {size[1]} px; "
-        f"spots reach x = {far[0]:.0f}, y = {far[1]:.0f})"
-    )
-    advice = (
-        "If pixel coordinates refer to another size of the image, give `pixel_frame=(width, height)` of it to "
-        "`stp.io.read_st`."
-    )
-    if n_inside == 0:
-        msg = f"{what}. {advice}"
-        raise ValueError(msg)
-    warn(f"{what}. They are kept. {advice}")
 
 
 def not_one_plane(path: Path, axes: Sequence[str], shape: Sequence[int]) -> NoReturn:
