@@ -176,7 +176,7 @@ def test_another_process_at_a_fold_leaves_the_object_as_it_is(pair, tmp_path):
     before = contents(pair)
     with lock(tmp_path / "mean_profile/fold-1-seed-0") as ours:
         assert ours
-        with pytest.raises(RuntimeError, match="at the same cross-validation: 'mean_profile/fold-1-seed-0'"):
+        with pytest.raises(RuntimeError, match="running the same cross-validation: 'mean_profile/fold-1-seed-0'"):
             cross_validate(pair, "mean_profile", save_dir=tmp_path, progress=False)
     assert contents(pair) == before
     assert cross_validate(pair, "mean_profile", save_dir=tmp_path, progress=False)["fold"].nunique() == 2
