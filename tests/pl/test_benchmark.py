@@ -7,7 +7,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_hex
 
 from stpredict import pl
-from stpredict.pl._comparison import joint_components, section
+from stpredict.pl.comparison import joint_components, section
 
 MODELS = {"ridge_color": 0.3, "m2ost": 0.6, "mean_profile": 0.0}
 ORDER = ["m2ost", "ridge_color", "mean_profile"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
-import stpredict as stp
 from stpredict._report.charts import Scale, cell_colors, dots, forest, ramp
 from stpredict._report.maps import MOST_DOTS, MOST_SPOTS, n_shown
+
+import stpredict as stp
 from stpredict._report.page import page, to_html
 from stpredict._report.text import counted, interval, listed, number, verdict
 
@@ -129,7 +129,7 @@ def test_units_of_lengths_and_thinned_maps(compared):
 
 
 def test_few_spots_are_shown_where_there_are_many_models(compared):
-    from stpredict.pl._comparison import section
+    from stpredict.pl.comparison import section
 
     names = [str(i) for i in range(40)]
     found = compared(dict.fromkeys(names, 0.5), n_side=60, n_genes=3)

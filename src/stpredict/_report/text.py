@@ -1,21 +1,20 @@
-"""What a report says in words: who wins and how surely, what columns mean, numbers with their units."""
+"""The words and numbers of a report: the verdict with its certainty, columns in plain words, numbers as text."""
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
+from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FORMATS = {"score": ".3f", "signed": "+.3f", "short": ".2f"}
-LEAST_UNITS = 6
-"""Units from which it is rarer than one time in twenty that all differences have one sign by chance."""
-ONE_SIGN = f"Of fewer than {LEAST_UNITS}, all differences have one sign by chance more often than one time in twenty."
+MIN_UNITS = 6
+"""Number of units from which all differences have the same sign by chance less than once in twenty."""
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
@@ -24,7 +23,7 @@ class Column(NamedTuple):
 
     name: str
     """In the summary."""
-    title: str
+    label: str
     kind: str
     """How its numbers are written: ``"score"``, ``"signed"``, ``"share"``, ``"count"``, ``"speed"`` or ``"short"``."""
     meaning: str
@@ -35,8 +34,8 @@ SCORES = (
         "gene_pearson",
         "gene-wise r",
         "score",
-        "How well the pattern of a gene over the spots of a held-out section is predicted: Pearson correlation, mean "
-        "over genes. 0 is no better than one constant value, 1 is perfect. Models are ranked by it.",
+        "Pearson correlation of a gene over the spots of a held-out section, averaged over genes. 0 is no better than "
+        "a constant prediction, 1 is perfect. Models are ranked by it.",
     ),
     Column(
         "difference",
@@ -48,87 +47,53 @@ SCORES = (
         "share_of_ceiling",
         "share of ceiling",
         "share",
-        "Counts are noisy, so that no prediction can reach 1. The noise ceiling is what a perfect one would score; "
-        "this is how much of it the model reaches.",
+        "Counts are noisy, so no prediction can reach 1. The noise ceiling is the score of a perfect prediction; this "
+        "is the share of it that the model reaches.",
     ),
     Column(
-        "best50", "best 50 genes", "score", "Gene-wise r of the 50 genes that this model predicts best. Flattering."
+        "best50",
+        "best 50 genes",
+        "score",
+        "Gene-wise r of the 50 genes that this model predicts best. A favourable choice: it differs between models.",
     ),
     Column(
         "gene_pearson_top50",
         "top 50 variable",
         "score",
-        "Gene-wise r of the 50 genes that vary most, the same genes for every model.",
+        "Gene-wise r of the 50 most variable genes, the same genes for every model.",
     ),
     Column(
         "spot_pearson",
         "spot-wise r",
         "score",
-        "Correlation over the genes of one spot, mean over spots. High even for a constant, because genes differ in "
-        "level: compare it with the mean profile, not with 0.",
+        "Pearson correlation over the genes of one spot, averaged over spots. It is high even for a constant, because "
+        "genes differ in their mean: compare it with the mean profile, not with 0.",
     ),
-    Column("rmse", "RMSE", "score", "Root mean squared error in units of expression. Less is better."),
+    Column("rmse", "RMSE", "score", "Root mean squared error in units of expression. Lower is better."),
     Column(
         "moran_agreement",
         "Moran's I agreement",
         "score",
-        "Whether genes that are patterned in space are predicted as patterned: correlation over genes of Moran's I, "
-        "predicted with observed.",
+        "Correlation over genes of Moran's I, predicted with observed: whether genes with spatial patterns are "
+        "predicted with spatial patterns.",
     ),
 )
 COSTS = (
-    Column("parameters", "parameters", "count", "Numbers that the network holds."),
+    Column("parameters", "parameters", "count", "Number of parameters of the network."),
     Column("macs", "MACs per spot", "count", "Multiply-accumulate operations to predict one spot."),
-    Column("train_spots_per_s", "training, spots/s", "speed", "Spots that training goes through in a second."),
-    Column("predict_spots_per_s", "prediction, spots/s", "speed", "Spots that are predicted in a second."),
-    Column("peak_memory_mib", "peak memory, MiB", "speed", "Most memory that was held at a time."),
+    Column("train_spots_per_s", "training, spots/s", "speed", "Spots processed per second of training."),
+    Column("predict_spots_per_s", "prediction, spots/s", "speed", "Spots predicted per second."),
+    Column("peak_memory_mib", "peak memory, MiB", "speed", "Largest amount of memory in use at one time."),
 )
 
 
-def escaped(value: object) -> str:
-    """Text that means nothing to HTML, in elements and in attributes.
-
-    Parameters
-    ----------
-    value
-        Anything; in this module and its neighbours whatever was not written here.
-
-    Returns
-    -------
-    Its text.
-    """
-    return html.escape(str(value), quote=True)
-
-
-def broken(name: object) -> str:
-    """A name that may be broken after underscores and dots.
-
-    Parameters
-    ----------
-    name
-        The name.
-
-    Returns
-    -------
-    Its text, escaped.
-    """
-    return re.sub(r"([_.])", r"\1<wbr>", escaped(name))
+def breakable(name: object) -> Markup:
+    """A name that a browser may break after underscores and dots."""
+    return Markup(re.sub(r"([_.])", r"\1<wbr>", str(escape(name))))
 
 
 def number(value: float, kind: str = "score") -> str:
-    """A number as tables show it.
-
-    Parameters
-    ----------
-    value
-        The number; NaN is a dash.
-    kind
-        See `Column`.
-
-    Returns
-    -------
-    Its text.
-    """
+    """A number as tables show it; a dash for NaN. For ``kind`` see `Column`."""
     if math.isnan(value):
         return DASH
     if kind == "share":
@@ -143,128 +108,86 @@ def number(value: float, kind: str = "score") -> str:
 
 
 def interval(low: float, high: float, kind: str = "score") -> str:
-    """An interval in words.
-
-    Parameters
-    ----------
-    low, high
-        Its ends.
-    kind
-        How they are written.
-
-    Returns
-    -------
-    Its text; empty where an end is NaN.
-    """
+    """An interval as text; empty where an end is NaN."""
     return "" if math.isnan(low) or math.isnan(high) else f"{number(low, kind)} to {number(high, kind)}"
 
 
-def counted(n: int, one: str) -> str:
-    """A number of things.
-
-    Parameters
-    ----------
-    n
-        How many.
-    one
-        What one of them is called.
-
-    Returns
-    -------
-    Number and noun, in the plural where it is due.
-    """
-    return f"{n:,} {one}" if n == 1 else f"{n:,} {one}s"
+def counted(n: int, noun: str) -> str:
+    """A number and its noun, in the plural where needed."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def listed(names: Sequence[object], most: int = 20) -> str:
-    """Names of things, escaped.
-
-    Parameters
-    ----------
-    names
-        The names.
-    most
-        How many are told.
-
-    Returns
-    -------
-    Their text.
-    """
-    told = ", ".join(escaped(name) for name in names[:most])
-    return told + (f" and {len(names) - most:,} more" if len(names) > most else "")
+def listed(names: Sequence[object], limit: int = 20) -> str:
+    """Names separated by commas, at most ``limit`` of them."""
+    text = ", ".join(str(name) for name in names[:limit])
+    return text + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
-def verdict(ranked: pd.DataFrame) -> list[str]:
-    """Who wins, and how sure that is.
-
-    Parameters
-    ----------
-    ranked
-        The summary, the best model first, with its attributes ``baseline``, ``unit`` and ``n_units``.
-
-    Returns
-    -------
-    Sentences in HTML, the first the shortest.
-    """
+def verdict(ranked: pd.DataFrame) -> list[Markup]:
+    """Which model wins and how certain that is, for a summary whose first row is the best; the main sentence first."""
     best, baseline = str(ranked.index[0]), ranked.attrs.get("baseline")
+    strong = Markup("<strong>{}</strong>").format
     if len(ranked) == 1:
-        said = [f"One model was scored, {_strong(best)}, so there is nothing to compare it with."]
+        sentences = [Markup("Only one model was scored, {}, so there is no comparison.").format(strong(best))]
     elif baseline is None or baseline not in ranked.index:
-        said = [f"{_strong(best)} scores highest. No baseline took part, so nothing says whether that is much."]
+        text = "{} scores highest. No baseline took part, so it is unknown whether that score is high."
+        sentences = [Markup(text).format(strong(best))]
     elif best == baseline:
-        said = [f"No model beats the best baseline, {_strong(best)}."]
+        sentences = [Markup("No model beats the best baseline, {}.").format(strong(best))]
     else:
-        said = _against(ranked, best, str(baseline))
-    return [*said, *_score(ranked), *_certainty(ranked)]
+        sentences = _against_baseline(ranked, strong(best), strong(baseline))
+    return [*sentences, _score(ranked), *_certainty(ranked)]
 
 
-def _against(ranked: pd.DataFrame, best: str, baseline: str) -> list[str]:
-    """The best model against the best baseline."""
-    row, unit = ranked.iloc[0], escaped(ranked.attrs.get("unit", "section"))
+def _against_baseline(ranked: pd.DataFrame, best: Markup, baseline: Markup) -> list[Markup]:
+    """Sentences on the best model (the first row) against the best baseline."""
+    row, unit = ranked.iloc[0], ranked.attrs.get("unit", "section")
     n_units = int(ranked.attrs.get("n_units", 0))
-    between = interval(row["difference_low"], row["difference_high"], "signed")
-    by = f"It is {number(row['difference'], 'signed')} gene-wise r over {_strong(baseline)}, the best baseline"
-    if not between:
-        return [f"{_strong(best)} scores highest; whether by more than chance is not known.", f"{by}."]
-    told = f"{by}; the 95 % interval over {unit}s is {between}."
-    sure = [str(name) for name in ranked.index[ranked["difference_low"] > 0]]
-    if not sure:
-        return ["No model beats the best baseline by more than chance.", f"{_strong(best)} scores highest. {told}"]
-    if n_units < LEAST_UNITS:
-        few = f"{counted(n_units, unit)} are too few to rule out chance."
-        return [f"{_strong(best)} scores highest; {few}", f"{told} {ONE_SIGN}"]
-    if best not in sure:
-        return [f"{_strong(best)} scores highest, but not by more than chance over the best baseline.", told,
-                f"Above it by more than chance: {listed(sure)}."]  # fmt: skip
-    return [f"{_strong(best)} wins.", told]
+    difference = Markup("Its gene-wise r is {} above {}, the best baseline").format(
+        number(row["difference"], "signed"), baseline
+    )
+    limits = interval(row["difference_low"], row["difference_high"], "signed")
+    if not limits:
+        return [
+            Markup("{} scores highest; it is not known whether by more than chance.").format(best),
+            Markup("{}.").format(difference),
+        ]
+    difference = Markup("{}; the 95 % interval over {}s is {}.").format(difference, unit, limits)
+    better = [str(name) for name in ranked.index[ranked["difference_low"] > 0]]
+    if not better:
+        first = Markup("No model beats the best baseline by more than chance.")
+        return [first, Markup("{} scores highest. {}").format(best, difference)]
+    if n_units < MIN_UNITS:
+        first = Markup("{} scores highest; {} are too few to rule out chance.").format(best, counted(n_units, unit))
+        text = "{} With fewer than {} units, all differences have the same sign by chance more than once in twenty."
+        return [first, Markup(text).format(difference, MIN_UNITS)]
+    if str(ranked.index[0]) not in better:
+        first = Markup("{} scores highest, but not above the best baseline by more than chance.").format(best)
+        return [first, difference, Markup("Above the baseline by more than chance: {}.").format(listed(better))]
+    return [Markup("{} wins.").format(best), difference]
 
 
-def _score(ranked: pd.DataFrame) -> list[str]:
+def _score(ranked: pd.DataFrame) -> Markup:
+    """The score of the best model, and its share of the noise ceiling."""
     row = ranked.iloc[0]
-    between = interval(row["low"], row["high"])
-    share = row["share_of_ceiling"]
-    told = f"Its mean gene-wise r is {number(row['gene_pearson'])}" + (f" ({between})" if between else "")
-    reached = "" if pd.isna(share) else f", {number(share, 'share')} of what the noise of the counts allows"
-    return [f"{told}{reached}."]
+    limits, share = interval(row["low"], row["high"]), row["share_of_ceiling"]
+    text = f"Its mean gene-wise r is {number(row['gene_pearson'])}" + (f" ({limits})" if limits else "")
+    return escape(text + ("." if pd.isna(share) else f", {number(share, 'share')} of the noise ceiling."))
 
 
-def _certainty(ranked: pd.DataFrame) -> list[str]:
-    """What keeps the ranking from being the last word."""
-    n_units, unit = int(ranked.attrs.get("n_units", 0)), escaped(ranked.attrs.get("unit", "section"))
+def _certainty(ranked: pd.DataFrame) -> list[Markup]:
+    """Sentences on what limits the ranking."""
+    n_units, unit = int(ranked.attrs.get("n_units", 0)), ranked.attrs.get("unit", "section")
     if pd.isna(ranked["low"].iloc[0]):
-        return [f"No interval can be given for {counted(n_units, unit)}. The order may be chance."]
+        return [escape(f"{counted(n_units, unit)} give no interval. The order may be chance.")]
     others = ranked.iloc[1:]
-    close = others.index[others["high"] > ranked["low"].iloc[0]].tolist()
-    said = [f"Intervals are over {counted(n_units, unit)}."]
-    if close:
-        said.append(f"Intervals overlap with that of {listed(close)}: this does not tell them apart.")
+    overlapping = others.index[others["high"] > ranked["low"].iloc[0]].tolist()
+    sentences = [f"Intervals are over {counted(n_units, unit)}."]
+    if overlapping:
+        sentences.append(f"Its interval overlaps with those of {listed(overlapping)}, so they may be equally good.")
     if len(ranked) > 2:
-        said.append(f"They do not allow for having picked the best of {len(ranked)}.")
-    return said
-
-
-def _strong(name: str) -> str:
-    return f"<strong>{escaped(name)}</strong>"
+        sentences.append(f"The intervals do not correct for choosing the best of {len(ranked)} models.")
+    return [escape(sentence) for sentence in sentences]
 
 
 def _short(value: float) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
 
 from .._checks import config as check_config
 from .._checks import plots as check
-from ._comparison import best_genes, by_gene, ceiling_by_gene, ranked
 from ._slide_axes import LUMA
-from ._style import BLUE, NEUTRAL, ORANGE, WIDTH_IN, look, number, panels, tidy
+from ._style import BLUE, DASHES, NEUTRAL, ORANGE, WIDTH_IN, look, number, panels, tidy
+from .comparison import best_genes, by_gene, ceiling_by_gene, ranked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
-    from ._comparison import Compared
+    from .comparison import Compared
 
 LABELS = {
     "pearson": "Pearson r of a gene over spots",
@@ -32,7 +32,6 @@ LABELS = {
 }
 CEILING = "noise ceiling"
 ROW_IN, JITTER, HALF_BOX = 0.27, 0.2, 0.27
-DASHES: Any = (0, (4, 3))
 MOST_NUMBERS, NUMBER_IN = 8, 0.3
 """Models up to which cells of the heat map tell their numbers, and how wide a cell must be for that."""
 

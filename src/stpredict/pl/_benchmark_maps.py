@@ -9,11 +9,11 @@ import numpy as np
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import plots as check
-from ._comparison import agreement, joint_components, ranked, section
 from ._components import colors_of
 from ._pca import components_legend
 from ._slide_axes import BELOW, Window, bare, draw_spots, scale_bar
 from ._style import WIDTH_IN, look, number, panels
+from .comparison import agreement, joint_components, ranked, section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from ._comparison import Compared, Section
+    from .comparison import Compared, Section
 
 N_COLUMNS = 4
 TEXT_IN = 0.36

@@ -33,6 +33,8 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
 CATEGORIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
 NEUTRAL = "0.55"
 """Grey that shows on black and on white."""
+DASHES: Any = (0, (4, 3))
+"""Dashes of lines that mark a reference."""
 WIDTH_IN = 7.2
 """Width of a page of two journal columns."""
 LOOK: Any = {
