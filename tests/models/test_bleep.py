@@ -11,7 +11,7 @@ import torch
 from stpredict import models
 from stpredict.models import SpotBatch
 from stpredict.models.bleep import smoothed_clip_loss
-from stpredict.tl._predictor.serialization import fill
+from stpredict.tl._predictor.serialization import load_weights
 
 OPTIONS = {"encoder": "given", "n_features": 6, "size_px": 8, "top_k": 3, "dim": 16}
 
@@ -107,13 +107,13 @@ def test_bank_is_the_training_spots_and_follows_the_head():
     assert "bank" in model.state_dict()
 
 
-@pytest.mark.parametrize("load", ["fill", "load_state_dict"])
+@pytest.mark.parametrize("load", ["load_weights", "load_state_dict"])
 @pytest.mark.parametrize("n", [1, 7, 60])
 def test_bank_of_any_length_goes_through_a_file(load, n):
     model = built(section(n))
     other = models.build(model.config).eval()
-    if load == "fill":
-        fill(other, model.state_dict(), "a folder")
+    if load == "load_weights":
+        load_weights(other, model.state_dict(), "a folder")
     else:
         other.load_state_dict(model.state_dict())
     new = section(9, seed=4)
@@ -124,7 +124,7 @@ def test_bank_of_other_targets_is_refused():
     model = built(section())
     other = models.build(replace(model.config, n_outputs=5))
     with pytest.raises(ValueError, match="bank"):
-        fill(other, model.state_dict(), "a folder")
+        load_weights(other, model.state_dict(), "a folder")
 
 
 def test_it_learns_what_goes_together():

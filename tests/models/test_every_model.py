@@ -13,7 +13,7 @@ import torch
 
 from stpredict import models
 from stpredict.models._variants import VARIANTS
-from stpredict.tl._predictor.serialization import fill
+from stpredict.tl._predictor.serialization import load_weights
 
 SMALL = {"dim": 12, "depth": 2, "size_px": 32, "patch_size": 8}
 REFERENCE = {"dim": 18, "depth": 2, "size_px": 32, "patch_size": 8, "heads": 3, "dim_head": 4, "mlp_dim": 12}
@@ -403,7 +403,7 @@ def test_input_stays_as_it_is(model, batch):
 @every
 def test_state_dict_round_trip_into_a_fresh_network(config, model, batch):
     other = models.build(config)
-    fill(other, model.state_dict(), "a folder")
+    load_weights(other, model.state_dict(), "a folder")
     assert torch.equal(other.eval()(batch), model.eval()(batch))
 
 

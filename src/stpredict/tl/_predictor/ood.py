@@ -100,7 +100,7 @@ class ImageRange:
 
 
 @torch.inference_mode()
-def statistics_of(patches: Tensor, spot_share: float) -> NDArray[np.float32]:
+def image_statistics(patches: Tensor, spot_share: float) -> NDArray[np.float32]:
     """Colour and texture of patches, some at a time.
 
     Parameters

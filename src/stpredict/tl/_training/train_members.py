@@ -20,11 +20,11 @@ from ...models import build
 from ...models._encoder import Encoder
 from ...models._registry import named_fields
 from ...pp.targets import Targets
-from .._calibrate import cross_calibrated
-from .._predictor.ood import ImageRange, statistics_of
+from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
 from .._predictor.serialization import CONFIG
 from .checkpoint import Checkpoint
+from .cross_calibration import cross_calibrate
 from .plan import columns_of
 from .provenance import provenance
 from .pseudo_labels import taught
@@ -90,7 +90,7 @@ def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpo
     colors = color_statistics(spots.patches, run.diameter_um / run.patch.fov_um[0])
     folds = _ridge_folds(run.slides, run.slide_index)
     ridge, penalty = fit_ridge(colors, values, folds, run.slide_index, run.target)
-    statistics = statistics_of(spots.patches, run.diameter_um / run.patch.fov_um[0])
+    statistics = image_statistics(spots.patches, run.diameter_um / run.patch.fov_um[0])
     return Predictor(
         members=tuple(members),
         model=run.model,
@@ -104,7 +104,7 @@ def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpo
             **run.self_training,
             "pretrained": members[0].pretrained,
         },
-        calibration=cross_calibrated(run, tuple(members), spots, values, fabric),
+        calibration=cross_calibrate(run, tuple(members), spots, values, fabric),
         image_range=ImageRange.of(statistics, folds),
     )
 
