@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 from markupsafe import Markup, escape
 
+from ..metrics.scores import SUMMARY_SCORES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ..metrics.scores import Score
 
 FORMATS = {"score": ".3f", "signed": "+.3f", "short": ".2f"}
 MIN_UNITS = 6
@@ -29,55 +33,22 @@ class Column(NamedTuple):
     meaning: str
 
 
-SCORES = (
-    Column(
-        "gene_pearson",
-        "gene-wise r",
-        "score",
-        "Pearson correlation of a gene over the spots of a held-out section, averaged over genes. 0 is no better than "
-        "a constant prediction, 1 is perfect. Models are ranked by it.",
-    ),
-    Column(
-        "difference",
-        "minus best baseline",
-        "signed",
-        "Gene-wise r minus that of the best baseline, paired: both are scored on the same held-out data.",
-    ),
-    Column(
-        "share_of_ceiling",
-        "share of ceiling",
-        "share",
-        "Counts are noisy, so no prediction can reach 1. The noise ceiling is the score of a perfect prediction; this "
-        "is the share of it that the model reaches.",
-    ),
-    Column(
-        "best50",
-        "best 50 genes",
-        "score",
-        "Gene-wise r of the 50 genes that this model predicts best. A favourable choice: it differs between models.",
-    ),
-    Column(
-        "gene_pearson_top50",
-        "top 50 variable",
-        "score",
-        "Gene-wise r of the 50 most variable genes, the same genes for every model.",
-    ),
-    Column(
-        "spot_pearson",
-        "spot-wise r",
-        "score",
-        "Pearson correlation over the genes of one spot, averaged over spots. It is high even for a constant, because "
-        "genes differ in their mean: compare it with the mean profile, not with 0.",
-    ),
-    Column("rmse", "RMSE", "score", "Root mean squared error in units of expression. Lower is better."),
-    Column(
-        "moran_agreement",
-        "Moran's I agreement",
-        "score",
-        "Correlation over genes of Moran's I, predicted with observed: whether genes with spatial patterns are "
-        "predicted with spatial patterns.",
-    ),
+DIFFERENCE = Column(
+    "difference",
+    "minus best baseline",
+    "signed",
+    "Gene-wise r minus that of the best baseline, paired: both are scored on the same held-out data.",
 )
+
+
+def _column(score: Score) -> Column:
+    direction = "" if score.higher_is_better else " Lower is better."
+    return Column(score.name, score.label, "share" if score.percent else "score", score.meaning + direction)
+
+
+RANKING, *_OTHERS = map(_column, SUMMARY_SCORES)
+SCORES = (RANKING, DIFFERENCE, *_OTHERS)
+"""The score that models are ranked by, its difference from the best baseline, all other scores."""
 COSTS = (
     Column("parameters", "parameters", "count", "Number of parameters of the network."),
     Column("macs", "MACs per spot", "count", "Multiply-accumulate operations to predict one spot."),

@@ -16,7 +16,7 @@ from .._checks import platforms as check
 from .._geometry import neighbour_pitch
 from .._resolution import Resolution, reconcile_resolution
 from . import _bundle as bundle
-from ._images import pyramid
+from .images import pyramid
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -24,8 +24,8 @@ from .._checks import wsi as check
 from .._files import atomic_folder
 from .._resolution import Resolution, resolution_from_pixel_size
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
-from ._images import CHUNKS, pyramid, read_image
 from ._wsi_levels import SlideFile, block_px, with_overview
+from .images import CHUNKS, pyramid, read_image
 
 if TYPE_CHECKING:
     from os import PathLike

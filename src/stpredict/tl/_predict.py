@@ -16,11 +16,13 @@ from .._checks import predictor as check
 from .._checks import slides as check_slides
 from .._checks import training as check_training
 from .._slides import Selection, resolve
+from ..models.model_config import uses_embeddings
 from ._inference.cluster import spread
 from ._inference.plan import PredictionPlan, PredictOptions, compute
 from ._inference.sinks import MemorySink, StoreSink
 from ._inference.table import as_table, beside, fill_layer, run_record
-from ._training.provenance import predictor_of, warn_unseen_color
+from ._predictor.attrs import resolve_predictor
+from ._predictor.provenance import warn_unseen_color
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,7 +167,7 @@ def predict(
         features_key=features_key,
     )
     slides = resolve(sdata, selection, needs_table=layer is not None)
-    found = predictor_of(sdata, predictor)
+    found = resolve_predictor(sdata, predictor)
     check_config.embeddings_fit(found.model, asdict(found.model_config), _width(slides), takes=_takes_embeddings(found))
     _check_place(sdata, slides[0].table_name, found, key_added, layer)
     _warn_unseen_resolution(slides, found)
@@ -178,7 +180,7 @@ def predict(
     values, uns = sink.values(), run_record(found, settings)
     for slide, first, last in zip(slides, plan.starts, plan.starts[1:], strict=False):
         colors, flagged = values[keys.COLOR][first:last], values[keys.AT_BORDER][first:last]
-        warn_unseen_color(colors, flagged, found.provenance, slide.name, normalized=stain is not None)
+        warn_unseen_color(colors, flagged, found.provenance["color"], slide.name, normalized=stain is not None)
     if layer is not None:
         fill_layer(slides, values, found, layer, uns)
         return
@@ -205,7 +207,7 @@ def _width(slides: Sequence[Slide]) -> int | None:
 
 
 def _takes_embeddings(predictor: Predictor) -> bool:
-    return getattr(predictor.model_config, "encoder", None) == "given"
+    return uses_embeddings(predictor.model_config)
 
 
 def _check_place(
@@ -255,6 +257,6 @@ def _counted(pieces: Iterable[dict[str, NDArray[Any]]], bar: tqdm[NoReturn]) -> 
 
 
 def _warn_unseen_resolution(slides: Sequence[Slide], predictor: Predictor) -> None:
-    seen = [s["um_per_px"] for s in predictor.provenance["slides"].values()]
+    seen = [s["um_per_px"] for s in predictor.provenance.slides.values()]
     for slide in slides:
         check_training.seen_resolution(slide.um_per_px, seen, slide.name)

@@ -148,7 +148,7 @@ def load_weights(network: SpotModel, weights: Mapping[str, Tensor], path: str | 
     """
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in network.grows & given.keys():  # as many rows as there were training spots
+    for name in network.per_spot_buffers & given.keys():  # as many rows as there were training spots
         shapes[name] = (*given[name][:1], *shapes[name][1:])
     check.weights_fit(shapes, given, str(path))
     network.load_state_dict(dict(weights))
