@@ -168,7 +168,7 @@ def test_components_are_of_genes_that_all_have(benchmark):
 def test_sections_of_one_spot(compared):
     found = section(compared(MODELS, n_side=1), ORDER)
     assert found.pitch == 1.0
-    assert found.of_gene("GENE1")["m2ost"].shape == (1,)
+    assert found.gene_values("GENE1")["m2ost"].shape == (1,)
 
 
 def test_the_largest_section_is_the_default(compared):

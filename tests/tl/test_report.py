@@ -14,7 +14,7 @@ import pytest
 import stpredict as stp
 from stpredict._report.figures import forest
 from stpredict._report.page import page, to_html
-from stpredict._report.text import counted, interval, listed, number, verdict
+from stpredict._report.text import count_noun, interval, join_names, number, verdict
 
 MODELS = {"ridge_color": 0.3, "m2ost": 0.6, "mean_profile": 0.0}
 MANY = {f"model_with_a_long_name_{i}": 0.9 - 0.05 * i for i in range(15)} | MODELS
@@ -153,14 +153,14 @@ def test_size(compared, tmp_path):
 def test_one_model(compared):
     text = Tree(page(compared({"m2ost": 0.5}))).text
     assert "Comparison of 1 model" in text
-    assert "nothing to compare it with" in text
+    assert "there is no comparison" in text
     assert "diamond" not in text
 
 
 def test_without_intervals(compared):
     found = compared(MODELS, slides=("S0",), interval=np.nan)
     text = Tree(page(found)).text
-    assert "whether by more than chance is not known" in text
+    assert "it is not known whether by more than chance" in text
     assert "No interval can be given for 1 patient" in text
     assert "nan" not in text.lower()
 
@@ -231,7 +231,7 @@ def table(gain, spread, *, n_units=8, baseline="base", others=()):
     (table(0.1, 0.05), "<strong>best</strong> wins."),
     (table(0.1, 0.1), "No model beats the best baseline by more than chance."),
     (table(0.1, 0.2), "No model beats the best baseline by more than chance."),
-    (table(0.1, np.nan), "<strong>best</strong> scores highest; whether by more than chance is not known."),
+    (table(0.1, np.nan), "<strong>best</strong> scores highest; it is not known whether by more than chance."),
     (table(0.1, 0.05, baseline="best"), "No model beats the best baseline, <strong>best</strong>."),
     (table(0.1, 0.05, baseline=None), "No baseline took part"),
 ])  # fmt: skip
@@ -241,11 +241,11 @@ def test_verdict(frame, expected):
 
 def test_verdict_says_how_sure_it_is():
     said = " ".join(verdict(table(0.1, 0.05, others=("third",))))
-    assert "+0.100 gene-wise r over <strong>base</strong>" in said
+    assert "differs by +0.100 from that of <strong>base</strong>" in said
     assert "95 % interval over patients is +0.050 to +0.150" in said
-    assert "0.300 (0.250 to 0.350), 50 % of what the noise of the counts allows" in said
-    assert "Intervals overlap with that of base, third" in said
-    assert "picked the best of 3" in said
+    assert "0.300 (0.250 to 0.350), 50 % of the noise ceiling" in said
+    assert "interval overlaps with those of base, third" in said
+    assert "choosing the best of 3" in said
     assert "too few" not in said
 
 
@@ -260,8 +260,8 @@ def test_a_surer_model_below_the_best():
     frame = table(0.1, 0.2, others=("third",))
     frame.loc["third", "difference_low"] = 0.01
     said = verdict(frame)
-    assert "but not by more than chance" in said[0]
-    assert said[2] == "Above it by more than chance: third."
+    assert "but not above the best baseline by more than chance" in said[0]
+    assert said[2] == "Above the baseline by more than chance: third."
 
 
 def test_numbers_in_words():
@@ -272,8 +272,8 @@ def test_numbers_in_words():
     assert number(0.456, "share") == "46 %"
     assert [number(value, "speed") for value in (0.123, 1234.5)] == ["0.12", "1,234"]
     assert interval(0.1, np.nan) == ""
-    assert (counted(1, "fold"), counted(1200, "fold")) == ("1 fold", "1,200 folds")
-    assert listed(["a", "<b>", "c"], 2) == "a, &lt;b&gt; and 1 more"
+    assert (count_noun(1, "fold"), count_noun(1200, "fold")) == ("1 fold", "1,200 folds")
+    assert join_names(["a", "<b>", "c"], 2) == "a, <b> and 1 more"
 
 
 def test_forest_marks_baseline_and_ceiling(compared):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from ..pl.comparison import Compared, Section
+    from ..pl.comparison import BenchmarkLike, Section
 
 INK = "#010203"
 """Stands for the colour of text while matplotlib draws; the page replaces it by its own, in light and dark mode."""
@@ -33,7 +33,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "stpredict",
     "savefig.transparent": True,
-    "savefig.dpi": 120,
+    "savefig.dpi": 100,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
 
@@ -54,7 +54,7 @@ def forest(summary: pd.DataFrame, ceiling: float) -> Markup:
         return _svg(figure, "forest", label, chart=True)
 
 
-def gene_scores(benchmark: Compared, n_rows: int) -> Markup:
+def gene_scores(benchmark: BenchmarkLike, n_rows: int) -> Markup:
     """Scores of all genes, one row for each model and one for the noise ceiling."""
     with _page_style():
         figure = Figure(figsize=(CHART_IN, 0.6 + 0.27 * n_rows), layout="constrained")
@@ -63,20 +63,20 @@ def gene_scores(benchmark: Compared, n_rows: int) -> Markup:
         return _svg(figure, "genes", label, chart=True)
 
 
-def gene_maps(benchmark: Compared, section: Section, gene: str) -> list[Panel]:
+def gene_maps(benchmark: BenchmarkLike, section: Section, gene: str) -> list[Panel]:
     """One gene on one section: observed, predicted by every model, and the colour bar."""
     with _page_style():
-        axes = _map_axes(section)
+        figure, axes = _map_axes(section)
         benchmark_maps(benchmark, gene, section.name, ax=axes)
-        return _panels(axes, section, "gene", f"expression of {gene}")
+        return _panels(figure, section, "gene", f"expression of {gene}")
 
 
-def component_maps(benchmark: Compared, section: Section) -> list[Panel]:
+def component_maps(benchmark: BenchmarkLike, section: Section) -> list[Panel]:
     """All genes of one section as colour: observed, and predicted by every model."""
     with _page_style():
-        axes = _map_axes(section)
+        figure, axes = _map_axes(section)
         benchmark_pca(benchmark, section.name, ax=axes)
-        return _panels(axes, section, "pca", "three principal components")
+        return _panels(figure, section, "pca", "three principal components")
 
 
 @contextmanager
@@ -86,34 +86,38 @@ def _page_style() -> Iterator[None]:
         yield
 
 
-def _map_axes(section: Section) -> list[Axes]:
-    """Axes for all maps of one kind, side by side in one figure."""
+def _map_axes(section: Section) -> tuple[Figure, list[Axes]]:
+    """A figure with axes side by side, one for each map."""
     n = 1 + len(section.predicted)
     width, height = section.xy.max(axis=0) - section.xy.min(axis=0) + 2 * section.pitch
     figure = Figure(figsize=(MAP_IN * n + 0.8, MAP_IN * height / width + TEXT_IN), layout="constrained")
-    return list(figure.subplots(1, n, squeeze=False)[0])
+    return figure, list(figure.subplots(1, n, squeeze=False)[0])
 
 
-def _panels(axes: list[Axes], section: Section, prefix: str, label: str) -> list[Panel]:
+def _panels(figure: Figure, section: Section, prefix: str, label: str) -> list[Panel]:
     """Every axes of a figure as an SVG of its own, so that the page can arrange them to its width."""
-    figure = axes[0].get_figure(root=True)
-    for spots in [spots for ax in axes for spots in ax.collections]:
+    names = ["observed", *section.predicted]
+    maps, bars = figure.axes[: len(names)], figure.axes[len(names) :]
+    for spots in [spots for ax in maps for spots in ax.collections]:
         spots.set_rasterized(True)  # as vectors, 18 models on 3,000 spots would take tens of MB
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    boxes = [ax.get_tightbbox().transformed(figure.dpi_scale_trans.inverted()) for ax in figure.axes]
-    maps = boxes[: len(axes)]
-    low, high = min(box.y0 for box in maps), max(box.y1 for box in maps)
-    names = ["observed", *section.predicted]
+    boxes = {ax: _box(ax, figure) for ax in figure.axes}
+    low, high = min(boxes[ax].y0 for ax in maps), max(boxes[ax].y1 for ax in maps)
     found = []
-    for i, (ax, box) in enumerate(zip(figure.axes, boxes, strict=True)):
+    for i, ax in enumerate(figure.axes):
         for other in figure.axes:
             other.set_visible(other is ax)
-        is_bar = i >= len(axes)
-        box = box if is_bar else Bbox.from_extents(box.x0, low, box.x1, high)
-        title = f"Colours of {label}" if is_bar else f"Map of {label}, {names[i]}"
-        found.append(Panel(_svg(figure, f"{prefix}{i}", title, box=box), is_bar))
+        box, title = boxes[ax], f"Colours of {label}"
+        if ax not in bars:  # all maps have the same height
+            box, title = Bbox.from_extents(box.x0, low, box.x1, high), f"Map of {label}, {names[i]}"
+        found.append(Panel(_svg(figure, f"{prefix}{i}", title, box=box), ax in bars))
     return found
+
+
+def _box(ax: Axes, figure: Figure) -> Bbox:
+    """What an axes covers with its texts, in inches."""
+    return Bbox(ax.get_tightbbox()).transformed(figure.dpi_scale_trans.inverted())  # type: ignore[arg-type]
 
 
 def _svg(figure: Figure, prefix: str, label: str, *, box: Bbox | None = None, chart: bool = False) -> Markup:
@@ -122,7 +126,9 @@ def _svg(figure: Figure, prefix: str, label: str, *, box: Bbox | None = None, ch
     figure.savefig(file, format="svg", bbox_inches=box, pad_inches=0.02, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", text).replace(INK, "currentColor")
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", text).replace(INK, "currentColor")
     viewbox = re.search(r'viewBox="[^"]*"', text)
     head = Markup('<svg {}{} role="img" aria-label="{}">').format(
         Markup('class="chart" ' if chart else ""), Markup(viewbox[0] if viewbox else ""), label

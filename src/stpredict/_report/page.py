@@ -12,20 +12,19 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 
-from .._checks import report as check
 from .._files import atomic_file
-from ..pl.comparison import best_genes, by_gene, ceiling_by_gene, ranked, section, shared_genes
+from ..pl.comparison import best_genes, ceiling_by_gene, mean_gene_scores, ranked_summary, section, shared_genes
 from ..pp.targets import TargetSpec
 from ..tl._benchmarking.cell import RUN
 from ..tl._predictor.serialization import package_version
 from .figures import component_maps, forest, gene_maps, gene_scores
-from .text import COSTS, DASH, SCORES, breakable, counted, interval, listed, number, verdict
+from .text import COSTS, DASH, SCORES, breakable, count_noun, interval, join_names, number, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
 
-    from ..pl.comparison import Compared, Section
+    from ..pl.comparison import BenchmarkLike, Section
     from .text import Column
 
 N_GENES = 30
@@ -45,7 +44,7 @@ class Cell(NamedTuple):
     kind: str = ""
 
 
-def to_html(benchmark: Compared, path: str | PathLike[str]) -> None:
+def to_html(benchmark: BenchmarkLike, path: str | PathLike[str]) -> None:
     """Write a benchmark as one self-contained HTML file, whole or not at all; a file that is there is replaced."""
     target = Path(path)
     text = page(benchmark)
@@ -53,12 +52,14 @@ def to_html(benchmark: Compared, path: str | PathLike[str]) -> None:
         with atomic_file(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        check.report_not_written(target, error)
+        reason = error.strerror or str(error)
+        msg = f"The report was not written to '{target}': {reason}. Nothing was left there; give another `path`."
+        raise OSError(error.errno, msg) from error
 
 
-def page(benchmark: Compared) -> str:
+def page(benchmark: BenchmarkLike) -> str:
     """The HTML text of the page."""
-    summary = ranked(benchmark)
+    summary = ranked_summary(benchmark)
     scored = summary.index[summary["gene_pearson"].notna()].tolist()
     found = section(benchmark, scored)
     template = jinja2.Environment(
@@ -68,7 +69,7 @@ def page(benchmark: Compared) -> str:
         trim_blocks=True,
     ).get_template("report.html.jinja")
     return template.render(
-        title=f"Comparison of {counted(len(summary), 'model')}",
+        title=f"Comparison of {count_noun(len(summary), 'model')}",
         leaks=benchmark.note["leaks"],
         verdict=verdict(summary.loc[scored]),
         remark=benchmark.note["said"],
@@ -79,7 +80,7 @@ def page(benchmark: Compared) -> str:
         scores=_scores(summary),
         genes=_genes(benchmark, summary),
         section=found.name,
-        gene_map=_gene_map(benchmark, found, by_gene(benchmark, "pearson", scored)),
+        gene_map=_gene_map(benchmark, found, mean_gene_scores(benchmark, "pearson", scored)),
         component_maps=_component_maps(benchmark, found),
         costs=_costs(benchmark, summary),
         failures=_failures(benchmark),
@@ -88,19 +89,19 @@ def page(benchmark: Compared) -> str:
     )
 
 
-def _facts(benchmark: Compared, summary: pd.DataFrame) -> dict[str, str]:
+def _facts(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, str]:
     """What took part, and on which data."""
     study, runs = benchmark.note["study"], benchmark.runs
     groups = sorted({str(slide["group"]) for slide in study["slides"].values()})
     n_spots = runs.drop_duplicates("fold")["n_test"].sum()
-    folds = "; ".join(listed(fold["test"], 5) for fold in study["folds"][:20])
+    folds = "; ".join(join_names(fold["test"], 5) for fold in study["folds"][:20])
     more = "; …" if len(study["folds"]) > 20 else ""
-    seeds = counted(runs["seed"].nunique(), "seed")
+    seeds = count_noun(runs["seed"].nunique(), "seed")
     return {
-        "Models": listed(summary.index.tolist()),
+        "Models": join_names(summary.index.tolist()),
         "Best baseline": str(summary.attrs.get("baseline") or "none took part"),
-        "Groups": f"{len(groups):,}: {listed(groups)}",
-        "Sections": f"{len(study['slides']):,}: {listed(list(study['slides']))}",
+        "Groups": f"{len(groups):,}: {join_names(groups)}",
+        "Sections": f"{len(study['slides']):,}: {join_names(list(study['slides']))}",
         "Held out": f"{n_spots:,.0f} spots, each predicted by networks that were not trained on it",
         "Folds": f"{len(study['folds']):,} with {seeds}, held out in turn: {folds}{more}",
         "Groups in training and test": "the same (LEAK, see above)" if benchmark.note["leaks"] else "never the same",
@@ -115,22 +116,22 @@ def _panels(panels: Sequence[Sequence[str]]) -> str:
     genes = list(dict.fromkeys(gene for panel in panels for gene in panel))
     differ = any(set(panel) != set(panels[0]) for panel in panels)
     n = f"{len(panels[0]):,} a fold, chosen in each; {len(genes):,} in total" if differ else f"{len(genes):,}"
-    return f"{n}: {listed(genes, 12)}"
+    return f"{n}: {join_names(genes, 12)}"
 
 
-def _ceiling(benchmark: Compared) -> float:
+def _ceiling(benchmark: BenchmarkLike) -> float:
     """Mean noise ceiling; NaN where it is not known."""
     return float(benchmark.runs["ceiling"].mean()) if "ceiling" in benchmark.runs.columns else float("nan")
 
 
-def _known(summary: pd.DataFrame, columns: Sequence[Column]) -> list[Column]:
+def _columns_with_values(summary: pd.DataFrame, columns: Sequence[Column]) -> list[Column]:
     """The columns that have a value for any model."""
     return [column for column in columns if column.name in summary.columns and summary[column.name].notna().any()]
 
 
 def _scores(summary: pd.DataFrame) -> dict[str, Any]:
     """The summary as a table, with intervals below the numbers."""
-    columns = _known(summary, SCORES)
+    columns = _columns_with_values(summary, SCORES)
     rows: list[list[Any]] = []
     for model, row in summary.iterrows():
         mark = " (best baseline)" if model == summary.attrs.get("baseline") else ""
@@ -144,9 +145,9 @@ def _score(row: pd.Series, column: Column) -> Cell:
     return Cell(number(row[column.name], column.kind), note)
 
 
-def _costs(benchmark: Compared, summary: pd.DataFrame) -> dict[str, Any]:
+def _costs(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, Any]:
     """Size, speed and memory of every model, and the mean duration of a training."""
-    runs, columns = benchmark.runs, _known(summary, COSTS)
+    runs, columns = benchmark.runs, _columns_with_values(summary, COSTS)
     fit_s = runs.groupby("model")["fit_s"].mean() if "fit_s" in runs.columns else pd.Series(dtype=float)
     rows = [
         [
@@ -159,9 +160,9 @@ def _costs(benchmark: Compared, summary: pd.DataFrame) -> dict[str, Any]:
     return {"head": ["model", *(column.label for column in columns), "training, s"], "rows": rows, "columns": columns}
 
 
-def _genes(benchmark: Compared, summary: pd.DataFrame) -> dict[str, Any] | None:
+def _genes(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, Any] | None:
     """Scores of all genes as a figure and of the best genes as a coloured table; None where no gene has a score."""
-    values, ceiling = by_gene(benchmark, "pearson", summary.index.tolist()), ceiling_by_gene(benchmark)
+    values, ceiling = mean_gene_scores(benchmark, "pearson", summary.index.tolist()), ceiling_by_gene(benchmark)
     best = values.loc[best_genes(values, N_GENES)]
     if not len(best):
         return None
@@ -171,13 +172,13 @@ def _genes(benchmark: Compared, summary: pd.DataFrame) -> dict[str, Any] | None:
     shares = (numbers - low) / ((high - low) or 1.0)
     return {
         "figure": gene_scores(benchmark, len(summary) + bool(len(ceiling))),
-        "n": counted(len(best), "gene"),
+        "n": count_noun(len(best), "gene"),
         "head": ["gene", *map(str, shown.columns)],
-        "rows": [[str(gene), *map(_colored, numbers[i], shares[i])] for i, gene in enumerate(shown.index)],
+        "rows": [[str(gene), *map(_heat_cell, numbers[i], shares[i])] for i, gene in enumerate(shown.index)],
     }
 
 
-def _colored(value: float, share: float) -> Cell:
+def _heat_cell(value: float, share: float) -> Cell:
     """A score on its colour, in text that can be read on it."""
     if not np.isfinite(value):
         return Cell(DASH)
@@ -186,13 +187,13 @@ def _colored(value: float, share: float) -> Cell:
     return Cell(number(value, "short"), style=f"background:#{code};color:{'#000' if color @ LUMA > 0.5 else '#fff'}")
 
 
-def _gene_map(benchmark: Compared, found: Section, scores: pd.DataFrame) -> dict[str, Any] | None:
+def _gene_map(benchmark: BenchmarkLike, found: Section, scores: pd.DataFrame) -> dict[str, Any] | None:
     """Maps of the gene that all models predict best; None where no gene has a score."""
     genes = [gene for gene in best_genes(scores, len(scores)) if gene in found.genes]
     return {"gene": genes[0], "panels": gene_maps(benchmark, found, genes[0])} if genes else None
 
 
-def _component_maps(benchmark: Compared, found: Section) -> dict[str, Any] | None:
+def _component_maps(benchmark: BenchmarkLike, found: Section) -> dict[str, Any] | None:
     """Maps of the principal components; None where spots or genes are too few for them."""
     n_genes = len(shared_genes(found))
     if len(found.xy) < 4 or n_genes < 3:
@@ -200,7 +201,7 @@ def _component_maps(benchmark: Compared, found: Section) -> dict[str, Any] | Non
     return {"n_genes": f"{n_genes:,}", "panels": component_maps(benchmark, found)}
 
 
-def _failures(benchmark: Compared) -> dict[str, Any]:
+def _failures(benchmark: BenchmarkLike) -> dict[str, Any]:
     """The trainings that failed with their errors, and the models whose folds were not all run."""
     failed, done = benchmark.failed, benchmark.runs
     errors = failed[["model", "fold", "seed", "error"]].astype(str).to_numpy().tolist()
@@ -211,11 +212,11 @@ def _failures(benchmark: Compared) -> dict[str, Any]:
     tried = pd.concat([done[["model", "fold"]], failed[["model", "fold"]]]).drop_duplicates().groupby("model").size()
     incomplete = tried.index[tried < len(benchmark.note["study"]["folds"])].tolist()
     if incomplete:
-        text += f" Not all folds were run yet: {listed(incomplete)}."
+        text += f" Not all folds were run yet: {join_names(incomplete)}."
     return {"text": text, "rows": rows}
 
 
-def _repeat(benchmark: Compared, summary: pd.DataFrame) -> dict[str, Any]:
+def _repeat(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, Any]:
     """The call, the versions, and the digests that show whether data are the same."""
     models, protocol = [str(name) for name in summary.index], benchmark.note["protocol"]
     seeds = tuple(sorted(int(seed) for seed in benchmark.runs["seed"].unique()))

@@ -83,38 +83,38 @@ def interval(low: float, high: float, kind: str = "score") -> str:
     return "" if math.isnan(low) or math.isnan(high) else f"{number(low, kind)} to {number(high, kind)}"
 
 
-def counted(n: int, noun: str) -> str:
+def count_noun(n: int, noun: str) -> str:
     """A number and its noun, in the plural where needed."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def listed(names: Sequence[object], limit: int = 20) -> str:
+def join_names(names: Sequence[object], limit: int = 20) -> str:
     """Names separated by commas, at most ``limit`` of them."""
     text = ", ".join(str(name) for name in names[:limit])
     return text + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
-def verdict(ranked: pd.DataFrame) -> list[Markup]:
+def verdict(summary: pd.DataFrame) -> list[Markup]:
     """Which model wins and how certain that is, for a summary whose first row is the best; the main sentence first."""
-    best, baseline = str(ranked.index[0]), ranked.attrs.get("baseline")
+    best, baseline = str(summary.index[0]), summary.attrs.get("baseline")
     strong = Markup("<strong>{}</strong>").format
-    if len(ranked) == 1:
+    if len(summary) == 1:
         sentences = [Markup("Only one model was scored, {}, so there is no comparison.").format(strong(best))]
-    elif baseline is None or baseline not in ranked.index:
+    elif baseline is None or baseline not in summary.index:
         text = "{} scores highest. No baseline took part, so it is unknown whether that score is high."
         sentences = [Markup(text).format(strong(best))]
     elif best == baseline:
         sentences = [Markup("No model beats the best baseline, {}.").format(strong(best))]
     else:
-        sentences = _against_baseline(ranked, strong(best), strong(baseline))
-    return [*sentences, _score(ranked), *_certainty(ranked)]
+        sentences = _against_baseline(summary, strong(best), strong(baseline))
+    return [*sentences, _score(summary), *_certainty(summary)]
 
 
-def _against_baseline(ranked: pd.DataFrame, best: Markup, baseline: Markup) -> list[Markup]:
+def _against_baseline(summary: pd.DataFrame, best: Markup, baseline: Markup) -> list[Markup]:
     """Sentences on the best model (the first row) against the best baseline."""
-    row, unit = ranked.iloc[0], ranked.attrs.get("unit", "section")
-    n_units = int(ranked.attrs.get("n_units", 0))
-    difference = Markup("Its gene-wise r is {} above {}, the best baseline").format(
+    row, unit = summary.iloc[0], summary.attrs.get("unit", "section")
+    n_units = int(summary.attrs.get("n_units", 0))
+    difference = Markup("Its gene-wise r differs by {} from that of {}, the best baseline").format(
         number(row["difference"], "signed"), baseline
     )
     limits = interval(row["difference_low"], row["difference_high"], "signed")
@@ -124,40 +124,40 @@ def _against_baseline(ranked: pd.DataFrame, best: Markup, baseline: Markup) -> l
             Markup("{}.").format(difference),
         ]
     difference = Markup("{}; the 95 % interval over {}s is {}.").format(difference, unit, limits)
-    better = [str(name) for name in ranked.index[ranked["difference_low"] > 0]]
+    better = [str(name) for name in summary.index[summary["difference_low"] > 0]]
     if not better:
         first = Markup("No model beats the best baseline by more than chance.")
         return [first, Markup("{} scores highest. {}").format(best, difference)]
     if n_units < MIN_UNITS:
-        first = Markup("{} scores highest; {} are too few to rule out chance.").format(best, counted(n_units, unit))
+        first = Markup("{} scores highest; {} are too few to rule out chance.").format(best, count_noun(n_units, unit))
         text = "{} With fewer than {} units, all differences have the same sign by chance more than once in twenty."
         return [first, Markup(text).format(difference, MIN_UNITS)]
-    if str(ranked.index[0]) not in better:
+    if str(summary.index[0]) not in better:
         first = Markup("{} scores highest, but not above the best baseline by more than chance.").format(best)
-        return [first, difference, Markup("Above the baseline by more than chance: {}.").format(listed(better))]
+        return [first, difference, Markup("Above the baseline by more than chance: {}.").format(join_names(better))]
     return [Markup("{} wins.").format(best), difference]
 
 
-def _score(ranked: pd.DataFrame) -> Markup:
+def _score(summary: pd.DataFrame) -> Markup:
     """The score of the best model, and its share of the noise ceiling."""
-    row = ranked.iloc[0]
+    row = summary.iloc[0]
     limits, share = interval(row["low"], row["high"]), row["share_of_ceiling"]
     text = f"Its mean gene-wise r is {number(row['gene_pearson'])}" + (f" ({limits})" if limits else "")
     return escape(text + ("." if pd.isna(share) else f", {number(share, 'share')} of the noise ceiling."))
 
 
-def _certainty(ranked: pd.DataFrame) -> list[Markup]:
+def _certainty(summary: pd.DataFrame) -> list[Markup]:
     """Sentences on what limits the ranking."""
-    n_units, unit = int(ranked.attrs.get("n_units", 0)), ranked.attrs.get("unit", "section")
-    if pd.isna(ranked["low"].iloc[0]):
-        return [escape(f"{counted(n_units, unit)} give no interval. The order may be chance.")]
-    others = ranked.iloc[1:]
-    overlapping = others.index[others["high"] > ranked["low"].iloc[0]].tolist()
-    sentences = [f"Intervals are over {counted(n_units, unit)}."]
+    n_units, unit = int(summary.attrs.get("n_units", 0)), summary.attrs.get("unit", "section")
+    if pd.isna(summary["low"].iloc[0]):
+        return [escape(f"No interval can be given for {count_noun(n_units, unit)}. The order may be chance.")]
+    others = summary.iloc[1:]
+    overlapping = others.index[others["high"] > summary["low"].iloc[0]].tolist()
+    sentences = [f"Intervals are over {count_noun(n_units, unit)}."]
     if overlapping:
-        sentences.append(f"Its interval overlaps with those of {listed(overlapping)}, so they may be equally good.")
-    if len(ranked) > 2:
-        sentences.append(f"The intervals do not correct for choosing the best of {len(ranked)} models.")
+        sentences.append(f"Its interval overlaps with those of {join_names(overlapping)}, so they may be equally good.")
+    if len(summary) > 2:
+        sentences.append(f"The intervals do not correct for choosing the best of {len(summary)} models.")
     return [escape(sentence) for sentence in sentences]
 
 
