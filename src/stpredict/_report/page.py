@@ -72,7 +72,7 @@ def page(benchmark: BenchmarkLike) -> str:
         title=f"Comparison of {count_noun(len(summary), 'model')}",
         leaks=benchmark.note["leaks"],
         verdict=verdict(summary.loc[scored]),
-        remark=benchmark.note["said"],
+        remark=benchmark.note["protocol_note"],
         facts=_facts(benchmark, summary),
         has_intervals=summary["low"].notna().any(),
         has_baseline=summary.attrs.get("baseline") in summary.index,

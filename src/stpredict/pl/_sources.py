@@ -47,7 +47,7 @@ class Source:
     units: str
 
     def values(self, genes: Sequence[str], like: Source | None = None) -> NDArray[np.float32]:
-        """Normalised expression ``(n_spots, len(genes))``; counts are normalised like those behind ``like``, if given."""
+        """Normalised expression ``(n_spots, len(genes))``; counts are normalised like those behind ``like``."""
         at = {gene: i for i, gene in enumerate(self.slide.genes)}
         if not self.is_counts:
             return read_columns(self.matrix, [at[gene] for gene in genes], self.rows)

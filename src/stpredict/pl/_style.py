@@ -59,7 +59,7 @@ LOOK: Any = {
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Set font sizes and line widths in a ``with`` block; an ``rc_context`` would undo settings of Jupyter's backend."""
+    """Set font sizes and line widths in a ``with`` block; an ``rc_context`` would undo those of Jupyter's backend."""
     before = {name: mpl.rcParams[name] for name in LOOK}
     mpl.rcParams.update(LOOK)
     try:

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import conformal as check_conformal
-from .._checks import evaluation as check_evaluation
+from .._checks import expression as check_expression
 from .._checks import prediction as check_prediction
 from .._checks import predictor as check
 from .._checks import slides as check_slides
@@ -230,7 +230,7 @@ def _check_place(
             check.overwritable("layer", name, kept)
         check.panel_in_table(missing, len(predictor.genes), table_name)
     else:
-        check_evaluation.panel_measured(missing, len(predictor.genes), table_name)
+        check_expression.panel_measured(missing, len(predictor.genes), table_name)
 
 
 def _predicted(sdata: SpatialData, table_name: str, key: str) -> bool:
