@@ -328,7 +328,7 @@ def test_missing_pixels_are_flagged_and_predicted(sdata, predictor):
 
 CHECKS = {
     "cohort", "comparison", "config", "conformal", "evaluation", "grid", "platforms",
-    "prediction", "predictor", "pseudo_spots", "raster", "report", "resolution", "slides", "stain",
+    "prediction", "predictor", "pseudo_spots", "raster", "resolution", "slides", "stain",
     "tissue", "training", "wsi",
 }  # fmt: skip
 

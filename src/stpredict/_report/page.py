@@ -17,6 +17,7 @@ from ..pl.comparison import best_genes, ceiling_by_gene, mean_gene_scores, ranke
 from ..pp.targets import TargetSpec
 from ..tl._benchmarking.cell import RUN
 from ..tl._predictor.serialization import package_version
+from . import _errors as check
 from .figures import component_maps, forest, gene_maps, gene_scores
 from .text import COSTS, DASH, SCORES, breakable, count_noun, interval, join_names, number, verdict
 
@@ -52,9 +53,7 @@ def to_html(benchmark: BenchmarkLike, path: str | PathLike[str]) -> None:
         with atomic_file(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        reason = error.strerror or str(error)
-        msg = f"The report was not written to '{target}': {reason}. Nothing was left there; give another `path`."
-        raise OSError(error.errno, msg) from error
+        check.report_not_written(target, error)
 
 
 def page(benchmark: BenchmarkLike) -> str:
