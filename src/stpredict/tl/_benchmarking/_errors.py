@@ -28,12 +28,11 @@ def no_leak(shared: Sequence[str], *, one_group: bool, allowed: bool) -> None:
         why = (
             "All slides are of one group, so folds can only be of sections"
             if one_group
-            else "Folds of sections were asked for"
+            else "Folds are of sections (`by='section'`)"
         )
         msg = (
-            f"{why}, and {listed(shared)} would be both in training and in test: scores would be too good. Give slides "
-            "of other groups (`group_key` names them), or pass `allow_leakage=True`: every result then carries the "
-            "mark."
+            f"{why}, and {listed(shared)} would be both in training and in test: scores would be too high. Give slides "
+            "of other groups (`group_key` names them), or pass `allow_leakage=True`: all results are then marked."
         )
         raise ValueError(msg)
 
@@ -60,7 +59,7 @@ def enough_sections(n_slides: int, protocol: str) -> None:
 
 
 def some_models(labels: Sequence[str]) -> None:
-    """Refuse to compare nothing."""
+    """Refuse an empty list of models."""
     if not labels:
         msg = "`models` is empty. Name some, for instance `['m2ost_tiny', 'encoder_ridge']` (`stp.models.available()`)."
         raise ValueError(msg)
@@ -79,14 +78,14 @@ def labels(names: Sequence[str]) -> None:
 
 
 def is_entry(label: str, value: object, kind: type) -> None:
-    """Refuse what is no entry."""
+    """Refuse anything but an entry."""
     if not isinstance(value, kind):
         msg = f"{label!r} is {type(value).__name__}; give the name of a model, or `stp.tl.Entry(model=...)`."
         raise TypeError(msg)
 
 
 def some_seeds(seeds: Sequence[int]) -> None:
-    """Refuse no seed, and one twice."""
+    """Refuse an empty list of seeds, and repeated seeds."""
     if not seeds or len(set(seeds)) != len(seeds):
         msg = f"`seeds` is {tuple(seeds)}; give at least one, each once, for instance `(0, 1, 2)`."
         raise ValueError(msg)
@@ -135,17 +134,17 @@ def scorable(n_slides: int, fold: int) -> None:
 
 
 def finite(known: bool) -> None:  # noqa: FBT001
-    """Refuse predictions that are no numbers."""
+    """Refuse predictions with NaN or infinite values."""
     if not known:
         msg = "The model predicts values that are not finite."
         raise ValueError(msg)
 
 
 def some_success(failures: Mapping[str, str], n_done: int) -> None:
-    """Say which cells failed; refuse to return nothing."""
+    """Warn which cells failed; refuse if none is finished."""
     if not failures:
         return
-    first = f"{listed(list(failures))}. The first said {next(iter(failures.values()))!r}"
+    first = f"{listed(list(failures))}. The first error is {next(iter(failures.values()))!r}"
     if not n_done:
         msg = f"Every cell failed: {first}; the folders hold an `error.json` each."
         raise RuntimeError(msg)
@@ -156,22 +155,22 @@ def some_success(failures: Mapping[str, str], n_done: int) -> None:
 
 
 def some_finished(busy: Sequence[str], n_done: int) -> None:
-    """Say which cells another process is at; refuse to return nothing."""
+    """Warn which cells other processes are running; refuse if none is finished."""
     if not busy:
         return
-    what = f"Another process is at {len(busy)} cells of this comparison: {listed(busy)}."
+    what = f"Another process is running {len(busy)} cells of this comparison: {listed(busy)}."
     if not n_done:
-        msg = f"{what} None is finished yet; call `stp.tl.benchmark` again when there are some."
+        msg = f"{what} None is finished yet; call `stp.tl.benchmark` again when some are."
         raise RuntimeError(msg)
     warn(f"{what} They are left out; call `stp.tl.benchmark` again when it has ended.")
 
 
 def all_finished(busy: Sequence[str]) -> None:
-    """Refuse to give scores of some folds only."""
+    """Refuse to return scores of some folds only."""
     if busy:
         msg = (
-            f"Another process is at the same cross-validation: {listed(busy)}. Call it again when that has ended; "
-            "what is in `save_dir` is then read."
+            f"Another process is running the same cross-validation: {listed(busy)}. Call it again when that process "
+            "has ended; its results in `save_dir` are then used."
         )
         raise RuntimeError(msg)
 

@@ -56,7 +56,7 @@ class Study:
         return PROTOCOLS[self.protocol_name] if self.protocol_name else None
 
     @property
-    def pooled(self) -> bool:
+    def pools_spots(self) -> bool:
         """Whether the test spots of a fold are scored together."""
         return self.protocol is not None and self.protocol.pooled
 
