@@ -37,34 +37,6 @@ def no_leak(shared: Sequence[str], *, one_group: bool, allowed: bool) -> None:
         raise ValueError(msg)
 
 
-def n_folds(asked: int, n_units: int) -> None:
-    """Refuse more folds than there are groups, and fewer than two."""
-    if not 2 <= asked <= n_units:
-        msg = f"`n_folds` is {asked}; with {n_units} groups to hold out it must lie between 2 and {n_units}."
-        raise ValueError(msg)
-
-
-def no_other_folds(protocol: str | None, asked: bool) -> None:  # noqa: FBT001
-    """Refuse folds that contradict a protocol."""
-    if protocol is not None and asked:
-        msg = f"`protocol={protocol!r}` fixes the folds. Leave `n_folds` and `by` out, or the protocol."
-        raise ValueError(msg)
-
-
-def enough_sections(n_slides: int, protocol: str) -> None:
-    """Refuse a published split of too few sections."""
-    if n_slides < 4:
-        msg = f"`protocol={protocol!r}` splits sections by shares, and there are {n_slides}; give at least 4."
-        raise ValueError(msg)
-
-
-def some_models(labels: Sequence[str]) -> None:
-    """Refuse an empty list of models."""
-    if not labels:
-        msg = "`models` is empty. Name some, for instance `['m2ost_tiny', 'encoder_ridge']` (`stp.models.available()`)."
-        raise ValueError(msg)
-
-
 def labels(names: Sequence[str]) -> None:
     """Refuse labels that repeat or cannot name a folder."""
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -119,27 +91,6 @@ def same_patches(stored: int, version: int, place: Path) -> None:
         raise ValueError(msg)
 
 
-def genes_everywhere(missing: Sequence[str]) -> None:
-    """Refuse genes that some slide lacks: it could not be scored."""
-    if missing:
-        msg = f"{len(missing)} of the `genes` are not in every slide: {listed(missing)}. Leave them out."
-        raise ValueError(msg)
-
-
-def scorable(n_slides: int, fold: int) -> None:
-    """Refuse a fold in which nothing can be scored."""
-    if not n_slides:
-        msg = f"No test slide of fold {fold} has 3 spots with counts of the predicted genes: nothing can be scored."
-        raise ValueError(msg)
-
-
-def finite(known: bool) -> None:  # noqa: FBT001
-    """Refuse predictions with NaN or infinite values."""
-    if not known:
-        msg = "The model predicts values that are not finite."
-        raise ValueError(msg)
-
-
 def some_success(failures: Mapping[str, str], n_done: int) -> None:
     """Warn which cells failed; refuse if none is finished."""
     if not failures:
@@ -173,31 +124,3 @@ def all_finished(busy: Sequence[str]) -> None:
             "has ended; its results in `save_dir` are then used."
         )
         raise RuntimeError(msg)
-
-
-def is_benchmark(found: bool, folder: Path) -> None:  # noqa: FBT001
-    """Refuse a folder that holds no benchmark."""
-    if not found:
-        msg = f"No benchmark in '{folder}': there is no `benchmark.json`. Give the `save_dir` of `stp.tl.benchmark`."
-        raise FileNotFoundError(msg)
-
-
-def has_model(model: str, found: Sequence[str]) -> None:
-    """Refuse a model that was not compared."""
-    if model not in found:
-        msg = f"No model {model!r} in this benchmark (found: {listed(found)})."
-        raise ValueError(msg)
-
-
-def has_seed(seed: int, found: Sequence[int]) -> None:
-    """Refuse a seed that was not run."""
-    if seed not in found:
-        msg = f"No seed {seed} of this model (found: {', '.join(map(str, found))})."
-        raise ValueError(msg)
-
-
-def overwritable(key: str, layers: Sequence[str], *, ours: bool) -> None:
-    """Refuse to overwrite a layer that was not cross-validated."""
-    if key in layers and not ours:
-        msg = f"Layer {key!r} exists and was not written by `stp.tl.cross_validate`. Give another `key_added`."
-        raise ValueError(msg)

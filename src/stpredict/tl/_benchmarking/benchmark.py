@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pooch
 
 from ... import _keys as keys
+from ..._checks.slides import listed
 from ..._slides import Selection
 from . import _errors as check
 from .entry import BASELINES, common_fields, entries_of
@@ -93,11 +94,15 @@ class Benchmark:
         ``X``: predictions, ``(n_spots, union of genes)``, NaN outside the panel of the fold; ``layers["observed"]``;
         ``obs``: ``fold``, ``slide``, ``group``, ``at_border``; ``obsm["spatial"]`` in pixels; ``uns["um_per_px"]``.
         """
-        check.has_model(model, sorted(set(self.runs["model"])))
+        if model not in (labels := sorted(set(self.runs["model"]))):
+            msg = f"No model {model!r} in this benchmark (found: {listed(labels)})."
+            raise ValueError(msg)
         rows = self.runs[self.runs["model"] == model]
         seeds = sorted(set(rows["seed"].tolist()))
         chosen = seeds[0] if seed is None else seed
-        check.has_seed(chosen, seeds)
+        if chosen not in seeds:
+            msg = f"No seed {chosen} of this model (found: {', '.join(map(str, seeds))})."
+            raise ValueError(msg)
         folds = sorted(set(rows.loc[rows["seed"] == chosen, "fold"].tolist()))
         table = read_table(self.folder, model, folds, chosen)
         table.uns[keys.UM_PER_PX] = dict(self.note["um_per_px"])
@@ -129,7 +134,9 @@ class Benchmark:
         The results in the folder.
         """
         place = Path(folder)
-        check.is_benchmark((place / NOTE).is_file(), place)
+        if not (place / NOTE).is_file():
+            msg = f"No benchmark in '{place}': there is no `{NOTE}`. Give the `save_dir` of `stp.tl.benchmark`."
+            raise FileNotFoundError(msg)
         note = read_note(place)
         return cls._from_cells(place, note, note["models"])
 

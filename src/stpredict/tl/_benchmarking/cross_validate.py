@@ -202,7 +202,9 @@ def _check_layer(study: Study, key: str) -> None:
     """Refuse, before anything is computed, to overwrite a layer of somebody else."""
     for table, _ in _tables(study):
         check_slides.unique_spots(table.obs_names, "the measured table")
-        check.overwritable(key, check_slides.layers(table), ours=keys.FOLDS in table.uns.get(key, {}))
+        if key in check_slides.layers(table) and keys.FOLDS not in table.uns.get(key, {}):
+            msg = f"Layer {key!r} exists and was not written by `stp.tl.cross_validate`. Give another `key_added`."
+            raise ValueError(msg)
 
 
 def _tables(study: Study) -> list[tuple[AnnData, list[Slide]]]:
