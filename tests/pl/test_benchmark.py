@@ -200,7 +200,7 @@ def test_faults(benchmark):
         pl.benchmark_scores({})
     with pytest.raises(ValueError, match=r"No score 'r2' .* \(found: 'ceiling', 'pearson'\)"):
         pl.benchmark_scores(benchmark, metric="r2")
-    with pytest.raises(ValueError, match=r"No section 'S7' .* \(found: 'S0', 'S1'\)"):
+    with pytest.raises(ValueError, match=r"No section 'S7' among the held-out ones\. .* \(found: 'S0', 'S1'\)"):
         pl.benchmark_maps(benchmark, "GENE1", "S7")
     with pytest.raises(ValueError, match=r"No gene 'GENE11' in 'the benchmark' .*Did you mean 'GENE1'"):
         pl.benchmark_maps(benchmark, "GENE11")
