@@ -1,8 +1,9 @@
-"""Options of training and of patches under their public names, `stp.tl.FitConfig` and `stp.tl.PatchSpec`."""
+"""Options of training, prediction and patches under their public names, such as `stp.tl.FitConfig`."""
 
 from __future__ import annotations
 
 from .._geometry import PatchSpec
 from .._train.config import FitConfig
+from ._inference.options import PredictOptions
 
-__all__ = ["FitConfig", "PatchSpec"]
+__all__ = ["FitConfig", "PatchSpec", "PredictOptions"]

@@ -15,7 +15,9 @@ from ... import _keys as keys
 from ..._checks import comparison as check
 from ..._files import replace_folder
 from ...models._registry import named_fields
-from .._inference.plan import PredictionPlan, PredictOptions, X, compute
+from .._inference.options import PredictOptions
+from .._inference.partitions import X, predict_positions
+from .._inference.plan import PredictionPlan
 from .._inference.sinks import MemorySink
 from .._predictor.serialization import package_version
 from .._training.plan import planned
@@ -278,11 +280,11 @@ def _do(cell: Cell, run: Run, held: HeldOut, part: Path) -> None:
 
 def _predicted(cell: Cell, predictor: Predictor) -> dict[str, NDArray[Any]]:
     config = cell.entry.fit_config(cell.study.common, cell.seed)
-    settings = PredictOptions(n_views=cell.entry.n_views, device=config.accelerator, precision=config.precision)
-    plan = PredictionPlan.of(cell.test, predictor, settings)
+    options = PredictOptions(n_views=cell.entry.n_views, device=config.accelerator, precision=config.precision)
+    plan = PredictionPlan.of(cell.test, predictor, options)
     sink = MemorySink.of(plan, predictor)
-    for first, last in sink.todo():
-        sink.take(first, compute(plan, predictor, first, last))
+    for start, stop in sink.missing_ranges():
+        sink.write(start, predict_positions(plan, predictor, start, stop))
     return sink.values()
 
 

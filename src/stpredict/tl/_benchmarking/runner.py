@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from ..._checks import comparison as check
 from ..._files import atomic_file, lock
-from .._cohort.job import Caught
 from .cell import RUN, Cell, fill, finished, refuse
 from .entry import BASELINES
 from .observations import HeldOut, measured
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
+    from types import TracebackType
 
     from .entry import Entry
     from .study import Study
@@ -150,6 +150,19 @@ def run_cells(
                 failures[cell.name] = f"{type(caught.error).__name__}: {caught.error}"
             bar.update()
     return failures, [cell.name for cell in elsewhere if not (cell.folder / RUN).is_file()]
+
+
+class Caught:
+    """A context that keeps the exception raised in it."""
+
+    error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        self.error = error if isinstance(error, Exception) else None
+        return self.error is not None
 
 
 def _caught(*, stops: bool) -> AbstractContextManager[Caught]:

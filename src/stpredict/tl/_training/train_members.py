@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..._checks import predictor as check_predictor
 from ..._checks import training as check
 from ..._train.batches import take
 from ..._train.color import color_statistics, fit_ridge
@@ -22,7 +21,7 @@ from ...models._registry import named_fields
 from ...pp.targets import Targets
 from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
-from .._predictor.serialization import CONFIG
+from .._predictor.serialization import check_replaceable
 from .checkpoint import Checkpoint
 from .cross_calibration import cross_calibrate
 from .plan import columns_of
@@ -62,7 +61,7 @@ def trained(run: Run, folder: Path, *, resume: bool = False) -> Predictor:
     -------
     The predictor.
     """
-    check_predictor.replaceable(folder, CONFIG)
+    check_replaceable(folder)
     config = run.config
     fabric = make_fabric(config)
     first = fabric.is_global_zero
