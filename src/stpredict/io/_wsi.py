@@ -19,14 +19,13 @@ from xarray import DataArray, Dataset, DataTree
 
 from .. import _keys as keys
 from .._checks import files as check_files
-from .._checks import resolution as check_resolution
 from .._checks import slides as check_slides
 from .._checks import wsi as check
 from .._files import atomic_folder
-from .._resolution import Known, of_sides
+from .._resolution import Resolution, resolution_from_pixel_size
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
-from ._images import CHUNKS, pyramid, read_image
 from ._wsi_levels import SlideFile, block_px, with_overview
+from .images import CHUNKS, pyramid, read_image
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -206,20 +205,20 @@ def _picture(path: Path) -> SlideFile:
     return SlideFile(levels=(read_image(path),), backend="pillow")
 
 
-def _resolution(file: SlideFile, given: float | None, name: str) -> Known | None:
+def _resolution(file: SlideFile, given: float | None, name: str) -> Resolution | None:
     """What the user says, else what the file says; they must agree."""
     stated = None
     if file.um_per_px is not None:
-        stated = of_sides(*file.um_per_px, "image metadata", name)
+        stated = resolution_from_pixel_size(*file.um_per_px, "image metadata", name)
     if given is None:
         return stated
-    known = Known(um_per_px=float(given), origin="argument")
+    known = Resolution(um_per_px=float(given), origin="argument")
     if stated is not None:
-        check_resolution.agrees(known, stated, name)
+        check_slides.same_resolution(known, stated, name)
     return known
 
 
-def _attrs(path: Path, file: SlideFile, known: Known | None, name: str) -> dict[str, Any]:
+def _attrs(path: Path, file: SlideFile, known: Resolution | None, name: str) -> dict[str, Any]:
     said = {
         "file": path.name,
         "backend": file.backend,

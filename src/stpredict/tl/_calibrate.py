@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._slides import Slide
-    from ..pp.stain_fit import StainMethod
+    from ..pp.stain_normalization import StainMethod
     from ._predictor.predictor import Predictor
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from ..pp.stain_fit import StainMethod
+    from ..pp.stain_normalization import StainMethod
     from ._inference.sinks import Sink
     from ._predictor.conformal import Uncertainty
     from ._predictor.predictor import Predictor

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from distributed import Client
     from spatialdata import SpatialData
 
-    from ...pp.stain_fit import StainMethod
+    from ...pp.stain_normalization import StainMethod
 
 SUMMARY = "summary.csv"
 COLUMNS = ["status", "n_spots", "um_per_px", "seconds", "error", "warnings", "path"]

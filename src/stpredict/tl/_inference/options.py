@@ -13,7 +13,7 @@ from . import _errors
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from ...pp.stain_fit import StainMethod
+    from ...pp.stain_normalization import StainMethod
     from .._predictor.conformal import Calibration, Uncertainty
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..._slides import Slide
-    from ...pp.stain_fit import Normalizer
+    from ...pp.stain_normalization import Normalizer
     from .._predictor.predictor import Predictor
     from .options import PredictOptions
 

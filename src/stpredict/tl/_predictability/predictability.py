@@ -16,7 +16,7 @@ from ..._train.config import FitConfig
 from ..._train.data import read_pieces, slide_index
 from ...metrics import morans_i, noise_ceiling
 from ...metrics.correlation import LEAST
-from ...pp._grid import spot_lattice
+from ...pp.lattice import infer_lattice
 from ...pp.targets import TargetSpec, slide_means
 from .._predictor.ood import image_statistics
 from .._scores import known_mean
@@ -172,7 +172,7 @@ def _spots(run: Run, *, progress: bool) -> Spots:
     index = slide_index(run.slides)
     features = [slide.features for slide in run.slides if slide.features is not None]
     known = np.concatenate(features) if features else _statistics(run, progress=progress)
-    pitches = [spot_lattice(slide.xy_um)[0] or run.diameter_um for slide in run.slides]
+    pitches = [infer_lattice(slide.xy_um)[0] or run.diameter_um for slide in run.slides]
     return Spots(
         features=standardised(known, index),
         xy_um=np.concatenate([slide.xy_um for slide in run.slides]),

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from ... import _keys as keys
 from ..._checks import config as check_config
 from ..._checks import stain as check
-from ...pp.stain_fit import METHODS, Normalizer, Stain, fit_stain
+from ...pp.stain_normalization import METHODS, Normalizer, Stain, fit_stain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..._slides import Slide
-    from ...pp.stain_fit import StainMethod
+    from ...pp.stain_normalization import StainMethod
 
 
 def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from ..._train.data import fold
 from ...models import build
 from ...models import config as named_config
 from ...models._registry import named_fields
-from ...pp._genes import ranked
+from ...pp.gene_ranking import rank_genes
 from .training_plan import Run
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def dispersed(slides: Sequence[Slide], genes: Sequence[str], n_genes: int) -> li
     from scipy.sparse import vstack
 
     counts = vstack([slide.counts[:, columns_of(slide, genes)] for slide in slides], format="csr")  # type: ignore[index]
-    return [genes[i] for i in ranked(counts, "dispersion", 0.1)[:n_genes]]
+    return [genes[i] for i in rank_genes(counts, "dispersion", 0.1)[:n_genes]]
 
 
 def _asked(genes: Sequence[str] | None, slides: Sequence[Slide]) -> list[str] | None:
