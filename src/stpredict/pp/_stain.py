@@ -1,4 +1,4 @@
-"""Write the stain of a slide into a SpatialData. What a stain is, and what is done with it, is in `_stain_normalization`."""
+"""Write the stain of a slide into a SpatialData. What a stain is, and what is done with it, is in `_stain_fit`."""
 
 from __future__ import annotations
 

@@ -134,9 +134,9 @@ def predict(
     -----
     An interval covers the measured value of a new spot with a probability of at least ``coverage`` if the spot is
     exchangeable with those of the calibration. Spots of a new slide are exchangeable only on average over slides:
-    ``"conformal"`` covers enough on average over slides, but may cover clearly less on one slide. ``"conformal_groups"``
-    takes the widest quantile of the K calibration groups for each gene: it covers enough on a new group with
-    probability K / (K + 1). `fit` calibrates on the validation groups, which also chose the epoch, so its intervals are
+    ``"conformal"`` covers enough on average over slides, but may cover clearly less on one slide.
+    ``"conformal_groups"`` takes the widest quantile of the K calibration groups for each gene: it covers enough on a
+    new group with probability K / (K + 1). `fit` calibrates on the validation groups, which also chose the epoch, so its intervals are
     slightly too narrow; `calibrate` uses other slides. Lower bounds are not below 0.
 
     Examples

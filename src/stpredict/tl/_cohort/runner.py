@@ -62,8 +62,8 @@ def predict_cohort(
     out_dir
         Folder for everything that is written; nothing else is written anywhere.
     client
-        Client of a dask cluster. Every worker predicts whole slides; if there are fewer slides than workers, all workers
-        share the spots of one slide after the other. All must reach ``paths`` and ``out_dir`` under the same names.
+        Client of a dask cluster. Every worker predicts whole slides; if there are fewer slides than workers, they share
+        the spots of one slide after the other. All must reach ``paths`` and ``out_dir`` under the same names.
     prepare
         Function of a slide's object that writes the spots as ``shapes_key``. By default `stp.pp.tissue` and
         `stp.pp.spot_grid` with the geometry of the predictor. Not called if the object has ``shapes_key``.

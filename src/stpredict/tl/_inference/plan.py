@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..._slides import Slide
-    from ...pp.stain_normalization import Normalizer
+    from ...pp.stain_normalization import StainNormalizer
     from .._predictor.predictor import Predictor
     from .options import PredictOptions
 
@@ -41,7 +41,7 @@ class PredictionPlan:
     starts: NDArray[np.intp]
     """``(n_slides + 1,)`` first row of each slide, which is its first position too, and the number of all spots."""
     options: PredictOptions
-    normalizers: tuple[Normalizer, ...] = ()
+    normalizers: tuple[StainNormalizer, ...] = ()
     """Stain normalisation of each slide; empty for patches as they were scanned."""
     partition_size: int = PARTITION_SIZE
     """Spots per partition."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ... import _keys as keys
 from ..._checks import config as check_config
 from ..._checks import stain as check
-from ...pp.stain_normalization import METHODS, Normalizer, Stain, fit_stain
+from ...pp.stain_normalization import METHODS, StainNormalizer, Stain, fit_stain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,12 +33,12 @@ def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
     }
 
 
-def stain_normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod) -> list[Normalizer]:
+def stain_normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod) -> list[StainNormalizer]:
     """For each slide, the function that gives patches ``(n, s, 3, p, p)`` uint8 the stain of the training slides."""
     check_config.one_of("stain", method, METHODS)
     known = provenance.get("stain")
     reference = Stain.from_dict(check.reference(None if known is None else known["reference"]))
-    return [Normalizer.between(slide_stain(slide), reference, method) for slide in slides]
+    return [StainNormalizer.between(slide_stain(slide), reference, method) for slide in slides]
 
 
 def slide_stain(slide: Slide) -> Stain:
