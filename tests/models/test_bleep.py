@@ -30,7 +30,7 @@ def section(n=60, seed=0):
 
 def built(spots, **overrides):
     model = models.build(models.config("bleep", 4, {**OPTIONS, **overrides}))
-    model.start_from(iter([spots]))
+    model.initialize_from(iter([spots]))
     return model.eval()
 
 
@@ -143,7 +143,7 @@ def test_it_learns_what_goes_together():
 def test_starts_at_the_mean_where_it_is_told_to():
     model = built(section())
     mean = torch.tensor([6.123456, 6.123457, 0.0, 1e-4])
-    model.start_at(mean)
+    model.initialize_at(mean)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model(section(4)), mean.expand(4, 4))
 

@@ -43,7 +43,7 @@ def test_extreme_counts_have_finite_gradients():
 
 def test_untrained_heads_expect_the_mean_counts():
     heads, mean = Counts(3, 2), torch.tensor([2.0, 30.0])
-    heads.start_at(mean)
+    heads.initialize_at(mean)
     counts = torch.poisson(mean.expand(50, 2))
     zero = torch.zeros(())
     wanted = -zinb(counts, mean, torch.nn.functional.softplus(zero), zero).mean()

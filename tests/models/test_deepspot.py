@@ -28,7 +28,7 @@ def batch():
 
 def built(batch, **overrides):
     model = models.build(models.config("deepspot", 4, {**SMALL, **overrides}))
-    model.start_from([batch])
+    model.initialize_from([batch])
     torch.nn.init.normal_(model.head.weight)
     return model.eval()
 
@@ -169,7 +169,7 @@ def test_objectives(batch):
 @pytest.mark.parametrize("objective", ["cosine", "pearson", "mse_pearson"])
 def test_every_objective_can_start_at_the_mean_profile(batch, objective):
     model = models.build(models.config("deepspot", 4, {**SMALL, "objective": objective}))
-    model.start_from([batch])
+    model.initialize_from([batch])
     model.loss(batch).backward()
     assert model.head.weight.grad.isfinite().all()
     assert model.head.weight.grad.any()

@@ -85,7 +85,7 @@ SLIDE = {  # trained by steps; a spot's prediction depends on the other spots of
     "deepspot": ("deepspot", DEEPSPOT),
     "deepspot-given": ("deepspot", {**DEEPSPOT, "encoder": "given", "n_features": 7}),
 }
-CLOSED = {  # nothing is trained by steps: everything is learned in ``start_from``
+CLOSED = {  # nothing is trained by steps: everything is learned in ``initialize_from``
     "encoder_ridge": ("encoder_ridge", {"size_px": 32}),
     "encoder_ridge-given": ("encoder_ridge", GIVEN),
     "mean_profile": ("mean_profile", {"size_px": 32}),
@@ -308,7 +308,7 @@ def section(config):
 
 def awake(model, batch):
     """As after some training: it knows the training spots, and the outputs that start at zero are not zero any more."""
-    model.start_from([described(model, batch)])
+    model.initialize_from([described(model, batch)])
     for name, parameter in model.named_parameters():
         if name == "head.weight" and parameter.requires_grad:
             torch.nn.init.normal_(parameter)
@@ -456,7 +456,7 @@ def test_every_trained_parameter_gets_a_gradient(model, batch):
 @of(SPOT, SLIDE, but=NO_HEAD)
 def test_all_but_the_head_wait_one_step_and_then_learn(config, batch):
     model = models.build(config)
-    model.start_from([described(model, batch)])
+    model.initialize_from([described(model, batch)])
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     model.loss(batch).backward()
     optimizer.step()
@@ -474,14 +474,14 @@ def test_fresh_networks_differ(config, model, batch):
 @of(SPOT, SLIDE, but=NO_HEAD)
 def test_starts_at_the_mean_profile(config, batch):
     model = models.build(config)
-    model.start_at(torch.tensor([5.5, -1.0, 0.25, 3.0]))
+    model.initialize_at(torch.tensor([5.5, -1.0, 0.25, 3.0]))
     assert torch.equal(model.eval()(batch), torch.tensor([5.5, -1.0, 0.25, 3.0]).expand(12, 4))
 
 
 @of(SPOT, SLIDE, but=NO_HEAD)
 def test_head_keeps_float32_under_autocast(model, batch):
     mean = torch.tensor([6.123456, 6.123457, 0.0, 1e-4])
-    model.eval().start_at(mean)
+    model.eval().initialize_at(mean)
     with torch.autocast("cpu", torch.bfloat16):  # which knows no number between 6.125 and 6.09
         torch.testing.assert_close(model(batch), mean.expand(12, 4), atol=1e-6, rtol=0)
 
@@ -490,7 +490,7 @@ def test_head_keeps_float32_under_autocast(model, batch):
 @pytest.mark.parametrize("shape", [(3,), (1, 4), ()])
 def test_profile_of_another_size_is_refused(model, shape):
     with pytest.raises(ValueError, match="this network has 4 outputs"):
-        model.start_at(torch.zeros(shape))
+        model.initialize_at(torch.zeros(shape))
 
 
 @trained
@@ -558,7 +558,7 @@ def test_what_is_added_to_the_targets_is_added_to_the_prediction(config, model, 
 def test_training_spots_come_some_at_a_time_once(config, model, batch):
     spots = described(model, batch)
     other = models.build(config)
-    other.start_from(rows(spots, index) for index in torch.arange(12).split(5))
+    other.initialize_from(rows(spots, index) for index in torch.arange(12).split(5))
     torch.testing.assert_close(other.eval()(batch), model.eval()(batch), atol=1e-4, rtol=1e-4)
 
 

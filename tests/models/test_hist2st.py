@@ -111,7 +111,7 @@ def test_the_regression_alone_is_the_mean_squared_error():
 
 def test_views_are_weighted_to_a_mean():
     model, batch = network().eval(), section()
-    model.start_at(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    model.initialize_at(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     distilled = model._distilled(batch, model._graph(batch))
     torch.testing.assert_close(distilled, torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(8, 4))
 

@@ -63,7 +63,7 @@ def test_beyond_the_table_is_its_last_row(far):
 
 def test_distances_are_in_pitches_of_the_training_spots():
     model, batch = network(), section(step=150.0)
-    model.start_from([batch])
+    model.initialize_from([batch])
     assert model.pitch_um == 150.0
     other = network()
     other.load_state_dict(model.state_dict())

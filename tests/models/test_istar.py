@@ -28,7 +28,7 @@ def batch():
 
 def built(batch, **overrides):
     model = models.build(models.config("istar", 4, {**SMALL, **overrides}))
-    model.start_from([batch])
+    model.initialize_from([batch])
     torch.nn.init.normal_(model.head.weight)
     return model.eval()
 

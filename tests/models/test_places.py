@@ -9,7 +9,7 @@ import torch
 
 from stpredict.models import SpotBatch, _places
 from stpredict.models._frames import Around, in_frames
-from stpredict.models._places import PITCH_UM, each_slide, gathered, nearest, pitch
+from stpredict.models._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, typical_pitch
 
 
 def square(side, step=100.0):
@@ -28,7 +28,7 @@ def batch_of(xy, slide=None, **known):
 
 
 def test_each_slide_has_its_spots():
-    found = each_slide(torch.tensor([7, 2, 7, 7, 5]))
+    found = rows_by_slide(torch.tensor([7, 2, 7, 7, 5]))
     assert [rows.tolist() for rows in found] == [[1], [4], [0, 2, 3]]
 
 
@@ -36,7 +36,7 @@ def test_each_slide_has_its_spots():
 def test_nearest_agrees_with_all_distances(pairs, monkeypatch):
     monkeypatch.setattr(_places, "_PAIRS", pairs)
     xy, slide = torch.rand(40, 2) * 1000, torch.arange(40) % 3
-    index, distance = nearest(xy, slide, 4)
+    index, distance = nearest_spots(xy, slide, 4)
     apart = (xy[:, None] - xy[None]).norm(dim=-1)
     apart[(slide[:, None] != slide) | torch.eye(40, dtype=torch.bool)] = torch.inf
     wanted, where = apart.sort(dim=1)
@@ -45,7 +45,7 @@ def test_nearest_agrees_with_all_distances(pairs, monkeypatch):
 
 
 def test_a_slide_with_few_spots_has_few_neighbours():
-    index, distance = nearest(torch.tensor([[0.0, 0], [3, 4], [1, 1]]), torch.tensor([0, 0, 1]), 3)
+    index, distance = nearest_spots(torch.tensor([[0.0, 0], [3, 4], [1, 1]]), torch.tensor([0, 0, 1]), 3)
     assert index.tolist() == [[1, 0, 0], [0, 1, 1], [2, 2, 2]]
     assert distance.tolist() == [[5, math.inf, math.inf]] * 2 + [[math.inf] * 3]
 
@@ -53,19 +53,19 @@ def test_a_slide_with_few_spots_has_few_neighbours():
 @pytest.mark.parametrize("lattice", [square, hexagonal])
 def test_which_of_equally_distant_spots_does_not_depend_on_their_order(lattice):
     xy, order = lattice(7), torch.randperm(49)
-    index, _ = nearest(xy, torch.zeros(49), 3)
-    other, _ = nearest(xy[order], torch.zeros(49), 3)
+    index, _ = nearest_spots(xy, torch.zeros(49), 3)
+    other, _ = nearest_spots(xy[order], torch.zeros(49), 3)
     assert torch.equal(order[other][order.argsort()], index)
 
 
 def test_pitch_is_the_median_over_slides():
     xy = torch.cat([square(3, 100.0), square(3, 150.0), square(2, 500.0)])
-    assert pitch(batch_of(xy, torch.tensor([0] * 9 + [1] * 9 + [2] * 4))) == pytest.approx(150.0)
+    assert typical_pitch(batch_of(xy, torch.tensor([0] * 9 + [1] * 9 + [2] * 4))) == pytest.approx(150.0)
 
 
 @pytest.mark.parametrize("xy", [torch.zeros(1, 2), torch.zeros(2, 2)])
 def test_pitch_of_spots_without_neighbours_is_the_default(xy):
-    assert pitch(batch_of(xy)) == PITCH_UM
+    assert typical_pitch(batch_of(xy)) == PITCH_UM
 
 
 def test_gathered_keeps_all_but_pixels():
@@ -75,7 +75,7 @@ def test_gathered_keeps_all_but_pixels():
                   targets=whole.targets[rows], counts=whole.counts[rows])
         for rows in torch.arange(16).split(5)
     ]  # fmt: skip
-    found = gathered(iter(pieces))
+    found = concatenate_spots(iter(pieces))
     assert len(found) == 16
     assert found.patches.numel() == 0
     assert found.features is None

@@ -111,7 +111,7 @@ def test_a_walk_ends_where_the_last_state_leads(monkeypatch):
 def test_loss_is_of_a_state_between_prior_and_targets(monkeypatch):
     model, batch, given = network(prior="zero"), section(), []
     batch.slide = torch.arange(30) % 2
-    model.start_from([described(model, batch)])
+    model.initialize_from([described(model, batch)])
 
     def led(state, time, seen):
         given.append((state, time))
@@ -128,7 +128,7 @@ def test_loss_is_of_a_state_between_prior_and_targets(monkeypatch):
 def test_starts_from_statistics_of_training_spots():
     model, batch = network(), section()
     known = described(model, batch)
-    model.start_from([known])
+    model.initialize_from([known])
     torch.testing.assert_close(model.mean, batch.targets.mean(dim=0))
     torch.testing.assert_close(model.spread, batch.targets.std(dim=0, correction=0))
     torch.testing.assert_close(model.feature_mean, known.features.mean(dim=0))
@@ -138,7 +138,7 @@ def test_starts_from_statistics_of_training_spots():
 @pytest.mark.parametrize("angle", [0.4, 2.0])
 def test_turning_or_shifting_a_slide_changes_nothing(angle):
     model, batch = network(n_draws=0), section()
-    model.start_from([described(model, batch)])
+    model.initialize_from([described(model, batch)])
     torch.nn.init.normal_(model.head.weight)
     turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     for mirror in (1.0, -1.0):
@@ -157,7 +157,7 @@ def test_more_draws_are_closer_to_their_mean():
 @pytest.mark.parametrize("prior", PRIORS)
 def test_every_prior_trains(prior):
     model, batch = network(prior=prior).train(), section()
-    model.start_from([described(model, batch)])
+    model.initialize_from([described(model, batch)])
     loss = model.loss(batch)
     loss.backward()
     assert torch.isfinite(loss)

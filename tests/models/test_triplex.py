@@ -49,7 +49,7 @@ def batch():
 @pytest.fixture
 def model(batch):
     model = models.build(models.config("triplex", 4, SMALL))
-    model.start_from([batch])
+    model.initialize_from([batch])
     for head in (model.head, *model.branches):
         torch.nn.init.normal_(head.weight)
     return model.eval()
@@ -185,7 +185,7 @@ def test_loss_is_that_of_the_fused_prediction_and_of_each_view(model, batch):
 
 def test_every_prediction_starts_at_the_mean(batch):
     model = models.build(models.config("triplex", 4, SMALL))
-    model.start_from([rows(batch, slice(0, 5)), rows(batch, slice(5, 13))])
+    model.initialize_from([rows(batch, slice(0, 5)), rows(batch, slice(5, 13))])
     mean = batch.targets.mean(dim=0)
     assert torch.allclose(model(batch), mean.expand(13, 4))
     assert all(torch.allclose(branch.bias, mean) for branch in model.branches)

@@ -67,7 +67,7 @@ def test_an_empty_history_comes_back(predictor, tmp_path):
 
 
 def test_the_hash_tells_predictors_apart(predictor):
-    changed = replace(predictor, provenance={**predictor.provenance, "best": None})
+    changed = replace(predictor, provenance=replace(predictor.provenance, best=[]))
     other_patch = replace(predictor, patch=PatchSpec(fov_um=(150, 300, 601), size_px=32))
     other_mean = replace(predictor, train_mean=predictor.train_mean + 1e-3)
     assert len({predictor.hash, changed.hash, other_patch.hash, other_mean.hash}) == 4

@@ -13,14 +13,14 @@ def network_name(name: str, value: object) -> None:
         raise ValueError(msg)
 
 
-def cut_into(size_px: int, side: int) -> None:
+def splits_patch(size_px: int, side: int) -> None:
     """Refuse a patch that cannot be cut."""
     if size_px < side:
         msg = f"`size_px` is {size_px}; the patch is cut into {side} x {side}: give at least {side}."
         raise ValueError(msg)
 
 
-def on_grid(cells: int, size_px: int) -> None:
+def superpixel_grid(cells: int, size_px: int) -> None:
     """Refuse a patch whose superpixels are no whole pixels."""
     if size_px % cells:
         msg = (
@@ -38,7 +38,7 @@ def square_grid(n_tokens: int, side: int, name: str) -> int:
     return side
 
 
-def disc_seen(fov_spots: float, most: float) -> None:
+def spot_resolved(fov_spots: float, most: float) -> None:
     """Refuse a patch in which the spot is a dot."""
     if fov_spots > most:
         msg = (

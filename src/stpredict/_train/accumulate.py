@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .batches import take
+from .batches import gather
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -76,7 +76,7 @@ def agree_on_limit(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit
                 _backward(model, there, views, rows, fabric, last=False)
                 done = True
             except RuntimeError as error:
-                if not limit.shrink(len(take(there, rows)), error):
+                if not limit.shrink(len(gather(there, rows)), error):
                     raise
             model.zero_grad(set_to_none=True)
         smallest: Any = fabric.all_reduce(torch.tensor(limit.size, device=fabric.device), reduce_op="min")
@@ -85,7 +85,7 @@ def agree_on_limit(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit
 
 def _backward(model: Any, batch: SpotBatch, views: Views, rows: slice, fabric: Fabric, *, last: bool) -> float:
     """The gradient of one part, weighted by its share of the batch; devices exchange gradients at the last only."""
-    part = views.of(take(batch, rows), rows, reads_both=model.reads_both)
+    part = views.of(gather(batch, rows), rows, uses_patches_and_features=model.uses_patches_and_features)
     with fabric.no_backward_sync(model, enabled=not last):
         with fabric.autocast():
             loss = model.loss(part) * (len(part) / len(batch))

@@ -107,7 +107,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(text in said for text in words)
 
 
-def mapped(spots: SpotBatch, change: Callable[[Tensor], Tensor]) -> SpotBatch:
+def map_tensors(spots: SpotBatch, change: Callable[[Tensor], Tensor]) -> SpotBatch:
     """A batch with every tensor changed.
 
     Parameters
@@ -125,7 +125,7 @@ def mapped(spots: SpotBatch, change: Callable[[Tensor], Tensor]) -> SpotBatch:
     return replace(spots, **{name: change(value) for name, value in known.items() if value is not None})
 
 
-def take(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:
+def gather(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:
     """Some of the spots, in the order of ``index``.
 
     Parameters
@@ -140,17 +140,17 @@ def take(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:
     A new batch.
     """
     if isinstance(index, slice):
-        return mapped(spots, lambda x: x[index])
+        return map_tensors(spots, lambda x: x[index])
     rows = index.numpy()
 
     def gathered(x: Tensor) -> Tensor:
         """On the CPU by one thread: the others compute."""
         return torch.from_numpy(x.numpy().take(rows, axis=0)) if x.device.type == "cpu" else x[index]
 
-    return mapped(spots, gathered)
+    return map_tensors(spots, gathered)
 
 
-def sent(spots: SpotBatch, indices: Iterable[Tensor], device: torch.device) -> Iterator[SpotBatch]:
+def device_batches(spots: SpotBatch, indices: Iterable[Tensor], device: torch.device) -> Iterator[SpotBatch]:
     """Gather batches and send them to a device; meant to be drawn by `ahead`.
 
     On CUDA they go through pinned memory and on a stream of their own, so that nothing that computes waits for them.
@@ -169,7 +169,7 @@ def sent(spots: SpotBatch, indices: Iterable[Tensor], device: torch.device) -> I
     One batch for each of ``indices``.
     """
     for index in indices:
-        yield to_device(take(spots, index), device)
+        yield to_device(gather(spots, index), device)
 
 
 def to_device(spots: SpotBatch, device: torch.device) -> SpotBatch:
@@ -190,7 +190,7 @@ def to_device(spots: SpotBatch, device: torch.device) -> SpotBatch:
         return spots.to(device)
     using, copying = torch.cuda.default_stream(device), torch.cuda.Stream(device)
     with torch.cuda.stream(copying):
-        pinned = mapped(spots, lambda x: x.pin_memory() if x.device.type == "cpu" else x)
+        pinned = map_tensors(spots, lambda x: x.pin_memory() if x.device.type == "cpu" else x)
         there = pinned.to(device, non_blocking=True)
     copying.synchronize()
     for each in fields(there):

@@ -146,7 +146,7 @@ def read_spots(
 
 
 @contextmanager
-def held_spots(
+def open_spots(
     slides: Sequence[Slide], patch: PatchSpec, *, memory_bytes: int, progress: bool = True
 ) -> Iterator[tuple[SpotBatch, NDArray[np.bool_]]]:
     """Read the patches of every spot once, into memory if the budget allows, else into a temporary file.
@@ -286,7 +286,7 @@ def slide_index(slides: Sequence[Slide]) -> NDArray[np.int64]:
 class Fold:
     """Which spots one member of a predictor is validated on."""
 
-    held: NDArray[np.bool_]
+    held_out: NDArray[np.bool_]
     """``(n,)`` True where a spot is held out."""
     kind: str
     """``"slide"``, ``"block"`` or ``"none"``."""
@@ -296,7 +296,9 @@ class Fold:
     """Whether a validation group, or a validation slide, is also trained on."""
 
 
-def fold(slides: Sequence[Slide], config: FitConfig, member: int, validate_on: Sequence[str] | None = None) -> Fold:
+def validation_fold(
+    slides: Sequence[Slide], config: FitConfig, member: int, validate_on: Sequence[str] | None = None
+) -> Fold:
     """Choose the validation spots of one member.
 
     Parameters
@@ -319,17 +321,17 @@ def fold(slides: Sequence[Slide], config: FitConfig, member: int, validate_on: S
     if kind == "auto":
         kind = "slide" if len(groups) > 1 or (config.allow_leakage and len(slides) > 1) else "block"
     if kind == "none":
-        return Fold(held=np.zeros(len(slide_index(slides)), bool), kind=kind, groups=(), leaks=False)
+        return Fold(held_out=np.zeros(len(slide_index(slides)), bool), kind=kind, groups=(), leaks=False)
     if kind == "block":
         masks = [spatial_blocks(slide.xy_px, seed=config.seed + member) for slide in slides]
-        return Fold(held=np.concatenate(masks), kind=kind, groups=(), leaks=True)
+        return Fold(held_out=np.concatenate(masks), kind=kind, groups=(), leaks=True)
     held = _held_slides(slides, groups, config, member, validate_on)
     trained = {slide.group for slide, out in zip(slides, held, strict=True) if not out}
     out_groups = tuple(sorted({slide.group for slide, out in zip(slides, held, strict=True) if out}))
     shared = sorted(trained & set(out_groups))
     check.no_leak(shared, allowed=config.allow_leakage)
     check.something_trained(sum(not out for out in held), len(slides))
-    return Fold(held=held[slide_index(slides)], kind=kind, groups=out_groups, leaks=bool(shared))
+    return Fold(held_out=held[slide_index(slides)], kind=kind, groups=out_groups, leaks=bool(shared))
 
 
 def _held_slides(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._checks import training as check
-from .batches import BatchLimit, take
+from .batches import BatchLimit, gather
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,7 +38,7 @@ def features_of(model: SpotModel, spots: SpotBatch, fabric: Fabric) -> Tensor | 
     limit, parts, done = BatchLimit.of(None, fabric.device), [], 0
     model.to(fabric.device).eval()
     while done < len(spots):
-        some = take(spots, slice(done, done + limit.size))
+        some = gather(spots, slice(done, done + limit.size))
         try:
             found = _encoded(model, some, fabric)
         except RuntimeError as error:

@@ -18,9 +18,9 @@ from ..metrics import pearson
 from ..metrics.correlation import LEAST
 from .accumulate import accumulate, agree_on_limit
 from .augment import Views, dihedral
-from .batches import BatchLimit, sent, take
-from .prefetch import ahead
-from .windows import seen_together, windows
+from .batches import BatchLimit, device_batches, gather
+from .prefetch import prefetch
+from .windows import context_batches, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, slots=True)
-class Progress:
+class TrainingState:
     """Everything that a resumed run needs, and what a finished one leaves behind."""
 
     epoch: int = 0
@@ -57,7 +57,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
+class ValidationSpots:
     """Validation spots, with what was measured there in the units of the score."""
 
     spots: SpotBatch
@@ -102,7 +102,7 @@ def outputs(model: Any, spots: SpotBatch, fabric: Fabric, limit: int | BatchLimi
     parts: list[Tensor] = []
     done = 0
     while done < len(spots):
-        some = take(spots, slice(done, done + limit.size))
+        some = gather(spots, slice(done, done + limit.size))
         try:
             parts.append(_mean_output(model, some, fabric, symmetries))
             done += len(some)
@@ -122,7 +122,7 @@ def _mean_output(model: Any, spots: SpotBatch, fabric: Fabric, symmetries: int) 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Run:
+class _LoopContext:
     """What stays the same while one network is trained."""
 
     model: SpotModel
@@ -137,7 +137,7 @@ class _Run:
     fabric: Fabric
     limit: BatchLimit
     """Spots a forward and backward pass on this device."""
-    held: Held | None
+    held: ValidationSpots | None
     held_limit: BatchLimit
     """Spots a forward pass in validation."""
 
@@ -145,14 +145,14 @@ class _Run:
 def train(
     model: SpotModel,
     spots: SpotBatch,
-    held: Held | None,
+    held: ValidationSpots | None,
     config: FitConfig,
     fabric: Fabric,
     *,
-    state: Progress,
-    report: Callable[[Progress], None],
+    state: TrainingState,
+    report: Callable[[TrainingState], None],
     rows: Tensor | None = None,
-) -> Progress:
+) -> TrainingState:
     """Train one network.
 
     Parameters
@@ -179,7 +179,7 @@ def train(
     The state at the end; ``state.best`` are the weights to keep.
     """
     rows = torch.arange(len(spots)) if rows is None else rows
-    if not model.takes_steps:
+    if not model.has_trainable_parameters:
         return _as_it_is(model, held, config, fabric, state, report)
     in_windows = model.config.context == "slide"
     share = config.window if in_windows else -(-config.batch_size // fabric.world_size)
@@ -188,13 +188,13 @@ def train(
     steps = max(1, (len(whole) if in_windows else len(rows) // share) // fabric.world_size)
     if fabric.world_size > 1:
         views = Views.draw(min(share, len(rows)), config, torch.Generator())
-        agree_on_limit(run.wrapped, take(spots, rows[:share]), views, run.limit, fabric)
+        agree_on_limit(run.wrapped, gather(spots, rows[:share]), views, run.limit, fabric)
     try:
         while state.epoch < config.n_epochs and state.epoch - state.best_epoch <= config.patience:
             started = time.perf_counter()
             with seeded(config.seed, state.epoch) as generator:
                 mine = _my_steps(whole or rows, steps, share, fabric, generator)
-                with ahead(sent(spots, mine, fabric.device), depth=2) as batches:
+                with prefetch(device_batches(spots, mine, fabric.device), depth=2) as batches:
                     loss = _epoch(run, batches, steps, state.epoch, generator)
             seconds = time.perf_counter() - started
             _finish_epoch(state, run, loss)
@@ -207,7 +207,7 @@ def train(
     return state
 
 
-def at_once(model: SpotModel, config: FitConfig) -> int:
+def spots_per_pass(model: SpotModel, config: FitConfig) -> int:
     """How many spots a network looks at together."""
     return config.window if model.config.context == "slide" else config.batch_size
 
@@ -225,31 +225,33 @@ def _my_steps(
 
 def _as_it_is(
     model: SpotModel,
-    held: Held | None,
+    held: ValidationSpots | None,
     config: FitConfig,
     fabric: Fabric,
-    state: Progress,
-    report: Callable[[Progress], None],
-) -> Progress:
+    state: TrainingState,
+    report: Callable[[TrainingState], None],
+) -> TrainingState:
     """A model without anything to train by steps: it is scored, and kept."""
     model.to(fabric.device)
-    limit = BatchLimit(at_once(model, config))
+    limit = BatchLimit(spots_per_pass(model, config))
     state.best, state.best_epoch, state.epoch = _copied(model.state_dict()), 0, 1
     row = {"epoch": 0.0}
     if held is not None:
-        row |= _scores(_held_outputs(model, held, config, fabric, limit), held)
+        row |= _scores(_validation_outputs(model, held, config, fabric, limit), held)
     state.history.append(row)
     report(state)
     return state
 
 
-def _begin(model: SpotModel, held: Held | None, config: FitConfig, fabric: Fabric, state: Progress, share: int) -> _Run:
+def _begin(
+    model: SpotModel, held: ValidationSpots | None, config: FitConfig, fabric: Fabric, state: TrainingState, share: int
+) -> _LoopContext:
     optimizer = torch.optim.AdamW(_decayed(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
     wrapped, stepper = fabric.setup(model, optimizer)
     _restore(model, optimizer, state)
     wrapped.mark_forward_method("loss")
     average = {name: value.detach().clone() for name, value in (state.average or model.state_dict()).items()}
-    return _Run(
+    return _LoopContext(
         model=model,
         wrapped=wrapped,
         optimizer=optimizer,
@@ -259,11 +261,13 @@ def _begin(model: SpotModel, held: Held | None, config: FitConfig, fabric: Fabri
         fabric=fabric,
         limit=BatchLimit(share),
         held=held,
-        held_limit=BatchLimit(at_once(model, config)),
+        held_limit=BatchLimit(spots_per_pass(model, config)),
     )
 
 
-def _epoch(run: _Run, batches: Iterator[SpotBatch], steps: int, epoch: int, generator: torch.Generator) -> float:
+def _epoch(
+    run: _LoopContext, batches: Iterator[SpotBatch], steps: int, epoch: int, generator: torch.Generator
+) -> float:
     """One pass over the training spots; returns the mean loss."""
     loss = 0.0
     for step, batch in enumerate(batches):
@@ -275,7 +279,7 @@ def _epoch(run: _Run, batches: Iterator[SpotBatch], steps: int, epoch: int, gene
     return loss
 
 
-def _step(run: _Run, batch: SpotBatch, views: Views) -> float:
+def _step(run: _LoopContext, batch: SpotBatch, views: Views) -> float:
     run.stepper.zero_grad(set_to_none=True)
     loss = accumulate(run.wrapped, batch, views, run.limit, run.fabric)
     run.fabric.clip_gradients(run.wrapped, run.stepper, max_norm=run.config.clip_norm, error_if_nonfinite=False)
@@ -326,7 +330,7 @@ def _follow(average: State, model: SpotModel, decay: float, step: int) -> None:
             average[name].copy_(value)
 
 
-def _finish_epoch(state: Progress, run: _Run, loss: float) -> None:
+def _finish_epoch(state: TrainingState, run: _LoopContext, loss: float) -> None:
     model, moments = run.model, run.optimizer.state
     state.weights = _copied(model.state_dict())
     state.average = _copied(run.average)
@@ -335,7 +339,7 @@ def _finish_epoch(state: Progress, run: _Run, loss: float) -> None:
     score = float(state.epoch)
     if run.held is not None:
         model.load_state_dict(run.average)
-        row |= _scores(_held_outputs(model, run.held, run.config, run.fabric, run.held_limit), run.held)
+        row |= _scores(_validation_outputs(model, run.held, run.config, run.fabric, run.held_limit), run.held)
         model.load_state_dict(state.weights)
         score = row["val_pearson"]
     state.history.append(row)
@@ -344,20 +348,22 @@ def _finish_epoch(state: Progress, run: _Run, loss: float) -> None:
     state.epoch += 1
 
 
-def _held_outputs(model: SpotModel, held: Held, config: FitConfig, fabric: Fabric, limit: BatchLimit) -> Tensor:
+def _validation_outputs(
+    model: SpotModel, held: ValidationSpots, config: FitConfig, fabric: Fabric, limit: BatchLimit
+) -> Tensor:
     """What the network gives for the validation spots, a batch or a window at a time."""
-    parts, order = seen_together(
+    parts, order = context_batches(
         held.spots,
         held.positions,
         context=model.config.context,
         window=config.window,
         batch_size=config.batch_size,
     )
-    with ahead(sent(held.spots, parts, fabric.device), depth=2) as batches:
+    with prefetch(device_batches(held.spots, parts, fabric.device), depth=2) as batches:
         return torch.cat([outputs(model, batch, fabric, limit) for batch in batches])[order]
 
 
-def _scores(given: Tensor, held: Held) -> dict[str, float]:
+def _scores(given: Tensor, held: ValidationSpots) -> dict[str, float]:
     """Gene-wise correlation within each slide, averaged; slides of one or two spots have none."""
     predicted, rows = held.decode(given.numpy()), held.positions
     slides = held.spots.slide[rows].numpy()
@@ -381,7 +387,7 @@ def _decayed(model: SpotModel, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def _restore(model: SpotModel, optimizer: torch.optim.Optimizer, state: Progress) -> None:
+def _restore(model: SpotModel, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
     if not state.weights:
         return
     model.load_state_dict(state.weights)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def ahead[T](items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
+def prefetch[T](items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
     """Draw items from an iterable in a background thread, a bounded number before they are asked for.
 
     An error of the iterable is raised where its item is asked for. When the context is left, for whatever reason, no

@@ -45,7 +45,7 @@ def _halved(xy: NDArray[np.float32], rows: NDArray[np.intp], most: int) -> list[
     return _halved(xy, np.sort(order[:middle]), most) + _halved(xy, np.sort(order[middle:]), most)
 
 
-def seen_together(
+def context_batches(
     spots: SpotBatch, rows: Tensor, *, context: str, window: int, batch_size: int
 ) -> tuple[list[Tensor], Tensor]:
     """Some spots as a network is shown them: neighbourhoods of their slides, or one batch after the other.
@@ -74,7 +74,7 @@ def seen_together(
     return [rows[part] for part in parts], torch.cat(parts).argsort()
 
 
-def surroundings(xy_um: NDArray[np.float64], core: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+def nearest_spots_outside(xy_um: NDArray[np.float64], core: NDArray[np.intp], n: int) -> NDArray[np.intp]:
     """The spots around some others.
 
     Parameters

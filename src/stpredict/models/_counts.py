@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._places import each_slide
+from ._places import rows_by_slide
 from .contract import FloatLinear, full_precision
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Counts(nn.Module):
         self.mean, self.dispersion, self.dropped = (FloatLinear(dim, n_genes) for _ in range(3))
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Let the untrained heads expect one profile everywhere.
 
         Parameters
@@ -39,7 +39,7 @@ class Counts(nn.Module):
         mean
             ``(g,)`` mean counts of a spot of median library size.
         """
-        check.counted_genes(len(mean), self.mean.out_features)
+        check.count_columns(len(mean), self.mean.out_features)
         for head in (self.mean, self.dispersion, self.dropped):
             head.weight.zero_()
             head.bias.zero_()
@@ -61,7 +61,7 @@ class Counts(nn.Module):
         -------
         A scalar.
         """
-        check.counted_genes(counts.shape[1], self.mean.out_features)
+        check.count_columns(counts.shape[1], self.mean.out_features)
         with full_precision(x.device):
             mean = self.mean(x).clamp(log(_LEAST), log(_MOST)).exp() * size
             dispersion = F.softplus(self.dispersion(x)).clamp(_NARROW, _WIDE)
@@ -110,6 +110,6 @@ def library(counts: Tensor, slide: Tensor) -> Tensor:
     """
     total = counts.float().sum(dim=1).clamp(min=1)
     size = torch.ones_like(total)
-    for rows in each_slide(slide):
+    for rows in rows_by_slide(slide):
         size[rows] = total[rows] / total[rows].median()
     return size[:, None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from einops import repeat
 
-from ._places import nearest
+from ._places import nearest_spots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ class Around:
     @classmethod
     def of(cls, xy: Tensor, slide: Tensor, k: int) -> Around:
         """Find them: ``xy`` is ``(b, 2)`` in pitches."""
-        index, distance = nearest(xy, slide, k)
+        index, distance = nearest_spots(xy, slide, k)
         itself = torch.arange(len(xy), device=xy.device)[:, None]
         index, is_near = torch.cat([itself, index], dim=1), distance.isfinite()
         is_near = torch.cat([~is_near.any(dim=1, keepdim=True), is_near], dim=1)

@@ -38,10 +38,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._closed_form import Standardize
-from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS
-from ._frozen import Encoded, ScaleEncoder, check_encoder
+from ._closed_form import Standardizer
+from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
 from .contract import full_precision
+from .encoder import NO_WEIGHTS, STATISTICS
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -143,7 +144,7 @@ def smoothed_clip_loss(image: Tensor, spot: Tensor, temperature: float) -> Tenso
     return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted.T)) / 2
 
 
-class BLEEP(Encoded):
+class BLEEP(FrozenEncoderModel):
     """Contrastive learning of images and expression; prediction by looking up training spots.
 
     Parameters
@@ -155,7 +156,7 @@ class BLEEP(Encoded):
     config: BLEEPConfig
     bank: Tensor
     """``(n, n_outputs)`` targets of the training spots."""
-    grows: ClassVar[frozenset[str]] = frozenset({"bank"})
+    per_spot_buffers: ClassVar[frozenset[str]] = frozenset({"bank"})
 
     def __init__(self, config: BLEEPConfig) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class BLEEP(Encoded):
         shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
         self.views = ScaleEncoder(*shape, frozen=config.still)
         width = self.views.n_features
-        self.standardize = Standardize(width, CLIP) if config.still else None
+        self.standardize = Standardizer(width, CLIP) if config.still else None
         self.image = Projection(width, config.dim, config.dropout)
         self.spot = Projection(config.n_outputs, config.dim, config.dropout)
         self.register_buffer("bank", torch.zeros(1, config.n_outputs))
@@ -182,7 +183,7 @@ class BLEEP(Encoded):
         """
         return super().encode(batch) if self.config.still else None
 
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Predict one profile everywhere: it is all that the bank holds.
 
         Parameters
@@ -194,7 +195,7 @@ class BLEEP(Encoded):
         self.bank = mean[None].to(self.bank)
 
     @torch.no_grad()
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the bank, and the statistics of frozen features, from the training spots.
 
         Parameters
@@ -204,7 +205,7 @@ class BLEEP(Encoded):
         """
         targets, features = [], []
         for piece in pieces:
-            targets.append(check.given_targets(piece.targets))
+            targets.append(check.require_targets(piece.targets))
             if self.standardize is not None:
                 features.append(self.features_of(piece).float())
         self.bank = torch.cat(targets).to(self.bank)
@@ -223,7 +224,7 @@ class BLEEP(Encoded):
         -------
         A scalar.
         """
-        image, spot = self._image(batch), self.spot(check.given_targets(batch.targets))
+        image, spot = self._image(batch), self.spot(check.require_targets(batch.targets))
         with full_precision(image.device):
             image, spot = image.float(), spot.float()
             if self.config.normalize:
@@ -252,7 +253,7 @@ class BLEEP(Encoded):
     def _image(self, batch: SpotBatch) -> Tensor:
         """Embeddings of the images, ``(b, dim)``."""
         if self.standardize is None:
-            features = check.given_features(self.views(batch))
+            features = check.require_features(self.views(batch))
         else:
             known = self.features_of(batch)
             features = self.standardize(known.float())

@@ -31,11 +31,12 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from .._checks import views as check_views
-from ._encoder import GIVEN, NO_WEIGHTS, Encoder
-from ._lattice import around
-from ._places import each_slide
-from ._views import Standard, in_parts, sub_patches
-from .contract import FloatLinear, SpotModel, known_features
+from ._features import FeatureScaler, apply_in_chunks, sub_patches
+from ._lattice import lattice_neighbors
+from ._places import rows_by_slide
+from .contract import FloatLinear, SpotModel, batch_features
+from .encoder import NO_WEIGHTS, Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,7 +91,7 @@ class DeepSpotConfig:
         check.number("reach", self.reach, low=0, high=1000)
         check.choice("objective", self.objective, OBJECTIVES)
         check.fov_spots(self.fov_spots, n_scales=1)
-        check_views.cut_into(self.size_px, SIDE)
+        check_views.splits_patch(self.size_px, SIDE)
         check.choice("context", self.context, ("slide",))
 
 
@@ -140,13 +141,13 @@ class DeepSpot(SpotModel):
         given = config.encoder == GIVEN
         self.encoder = None if given else Encoder(config.encoder, config.weights, config.size_px, frozen=True).eval()
         n_features = config.n_features if self.encoder is None else self.encoder.n_features
-        self.standard = Standard(n_features)
+        self.standard = FeatureScaler(n_features)
         self.phi = Phi(n_features, config.dim, config.members, config.dropout)
         self.rho = nn.Sequential(nn.Dropout(config.dropout), nn.ReLU())
         self.head = FloatLinear(config.members * (2 if given else 3) * config.dim, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the mean profile and the scale of the frozen features from the training spots.
 
         Parameters
@@ -154,7 +155,7 @@ class DeepSpot(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        self.start_at(self.standard.start_from(self, pieces))
+        self.initialize_at(self.standard.initialize_from(self, pieces))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of the encoder, where any are named.
@@ -182,7 +183,7 @@ class DeepSpot(SpotModel):
         if self.encoder is None:
             return None
         check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
-        return in_parts(self._described, batch.patches[:, 0])
+        return apply_in_chunks(self._described, batch.patches[:, 0])
 
     def _described(self, patches: Tensor) -> Tensor:
         """``(b, 3, p, p)`` to ``(b, 10, f)``."""
@@ -202,12 +203,12 @@ class DeepSpot(SpotModel):
         -------
         ``(b, n_outputs)`` float32, in target space.
         """
-        features = known_features(self, batch)
+        features = batch_features(self, batch)
         if self.encoder is None:
             features = check.features_width(features, self.config.n_features)[:, None]
         parts = self.phi(self.standard(features))  # (b, 1 or 10, d)
         spot, sub_spots = parts[:, 0], parts[:, 1:]
-        index, known = around(batch.xy_um, batch.slide, self.config.reach)
+        index, known = lattice_neighbors(batch.xy_um, batch.slide, self.config.reach)
         members = [spot, *([] if self.encoder is None else [sub_spots.sum(dim=1)]), largest(spot[index], known)]
         joined = torch.cat(members, dim=-1)[:, None].expand(-1, self.config.members, -1)  # (b, m, 3 * d)
         y: Tensor = self.head(self.rho(joined).flatten(1) / self.config.members)
@@ -225,7 +226,7 @@ class DeepSpot(SpotModel):
         -------
         A scalar.
         """
-        targets, y = check.given_targets(batch.targets), self(batch)
+        targets, y = check.require_targets(batch.targets), self(batch)
         loss: Tensor = y.new_zeros(())
         if self.config.objective == "cosine":
             loss = loss + 1 - F.cosine_similarity(y, targets, dim=-1).mean()
@@ -257,7 +258,7 @@ def correlation(y: Tensor, targets: Tensor, slide: Tensor) -> Tensor:
     A scalar. Where nothing varies, as on a slide of one spot, it is 0 and has a finite gradient.
     """
     total = y.new_zeros(())
-    for rows in each_slide(slide):
+    for rows in rows_by_slide(slide):
         a, b = (x[rows].float() - x[rows].float().mean(dim=0) for x in (y, targets))
         spread = (a.square().mean(dim=0) * b.square().mean(dim=0) + _LEAST).sqrt()
         total = total + ((a * b).mean(dim=0) / spread).mean() * len(rows) / len(slide)

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._counts import Counts, library
-from ._places import PITCH_UM, gathered, nearest, pitch
+from ._places import PITCH_UM, concatenate_spots, nearest_spots, typical_pitch
 from .contract import FloatLinear, SpotModel, unit_pixels
 from .histogene import Section
 
@@ -241,14 +241,14 @@ class Hist2ST(SpotModel):
         self.counts = Counts(dim, config.n_genes or config.n_outputs) if config.zinb_share else None
         distills = config.distilled_share > 0
         self.weigh = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1)) if distills else None
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     @property
     def needs_counts(self) -> bool:
         """Whether the loss looks at counts."""
         return self.counts is not None
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the mean profile, that of the counts if they are known, and the distance of neighbouring spots.
 
         Parameters
@@ -256,11 +256,11 @@ class Hist2ST(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        spots = gathered(pieces)
-        super().start_from([spots])
-        self.pitch_um.fill_(pitch(spots))
+        spots = concatenate_spots(pieces)
+        super().initialize_from([spots])
+        self.pitch_um.fill_(typical_pitch(spots))
         if self.counts is not None and spots.counts is not None:
-            self.counts.start_at((spots.counts / library(spots.counts, spots.slide)).mean(dim=0))
+            self.counts.initialize_at((spots.counts / library(spots.counts, spots.slide)).mean(dim=0))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.
@@ -289,7 +289,7 @@ class Hist2ST(SpotModel):
         -------
         A scalar.
         """
-        targets, graph = check.given_targets(batch.targets), self._graph(batch)
+        targets, graph = check.require_targets(batch.targets), self._graph(batch)
         x = self._described(batch, graph)
         y = self.head(self.norm(x))
         loss = F.mse_loss(y, targets)
@@ -311,7 +311,7 @@ class Hist2ST(SpotModel):
 
     def _graph(self, batch: SpotBatch) -> tuple[Tensor, Tensor]:
         """Neighbours of each spot, ``(b, k)``, and which of them are near enough."""
-        index, distance = nearest(batch.xy_um, batch.slide, self.config.n_neighbours)
+        index, distance = nearest_spots(batch.xy_um, batch.slide, self.config.n_neighbours)
         return index, distance <= self.config.reach * self.pitch_um
 
     def _described(self, batch: SpotBatch, graph: tuple[Tensor, Tensor]) -> Tensor:

@@ -30,9 +30,9 @@ import torch
 from torch import nn
 
 from .._checks import models as check
-from ._attention import attend, heads_of
+from ._attention import attend, split_heads
 from ._layers import perceptron
-from ._places import PITCH_UM, each_slide, gathered, pitch
+from ._places import PITCH_UM, concatenate_spots, rows_by_slide, typical_pitch
 from .contract import FloatLinear, SpotModel, unit_pixels
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the spots of one window: ``(1, n, d)`` to ``(1, n, d)``."""
-        x = x + self.out(attend(*heads_of(self.qkv(self.norm(x)), self.heads)))
+        x = x + self.out(attend(*split_heads(self.qkv(self.norm(x)), self.heads)))
         mixed: Tensor = x + self.mlp(x)
         return mixed
 
@@ -143,7 +143,7 @@ class Section(nn.Module):
         -------
         ``(b, d)``.
         """
-        slides = each_slide(slide)
+        slides = rows_by_slide(slide)
         mixed = [self.layers(self.dropout(x[rows] + self.places(xy[rows]))[None])[0] for rows in slides]
         return torch.cat(mixed)[torch.cat(slides).argsort()]
 
@@ -179,9 +179,9 @@ class HisToGene(SpotModel):
         self.section = Section(*shape)
         self.norm = nn.LayerNorm(config.dim)
         self.head = FloatLinear(config.dim, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the mean profile, and the distance of neighbouring spots.
 
         Parameters
@@ -189,9 +189,9 @@ class HisToGene(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        spots = gathered(pieces)
-        super().start_from([spots])
-        self.pitch_um.fill_(pitch(spots))
+        spots = concatenate_spots(pieces)
+        super().initialize_from([spots])
+        self.pitch_um.fill_(typical_pitch(spots))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.

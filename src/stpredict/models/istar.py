@@ -36,9 +36,9 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from .._checks import views as check_views
-from ._encoder import NO_WEIGHTS, STATISTICS, Encoder
-from ._views import Standard, in_parts
-from .contract import FloatLinear, SpotModel, full_precision, known_features, unit_pixels
+from ._features import FeatureScaler, apply_in_chunks
+from .contract import FloatLinear, SpotModel, batch_features, full_precision, unit_pixels
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,8 +85,8 @@ class IStarConfig:
         for name in ("encoder", "weights"):
             check.text(name, getattr(self, name))
         check.fov_spots(self.fov_spots)
-        check_views.on_grid(self.cells, self.size_px)
-        check_views.disc_seen(self.fov_spots[0], _RAYS * self.cells / 2)
+        check_views.superpixel_grid(self.cells, self.size_px)
+        check_views.spot_resolved(self.fov_spots[0], _RAYS * self.cells / 2)
         check.choice("context", self.context, ("spot",))
 
 
@@ -185,13 +185,13 @@ class IStar(SpotModel):
         statistics, n_scales = name == STATISTICS, len(config.fov_spots)
         self.encoder = None if statistics else Encoder(name, config.weights, config.size_px, frozen=True).eval()
         width = 2 * N_TEXTURE if self.encoder is None else int(self.encoder.net.num_features)  # type: ignore[arg-type]
-        self.standard = Standard(n_scales * width + N_COLOR)
+        self.standard = FeatureScaler(n_scales * width + N_COLOR)
         self.mlp = perceptron(n_scales * width + N_COLOR, config.dim, config.depth)
         self.head = FloatLinear(config.dim, config.n_outputs)
         self.register_buffer("shares", disc(config.cells, config.fov_spots[0]), persistent=False)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the mean profile and the scale of the frozen features from the training spots.
 
         Parameters
@@ -199,7 +199,7 @@ class IStar(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        self.start_at(self.standard.start_from(self, pieces))
+        self.initialize_at(self.standard.initialize_from(self, pieces))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of the encoder, where any are named.
@@ -226,7 +226,7 @@ class IStar(SpotModel):
         and its mean colour.
         """
         check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
-        return in_parts(self._described, batch.patches)
+        return apply_in_chunks(self._described, batch.patches)
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict the spots: means of what `superpixels` gives, over the disc of each spot.
@@ -241,7 +241,7 @@ class IStar(SpotModel):
         ``(b, n_outputs)`` float32, in target space.
         """
         inside = self.shares > 0
-        hidden = self.mlp(self.standard(known_features(self, batch)[:, inside]))
+        hidden = self.mlp(self.standard(batch_features(self, batch)[:, inside]))
         with full_precision(hidden.device):
             mean = torch.einsum("bmd,m->bd", hidden.float(), self.shares[inside])
         y: Tensor = self.head(mean)
@@ -259,7 +259,7 @@ class IStar(SpotModel):
         -------
         ``(b, cells * cells, n_outputs)`` float32, row by row, in target space.
         """
-        y: Tensor = self.head(self.mlp(self.standard(known_features(self, batch))))
+        y: Tensor = self.head(self.mlp(self.standard(batch_features(self, batch))))
         return y
 
     def _described(self, patches: Tensor) -> Tensor:

@@ -38,11 +38,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS, Encoder
 from ._frames import Around
-from ._places import PITCH_UM, each_slide, gathered, pitch
+from ._places import PITCH_UM, concatenate_spots, rows_by_slide, typical_pitch
 from ._prior import PRIORS, drawn, uniform
-from .contract import FloatLinear, SpotModel, full_precision, known_features
+from .contract import FloatLinear, SpotModel, batch_features, full_precision
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -272,7 +273,7 @@ class STFlow(SpotModel):
             Block(dim, config.heads, config.n_outputs, config.dropout) for _ in range(config.depth)
         )
         self.head = FloatLinear(dim, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of the encoder.
@@ -303,7 +304,7 @@ class STFlow(SpotModel):
             found: Tensor = self.encoder(batch.patches[:, 0])
         return found
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take mean and spread of targets and features, and the distance of neighbouring spots.
 
         Parameters
@@ -311,10 +312,10 @@ class STFlow(SpotModel):
         pieces
             All training spots, with ``targets`` and ``features``, some at a time; iterated once.
         """
-        spots = gathered(pieces)
-        super().start_from([spots])
-        self.pitch_um.fill_(pitch(spots))
-        for name, values in (("", check.given_targets(spots.targets)), ("feature_", known_features(self, spots))):
+        spots = concatenate_spots(pieces)
+        super().initialize_from([spots])
+        self.pitch_um.fill_(typical_pitch(spots))
+        for name, values in (("", check.require_targets(spots.targets)), ("feature_", batch_features(self, spots))):
             spread, mean = torch.std_mean(values.float(), dim=0, correction=0)
             getattr(self, f"{name}mean").copy_(mean)
             getattr(self, f"{name}spread").copy_(torch.where(spread > 1e-6, spread, 1.0))
@@ -348,16 +349,16 @@ class STFlow(SpotModel):
         -------
         A scalar.
         """
-        targets, seen = check.given_targets(batch.targets), self._seen(batch)
+        targets, seen = check.require_targets(batch.targets), self._seen(batch)
         time = torch.empty_like(targets[:, 0])
-        for rows in each_slide(batch.slide):
+        for rows in rows_by_slide(batch.slide):
             time[rows] = torch.rand((), device=time.device)
         start = self._prior(torch.rand(2, *targets.shape, device=targets.device))
         return F.mse_loss(self._led(torch.lerp(start, targets, time[:, None]), time, seen), targets)
 
     def _seen(self, batch: SpotBatch) -> Seen:
         """What stays the same along the way."""
-        features = (known_features(self, batch).float() - self.feature_mean) / self.feature_spread
+        features = (batch_features(self, batch).float() - self.feature_mean) / self.feature_spread
         around = Around.of(batch.xy_um / self.pitch_um, batch.slide, self.config.n_neighbours)
         return Seen(self.embed(features), around, [block.edges(around.frames) for block in self.blocks])  # type: ignore[operator]
 

@@ -39,12 +39,12 @@ from torch.nn import functional as F
 from .._checks import models as check
 from .._checks import views as check_views
 from ._attention import attend
-from ._encoder import NO_WEIGHTS, Encoder
-from ._lattice import lattice
+from ._features import FeatureScaler, apply_in_chunks, sub_patches
+from ._lattice import lattice_positions
 from ._layers import perceptron
-from ._places import each_slide
-from ._views import Standard, in_parts, sub_patches
-from .contract import FloatLinear, SpotModel, known_features
+from ._places import rows_by_slide
+from .contract import FloatLinear, SpotModel, batch_features
+from .encoder import NO_WEIGHTS, Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,7 +123,7 @@ class TRIPLEXConfig:
             check.number(f"{part}_dropout", getattr(self, f"{part}_dropout"), low=0, high=1)
         check.number("agreement", self.agreement, low=0, high=1)
         check.fov_spots(self.fov_spots, n_scales=2)
-        check_views.cut_into(self.size_px, SIDE)
+        check_views.splits_patch(self.size_px, SIDE)
         check.choice("context", self.context, ("slide",))
 
 
@@ -209,11 +209,11 @@ class Section(nn.Module):
 
     def forward(self, x: Tensor, xy_um: Tensor, slide: Tensor) -> Tensor:
         """Mix the spots ``(b, d)`` of each slide."""
-        mixed, rows = [], each_slide(slide)
+        mixed, rows = [], rows_by_slide(slide)
         for here in rows:
             first, *others = self.layers
             y = first(x[None, here])  # (1, n, d)
-            y = self.positions(y[0], lattice(xy_um[here]))[None]
+            y = self.positions(y[0], lattice_positions(xy_um[here]))[None]
             for layer in others:
                 y = layer(y)
             mixed.append(y[0])
@@ -247,7 +247,7 @@ class TRIPLEX(SpotModel):
         self.config = config
         dim = config.dim
         self.views = Encoder(config.view_encoder, config.view_weights, config.view_px, frozen=True).eval()
-        self.standard = Standard(self.views.n_features)
+        self.standard = FeatureScaler(self.views.n_features)
         self.target = Encoder(config.target_encoder, config.target_weights, config.size_px, frozen=False)
         self.embed_target = nn.Linear(_token_width(self.target), dim)
         self.embed_around, self.embed_section = (_to_width(self.views.n_features, dim) for _ in range(2))
@@ -257,10 +257,10 @@ class TRIPLEX(SpotModel):
         self.norm = nn.LayerNorm(dim)
         self.branches = nn.ModuleList(FloatLinear(dim, config.n_outputs) for _ in range(3))
         self.head = FloatLinear(dim, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Let the untrained network and its branches predict one profile everywhere.
 
         Parameters
@@ -268,11 +268,11 @@ class TRIPLEX(SpotModel):
         mean
             ``(n_outputs,)`` profile, for instance the mean of the training targets.
         """
-        super().start_at(mean)
+        super().initialize_at(mean)
         for branch in self.branches:
             branch.load_state_dict(self.head.state_dict())
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the mean profile and the scale of the frozen features from the training spots.
 
         Parameters
@@ -280,7 +280,7 @@ class TRIPLEX(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        self.start_at(self.standard.start_from(self, pieces))
+        self.initialize_at(self.standard.initialize_from(self, pieces))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of both encoders, where any are named.
@@ -306,7 +306,7 @@ class TRIPLEX(SpotModel):
         ``(b, 26, v)``: the spot's own patch, then the sub-patches row by row.
         """
         check.patches(tuple(batch.patches.shape), 2, self.config.size_px)
-        return in_parts(self._described, batch.patches)
+        return apply_in_chunks(self._described, batch.patches)
 
     def _described(self, patches: Tensor) -> Tensor:
         """``(b, 2, 3, p, p)`` to ``(b, 26, v)``."""
@@ -341,7 +341,7 @@ class TRIPLEX(SpotModel):
         -------
         A scalar.
         """
-        targets, share = check.given_targets(batch.targets), self.config.agreement
+        targets, share = check.require_targets(batch.targets), self.config.agreement
         fused, *views = self._summaries(batch)
         y = self.head(fused)
         loss = F.mse_loss(y, targets)
@@ -353,7 +353,7 @@ class TRIPLEX(SpotModel):
     def _summaries(self, batch: SpotBatch) -> list[Tensor]:
         """One vector a spot, ``(b, d)`` each: fused, of its own patch, of what is around it, of its section."""
         check.patches(tuple(batch.patches.shape), 2, self.config.size_px)
-        features = self.standard(known_features(self, batch))  # (b, 26, v)
+        features = self.standard(batch_features(self, batch))  # (b, 26, v)
         target = self._target(batch.patches[:, 0])  # (b, n, d)
         around = self.around(self.embed_around(features[:, 1:]))  # (b, 25, d)
         section = self.section(self.embed_section(features[:, 0]), batch.xy_um, batch.slide)  # (b, d)
@@ -362,7 +362,7 @@ class TRIPLEX(SpotModel):
 
     def _target(self, patches: Tensor) -> Tensor:
         """Tokens of the spots' own patches, ``(b, 3, p, p)`` to ``(b, n, d)``."""
-        tokens = self.target.tokens(patches) if self.training else in_parts(self.target.tokens, patches)
+        tokens = self.target.tokens(patches) if self.training else apply_in_chunks(self.target.tokens, patches)
         embedded: Tensor = self.embed_target(tokens)
         return embedded
 

@@ -17,8 +17,7 @@ from ._inference.options import PredictOptions
 from ._inference.partitions import read_positions
 from ._inference.plan import PredictionPlan
 from ._predictor.conformal import Calibration
-from ._training.plan import columns_of, with_counts
-from ._training.training_plan import digest
+from ._training.plan import drop_low_count_spots, gene_columns, slide_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,7 +132,7 @@ def calibrate(
         um_per_px=um_per_px,
         features_key=features_key,
     )
-    slides = with_counts(resolve(sdata, selection), predictor.provenance["fit"]["min_library"])
+    slides = drop_low_count_spots(resolve(sdata, selection), predictor.provenance.fit["min_library"])
     leaks = _check_unseen(slides, predictor, allow_leakage=allow_leakage)
     for slide in slides:
         missing = [gene for gene in predictor.genes if gene not in set(slide.genes)]
@@ -146,7 +145,7 @@ def calibrate(
     predicted, spread = _predict_with_spread(
         PredictionPlan.of(slides, predictor, options), predictor, progress=progress
     )
-    observed = [predictor.target.normalize(slide.counts, columns_of(slide, predictor.genes)) for slide in slides]
+    observed = [predictor.target.normalize(slide.counts, gene_columns(slide, predictor.genes)) for slide in slides]
     calibration = Calibration.of(
         np.concatenate(observed) - predicted,
         spread,
@@ -159,9 +158,9 @@ def calibrate(
 
 def _check_unseen(slides: Sequence[Slide], predictor: Predictor, *, allow_leakage: bool) -> bool:
     """Whether a slide or its group was used for training, under any name; an error unless that is allowed."""
-    known = predictor.provenance["slides"]
+    known = predictor.provenance.slides
     digests, groups = {each["sha256"] for each in known.values()}, {each["group"] for each in known.values()}
-    seen = [s.name for s in slides if s.name in known or s.group in groups or digest(s) in digests]
+    seen = [s.name for s in slides if s.name in known or s.group in groups or slide_digest(s) in digests]
     if seen and not allow_leakage:
         msg = (
             f"The predictor was trained or validated on {listed(seen)}, or on another slide of the same group: its "

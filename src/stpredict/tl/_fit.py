@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pooch
 
 from .._slides import Selection, resolve
-from .._train.config import settled
+from .._train.config import fit_config
 from ..pp.targets import TargetSpec
-from ._training.plan import planned
-from ._training.provenance import record
-from ._training.train_members import trained
+from ._predictor.attrs import record_predictor
+from ._training.plan import plan_training
+from ._training.train_members import train_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -128,19 +128,20 @@ def fit(
         um_per_px=um_per_px,
         features_key=features_key,
     )
-    run = planned(
+    run = plan_training(
         resolve(sdata, selection),
         model,
-        config=settled(config, model),
+        config=fit_config(config, model),
         target=target or TargetSpec(),
         patch=patch,
         model_options=model_options,
         genes=genes,
         validate_on=validate_on,
+        selection=selection,
     )
-    folder = Path(resume_from or save_dir or default_folder(run.values()))
-    predictor = trained(run, folder, resume=resume_from is not None)
-    record(run.slides, folder, predictor)
+    folder = Path(resume_from or save_dir or default_folder(run.fingerprint()))
+    predictor = train_members(run, folder, resume=resume_from is not None)
+    record_predictor(run.slides, folder, predictor)
     return predictor
 
 

@@ -12,13 +12,15 @@ from .._checks import config as check_config
 from .._checks import slides as check_slides
 from .._checks import training as check_training
 from .._slides import Selection, resolve
+from ..models.model_config import uses_embeddings
 from ._inference.cluster import check_client, predict_on_cluster
 from ._inference.options import PredictOptions, calibrated_options
 from ._inference.partitions import predict_positions
 from ._inference.plan import PredictionPlan
 from ._inference.sinks import MemorySink, StoreSink
 from ._inference.table import check_destination, prediction_record, prediction_table, write_layer
-from ._training.provenance import predictor_of, warn_unseen_color
+from ._predictor.attrs import resolve_predictor
+from ._predictor.provenance import warn_unseen_color
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -136,8 +138,8 @@ def predict(
     exchangeable with those of the calibration. Spots of a new slide are exchangeable only on average over slides:
     ``"conformal"`` covers enough on average over slides, but may cover clearly less on one slide.
     ``"conformal_groups"`` takes the widest quantile of the K calibration groups for each gene: it covers enough on a
-    new group with probability K / (K + 1). `fit` calibrates on the validation groups, which also chose the epoch, so its intervals are
-    slightly too narrow; `calibrate` uses other slides. Lower bounds are not below 0.
+    new group with probability K / (K + 1). `fit` calibrates on the validation groups, which also chose the epoch, so
+    its intervals are slightly too narrow; `calibrate` uses other slides. Lower bounds are not below 0.
 
     Examples
     --------
@@ -197,16 +199,16 @@ def predict_slides(
     check_client(client)
     check_slides.is_spatialdata(sdata)
     slides = resolve(sdata, selection, needs_table=layer is not None)
-    predictor = predictor_of(sdata, predictor)
+    predictor = resolve_predictor(sdata, predictor)
     config, features = predictor.model_config, slides[0].features
     check_config.embeddings_fit(
         predictor.model,
         asdict(config),
         None if features is None else features.shape[1],
-        takes=getattr(config, "encoder", None) == "given",
+        takes=uses_embeddings(config),
     )
     check_destination(sdata, slides[0].table_name, predictor, key_added, layer)
-    seen = [slide["um_per_px"] for slide in predictor.provenance["slides"].values()]
+    seen = [slide["um_per_px"] for slide in predictor.provenance.slides.values()]
     for slide in slides:
         check_training.seen_resolution(slide.um_per_px, seen, slide.name)
     options = calibrated_options(options, predictor.calibration)
@@ -218,7 +220,7 @@ def predict_slides(
     for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
         colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
         normalized = options.stain is not None
-        warn_unseen_color(colors, flagged, predictor.provenance, slide.name, normalized=normalized)
+        warn_unseen_color(colors, flagged, predictor.provenance["color"], slide.name, normalized=normalized)
     if layer is not None:
         write_layer(slides, values, predictor, layer, record)
         return

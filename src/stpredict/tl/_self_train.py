@@ -11,13 +11,13 @@ import torch
 from .._checks import config as check_config
 from .._checks import training as check
 from .._slides import Selection, resolve
-from .._train.config import settled
+from .._train.config import fit_config
 from ..models import build
 from ..pp.targets import TargetSpec
 from ._fit import default_folder
-from ._training.plan import planned
-from ._training.provenance import record
-from ._training.train_members import trained
+from ._predictor.attrs import record_predictor
+from ._training.plan import plan_training
+from ._training.train_members import train_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .._geometry import PatchSpec
     from .._train.config import FitConfig
     from ._predictor.predictor import Predictor
-    from ._training.training_plan import Run
+    from ._training.plan import TrainingPlan
 
 
 def self_train(
@@ -134,27 +134,28 @@ def self_train(
         um_per_px=um_per_px,
     )
     check_config.in_range("rounds", rounds, 1, 100)
-    run = planned(
+    run = plan_training(
         resolve(sdata, selection),
         model,
-        config=settled(config, model),
+        config=fit_config(config, model),
         target=target or TargetSpec(),
         patch=patch,
         model_options=model_options,
         genes=genes,
         validate_on=validate_on,
+        selection=selection,
     )
     others = resolve(unlabelled, Selection(shapes_key=unlabelled_key), needs_table=False)
     run = dataclasses.replace(run, unlabelled=others, rounds=rounds)
     _check_student(run)
-    folder = Path(resume_from or save_dir or default_folder(run.values()))
-    predictor = trained(run, folder, resume=resume_from is not None)
-    record(run.slides, folder, predictor)
+    folder = Path(resume_from or save_dir or default_folder(run.fingerprint()))
+    predictor = train_members(run, folder, resume=resume_from is not None)
+    record_predictor(run.slides, folder, predictor)
     return predictor
 
 
-def _check_student(run: Run) -> None:
+def _check_student(run: TrainingPlan) -> None:
     """Refuse a model that could not learn from what a teacher says."""
     with torch.device("meta"):
-        network = build(run.shape)
-    check.can_be_student(run.model, steps=network.takes_steps, needs_counts=network.needs_counts)
+        network = build(run.model_config)
+    check.can_be_student(run.model, steps=network.has_trainable_parameters, needs_counts=network.needs_counts)

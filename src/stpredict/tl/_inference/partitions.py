@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from ... import _keys as keys
-from ..._train.batches import BatchLimit, take, to_device
+from ..._train.batches import BatchLimit, gather, to_device
 from ..._train.color import color_statistics
 from ..._train.data import read_pieces
-from ..._train.prefetch import ahead
-from ..._train.windows import surroundings
+from ..._train.prefetch import prefetch
+from ..._train.windows import nearest_spots_outside
 from .._predictor.ood import image_statistics
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def predict_positions(
         (replace(piece, spots=to_device(piece.spots, fabric.device)), inside)
         for piece, inside in read_positions(plan, predictor, start, stop)
     )
-    with ahead(pieces) as prefetched:
+    with prefetch(pieces) as prefetched:
         for piece, inside in prefetched:
             expression = _expression(piece.spots, predictor, fabric, limit, options)
-            patches = take(piece.spots, inside).patches
+            patches = gather(piece.spots, inside).patches
             values = {name: matrix[inside] for name, matrix in expression.items()}
             if predictor.image_range is not None:
                 statistics = image_statistics(patches, spot_share)
@@ -105,7 +105,7 @@ def _read_windows(plan: PredictionPlan, patch: PatchSpec, start: int, stop: int)
             inside = slice(max(start, first) - first, min(stop, last) - first)
             if inside.start < inside.stop:
                 core = plan.order[first:last] - begin
-                rows = np.concatenate([core, surroundings(slide.xy_um, core, WINDOW_MARGIN)])
+                rows = np.concatenate([core, nearest_spots_outside(slide.xy_um, core, WINDOW_MARGIN)])
                 for piece in read_pieces(slide, patch, rows=rows, index=index, piece_bytes=sys.maxsize):
                     yield _normalize_stain(piece, plan, index), inside
 

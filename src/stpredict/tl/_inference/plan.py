@@ -11,7 +11,7 @@ import numpy as np
 from ..._pixels import PATCH_VERSION
 from ..._train.data import reading_order
 from .._predictor.stain import stain_normalizers
-from .._training.training_plan import digest
+from .._training.plan import slide_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ class PredictionPlan:
     def fingerprint(self, predictor: Predictor) -> str:
         """Digest of everything but the pixels that decides the result; a store with another one is not resumed."""
         parts: list[Any] = [predictor.hash, self.options.n_views, self.partition_size]
-        parts += [(digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
+        parts += [(slide_digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
         parts += [hashlib.sha256(normalizer.table.tobytes()).hexdigest() for normalizer in self.normalizers]
         if self.options.uncertainty is not None:
             parts += [self.options.uncertainty, self.options.coverage]

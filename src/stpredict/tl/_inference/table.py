@@ -74,8 +74,8 @@ def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str
         "model": {
             "name": predictor.model,
             "hash": predictor.hash,
-            "trained_on": list(predictor.provenance["slides"]),
-            "groups": sorted({s["group"] for s in predictor.provenance["slides"].values()}),
+            "trained_on": list(predictor.provenance.slides),
+            "groups": sorted({s["group"] for s in predictor.provenance.slides.values()}),
         },
     }
 

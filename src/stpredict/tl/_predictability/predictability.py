@@ -16,11 +16,11 @@ from ..._train.config import FitConfig
 from ..._train.data import read_pieces, slide_index
 from ...metrics import morans_i, noise_ceiling
 from ...metrics.correlation import LEAST
+from ...metrics.scores import nan_mean
 from ...pp.lattice import infer_lattice
 from ...pp.targets import TargetSpec, slide_means
 from .._predictor.ood import image_statistics
-from .._scores import known_mean
-from .._training.plan import columns_of, planned
+from .._training.plan import gene_columns, plan_training
 from .image_graph import Spots, displaced, standardised, within_slides
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..._geometry import PatchSpec
     from ..._slides import Slide
-    from .._training.training_plan import Run
+    from .._training.plan import TrainingPlan
 
 MODEL = "ridge_color"
 """Model whose patches are read where nobody says otherwise: wider ones are shared by spots far apart."""
@@ -154,7 +154,7 @@ def predictability(
     slides = resolve(sdata, selection)
     model = MODEL if features_key is None else OF_EMBEDDINGS
     config, target = FitConfig(validation="none"), target or TargetSpec()
-    run = planned(slides, model, config=config, target=target, patch=patch, genes=genes)  # as `fit` would
+    run = plan_training(slides, model, config=config, target=target, patch=patch, genes=genes)  # as `fit` would
     check.enough_on_slides(min(len(slide.xy_px) for slide in run.slides))
     spots = _spots(run, progress=progress)
     values = _values(run)
@@ -168,7 +168,7 @@ def predictability(
     return found.sort_values(keys.PREDICTABILITY, ascending=False)
 
 
-def _spots(run: Run, *, progress: bool) -> Spots:
+def _spots(run: TrainingPlan, *, progress: bool) -> Spots:
     index = slide_index(run.slides)
     features = [slide.features for slide in run.slides if slide.features is not None]
     known = np.concatenate(features) if features else _statistics(run, progress=progress)
@@ -182,7 +182,7 @@ def _spots(run: Run, *, progress: bool) -> Spots:
     )
 
 
-def _statistics(run: Run, *, progress: bool) -> NDArray[np.float32]:
+def _statistics(run: TrainingPlan, *, progress: bool) -> NDArray[np.float32]:
     """Colour and texture of the patches of all spots."""
     share, found = run.diameter_um / run.patch.fov_um[0], []
     with tqdm(total=len(run.slide_index), desc="patches", unit="spot", disable=not progress) as bar:
@@ -196,8 +196,8 @@ def _statistics(run: Run, *, progress: bool) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def _values(run: Run) -> NDArray[np.float32]:
-    return np.concatenate([run.target.normalize(slide.counts, columns_of(slide, run.panel)) for slide in run.slides])
+def _values(run: TrainingPlan) -> NDArray[np.float32]:
+    return np.concatenate([run.target.normalize(slide.counts, gene_columns(slide, run.genes)) for slide in run.slides])
 
 
 def _scores(
@@ -215,14 +215,14 @@ def _scores(
 
 
 def _frame(
-    run: Run, values: NDArray[np.float32], scores: NDArray[np.float64], chance: NDArray[np.float64], seed: int
+    run: TrainingPlan, values: NDArray[np.float32], scores: NDArray[np.float64], chance: NDArray[np.float64], seed: int
 ) -> pd.DataFrame:
     from scipy.stats import false_discovery_control
 
     std = chance.std(axis=0)
     p_value = (1 + (chance >= scores).sum(axis=0)) / (1 + len(chance))
     per_slide = [_of_slide(slide, run, values[run.slide_index == i], seed) for i, slide in enumerate(run.slides)]
-    ceiling, moran = (known_mean(np.stack(part), axis=0) for part in zip(*per_slide, strict=True))
+    ceiling, moran = (nan_mean(np.stack(part), axis=0) for part in zip(*per_slide, strict=True))
     columns = {
         keys.PREDICTABILITY: scores,
         "z": (scores - chance.mean(axis=0)) / np.where(std > 0, std, np.nan),
@@ -232,15 +232,15 @@ def _frame(
         "share_of_ceiling": scores / np.where(ceiling > 0, ceiling, np.nan),
         "moran": moran,
     }
-    return pd.DataFrame(columns, index=pd.Index(run.panel, name="gene"))
+    return pd.DataFrame(columns, index=pd.Index(run.genes, name="gene"))
 
 
 def _of_slide(
-    slide: Slide, run: Run, values: NDArray[np.float32], seed: int
+    slide: Slide, run: TrainingPlan, values: NDArray[np.float32], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noise ceiling and Moran's I of each gene on one slide."""
     counts: Any = slide.counts
-    spec, panel = run.target, counts[:, columns_of(slide, run.panel)]
+    spec, panel = run.target, counts[:, gene_columns(slide, run.genes)]
     total = np.asarray(counts.sum(axis=1)).ravel() if spec.over == "all" else None
     ceiling = noise_ceiling(panel, total=total, target_sum=spec.target_sum, log1p=spec.log1p, seed=seed)
     enough = len(values) > LEAST

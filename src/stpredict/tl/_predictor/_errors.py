@@ -121,6 +121,27 @@ def not_on_hub(name: str, error: Exception) -> NoReturn:
     raise FileNotFoundError(msg) from error
 
 
+def recorded(*, found: bool) -> None:
+    """Refuse to predict without a predictor."""
+    if not found:
+        msg = (
+            "No predictor was given and this object records none. Make one with `stp.tl.fit(sdata)`, or read one with "
+            "`stp.tl.Predictor.load(path)` and pass it as `predictor`."
+        )
+        raise ValueError(msg)
+
+
+def still_there(path: Path, expected: str, found: str | None) -> None:
+    """Refuse a recorded predictor that was removed or replaced."""
+    if found != expected:
+        state = "is gone" if found is None else "holds another predictor now"
+        msg = (
+            f"This object records the predictor in {str(path)!r}, but that folder {state}. Pass one as `predictor`, or "
+            "train again with `stp.tl.fit(sdata)`."
+        )
+        raise ValueError(msg)
+
+
 def enough_scores(n_spots: int, rank: int, coverage: float) -> None:
     """Refuse a coverage that needs more spots than were calibrated on."""
     if rank > n_spots:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...models._statistics import patch_statistics
+from ...models.image_statistics import patch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

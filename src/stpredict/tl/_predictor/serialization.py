@@ -101,7 +101,7 @@ def load_weights(network: SpotModel, weights: Mapping[str, Tensor], path: str | 
     """Load weights into a network, refusing any that do not fit; ``path`` is named in the error."""
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in network.grows & given.keys():  # one row per training spot
+    for name in network.per_spot_buffers & given.keys():  # one row per training spot
         shapes[name] = (*given[name][:1], *shapes[name][1:])
     check.weights_fit(shapes, given, str(path))
     network.load_state_dict(dict(weights))

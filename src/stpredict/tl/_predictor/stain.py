@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from ... import _keys as keys
 from ..._checks import config as check_config
-from ..._checks import stain as check
-from ...pp.stain_normalization import METHODS, StainNormalizer, Stain, fit_stain
+from ..._checks import slides as check
+from ...pp.stain_normalization import METHODS, Stain, StainNormalizer, fit_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ..._slides import Slide
     from ...pp.stain_normalization import StainMethod
+    from .provenance import Provenance
 
 
 def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
@@ -33,11 +34,16 @@ def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
     }
 
 
-def stain_normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod) -> list[StainNormalizer]:
+def stain_normalizers(slides: Sequence[Slide], provenance: Provenance, method: StainMethod) -> list[StainNormalizer]:
     """For each slide, the function that gives patches ``(n, s, 3, p, p)`` uint8 the stain of the training slides."""
     check_config.one_of("stain", method, METHODS)
-    known = provenance.get("stain")
-    reference = Stain.from_dict(check.reference(None if known is None else known["reference"]))
+    if provenance.stain is None:
+        msg = (
+            "The predictor does not know the stain of the slides it was trained on: it was made by an older version, "
+            "or that stain could not be measured. Predict without `stain`, or train again with `stp.tl.fit`."
+        )
+        raise ValueError(msg)
+    reference = Stain.from_dict(provenance.stain["reference"])
     return [StainNormalizer.between(slide_stain(slide), reference, method) for slide in slides]
 
 
@@ -47,4 +53,4 @@ def slide_stain(slide: Slide) -> Stain:
     if recorded is not None:
         return Stain.from_dict(recorded)
     found = fit_stain(slide.levels, slide.um_per_px, slide.xy_px, image_key=slide.image_key)
-    return check.measured(found, slide.image_key)
+    return check.has_stain(found, slide.image_key)

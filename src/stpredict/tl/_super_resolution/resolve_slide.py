@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ..._checks import super_resolution as check
 from ..._train.data import read_pieces
-from ..._train.prefetch import ahead
+from ..._train.prefetch import prefetch
 from .superpixels import coarse, made_exact, parts
 from .weak_supervision import fit_head, local_features
 
@@ -57,7 +57,7 @@ class Run:
         found = np.empty((len(slide.xy_px), len(self.columns)))
         with (
             tqdm(total=len(found), desc=f"predict {slide.name}", unit="place", disable=not self.progress) as bar,
-            ahead(read_pieces(slide, self.predictor.patch)) as read,
+            prefetch(read_pieces(slide, self.predictor.patch)) as read,
         ):
             for piece in read:
                 given = self.predictor(piece.spots, self.fabric, batch_size=self.limit, n_views=self.n_views)

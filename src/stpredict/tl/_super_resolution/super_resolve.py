@@ -20,7 +20,7 @@ from ..._train.batches import BatchLimit
 from ..._train.config import FitConfig
 from ..._train.device import make_fabric
 from ...pp import elements
-from .._training.provenance import predictor_of
+from .._predictor.attrs import resolve_predictor
 from .resolve_slide import LEAST_SPOTS, Run, resolve_slide
 from .superpixels import squares, superpixels
 from .weak_supervision import WINDOWS
@@ -174,7 +174,7 @@ def super_resolve(
         um_per_px=um_per_px,
     )
     slides = resolve(sdata, selection, needs_table=False)
-    found = predictor_of(sdata, predictor)
+    found = resolve_predictor(sdata, predictor)
     columns = _columns(found, genes)
     _check(sdata, slides, found, columns, step_um, anchor, memory_bytes, key_added)
     fabric = make_fabric(FitConfig(accelerator=device, precision=precision))
@@ -283,7 +283,7 @@ def _record(run: Run, slides: Mapping[str, Mapping[str, float]]) -> dict[str, An
             "windows_um": [run.step_um * side for side in (1.0, *WINDOWS)],
             "fov_um": list(predictor.patch.fov_um),
         },
-        "model": {"name": predictor.model, "hash": predictor.hash, "trained_on": list(predictor.provenance["slides"])},
+        "model": {"name": predictor.model, "hash": predictor.hash, "trained_on": list(predictor.provenance.slides)},
         "weights": {name: dict(weights) for name, weights in slides.items()},
     }
 

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from ..._geometry import PatchSpec, spot_pitch
 from ..._train.data import read_pieces
-from ..._train.prefetch import ahead
-from ...models._statistics import patch_statistics
+from ..._train.prefetch import prefetch
+from ...models.image_statistics import patch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def local_features(slide: Slide, step_um: float, *, progress: bool = True) -> ND
     spec, found = windows(step_um), None
     with (
         tqdm(total=len(slide.xy_px), desc=f"pixels {slide.name}", unit="place", disable=not progress) as bar,
-        ahead(read_pieces(slide, spec)) as read,
+        prefetch(read_pieces(slide, spec)) as read,
     ):
         for piece in read:
             values = patch_statistics(piece.spots.patches, 0.5).numpy()

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..._checks import training as check
 from ..._files import atomic_file, lock
-from ..._train.loop import Progress
+from ..._train.loop import TrainingState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..._train.config import FitConfig
+    from .._predictor.provenance import BestEpoch
 
 SUFFIX = ".checkpoint"
 EVERY_S = 30.0
@@ -37,7 +38,7 @@ class Checkpoint:
 
     folder: Path
     """Folder of the predictor; the checkpoint is the folder of the same name with a suffix."""
-    states: dict[int, Progress] = field(default_factory=dict)
+    states: dict[int, TrainingState] = field(default_factory=dict)
     writes: bool = True
     """False in all but the first of several processes that train together."""
 
@@ -111,7 +112,7 @@ class Checkpoint:
         ------
         Its state and what to call after every epoch.
         """
-        state = self.states.setdefault(number, Progress())
+        state = self.states.setdefault(number, TrainingState())
         title = "fit" if n_members == 1 else f"fit {number + 1}/{n_members}"
         with tqdm(
             total=config.n_epochs,
@@ -141,7 +142,7 @@ class Checkpoint:
         history = pd.DataFrame(rows)
         return history.astype({"epoch": int}) if len(history) else history
 
-    def best(self) -> list[dict[str, float | None]]:
+    def best(self) -> list[BestEpoch]:
         """The epoch whose weights every member keeps.
 
         Returns
@@ -159,13 +160,13 @@ class Checkpoint:
 class Reporter:
     """What one member reports to after each epoch."""
 
-    state: Progress
+    state: TrainingState
     bar: Any
     file: Path | None
     """Where the checkpoint is written, if this process writes it."""
     written: float = field(default_factory=time.monotonic)
 
-    def report(self, state: Progress) -> None:
+    def report(self, state: TrainingState) -> None:
         """Show an epoch, and write a checkpoint if the last is old.
 
         Parameters
@@ -201,19 +202,19 @@ class Reporter:
             check.not_checkpointed(str(self.file), error)
 
 
-def _best(state: Progress) -> dict[str, float | None]:
+def _best(state: TrainingState) -> BestEpoch:
     row = next((row for row in state.history if row["epoch"] == state.best_epoch), {})
     return {"epoch": state.best_epoch, "score": row.get("val_pearson")}
 
 
-def _flat(state: Progress) -> dict[str, Tensor]:
+def _flat(state: TrainingState) -> dict[str, Tensor]:
     kinds = {"weights": state.weights, "average": state.average, "best": state.best}
     tensors = {f"{kind}/{name}": value for kind, held in kinds.items() for name, value in held.items()}
     tensors |= {f"moments/{p}/{name}": value for p, held in state.moments.items() for name, value in held.items()}
     return {name: value.clone().contiguous() for name, value in tensors.items()}
 
 
-def _scalars(state: Progress) -> dict[str, Any]:
+def _scalars(state: TrainingState) -> dict[str, Any]:
     return {
         "epoch": state.epoch,
         "best_score": state.best_score,
@@ -222,12 +223,12 @@ def _scalars(state: Progress) -> dict[str, Any]:
     }
 
 
-def _load(file: Path) -> Progress:
+def _load(file: Path) -> TrainingState:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
         values = json.loads(opened.metadata()["progress"])
-    state = Progress(**values)
+    state = TrainingState(**values)
     for name, value in load_file(file).items():
         kind, rest = name.split("/", 1)
         if kind == "moments":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .batches import BatchLimit
 
 
-def with_spread(
+def tta_mean_std(
     model: SpotModel,
     decode: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     spots: SpotBatch,
