@@ -19,9 +19,8 @@ from stpredict._files import lock
 from stpredict.datasets import synthetic
 from stpredict.pp import spot_grid
 from stpredict.tl import predict, predict_cohort
-from stpredict.tl._cohort import runner as _cohort
-from stpredict.tl._inference import plan as _partitions
-from stpredict.tl._inference import sinks as _sinks
+from stpredict.tl._cohort import runner
+from stpredict.tl._inference import sinks
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -46,12 +45,6 @@ def slides(tmp_path_factory):
 @pytest.fixture
 def paths(slides):
     return [slides / f"slide{seed}.zarr" for seed in (1, 2, 3)]
-
-
-@pytest.fixture(scope="module")
-def client():
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
-        yield client
 
 
 def grid(sdata):
@@ -119,35 +112,34 @@ def test_a_bad_slide_stops_no_other_and_is_tried_again(paths, predictor, tmp_pat
     assert written(tmp_path / "out/slide1") == before
 
 
+@pytest.mark.usefixtures("small_partitions")
 def test_a_slide_that_was_begun_goes_on(paths, predictor, tmp_path, monkeypatch):
     """Ctrl-C in the second slide: the first is left as it is, the second goes on after its second partition."""
-    for module in (_partitions, _sinks):
-        monkeypatch.setattr(module, "PARTITION", 16)
-    cut, calls = _sinks._partitions, iter(range(1000))
+    split, calls = sinks.split_partitions, iter(range(1000))
     wanted = predict_cohort(paths[:2], predictor, tmp_path / "wanted", prepare=grid, **QUIET)
     n_first = -(-int(wanted.loc["slide1", "n_spots"]) // 16)
 
-    def interrupted(pieces):
-        for values in cut(pieces):
+    def interrupted(pieces, size):
+        for values in split(pieces, size):
             if next(calls) == n_first + 2:
                 raise KeyboardInterrupt
             yield values
 
     with monkeypatch.context() as context:
-        context.setattr(_sinks, "_partitions", interrupted)
+        context.setattr(sinks, "split_partitions", interrupted)
         with pytest.raises(KeyboardInterrupt):
             predict_cohort(paths[:2], predictor, tmp_path / "out", prepare=grid, **QUIET)
     assert json.loads((tmp_path / "out/slide2/state.json").read_text())["status"] == "running"
     first, begun = written(tmp_path / "out/slide1"), written(tmp_path / "out/slide2/started.zarr/X")
     assert len([path for path in begun if path.name != "zarr.json"]) == 2
     seen = {}
-    keep = _sinks.StoreSink.finish
+    keep = sinks.StoreSink.finish
 
     def looked_at(self, table):
         seen.update(written(self.path / "X"))
         keep(self, table)
 
-    monkeypatch.setattr(_sinks.StoreSink, "finish", looked_at)
+    monkeypatch.setattr(sinks.StoreSink, "finish", looked_at)
     summary = predict_cohort(paths[:2], predictor, tmp_path / "out", prepare=grid, **QUIET)
     assert (summary["status"] == "done").all()
     assert written(tmp_path / "out/slide1") == first
@@ -173,7 +165,7 @@ def test_what_another_process_finished_meanwhile_is_not_done_again(paths, predic
     out = tmp_path / "out"
     predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
     before = written(out)
-    monkeypatch.setattr(_cohort, "done_by", lambda job: None)  # as it was when this process began
+    monkeypatch.setattr(runner, "_unfinished", lambda jobs, out: jobs)  # as it was when this process began
     summary = predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
     assert summary["status"].tolist() == ["done"] * 3
     assert {path: at for path, at in written(out).items() if path.name != "summary.csv"} == {

@@ -286,7 +286,7 @@ def test_edits_that_cover_their_tracks_are_still_checked(folder):
 
     def larger(config):
         config["model_config"]["config"]["dim"] = 48
-        description = {k: v for k, v in config.items() if k not in _folder.BESIDE}
+        description = {k: v for k, v in config.items() if k not in _folder.HEADER_FIELDS}
         config["hash"] = _folder.digest(description, load_file(file))
 
     edit(folder, larger)

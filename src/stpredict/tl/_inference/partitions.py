@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from .options import PredictOptions
     from .plan import PredictionPlan
 
-WINDOW_MARGIN = 256
-"""Most spots around a partition that a model of context ``"slide"`` sees too."""
 X = "X"
 """Name of the predicted matrix, as in AnnData."""
 
@@ -105,7 +103,7 @@ def _read_windows(plan: PredictionPlan, patch: PatchSpec, start: int, stop: int)
             inside = slice(max(start, first) - first, min(stop, last) - first)
             if inside.start < inside.stop:
                 core = plan.order[first:last] - begin
-                rows = np.concatenate([core, nearest_spots_outside(slide.xy_um, core, WINDOW_MARGIN)])
+                rows = np.concatenate([core, nearest_spots_outside(slide.xy_um, core, plan.window_margin)])
                 for piece in read_pieces(slide, patch, rows=rows, index=index, piece_bytes=sys.maxsize):
                     yield _normalize_stain(piece, plan, index), inside
 

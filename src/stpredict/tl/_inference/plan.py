@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PARTITION_SIZE = 1024
 """Spots that are computed and written together."""
+WINDOW_MARGIN = 256
+"""Most spots around a partition that a model of context ``"slide"`` sees too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -45,6 +47,8 @@ class PredictionPlan:
     """Stain normalisation of each slide; empty for patches as they were scanned."""
     partition_size: int = PARTITION_SIZE
     """Spots per partition."""
+    window_margin: int = WINDOW_MARGIN
+    """Spots around a partition that a model of context ``"slide"`` sees too."""
 
     @classmethod
     def of(cls, slides: Sequence[Slide], predictor: Predictor, options: PredictOptions) -> PredictionPlan:
@@ -61,6 +65,7 @@ class PredictionPlan:
             options=options,
             normalizers=tuple(normalizers),
             partition_size=PARTITION_SIZE,
+            window_margin=WINDOW_MARGIN,
         )
 
     @property
