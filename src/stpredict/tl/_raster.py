@@ -84,8 +84,8 @@ def rasterize(
     Notes
     -----
     ``spatialdata.rasterize`` resamples any element to a resolution; here every place keeps its own pixel.
-    ``spatialdata.rasterize_bins`` needs the rows and columns of square bins in ``obs`` and a table in memory, fills with
-    zeros, and shifts pixels by half a bin.
+    ``spatialdata.rasterize_bins`` needs the rows and columns of square bins in ``obs`` and a table in memory, fills
+    with zeros, and shifts pixels by half a bin.
 
     To draw one with spatialdata-plot: ``stp.tl.rasterize(sdata, ["ERBB2"], fill=0)``, then
     ``sdata.pl.render_images("predicted_raster", channel="ERBB2").pl.show()``.
@@ -115,9 +115,9 @@ def rasterize(
     raster = fit_raster(xy)
     if raster is None:
         msg = (
-            f"The {len(xy)} places of {region!r} lie on no regular lattice: square or hexagonal, at least 4, each within "
-            "a tenth of the pitch of a place of its own. Make such a lattice with `stp.pp.spot_grid`, or draw the places "
-            "as they are with `stp.pl.expression`."
+            f"The {len(xy)} places of {region!r} lie on no regular lattice: square or hexagonal, at least 4, each "
+            "within a tenth of the pitch of a place of its own. Make such a lattice with `stp.pp.spot_grid`, or draw the "
+            "places as they are with `stp.pl.expression`."
         )
         raise ValueError(msg)
     if genes is None:
