@@ -196,7 +196,7 @@ def test_after_a_full_disk_training_need_not_be_repeated(sdata, quick, tmp_path,
         with pytest.raises(OSError, match="could not be saved"):
             quick(sdata, n_epochs=2)
     assert "predictor" not in sdata.attrs["stpredict"]
-    monkeypatch.setattr("stpredict._train.loop._step", full)  # no step is taken again
+    monkeypatch.setattr("stpredict._train.loop._optimizer_step", full)  # no step is taken again
     quick(sdata, n_epochs=2, resume_from=tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stpredict._train.batches import BatchLimit, device_batches, gather, out_of_memory, to_device
+from stpredict._train.batches import BatchLimit, device_batches, gather, is_out_of_memory, to_device
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
@@ -41,7 +41,7 @@ def test_one_spot_that_does_not_fit_is_an_error():
     (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
 ])  # fmt: skip
 def test_which_errors_are_of_memory(error, full):
-    assert out_of_memory(error) is full
+    assert is_out_of_memory(error) is full
 
 
 def test_other_errors_change_nothing():
@@ -53,7 +53,7 @@ def test_other_errors_change_nothing():
 def test_the_cpu_raises_what_is_understood():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60, dtype=torch.uint8)
-    assert out_of_memory(raised.value)
+    assert is_out_of_memory(raised.value)
 
 
 def test_a_limit_by_device_unless_one_is_given():

@@ -73,7 +73,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(network, spots, fabric, stop
 
 
 def test_interrupted_amid_an_epoch_the_last_whole_epoch_is_reported(network, spots, fabric, monkeypatch):
-    seen, steps, step = [], [], _loop._step
+    seen, steps, step = [], [], _loop._optimizer_step
 
     def interrupted(*arguments):
         steps.append(1)
@@ -81,11 +81,11 @@ def test_interrupted_amid_an_epoch_the_last_whole_epoch_is_reported(network, spo
             raise KeyboardInterrupt
         return step(*arguments)
 
-    monkeypatch.setattr(_loop, "_step", interrupted)
+    monkeypatch.setattr(_loop, "_optimizer_step", interrupted)
     left = TrainingState()
     with pytest.raises(KeyboardInterrupt):
         run(network, spots, fabric, state=left, report=lambda state: seen.append(state.epoch))
-    monkeypatch.setattr(_loop, "_step", step)
+    monkeypatch.setattr(_loop, "_optimizer_step", step)
     assert seen == [1, 1]
     resumed, _ = run(network, spots, fabric, state=left)
     assert same(resumed.state_dict(), run(network, spots, fabric)[0].state_dict())
@@ -176,7 +176,7 @@ def test_average_follows_the_weights(decay, step, wanted):
     model = torch.nn.BatchNorm1d(2)  # has a whole number among its state
     average = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     model.num_batches_tracked.fill_(7)
-    _loop._follow(average, model, decay, step)
+    _loop._update_average(average, model, decay, step)
     assert average["weight"].tolist() == pytest.approx([1 - wanted] * 2)
     assert average["num_batches_tracked"].item() == 7
 
@@ -188,7 +188,7 @@ def test_no_average_is_the_weights(network, spots, fabric):
 
 def test_only_matrices_decay(network):
     model = network()
-    decayed, rest = _loop._decayed(model, 0.3)
+    decayed, rest = _loop._parameter_groups(model, 0.3)
     assert (decayed["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     kept = {names[id(parameter)] for parameter in rest["params"]}
@@ -206,7 +206,9 @@ def test_scores_are_averaged_over_slides_of_three_spots_or_more(spots):
     given = batch.targets.clone()
     given[3:6] = -given[3:6]  # slide 1 is upside down
     given[6:] = 1000.0
-    found = _loop._scores(given, ValidationSpots(spots=batch, observed=observed, decode=lambda encoded: encoded))
+    found = _loop._validation_scores(
+        given, ValidationSpots(spots=batch, observed=observed, decode=lambda encoded: encoded)
+    )
     assert found["val_pearson"] == pytest.approx(0.0, abs=1e-6)
     assert found["val_loss"] == pytest.approx(float(((given - batch.targets) ** 2).mean()))
 
@@ -214,7 +216,7 @@ def test_scores_are_averaged_over_slides_of_three_spots_or_more(spots):
 def test_scores_without_targets_or_variation(spots):
     batch = replace(spots(n=6), targets=None)
     held = ValidationSpots(spots=batch, observed=np.ones((6, 3)), decode=lambda encoded: encoded)
-    found = _loop._scores(torch.zeros(6, 3), held)
+    found = _loop._validation_scores(torch.zeros(6, 3), held)
     assert math.isnan(found["val_loss"])
     assert found["val_pearson"] == 0.0
 

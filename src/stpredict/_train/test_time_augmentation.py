@@ -1,4 +1,4 @@
-"""How far the views of a patch disagree: a prediction and its spread over flips and turns."""
+"""Test-time augmentation: mean and standard deviation of a prediction over dihedral views of the patches."""
 
 from __future__ import annotations
 
@@ -23,41 +23,21 @@ if TYPE_CHECKING:
 
 def tta_mean_std(
     model: SpotModel,
-    decode: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    decode: Callable[[NDArray[np.float32]], NDArray[np.float32]],  # linear, (n, k) -> (n, g)
     spots: SpotBatch,
     fabric: Fabric,
     limit: BatchLimit,
     n_views: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Predict some spots in several views.
-
-    Parameters
-    ----------
-    model
-        The network.
-    decode
-        From network outputs ``(n, k)`` to expression ``(n, g)``; linear.
-    spots
-        The spots, on any device.
-    fabric
-        Where to compute, and in which precision.
-    limit
-        Spots a forward pass.
-    n_views
-        How many of the eight views of the square.
-
-    Returns
-    -------
-    Mean and standard deviation over the views, ``(n, g)`` float32 each; the latter is zero for a single view.
-    """
-    given = torch.stack(
+    """Mean and standard deviation over ``n_views`` of the eight symmetries; the latter is zero for one view."""
+    views = torch.stack(
         [
             outputs(model, replace(spots, patches=dihedral(spots.patches, k)), fabric, limit, symmetries=1)
             for k in range(n_views)
         ]
     )
-    mean = decode(given.mean(dim=0).numpy())
+    mean = decode(views.mean(dim=0).numpy())
     squares = np.zeros_like(mean)
-    for view in given if n_views > 1 else ():  # one after the other: all at once would be eight tables
+    for view in views if n_views > 1 else ():  # one after the other: all at once would be eight tables
         squares += (decode(view.numpy()) - mean) ** 2
     return mean, np.sqrt(squares / n_views)

@@ -13,9 +13,9 @@ from .._slides import Selection, resolve
 from .._train.augment import N_SYMMETRIES
 from .._train.batches import BatchLimit
 from .._train.data import slide_index
-from ._inference.options import PredictOptions
 from ._inference.partitions import read_positions
 from ._inference.plan import PredictionPlan
+from ._options import PredictOptions
 from ._predictor.conformal import Calibration
 from ._training.plan import drop_low_count_spots, gene_columns, slide_digest
 

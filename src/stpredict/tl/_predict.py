@@ -14,11 +14,11 @@ from .._checks import training as check_training
 from .._slides import Selection, resolve
 from ..models.model_config import uses_embeddings
 from ._inference.cluster import check_client, predict_on_cluster
-from ._inference.options import PredictOptions, calibrated_options
 from ._inference.partitions import predict_positions
 from ._inference.plan import PredictionPlan
 from ._inference.sinks import MemorySink, StoreSink
 from ._inference.table import check_destination, prediction_record, prediction_table, write_layer
+from ._options import PredictOptions
 from ._predictor.attrs import resolve_predictor
 from ._predictor.provenance import warn_unseen_color
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..pp.stain_normalization import StainMethod
     from ._inference.sinks import Sink
-    from ._predictor.conformal import Uncertainty
+    from ._options import Uncertainty
     from ._predictor.predictor import Predictor
 
 
@@ -211,12 +211,11 @@ def predict_slides(
     seen = [slide["um_per_px"] for slide in predictor.provenance.slides.values()]
     for slide in slides:
         check_training.seen_resolution(slide.um_per_px, seen, slide.name)
-    options = calibrated_options(options, predictor.calibration)
 
     plan = PredictionPlan.of(slides, predictor, options)
     sink = MemorySink.of(plan, predictor) if store is None else StoreSink.create(store, plan, predictor)
     _compute_missing(sink, plan, predictor, client, progress=progress)
-    values, record = sink.values(), prediction_record(predictor, options)
+    values, record = sink.values(), prediction_record(predictor, plan.options)
     for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
         colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
         normalized = options.stain is not None

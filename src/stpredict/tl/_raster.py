@@ -116,8 +116,8 @@ def rasterize(
     if raster is None:
         msg = (
             f"The {len(xy)} places of {region!r} lie on no regular lattice: square or hexagonal, at least 4, each "
-            "within a tenth of the pitch of a place of its own. Make such a lattice with `stp.pp.spot_grid`, or draw the "
-            "places as they are with `stp.pl.expression`."
+            "within a tenth of the pitch of a place of its own. Make such a lattice with `stp.pp.spot_grid`, or draw "
+            "the places as they are with `stp.pl.expression`."
         )
         raise ValueError(msg)
     if genes is None:

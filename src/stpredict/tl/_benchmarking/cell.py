@@ -15,10 +15,10 @@ from ... import _keys as keys
 from ..._checks import comparison as check
 from ..._files import replace_folder
 from ...models.registry import accepts_embeddings
-from .._inference.options import PredictOptions
 from .._inference.partitions import X, predict_positions
 from .._inference.plan import PredictionPlan
 from .._inference.sinks import MemorySink
+from .._options import PredictOptions
 from .._predictor.serialization import package_version
 from .._training.plan import plan_training, slide_digest
 from .._training.train_members import train_members

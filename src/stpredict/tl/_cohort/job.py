@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from .._inference.options import PredictOptions
+    from .._options import PredictOptions
     from .._predictor.predictor import Predictor
 
 STORE = "started.zarr"

@@ -12,7 +12,7 @@ from ... import _keys as keys
 from ..._files import atomic_file
 from ..._pixels import PATCH_VERSION
 from .._inference.cluster import check_client, count_workers, exclusive_worker, run_tasks
-from .._inference.options import PredictOptions
+from .._options import PredictOptions
 from .._predictor.predictor import Predictor
 from . import _errors as check
 from .job import SlideJob, predict_slide

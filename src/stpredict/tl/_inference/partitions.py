@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..._geometry import PatchSpec
     from ..._train.data import Piece
     from ...models import SpotBatch
+    from .._options import PredictOptions
     from .._predictor.predictor import Predictor
-    from .options import PredictOptions
     from .plan import PredictionPlan
 
 X = "X"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..._pixels import PATCH_VERSION
 from ..._train.data import reading_order
 from .._predictor.stain import stain_normalizers
 from .._training.plan import slide_digest
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
     from ..._slides import Slide
     from ...pp.stain_normalization import StainNormalizer
+    from .._options import PredictOptions
+    from .._predictor.conformal import Calibration
     from .._predictor.predictor import Predictor
-    from .options import PredictOptions
 
 PARTITION_SIZE = 1024
 """Spots that are computed and written together."""
@@ -53,6 +55,7 @@ class PredictionPlan:
     @classmethod
     def of(cls, slides: Sequence[Slide], predictor: Predictor, options: PredictOptions) -> PredictionPlan:
         """Plan the prediction of some slides."""
+        options = _calibrated_options(options, predictor.calibration)
         starts = np.cumsum([0, *(len(slide.xy_px) for slide in slides)])
         orders = [
             start + reading_order(slide, predictor.patch) for start, slide in zip(starts[:-1], slides, strict=True)
@@ -83,3 +86,13 @@ class PredictionPlan:
         if PATCH_VERSION != 1:  # version 1 is left out, so that stores written before there was a version resume
             parts.append(("patches", PATCH_VERSION))
         return hashlib.sha256(repr(parts).encode() + self.order.tobytes()).hexdigest()[:16]
+
+
+def _calibrated_options(options: PredictOptions, calibration: Calibration | None) -> PredictOptions:
+    """The options with the number of views of the calibration, if intervals are asked for."""
+    if options.uncertainty is None:
+        return options
+    calibration = check.calibrated(calibration)
+    calibration.quantile(options.uncertainty, options.coverage)  # an error if it has too few spots
+    check.calibration_applies(calibration, options.stain)
+    return replace(options, n_views=calibration.n_views)

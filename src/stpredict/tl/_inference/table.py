@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from ..._slides import Slide
+    from .._options import PredictOptions
     from .._predictor.predictor import Predictor
-    from .options import PredictOptions
     from .sinks import Sink
 
 

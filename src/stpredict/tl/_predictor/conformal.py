@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-Uncertainty = Literal["conformal", "conformal_groups"]
+    from .._options import Uncertainty
 
 SCALE_SHARE = 0.25
 """Share of a gene's standard deviation that is added to the spread over views, which may be zero by chance."""

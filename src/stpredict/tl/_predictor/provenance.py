@@ -115,7 +115,10 @@ class Provenance(Mapping[str, Any]):
         -------
         A new dictionary.
         """
-        return dict(self)
+        entries = {name: getattr(self, name) for name in ENTRIES if name not in self.missing}
+        if self.selection is not None:
+            entries["selection"] = _selection_to_json(self.selection)
+        return {**entries, **self.other}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Provenance:
@@ -137,19 +140,13 @@ class Provenance(Mapping[str, Any]):
         return cls(**known, other=other, missing=frozenset(name for name in ENTRIES if name not in values))
 
     def __getitem__(self, name: str) -> Any:
-        if name in self.other:
-            return self.other[name]
-        if name not in ENTRIES or name in self.missing:
-            raise KeyError(name)
-        value = getattr(self, name)
-        return _selection_to_json(value) if isinstance(value, Selection) else value
+        return self.to_json()[name]
 
     def __iter__(self) -> Iterator[str]:
-        yield from (name for name in ENTRIES if name not in self.missing)
-        yield from self.other
+        return iter(self.to_json())
 
     def __len__(self) -> int:
-        return len(ENTRIES) - len(self.missing) + len(self.other)
+        return len(self.to_json())
 
 
 ENTRIES = tuple(each.name for each in fields(Provenance) if each.name not in ("other", "missing"))

@@ -13,8 +13,8 @@ import torch
 from ... import _keys as keys
 from ..._checks import config as check_config
 from ..._checks import expression as check_expression
-from ..._checks import training as check
 from ..._geometry import PatchSpec
+from ..._pixels import PATCH_VERSION
 from ..._slides import shared_genes
 from ..._train.data import slide_index, validation_fold
 from ...models import build, config_to_dict
@@ -22,6 +22,7 @@ from ...models import config as named_config
 from ...models.model_config import GIVEN
 from ...models.registry import accepts_embeddings
 from ...pp.gene_ranking import rank_genes
+from . import _errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -101,6 +102,7 @@ class TrainingPlan:
             "config": {name: value for name, value in self.config.to_dict().items() if name not in HARDWARE_FIELDS},
             "validation": [hashlib.sha256(np.packbits(f.held_out).tobytes()).hexdigest()[:16] for f in self.folds],
             **({} if self_training is None else {"self_training": self_training}),
+            **({} if PATCH_VERSION == 1 else {"patch_version": PATCH_VERSION}),  # version 1 had no such entry
         }
 
 
@@ -163,8 +165,8 @@ def drop_low_count_spots(slides: Sequence[Slide], min_library: float) -> list[Sl
         enough = ~empty & (library >= min_library * np.median(library[~empty] if not empty.all() else library))
         kept.append(slide if enough.all() else _subset(slide, enough))
     n_all, n_kept = (sum(len(slide.xy_px) for slide in some) for some in (slides, kept))
-    check.counted_spots(n_kept, n_all)
-    check.enough_spots(n_kept)
+    _errors.warn_low_count_spots(n_kept, n_all)
+    _errors.check_enough_spots(n_kept)
     return [slide for slide in kept if len(slide.xy_px)]
 
 
@@ -195,7 +197,7 @@ def _target_genes(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[
     requested, shared = _requested_genes(genes, slides), set(common)
     wanted = known if requested is None else requested
     check_expression.known_genes(wanted, known)
-    check.in_every_slide([gene for gene in wanted if gene not in shared], len(wanted))
+    _errors.check_shared_genes([gene for gene in wanted if gene not in shared], len(wanted))
     if requested is not None:
         return [gene for gene in requested if gene in shared]
     return most_dispersed_genes(slides, common, DEFAULT_N_GENES)

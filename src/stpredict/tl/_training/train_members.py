@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..._checks import training as check
 from ..._train.batches import gather
 from ..._train.color import color_statistics, fit_ridge
 from ..._train.data import open_spots
 from ..._train.device import make_fabric
-from ..._train.features import features_of
+from ..._train.features import encoder_features
 from ..._train.loop import ValidationSpots, seeded, train
 from ...models import build
 from ...models.encoder import Encoder
@@ -22,6 +21,7 @@ from ...pp.targets import Targets
 from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
 from .._predictor.serialization import check_replaceable
+from . import _errors
 from .checkpoint import Checkpoint
 from .cross_calibration import cross_calibrate
 from .plan import gene_columns
@@ -73,7 +73,7 @@ def _train_predictor(
 ) -> Predictor:
     observed = plan.normalized_counts()
     varies = np.ptp(observed, axis=0) > 0
-    check.varying([gene for gene, variable in zip(plan.genes, varies, strict=True) if not variable])
+    _errors.warn_constant_genes([gene for gene, variable in zip(plan.genes, varies, strict=True) if not variable])
     members = [_train_with_students(plan, i, spots, observed, checkpoint, fabric) for i in range(len(plan.folds))]
     spots = gather(spots, slice(len(observed)))
     spot_share = plan.diameter_um / plan.patch.fov_um[0]
@@ -114,7 +114,7 @@ def _train_with_students(
     for student in range(plan.rounds + 1):
         number, n_networks = member * (plan.rounds + 1) + student, len(plan.folds) * (plan.rounds + 1)
         teacher = networks[-1] if networks else None
-        with checkpoint.member(number, plan.config, n_networks) as progress:
+        with checkpoint.follow(number, plan.config, n_networks) as progress:
             networks = [_train_network(plan, (member, student), spots, observed, progress, fabric, teacher=teacher)]
     return networks[0]
 
@@ -135,7 +135,7 @@ def _train_network(
     """
     member, student = number
     held_out, index = plan.folds[member].held_out, plan.slide_index
-    check.enough_spots(int((~held_out).sum()))
+    _errors.check_enough_spots(int((~held_out).sum()))
     targets = Targets.fit(plan.target, plan.genes, observed[~held_out], index[~held_out])
     encoded = torch.zeros(len(spots), targets.n_outputs)
     for part in filter(np.any, (~held_out, held_out)):  # apart, since encoding may centre by slide
@@ -147,12 +147,15 @@ def _train_network(
     with seeded(config.seed, -1):
         network = build(_network_config(plan, targets.n_outputs))
         pretrained = network.load_pretrained()
-    check.pretrained([part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random])
+    _errors.warn_random_encoder(
+        [part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random]
+    )
     counts = _counts(plan) if network.needs_counts else None
-    spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=features_of(network, spots, fabric))
+    features = encoder_features(network, spots, fabric)
+    spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=features)
     validation = None
     if held_out.any():
-        check.enough_held(int(np.bincount(index[held_out]).max()))
+        _errors.check_enough_validation_spots(int(np.bincount(index[held_out]).max()))
         validation = ValidationSpots(
             spots=spots,
             rows=torch.from_numpy(np.flatnonzero(held_out)),
