@@ -50,7 +50,7 @@ def predict_positions(
         for piece, inside in prefetched:
             expression = _expression(piece.spots, predictor, fabric, limit, options)
             patches = gather(piece.spots, inside).patches
-            values = {name: matrix[inside] for name, matrix in expression.items()}
+            values: dict[str, NDArray[Any]] = {name: matrix[inside] for name, matrix in expression.items()}
             if predictor.image_range is not None:
                 statistics = image_statistics(patches, spot_share)
                 values[keys.IMAGE_DISTANCE] = predictor.image_range.distances(statistics)

@@ -62,7 +62,7 @@ class PredictionPlan:
         ]
         normalizers = stain_normalizers(slides, predictor.provenance, options.stain) if options.stain else []
         return cls(
-            slides=tuple(slide.alone() for slide in slides),
+            slides=tuple(slide.without_counts() for slide in slides),
             order=np.concatenate(orders),
             starts=starts,
             options=options,
