@@ -218,6 +218,23 @@ def test_another_predictor_needs_another_folder(paths, predictor, tmp_path):
         predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, n_views=2, **QUIET)
 
 
+def test_a_cohort_of_another_version(paths, predictor, tmp_path, monkeypatch):
+    """States written before are read; results of other patches are refused."""
+    predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+    file = tmp_path / "out/slide1/state.json"
+    state = json.loads(file.read_text())
+    state["of"] = state.pop("fingerprint")
+    del state["patch_version"]
+    file.write_text(json.dumps(state))
+    before = written(tmp_path / "out/slide1")
+    predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+    assert written(tmp_path / "out/slide1") == before
+    for module in ("job", "state", "runner"):
+        monkeypatch.setattr(f"stpredict.tl._cohort.{module}.PATCH_VERSION", 2)
+    with pytest.raises(ValueError, match=r"results for 'slide1' that were predicted from patches of version 1"):
+        predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [

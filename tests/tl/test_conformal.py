@@ -53,8 +53,7 @@ def test_of_many_scores_some_are_kept_and_none_promises_too_much(n):
         assert (np.mean(scores <= kept, axis=0) <= coverage + 2 / MAX_RANKS).all()
 
 
-@pytest.mark.parametrize("n", [19, 60, 400])
-@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9])
+@pytest.mark.parametrize(("n", "coverage"), [(19, 0.5), (60, 0.8), (400, 0.9)])
 def test_exchangeable_spots_are_covered_as_often_as_said(n, coverage):
     """Over many draws of calibration and new spots, with noise that differs between spots and genes."""
     rng = np.random.default_rng(n)
@@ -251,10 +250,9 @@ def test_streamed_to_disk(sdata, quick, tmp_path):
         predict(sdata, predictor, store=tmp_path / "store", n_views=8, **QUIET)
 
 
-@pytest.mark.parametrize("encoder", ["statistics"])
-def test_frozen_encoders_are_calibrated_with_one_view(sdata, tmp_path, encoder):
+def test_frozen_encoders_are_calibrated_with_one_view(sdata, tmp_path):
     config = FitConfig(validation="slide", n_members=2, progress=False, accelerator="cpu", precision="32-true")
-    options = {"encoder": encoder, "size_px": 32}
+    options = {"encoder": "statistics", "size_px": 32}
     predictor = fit(sdata, "encoder_ridge", config=config, model_options=options, save_dir=tmp_path / "ridge")
     assert predictor.calibration.n_views == 1
     predict(sdata, predictor, uncertainty="conformal", **QUIET)

@@ -1,4 +1,4 @@
-"""A place on disk that one process at a time may have."""
+"""Locks, and files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from filelock import SoftFileLock
 
 from stpredict import _files as _lock
-from stpredict._files import lock
+from stpredict._files import atomic_file, atomic_folder, lock
 
 
 @pytest.mark.parametrize("kind", ["of the system", "of a file system without locks"])
@@ -32,3 +32,36 @@ def test_what_is_raised_goes_through_and_lets_go(tmp_path):
         raise KeyError
     with lock(tmp_path / "place") as ours:
         assert ours
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, existed):
+    path = tmp_path / "new" / "file.txt"
+    if existed:
+        path.parent.mkdir()
+        path.write_text("old")
+    with pytest.raises(KeyError), atomic_file(path) as part:
+        part.write_text("half")
+        raise KeyError
+    assert [each.read_text() for each in path.parent.iterdir()] == ["old"] * existed
+    with atomic_file(path) as part:
+        part.write_text("whole")
+    assert [each.read_text() for each in path.parent.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path, locked):
+    path = tmp_path / "folder"
+    for content in ("old", "new"):
+        if locked:  # as a killed process leaves it
+            (tmp_path / ".folder.part").mkdir()
+        with atomic_folder(path, locked=locked) as part:
+            part.mkdir()
+            (part / content).touch()
+        assert [each.name for each in path.iterdir()] == [content]
+        assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(KeyError), atomic_folder(path, locked=locked) as part:
+        part.mkdir()
+        raise KeyError
+    assert [each.name for each in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]

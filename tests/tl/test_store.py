@@ -117,6 +117,17 @@ def test_a_store_of_another_prediction_is_left_alone(stopped, sdata, predictor, 
     assert zarr.open_group(stopped, mode="r")["finished"][:].tolist() == [1, 1, 1, 0, 0]
 
 
+def test_a_store_of_other_patches_is_left_alone(stopped, sdata, predictor, monkeypatch):
+    with monkeypatch.context() as context:
+        for module in ("plan", "sinks"):
+            context.setattr(f"stpredict.tl._inference.{module}.PATCH_VERSION", 2)
+        with pytest.raises(FileExistsError, match="predicted from patches of version 1, .* of version 2, so it cannot"):
+            predict(sdata, predictor, store=stopped, **QUIET)
+    attrs = zarr.open_group(stopped, mode="r+").attrs
+    attrs["stpredict"] = {name: value for name, value in attrs["stpredict"].items() if name != "patch_version"}
+    predict(sdata, predictor, store=stopped, **QUIET)  # as stores were written before there was a version
+
+
 def test_a_folder_of_something_else_is_left_alone(sdata, predictor, tmp_path):
     place = tmp_path / "mine"
     place.mkdir()
