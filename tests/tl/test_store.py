@@ -121,9 +121,7 @@ def test_a_store_of_other_patches_is_left_alone(stopped, sdata, predictor, monke
     with monkeypatch.context() as context:
         for module in ("plan", "sinks"):
             context.setattr(f"stpredict.tl._inference.{module}.PATCH_VERSION", 2)
-        with pytest.raises(
-            FileExistsError, match=r"predicted from patches of version 1, .* of version 2, so it cannot"
-        ):
+        with pytest.raises(FileExistsError, match=r"from patches of version 1, .* of version 2, so it cannot"):
             predict(sdata, predictor, store=stopped, **QUIET)
     attrs = zarr.open_group(stopped, mode="r+").attrs
     attrs["stpredict"] = {name: value for name, value in attrs["stpredict"].items() if name != "patch_version"}
@@ -146,7 +144,7 @@ def test_a_store_is_no_layer(sdata, predictor, tmp_path):
 
 
 def test_too_much_for_memory_names_the_store(sdata, predictor, monkeypatch):
-    monkeypatch.setattr("stpredict.tl._inference._errors.LARGEST_TABLE_BYTES", 1024)
+    monkeypatch.setattr("stpredict.tl._inference.sinks.LARGEST_TABLE_BYTES", 1024)
     with pytest.raises(ValueError, match=r"75 spots x 12 genes take .* GiB.*Give `store=`"):
         predict(sdata, predictor, **QUIET)
 

@@ -48,7 +48,9 @@ class PredictOptions:
     """Share of measured values that the intervals shall cover."""
 
     def __post_init__(self) -> None:
-        check.prediction(self.n_views, self.batch_size)
+        check.in_range("n_views", self.n_views, 1, 8)
+        if self.batch_size is not None:
+            check.in_range("batch_size", self.batch_size, 1, 1_000_000)
         if self.uncertainty is not None:
             check.one_of("uncertainty", self.uncertainty, ("conformal", "conformal_groups"))
         check.in_range("coverage", self.coverage, 0.01, 0.999)

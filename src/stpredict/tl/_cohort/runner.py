@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,17 +10,17 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ... import _keys as keys
+from ..._checks.slides import listed
 from ..._files import atomic_file
 from ..._pixels import PATCH_VERSION
 from .._inference.cluster import check_client, count_workers, exclusive_worker, run_tasks
 from .._options import PredictOptions
 from .._predictor.predictor import Predictor
-from . import _errors as check
 from .job import SlideJob, predict_slide
 from .state import STATE, SlideState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
 
     from distributed import Client
@@ -115,7 +116,10 @@ def predict_cohort(
     options = PredictOptions(n_views=n_views, stain=stain, batch_size=batch_size, device=device, precision=precision)
     check_client(client)
     slides, out = _slide_paths(paths), Path(out_dir)
-    check.known_slides(um_per_px, list(slides))
+    unknown = sorted(set(um_per_px) - set(slides)) if isinstance(um_per_px, Mapping) else []
+    if unknown:
+        msg = f"`um_per_px` names {listed(unknown)}, but the slides are {listed(list(slides))}."
+        raise ValueError(msg)
     predictor = predictor if isinstance(predictor, Predictor) else Predictor.load(predictor)
     predictor_hash = predictor.hash
     jobs = [
@@ -125,7 +129,7 @@ def predict_cohort(
             folder=out / name,
             prepare=prepare,
             shapes_key=shapes_key,
-            um_per_px=um_per_px if isinstance(um_per_px, float | int) else (um_per_px or {}).get(name),
+            um_per_px=um_per_px.get(name) if isinstance(um_per_px, Mapping) else um_per_px,
             options=options,
             predictor_hash=predictor_hash,
         )
@@ -142,13 +146,30 @@ def predict_cohort(
 
 
 def _slide_paths(paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathLike[str]]) -> dict[str, Path]:
-    """Absolute paths by the names of the slides."""
-    check.is_list_of_paths(paths)
+    """Absolute paths by the names of the slides, which are names of folders."""
+    if isinstance(paths, str) or hasattr(paths, "__fspath__"):
+        msg = f"`paths` is the one path {str(paths)!r}. Give a list, or a mapping of names to paths."
+        raise TypeError(msg)
+    if not paths:
+        msg = "`paths` is empty. Give slide files or SpatialData stores."
+        raise ValueError(msg)
     if hasattr(paths, "items"):
         pairs = list(paths.items())
     else:
         pairs = [(Path(path).stem.removesuffix(".ome"), path) for path in paths]
-    check.unique_names(pairs)
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        same = [str(path) for name, path in pairs if name == repeated[0]]
+        msg = (
+            f"Several slides are named {listed(repeated)} (for instance {listed(same)}). Give a mapping of names to "
+            "paths, `{'name': path, …}`."
+        )
+        raise ValueError(msg)
+    wrong = [name for name in names if name in {"", ".", ".."} or "/" in name or "\\" in name]
+    if wrong:
+        msg = f"{listed(wrong)} cannot be the name of a folder. Give slides names without slashes."
+        raise ValueError(msg)
     return {name: Path(path).absolute() for name, path in pairs}
 
 
@@ -156,11 +177,21 @@ def _unfinished(jobs: Sequence[SlideJob], out: Path) -> list[SlideJob]:
     """Slides that are not finished; an error if others were finished in another way."""
     states = {job.name: SlideState.read_finished(job.folder) for job in jobs}
     finished = [(job, state) for job in jobs if (state := states[job.name]) is not None]
-    other = [state for _, state in finished if state.patch_version != PATCH_VERSION]
+    versions = {job.name: state.patch_version for job, state in finished if state.patch_version != PATCH_VERSION}
+    if versions:
+        msg = (
+            f"{str(out)!r} holds results for {listed(list(versions))} that were predicted from patches of version "
+            f"{next(iter(versions.values()))}, and this version of stpredict cuts patches of version {PATCH_VERSION}. "
+            "Give another `out_dir`, or delete these folders."
+        )
+        raise ValueError(msg)
+    other = [job.name for job, state in finished if state.fingerprint != job.fingerprint]
     if other:
-        names = [job.name for job, state in finished if state.patch_version == other[0].patch_version]
-        check.same_patches(names, out, other[0].patch_version, PATCH_VERSION)
-    check.same_settings([job.name for job, state in finished if state.fingerprint != job.fingerprint], out)
+        msg = (
+            f"{str(out)!r} holds results of another predictor or other settings for {listed(other)}. Give another "
+            "`out_dir`, or delete these folders."
+        )
+        raise ValueError(msg)
     return [job for job in jobs if states[job.name] is None]
 
 

@@ -11,7 +11,6 @@ import dask
 import numpy as np
 import torch
 
-from . import _errors as check
 from .partitions import predict_positions
 from .sinks import StoreSink
 
@@ -73,19 +72,29 @@ def run_tasks[*Task](
                 future.cancel()
         if not tasks:
             return
-    check.cluster_lost(len(tasks), MAX_ATTEMPTS)
+    msg = (
+        f"Workers of the cluster were lost {MAX_ATTEMPTS} times, and {len(tasks)} parts of the prediction are missing. "
+        "Give them more memory, and call again: with `store=` what is written already is not computed again."
+    )
+    raise RuntimeError(msg)
 
 
 def check_client(client: object) -> None:
     """Refuse anything but a dask client, or None."""
-    if client is not None:
-        check.is_client(client)
+    if client is not None and not (hasattr(client, "submit") and hasattr(client, "scatter")):
+        msg = (
+            f"`client` is a {type(client).__name__}; give a `dask.distributed.Client`, for instance "
+            "`Client(LocalCluster(n_workers=2))`."
+        )
+        raise TypeError(msg)
 
 
 def count_workers(client: Client) -> int:
     """Number of workers of a cluster; none is an error."""
     n = len(client.nthreads())
-    check.has_workers(n)
+    if n == 0:
+        msg = "The cluster of `client` has no workers. Scale it up, or call `client.wait_for_workers(1)` first."
+        raise ValueError(msg)
     return n
 
 

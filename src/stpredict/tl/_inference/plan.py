@@ -12,7 +12,7 @@ from ..._pixels import PATCH_VERSION
 from ..._train.data import reading_order
 from .._predictor.stain import stain_normalizers
 from .._training.plan import slide_digest
-from . import _errors as check
+from ._errors import warn_other_calibration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,13 @@ def _calibrated_options(options: PredictOptions, calibration: Calibration | None
     """The options with the number of views of the calibration, if intervals are asked for."""
     if options.uncertainty is None:
         return options
-    calibration = check.calibrated(calibration)
+    if calibration is None:
+        msg = (
+            "This predictor was not calibrated: it was trained without validation, or by an older version. Calibrate "
+            "it on slides that it was not trained on with `stp.tl.calibrate`, or train it again with groups held out "
+            "(`stp.tl.FitConfig(validation='slide', n_members=2)`)."
+        )
+        raise ValueError(msg)
     calibration.quantile(options.uncertainty, options.coverage)  # an error if it has too few spots
-    check.calibration_applies(calibration, options.stain)
+    warn_other_calibration(calibration, options.stain)
     return replace(options, n_views=calibration.n_views)

@@ -13,7 +13,7 @@ import zarr
 
 from ... import _keys as keys
 from ..._pixels import PATCH_VERSION
-from . import _errors as check
+from ._errors import check_resumable
 from .partitions import X, matrix_names, output_columns
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Values = Mapping[str, NDArray[Any]]
 
+LARGEST_TABLE_BYTES = 1 << 32
+"""Predictions larger than this are not held in memory."""
 FINISHED = "finished"
 """Array of a store with a 1 for every partition that is written, and attribute that is true when all are."""
 FINAL_PATHS = {
@@ -70,8 +72,15 @@ class MemorySink:
     @classmethod
     def of(cls, plan: PredictionPlan, predictor: Predictor) -> MemorySink:
         """Allocate the arrays, or refuse predictions that are too large for memory."""
-        n = len(plan.order)
-        check.fits_memory(n, len(predictor.genes), len(matrix_names(plan.options)))
+        n, n_genes = len(plan.order), len(predictor.genes)
+        n_bytes = 4 * n * n_genes * len(matrix_names(plan.options))
+        if n_bytes > LARGEST_TABLE_BYTES:
+            msg = (
+                f"The predictions of {n:,} spots x {n_genes:,} genes take {n_bytes / 2**30:.1f} GiB, more than the "
+                f"{LARGEST_TABLE_BYTES >> 30} GiB that are held in memory. Give `store=`, a folder on disk that they "
+                "are written to as they are computed."
+            )
+            raise ValueError(msg)
         columns = output_columns(predictor, plan.options)
         return cls(plan=plan, arrays={name: np.empty((n, *shape), dtype) for name, (shape, dtype) in columns.items()})
 
@@ -113,7 +122,7 @@ class StoreSink:
         """Create a store, or resume one that was begun for the same prediction."""
         path, fingerprint = Path(path), plan.fingerprint(predictor)
         if path.exists():
-            check.resumable(path, _stored_attrs(path), fingerprint, PATCH_VERSION)
+            check_resumable(path, _stored_attrs(path), fingerprint, PATCH_VERSION)
             return cls.open(path, plan)
         group = zarr.open_group(path, mode="w-")
         n = len(plan.order)

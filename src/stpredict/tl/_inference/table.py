@@ -12,7 +12,7 @@ from spatialdata.models import TableModel
 from ... import _keys as keys
 from ..._checks import evaluation as check_evaluation
 from ..._checks import slides as check_slides
-from . import _errors as check
+from ._errors import check_overwritable
 from .partitions import X
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check_destination(
     """Refuse, before anything is computed, to overwrite anything but predictions."""
     if layer is None:
         kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _is_ours(sdata, name, name)]
-        check.overwritable("key_added", key_added, kept)
+        check_overwritable("key_added", key_added, kept)
     if table_name is None:
         return
     table = sdata.tables[table_name]
@@ -46,8 +46,13 @@ def check_destination(
     predicted = [name for name in layers if _is_ours(sdata, table_name, name)]
     ours = {*predicted, *(bound for name in predicted for bound in interval_layers(name).values())}
     for name in (layer, *interval_layers(layer).values()):
-        check.overwritable("layer", name, [name for name in layers if name not in ours])
-    check.panel_in_table(missing, len(predictor.genes), table_name)
+        check_overwritable("layer", name, [name for name in layers if name not in ours])
+    if missing:
+        msg = (
+            f"Table {table_name!r} has no column for {len(missing)} of the predictor's {len(predictor.genes)} genes: "
+            f"{check_slides.listed(missing)}. Leave out `layer` to write a table of its own."
+        )
+        raise ValueError(msg)
 
 
 def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
