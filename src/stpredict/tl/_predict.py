@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
-from .._checks import training as check_training
 from .._slides import Selection, resolve
 from ..models.model_config import uses_embeddings
 from ._inference.cluster import check_client, predict_on_cluster
@@ -20,7 +19,7 @@ from ._inference.sinks import MemorySink, StoreSink
 from ._inference.table import check_destination, prediction_record, prediction_table, write_layer
 from ._options import PredictOptions
 from ._predictor.attrs import resolve_predictor
-from ._predictor.provenance import warn_unseen_color
+from ._predictor.provenance import warn_unseen_color, warn_unseen_resolution
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -208,9 +207,8 @@ def predict_slides(
         takes=uses_embeddings(config),
     )
     check_destination(sdata, slides[0].table_name, predictor, key_added, layer)
-    seen = [slide["um_per_px"] for slide in predictor.provenance.slides.values()]
     for slide in slides:
-        check_training.seen_resolution(slide.um_per_px, seen, slide.name)
+        warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
 
     plan = PredictionPlan.of(slides, predictor, options)
     sink = MemorySink.of(plan, predictor) if store is None else StoreSink.create(store, plan, predictor)

@@ -247,12 +247,7 @@ class Predictor:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that is saved in ``config.json`` but versions and digests.
-
-        Returns
-        -------
-        Values ready for JSON.
-        """
+        """Everything that is saved in ``config.json`` but versions and digests."""
         return {
             # left out without a calibration, so that predictors of older versions keep their hash
             **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
@@ -267,12 +262,7 @@ class Predictor:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The tensors that are saved in ``weights.safetensors``.
-
-        Returns
-        -------
-        Tensors on the CPU, by name.
-        """
+        """The tensors that are saved in ``weights.safetensors``, on the CPU, by name."""
         tensors = {
             "train_mean": torch.from_numpy(self.train_mean),
             "ridge_color": torch.from_numpy(self.ridge_color),
