@@ -62,7 +62,7 @@ def run_tasks[*Task](
         futures = {client.submit(function, *scattered, *task, pure=False): task for task in tasks}
         tasks = []
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):  # without a loop it needs a default client
                 if future.status in {"finished", "error"}:
                     yield futures[future], future
                 else:
