@@ -185,7 +185,7 @@ def test_features_are_standardised_on_the_training_spots(model, batch):
     ("overrides", "said"),
     [
         ({"cells": 5}, "Give a multiple of 5 as `size_px`, such as 35"),
-        ({"fov_spots": (100.0, 200.0)}, "more than a dot"),
+        ({"fov_spots": (100.0, 200.0)}, "must cover"),
         ({"depth": 0}, "`depth` is 0"),
         ({"context": "slide"}, "give one of: 'spot'"),
     ],
@@ -198,7 +198,7 @@ def test_wrong_fields_are_refused(overrides, said):
 def test_tokens_that_make_no_square_are_refused(batch):
     model = built(batch)
     model.encoder = type("Odd", (torch.nn.Module,), {"name": "odd", "tokens": lambda _, x: torch.zeros(len(x), 6, 4)})()
-    with pytest.raises(ValueError, match="6 tokens a patch, which is no square grid"):
+    with pytest.raises(ValueError, match="6 tokens a patch, which is not a square grid"):
         model.encode(batch)
 
 

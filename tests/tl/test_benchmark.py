@@ -23,7 +23,7 @@ from stpredict.metrics.scores import moran_agreement
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
 from stpredict.tl._benchmarking.cost import PeakMemory, Stopwatch
 from stpredict.tl._benchmarking.entry import common_fields, entries_of
-from stpredict.tl._benchmarking.summary import interval, summarised, unit_means
+from stpredict.tl._benchmarking.summary import bootstrap_interval, summarize, unit_means
 
 from .conftest import TINY, copied
 
@@ -187,7 +187,7 @@ def test_a_failure_in_training_leaves_its_configuration(pair, tmp_path, monkeypa
         msg = "out of luck"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr("stpredict.tl._benchmarking.cell.score", broken)
+    monkeypatch.setattr("stpredict.tl._benchmarking.cell.score_predictions", broken)
     with pytest.raises(RuntimeError, match=r"Every cell failed: .* 'RuntimeError: out of luck'"):
         benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
     cell = tmp_path / "ridge_color/fold-1-seed-0"
@@ -356,7 +356,7 @@ def long(values, metric="pearson"):
 
 
 PATIENTS = {"s0": "p", "s1": "p", "s2": "q", "s3": "r"}
-NOTE = {"unit": "patient", "leaks": False, "protocol": None, "headline": "gene_pearson", "said": ""}
+NOTE = {"unit": "patient", "leaks": False, "protocol": None, "headline": "gene_pearson", "protocol_note": ""}
 
 
 def two_models():
@@ -383,7 +383,7 @@ def made_runs(labels):
 
 
 def test_summary_by_hand():
-    found = summarised(two_models(), made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
+    found = summarize(two_models(), made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
     assert list(found.index) == ["m", "ridge_color"]
     row = found.loc["m"]
     assert row["gene_pearson"] == pytest.approx(0.4)  # (0.3 + 0.4 + 0.5) / 3: a patient of two slides counts once
@@ -400,18 +400,18 @@ def test_summary_by_hand():
 def test_sections_are_the_units_where_there_is_one_patient():
     means = unit_means(two_models(), "pearson", "slide")
     assert means["m"].to_dict() == pytest.approx({"s0": 0.25, "s1": 0.35, "s2": 0.4, "s3": 0.5})
-    found = summarised(two_models(), made_runs(["m", "ridge_color"]), {**NOTE, "unit": "section"}, ["ridge_color"])
+    found = summarize(two_models(), made_runs(["m", "ridge_color"]), {**NOTE, "unit": "section"}, ["ridge_color"])
     assert found.attrs["n_units"] == 4
     assert found.loc["m", "gene_pearson"] == pytest.approx(0.375)
 
 
 def test_without_enough_units_or_a_baseline_there_is_no_interval():
     scores = two_models()
-    few = summarised(scores[scores["group"] != "r"], made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
+    few = summarize(scores[scores["group"] != "r"], made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
     assert few.attrs["n_units"] == 2
     assert few.loc["m", ["low", "high", "difference_low", "difference_high"]].isna().all()
     assert few.loc["m", "difference"] == pytest.approx(0.15)
-    alone = summarised(scores[scores["model"] == "m"], made_runs(["m"]), NOTE, [])
+    alone = summarize(scores[scores["model"] == "m"], made_runs(["m"]), NOTE, [])
     assert alone.attrs["baseline"] is None
     assert np.isnan(alone.loc["m", "difference"])
 
@@ -420,11 +420,11 @@ def test_the_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(300):
-        low, high = interval(rng.normal(size=30))
+        low, high = bootstrap_interval(rng.normal(size=30))
         hits += low < 0 < high
     assert 0.90 < hits / 300 < 0.98
-    assert interval(np.arange(9.0)) == interval(np.arange(9.0))
-    assert interval(np.array([1.0, 1.0, 1.0, np.nan])) == (1.0, 1.0)
+    assert bootstrap_interval(np.arange(9.0)) == bootstrap_interval(np.arange(9.0))
+    assert bootstrap_interval(np.array([1.0, 1.0, 1.0, np.nan])) == (1.0, 1.0)
 
 
 def test_moran_agreement():

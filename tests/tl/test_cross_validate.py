@@ -18,7 +18,7 @@ from stpredict.metrics import noise_ceiling, pearson
 from stpredict.pp import TargetSpec, select_genes
 from stpredict.tl import FitConfig, benchmark, cross_validate, evaluate, fit, predict, summary
 from stpredict.tl._benchmarking.protocols import PROTOCOLS
-from stpredict.tl._benchmarking.study import studied
+from stpredict.tl._benchmarking.study import plan_study
 
 from .conftest import TINY, copied
 
@@ -58,7 +58,7 @@ def validated(small_sdata):
     sdata = copied(small_sdata)
     before = contents(sdata)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stpredict.tl._benchmarking.study.N_GENES", 5)
+        patched.setattr("stpredict.tl._benchmarking.study.DEFAULT_N_GENES", 5)
         scores = cross_validate(sdata, "m2ost", **QUICK)
     return sdata, scores, before
 
@@ -216,7 +216,7 @@ def test_protocol_m2ost_shows_the_constant(small_sdata):
     assert scores.attrs["leaks"] is True
     assert found.loc["ridge_color", "spot_pearson_of_constant"] == found.loc["mean_profile", "spot_pearson"]
     assert found.loc["mean_profile", "gene_pearson"] == 0
-    assert "patients are on both sides" in scores.attrs["said"]
+    assert "patients are on both sides" in scores.attrs["protocol_note"]
     order = ["S0", "S1", "S2", "S3"]
     random.Random(1553).shuffle(order)
     table = sdata["observed"]
@@ -285,6 +285,6 @@ def test_the_recipe_of_hest_is_in_the_configuration(pair, tmp_path):
 def test_entry_points_settle_the_same_study(pair):
     given = {"by": "group", "n_folds": None, "genes": None, "common": {}, "target": None, "protocol": None,
              "allow_leakage": False}  # fmt: skip
-    one, other = (studied(pair, Selection(group_key="patient"), **given) for _ in range(2))
+    one, other = (plan_study(pair, Selection(group_key="patient"), **given) for _ in range(2))
     assert one.fingerprint == other.fingerprint
-    assert studied(pair, Selection(), **given).fingerprint != one.fingerprint
+    assert plan_study(pair, Selection(), **given).fingerprint != one.fingerprint

@@ -1,4 +1,4 @@
-"""Models that see more of a slide than one spot, from training to a store: who computes what must not matter."""
+"""Models with slide context, from training to a store: results do not depend on partitions or processes."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ def trained_on(sdata, name, folder, **arguments):
 @pytest.fixture(scope="module", params=TINY)
 def name(request):
     return request.param
+
+
+one_model = pytest.mark.parametrize("name", ["histogene"], indirect=True)
+"""For tests of what is the same for all models of slides."""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +83,7 @@ def stretch(plan, predictor, *ends):
 # ---- prediction
 
 
+@one_model
 @pytest.mark.usefixtures("small_partitions")
 def test_windows_hold_the_stretch_once_and_what_is_around(sdata, predictor):
     plan = PredictionPlan.of(resolve(sdata, Selection()), predictor, PredictOptions())
@@ -102,7 +107,8 @@ def test_stretches_do_not_matter(sdata, predictor):
         np.testing.assert_allclose(stretch(plan, predictor, *ends), whole, atol=1e-5)
 
 
-def test_what_is_around_matters(sdata, predictor, monkeypatch):
+@one_model
+def test_spots_around_a_partition_matter(sdata, predictor, monkeypatch):
     monkeypatch.setattr(plan_module, "PARTITION_SIZE", 8)
     found = []
     for around in (0, 25):
@@ -113,10 +119,12 @@ def test_what_is_around_matters(sdata, predictor, monkeypatch):
 
 def test_a_slide_whose_surroundings_are_the_slide_is_seen_whole(sdata, predictor, monkeypatch):
     wanted = values(sdata, predictor)
+    assert np.array_equal(values(sdata, predictor), wanted)
     monkeypatch.setattr(plan_module, "PARTITION_SIZE", 8)
     np.testing.assert_allclose(values(sdata, predictor), wanted, atol=1e-4)
 
 
+@one_model
 @pytest.mark.usefixtures("small_partitions")
 def test_slides_together_are_slides_alone(sdata, predictor):
     predict(sdata, predictor, key_added="together", **QUIET)
@@ -127,6 +135,7 @@ def test_slides_together_are_slides_alone(sdata, predictor):
         np.testing.assert_allclose(alone.X, together[alone.obs_names].X, atol=1e-5)
 
 
+@one_model
 @pytest.mark.usefixtures("small_partitions")
 def test_a_store_holds_what_memory_would_and_is_taken_up(sdata, predictor, tmp_path):
     wanted = values(sdata, predictor)
@@ -138,16 +147,14 @@ def test_a_store_holds_what_memory_would_and_is_taken_up(sdata, predictor, tmp_p
     np.testing.assert_allclose(values(sdata, predictor, store=tmp_path / "begun"), wanted, atol=1e-5)
 
 
+@one_model
 @pytest.mark.usefixtures("small_partitions")
 def test_a_cluster_gives_the_same(sdata, predictor, client):
     wanted = values(sdata, predictor)
     np.testing.assert_allclose(values(sdata, predictor, client=client), wanted, atol=1e-5)
 
 
-def test_prediction_is_deterministic(sdata, predictor):
-    assert np.array_equal(values(sdata, predictor), values(sdata, predictor))
-
-
+@one_model
 def test_views_are_averaged(sdata, predictor):
     one, eight = values(sdata, predictor), values(sdata, predictor, n_views=8)
     assert np.isfinite(eight).all()

@@ -84,3 +84,11 @@ def same_width(widths: Mapping[str, int]) -> None:
         each = ", ".join(f"{name!r} {width}" for name, width in widths.items())
         msg = f"The embeddings have different numbers of features ({each}). Embed all slides with the same encoder."
         raise ValueError(msg)
+
+
+def known_fields(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse options that do not exist, or are set elsewhere."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        msg = f"{what} has no {', '.join(map(repr, unknown))} here; there are: {', '.join(sorted(known))}."
+        raise ValueError(msg)

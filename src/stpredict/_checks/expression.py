@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from .slides import listed
+from .training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,3 +168,12 @@ def both_sides(n_train: int, n_test: int, by: str) -> None:
             "all, or use `by='block'` where there is one group only."
         )
         raise ValueError(msg)
+
+
+def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:
+    """Warn where predicted genes were not measured."""
+    if missing:
+        warn(
+            f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({listed(missing)}): these "
+            "cannot be compared with measurements."
+        )

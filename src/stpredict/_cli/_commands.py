@@ -11,8 +11,8 @@ from spatialdata import read_zarr
 
 from .. import _keys as keys
 from .. import tl
-from .._checks import cli as check
 from ..pp import select_genes
+from . import _errors as check
 from ._report import score_table
 
 if TYPE_CHECKING:

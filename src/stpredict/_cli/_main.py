@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._checks import cli as check
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -100,7 +100,7 @@ def page(benchmark: Compared) -> str:
 def _verdict(benchmark: Compared, scored: pd.DataFrame) -> str:
     """Who wins, and what is to be known of the protocol."""
     said = "".join(f"<p>{sentence}</p>" for sentence in verdict(scored))
-    note = f'<p class="soft">{escaped(benchmark.note["said"])}</p>' if benchmark.note["said"] else ""
+    note = f'<p class="soft">{escaped(benchmark.note["protocol_note"])}</p>' if benchmark.note["protocol_note"] else ""
     return f'<div class="verdict">{said}{note}</div>'
 
 

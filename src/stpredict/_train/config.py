@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from .._checks import comparison as check_comparison
 from .._checks import config as check
 from ..models import recipe
 
@@ -124,5 +123,5 @@ def fit_config(config: FitConfig | Mapping[str, Any] | None, model: str) -> FitC
     if isinstance(config, FitConfig):
         return config
     given = dict(config or {})
-    check_comparison.known_fields("`config`", list(given), [each.name for each in fields(FitConfig)])
+    check.known_fields("`config`", list(given), [each.name for each in fields(FitConfig)])
     return FitConfig(**{**recipe(model), **given})

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._places import rows_by_slide
-from .contract import FloatLinear, full_precision
+from ._precision import full_precision
+from .contract import FloatLinear
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -30,7 +30,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from .._checks import views as check_views
 from ._features import FeatureScaler, apply_in_chunks, sub_patches
 from ._lattice import lattice_neighbors
 from ._places import rows_by_slide
@@ -91,7 +90,7 @@ class DeepSpotConfig:
         check.number("reach", self.reach, low=0, high=1000)
         check.choice("objective", self.objective, OBJECTIVES)
         check.fov_spots(self.fov_spots, n_scales=1)
-        check_views.splits_patch(self.size_px, SIDE)
+        check.splits_patch(self.size_px, SIDE)
         check.choice("context", self.context, ("slide",))
 
 

@@ -38,7 +38,8 @@ from torch.nn import functional as F
 from .._checks import models as check
 from ._counts import Counts, library
 from ._places import PITCH_UM, concatenate_spots, nearest_spots, typical_pitch
-from .contract import FloatLinear, SpotModel, unit_pixels
+from ._precision import unit_pixels
+from .contract import FloatLinear, SpotModel
 from .histogene import Section
 
 if TYPE_CHECKING:

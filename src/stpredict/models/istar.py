@@ -35,9 +35,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from .._checks import views as check_views
 from ._features import FeatureScaler, apply_in_chunks
-from .contract import FloatLinear, SpotModel, batch_features, full_precision, unit_pixels
+from ._precision import full_precision, unit_pixels
+from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class IStarConfig:
         for name in ("encoder", "weights"):
             check.text(name, getattr(self, name))
         check.fov_spots(self.fov_spots)
-        check_views.superpixel_grid(self.cells, self.size_px)
-        check_views.spot_resolved(self.fov_spots[0], _RAYS * self.cells / 2)
+        check.superpixel_grid(self.cells, self.size_px)
+        check.spot_resolved(self.fov_spots[0], _RAYS * self.cells / 2)
         check.choice("context", self.context, ("spot",))
 
 
@@ -277,7 +277,7 @@ class IStar(SpotModel):
         if self.encoder is None:
             return texture(patches, self.config.cells, (1, self.config.smoothing))
         tokens = self.encoder.tokens(patches)
-        side = check_views.square_grid(tokens.shape[1], round(tokens.shape[1] ** 0.5), self.encoder.name)
+        side = check.square_grid(tokens.shape[1], round(tokens.shape[1] ** 0.5), self.encoder.name)
         grid: Tensor = rearrange(tokens, "b (i j) d -> b d i j", i=side)
         return smoothed(grid, min(self.config.smoothing, side))
 

@@ -27,9 +27,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._attention import add_residual, attend
-from ._layers import perceptron
-from .contract import FloatLinear, SpotModel, unit_pixels
+from ._layers import add_residual, attend, perceptron
+from ._precision import unit_pixels
+from .contract import FloatLinear, SpotModel
 
 if TYPE_CHECKING:
     from torch import Tensor

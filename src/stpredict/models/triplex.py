@@ -37,11 +37,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from .._checks import views as check_views
-from ._attention import attend
 from ._features import FeatureScaler, apply_in_chunks, sub_patches
 from ._lattice import lattice_positions
-from ._layers import perceptron
+from ._layers import attend, perceptron
 from ._places import rows_by_slide
 from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, Encoder
@@ -112,7 +110,7 @@ class TRIPLEXConfig:
     def __post_init__(self) -> None:
         for name in ("n_outputs", "view_px", "dim", "size_px"):
             check.positive_int(name, getattr(self, name))
-        check_views.network_name("target_encoder", self.target_encoder)
+        check.network_name("target_encoder", self.target_encoder)
         for name in ("target_weights", "view_encoder", "view_weights"):
             check.text(name, getattr(self, name))
         for part in _PARTS:
@@ -123,7 +121,7 @@ class TRIPLEXConfig:
             check.number(f"{part}_dropout", getattr(self, f"{part}_dropout"), low=0, high=1)
         check.number("agreement", self.agreement, low=0, high=1)
         check.fov_spots(self.fov_spots, n_scales=2)
-        check_views.splits_patch(self.size_px, SIDE)
+        check.splits_patch(self.size_px, SIDE)
         check.choice("context", self.context, ("slide",))
 
 

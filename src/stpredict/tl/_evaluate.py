@@ -12,8 +12,6 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys as keys
-from .._checks import comparison as check_comparison
-from .._checks import evaluation as check
 from .._checks import expression as check_expression
 from .._checks import slides as check_slides
 from .._train.color import apply_ridge
@@ -21,6 +19,7 @@ from ..metrics import pearson
 from ..metrics.correlation import LEAST
 from ..metrics.scores import Prediction, Spots, all_gene_scores, nan_mean, summary_scores
 from ..pp.targets import TargetSpec
+from . import _errors as check
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -178,7 +177,7 @@ def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnDat
         source = observed
         check.has_prediction(predicted, list(sdata.tables), check_slides.layers(observed))
     check.is_prediction(predicted, source)
-    check_comparison.not_cross_validated(predicted, ours=keys.FOLDS in source.uns[predicted])
+    check.not_cross_validated(predicted, ours=keys.FOLDS in source.uns[predicted])
     check_slides.unique_spots(observed.obs_names, table_name)
     return source, observed
 
@@ -229,7 +228,7 @@ def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str) 
     panel, known = source.var_names[inside].tolist(), set(measured.var_names)
     genes = [gene for gene in panel if gene in known]
     check.genes_to_score(len(genes), panel, list(measured.var_names))
-    check.panel_measured([gene for gene in panel if gene not in known], len(panel), table_name)
+    check_expression.panel_measured([gene for gene in panel if gene not in known], len(panel), table_name)
     return genes
 
 

@@ -1,8 +1,7 @@
-"""Many models on the same folds: trained, predicted and scored alike, cell by cell, in a folder to go on from."""
+"""Many models trained, predicted and scored on the same folds, cell by cell, in a folder that can be continued."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 import pooch
 
 from ... import _keys as keys
-from ..._checks import comparison as check
 from ..._slides import Selection
+from . import _errors as check
 from .entry import BASELINES, common_fields, entries_of
 from .results import read_cells, read_table
-from .runner import NOTE, begin, cells_of, run_cells
-from .study import studied
-from .summary import summarised
+from .runner import NOTE, cells_of, read_note, run_cells, write_note
+from .study import plan_study
+from .summary import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from ...pp.targets import TargetSpec
     from .entry import Entry
     from .folds import By
+    from .study import Study
 
 SHOWN = ["gene_pearson", "low", "high", "share_of_ceiling", "spot_pearson", "rmse"]
 """Columns of the summary that a representation has."""
@@ -56,11 +56,11 @@ class Benchmark:
     """One row a model, fold, seed, slide, group, gene and metric: ``value``. Metrics: ``pearson``, ``spearman``,
     ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``."""
     runs: pd.DataFrame
-    """One row a model, fold and seed: groups, scores as a whole, size, costs, ``leaks``."""
+    """One row a model, fold and seed: groups, summary scores, size, costs, ``leaks``."""
     failed: pd.DataFrame
     """One row a cell that failed: model, fold, seed, ``error``."""
     note: Mapping[str, Any]
-    """``unit`` of the intervals, ``leaks``, ``protocol``, ``headline`` and what is to be said of it."""
+    """``unit`` of the intervals, ``leaks``, ``protocol``, ``headline`` (the column to compare), ``protocol_note``."""
 
     def summary(self) -> pd.DataFrame:
         """One row a model, the best first.
@@ -76,7 +76,7 @@ class Benchmark:
         ``protocol``, ``headline``.
         """
         baselines = [name for name in (*BASELINES, "knn_spatial") if name in set(self.runs["model"])]
-        return summarised(self.scores, self.runs, self.note, baselines)
+        return summarize(self.scores, self.runs, self.note, baselines)
 
     def table(self, model: str, seed: int | None = None) -> ad.AnnData:
         """Held-out predictions of one model.
@@ -109,7 +109,7 @@ class Benchmark:
         Parameters
         ----------
         path
-            Where it goes.
+            The file.
         """
         from ..._report.page import to_html
 
@@ -122,54 +122,38 @@ class Benchmark:
         Parameters
         ----------
         folder
-            What was ``save_dir``.
+            The ``save_dir`` of `stp.tl.benchmark`.
 
         Returns
         -------
-        All that is in the folder.
+        The results in the folder.
         """
         place = Path(folder)
         check.is_benchmark((place / NOTE).is_file(), place)
-        note = json.loads((place / NOTE).read_text(encoding="utf-8"))
-        return cls.of_cells(place, note, note["models"])
+        note = read_note(place)
+        return cls._from_cells(place, note, note["models"])
 
     @classmethod
-    def of_cells(
+    def _from_cells(
         cls, folder: Path, note: Mapping[str, Any], labels: Sequence[str], seeds: Sequence[int] | None = None
     ) -> Self:
-        """Some of what is in a folder.
-
-        Parameters
-        ----------
-        folder
-            The folder.
-        note
-            What is written there about the comparison.
-        labels
-            Models.
-        seeds
-            Seeds; None for all.
-
-        Returns
-        -------
-        The results.
-        """
+        """Some models and seeds of a folder; None for all seeds."""
         scores, runs, failed = read_cells(folder, labels, seeds)
         return cls(folder=folder, scores=scores, runs=runs, failed=failed, note=note)
 
-    def _said(self) -> tuple[str, pd.DataFrame | None, str]:
-        """What a person wants to know, for the representations: a line before the table, the table, a line after."""
+    def _representation(self) -> tuple[str, pd.DataFrame | None, str]:
+        """A line before the table, the table, and a line after it."""
         leak = " WITH LEAKAGE" if self.note["leaks"] else ""
         before = f"Benchmark of {self.runs['model'].nunique()} models in '{self.folder}'{leak}"
         shown = self.summary()[SHOWN].round(3) if len(self.runs) else None
-        return before, shown, self.note["said"] or ""
+        return before, shown, self.note["protocol_note"]
 
     def __repr__(self) -> str:
-        before, shown, after = self._said()
+        before, shown, after = self._representation()
         return "\n".join(filter(None, [before, "" if shown is None else shown.to_string(), after]))
 
     def _repr_html_(self) -> str:
-        before, shown, after = self._said()
+        before, shown, after = self._representation()
         table = "" if shown is None else shown.to_html(na_rep="–")
         return f"<p>{escape(before)}</p>{table}<p>{escape(after)}</p>"
 
@@ -290,7 +274,7 @@ def benchmark(
         um_per_px=um_per_px,
         features_key=features_key,
     )
-    study = studied(
+    study = plan_study(
         sdata,
         selection,
         by=by,
@@ -302,10 +286,28 @@ def benchmark(
         allow_leakage=allow_leakage,
     )
     folder = Path(save_dir or Path(pooch.os_cache("stpredict")) / "benchmarks" / study.fingerprint)
-    note = begin(study, folder, list(entries), grouped=group_key is not None)
-    cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors)
-    failures, elsewhere = run_cells(cells, folder, progress=progress)
-    found = Benchmark.of_cells(folder, note, list(entries), seeds)
-    check.some_ours(elsewhere, len(found.runs))
+    grouped = group_key is not None
+    found, failures, busy = run_benchmark(
+        study, entries, seeds, folder, grouped=grouped, keep_predictors=keep_predictors, progress=progress
+    )
+    check.some_finished(busy, len(found.runs))
     check.some_success(failures, len(found.runs))
     return found
+
+
+def run_benchmark(
+    study: Study,
+    entries: Mapping[str, Entry],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    grouped: bool,
+    keep_predictors: bool,
+    raise_errors: bool = False,
+    progress: bool,
+) -> tuple[Benchmark, dict[str, str], list[str]]:
+    """Run all cells in a folder and read them: the results, errors by cell, cells that other processes run."""
+    note = write_note(study, folder, list(entries), grouped=grouped)
+    cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors)
+    failures, busy = run_cells(cells, folder, raise_errors=raise_errors, progress=progress)
+    return Benchmark._from_cells(folder, note, list(entries), seeds), failures, busy

@@ -1,4 +1,4 @@
-"""One model on all folds: scores, and held-out predictions beside what was measured."""
+"""One model on all folds: scores, and held-out predictions beside the observed expression."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
-from ..._checks import comparison as check
 from ..._checks import slides as check_slides
 from ..._slides import Selection
-from .benchmark import Benchmark
+from . import _errors as check
+from .benchmark import run_benchmark
 from .entry import Entry, common_fields, entries_of
 from .results import read_fold
-from .runner import begin, cells_of, run_cells
-from .study import studied
+from .study import plan_study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -164,7 +163,7 @@ def cross_validate(
         um_per_px=um_per_px,
         features_key=features_key,
     )
-    study = studied(
+    study = plan_study(
         sdata,
         selection,
         by=by,
@@ -175,29 +174,35 @@ def cross_validate(
         protocol=protocol,
         allow_leakage=allow_leakage,
     )
-    _check_place(study, key_added)
-    entries = entries_of({model: entry})
+    _check_layer(study, key_added)
     with ExitStack() as stack:
         folder = Path(save_dir or stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
-        note = begin(study, folder, list(entries), grouped=group_key is not None)
-        cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors and save_dir is not None)
-        _, elsewhere = run_cells(cells, folder, stops=True, progress=progress)
-        check.all_ours(elsewhere)
-        found = Benchmark.of_cells(folder, note, list(entries), seeds)
+        found, _, busy = run_benchmark(
+            study,
+            entries_of({model: entry}),
+            seeds,
+            folder,
+            grouped=group_key is not None,
+            keep_predictors=keep_predictors and save_dir is not None,
+            raise_errors=True,
+            progress=progress,
+        )
+        check.all_finished(busy)
         summary = found.summary()
-        _write(study, folder, model, seeds[0], key_added)
+        _write_predictions(study, folder, model, seeds[0], key_added)
     scores = found.scores
     scores.attrs["summary"] = summary.to_dict(orient="index")
-    scores.attrs.update({name: summary.attrs[name] for name in ("leaks", "unit", "n_units", "protocol", "said")})
+    scores.attrs.update(
+        {name: summary.attrs[name] for name in ("leaks", "unit", "n_units", "protocol", "protocol_note")}
+    )
     return scores
 
 
-def _check_place(study: Study, key: str) -> None:
-    """Refuse, before anything is computed, to overwrite what was measured."""
+def _check_layer(study: Study, key: str) -> None:
+    """Refuse, before anything is computed, to overwrite a layer of somebody else."""
     for table, _ in _tables(study):
         check_slides.unique_spots(table.obs_names, "the measured table")
-        ours = keys.FOLDS in table.uns.get(key, {})
-        check.overwritable(key, check_slides.layers(table), ours=ours)
+        check.overwritable(key, check_slides.layers(table), ours=keys.FOLDS in table.uns.get(key, {}))
 
 
 def _tables(study: Study) -> list[tuple[AnnData, list[Slide]]]:
@@ -209,17 +214,17 @@ def _tables(study: Study) -> list[tuple[AnnData, list[Slide]]]:
     return list(found.values())
 
 
-def _write(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
-    """Put held-out predictions into every object."""
+def _write_predictions(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
+    """Write held-out predictions into every object."""
     folds = {split.number: read_fold(folder, model, split.number, seed) for split in study.splits}
     for table, slides in _tables(study):
         values, panel = np.full(table.shape, np.nan, np.float32), np.zeros(table.n_vars, bool)
         fold = np.full(table.n_obs, -1)
-        for number, (held, arrays) in folds.items():
-            columns = table.var_names.get_indexer(pd.Index(held.genes))
-            rows = np.isin(held.slide, [slide.name for slide in slides])
+        for number, (observations, arrays) in folds.items():
+            columns = table.var_names.get_indexer(pd.Index(observations.genes))
+            rows = np.isin(observations.slide, [slide.name for slide in slides])
             if rows.any():
-                at = table.obs_names.get_indexer(pd.Index(held.names[rows]))
+                at = table.obs_names.get_indexer(pd.Index(observations.names[rows]))
                 values[np.ix_(at, columns)] = arrays["predicted"][rows]
                 fold[at], panel[columns] = number, True
         table.layers[key], table.var[key] = values, panel
@@ -228,13 +233,13 @@ def _write(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
 
 
 def _categories(fold: NDArray[np.int64]) -> pd.Categorical:
-    """Numbers of folds as names; none for spots that no fold tests."""
+    """Fold numbers as strings; missing for spots that no fold tests."""
     known = [str(number) for number in sorted(set(fold[fold >= 0].tolist()))]
     return pd.Categorical([str(number) if number >= 0 else None for number in fold.tolist()], categories=known)
 
 
 def _record(study: Study, model: str, seed: int) -> dict[str, Any]:
-    """What is noted with the predictions, ready for AnnData."""
+    """What is stored in ``uns`` beside the predictions."""
     spec = study.target
     return {
         "units": spec.units,

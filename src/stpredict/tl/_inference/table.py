@@ -10,7 +10,7 @@ import pandas as pd
 from spatialdata.models import TableModel
 
 from ... import _keys as keys
-from ..._checks import evaluation as check_evaluation
+from ..._checks import expression as check_expression
 from ..._checks import slides as check_slides
 from ._errors import check_overwritable
 from .partitions import X
@@ -40,7 +40,7 @@ def check_destination(
     check_slides.unique_spots(table.obs_names, table_name)
     missing = [gene for gene in predictor.genes if gene not in set(table.var_names)]
     if layer is None:
-        check_evaluation.panel_measured(missing, len(predictor.genes), table_name)
+        check_expression.panel_measured(missing, len(predictor.genes), table_name)
         return
     layers = check_slides.layers(table)
     predicted = [name for name in layers if _is_ours(sdata, table_name, name)]

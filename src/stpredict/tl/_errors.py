@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .slides import listed
-from .training import warn
+from .._checks.slides import listed
+from .._checks.training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,15 +32,6 @@ def is_prediction(name: str, table: AnnData) -> None:
             "normalised. Predict again, or name the right table with `predicted`."
         )
         raise ValueError(msg)
-
-
-def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:
-    """Warn where predicted genes were not measured."""
-    if missing:
-        warn(
-            f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({listed(missing)}): these "
-            "cannot be compared with measurements."
-        )
 
 
 def genes_to_score(n_genes: int, predicted: Sequence[str], measured: Sequence[str]) -> None:
@@ -77,3 +68,13 @@ def seen_in_training(names: Sequence[str]) -> None:
             f"The predictor was trained on {listed(names)}: these scores say how well it remembers, not how well it "
             "predicts. Name the test slides with `shapes_key`."
         )
+
+
+def not_cross_validated(name: str, *, ours: bool) -> None:
+    """Refuse to score predictions of several predictors as those of one."""
+    if ours:
+        msg = (
+            f"{name!r} was cross-validated: every fold has its own predictor and baselines. Its scores are what "
+            "`stp.tl.cross_validate` returned."
+        )
+        raise ValueError(msg)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .slides import listed
-from .training import warn
+from ..._checks.slides import listed
+from ..._checks.training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,14 +85,6 @@ def is_entry(label: str, value: object, kind: type) -> None:
         raise TypeError(msg)
 
 
-def known_fields(what: str, given: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse options that do not exist, or are set elsewhere."""
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        msg = f"{what} has no {listed(unknown)} here; there are: {', '.join(sorted(known))}."
-        raise ValueError(msg)
-
-
 def some_seeds(seeds: Sequence[int]) -> None:
     """Refuse no seed, and one twice."""
     if not seeds or len(set(seeds)) != len(seeds):
@@ -114,6 +106,16 @@ def same_comparison(differing: Sequence[str], place: Path) -> None:
         msg = (
             f"'{place}' holds results with other {listed(differing)}. Nothing was overwritten: give another "
             "`save_dir`, or delete that folder."
+        )
+        raise ValueError(msg)
+
+
+def same_patches(stored: int, version: int, place: Path) -> None:
+    """Refuse to mix results of patches that were cut by another version of the code."""
+    if stored != version:
+        msg = (
+            f"'{place}' was written when patches were cut in another way (version {stored}, now {version}), so its "
+            "results cannot be continued. Nothing was overwritten: give another `save_dir`, or delete that folder."
         )
         raise ValueError(msg)
 
@@ -153,22 +155,22 @@ def some_success(failures: Mapping[str, str], n_done: int) -> None:
     )
 
 
-def some_ours(elsewhere: Sequence[str], n_done: int) -> None:
+def some_finished(busy: Sequence[str], n_done: int) -> None:
     """Say which cells another process is at; refuse to return nothing."""
-    if not elsewhere:
+    if not busy:
         return
-    what = f"Another process is at {len(elsewhere)} cells of this comparison: {listed(elsewhere)}."
+    what = f"Another process is at {len(busy)} cells of this comparison: {listed(busy)}."
     if not n_done:
         msg = f"{what} None is finished yet; call `stp.tl.benchmark` again when there are some."
         raise RuntimeError(msg)
     warn(f"{what} They are left out; call `stp.tl.benchmark` again when it has ended.")
 
 
-def all_ours(elsewhere: Sequence[str]) -> None:
+def all_finished(busy: Sequence[str]) -> None:
     """Refuse to give scores of some folds only."""
-    if elsewhere:
+    if busy:
         msg = (
-            f"Another process is at the same cross-validation: {listed(elsewhere)}. Call it again when that has ended; "
+            f"Another process is at the same cross-validation: {listed(busy)}. Call it again when that has ended; "
             "what is in `save_dir` is then read."
         )
         raise RuntimeError(msg)
@@ -199,14 +201,4 @@ def overwritable(key: str, layers: Sequence[str], *, ours: bool) -> None:
     """Refuse to overwrite a layer that was not cross-validated."""
     if key in layers and not ours:
         msg = f"Layer {key!r} exists and was not written by `stp.tl.cross_validate`. Give another `key_added`."
-        raise ValueError(msg)
-
-
-def not_cross_validated(name: str, *, ours: bool) -> None:
-    """Refuse to score predictions of several predictors as those of one."""
-    if ours:
-        msg = (
-            f"{name!r} was cross-validated: every fold has its own predictor and baselines. Its scores are what "
-            "`stp.tl.cross_validate` returned."
-        )
         raise ValueError(msg)
