@@ -22,6 +22,13 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(msg)
 
 
+def positive(name: str, value: float) -> None:
+    """Refuse a number that is not above zero."""
+    if not value > 0:
+        msg = f"`{name}` is {value!r}; it must be above 0."
+        raise ValueError(msg)
+
+
 def prediction(n_views: int, batch_size: int | None) -> None:
     """Refuse views and batches that nobody can compute."""
     in_range("n_views", n_views, 1, 8)

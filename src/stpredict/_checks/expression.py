@@ -81,24 +81,6 @@ def zero_spots(matrix: ArrayLike | sparse.spmatrix) -> NDArray[np.bool_]:
     return empty
 
 
-def constant_genes(matrix: ArrayLike | sparse.spmatrix) -> NDArray[np.bool_]:
-    """Which genes have the same value in every spot.
-
-    Parameters
-    ----------
-    matrix
-        ``(n_spots, n_genes)``, dense or sparse.
-
-    Returns
-    -------
-    ``(n_genes,)`` mask.
-    """
-    columns = sparse.csc_matrix(matrix)
-    low, high = columns.min(axis=0).toarray().ravel(), columns.max(axis=0).toarray().ravel()
-    same: NDArray[np.bool_] = low == high
-    return same
-
-
 def some_spots(n_spots: int, what: str) -> None:
     """Refuse to compute a spread from fewer than two spots."""
     if n_spots < 2:

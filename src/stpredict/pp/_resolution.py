@@ -8,7 +8,7 @@ import numpy as np
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
-from .._checks import files as check_files
+from .._checks import config as check_config
 from .._checks import slides as check
 from .._geometry import neighbour_pitch
 from .._resolution import (
@@ -82,7 +82,7 @@ def resolution(
     check.is_spatialdata(sdata)
     for name, value in {"um_per_px": um_per_px, "pitch_um": pitch_um, "diameter_um": diameter_um}.items():
         if value is not None:
-            check_files.positive(name, value)
+            check_config.positive(name, value)
     names = _images(sdata, image_key)
     said = {name: stated_resolution(sdata, name, um_per_px) for name in names}
     found: dict[str, Resolution] = {}
@@ -137,7 +137,9 @@ def _on_image(sdata: SpatialData, selection: Selection, image_key: str | None) -
     if image_key is None:
         return slides
     matching = [slide for slide in slides if slide.image_key == image_key]
-    check_files.spots_on_image(len(matching), image_key)
+    if not matching:
+        msg = f"No spots lie on image {image_key!r}, so its resolution cannot be measured. Give `um_per_px`."
+        raise ValueError(msg)
     return matching
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from .. import _keys as keys
-from .._checks import files as check_files
+from .._checks import config as check_config
 from .._checks import slides as check_slides
 from .._checks import tissue as check
 from .._geometry import axis_scales
@@ -94,7 +94,7 @@ def tissue(
     """
     check_slides.is_spatialdata(sdata)
     for name, value in {"resolution_um": resolution_um, "min_area_um2": min_area_um2}.items():
-        check_files.positive(name, value)
+        check_config.positive(name, value)
     check.not_negative("min_hole_um2", min_hole_um2)
     image_key = elements.find_image(sdata, image_key)
     check_slides.may_write(sdata, key_added, elements.read_attrs(sdata, keys.TISSUE), "stp.pp.tissue")
