@@ -99,7 +99,7 @@ class Predictor:
     ridge_color: NDArray[np.float32]
     """``(g, d + 1)`` weights of the ridge regression on colour statistics, intercept last: the second baseline."""
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """One row a member and epoch: losses, validation score, learning rate, spots per second."""
+    """One row per member and epoch: losses, validation score, learning rate, spots per second."""
     provenance: Provenance = field(default_factory=Provenance)
     """Training slides, options, validation, resolution and colour range, and versions."""
     calibration: Calibration | None = None
