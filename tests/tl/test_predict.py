@@ -198,7 +198,7 @@ def test_spots_are_read_while_others_are_computed(sdata, predictor, monkeypatch)
             yield piece
 
     monkeypatch.setattr(partitions, "read_pieces", reading)
-    predictor.members[0].network.head.register_forward_hook(lambda *_: waited.append(second.wait(10)))
+    predictor.members[0].network.head.register_forward_hook(lambda *_: waited.append(second.wait(600)))
     predict(sdata, predictor, shapes_key="S0_spots", **QUIET)
     assert waited[0]
 

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 import pytest
 from filelock import SoftFileLock
 
-from stpredict import _files as _lock
+from stpredict import _files
 from stpredict._files import atomic_file, atomic_folder, lock
 
 
 @pytest.mark.parametrize("kind", ["of the system", "of a file system without locks"])
 def test_one_at_a_time_and_nothing_is_left(tmp_path, monkeypatch, kind):
     if kind != "of the system":
-        monkeypatch.setattr(_lock, "FileLock", SoftFileLock)
+        monkeypatch.setattr(_files, "FileLock", SoftFileLock)
     place = tmp_path / "new" / "place"
     for _ in range(2):
         with ExitStack() as first:

@@ -1,4 +1,4 @@
-"""Patches that are unlike those trained on: the distance, its threshold, and where it is written."""
+"""Out-of-distribution detection: the distance, its threshold, and where it is written."""
 
 from __future__ import annotations
 
