@@ -145,7 +145,7 @@ FAILURES = [
     pytest.param(
         "stpredict.tl._predictor.serialization.save_file", full_in_rust, id="disk full while weights are written"
     ),
-    pytest.param("stpredict.tl._predictor.serialization._card", full, id="disk full at the last file"),
+    pytest.param("stpredict.tl._predictor.serialization._model_card", full, id="disk full at the last file"),
     pytest.param("pathlib.Path.mkdir", denied, id="no permission"),
     pytest.param("pathlib.Path.rename", denied, id="no permission to rename"),
 ]

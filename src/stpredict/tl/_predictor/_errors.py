@@ -1,4 +1,4 @@
-"""Errors about saved predictors, and about calibrations on too few spots."""
+"""Errors about the folder of a saved predictor."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING, NoReturn
 from ..._checks.slides import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
 
 
-def replaceable(path: Path, config: str) -> None:
-    """Refuse to replace a file, or a folder that holds anything but a predictor."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / config).is_file()):
-        msg = f"{str(path)!r} exists and is no predictor, so it is not overwritten. Give another folder."
-        raise FileExistsError(msg)
-
-
-def not_written(path: Path, error: Exception) -> NoReturn:
+def raise_not_written(path: Path, error: Exception) -> NoReturn:
     """Report that saving failed and nothing was changed."""
     msg = (
         f"The predictor could not be saved to {str(path)!r}: {error}. What was there before is unchanged. "
@@ -29,7 +22,7 @@ def not_written(path: Path, error: Exception) -> NoReturn:
     raise OSError(msg) from error
 
 
-def is_predictor(path: Path, config: str, weights: str) -> None:
+def check_is_predictor(path: Path, config: str, weights: str) -> None:
     """Refuse anything but a saved predictor, pickles above all."""
     pickled = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
     pickled = [file for file in pickled if file.suffix in PICKLES]
@@ -50,13 +43,13 @@ def is_predictor(path: Path, config: str, weights: str) -> None:
         raise FileNotFoundError(msg)
 
 
-def unreadable(path: Path, error: Exception) -> NoReturn:
+def raise_unreadable(path: Path, error: Exception) -> NoReturn:
     """Report a file that is truncated or of another kind."""
     msg = f"{str(path)!r} cannot be read ({error}): it is truncated or was changed. Save or download it again."
     raise ValueError(msg) from error
 
 
-def config_complete(values: object, path: Path, version: int, fields: Sequence[str]) -> None:
+def check_config(values: object, path: Path, version: int, fields: Sequence[str]) -> None:
     """Refuse configurations of another format, or without required fields."""
     found = values.get("format") if isinstance(values, dict) else None
     if found != version:
@@ -71,7 +64,7 @@ def config_complete(values: object, path: Path, version: int, fields: Sequence[s
         raise ValueError(msg)
 
 
-def weights_match(found: str, expected: str, path: Path) -> None:
+def check_weights_match(found: str, expected: str, path: Path) -> None:
     """Refuse weights that do not belong to the configuration."""
     if found != expected:
         msg = (
@@ -81,19 +74,7 @@ def weights_match(found: str, expected: str, path: Path) -> None:
         raise ValueError(msg)
 
 
-def weights_fit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: str) -> None:
-    """Refuse weights whose names or shapes differ from those of the network."""
-    wrong = [name for name in expected if found.get(name) != expected[name]]
-    wrong += [name for name in found if name not in expected]
-    if wrong:
-        msg = (
-            f"The weights in {path!r} do not fit the network that its configuration describes: {listed(wrong)}. "
-            "It was changed by hand; save or download it again."
-        )
-        raise ValueError(msg)
-
-
-def config_unchanged(found: str, expected: str, path: Path) -> None:
+def check_config_unchanged(found: str, expected: str, path: Path) -> None:
     """Refuse a configuration that was edited after it was written."""
     if found != expected:
         msg = (
@@ -103,7 +84,7 @@ def config_unchanged(found: str, expected: str, path: Path) -> None:
         raise ValueError(msg)
 
 
-def hub_missing(name: str) -> NoReturn:
+def raise_hub_missing(name: str) -> NoReturn:
     """Report that huggingface_hub is not installed."""
     msg = (
         f"There is no folder {name!r}, and reading it from the Hugging Face hub needs `huggingface_hub`: install "
@@ -112,42 +93,10 @@ def hub_missing(name: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def not_on_hub(name: str, error: Exception) -> NoReturn:
+def raise_not_on_hub(name: str, error: Exception) -> NoReturn:
     """Report that no folder and no repository of this name could be read."""
     msg = (
         f"There is no folder {name!r}, and no such repository could be read from the Hugging Face hub ({error}). Give "
         "the folder that `Predictor.save` wrote, or the id of a repository."
     )
     raise FileNotFoundError(msg) from error
-
-
-def recorded(*, found: bool) -> None:
-    """Refuse to predict without a predictor."""
-    if not found:
-        msg = (
-            "No predictor was given and this object records none. Make one with `stp.tl.fit(sdata)`, or read one with "
-            "`stp.tl.Predictor.load(path)` and pass it as `predictor`."
-        )
-        raise ValueError(msg)
-
-
-def still_there(path: Path, expected: str, found: str | None) -> None:
-    """Refuse a recorded predictor that was removed or replaced."""
-    if found != expected:
-        state = "is gone" if found is None else "holds another predictor now"
-        msg = (
-            f"This object records the predictor in {str(path)!r}, but that folder {state}. Pass one as `predictor`, or "
-            "train again with `stp.tl.fit(sdata)`."
-        )
-        raise ValueError(msg)
-
-
-def enough_scores(n_spots: int, rank: int, coverage: float) -> None:
-    """Refuse a coverage that needs more spots than were calibrated on."""
-    if rank > n_spots:
-        msg = (
-            f"`coverage` is {coverage}, but intervals were calibrated on {n_spots} spots (of a group), which guarantee "
-            f"{n_spots / (n_spots + 1):.3f} at most. Give a lower one, or calibrate on more spots with "
-            "`stp.tl.calibrate`."
-        )
-        raise ValueError(msg)

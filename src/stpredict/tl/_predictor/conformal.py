@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import _errors as check
 from .tensors import add_prefix, select_prefix
 
 if TYPE_CHECKING:
@@ -60,7 +59,13 @@ class OrderStatistics:
         The score of a new, exchangeable spot is not larger with a probability of at least ``coverage``.
         """
         rank = math.ceil((self.n + 1) * coverage - 1e-9)
-        check.enough_scores(self.n, rank, coverage)
+        if rank > self.n:
+            msg = (
+                f"`coverage` is {coverage}, but intervals were calibrated on {self.n} spots (of a group), which guarantee "
+                f"{self.n / (self.n + 1):.3f} at most. Give a lower one, or calibrate on more spots with "
+                "`stp.tl.calibrate`."
+            )
+            raise ValueError(msg)
         quantile: NDArray[np.float32] = self.values[np.searchsorted(self.ranks, max(rank, 1))]
         return quantile
 

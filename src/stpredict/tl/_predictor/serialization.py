@@ -14,8 +14,9 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..._checks.slides import listed
 from ..._files import atomic_folder
-from . import _errors as check
+from . import _errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +55,9 @@ def digest(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 def check_replaceable(path: Path) -> None:
     """Refuse to write a predictor over anything but a predictor or an empty folder."""
-    check.replaceable(path, CONFIG)
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / CONFIG).is_file()):
+        msg = f"{str(path)!r} exists and is no predictor, so it is not overwritten. Give another folder."
+        raise FileExistsError(msg)
 
 
 def write(
@@ -71,27 +74,27 @@ def write(
             config = {"format": FORMAT, "stpredict": package_version(), **hashes, **values}
             (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
             history.to_csv(folder / HISTORY, index=False)
-            (folder / CARD).write_text(_card(config), encoding="utf-8")
+            (folder / CARD).write_text(_model_card(config), encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        check.not_written(target, error)
+        _errors.raise_not_written(target, error)
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], pd.DataFrame]:
     """Read configuration, tensors and history of a folder or Hugging Face repository, and check their digests."""
     folder = _local_folder(path)
-    check.is_predictor(folder, CONFIG, WEIGHTS)
+    _errors.check_is_predictor(folder, CONFIG, WEIGHTS)
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        check.unreadable(folder / CONFIG, error)
-    check.config_complete(values, folder / CONFIG, FORMAT, REQUIRED_FIELDS)
+        _errors.raise_unreadable(folder / CONFIG, error)
+    _errors.check_config(values, folder / CONFIG, FORMAT, REQUIRED_FIELDS)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        check.unreadable(folder / WEIGHTS, error)
-    check.weights_match(_sha256(folder / WEIGHTS), values["weights_sha256"], folder / WEIGHTS)
+        _errors.raise_unreadable(folder / WEIGHTS, error)
+    _errors.check_weights_match(_sha256(folder / WEIGHTS), values["weights_sha256"], folder / WEIGHTS)
     hashed = {name: value for name, value in values.items() if name not in HEADER_FIELDS}
-    check.config_unchanged(digest(hashed, tensors), values["hash"], folder)
+    _errors.check_config_unchanged(digest(hashed, tensors), values["hash"], folder)
     file = folder / HISTORY
     has_rows = file.is_file() and file.read_text(encoding="utf-8").strip() != ""
     return values, tensors, pd.read_csv(file) if has_rows else pd.DataFrame()
@@ -103,7 +106,13 @@ def load_weights(network: SpotModel, weights: Mapping[str, Tensor], path: str | 
     given = {name: tuple(value.shape) for name, value in weights.items()}
     for name in network.per_spot_buffers & given.keys():  # one row per training spot
         shapes[name] = (*given[name][:1], *shapes[name][1:])
-    check.weights_fit(shapes, given, str(path))
+    wrong = [name for name in {**shapes, **given} if given.get(name) != shapes.get(name)]
+    if wrong:
+        msg = (
+            f"The weights in {str(path)!r} do not fit the network that its configuration describes: {listed(wrong)}. "
+            "It was changed by hand; save or download it again."
+        )
+        raise ValueError(msg)
     network.load_state_dict(dict(weights))
 
 
@@ -119,15 +128,14 @@ def _local_folder(path: str | PathLike[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        check.hub_missing(name)
+        _errors.raise_hub_missing(name)
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, HISTORY, CARD]))
     except (OSError, ValueError) as error:  # the hub raises one or the other
-        check.not_on_hub(name, error)
+        _errors.raise_not_on_hub(name, error)
 
 
-def _card(config: Mapping[str, Any]) -> str:
-    """The model card."""
+def _model_card(config: Mapping[str, Any]) -> str:
     provenance = config["provenance"]
     slides = provenance.get("slides", {})
     rows = "\n".join(f"| {name} | {s['group']} | {s['n_spots']} | {s['um_per_px']:.3f} |" for name, s in slides.items())
