@@ -42,8 +42,8 @@ def resolve_predictor(sdata: SpatialData, given: Predictor | str | PathLike[str]
     if loaded is None or loaded.hash != recorded["hash"]:
         state = "is gone" if loaded is None else "holds another predictor now"
         msg = (
-            f"This object records the predictor in {str(folder)!r}, but that folder {state}. Pass one as `predictor`, or "
-            "train again with `stp.tl.fit(sdata)`."
+            f"This object records the predictor in {str(folder)!r}, but that folder {state}. Pass one as `predictor`, "
+            "or train again with `stp.tl.fit(sdata)`."
         )
         raise ValueError(msg)
     return loaded

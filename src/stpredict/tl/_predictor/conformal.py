@@ -61,8 +61,8 @@ class OrderStatistics:
         rank = math.ceil((self.n + 1) * coverage - 1e-9)
         if rank > self.n:
             msg = (
-                f"`coverage` is {coverage}, but intervals were calibrated on {self.n} spots (of a group), which guarantee "
-                f"{self.n / (self.n + 1):.3f} at most. Give a lower one, or calibrate on more spots with "
+                f"`coverage` is {coverage}, but intervals were calibrated on {self.n} spots (of a group), which "
+                f"guarantee {self.n / (self.n + 1):.3f} at most. Give a lower one, or calibrate on more spots with "
                 "`stp.tl.calibrate`."
             )
             raise ValueError(msg)
