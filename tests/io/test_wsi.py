@@ -94,7 +94,7 @@ def test_nothing_is_decoded_before_it_is_needed_and_every_tile_once(tmp_path, le
         decode(out, page, corner, segment)
 
     monkeypatch.setattr(_wsi_tiff, "_decode_segment", counted)
-    monkeypatch.setattr("stpredict._chunks.LEAST_PX", 1)
+    monkeypatch.setattr("stpredict._chunks.MIN_BLOCK_PX", 1)
     monkeypatch.setattr("stpredict._pixels.CELL_PX", 64)
     sdata = read_wsi(write.tiff(tmp_path / "a.tif", levels))
     assert not decoded
