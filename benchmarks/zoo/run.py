@@ -3,8 +3,8 @@
     python benchmarks/zoo/run.py [--data her2st mob_2k patients] [--models LABEL …] [--seeds 1] [--weights FILE]
                                  [--folder stpredict-benchmark/zoo] [--out benchmarks/zoo]
 
-Needs ``STPREDICT_DATA_DIR`` with the sections. Finished cells are kept, so a run can be stopped, and models or seeds can
-be added; the table contains the models that are finished.
+Needs ``STPREDICT_DATA_DIR`` with the sections. Finished cells are kept, so a run can be stopped, and models or seeds
+added; the table contains the models that are finished.
 """
 
 from __future__ import annotations
