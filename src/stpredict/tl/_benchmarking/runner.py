@@ -133,7 +133,7 @@ def run_cells(
                 of_fold = observations.of(cell)
                 try:
                     run_cell(cell, of_fold)
-                except Exception as error:  # noqa: BLE001  a model that fails must not stop the others
+                except Exception as error:  # a model that fails must not stop the others
                     if raise_errors:
                         raise
                     failures[cell.name] = f"{type(error).__name__}: {error}"
