@@ -34,7 +34,7 @@ from stpredict._train.batches import BatchLimit
 from stpredict._train.color import CHANNELS, apply_ridge, color_statistics, fit_ridge
 from stpredict._train.data import read_pieces, read_spots, slide_index
 from stpredict._train.device import make_fabric
-from stpredict.io._images import pyramid
+from stpredict.io.images import pyramid
 from stpredict.metrics import pearson
 from stpredict.models import build, config
 from stpredict.pp.targets import Targets

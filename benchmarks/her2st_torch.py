@@ -120,7 +120,7 @@ def train_one(job):
     fabric = Fabric(accelerator=device, devices=1, precision=default_precision(device))
     with seeded(fit.seed, -1):
         network = build(replace(shape, n_outputs=targets.n_outputs))
-    network.to(device).start_from([replace(spots, targets=spots.targets.to(device))])
+    network.to(device).initialize_from([replace(spots, targets=spots.targets.to(device))])
     test, observed, _ = spots_of(job, [job["test"]], spec, shape.size_px)
     test = replace(test, patches=test.patches.to(device))
     started = time.perf_counter()

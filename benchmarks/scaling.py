@@ -42,7 +42,7 @@ from xarray import DataArray, Dataset, DataTree
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict.tl._inference.plan import PARTITION, Plan, Settings, compute
+from stpredict.tl._inference.plan import PARTITION, PredictionPlan, PredictOptions, compute
 
 STEP_UM, FOV_UM = 8.0, 55.0
 BIG_PX, MILLION = 100_000, 1_000_000
@@ -139,7 +139,7 @@ def plan(folder, _):
     found["grid_s"] = time.perf_counter() - started
     started = time.perf_counter()
     slides = resolve(sdata, Selection(shapes_key="grid"), needs_table=False)
-    planned = Plan.of(slides, predictor, Settings())
+    planned = PredictionPlan.of(slides, predictor, PredictOptions())
     found["plan_s"] = time.perf_counter() - started
     found["n_points"], found["n_partitions"] = len(planned.order), planned.n_partitions
     found["before_mib"] = round(rss_mib())

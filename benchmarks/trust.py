@@ -21,7 +21,7 @@ import torch
 import stpredict as stp
 from stpredict._slides import Selection, resolve
 from stpredict._train.data import read_spots
-from stpredict.tl._predictor.ood import statistics_of
+from stpredict.tl._predictor.ood import image_statistics
 from stpredict.tl._training.plan import columns_of, with_counts
 
 SECTIONS = ["C2", "C3", "C4"]
@@ -83,7 +83,7 @@ def flagged(sdata, test, predictor):
     share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
     kinds = {"as it is": patches, "blurred": blurred.reshape(patches.shape).byte(), "inked": inked}
     return {
-        name: float((predictor.image_range.distances(statistics_of(some, share)) > 1).mean())
+        name: float((predictor.image_range.distances(image_statistics(some, share)) > 1).mean())
         for name, some in kinds.items()
     }
 

@@ -346,7 +346,7 @@ def test_every_check_is_called():
 def test_only_checks_raise_about_input():
     """Anything else that raises does so again, or for Python: no attribute of a lazy module."""
     for file in SOURCE.rglob("*.py"):
-        if file.parent.name != "_checks":
+        if file.parent.name != "_checks" and file.name != "_errors.py":
             raised = [node.exc for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
                       if isinstance(node, ast.Raise) and node.exc is not None]  # fmt: skip
             assert {ast.unparse(exc).split("(")[0] for exc in raised} <= {"AttributeError"}, file.name

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import stpredict as stp
-from stpredict.models import _registry
+from stpredict.models import registry
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 FILE, STUDY = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -20,7 +20,7 @@ FILE, STUDY = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"
 
 @pytest.fixture(autouse=True)
 def registry_as_before(monkeypatch):
-    monkeypatch.setattr(_registry, "_KNOWN", dict(_registry._KNOWN))
+    monkeypatch.setattr(registry, "_KNOWN", dict(registry._KNOWN))
 
 
 @dataclass(frozen=True, kw_only=True)

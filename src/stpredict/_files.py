@@ -1,7 +1,9 @@
-"""One process at a time at a place on disk."""
+"""Files and folders that appear whole or not at all, and one process at a time at a place on disk."""
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -13,29 +15,68 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def lock(place: Path) -> Iterator[bool]:
-    """Keep other processes from a place, without waiting; a process that ends, however it ends, lets go.
-
-    Parameters
-    ----------
-    place
-        A file or folder; it need not be there. A hidden file beside it is the lock.
-
-    Yields
-    ------
-    False if another process has it.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    file = place.with_name(f".{place.name}.lock")
-    held = FileLock(file, blocking=False)
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; what is written there replaces ``path`` if nothing is raised."""
+    temporary = temporary_path(path)
     try:
-        held.acquire()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, locked: bool = False) -> Iterator[Path]:
+    """A path beside ``path``; the folder that is made there replaces ``path`` if nothing is raised.
+
+    With ``locked`` the caller holds the lock of ``path``, so that what a killed process left can be removed.
+    """
+    temporary = path.with_name(f".{path.name}.part") if locked else temporary_path(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside ``path`` that no other process uses, so on the same disk."""
+    return path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Rename a folder to ``path``; what is there is removed only after the new one is in place."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = temporary_path(path)
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Lock a file or folder, which need not exist, without waiting; yields False if another process holds the lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f".{path.name}.lock")
+    file_lock = FileLock(file, blocking=False)
+    try:
+        file_lock.acquire()
     except Timeout:
         yield False
         return
     try:
         yield True
     finally:
-        with suppress(OSError):  # while it is held, so that nobody else's goes
+        with suppress(OSError):  # before the release, so that no other process's lock file is removed
             file.unlink(missing_ok=True)
-        held.release()
+        file_lock.release()

@@ -164,21 +164,18 @@ def spot_pitch(xy: NDArray[np.float64]) -> float:
     return float(np.median(distance[:, 1]))
 
 
-def color_windows(patch: PatchSpec, diameter_um: float) -> tuple[float, ...]:
-    """Sides in µm of the windows whose colour the baseline sees: the spot itself, then every field of view.
+def neighbour_pitch(xy: NDArray[np.float64]) -> float:
+    """Median length of all pairs of neighbours; NaN for fewer than two spots.
 
-    Parameters
-    ----------
-    patch
-        The patches.
-    diameter_um
-        Spot diameter in µm.
-
-    Returns
-    -------
-    Sides in µm, ``1 + len(patch.fov_um)`` of them.
+    Where spots are placed with an error, `spot_pitch` is biased: the nearest is the nearest of four or six.
     """
-    return (diameter_um, *patch.fov_um)
+    nearest = spot_pitch(xy)
+    if not np.isfinite(nearest):
+        return nearest
+    from scipy.spatial import cKDTree  # costs 100 ms of import
+
+    pairs = cKDTree(xy).query_pairs(1.3 * nearest, output_type="ndarray")
+    return float(np.median(np.linalg.norm(xy[pairs[:, 0]] - xy[pairs[:, 1]], axis=1)))
 
 
 def margin_px(size_px: int, share: float) -> int:

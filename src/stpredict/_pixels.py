@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from ._geometry import PatchSpec
     from ._slides import Level
 
+PATCH_VERSION: int = 1
+"""Version of how patches are cut; raised whenever their bytes change for the same image and spots.
+
+It enters the fingerprints of runs, stores, benchmarks and cohorts, so that results of two versions never mix.
+"""
 CELL_PX = 2048
 """Windows whose centres share a square of this many full-resolution pixels are cut from the same canvas."""
 STRIP_BYTES = 1 << 28

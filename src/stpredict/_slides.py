@@ -18,7 +18,13 @@ from spatialdata.transformations import get_transformation
 from . import _keys as keys
 from ._checks import slides as check
 from ._geometry import apply_affine, axis_scales, orientation
-from ._resolution import Spots, measured, platform, settle, told
+from ._resolution import (
+    SpotsOnImage,
+    reconcile_resolution,
+    resolutions_from_spots,
+    spot_platform,
+    stated_resolution,
+)
 from ._rows import embeddings, group_of, instances, matrix_of
 
 if TYPE_CHECKING:
@@ -80,7 +86,7 @@ class Slide:
         """Spot centres in µm, origin at the image corner."""
         return self.xy_px * self.um_per_px
 
-    def alone(self) -> Slide:
+    def without_counts(self) -> Slide:
         """The image and where its spots are, without counts and the object: what another process needs to predict."""
         return replace(self, counts=None, genes=(), source=SpatialData())
 
@@ -227,8 +233,8 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
     ids, rows = instances(sdata, table_name, shapes_key, spots.index)
     xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
     diameter_px = float(spots["diameter"].median()) * float(np.mean(axis_scales(element_to_px)))
-    on_it = Spots(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px)
-    um_per_px = 1.0 if selection.in_px else resolution(sdata, image_key, selection.um_per_px, on_it)
+    on_it = SpotsOnImage(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px)
+    um_per_px = 1.0 if selection.in_px else image_resolution(sdata, image_key, selection.um_per_px, on_it)
     levels = pyramid(sdata.images[image_key])
     check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     table = sdata.tables[table_name][rows] if table_name else None
@@ -318,7 +324,9 @@ def _spots(element: Any) -> pd.DataFrame:
     return pd.DataFrame({**means, "diameter": 2 * np.sqrt(n_pixels / np.pi)}, index=names)
 
 
-def resolution(sdata: SpatialData, image_key: str, given: float | None, spots: Spots | None = None) -> float:
+def image_resolution(
+    sdata: SpatialData, image_key: str, given: float | None, spots: SpotsOnImage | None = None
+) -> float:
     """µm per pixel of an image: argument, then what is recorded, then its metadata, then its platform's spots.
 
     Parameters
@@ -341,8 +349,8 @@ def resolution(sdata: SpatialData, image_key: str, given: float | None, spots: S
     ValueError
         If nothing is known, or spots of a known platform differ by more than 5 %.
     """
-    by_spots = [] if spots is None else measured(platform(sdata, spots.shapes_key), spots)
-    return settle(told(sdata, image_key, given), by_spots, image_key).um_per_px
+    by_spots = [] if spots is None else resolutions_from_spots(spot_platform(sdata, spots.shapes_key), spots)
+    return reconcile_resolution(stated_resolution(sdata, image_key, given), by_spots, image_key).um_per_px
 
 
 def pyramid(image: Any) -> tuple[Level, ...]:

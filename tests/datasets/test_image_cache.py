@@ -10,7 +10,7 @@ import pytest
 
 from stpredict.datasets import _image_cache
 from stpredict.datasets._image_cache import cached_image
-from stpredict.io._images import read_image
+from stpredict.io.images import read_image
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from stpredict.io._genes import read_gene_map, rename, without_version
+from stpredict.io.genes import read_gene_map, rename, without_version
 
 ERBB2, ACTB, MOUSE = "ENSG00000141736", "ENSG00000075624", "ENSMUSG00000064339"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stpredict.io._lattice import fit_lattice, is_staggered, neighbour_pitch, um_per_px
+from stpredict._geometry import neighbour_pitch
+from stpredict.io._lattice import fit_lattice, is_staggered, um_per_px
 
 ARRAY = np.stack(np.meshgrid(np.arange(3.0, 17), np.arange(5.0, 18)), -1).reshape(-1, 2)
 

@@ -12,8 +12,8 @@ from stpredict import models
 from stpredict._geometry import margin_px
 from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
 from stpredict.models import SpotBatch
-from stpredict.models._statistics import window_colors
 from stpredict.models.baselines import from_centre
+from stpredict.models.image_statistics import window_colors
 from stpredict.pp.targets import Targets, TargetSpec
 
 
@@ -39,7 +39,7 @@ def together(*parts):
 
 def built(name, spots, **overrides):
     model = models.build(models.config(name, 3, {"size_px": 16, **overrides}))
-    model.start_from(iter([spots]))
+    model.initialize_from(iter([spots]))
     return model.eval()
 
 
@@ -142,10 +142,10 @@ def test_bank_of_any_length_is_loaded():
 @pytest.mark.parametrize("name", ["mean_profile", "ridge_color", "knn_spatial"])
 def test_one_profile_everywhere(name):
     model = built(name, section())
-    model.start_at(torch.tensor([1.0, 2.0, 3.0]))
+    model.initialize_at(torch.tensor([1.0, 2.0, 3.0]))
     assert torch.equal(model(section(3)), torch.tensor([1.0, 2.0, 3.0]).expand(9, 3))
     with pytest.raises(ValueError, match="this network has 3 outputs"):
-        model.start_at(torch.zeros(4))
+        model.initialize_at(torch.zeros(4))
 
 
 @pytest.mark.parametrize(

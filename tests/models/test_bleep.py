@@ -11,7 +11,7 @@ import torch
 from stpredict import models
 from stpredict.models import SpotBatch
 from stpredict.models.bleep import smoothed_clip_loss
-from stpredict.tl._predictor.serialization import fill
+from stpredict.tl._predictor.serialization import load_weights
 
 OPTIONS = {"encoder": "given", "n_features": 6, "size_px": 8, "top_k": 3, "dim": 16}
 
@@ -30,7 +30,7 @@ def section(n=60, seed=0):
 
 def built(spots, **overrides):
     model = models.build(models.config("bleep", 4, {**OPTIONS, **overrides}))
-    model.start_from(iter([spots]))
+    model.initialize_from(iter([spots]))
     return model.eval()
 
 
@@ -76,7 +76,7 @@ def test_embeddings_of_length_1_where_asked():
     plain = built(spots)
     unit = models.build(replace(plain.config, normalize=True, temperature=0.1)).eval()
     unit.load_state_dict(plain.state_dict())
-    image, spot = plain._image(spots), plain.spot(spots.targets)
+    image, spot = plain._image_embedding(spots), plain.spot(spots.targets)
     scaled = torch.nn.functional.normalize
     torch.testing.assert_close(unit.loss(spots), smoothed_clip_loss(scaled(image), scaled(spot), 0.1))
     torch.testing.assert_close(plain.loss(spots), smoothed_clip_loss(image, spot, 1.0))
@@ -86,7 +86,7 @@ def test_prediction_is_the_mean_of_the_most_alike_training_spots():
     spots, new = section(), section(5, seed=1)
     model = built(spots)
     with torch.no_grad():
-        image, spot = model._image(new).double().numpy(), model.spot(spots.targets).double().numpy()
+        image, spot = model._image_embedding(new).double().numpy(), model.spot(spots.targets).double().numpy()
     alike = (image / np.linalg.norm(image, axis=1)[:, None]) @ (spot / np.linalg.norm(spot, axis=1)[:, None]).T
     nearest = np.argsort(-alike, axis=1)[:, :3]
     np.testing.assert_allclose(model(new).detach(), spots.targets.numpy()[nearest].mean(axis=1), rtol=1e-5)
@@ -107,13 +107,13 @@ def test_bank_is_the_training_spots_and_follows_the_head():
     assert "bank" in model.state_dict()
 
 
-@pytest.mark.parametrize("load", ["fill", "load_state_dict"])
+@pytest.mark.parametrize("load", ["load_weights", "load_state_dict"])
 @pytest.mark.parametrize("n", [1, 7, 60])
 def test_bank_of_any_length_goes_through_a_file(load, n):
     model = built(section(n))
     other = models.build(model.config).eval()
-    if load == "fill":
-        fill(other, model.state_dict(), "a folder")
+    if load == "load_weights":
+        load_weights(other, model.state_dict(), "a folder")
     else:
         other.load_state_dict(model.state_dict())
     new = section(9, seed=4)
@@ -124,7 +124,7 @@ def test_bank_of_other_targets_is_refused():
     model = built(section())
     other = models.build(replace(model.config, n_outputs=5))
     with pytest.raises(ValueError, match="bank"):
-        fill(other, model.state_dict(), "a folder")
+        load_weights(other, model.state_dict(), "a folder")
 
 
 def test_it_learns_what_goes_together():
@@ -143,7 +143,7 @@ def test_it_learns_what_goes_together():
 def test_starts_at_the_mean_where_it_is_told_to():
     model = built(section())
     mean = torch.tensor([6.123456, 6.123457, 0.0, 1e-4])
-    model.start_at(mean)
+    model.initialize_at(mean)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model(section(4)), mean.expand(4, 4))
 

@@ -29,7 +29,7 @@ def build(**overrides):
 def test_targets_are_scaled_to_the_range_of_the_training_spots(batch):
     model = build()
     batch.targets[:, 3] = 2.0  # a gene that does not vary
-    model.start_from([replace(batch, targets=batch.targets)])
+    model.initialize_from([replace(batch, targets=batch.targets)])
     assert torch.equal(model.low, batch.targets.min(dim=0).values)
     torch.testing.assert_close((model.low + model.spread)[:3], batch.targets.max(dim=0).values[:3])
     torch.testing.assert_close(model(batch), batch.targets.mean(dim=0).expand(6, 4))
@@ -38,7 +38,7 @@ def test_targets_are_scaled_to_the_range_of_the_training_spots(batch):
 
 def test_loss_is_smooth_l1_in_that_range(batch):
     model = build()
-    model.start_from([batch])
+    model.initialize_from([batch])
     nn.init.normal_(model.head.weight, std=0.1)
     error = ((model(batch) - batch.targets) / model.spread).abs()
     expected = torch.where(error < 1, error**2 / 2, error - 0.5).mean()
@@ -47,7 +47,7 @@ def test_loss_is_smooth_l1_in_that_range(batch):
 
 def test_predictions_may_leave_the_range(batch):
     model = build()
-    model.start_from([batch])
+    model.initialize_from([batch])
     nn.init.normal_(model.head.weight, std=10)
     y = model(batch)
     assert (y < model.low).any()
@@ -56,7 +56,7 @@ def test_predictions_may_leave_the_range(batch):
 
 def test_range_is_saved(batch):
     model = build()
-    model.start_from([batch])
+    model.initialize_from([batch])
     nn.init.normal_(model.head.weight)
     other = models.build(model.config).eval()
     other.load_state_dict(model.state_dict())

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stpredict.models._encoder import Encoder
 from stpredict.models._frozen import ScaleEncoder
-from stpredict.models._statistics import patch_statistics
+from stpredict.models.encoder import Encoder
+from stpredict.models.image_statistics import patch_statistics
 
 timm = pytest.importorskip("timm")
 

@@ -32,7 +32,7 @@ def given(n=200, d=12, g=3, seed=0, noise=0.1):
 def built(name, spots, **overrides):
     options = {"encoder": "given", "n_features": spots.features.shape[1], "fov_spots": (1.5,), "size_px": 8}
     model = models.build(models.config(name, spots.targets.shape[1], options | overrides))
-    model.start_from(iter([spots]))
+    model.initialize_from(iter([spots]))
     return model
 
 

@@ -7,7 +7,7 @@ import torch
 
 from stpredict import models
 from stpredict.datasets import synthetic
-from stpredict.models.histogene import HisToGene, HisToGeneConfig, Places
+from stpredict.models.histogene import HisToGene, HisToGeneConfig, PositionEmbedding
 from stpredict.tl import FitConfig, Predictor, fit
 
 TINY = {"dim": 64, "depth": 1, "heads": 2, "mlp_dim": 64, "size_px": 16}
@@ -42,28 +42,28 @@ def test_recipe_is_the_published_one():
 
 
 def test_whole_positions_are_rows_of_the_tables():
-    places = Places(5, 3)
+    places = PositionEmbedding(5, 3)
     x, y = places.positions
     found = places(torch.tensor([[10.0, 7.0], [12.0, 7.0], [11.0, 10.0]]))
     torch.testing.assert_close(found, torch.stack([x[0] + y[0], x[2] + y[0], x[1] + y[3]]))
 
 
 def test_between_two_positions_is_interpolated():
-    places = Places(5, 3)
+    places = PositionEmbedding(5, 3)
     x, y = places.positions
     torch.testing.assert_close(places(torch.tensor([[0.0, 0.0], [1.25, 0.0]]))[1], 0.75 * x[1] + 0.25 * x[2] + y[0])
 
 
 @pytest.mark.parametrize("far", [4.0, 5.0, 99.5])
 def test_beyond_the_table_is_its_last_row(far):
-    places = Places(5, 3)
+    places = PositionEmbedding(5, 3)
     x, y = places.positions
     torch.testing.assert_close(places(torch.tensor([[0.0, 0.0], [far, 0.0]]))[1], x[4] + y[0])
 
 
 def test_distances_are_in_pitches_of_the_training_spots():
     model, batch = network(), section(step=150.0)
-    model.start_from([batch])
+    model.initialize_from([batch])
     assert model.pitch_um == 150.0
     other = network()
     other.load_state_dict(model.state_dict())

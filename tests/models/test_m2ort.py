@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import stpredict
 from stpredict import models
-from stpredict.models.m2ort import LevelAttention, M2ORTConfig, PatchEmbedding, shrunk
+from stpredict.models.m2ort import LevelAttention, M2ORTConfig, PatchEmbedding, downsample
 
 PUBLISHED = {"m2ort": (7_620_874, 1.71), "m2ort_base": (17_137_946, 3.77), "m2ort_large": (55_485_754, 11.88)}
 
@@ -58,13 +58,13 @@ def test_fine_stripes_vanish_at_low_resolution():
     stripes = torch.zeros(1, 1, 32, 32)
     stripes[..., ::2] = 1
     for by in (2, 4):
-        inner = shrunk(stripes, by)[..., 1:-1]
+        inner = downsample(stripes, by)[..., 1:-1]
         torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=0.02, rtol=0)
 
 
 def test_flat_patches_stay_flat():
-    assert shrunk(torch.full((1, 3, 16, 16), 0.3), 4).shape == (1, 3, 4, 4)
-    torch.testing.assert_close(shrunk(torch.full((1, 3, 16, 16), 0.3), 4), torch.full((1, 3, 4, 4), 0.3))
+    assert downsample(torch.full((1, 3, 16, 16), 0.3), 4).shape == (1, 3, 4, 4)
+    torch.testing.assert_close(downsample(torch.full((1, 3, 16, 16), 0.3), 4), torch.full((1, 3, 4, 4), 0.3))
 
 
 def test_tokens_are_smaller_where_pixels_are_larger():

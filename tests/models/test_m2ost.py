@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stpredict.models import M2OST, M2OSTConfig
 from stpredict.models._attention import key_mask
-from stpredict.models._statistics import patch_statistics
+from stpredict.models.image_statistics import patch_statistics
 from stpredict.models.m2ost import (
     ChannelMixing,
     CrossAttention,
@@ -220,7 +220,7 @@ def test_color_tokens_differ_from_the_paper_by_what_they_say():
 
 def test_statistics_share_is_a_weighted_mean_and_the_loss_leaves_it_out(spots):
     model, batch = M2OST(small(statistics_share=0.25)), spots(12)
-    model.start_from([batch])
+    model.initialize_from([batch])
     torch.nn.init.normal_(model.head.weight, std=0.1)
     alone = M2OST(small())
     alone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("statistics.")})
@@ -234,7 +234,7 @@ def test_statistics_share_is_a_weighted_mean_and_the_loss_leaves_it_out(spots):
 
 def test_start_from_takes_the_mean_of_the_targets(spots):
     model, batch = M2OST(small()).eval(), spots(12)
-    model.start_from([batch])
+    model.initialize_from([batch])
     torch.testing.assert_close(model(batch), batch.targets.mean(dim=0).expand(12, -1))
 
 
@@ -250,7 +250,7 @@ def test_start_from_takes_spots_some_at_a_time_once_each(spots):
     states = []
     for given in ([batch], pieces()):
         model = M2OST(small(statistics_share=0.5))
-        model.start_from(given)
+        model.initialize_from(given)
         states.append([x for name, x in model.state_dict().items() if name.startswith(("statistics", "head"))])
     assert len(taken) == 3
     torch.testing.assert_close(states[0], states[1], atol=1e-5, rtol=1e-4)

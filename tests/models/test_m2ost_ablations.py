@@ -86,7 +86,7 @@ def test_every_combination_works_and_learns(values, spots):
 def test_every_subset_of_scales_works(windows, embedding, spots):
     model = M2OST(small(fov_spots=windows, embedding=embedding, statistics_share=0.5))
     batch = spots(n_scales=len(windows))
-    model.start_from([batch])
+    model.initialize_from([batch])
     torch.testing.assert_close(model.head(torch.zeros(1, 12 * len(windows)))[0], batch.targets.mean(dim=0))
     model.loss(batch).backward()
     assert model.eval()(batch).shape == (3, 4)

@@ -30,7 +30,7 @@ def spots(n=60):
 def built(name, batch, **options):
     torch.manual_seed(3)
     model = models.build(models.config(name, 4, options))
-    model.start_from([batch])
+    model.initialize_from([batch])
     return model.eval()
 
 
@@ -57,7 +57,7 @@ def test_loss_is_of_the_network_alone():
 
 def test_one_profile_everywhere():
     model = built("m2ost_encoder", spots(), **SMALL, statistics_share=0.7)
-    model.start_at(torch.arange(4.0))
+    model.initialize_at(torch.arange(4.0))
     torch.testing.assert_close(model(spots()), torch.arange(4.0).expand(60, -1))
 
 
@@ -68,7 +68,7 @@ def test_patches_are_turned_though_there_are_features():
     views = Views.draw(60, FitConfig(), torch.Generator().manual_seed(0))
     for name, turned in {"m2ost_encoder": True, "encoder_mlp": False}.items():
         shape = models.config(name, 4, {"size_px": 32})
-        seen = views.of(batch, reads_both=models.build(shape).reads_both)
+        seen = views.of(batch, uses_patches_and_features=models.build(shape).uses_patches_and_features)
         assert torch.equal(seen.patches, batch.patches) is not turned
         assert seen.features is batch.features
 

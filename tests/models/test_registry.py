@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stpredict import models
-from stpredict.models import _registry
+from stpredict.models import registry
 
 
 def test_named_models():
@@ -66,7 +66,7 @@ def test_names_of_timm_are_networks_as_they_are():
     assert config.size_px == 240
     assert models.config("hf-hub:timm/resnet18.a1_in1k", 3).encoder == "hf-hub:timm/resnet18.a1_in1k"
     assert models.recipe("resnet18.a1_in1k") == models.recipe("resnet50")
-    assert "encoder" in _registry.named_fields("resnet18")
+    assert "encoder" in registry.config_fields("resnet18")
     assert models.config_from_dict(models.config_to_dict(config)) == config
     with pytest.raises(ValueError, match=r"No model 'resnet17' .*`timm.list_models\(\)`"):
         models.recipe("resnet17")
@@ -122,6 +122,6 @@ def test_names_resolve_and_nothing_else():
 
 
 def test_import_needs_no_torch():
-    code = "import sys; from stpredict import models; from stpredict.models import _registry; print(*sys.modules)"
+    code = "import sys; from stpredict import models; from stpredict.models import registry; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "pandas", "anndata", "spatialdata"} & set(loaded)

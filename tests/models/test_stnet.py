@@ -29,7 +29,7 @@ def model():
 def test_colours_are_in_units_of_the_training_patches(model, batch):
     parts = [models.SpotBatch(patches=batch.patches[some], xy_um=batch.xy_um[some], slide=batch.slide[some],
                               targets=batch.targets[some]) for some in (slice(0, 1), slice(1, 6))]  # fmt: skip
-    model.start_from(iter(parts))
+    model.initialize_from(iter(parts))
     pixels = batch.patches / 255
     torch.testing.assert_close(model.color_mean.flatten(), pixels.mean(dim=(0, 1, 3, 4)))
     torch.testing.assert_close(model.color_std.flatten(), pixels.std(dim=(0, 1, 3, 4)), rtol=1e-3, atol=0)
@@ -42,7 +42,7 @@ def test_colours_are_in_units_of_the_training_patches(model, batch):
 
 def test_patches_of_one_colour_are_no_division_by_zero(model, batch):
     batch = replace(batch, patches=torch.full_like(batch.patches, 200))
-    model.start_from([batch])
+    model.initialize_from([batch])
     nn.init.normal_(model.head.weight)
     assert model(batch).isfinite().all()
 
@@ -52,7 +52,7 @@ def test_before_training_colours_are_those_of_the_weights(model, batch):
 
 
 def test_colour_statistics_are_saved(model, batch):
-    model.start_from([batch])
+    model.initialize_from([batch])
     nn.init.normal_(model.head.weight)
     other = models.build(model.config).eval()
     other.load_state_dict(model.state_dict())

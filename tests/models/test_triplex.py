@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import stpredict as stp
 from stpredict import models
-from stpredict.models.triplex import Around, LatticeConv
+from stpredict.models.triplex import LatticeConv, WideViewTransformer
 
 SMALL = {
     "target_encoder": "test_efficientnet",
@@ -49,7 +49,7 @@ def batch():
 @pytest.fixture
 def model(batch):
     model = models.build(models.config("triplex", 4, SMALL))
-    model.start_from([batch])
+    model.initialize_from([batch])
     for head in (model.head, *model.branches):
         torch.nn.init.normal_(head.weight)
     return model.eval()
@@ -135,7 +135,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(model, batch):
 
 
 def test_attention_around_knows_distances_not_directions():
-    layers = Around(depth=2, dim=8, heads=2, mlp_ratio=1.0, dropout=0.3).eval()
+    layers = WideViewTransformer(depth=2, dim=8, heads=2, mlp_ratio=1.0, dropout=0.3).eval()
     torch.nn.init.normal_(layers.position_bias)
     x = torch.randn(3, 5, 5, 8)
     y = layers(x.flatten(1, 2)).unflatten(1, (5, 5))
@@ -175,7 +175,7 @@ def test_spots_far_apart_cost_no_memory():
 
 
 def test_loss_is_that_of_the_fused_prediction_and_of_each_view(model, batch):
-    fused, *views = model._summaries(batch)
+    fused, *views = model._embeddings(batch)
     y, wanted = model.head(fused), ((model(batch) - batch.targets) ** 2).mean()
     for branch, view in zip(model.branches, views, strict=True):
         own = branch(view)
@@ -185,7 +185,7 @@ def test_loss_is_that_of_the_fused_prediction_and_of_each_view(model, batch):
 
 def test_every_prediction_starts_at_the_mean(batch):
     model = models.build(models.config("triplex", 4, SMALL))
-    model.start_from([rows(batch, slice(0, 5)), rows(batch, slice(5, 13))])
+    model.initialize_from([rows(batch, slice(0, 5)), rows(batch, slice(5, 13))])
     mean = batch.targets.mean(dim=0)
     assert torch.allclose(model(batch), mean.expand(13, 4))
     assert all(torch.allclose(branch.bias, mean) for branch in model.branches)

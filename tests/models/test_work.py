@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stpredict import models
 from stpredict.models import M2OST, M2OSTConfig
-from stpredict.models._attention import attend, plus, weighted_sum
+from stpredict.models._attention import add_residual, attend, weighted_sum
 
 ATTENTION = "_scaled_dot_product"
 
@@ -130,8 +130,8 @@ def test_bfloat16_stays_near_float32(spots):
 
 def test_sums_in_place_keep_the_finer_precision():
     x, change = torch.randn(4), torch.randn(4)
-    assert torch.equal(plus(x, change.clone()), x + change)
-    coarse = plus(x, change.bfloat16())
+    assert torch.equal(add_residual(x, change.clone()), x + change)
+    coarse = add_residual(x, change.bfloat16())
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, x + change.bfloat16())
 

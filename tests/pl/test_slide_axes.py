@@ -19,7 +19,7 @@ from stpredict.pl._slide_axes import (
     scale_bar,
     spots_window,
 )
-from stpredict.pp.raster import raster_of
+from stpredict.pp.raster import fit_raster
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_raster_and_circles_agree(angle, apart, shift):
     values = rng.random(len(xy))
     values[3] = np.nan
     circles = drawn(lambda ax: draw_spots(ax, xy, 13.0, values=values))
-    raster = drawn(lambda ax: draw_raster(ax, raster_of(xy), values))
+    raster = drawn(lambda ax: draw_raster(ax, fit_raster(xy), values))
     for x, y in xy.astype(int):
         near = np.s_[y - 3 : y + 4, x - 3 : x + 4]
         assert abs(circles[near] - raster[near]).max() <= 2
@@ -158,7 +158,7 @@ def test_shrunken_raster_has_no_rim():
     """Edges fade into what lies beneath, not into the colour of missing values."""
     xy = np.argwhere(np.ones((300, 300))).astype(float)[:, ::-1] + 50.5
     xy = xy[np.hypot(*(xy - 200).T) < 120]
-    picture = drawn(lambda ax: (draw_raster(ax, raster_of(xy), np.ones(len(xy)), cmap="Reds"), ax.set_xlim(0, 900)))
+    picture = drawn(lambda ax: (draw_raster(ax, fit_raster(xy), np.ones(len(xy)), cmap="Reds"), ax.set_xlim(0, 900)))
     red, green, _ = np.moveaxis(picture, -1, 0)
     assert (np.abs(red - green)[green < 200] > 15).all()
 

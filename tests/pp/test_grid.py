@@ -17,8 +17,9 @@ from spatialdata.transformations import Affine, Identity, Scale, get_transformat
 
 import stpredict as stp
 from stpredict.pp import spot_grid
-from stpredict.pp._grid import MAX_PLACES, spot_lattice
+from stpredict.pp._grid import MAX_PLACES
 from stpredict.pp._grid_area import tissue_share
+from stpredict.pp.lattice import infer_lattice
 
 
 def slide(width=400, height=300, um_per_px=2.0, *, transformation=None, system="global"):
@@ -144,13 +145,13 @@ def test_lattice_of_measured_spots(name, pitch, layout, angle):
     rng = np.random.default_rng(0)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     xy = (centres(sdata) * 2 + rng.normal(0, 0.02 * pitch, (len(sdata["grid"]), 2))) @ turn
-    found = spot_lattice(xy[rng.uniform(size=len(xy)) > 0.2])
+    found = infer_lattice(xy[rng.uniform(size=len(xy)) > 0.2])
     assert found == (pytest.approx(pitch, rel=0.02), layout)
 
 
 def test_few_spots_are_no_lattice():
-    assert spot_lattice(np.zeros((1, 2))) == (None, "square")
-    assert spot_lattice(np.array([[0.0, 0.0], [3.0, 4.0]])) == (5.0, "square")
+    assert infer_lattice(np.zeros((1, 2))) == (None, "square")
+    assert infer_lattice(np.array([[0.0, 0.0], [3.0, 4.0]])) == (5.0, "square")
 
 
 def test_spots_with_enough_of_their_area_on_tissue():

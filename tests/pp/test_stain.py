@@ -16,8 +16,8 @@ from spatialdata.transformations import Identity
 
 import stpredict as stp
 from stpredict.pp._stain import lattice_within
-from stpredict.pp.stain_fit import METHODS, N_WINDOWS, Normalizer, Stain, fit_stain, normalized, stain_of
-from stpredict.tl._predictor.stain import normalizers, training_stain
+from stpredict.pp.stain_normalization import METHODS, N_WINDOWS, Stain, StainNormalizer, fit_stain, normalized, stain_of
+from stpredict.tl._predictor.stain import stain_normalizers, training_stain
 from stpredict.tl._training.provenance import _color, warn_unseen_color
 
 
@@ -66,7 +66,7 @@ def test_vectors_and_amounts_are_recovered(stains):
 
 
 def test_one_slide_takes_on_the_stain_of_another(stains):
-    out = Normalizer.between(*stains, "macenko")(A)
+    out = StainNormalizer.between(*stains, "macenko")(A)
     difference = np.abs(out.astype(int) - B)
     assert difference.mean() < 1
     assert np.percentile(difference, 99) <= 3
@@ -74,7 +74,7 @@ def test_one_slide_takes_on_the_stain_of_another(stains):
 
 
 def test_mean_and_deviation_match_after_reinhard(stains):
-    out = stain_of(Normalizer.between(*stains, "reinhard")(A))
+    out = stain_of(StainNormalizer.between(*stains, "reinhard")(A))
     np.testing.assert_allclose(out.mean, stains[1].mean, atol=0.01)
     np.testing.assert_allclose(out.std, stains[1].std, rtol=0.02)
 
@@ -83,16 +83,16 @@ def test_mean_and_deviation_match_after_reinhard(stains):
 def test_white_stays_and_so_does_all_between_equal_stains(stains, method):
     every_fifth = np.stack(np.meshgrid(*[np.arange(0, 256, 5, dtype=np.uint8)] * 3), axis=0).reshape(1, 3, 52, -1)
     others = RNG.integers(0, 256, (1, 3, 50, 50), dtype=np.uint8)
-    same = Normalizer.between(stains[0], stains[0], method)
+    same = StainNormalizer.between(stains[0], stains[0], method)
     for colours in (every_fifth, others):
         np.testing.assert_allclose(same(colours).astype(int), colours, atol=1)
     white = np.full((2, 3, 3, 8, 8), 255, np.uint8)
-    assert (Normalizer.between(*stains, method)(white) == 255).all()
+    assert (StainNormalizer.between(*stains, method)(white) == 255).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_table_is_as_good_as_the_formula(stains, method):
-    out = pixels(Normalizer.between(*stains, method)(A))
+    out = pixels(StainNormalizer.between(*stains, method)(A))
     error = np.abs(out - normalized(pixels(A), *stains, method))
     assert error.max() < 2
     assert np.percentile(error, 99.9) <= 1
@@ -101,7 +101,7 @@ def test_the_table_is_as_good_as_the_formula(stains, method):
 def test_patches_keep_shape_and_order_and_are_not_changed(stains):
     patches = A[:12].reshape(4, 3, 3, 64, 64)
     before = patches.copy()
-    normalizer = Normalizer.between(*stains, "macenko")
+    normalizer = StainNormalizer.between(*stains, "macenko")
     out = normalizer(patches)
     assert (out.shape, out.dtype) == (patches.shape, np.uint8)
     assert (patches == before).all()
@@ -110,7 +110,7 @@ def test_patches_keep_shape_and_order_and_are_not_changed(stains):
 
 
 def test_it_is_fast(stains):
-    normalizer = Normalizer.between(*stains, "macenko")
+    normalizer = StainNormalizer.between(*stains, "macenko")
     patches = np.ascontiguousarray(A[:, :, :32, :32]).reshape(-1, 3, 3, 32, 32)
     normalizer(patches)  # compiled
     taken = []
@@ -242,13 +242,13 @@ def test_a_predictor_remembers_the_stain_it_was_trained_on():
     known = training_stain([resolved(FIRST)])
     assert list(known["slides"]) == ["he"]
     other = resolved(SECOND, (1.3, 0.8))
-    (normalizer,) = normalizers([other], {"stain": json.loads(json.dumps(known))}, "macenko")
+    (normalizer,) = stain_normalizers([other], {"stain": json.loads(json.dumps(known))}, "macenko")
     out = normalizer(other.levels[0].pixels[None])
     difference = np.abs(out[0].astype(int) - resolved(FIRST).levels[0].pixels)
     assert difference.mean() < 1
     stp.pp.stain(other.source)
     other.xy_px = np.array([[20.0, 20.0]])  # on glass: what is recorded counts
-    (again,) = normalizers([other], {"stain": known}, "macenko")
+    (again,) = stain_normalizers([other], {"stain": known}, "macenko")
     assert np.abs(again(other.levels[0].pixels[None]).astype(int) - out).mean() < 1
 
 
@@ -258,12 +258,12 @@ def test_without_a_reference_there_is_nothing_to_normalise_to():
     assert training_stain([blank]) is None
     for provenance in ({}, {"stain": None}):
         with pytest.raises(ValueError, match=r"does not know the stain .* older version.* train again"):
-            normalizers([resolved(FIRST)], provenance, "macenko")
+            stain_normalizers([resolved(FIRST)], provenance, "macenko")
     known = {"stain": training_stain([resolved(FIRST)])}
     with pytest.raises(ValueError, match="The stain of image 'he' cannot be measured"):
-        normalizers([blank], known, "reinhard")
+        stain_normalizers([blank], known, "reinhard")
     with pytest.raises(ValueError, match="`stain` is 'vahadane'; allowed: 'macenko', 'reinhard'"):
-        normalizers([resolved(FIRST)], known, "vahadane")
+        stain_normalizers([resolved(FIRST)], known, "vahadane")
 
 
 def colors(mean, n=50):

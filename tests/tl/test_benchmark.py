@@ -19,11 +19,11 @@ import pytest
 
 from stpredict._files import lock
 from stpredict.datasets import synthetic
+from stpredict.metrics.scores import moran_agreement
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
 from stpredict.tl._benchmarking.cost import PeakMemory, Stopwatch
 from stpredict.tl._benchmarking.entry import common_fields, entries_of
 from stpredict.tl._benchmarking.summary import interval, summarised, unit_means
-from stpredict.tl._scores import agreement
 
 from .conftest import TINY, copied
 
@@ -427,11 +427,11 @@ def test_the_interval_covers_as_often_as_it_says():
     assert interval(np.array([1.0, 1.0, 1.0, np.nan])) == (1.0, 1.0)
 
 
-def test_agreement_of_two_scores():
+def test_moran_agreement():
     one = np.array([0.1, 0.2, 0.6, np.nan])
-    assert agreement(one, 2 * one + 1) == pytest.approx(1)
-    assert np.isnan(agreement(one, np.array([np.nan, 1, 2, 3])))
-    assert np.isnan(agreement(one, np.ones(4)))
+    assert moran_agreement(one, 2 * one + 1) == pytest.approx(1)
+    assert np.isnan(moran_agreement(one, np.array([np.nan, 1, 2, 3])))
+    assert np.isnan(moran_agreement(one, np.ones(4)))
 
 
 def test_costs_are_measured():

@@ -97,7 +97,7 @@ def test_an_image_file_is_opened_by_the_workers(on_disk, predictor):
 
     slides = resolve(on_disk, Selection())
     n_pixels = sum(np.prod(level.pixels.shape) for slide in slides for level in slide.levels)
-    plan = _partitions.Plan.of(slides, predictor, _partitions.Settings())
+    plan = _partitions.PredictionPlan.of(slides, predictor, _partitions.PredictOptions())
     assert len(cloudpickle.dumps(plan)) < n_pixels / 10
 
 

@@ -140,13 +140,13 @@ def test_a_slide_that_was_begun_goes_on(paths, predictor, tmp_path, monkeypatch)
     first, begun = written(tmp_path / "out/slide1"), written(tmp_path / "out/slide2/started.zarr/X")
     assert len([path for path in begun if path.name != "zarr.json"]) == 2
     seen = {}
-    keep = _sinks.Store.finish
+    keep = _sinks.StoreSink.finish
 
     def looked_at(self, table):
         seen.update(written(self.path / "X"))
         keep(self, table)
 
-    monkeypatch.setattr(_sinks.Store, "finish", looked_at)
+    monkeypatch.setattr(_sinks.StoreSink, "finish", looked_at)
     summary = predict_cohort(paths[:2], predictor, tmp_path / "out", prepare=grid, **QUIET)
     assert (summary["status"] == "done").all()
     assert written(tmp_path / "out/slide1") == first

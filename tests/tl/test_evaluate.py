@@ -8,8 +8,8 @@ import pytest
 
 import stpredict as stp
 from stpredict.metrics import morans_i, noise_ceiling, pearson
+from stpredict.metrics.scores import nan_mean
 from stpredict.tl import evaluate, predict, summary
-from stpredict.tl._evaluate import known_mean
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 NEW = "S2_spots"
@@ -271,5 +271,5 @@ def test_only_what_evaluate_returned_can_be_summarised():
 
 def test_mean_of_what_is_known():
     values = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
-    np.testing.assert_array_equal(known_mean(values, axis=0), [2, 5, np.nan])
-    assert known_mean(values) == 3
+    np.testing.assert_array_equal(nan_mean(values, axis=0), [2, 5, np.nan])
+    assert nan_mean(values) == 3

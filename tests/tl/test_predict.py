@@ -394,7 +394,7 @@ def test_a_slide_of_other_colours_is_warned_of_with_figures(alone, predictor):
     levels = [
         np.clip(image[scale]["image"].values * [[[0.5]], [[1]], [[1]]], 0, 255).astype(np.uint8) for scale in image
     ]
-    alone.images["S0_image"] = stp.io._images.pyramid(levels[0], "S0")
+    alone.images["S0_image"] = stp.io.images.pyramid(levels[0], "S0")
     with pytest.warns(UserWarning, match=r"colours of slide 'S0_spots' lie outside the training range: .*red \d"):
         predict(alone, predictor, **QUIET)
 
@@ -405,7 +405,7 @@ def test_stain_is_brought_to_that_of_training(alone, predictor, method):
     predict(alone, predictor, key_added="wanted", **QUIET)
     image = alone.images.pop("S0_image")
     paler = [np.rint(255 * (image[scale]["image"].values / 255) ** 0.7).astype(np.uint8) for scale in image]
-    alone.images["S0_image"] = stp.io._images.pyramid(paler[0], "S0")
+    alone.images["S0_image"] = stp.io.images.pyramid(paler[0], "S0")
     with pytest.warns(UserWarning, match="colours of slide 'S0_spots' lie outside"):
         predict(alone, predictor, key_added="as_scanned", **QUIET)
     predict(alone, predictor, stain=method, **QUIET)

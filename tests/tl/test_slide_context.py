@@ -14,7 +14,7 @@ from stpredict.tl import FitConfig, Predictor, fit, predict
 from stpredict.tl._inference import cluster as _cluster
 from stpredict.tl._inference import plan as _partitions
 from stpredict.tl._inference import sinks as _sinks
-from stpredict.tl._inference.plan import Plan, Settings, compute
+from stpredict.tl._inference.plan import PredictionPlan, PredictOptions, compute
 from stpredict.tl._training.checkpoint import Reporter
 
 from .conftest import TESTED_ON, TRAINED_ON, copied
@@ -89,7 +89,7 @@ def stretch(plan, predictor, *ends):
 
 @pytest.mark.usefixtures("small_partitions")
 def test_windows_hold_the_stretch_once_and_what_is_around(sdata, predictor):
-    plan = Plan.of(resolve(sdata, Selection()), predictor, Settings())
+    plan = PredictionPlan.of(resolve(sdata, Selection()), predictor, PredictOptions())
     for first, last in ((0, 75), (3, 60), (20, 21), (16, 32)):
         found = []
         for piece, inside in plan.neighbourhoods(predictor.patch, first, last):
@@ -103,7 +103,7 @@ def test_windows_hold_the_stretch_once_and_what_is_around(sdata, predictor):
 
 @pytest.mark.usefixtures("small_partitions")
 def test_stretches_do_not_matter(sdata, predictor):
-    plan = Plan.of(resolve(sdata, Selection()), predictor, Settings(device="cpu", precision="32-true"))
+    plan = PredictionPlan.of(resolve(sdata, Selection()), predictor, PredictOptions(device="cpu", precision="32-true"))
     whole = stretch(plan, predictor, 0, 75)
     assert whole.shape == (75, 12)
     for ends in ((0, 16, 32, 48, 64, 75), (0, 1, 40, 75), (0, 25, 50, 75)):
@@ -139,8 +139,8 @@ def test_slides_together_are_slides_alone(sdata, predictor):
 def test_a_store_holds_what_memory_would_and_is_taken_up(sdata, predictor, tmp_path):
     wanted = values(sdata, predictor)
     np.testing.assert_allclose(values(sdata, predictor, store=tmp_path / "whole"), wanted, atol=1e-5)
-    plan = Plan.of(resolve(sdata, Selection()), predictor, Settings(device="cpu", precision="32-true"))
-    begun = _sinks.Store.begin(tmp_path / "begun", plan, predictor)
+    plan = PredictionPlan.of(resolve(sdata, Selection()), predictor, PredictOptions(device="cpu", precision="32-true"))
+    begun = _sinks.StoreSink.begin(tmp_path / "begun", plan, predictor)
     begun.take(16, compute(plan, predictor, 16, 48))  # the second and third of five partitions
     assert zarr.open_group(tmp_path / "begun", mode="r")["finished"][:].tolist() == [0, 1, 1, 0, 0]
     np.testing.assert_allclose(values(sdata, predictor, store=tmp_path / "begun"), wanted, atol=1e-5)

@@ -26,7 +26,7 @@ def small_partitions(monkeypatch):
 @pytest.fixture
 def stopped(sdata, predictor, tmp_path, monkeypatch):
     """A store whose prediction was interrupted after the third partition."""
-    take, left = _sinks.Store.take, iter([None, None, None, KeyboardInterrupt])
+    take, left = _sinks.StoreSink.take, iter([None, None, None, KeyboardInterrupt])
 
     def counted(pieces):
         for values in _sinks._partitions(pieces):
@@ -36,7 +36,7 @@ def stopped(sdata, predictor, tmp_path, monkeypatch):
             yield values
 
     with monkeypatch.context() as context:
-        context.setattr(_sinks.Store, "take", lambda self, first, pieces: take(self, first, counted(pieces)))
+        context.setattr(_sinks.StoreSink, "take", lambda self, first, pieces: take(self, first, counted(pieces)))
         with pytest.raises(KeyboardInterrupt):
             predict(sdata, predictor, store=tmp_path / "store", **QUIET)
     return tmp_path / "store"
@@ -145,7 +145,7 @@ def test_too_much_for_memory_names_the_store(sdata, predictor, monkeypatch):
 
 def test_a_disk_that_fails_leaves_what_is_finished(sdata, predictor, tmp_path, monkeypatch):
     calls = iter(range(100))
-    take = _sinks.Store.take
+    take = _sinks.StoreSink.take
 
     def failing(self, first, pieces):
         def until_full():
@@ -157,7 +157,7 @@ def test_a_disk_that_fails_leaves_what_is_finished(sdata, predictor, tmp_path, m
 
         take(self, first, until_full())
 
-    monkeypatch.setattr(_sinks.Store, "take", failing)
+    monkeypatch.setattr(_sinks.StoreSink, "take", failing)
     with pytest.raises(OSError, match="No space left"):
         predict(sdata, predictor, store=tmp_path / "store", **QUIET)
     assert "predicted" not in sdata.tables

@@ -9,7 +9,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity
 
 from stpredict.tl import Predictor, predict
-from stpredict.tl._predictor.ood import ImageRange, _shrunken, statistics_of
+from stpredict.tl._predictor.ood import ImageRange, _shrunken, image_statistics
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -58,7 +58,7 @@ def test_few_spots_are_shrunk_and_constants_are_held_against_new_spots():
 
 def test_statistics_do_not_depend_on_how_many_are_computed_together():
     patches = torch.randint(0, 255, (40, 2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(statistics_of(patches, 0.7)[35:], statistics_of(patches[35:], 0.7), rtol=1e-5)
+    np.testing.assert_allclose(image_statistics(patches, 0.7)[35:], image_statistics(patches[35:], 0.7), rtol=1e-5)
 
 
 def test_foreign_pixels_are_flagged(sdata, predictor):

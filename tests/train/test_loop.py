@@ -141,7 +141,7 @@ def test_it_learns_colour(network, spots, fabric):
 def test_the_untrained_network_is_the_mean_profile(network, spots, fabric):
     batch, model = spots(), network()
     mean = batch.targets.mean(dim=0)
-    model.start_at(mean)
+    model.initialize_at(mean)
     given = outputs(model, batch, fabric, 8)
     torch.testing.assert_close(given, mean.expand(24, 3))
     train(model, batch, None, replace(CONFIG, n_epochs=1, lr=1e-8), fabric, state=Progress(), report=lambda state: None)

@@ -92,14 +92,14 @@ def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
         raise ValueError(msg)
 
 
-def multiple(name: str, value: int, of: int) -> None:
+def multiple_of(name: str, value: int, of: int) -> None:
     """Refuse a number that cannot be shared out among the scales."""
     if value % of:
         msg = f"`{name}` is {value}; it is shared out among {of} scales: give a multiple of {of}."
         raise ValueError(msg)
 
 
-def halved(name: str, value: int, *, times: int) -> None:
+def power_of_two_factor(name: str, value: int, *, times: int) -> None:
     """Refuse a number that cannot be halved so many times."""
     if value % 2**times:
         msg = f"`{name}` is {value}; it is halved {times} times: give a multiple of {2**times}."
@@ -137,7 +137,7 @@ def patches(shape: tuple[int, ...], n_scales: int, size_px: int) -> None:
         raise ValueError(msg)
 
 
-def given_targets(targets: Tensor | None) -> Tensor:
+def require_targets(targets: Tensor | None) -> Tensor:
     """The targets; refuse a batch that has none where a loss needs them."""
     if targets is None:
         msg = "`batch.targets` is None; a loss compares with measured values. Give targets, or call the model itself."
@@ -145,7 +145,7 @@ def given_targets(targets: Tensor | None) -> Tensor:
     return targets
 
 
-def given_features(features: Tensor | None) -> Tensor:
+def require_features(features: Tensor | None) -> Tensor:
     """The features; refuse a batch that has none where the model has no encoder of its own."""
     if features is None:
         msg = (
@@ -197,7 +197,7 @@ def penalty(value: object) -> None:
         raise ValueError(msg)
 
 
-def counted_genes(found: int, n_genes: int) -> None:
+def count_columns(found: int, n_genes: int) -> None:
     """Refuse counts of other genes than the network has heads for."""
     if found != n_genes:
         msg = (
@@ -301,7 +301,7 @@ def released_names(given: Iterable[str], needed: Iterable[str], optional: Iterab
         raise ValueError(msg)
 
 
-def timm() -> Any:
+def import_timm() -> Any:
     """The timm library; an error that says how to install it."""
     try:
         import timm as library
@@ -331,7 +331,7 @@ def weights_file(path: Path) -> Path:
     return path
 
 
-def plain_weights(path: Path, load: Callable[..., Any]) -> Mapping[str, Tensor]:
+def tensors_only(path: Path, load: Callable[..., Any]) -> Mapping[str, Tensor]:
     """The state dict in a file of torch; refuse one that holds code, or no tensors by name."""
     try:
         state = load(path, map_location="cpu", weights_only=True)
@@ -359,7 +359,7 @@ def weights_fit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple
         raise ValueError(msg)
 
 
-def one_grid(tokens: object, name: str) -> Tensor:
+def single_token_grid(tokens: object, name: str) -> Tensor:
     """The tokens; refuse networks that have several grids of them."""
     if not hasattr(tokens, "ndim"):
         msg = f"{name!r} has several grids of tokens, not one. Name an encoder with one, such as 'resnet18'."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from .resolution import MOST
-from .slides import listed
+from .slides import MAX_RESOLUTION_DIFFERENCE, listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -169,7 +168,7 @@ def on_image(n_off: int, n_off_swapped: int, n_spots: int, size: Sequence[int], 
 def spot_diameter(diameter_px: float, um_per_px: float, known_um: Sequence[float], path: Path) -> None:
     """Refuse a spot diameter that does not fit the pitch of the positions."""
     found_um = diameter_px * um_per_px
-    if not any(abs(found_um / size - 1) <= MOST for size in known_um):
+    if not any(abs(found_um / size - 1) <= MAX_RESOLUTION_DIFFERENCE for size in known_um):
         by_diameter = " or ".join(f"{size / diameter_px:.4g} (if it is {size:g} µm)" for size in known_um)
         msg = (
             f"The pitch of the positions (100 µm) says {um_per_px:.4g} µm per pixel, but 'spot_diameter_fullres' = "

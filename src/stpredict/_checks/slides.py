@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,23 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
+
+MAX_RESOLUTION_DIFFERENCE = 0.05
+"""Largest relative difference between two sources of a resolution."""
+MAX_ANISOTROPY = 0.01
+"""Largest relative difference between the width and the height of a pixel."""
+
+
+class Resolution(Protocol):
+    """A resolution and its source."""
+
+    @property
+    def um_per_px(self) -> float:
+        """µm per full-resolution pixel."""
+
+    @property
+    def origin(self) -> str:
+        """The source."""
 
 
 def listed(names: Sequence[object]) -> str:
@@ -249,7 +266,7 @@ def on_image(xy_px: NDArray[np.float64], shape: tuple[int, ...], shapes_key: str
 def isotropic(scales: tuple[float, float], image_key: str, system: str) -> None:
     """Refuse an image whose pixels are not square."""
     x, y = scales
-    if abs(x / y - 1) > 0.01:
+    if abs(x / y - 1) > MAX_ANISOTROPY:
         msg = (
             f"Pixels of image {image_key!r} are not square: one unit of {system!r} is {x:.4g} px along x, but {y:.4g} "
             "px along y. Resample the image, or correct it with `spatialdata.transformations.set_transformation`."
@@ -318,14 +335,59 @@ def resolution(um_per_px: float, image_key: str) -> None:
         raise ValueError(msg)
 
 
-def resolution_known(diameter_um: float | None, image_key: str) -> None:
+def resolution_known(n_sources: int, image_key: str) -> None:
     """Refuse to guess a resolution."""
-    if diameter_um is None:
+    if not n_sources:
         msg = (
             f"The resolution of image {image_key!r} is not known: nothing is recorded and the platform is not. Call "
             "`stp.pp.resolution(sdata, um_per_px=…)`, or with `pitch_um=` or `diameter_um=` of the spots."
         )
         raise ValueError(msg)
+
+
+def similar_resolution(one: float, other: float) -> bool:
+    """Whether two resolutions differ by no more than 5 %."""
+    return bool(abs(one / other - 1) <= MAX_RESOLUTION_DIFFERENCE + 1e-9)
+
+
+def same_resolution(given: Resolution, measured: Resolution, image_key: str) -> None:
+    """Refuse two sources that differ by more than 5 %."""
+    if not similar_resolution(given.um_per_px, measured.um_per_px):
+        msg = (
+            f"The resolution of image {image_key!r} is {given.um_per_px:.4g} µm per pixel by {_source_name(given)}, "
+            f"but {measured.um_per_px:.4g} by {_source_name(measured)} "
+            f"({100 * (given.um_per_px / measured.um_per_px - 1):+.1f} %, at most 5 % is allowed). Correct the wrong "
+            "one, for instance with `stp.pp.resolution(sdata, um_per_px=…)`."
+        )
+        raise ValueError(msg)
+
+
+def _source_name(resolution: Resolution) -> str:
+    return {"argument": "the argument `um_per_px`", "record": "what the object records"}.get(
+        resolution.origin, f"its {resolution.origin}" if resolution.origin.startswith("spot") else resolution.origin
+    )
+
+
+def square_pixels(x: float, y: float, name: str) -> None:
+    """Refuse an image whose pixels are not square by what its file or its spots say."""
+    if not abs(x / y - 1) <= MAX_ANISOTROPY:
+        msg = (
+            f"Pixels of image {name!r} are not square: {x:.4g} µm wide and {y:.4g} µm high "
+            f"({100 * (x / y - 1):+.1f} %, at most 1 % is allowed). Resample the image to square pixels first."
+        )
+        raise ValueError(msg)
+
+
+def has_stain[Measured](stain: Measured | None, image_key: str) -> Measured:
+    """The stain; refuse slides on which it could not be measured."""
+    if stain is None:
+        msg = (
+            f"The stain of image {image_key!r} cannot be measured: its tissue is too small or too pale, or is stained "
+            "by one dye only. See whether it is stained with haematoxylin and eosin, and whether its tissue is right "
+            "(`stp.pp.tissue`); predict it without `stain`."
+        )
+        raise ValueError(msg)
+    return stain
 
 
 def colour_image(shape: tuple[int, ...], image_key: str) -> None:

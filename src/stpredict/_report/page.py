@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import platform
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import report as check
+from .._files import atomic_file
 from ..pl._comparison import best_genes, by_gene, ceiling_by_gene, ranked, section, shared_genes
 from ..pp.targets import TargetSpec
 from ..tl._benchmarking.cell import RUN
@@ -52,15 +52,11 @@ def to_html(benchmark: Compared, path: str | PathLike[str]) -> None:
     """
     target = Path(path)
     text = page(benchmark)
-    beside = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(target)
+        with atomic_file(target) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         check.report_not_written(target, error)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def page(benchmark: Compared) -> str:

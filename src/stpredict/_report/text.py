@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
+from ..metrics.scores import SUMMARY_SCORES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ..metrics.scores import Score
 
 FORMATS = {"score": ".3f", "signed": "+.3f", "short": ".2f"}
 LEAST_UNITS = 6
@@ -30,52 +34,22 @@ class Column(NamedTuple):
     meaning: str
 
 
-SCORES = (
-    Column(
-        "gene_pearson",
-        "gene-wise r",
-        "score",
-        "How well the pattern of a gene over the spots of a held-out section is predicted: Pearson correlation, mean "
-        "over genes. 0 is no better than one constant value, 1 is perfect. Models are ranked by it.",
-    ),
-    Column(
-        "difference",
-        "minus best baseline",
-        "signed",
-        "Gene-wise r minus that of the best baseline, paired: both are scored on the same held-out data.",
-    ),
-    Column(
-        "share_of_ceiling",
-        "share of ceiling",
-        "share",
-        "Counts are noisy, so that no prediction can reach 1. The noise ceiling is what a perfect one would score; "
-        "this is how much of it the model reaches.",
-    ),
-    Column(
-        "best50", "best 50 genes", "score", "Gene-wise r of the 50 genes that this model predicts best. Flattering."
-    ),
-    Column(
-        "gene_pearson_top50",
-        "top 50 variable",
-        "score",
-        "Gene-wise r of the 50 genes that vary most, the same genes for every model.",
-    ),
-    Column(
-        "spot_pearson",
-        "spot-wise r",
-        "score",
-        "Correlation over the genes of one spot, mean over spots. High even for a constant, because genes differ in "
-        "level: compare it with the mean profile, not with 0.",
-    ),
-    Column("rmse", "RMSE", "score", "Root mean squared error in units of expression. Less is better."),
-    Column(
-        "moran_agreement",
-        "Moran's I agreement",
-        "score",
-        "Whether genes that are patterned in space are predicted as patterned: correlation over genes of Moran's I, "
-        "predicted with observed.",
-    ),
+DIFFERENCE = Column(
+    "difference",
+    "minus best baseline",
+    "signed",
+    "Gene-wise r minus that of the best baseline, paired: both are scored on the same held-out data.",
 )
+
+
+def _column(score: Score) -> Column:
+    direction = "" if score.higher_is_better else " Lower is better."
+    return Column(score.name, score.label, "share" if score.percent else "score", score.meaning + direction)
+
+
+RANKING, *_OTHERS = map(_column, SUMMARY_SCORES)
+SCORES = (RANKING, DIFFERENCE, *_OTHERS)
+"""The score that models are ranked by, its difference from the best baseline, all other scores."""
 COSTS = (
     Column("parameters", "parameters", "count", "Numbers that the network holds."),
     Column("macs", "MACs per spot", "count", "Multiply-accumulate operations to predict one spot."),

@@ -85,7 +85,7 @@ def agree_on_limit(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit
 
 def _backward(model: Any, batch: SpotBatch, views: Views, rows: slice, fabric: Fabric, *, last: bool) -> float:
     """The gradient of one part, weighted by its share of the batch; devices exchange gradients at the last only."""
-    part = views.of(take(batch, rows), rows, reads_both=model.reads_both)
+    part = views.of(take(batch, rows), rows, uses_patches_and_features=model.uses_patches_and_features)
     with fabric.no_backward_sync(model, enabled=not last):
         with fabric.autocast():
             loss = model.loss(part) * (len(part) / len(batch))

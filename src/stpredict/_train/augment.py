@@ -102,7 +102,7 @@ class Views:
         shift = config.brightness_jitter * torch.randn(n, 3, generator=generator)
         return cls(symmetry=symmetry, gain=gain, shift=shift)
 
-    def of(self, batch: SpotBatch, rows: slice = slice(None), *, reads_both: bool = False) -> SpotBatch:
+    def of(self, batch: SpotBatch, rows: slice = slice(None), *, uses_patches_and_features: bool = False) -> SpotBatch:
         """The spots as they are seen.
 
         Parameters
@@ -111,7 +111,7 @@ class Views:
             Some spots.
         rows
             Which of the views are theirs; by default all.
-        reads_both
+        uses_patches_and_features
             Whether patches are looked at where there are features.
 
         Returns
@@ -119,7 +119,7 @@ class Views:
         A batch with new patches; everything else is shared. Spots with features stay as they are, if nobody looks at
         their patches.
         """
-        if batch.features is not None and not reads_both:
+        if batch.features is not None and not uses_patches_and_features:
             return batch
         patches = batch.patches
         if self.symmetry is not None:

@@ -64,7 +64,7 @@ def _counted(patches: NDArray[np.uint8], margin: int) -> NDArray[np.float32]:
 
 def _computed(patches: Tensor, margin: int) -> NDArray[np.float32]:
     """On another device: as much at a time as it holds with ease."""
-    from ..models._statistics import window_colors  # the baseline is also applied where no torch is needed
+    from ..models.image_statistics import window_colors  # the baseline is also applied where no torch is needed
 
     n_at_once = max(1, VALUES_AT_ONCE // math.prod(patches.shape[1:]))
     parts = [window_colors(part, margin) for part in patches.split(n_at_once)]

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from .._checks import training as check
 from .._pixels import PatchReader, visiting_order
 from ..models import SpotBatch
-from ..pp._split import blocks
+from ..pp.spatial_blocks import spatial_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -321,7 +321,7 @@ def fold(slides: Sequence[Slide], config: FitConfig, member: int, validate_on: S
     if kind == "none":
         return Fold(held=np.zeros(len(slide_index(slides)), bool), kind=kind, groups=(), leaks=False)
     if kind == "block":
-        masks = [blocks(slide.xy_px, seed=config.seed + member) for slide in slides]
+        masks = [spatial_blocks(slide.xy_px, seed=config.seed + member) for slide in slides]
         return Fold(held=np.concatenate(masks), kind=kind, groups=(), leaks=True)
     held = _held_slides(slides, groups, config, member, validate_on)
     trained = {slide.group for slide, out in zip(slides, held, strict=True) if not out}

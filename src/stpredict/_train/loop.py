@@ -179,7 +179,7 @@ def train(
     The state at the end; ``state.best`` are the weights to keep.
     """
     rows = torch.arange(len(spots)) if rows is None else rows
-    if not model.takes_steps:
+    if not model.has_trainable_parameters:
         return _as_it_is(model, held, config, fabric, state, report)
     in_windows = model.config.context == "slide"
     share = config.window if in_windows else -(-config.batch_size // fabric.world_size)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ..io._genes import read_gene_map
 from ..io._st import Layout
+from ..io.genes import read_gene_map
 from ._local import Kind, LocalDataset
 
 if TYPE_CHECKING:

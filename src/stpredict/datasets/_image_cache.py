@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from spatialdata import SpatialData, read_zarr
 
-from ..io._images import pyramid, read_image
+from ..io.images import pyramid, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from scipy import ndimage, sparse
 
 from .. import _keys as keys
 from .._checks import config as check
-from ..io._images import pyramid
+from ..io.images import pyramid
 from ..io.sections import Section, assemble
 
 if TYPE_CHECKING:

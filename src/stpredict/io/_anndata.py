@@ -13,10 +13,10 @@ from spatialdata.transformations import Identity
 from .. import _keys as keys
 from .._checks import files as check_files
 from .._checks import platforms as check
-from .._resolution import Known, settle
+from .._geometry import neighbour_pitch
+from .._resolution import Resolution, reconcile_resolution
 from . import _bundle as bundle
-from ._images import pyramid
-from ._lattice import neighbour_pitch
+from .images import pyramid
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -89,7 +89,7 @@ def from_anndata(
     centres = _centres(adata, xy)
     element, stated = _opened(image, name)
     _on_image(centres, bundle.size(element), ("x", "y") if isinstance(xy, str) else xy)
-    told = stated if um_per_px is None else Known(um_per_px=um_per_px, origin="argument")
+    told = stated if um_per_px is None else Resolution(um_per_px=um_per_px, origin="argument")
     known = _resolution(centres, told, pitch_um, name)
     shapes_key, image_key, instances = f"{name}_spots", f"{name}_image", np.arange(len(centres))
     radius = diameter_um / 2 / known.um_per_px
@@ -119,7 +119,7 @@ def _centres(adata: AnnData, xy: str | tuple[str, str]) -> NDArray[np.float64]:
     return centres
 
 
-def _opened(image: str | PathLike[str] | NDArray[np.uint8], name: str) -> tuple[DataTree, Known | None]:
+def _opened(image: str | PathLike[str] | NDArray[np.uint8], name: str) -> tuple[DataTree, Resolution | None]:
     if isinstance(image, np.ndarray):
         return pyramid(bundle.as_colour(image, name), name), None
     return bundle.opened(Path(image), name)
@@ -130,11 +130,11 @@ def _on_image(xy: NDArray[np.float64], size: tuple[int, int], names: tuple[str, 
     check.on_image(off, swapped, len(xy), size, names)
 
 
-def _resolution(xy: NDArray[np.float64], told: Known | None, pitch_um: float | None, name: str) -> Known:
+def _resolution(xy: NDArray[np.float64], told: Resolution | None, pitch_um: float | None, name: str) -> Resolution:
     pitch_px = np.nan if pitch_um is None else neighbour_pitch(xy)
-    by_pitch = [Known(um_per_px=float(pitch_um or np.nan) / pitch_px, origin="spot pitch")]
+    by_pitch = [Resolution(um_per_px=float(pitch_um or np.nan) / pitch_px, origin="spot pitch")]
     if not np.isfinite(pitch_px):
         by_pitch = []
     if told is None and not by_pitch:
         check.no_resolution(name)
-    return settle(told, by_pitch, name)
+    return reconcile_resolution(told, by_pitch, name)

@@ -22,7 +22,7 @@ from spatialdata.transformations import set_transformation
 from .. import _keys as keys
 from .._checks import platforms as check
 from .._checks import slides as check_slides
-from .._resolution import of_sides
+from .._resolution import resolution_from_pixel_size
 from ._wsi import _element, slide_file
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from spatialdata.transformations import BaseTransformation
     from xarray import DataTree
 
-    from .._resolution import Known
+    from .._resolution import Resolution
 
 HARMLESS = "|".join(
     [
@@ -194,7 +194,7 @@ def call(reader: str, folder: Path, arguments: Mapping[str, Any]) -> SpatialData
     return sdata
 
 
-def opened(path: Path, name: str) -> tuple[DataTree, Known | None]:
+def opened(path: Path, name: str) -> tuple[DataTree, Resolution | None]:
     """Open an image file, as `read_wsi` does: nothing is decoded before it is needed.
 
     Parameters
@@ -219,7 +219,7 @@ def opened(path: Path, name: str) -> tuple[DataTree, Known | None]:
     image = _element(file, name, rechunk=False)
     if file.um_per_px is None:
         return image, None
-    return image, of_sides(*file.um_per_px, "image metadata", path.name)
+    return image, resolution_from_pixel_size(*file.um_per_px, "image metadata", path.name)
 
 
 def size(image: DataTree) -> tuple[int, int]:
@@ -317,7 +317,7 @@ def linked(
     return made
 
 
-def notes(resolutions: Mapping[str, Known], source: SpatialData | None = None) -> dict[str, Any]:
+def notes(resolutions: Mapping[str, Resolution], source: SpatialData | None = None) -> dict[str, Any]:
     """What is recorded of a sample: which reader made it, and the resolution of its images.
 
     Parameters

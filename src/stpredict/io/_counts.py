@@ -12,7 +12,6 @@ from scipy import sparse
 
 from .._checks import expression as check_expression
 from .._checks import files as check
-from ._genes import rename
 from ._tables import (
     BARCODE,
     SPOT,
@@ -25,6 +24,7 @@ from ._tables import (
     separator,
     spot_name,
 )
+from .genes import rename
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

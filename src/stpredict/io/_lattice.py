@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._checks import files as check
-from .._geometry import spot_pitch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,32 +80,6 @@ def is_staggered(array_xy: NDArray[np.integer] | NDArray[np.floating]) -> bool:
     """
     odd = np.asarray(array_xy).sum(axis=1) % 2
     return len(odd) >= 10 and bool((odd == odd[0]).all())
-
-
-def neighbour_pitch(xy_px: NDArray[np.float64]) -> float:
-    """Typical distance between neighbouring spots where no array coordinates are known.
-
-    Parameters
-    ----------
-    xy_px
-        ``(n, 2)`` spot centres in pixels, of a square or a hexagonal array.
-
-    Returns
-    -------
-    Median length of the pairs that are neighbours; NaN for fewer than two spots.
-
-    Notes
-    -----
-    The nearest neighbour alone is biased when spots are placed with an error: it is the nearest of four or six.
-    """
-    nearest = spot_pitch(xy_px)
-    if not np.isfinite(nearest):
-        return nearest
-    from scipy.spatial import cKDTree  # costs 100 ms of import
-
-    tree = cKDTree(xy_px)
-    pairs = tree.query_pairs(1.3 * nearest, output_type="ndarray")
-    return float(np.median(np.linalg.norm(xy_px[pairs[:, 0]] - xy_px[pairs[:, 1]], axis=1)))
 
 
 def um_per_px(

@@ -11,11 +11,11 @@ import numpy as np
 
 from .._checks import files as check
 from ._counts import read_counts
-from ._genes import read_gene_map
-from ._images import pyramid, read_image
 from ._lattice import is_staggered
 from ._lattice import um_per_px as lattice_um_per_px
 from ._spots import read_affine, read_labels, read_spots, spots_of_counts
+from .genes import read_gene_map
+from .images import pyramid, read_image
 from .sections import Section, assemble
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from spatialdata.transformations import Identity, Scale
 from .. import _keys as keys
 from .._checks import files as check_files
 from .._checks import platforms as check
-from .._resolution import VISIUM, Known, of_sides, settle
+from .._resolution import VISIUM, Resolution, reconcile_resolution, resolution_from_pixel_size
 from . import _bundle as bundle
 from ._lattice import fit_lattice
 
@@ -106,7 +106,9 @@ def read_visium(
     xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)
     known = _resolution(table.obs, xy, um_per_px, factors, folder)
     images = _images(folder, image, factors, xy, name=name, overviews=overviews)
-    resolutions = {key: Known(um_per_px=known.um_per_px / shrunk, origin=known.origin) for key, (_, shrunk) in images}
+    resolutions = {
+        key: Resolution(um_per_px=known.um_per_px / shrunk, origin=known.origin) for key, (_, shrunk) in images
+    }
     shapes_key, instances = f"{name}_spots", np.arange(len(xy))
     radius = DIAMETER_UM / 2 / known.um_per_px
     circles = ShapesModel.parse(xy, geometry=0, radius=radius, transformations={name: Identity()})
@@ -140,18 +142,20 @@ def on_tissue(table: Any, positions: Path) -> Any:
     return table[kept].copy()
 
 
-def _resolution(obs: Any, xy: NDArray[np.float64], given: float | None, factors: dict[str, Any], folder: Path) -> Known:
+def _resolution(
+    obs: Any, xy: NDArray[np.float64], given: float | None, factors: dict[str, Any], folder: Path
+) -> Resolution:
     """By the argument or the pitch, both and the diameter compared."""
     array_um = obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64) * STEPS_UM
     by_pitch = pitch_resolution(array_um, xy, folder.name)
-    told = None if given is None else Known(um_per_px=given, origin="argument")
-    known = settle(told, [] if by_pitch is None else [by_pitch], folder.name)
+    told = None if given is None else Resolution(um_per_px=given, origin="argument")
+    known = reconcile_resolution(told, [] if by_pitch is None else [by_pitch], folder.name)
     diameter_px = float(factors["spot_diameter_fullres"])
     check.spot_diameter(diameter_px, known.um_per_px, VISIUM.diameters_um, folder / "spatial" / FACTORS)
     return known
 
 
-def pitch_resolution(array_um: NDArray[np.float64], xy_px: NDArray[np.float64], name: str) -> Known | None:
+def pitch_resolution(array_um: NDArray[np.float64], xy_px: NDArray[np.float64], name: str) -> Resolution | None:
     """Resolution by the places of spots in an array.
 
     Parameters
@@ -176,7 +180,7 @@ def pitch_resolution(array_um: NDArray[np.float64], xy_px: NDArray[np.float64], 
     if lattice is None:
         return None
     x, y = 1 / lattice.pitch_px
-    return of_sides(float(x), float(y), "spot pitch", name)
+    return resolution_from_pixel_size(float(x), float(y), "spot pitch", name)
 
 
 def _images(

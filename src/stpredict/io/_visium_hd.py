@@ -11,7 +11,7 @@ from spatialdata.transformations import Identity, set_transformation
 
 from .. import _keys as keys
 from .._checks import platforms as check
-from .._resolution import HD_BIN, Known, settle
+from .._resolution import VISIUM_HD_BIN, Resolution, reconcile_resolution
 from . import _bundle as bundle
 from ._visium import COUNTS, FACTORS, full_image, on_tissue, pitch_resolution, whole_slide
 
@@ -80,7 +80,7 @@ def read_visium_hd(
     check.folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")
     slices = bundle.find(folder, SLICES, "feature slice")
     bins = folder / "binned_outputs"
-    found = [HD_BIN.fullmatch(place.name) for place in (sorted(bins.iterdir()) if bins.is_dir() else [])]
+    found = [VISIUM_HD_BIN.fullmatch(place.name) for place in (sorted(bins.iterdir()) if bins.is_dir() else [])]
     check.bin_known(bin_um, [int(match[1]) for match in found if match], bins)
     spatial = bins / f"square_{bin_um:03}um" / "spatial"
     bundle.whole_matrix(bundle.find(spatial.parent, COUNTS[:1], "matrix of counts"))
@@ -98,19 +98,19 @@ def read_visium_hd(
     return _assembled(source, table, known, path_of_image, name=name, patient=patient, bin_um=bin_um, prefix=prefix)
 
 
-def _resolution(table: Any, bin_um: int, um_per_px: float, name: str) -> Known:
+def _resolution(table: Any, bin_um: int, um_per_px: float, name: str) -> Resolution:
     """By the scale factors, with which the places of the bins are compared."""
     some = np.linspace(0, table.n_obs - 1, min(table.n_obs, MANY)).astype(np.int64)
     array_um = table.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[some] * bin_um
     by_pitch = pitch_resolution(array_um, np.asarray(table.obsm[keys.SPATIAL], np.float64)[some], name)
-    told = Known(um_per_px=um_per_px, origin=f"'{FACTORS}'")
-    return settle(told, [] if by_pitch is None else [by_pitch], name)
+    told = Resolution(um_per_px=um_per_px, origin=f"'{FACTORS}'")
+    return reconcile_resolution(told, [] if by_pitch is None else [by_pitch], name)
 
 
 def _assembled(
     source: SpatialData,
     table: Any,
-    known: Known,
+    known: Resolution,
     image: Path,
     *,
     name: str,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from uuid import uuid4
 
 import dask
 import numpy as np
@@ -21,13 +19,13 @@ from xarray import DataArray, Dataset, DataTree
 
 from .. import _keys as keys
 from .._checks import files as check_files
-from .._checks import resolution as check_resolution
 from .._checks import slides as check_slides
 from .._checks import wsi as check
-from .._resolution import Known, of_sides
+from .._files import atomic_folder
+from .._resolution import Resolution, resolution_from_pixel_size
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
-from ._images import CHUNKS, pyramid, read_image
 from ._wsi_levels import SlideFile, block_px, with_overview
+from .images import CHUNKS, pyramid, read_image
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -207,20 +205,20 @@ def _picture(path: Path) -> SlideFile:
     return SlideFile(levels=(read_image(path),), backend="pillow")
 
 
-def _resolution(file: SlideFile, given: float | None, name: str) -> Known | None:
+def _resolution(file: SlideFile, given: float | None, name: str) -> Resolution | None:
     """What the user says, else what the file says; they must agree."""
     stated = None
     if file.um_per_px is not None:
-        stated = of_sides(*file.um_per_px, "image metadata", name)
+        stated = resolution_from_pixel_size(*file.um_per_px, "image metadata", name)
     if given is None:
         return stated
-    known = Known(um_per_px=float(given), origin="argument")
+    known = Resolution(um_per_px=float(given), origin="argument")
     if stated is not None:
-        check_resolution.agrees(known, stated, name)
+        check_slides.same_resolution(known, stated, name)
     return known
 
 
-def _attrs(path: Path, file: SlideFile, known: Known | None, name: str) -> dict[str, Any]:
+def _attrs(path: Path, file: SlideFile, known: Resolution | None, name: str) -> dict[str, Any]:
     said = {
         "file": path.name,
         "backend": file.backend,
@@ -267,11 +265,10 @@ def _level(pixels: da.Array, full: tuple[int, ...]) -> DataArray:
 
 def _stored(sdata: SpatialData, store: Path) -> SpatialData:
     """Write an object where it appears when it is complete, and open it from there."""
-    part = store.with_name(f".{store.name}.{uuid4().hex}.part")
-    try:
-        with ThreadPoolExecutor(CPU_COUNT) as pool, dask.config.set(pool=pool):  # where one fails, the others end first
-            sdata.write(part)
-        part.rename(store)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with (
+        atomic_folder(store) as part,
+        ThreadPoolExecutor(CPU_COUNT) as pool,  # where one fails, the others end first
+        dask.config.set(pool=pool),
+    ):
+        sdata.write(part)
     return read_zarr(store)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._chunks import FileArray
-from ._images import halve
+from .images import halve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

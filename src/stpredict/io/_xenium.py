@@ -12,9 +12,9 @@ from spatialdata.transformations import Affine, get_transformation, set_transfor
 
 from .. import _keys as keys
 from .._checks import platforms as check
-from .._checks import resolution as check_resolution
+from .._checks import slides as check_slides
 from .._geometry import apply_affine, axis_scales
-from .._resolution import Known, settle
+from .._resolution import Resolution, reconcile_resolution
 from . import _bundle as bundle
 
 if TYPE_CHECKING:
@@ -127,17 +127,18 @@ def _alignment(given: str | PathLike[str] | NDArray[np.float64] | None, image: P
     return matrix
 
 
-def _resolution(to_morphology: NDArray[np.float64], pixel_um: float, name: str) -> Known:
+def _resolution(to_morphology: NDArray[np.float64], pixel_um: float, name: str) -> Resolution:
     x, y = axis_scales(to_morphology)
-    check_resolution.square_pixels(x * pixel_um, y * pixel_um, name)
-    return settle(Known(um_per_px=pixel_um * (x + y) / 2, origin=f"'{SPECS}' and the alignment"), [], name)
+    check_slides.square_pixels(x * pixel_um, y * pixel_um, name)
+    stated = Resolution(um_per_px=pixel_um * (x + y) / 2, origin=f"'{SPECS}' and the alignment")
+    return reconcile_resolution(stated, [], name)
 
 
 def _assembled(
     source: SpatialData,
     image: DataTree,
     to_morphology: NDArray[np.float64],
-    known: Known,
+    known: Resolution,
     *,
     name: str,
     patient: str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._checks import metrics as check
+from . import _errors as check
 from ._rows import as_float, blocks, is_constant, row_products, unit_rows
 from .correlation import LEAST
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .._checks import metrics as check
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,8 +1,9 @@
-from ._registry import ModelConfig, available, build, config, config_from_dict, config_to_dict, recipe, register
 from ._weights import weights
 from .contract import FloatLinear, SpotBatch, SpotModel, unit_pixels
 from .m2ost import M2OST, M2OSTConfig
 from .m2ost_reference import M2OSTReference, M2OSTReferenceConfig, from_released
+from .model_config import ModelConfig
+from .registry import available, build, config, config_from_dict, config_to_dict, recipe, register
 
 __all__ = [
     "M2OST",

@@ -42,7 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tenso
     return side_by_side
 
 
-def heads_of(qkv: Tensor, heads: int) -> Tensor:
+def split_heads(qkv: Tensor, heads: int) -> Tensor:
     """Queries, keys and values out of one product: ``(b, n, 3 * h * d)`` to ``(3, b, h, n, d)``, a view."""
     split: Tensor = rearrange(qkv, "b n (qkv h d) -> qkv b h n d", qkv=3, h=heads)
     return split
@@ -70,7 +70,7 @@ def key_mask(shape: tuple[int, int, int], rate: float, device: torch.device) -> 
     return seen
 
 
-def plus(x: Tensor, change: Tensor) -> Tensor:
+def add_residual(x: Tensor, change: Tensor) -> Tensor:
     """``x + change``, written over ``change`` unless that is coarser: no layer keeps its output, all keep ``x``."""
     return change.add_(x) if change.dtype == x.dtype else x + change
 

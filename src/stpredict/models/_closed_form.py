@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from .._checks import models as check
-from ._penalty import chosen_penalty
+from ._penalty import choose_penalty
 from .contract import full_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._penalty import Training
+    from ._penalty import TrainingSpots
 
     Penalty = float | Literal["hest"] | None
 
@@ -28,7 +28,7 @@ ROWS = 4096
 """Spots that are held in double precision at a time."""
 
 
-class Standardize(nn.Module):
+class Standardizer(nn.Module):
     """Features with the mean and spread of the training spots taken out, and what lies far out drawn in.
 
     Parameters
@@ -87,7 +87,7 @@ class Standardize(nn.Module):
         return standard if self.clip is None else standard.clamp(-self.clip, self.clip) - self.middle
 
 
-class Components(nn.Module):
+class PrincipalComponents(nn.Module):
     """Standardised features on the principal axes of the training spots, as many as there are, padded with zeros.
 
     All are divided by one number, so that the mean square of a component is 1 over the training spots.
@@ -99,14 +99,14 @@ class Components(nn.Module):
     n_components
         Axes that are kept, at most.
     clip
-        As in `Standardize`.
+        As in `Standardizer`.
     """
 
     axes: Tensor
 
     def __init__(self, n_features: int, n_components: int, clip: float | None) -> None:
         super().__init__()
-        self.standardize = Standardize(n_features, clip)
+        self.standardize = Standardizer(n_features, clip)
         self.register_buffer("axes", torch.zeros(min(n_components, n_features), n_features))
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ class Components(nn.Module):
             return projected
 
 
-def principal_axes(features: Tensor, standardize: Standardize, most: int) -> tuple[Tensor, Tensor]:
+def principal_axes(features: Tensor, standardize: Standardizer, most: int) -> tuple[Tensor, Tensor]:
     """Principal axes of standardised features, in double precision.
 
     Parameters
@@ -186,7 +186,7 @@ class Ridge(nn.Module):
     n_outputs
         Values predicted per spot.
     clip
-        As in `Standardize`.
+        As in `Standardizer`.
     """
 
     weight: Tensor
@@ -196,13 +196,13 @@ class Ridge(nn.Module):
 
     def __init__(self, n_features: int, n_outputs: int, clip: float | None = None) -> None:
         super().__init__()
-        self.standardize = Standardize(n_features, clip)
+        self.standardize = Standardizer(n_features, clip)
         self.register_buffer("weight", torch.zeros(n_outputs, n_features))
         self.register_buffer("bias", torch.zeros(n_outputs))
         self.register_buffer("penalty", torch.zeros(()))
 
     @torch.no_grad()
-    def solve(self, known: Training, n_components: int, penalty: Penalty, *, intercept: bool = True) -> None:
+    def solve(self, known: TrainingSpots, n_components: int, penalty: Penalty, *, intercept: bool = True) -> None:
         """Fit to training spots.
 
         Parameters
@@ -223,7 +223,7 @@ class Ridge(nn.Module):
         x, y = torch.cat(parts), known.targets.double()
         if penalty == "hest":
             penalty = 100 / (max(len(axes), 1) * y.shape[1])
-        alpha = chosen_penalty(x, y, known.fold, known.slide) if penalty is None else float(penalty)
+        alpha = choose_penalty(x, y, known.fold, known.slide) if penalty is None else float(penalty)
         slope = (x.T @ (y - y.mean(dim=0))) / (squares + alpha)[:, None]  # (k, g); components are uncorrelated
         self.weight.copy_(slope.T @ axes)
         self.bias.copy_(y.mean(dim=0) if intercept else torch.zeros_like(y[0]))

@@ -8,8 +8,9 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
-from ._encoder import GIVEN, Encoder
-from .contract import SpotModel, known_features
+from .contract import SpotModel, batch_features
+from .encoder import Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,7 @@ class ScaleEncoder(nn.Module):
         return {"encoder": loaded} if loaded else {}
 
 
-class Encoded(SpotModel):
+class FrozenEncoderModel(SpotModel):
     """A model whose patches are described scale by scale, by ``views``."""
 
     views: ScaleEncoder
@@ -116,7 +117,7 @@ class Encoded(SpotModel):
         -------
         ``(b, n_features)``.
         """
-        return check.features_width(known_features(self, batch), self.views.n_features)
+        return check.features_width(batch_features(self, batch), self.views.n_features)
 
 
 def check_encoder(encoder: str, weights: str, n_features: int, fov_spots: Sequence[float], size_px: int) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ._places import each_slide, nearest
+from ._places import nearest_spots, rows_by_slide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ _AROUND = 8
 """Neighbours that may be a step away: on a square lattice with the diagonals; on a hexagonal one there are six."""
 
 
-def around(xy_um: Tensor, slide: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+def lattice_neighbors(xy_um: Tensor, slide: Tensor, reach: float) -> tuple[Tensor, Tensor]:
     """The neighbours of every spot, eight at most.
 
     Parameters
@@ -31,14 +31,14 @@ def around(xy_um: Tensor, slide: Tensor, reach: float) -> tuple[Tensor, Tensor]:
     -------
     ``(b, 8)`` int64 positions in the batch, nearest first, and ``(b, 8)`` bool, which of them are neighbours.
     """
-    index, distance = nearest(xy_um, slide, _AROUND)
+    index, distance = nearest_spots(xy_um, slide, _AROUND)
     known = torch.zeros_like(index, dtype=torch.bool)
-    for rows in each_slide(slide):
+    for rows in rows_by_slide(slide):
         known[rows] = distance[rows] <= reach * _spacing(distance[rows, 0])
     return index, known & distance.isfinite()
 
 
-def lattice(xy_um: Tensor) -> Tensor:
+def lattice_positions(xy_um: Tensor) -> Tensor:
     """Column and row of each spot of one slide; nothing is remembered of other slides.
 
     Parameters
@@ -51,7 +51,7 @@ def lattice(xy_um: Tensor) -> Tensor:
     ``(n, 2)`` int64 from 0. Columns and rows are as wide as steps to neighbours along that axis are on average; spots
     that lie on no lattice may share a place.
     """
-    index, distance = nearest(xy_um, torch.zeros(len(xy_um), device=xy_um.device), _AROUND)
+    index, distance = nearest_spots(xy_um, torch.zeros(len(xy_um), device=xy_um.device), _AROUND)
     pitch = _spacing(distance[:, 0])
     steps = (xy_um[index] - xy_um[:, None]).abs()  # (n, 8, 2)
     close = (distance <= 1.3 * pitch) & (distance > 0)  # without diagonals

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from ._attention import plus
+from ._attention import add_residual
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Stacked(nn.Module):
         longest = max(x.shape[1] for x in xs)
         y = torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[1])) for x in xs], dim=-1)  # (b, n, s * d)
         for layer in self.layers:
-            y = plus(y, layer(y))
+            y = add_residual(y, layer(y))
         return [part[:, : x.shape[1]] for part, x in zip(y.chunk(len(xs), dim=-1), xs, strict=True)]
 
 

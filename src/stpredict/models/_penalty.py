@@ -31,7 +31,7 @@ LEAST = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Training:
+class TrainingSpots:
     """All training spots."""
 
     features: Tensor
@@ -45,13 +45,13 @@ class Training:
 
 
 @torch.no_grad()
-def gathered(pieces: Iterable[SpotBatch], describe: Callable[[SpotBatch], Tensor]) -> Training:
+def gather_training_spots(pieces: Iterable[SpotBatch], describe: Callable[[SpotBatch], Tensor]) -> TrainingSpots:
     """Put the training spots together.
 
     Parameters
     ----------
     pieces
-        What `SpotModel.start_from` gets.
+        What `SpotModel.initialize_from` gets.
     describe
         Gives the features of some spots.
 
@@ -59,10 +59,10 @@ def gathered(pieces: Iterable[SpotBatch], describe: Callable[[SpotBatch], Tensor
     -------
     The spots, with the folds for inner validation.
     """
-    spots = _places.gathered(replace(piece, features=describe(piece)) for piece in pieces)
-    return Training(
-        features=check.given_features(spots.features).float(),
-        targets=check.given_targets(spots.targets).float(),
+    spots = _places.concatenate_spots(replace(piece, features=describe(piece)) for piece in pieces)
+    return TrainingSpots(
+        features=check.require_features(spots.features).float(),
+        targets=check.require_targets(spots.targets).float(),
         fold=inner_folds(spots.slide if spots.group is None else spots.group, spots.slide, spots.xy_um),
         slide=spots.slide,
     )
@@ -94,7 +94,7 @@ def inner_folds(group: Tensor, slide: Tensor, xy_um: Tensor) -> Tensor:
     return stripe
 
 
-def chosen_penalty(x: Tensor, y: Tensor, fold: Tensor, slide: Tensor, penalties: Sequence[float] = PENALTIES) -> float:
+def choose_penalty(x: Tensor, y: Tensor, fold: Tensor, slide: Tensor, penalties: Sequence[float] = PENALTIES) -> float:
     """The penalty by which what varies within slides that were left out is best followed.
 
     Pearson correlation over the spots of a slide, averaged over outputs with their variance there as weight, then over
@@ -159,7 +159,7 @@ def _followed(x: Tensor, y: Tensor, filters: Tensor, slope: Tensor) -> tuple[Ten
     return torch.stack(found), torch.stack(missed), float(power.sum())
 
 
-def without_slide_mean(values: Tensor, slide: Tensor) -> Tensor:
+def center_by_slide(values: Tensor, slide: Tensor) -> Tensor:
     """Values without the mean of their slide.
 
     Parameters

@@ -22,7 +22,7 @@ PITCH_UM = 200.0
 _PAIRS = 1 << 22  # distances that are held at a time
 
 
-def each_slide(slide: Tensor) -> list[Tensor]:
+def rows_by_slide(slide: Tensor) -> list[Tensor]:
     """Positions of the spots of each slide.
 
     Parameters
@@ -37,7 +37,7 @@ def each_slide(slide: Tensor) -> list[Tensor]:
     return [(slide == name).nonzero().squeeze(1) for name in slide.unique()]
 
 
-def nearest(xy_um: Tensor, slide: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_spots(xy_um: Tensor, slide: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The nearest other spots of the same slide; never all distances at once.
 
     Which of several equally distant spots is taken depends on where they lie, not on their order in the batch.
@@ -58,7 +58,7 @@ def nearest(xy_um: Tensor, slide: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     index = torch.arange(len(slide), device=slide.device)[:, None].repeat(1, k)
     distance = torch.full(index.shape, torch.inf, device=slide.device)
-    for some in each_slide(slide):
+    for some in rows_by_slide(slide):
         rows = some[_by_place(xy_um[some])]
         few = min(k, len(rows) - 1)
         for part in torch.arange(len(rows), device=slide.device).split(max(1, _PAIRS // len(rows))):
@@ -80,7 +80,7 @@ def _by_place(xy: Tensor) -> Tensor:
     return by_y[xy[by_y, 0].argsort(stable=True)]
 
 
-def pitch(spots: SpotBatch) -> float:
+def typical_pitch(spots: SpotBatch) -> float:
     """Typical distance from a spot to its nearest neighbour.
 
     Parameters
@@ -92,17 +92,17 @@ def pitch(spots: SpotBatch) -> float:
     -------
     µm: the median over slides; `PITCH_UM` where no slide has two spots at different places.
     """
-    found = [spot_pitch(spots.xy_um[rows].double().cpu().numpy()) for rows in each_slide(spots.slide)]
+    found = [spot_pitch(spots.xy_um[rows].double().cpu().numpy()) for rows in rows_by_slide(spots.slide)]
     return median([each for each in found if each > 0] or [PITCH_UM])
 
 
-def gathered(pieces: Iterable[SpotBatch]) -> SpotBatch:
+def concatenate_spots(pieces: Iterable[SpotBatch]) -> SpotBatch:
     """All that is known of the spots of some pieces but their patches, which may not fit into memory.
 
     Parameters
     ----------
     pieces
-        Some spots at a time, as ``start_from`` is given them; iterated once.
+        Some spots at a time, as ``initialize_from`` is given them; iterated once.
 
     Returns
     -------

@@ -36,7 +36,7 @@ class Variant:
         return f"{self.package}.{self.module}.{self.model}".removeprefix(".")
 
 
-def plain(encoder: str, citation: str, size_px: int = 224) -> Variant:
+def timm_network(encoder: str, citation: str, size_px: int = 224) -> Variant:
     """The row of an image network as it is, trained as Wang et al. (AAAI 2025) trained those they compare with.
 
     Parameters
@@ -116,11 +116,11 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             )
             for name, overrides in _M2ORT.items()
         },
-        "resnet50": plain("resnet50", "He et al., CVPR 2016, arXiv 1512.03385"),
-        "vit_b_16": plain("vit_base_patch16_224", "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"),
-        "swin_t": plain("swin_tiny_patch4_window7_224", "Liu et al., ICCV 2021, arXiv 2103.14030"),
-        "convnext_t": plain("convnext_tiny", "Liu et al., CVPR 2022, arXiv 2201.03545"),
-        "crossvit_small": plain("crossvit_small_240", "Chen et al., ICCV 2021, arXiv 2103.14899", 240),
+        "resnet50": timm_network("resnet50", "He et al., CVPR 2016, arXiv 1512.03385"),
+        "vit_b_16": timm_network("vit_base_patch16_224", "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"),
+        "swin_t": timm_network("swin_tiny_patch4_window7_224", "Liu et al., ICCV 2021, arXiv 2103.14030"),
+        "convnext_t": timm_network("convnext_tiny", "Liu et al., CVPR 2022, arXiv 2201.03545"),
+        "crossvit_small": timm_network("crossvit_small_240", "Chen et al., ICCV 2021, arXiv 2103.14899", 240),
         "stnet": Variant(
             module="stnet",
             model="STNet",

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .._checks import models as check
-from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS, Encoder
-from .contract import FloatLinear, SpotModel, known_features
+from .contract import FloatLinear, SpotModel, batch_features
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +82,7 @@ def own_size(name: str) -> int | None:
     """
     if find_spec("timm") is None:
         return None
-    timm = check.timm()
+    timm = check.import_timm()
     if name.startswith("hf-hub:"):
         return SIZE_PX
     if not timm.is_model(name):
@@ -117,7 +118,7 @@ class Backbone(SpotModel):
         self.encoder = None if given else Encoder(config.encoder, config.weights, config.size_px, frozen=frozen)
         width = config.n_features if self.encoder is None else self.encoder.n_features
         self.head = FloatLinear(width, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of the image network, where any were named.
@@ -158,7 +159,7 @@ class Backbone(SpotModel):
         ``(b, n_outputs)`` float32, in target space.
         """
         trained = self.encoder is not None and not self.encoder.frozen
-        y: Tensor = self.head(self._features(batch.patches) if trained else known_features(self, batch))
+        y: Tensor = self.head(self._features(batch.patches) if trained else batch_features(self, batch))
         return y
 
     def _features(self, patches: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ import torch
 from .._checks import models as check
 from .._geometry import margin_px
 from ._closed_form import Ridge
-from ._penalty import gathered, without_slide_mean
-from ._statistics import N_MOMENTS, window_colors
-from .contract import SpotModel, full_precision, known_features
+from ._penalty import center_by_slide, gather_training_spots
+from .contract import SpotModel, batch_features, full_precision
+from .image_statistics import N_MOMENTS, window_colors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,7 +77,7 @@ class MeanProfile(SpotModel):
         self.config = config
         self.register_buffer("profile", torch.zeros(config.n_outputs))
 
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Predict one profile everywhere.
 
         Parameters
@@ -157,7 +157,7 @@ class RidgeColor(SpotModel):
         check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
         return window_colors(batch.patches, margin_px(self.config.size_px, 1 / self.config.fov_spots[0]))
 
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Predict one profile everywhere.
 
         Parameters
@@ -167,7 +167,7 @@ class RidgeColor(SpotModel):
         """
         self.ridge.constant(mean)
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Solve the regression; this is all that is learnt.
 
         Parameters
@@ -175,7 +175,7 @@ class RidgeColor(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        known = gathered(pieces, partial(known_features, self))
+        known = gather_training_spots(pieces, partial(batch_features, self))
         self.ridge.solve(known, known.features.shape[1], self.config.penalty)
 
     def forward(self, batch: SpotBatch) -> Tensor:
@@ -190,7 +190,7 @@ class RidgeColor(SpotModel):
         -------
         ``(b, n_outputs)`` float32, in target space.
         """
-        predicted: Tensor = self.ridge(known_features(self, batch))
+        predicted: Tensor = self.ridge(batch_features(self, batch))
         return predicted
 
 
@@ -231,7 +231,7 @@ class KNNSpatial(SpotModel):
     """``(n, n_outputs)`` targets of the training spots."""
     places: Tensor
     """``(n, 2)`` where they lie, in µm from the centre of their slide."""
-    grows: ClassVar[frozenset[str]] = frozenset({"bank", "places"})
+    per_spot_buffers: ClassVar[frozenset[str]] = frozenset({"bank", "places"})
 
     def __init__(self, config: KNNSpatialConfig) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class KNNSpatial(SpotModel):
         self.register_buffer("bank", torch.zeros(1, config.n_outputs))
         self.register_buffer("places", torch.zeros(1, 2))
 
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Predict one profile everywhere: it is all that the bank holds.
 
         Parameters
@@ -250,7 +250,7 @@ class KNNSpatial(SpotModel):
         check.mean_profile(tuple(mean.shape), self.config.n_outputs)
         self.bank, self.places = mean[None].to(self.bank), torch.zeros_like(self.places[:1])
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Keep the training spots; this is all that is learnt.
 
         Parameters
@@ -258,7 +258,7 @@ class KNNSpatial(SpotModel):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        known = [(check.given_targets(piece.targets), piece.xy_um, piece.slide) for piece in pieces]
+        known = [(check.require_targets(piece.targets), piece.xy_um, piece.slide) for piece in pieces]
         targets, xy_um, slide = (torch.cat(parts) for parts in zip(*known, strict=True))
         self.bank, self.places = targets.to(self.bank), from_centre(xy_um, slide).to(self.places)
 
@@ -297,4 +297,4 @@ def from_centre(xy_um: Tensor, slide: Tensor) -> Tensor:
     -------
     ``(n, 2)`` whole µm, so that spots that are equally far are so whatever the order of summing.
     """
-    return without_slide_mean(xy_um.cpu().double(), slide.cpu()).round().to(xy_um)
+    return center_by_slide(xy_um.cpu().double(), slide.cpu()).round().to(xy_um)

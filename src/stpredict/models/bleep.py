@@ -40,10 +40,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._closed_form import Standardize
-from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS
-from ._frozen import Encoded, ScaleEncoder, check_encoder
+from ._closed_form import Standardizer
+from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
 from .contract import full_precision
+from .encoder import NO_WEIGHTS, STATISTICS
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,13 +132,13 @@ def smoothed_clip_loss(image: Tensor, spot: Tensor, temperature: float) -> Tenso
     return (F.cross_entropy(logits, soft_targets) + F.cross_entropy(logits.T, soft_targets.T)) / 2
 
 
-class BLEEP(Encoded):
+class BLEEP(FrozenEncoderModel):
     """Contrastive learning of images and expression; predicts the mean of the most similar training spots."""
 
     config: BLEEPConfig
     bank: Tensor
     """``(n, n_outputs)`` targets of the training spots."""
-    grows: ClassVar[frozenset[str]] = frozenset({"bank"})
+    per_spot_buffers: ClassVar[frozenset[str]] = frozenset({"bank"})
 
     def __init__(self, config: BLEEPConfig) -> None:
         super().__init__()
@@ -145,7 +146,7 @@ class BLEEP(Encoded):
         shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
         self.views = ScaleEncoder(*shape, frozen=config.encoder_is_frozen)
         width = self.views.n_features
-        self.standardize = Standardize(width, CLIP) if config.encoder_is_frozen else None
+        self.standardize = Standardizer(width, CLIP) if config.encoder_is_frozen else None
         self.image = Projection(width, config.dim, config.dropout)
         self.spot = Projection(config.n_outputs, config.dim, config.dropout)
         self.register_buffer("bank", torch.zeros(1, config.n_outputs))
@@ -154,17 +155,17 @@ class BLEEP(Encoded):
         """Features ``(b, n_features)`` of a frozen encoder; None if it is trained, or if the features are given."""
         return super().encode(batch) if self.config.encoder_is_frozen else None
 
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Predict ``mean``, ``(n_outputs,)``, everywhere: it becomes the only row of the bank."""
         check.mean_profile(tuple(mean.shape), self.config.n_outputs)
         self.bank = mean[None].to(self.bank)
 
     @torch.no_grad()
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Fill the bank and compute the statistics of frozen features from the training spots."""
         targets, features = [], []
         for piece in pieces:
-            targets.append(check.given_targets(piece.targets))
+            targets.append(check.require_targets(piece.targets))
             if self.standardize is not None:
                 features.append(self.features_of(piece).float())
         self.bank = torch.cat(targets).to(self.bank)
@@ -173,7 +174,7 @@ class BLEEP(Encoded):
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """Contrastive loss of the batch."""
-        image, spot = self._image_embedding(batch), self.spot(check.given_targets(batch.targets))
+        image, spot = self._image_embedding(batch), self.spot(check.require_targets(batch.targets))
         with full_precision(image.device):
             image, spot = image.float(), spot.float()
             if self.config.normalize:
@@ -191,7 +192,7 @@ class BLEEP(Encoded):
 
     def _image_embedding(self, batch: SpotBatch) -> Tensor:
         if self.standardize is None:
-            features = check.given_features(self.views(batch))
+            features = check.require_features(self.views(batch))
         else:
             features = self.standardize(self.features_of(batch).float())
         embedding: Tensor = self.image(features)  # (b, dim)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ._registry import ModelConfig
+    from .model_config import ModelConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -112,7 +112,7 @@ class SpotModel(nn.Module, ABC):
     """A network that regresses one row of target values per spot.
 
     A subclass defines ``config`` and ``forward`` and ends in a ``FloatLinear`` called ``head``; one that does not,
-    because nothing of it is trained by steps, defines ``start_from``.
+    because nothing of it is trained by steps, defines ``initialize_from``.
 
     Examples
     --------
@@ -137,13 +137,13 @@ class SpotModel(nn.Module, ABC):
     config: ModelConfig
     """What it was built from."""
     head: FloatLinear
-    grows: ClassVar[frozenset[str]] = frozenset()
+    per_spot_buffers: ClassVar[frozenset[str]] = frozenset()
     """Buffers of the model with one row for each training spot: they take the length of what is loaded into them."""
-    reads_both: ClassVar[bool] = False
+    uses_patches_and_features: ClassVar[bool] = False
     """Whether patches are looked at in training though there are features; if so they are augmented."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        for name in self.grows & {each.removeprefix(prefix) for each in state_dict}:
+        for name in self.per_spot_buffers & {each.removeprefix(prefix) for each in state_dict}:
             held, given = getattr(self, name), state_dict[prefix + name]
             setattr(self, name, held.new_empty(len(given), *held.shape[1:]))
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -174,7 +174,7 @@ class SpotModel(nn.Module, ABC):
         -------
         A scalar.
         """
-        targets = check.given_targets(batch.targets)
+        targets = check.require_targets(batch.targets)
         return F.mse_loss(self(batch), targets)
 
     @property
@@ -183,7 +183,7 @@ class SpotModel(nn.Module, ABC):
         return False
 
     @property
-    def takes_steps(self) -> bool:
+    def has_trainable_parameters(self) -> bool:
         """Whether anything of it is trained by steps."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
@@ -211,7 +211,7 @@ class SpotModel(nn.Module, ABC):
         return None
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Let the untrained network predict one profile everywhere: zero head weights, ``mean`` as bias.
 
         Parameters
@@ -223,7 +223,7 @@ class SpotModel(nn.Module, ABC):
         self.head.weight.zero_()
         self.head.bias.copy_(mean)
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take from the training spots what needs no steps: the mean profile, unless a model takes more.
 
         Parameters
@@ -232,7 +232,7 @@ class SpotModel(nn.Module, ABC):
             All training spots, with ``targets`` and ``group``, and with ``features`` where ``encode`` gives any; some
             at a time, slide after slide; iterated once.
         """
-        self.start_at(torch.cat([check.given_targets(piece.targets) for piece in pieces]).mean(dim=0))
+        self.initialize_at(torch.cat([check.require_targets(piece.targets) for piece in pieces]).mean(dim=0))
 
 
 def unit_pixels(patches: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ def unit_pixels(patches: Tensor) -> Tensor:
     return patches if patches.is_floating_point() else patches.float().div_(255)
 
 
-def known_features(model: SpotModel, batch: SpotBatch) -> Tensor:
+def batch_features(model: SpotModel, batch: SpotBatch) -> Tensor:
     """The features of some spots: as given, or by the frozen encoder.
 
     Parameters
@@ -276,4 +276,4 @@ def known_features(model: SpotModel, batch: SpotBatch) -> Tensor:
     ValueError
         If there are none: the model expects embeddings that come with the spots.
     """
-    return check.given_features(model.encode(batch) if batch.features is None else batch.features)
+    return check.require_features(model.encode(batch) if batch.features is None else batch.features)

@@ -28,8 +28,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._encoder import NO_WEIGHTS, Encoder
-from .contract import FloatLinear, SpotModel, known_features
+from .contract import FloatLinear, SpotModel, batch_features
+from .encoder import NO_WEIGHTS, Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,7 +91,7 @@ class DeepSpaCE(SpotModel):
         self.head = FloatLinear(self.encoder.n_features, config.n_outputs)
         self.register_buffer("low", torch.zeros(config.n_outputs))
         self.register_buffer("spread", torch.ones(config.n_outputs))
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of the image network, if the configuration names any."""
@@ -99,19 +99,19 @@ class DeepSpaCE(SpotModel):
         return {"encoder": loaded} if loaded else {}
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Let the untrained network predict ``mean``, ``(n_outputs,)`` in target space, everywhere."""
         check.mean_profile(tuple(mean.shape), self.head.out_features)
-        super().start_at((mean - self.low) / self.spread)
+        super().initialize_at((mean - self.low) / self.spread)
 
     @torch.no_grad()
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute range and mean of the targets of the training spots."""
-        targets = torch.cat([check.given_targets(piece.targets) for piece in pieces])
+        targets = torch.cat([check.require_targets(piece.targets) for piece in pieces])
         low, high = targets.aminmax(dim=0)
         self.low.copy_(low)
         self.spread.copy_(torch.where(high > low, high - low, torch.ones_like(low)))
-        self.start_at(targets.mean(dim=0))
+        self.initialize_at(targets.mean(dim=0))
 
     def encode(self, batch: SpotBatch) -> Tensor | None:
         """Features ``(b, d)`` of a frozen network; None if it is trained."""
@@ -123,12 +123,12 @@ class DeepSpaCE(SpotModel):
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """Smooth L1 loss between scaled outputs and scaled targets."""
-        targets = check.given_targets(batch.targets)
+        targets = check.require_targets(batch.targets)
         return F.smooth_l1_loss(self._scaled_output(batch), (targets - self.low) / self.spread)
 
     def _scaled_output(self, batch: SpotBatch) -> Tensor:
         """``(b, n_outputs)``, 0 at the minimum and 1 at the maximum of the training targets."""
-        features = known_features(self, batch) if self.config.frozen else self._features(batch.patches)
+        features = batch_features(self, batch) if self.config.frozen else self._features(batch.patches)
         y: Tensor = self.head(self.dropout(features))
         return y
 

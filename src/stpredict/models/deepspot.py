@@ -31,11 +31,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._encoder import GIVEN, NO_WEIGHTS, Encoder
-from ._lattice import around
-from ._places import each_slide
-from ._views import Standard, in_parts, sub_patches
-from .contract import FloatLinear, SpotModel, known_features
+from ._features import FeatureScaler, apply_in_chunks, sub_patches
+from ._lattice import lattice_neighbors
+from ._places import rows_by_slide
+from .contract import FloatLinear, SpotModel, batch_features
+from .encoder import NO_WEIGHTS, Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -122,7 +123,7 @@ def neighbour_maximum(x: Tensor, is_neighbour: Tensor) -> Tensor:
 def mean_correlation(y: Tensor, targets: Tensor, slide: Tensor) -> Tensor:
     """Mean Pearson correlation of ``(b, g)`` outputs over the spots of each slide; 0 where a value is constant."""
     total = y.new_zeros(())
-    for rows in each_slide(slide):
+    for rows in rows_by_slide(slide):
         a, b = (x[rows].float() - x[rows].float().mean(dim=0) for x in (y, targets))
         std_product = (a.square().mean(dim=0) * b.square().mean(dim=0) + _EPSILON).sqrt()
         total = total + ((a * b).mean(dim=0) / std_product).mean() * len(rows) / len(slide)
@@ -140,15 +141,15 @@ class DeepSpot(SpotModel):
         given = config.encoder == GIVEN
         self.encoder = None if given else Encoder(config.encoder, config.weights, config.size_px, frozen=True).eval()
         n_features = config.n_features if self.encoder is None else self.encoder.n_features
-        self.standard = Standard(n_features)
+        self.standard = FeatureScaler(n_features)
         self.phi = Phi(n_features, config.dim, config.members, config.dropout)
         self.rho = nn.Sequential(nn.Dropout(config.dropout), nn.ReLU())
         self.head = FloatLinear(config.members * (2 if given else 3) * config.dim, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute the mean profile and the scale of the frozen features from the training spots."""
-        self.start_at(self.standard.start_from(self, pieces))
+        self.initialize_at(self.standard.initialize_from(self, pieces))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of the encoder, if the configuration names any."""
@@ -161,16 +162,16 @@ class DeepSpot(SpotModel):
         if self.encoder is None:
             return None
         check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
-        return in_parts(self._encode_patches, batch.patches[:, 0])
+        return apply_in_chunks(self._encode_patches, batch.patches[:, 0])
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)`` for the spots of one or more windows; slides do not affect each other."""
-        features = known_features(self, batch)
+        features = batch_features(self, batch)
         if self.encoder is None:
             features = check.features_width(features, self.config.n_features)[:, None]
         parts = self.phi(self.standard(features))  # (b, 1 or 10, d)
         spot, sub_spots = parts[:, 0], parts[:, 1:]
-        index, is_neighbour = around(batch.xy_um, batch.slide, self.config.reach)
+        index, is_neighbour = lattice_neighbors(batch.xy_um, batch.slide, self.config.reach)
         neighbours = neighbour_maximum(spot[index], is_neighbour)
         pooled = [spot, neighbours] if self.encoder is None else [spot, sub_spots.sum(dim=1), neighbours]
         joined = torch.cat(pooled, dim=-1)[:, None].expand(-1, self.config.members, -1)  # (b, m, 2 or 3 * d)
@@ -179,7 +180,7 @@ class DeepSpot(SpotModel):
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """The loss that the configuration names (``objective``)."""
-        targets, y = check.given_targets(batch.targets), self(batch)
+        targets, y = check.require_targets(batch.targets), self(batch)
         loss: Tensor = y.new_zeros(())
         if self.config.objective == "cosine":
             loss = loss + 1 - F.cosine_similarity(y, targets, dim=-1).mean()

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from .._checks import models as check
-from ._closed_form import Components
-from ._encoder import NO_WEIGHTS, STATISTICS
-from ._frozen import Encoded, ScaleEncoder, check_encoder
-from ._penalty import gathered
+from ._closed_form import PrincipalComponents
+from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
+from ._penalty import gather_training_spots
 from .contract import FloatLinear
+from .encoder import NO_WEIGHTS, STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,7 +72,7 @@ class EncoderMLPConfig:
         check.choice("context", self.context, ("spot",))
 
 
-class EncoderMLP(Encoded):
+class EncoderMLP(FrozenEncoderModel):
     """Frozen encoder, standardise, principal components, multilayer perceptron.
 
     Parameters
@@ -88,7 +88,7 @@ class EncoderMLP(Encoded):
         self.config = config
         shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
         self.views = ScaleEncoder(*shape)
-        self.components = Components(self.views.n_features, config.n_components, config.clip)
+        self.components = PrincipalComponents(self.views.n_features, config.n_components, config.clip)
         widths = [len(self.components.axes), *[config.hidden] * config.depth]
         self.layers = nn.Sequential(
             *(
@@ -98,7 +98,7 @@ class EncoderMLP(Encoded):
         )
         self.head = FloatLinear(config.hidden, config.n_outputs)
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take statistics and components of the features, and the mean profile, from the training spots.
 
         Parameters
@@ -106,9 +106,9 @@ class EncoderMLP(Encoded):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        known = gathered(pieces, self.features_of)
+        known = gather_training_spots(pieces, self.features_of)
         self.components.solve(known.features)
-        self.start_at(known.targets.mean(dim=0))
+        self.initialize_at(known.targets.mean(dim=0))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Literal
 
 from .._checks import models as check
 from ._closed_form import Ridge
-from ._encoder import NO_WEIGHTS, STATISTICS
-from ._frozen import Encoded, ScaleEncoder, check_encoder
-from ._penalty import gathered
+from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
+from ._penalty import gather_training_spots
+from .encoder import NO_WEIGHTS, STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +73,7 @@ class EncoderRidgeConfig:
         check.choice("context", self.context, ("spot",))
 
 
-class EncoderRidge(Encoded):
+class EncoderRidge(FrozenEncoderModel):
     """Frozen encoder, standardise, principal components, ridge regression.
 
     Parameters
@@ -91,7 +91,7 @@ class EncoderRidge(Encoded):
         self.views = ScaleEncoder(*shape)
         self.ridge = Ridge(self.views.n_features, config.n_outputs, config.clip)
 
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Predict one profile everywhere.
 
         Parameters
@@ -101,7 +101,7 @@ class EncoderRidge(Encoded):
         """
         self.ridge.constant(mean)
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Solve the regression; this is all that is learnt.
 
         Parameters
@@ -110,7 +110,7 @@ class EncoderRidge(Encoded):
             All training spots, with ``targets``, some at a time; iterated once.
         """
         config = self.config
-        known = gathered(pieces, self.features_of)
+        known = gather_training_spots(pieces, self.features_of)
         self.ridge.solve(known, config.n_components, config.penalty, intercept=config.intercept)
 
     def forward(self, batch: SpotBatch) -> Tensor:

@@ -40,7 +40,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._places import PITCH_UM, each_slide, gathered, nearest, pitch
+from ._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, typical_pitch
 from .contract import FloatLinear, SpotModel, full_precision, unit_pixels
 from .histogene import SectionTransformer
 
@@ -182,9 +182,9 @@ class ZINBHeads(nn.Module):
         self.mean, self.dispersion, self.dropped = (FloatLinear(dim, n_genes) for _ in range(3))
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Let the untrained heads expect ``mean``, ``(g,)`` counts of a spot of median library size, everywhere."""
-        check.counted_genes(len(mean), self.mean.out_features)
+        check.count_columns(len(mean), self.mean.out_features)
         for head in (self.mean, self.dispersion, self.dropped):
             head.weight.zero_()
             head.bias.zero_()
@@ -192,7 +192,7 @@ class ZINBHeads(nn.Module):
 
     def loss(self, x: Tensor, counts: Tensor, size: Tensor) -> Tensor:
         """Mean negative log-likelihood; ``x`` ``(b, d)``, ``counts`` ``(b, g)``, library size ``size`` ``(b, 1)``."""
-        check.counted_genes(counts.shape[1], self.mean.out_features)
+        check.count_columns(counts.shape[1], self.mean.out_features)
         with full_precision(x.device):
             mean = self.mean(x).clamp(*map(log, _MEAN_RANGE)).exp() * size
             dispersion = F.softplus(self.dispersion(x)).clamp(*_DISPERSION_RANGE)
@@ -213,7 +213,7 @@ def relative_library_size(counts: Tensor, slide: Tensor) -> Tensor:
     """Library size of each spot over the median of its slide: ``(b, g)`` and ``(b,)`` to ``(b, 1)``, above 0."""
     total = counts.float().sum(dim=1).clamp(min=1)
     size = torch.ones_like(total)
-    for rows in each_slide(slide):
+    for rows in rows_by_slide(slide):
         size[rows] = total[rows] / total[rows].median()
     return size[:, None]
 
@@ -251,20 +251,20 @@ class Hist2ST(SpotModel):
         self.counts = ZINBHeads(dim, config.n_genes or config.n_outputs) if config.zinb_share else None
         distills = config.distilled_share > 0
         self.weigh = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1)) if distills else None
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     @property
     def needs_counts(self) -> bool:
         """Whether the loss uses counts."""
         return self.counts is not None
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute the mean profile, that of the counts if they are known, and the pitch of the training spots."""
-        spots = gathered(pieces)
-        super().start_from([spots])
-        self.pitch_um.fill_(pitch(spots))
+        spots = concatenate_spots(pieces)
+        super().initialize_from([spots])
+        self.pitch_um.fill_(typical_pitch(spots))
         if self.counts is not None and spots.counts is not None:
-            self.counts.start_at((spots.counts / relative_library_size(spots.counts, spots.slide)).mean(dim=0))
+            self.counts.initialize_at((spots.counts / relative_library_size(spots.counts, spots.slide)).mean(dim=0))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)``; the spots of a slide affect each other."""
@@ -273,7 +273,7 @@ class Hist2ST(SpotModel):
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """Mean squared error, negative log-likelihood of the counts if they are known, and self-distillation."""
-        targets, neighbours = check.given_targets(batch.targets), self._neighbours(batch)
+        targets, neighbours = check.require_targets(batch.targets), self._neighbours(batch)
         x = self._embed(batch, neighbours)
         y = self.head(self.norm(x))
         loss = F.mse_loss(y, targets)
@@ -295,7 +295,7 @@ class Hist2ST(SpotModel):
 
     def _neighbours(self, batch: SpotBatch) -> tuple[Tensor, Tensor]:
         """Indices of the nearest spots, ``(b, k)``, and which of them are near enough."""
-        index, distance = nearest(batch.xy_um, batch.slide, self.config.n_neighbours)
+        index, distance = nearest_spots(batch.xy_um, batch.slide, self.config.n_neighbours)
         return index, distance <= self.config.reach * self.pitch_um
 
     def _embed(self, batch: SpotBatch, neighbours: tuple[Tensor, Tensor]) -> Tensor:

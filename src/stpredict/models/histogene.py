@@ -34,9 +34,9 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
-from ._attention import attend, heads_of
+from ._attention import attend, split_heads
 from ._layers import perceptron
-from ._places import PITCH_UM, each_slide, gathered, pitch
+from ._places import PITCH_UM, concatenate_spots, rows_by_slide, typical_pitch
 from .contract import FloatLinear, SpotModel, unit_pixels
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the spots of one window: ``(1, n, d)`` to ``(1, n, d)``."""
-        x = x + self.out(attend(*heads_of(self.qkv(self.norm(x)), self.heads)))
+        x = x + self.out(attend(*split_heads(self.qkv(self.norm(x)), self.heads)))
         mixed: Tensor = x + self.mlp(x)
         return mixed
 
@@ -133,7 +133,7 @@ class SectionTransformer(nn.Module):
 
     def forward(self, x: Tensor, xy: Tensor, slide: Tensor) -> Tensor:
         """Mix the spots ``(b, d)`` of each slide; ``xy`` ``(b, 2)`` in pitches, ``slide`` ``(b,)``."""
-        slides = each_slide(slide)
+        slides = rows_by_slide(slide)
         mixed = [self.layers(self.dropout(x[rows] + self.places(xy[rows]))[None])[0] for rows in slides]
         return torch.cat(mixed)[torch.cat(slides).argsort()]
 
@@ -153,13 +153,13 @@ class HisToGene(SpotModel):
         self.section = SectionTransformer(*shape)
         self.norm = nn.LayerNorm(config.dim)
         self.head = FloatLinear(config.dim, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute the mean profile and the pitch of the training spots."""
-        spots = gathered(pieces)
-        super().start_from([spots])
-        self.pitch_um.fill_(pitch(spots))
+        spots = concatenate_spots(pieces)
+        super().initialize_from([spots])
+        self.pitch_um.fill_(typical_pitch(spots))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)``; the spots of a slide affect each other."""

@@ -38,9 +38,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._encoder import NO_WEIGHTS, STATISTICS, Encoder
-from ._views import Standard, in_parts
-from .contract import FloatLinear, SpotModel, full_precision, known_features, unit_pixels
+from ._features import FeatureScaler, apply_in_chunks
+from .contract import FloatLinear, SpotModel, batch_features, full_precision, unit_pixels
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -168,15 +168,15 @@ class IStar(SpotModel):
         statistics, n_scales = name == STATISTICS, len(config.fov_spots)
         self.encoder = None if statistics else Encoder(name, config.weights, config.size_px, frozen=True).eval()
         width = 2 * N_TEXTURE if self.encoder is None else int(self.encoder.net.num_features)  # type: ignore[arg-type]
-        self.standard = Standard(n_scales * width + N_COLOR)
+        self.standard = FeatureScaler(n_scales * width + N_COLOR)
         self.mlp = hidden_layers(n_scales * width + N_COLOR, config.dim, config.depth)
         self.head = FloatLinear(config.dim, config.n_outputs)
         self.register_buffer("shares", disc_weights(config.cells, config.fov_spots[0]), persistent=False)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute the mean profile and the scale of the frozen features from the training spots."""
-        self.start_at(self.standard.start_from(self, pieces))
+        self.initialize_at(self.standard.initialize_from(self, pieces))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of the encoder, if the configuration names any."""
@@ -187,7 +187,7 @@ class IStar(SpotModel):
     def encode(self, batch: SpotBatch) -> Tensor:
         """Features ``(b, cells * cells, d)`` of the superpixels, row by row: all scales, then the mean colour."""
         check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
-        return in_parts(self._encode_patches, batch.patches)
+        return apply_in_chunks(self._encode_patches, batch.patches)
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)``: the mean of `superpixels`, weighted by their share of the spot.
@@ -195,7 +195,7 @@ class IStar(SpotModel):
         The last layer is linear, so hidden values are averaged before it.
         """
         inside = self.shares > 0
-        hidden = self.mlp(self.standard(known_features(self, batch)[:, inside]))
+        hidden = self.mlp(self.standard(batch_features(self, batch)[:, inside]))
         with full_precision(hidden.device):
             mean = torch.einsum("bmd,m->bd", hidden.float(), self.shares[inside])
         y: Tensor = self.head(mean)
@@ -213,7 +213,7 @@ class IStar(SpotModel):
         -------
         ``(b, cells * cells, n_outputs)`` float32, row by row, in target space.
         """
-        y: Tensor = self.head(self.mlp(self.standard(known_features(self, batch))))
+        y: Tensor = self.head(self.mlp(self.standard(batch_features(self, batch))))
         return y
 
     def _encode_patches(self, patches: Tensor) -> Tensor:

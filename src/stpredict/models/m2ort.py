@@ -11,7 +11,7 @@ Deviations
     - The lower resolutions are computed from the patch with an antialiasing filter; the image is read only once.
     - Values use the projection of level 2. Until October 2025 the published code used that of level 1 by mistake.
     - Class token and positions are initialised with a standard deviation of 0.02, the head with zero weights and the
-      mean profile (``start_at``).
+      mean profile (``initialize_at``).
     - The recipe keeps the published learning rate, batch size and number of epochs. Fits here use AdamW without weight
       decay instead of Adam, warm-up and cosine decay, and a moving average of the weights.
     - Sizes are those of the published code, parameter for parameter: 7.62, 17.14 and 55.49 M at 250 outputs.
@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._attention import attend, plus
+from ._attention import add_residual, attend
 from ._layers import perceptron
 from .contract import FloatLinear, SpotModel, unit_pixels
 
@@ -71,8 +71,8 @@ class M2ORTConfig:
     def __post_init__(self) -> None:
         for name in ("n_outputs", "dim", "depth", "heads", "dim_head", "mlp_dim", "patch_size", "size_px"):
             check.positive_int(name, getattr(self, name))
-        check.halved("patch_size", self.patch_size, times=N_LEVELS - 1)
-        check.halved("dim", self.dim, times=N_LEVELS - 1)
+        check.power_of_two_factor("patch_size", self.patch_size, times=N_LEVELS - 1)
+        check.power_of_two_factor("dim", self.dim, times=N_LEVELS - 1)
         check.divides("patch_size", self.patch_size, "size_px", self.size_px)
         check.number("dropout", self.dropout, low=0, high=1)
         check.fov_spots(self.fov_spots, n_scales=1)
@@ -131,8 +131,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(b, n, 3 * d)`` to the same shape."""
-        x = plus(x, self.attention(x))
-        return plus(x, self.mlp(x))
+        x = add_residual(x, self.attention(x))
+        return add_residual(x, self.mlp(x))
 
 
 class M2ORT(SpotModel):
@@ -155,7 +155,7 @@ class M2ORT(SpotModel):
         self.layers = nn.ModuleList(Layer(*shape) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head = FloatLinear(width, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)``."""

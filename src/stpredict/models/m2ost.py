@@ -16,7 +16,7 @@ Where the paper is silent or contradicts itself
       would start by shrinking everything sixteenfold. It multiplies as in the paper, without a residual.
     - Every sublayer normalises its input. The paper gives no width of the MLP: with ``mlp_ratio=1`` the network has
       6.56 M parameters beside its class tokens and positions, near the 6.81 M it reports.
-    - The head starts at zero weights (``start_at``), so that training starts at the mean profile.
+    - The head starts at zero weights (``initialize_at``), so that training starts at the mean profile.
 
 Ours, off unless asked for
     - ``color_tokens`` hands the network the colour statistics of the patches.
@@ -45,12 +45,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._attention import attend, heads_of, key_mask, plus, weighted_sum
+from ._attention import add_residual, attend, key_mask, split_heads, weighted_sum
 from ._closed_form import Ridge
 from ._layers import PixelLinear, PlainEmbedding, Stacked, perceptron
-from ._penalty import gathered
-from ._statistics import N_COLOR, N_STATISTICS, center, color_statistics, patch_statistics
+from ._penalty import gather_training_spots
 from .contract import FloatLinear, SpotModel, unit_pixels
+from .image_statistics import N_COLOR, N_STATISTICS, center, color_statistics, patch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -139,7 +139,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of one scale: ``(b, n, d)`` to ``(b, n, d)``."""
-        q, k, v = heads_of(self.qkv(x), self.heads)
+        q, k, v = split_heads(self.qkv(x), self.heads)
         masked = self.training and self.mask_rate > 0
         seen = key_mask((k.shape[0], k.shape[1], k.shape[2]), self.mask_rate, k.device) if masked else None
         mixed: Tensor = self.out(attend(q, k, v, seen))
@@ -160,9 +160,9 @@ class CrossAttention(nn.Module):
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Mix between scales: one ``(b, n_i, d)`` each to the same shapes."""
         qkv = [
-            heads_of(project(norm(x)), self.heads) for x, norm, project in zip(xs, self.norms, self.qkv, strict=True)
+            split_heads(project(norm(x)), self.heads) for x, norm, project in zip(xs, self.norms, self.qkv, strict=True)
         ]
-        return [plus(x, out(heard)) for x, out, heard in zip(xs, self.outs, self._heard(qkv), strict=True)]
+        return [add_residual(x, out(heard)) for x, out, heard in zip(xs, self.outs, self._heard(qkv), strict=True)]
 
     def _heard(self, qkv: Sequence[Tensor]) -> list[Tensor]:
         """What each scale hears from the others, ``(b, n_i, d)``. A scale answers all others in one call."""
@@ -221,8 +221,8 @@ class Block(nn.Module):
         if self.joint is not None:
             xs = self.joint(xs)
         else:
-            xs = [plus(x, attention(x)) for x, attention in zip(xs, self.within, strict=True)]
-            xs = [plus(x, mlp(x)) for x, mlp in zip(xs, self.mlp, strict=True)]
+            xs = [add_residual(x, attention(x)) for x, attention in zip(xs, self.within, strict=True)]
+            xs = [add_residual(x, mlp(x)) for x, mlp in zip(xs, self.mlp, strict=True)]
         if self.between is not None:
             xs = self.between(xs)
         mixed: list[Tensor] = self.channels(xs)
@@ -290,10 +290,10 @@ class M2OST(SpotModel):
         self.head = FloatLinear(dim if config.between == "sum" else n_scales * dim, config.n_outputs)
         self.n_statistics = (n_scales + 1) * N_STATISTICS
         self.statistics = Ridge(self.n_statistics, config.n_outputs, CLIP) if config.statistics_share > 0 else None
-        super().start_at(torch.zeros(config.n_outputs))
+        super().initialize_at(torch.zeros(config.n_outputs))
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Let the untrained network predict one profile everywhere.
 
         Parameters
@@ -301,11 +301,11 @@ class M2OST(SpotModel):
         mean
             ``(n_outputs,)`` profile, for instance the mean of the training targets.
         """
-        super().start_at(mean)
+        super().initialize_at(mean)
         if self.statistics is not None:
             self.statistics.constant(mean)
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the mean profile, and solve the regression on statistics, from the training spots.
 
         Parameters
@@ -314,10 +314,10 @@ class M2OST(SpotModel):
             All training spots, with ``targets``, some at a time; iterated once.
         """
         if self.statistics is None:
-            super().start_from(pieces)
+            super().initialize_from(pieces)
             return
-        known = gathered(pieces, self._known)
-        self.start_at(known.targets.mean(dim=0))
+        known = gather_training_spots(pieces, self._known)
+        self.initialize_at(known.targets.mean(dim=0))
         self.statistics.solve(known, self.n_statistics, penalty=None)
 
     def forward(self, batch: SpotBatch) -> Tensor:
@@ -350,7 +350,7 @@ class M2OST(SpotModel):
         -------
         A scalar.
         """
-        return F.mse_loss(self._attend(batch.patches), check.given_targets(batch.targets))
+        return F.mse_loss(self._attend(batch.patches), check.require_targets(batch.targets))
 
     def _known(self, batch: SpotBatch) -> Tensor:
         """Statistics of the patches, ``(b, (s + 1) * 27)``."""

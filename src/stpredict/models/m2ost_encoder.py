@@ -16,9 +16,9 @@ import torch
 
 from .._checks import models as check
 from ._closed_form import Ridge
-from ._encoder import NO_WEIGHTS, STATISTICS
-from ._frozen import Encoded, ScaleEncoder, check_encoder
-from ._penalty import gathered
+from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
+from ._penalty import gather_training_spots
+from .encoder import NO_WEIGHTS, STATISTICS
 from .m2ost import CLIP, M2OST, M2OSTConfig
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class M2OSTEncoderConfig(M2OSTConfig):
         check.number("encoder_share", self.encoder_share, low=0, high=1)
 
 
-class M2OSTEncoder(Encoded, M2OST):
+class M2OSTEncoder(FrozenEncoderModel, M2OST):
     """``M2OST``, and a ridge regression on what a frozen encoder says of the same patches.
 
     Parameters
@@ -62,7 +62,7 @@ class M2OSTEncoder(Encoded, M2OST):
     """
 
     config: M2OSTEncoderConfig
-    reads_both = True
+    uses_patches_and_features = True
 
     def __init__(self, config: M2OSTEncoderConfig) -> None:
         super().__init__(config)
@@ -71,7 +71,7 @@ class M2OSTEncoder(Encoded, M2OST):
         self.described = Ridge(self.views.n_features, config.n_outputs, CLIP)
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Predict one profile everywhere.
 
         Parameters
@@ -79,10 +79,10 @@ class M2OSTEncoder(Encoded, M2OST):
         mean
             ``(n_outputs,)`` profile.
         """
-        super().start_at(mean)
+        super().initialize_at(mean)
         self.described.constant(mean)
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Take the mean profile, and solve both regressions, from the training spots.
 
         Parameters
@@ -90,9 +90,9 @@ class M2OSTEncoder(Encoded, M2OST):
         pieces
             All training spots, with ``targets``, some at a time; iterated once.
         """
-        known = gathered(pieces, self._both)
+        known = gather_training_spots(pieces, self._both)
         own, described = known.features.split([self.n_statistics, self.views.n_features], dim=1)
-        self.start_at(known.targets.mean(dim=0))
+        self.initialize_at(known.targets.mean(dim=0))
         if self.statistics is not None:
             self.statistics.solve(replace(known, features=own), self.n_statistics, penalty=None)
         self.described.solve(replace(known, features=described), self.config.n_components, penalty=None)

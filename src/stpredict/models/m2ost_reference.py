@@ -27,9 +27,9 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
-from ._attention import attend, heads_of
-from ._statistics import center
+from ._attention import attend, split_heads
 from .contract import FloatLinear, SpotModel, unit_pixels
+from .image_statistics import center
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ class M2OSTReferenceConfig:
         check.fov_spots(self.fov_spots, n_scales=N_SCALES)
         check.nested_patches(self.size_px, self.patch_size, N_SCALES)
         for name in ("dim", "heads"):
-            check.multiple(name, getattr(self, name), N_SCALES)
+            check.multiple_of(name, getattr(self, name), N_SCALES)
         check.choice("pool", self.pool, ("cls", "mean"))
         check.choice("context", self.context, ("spot",))
 
@@ -97,7 +97,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(b, n, d)`` to ``(b, n, d)``."""
-        mixed: Tensor = self.out(attend(*heads_of(self.qkv(x), self.heads)))
+        mixed: Tensor = self.out(attend(*split_heads(self.qkv(x), self.heads)))
         return mixed
 
 
@@ -113,7 +113,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """One ``(b, n_i, d)`` each to the same shapes."""
-        qkv = [heads_of(project(self.norm(x)), N_SCALES) for x, project in zip(xs, self.qkv, strict=True)]
+        qkv = [split_heads(project(self.norm(x)), N_SCALES) for x, project in zip(xs, self.qkv, strict=True)]
         mixed = []
         for asking, out in enumerate(self.outs):
             others = [answer for scale, answer in enumerate(qkv) if scale != asking]

@@ -39,9 +39,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS, Encoder
-from ._places import PITCH_UM, each_slide, gathered, nearest, pitch
-from .contract import FloatLinear, SpotModel, full_precision, known_features
+from ._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, typical_pitch
+from .contract import FloatLinear, SpotModel, batch_features, full_precision
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -158,7 +159,7 @@ class Neighbours:
     @classmethod
     def find(cls, xy: Tensor, slide: Tensor, k: int) -> Neighbours:
         """The ``k`` nearest spots of the same slide; ``xy`` is ``(b, 2)`` in pitches."""
-        index, distance = nearest(xy, slide, k)
+        index, distance = nearest_spots(xy, slide, k)
         itself = torch.arange(len(xy), device=xy.device)[:, None]
         index, exists = torch.cat([itself, index], dim=1), distance.isfinite()
         exists = torch.cat([~exists.any(dim=1, keepdim=True), exists], dim=1)
@@ -304,7 +305,7 @@ class STFlow(SpotModel):
             Block(dim, config.heads, config.n_outputs, config.dropout) for _ in range(config.depth)
         )
         self.head = FloatLinear(dim, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of the encoder, if the configuration names any."""
@@ -320,12 +321,12 @@ class STFlow(SpotModel):
         features: Tensor = self.encoder(batch.patches[:, 0])
         return features
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute statistics of targets and features, and the pitch, from the training spots."""
-        spots = gathered(pieces)
-        super().start_from([spots])
-        self.pitch_um.fill_(pitch(spots))
-        for name, values in (("", check.given_targets(spots.targets)), ("feature_", known_features(self, spots))):
+        spots = concatenate_spots(pieces)
+        super().initialize_from([spots])
+        self.pitch_um.fill_(typical_pitch(spots))
+        for name, values in (("", check.require_targets(spots.targets)), ("feature_", batch_features(self, spots))):
             std, mean = torch.std_mean(values.float(), dim=0, correction=0)
             getattr(self, f"{name}mean").copy_(mean)
             getattr(self, f"{name}spread").copy_(torch.where(std > 1e-6, std, 1.0))
@@ -341,9 +342,9 @@ class STFlow(SpotModel):
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """Mean squared error of the end point that is predicted from a state between prior and targets."""
-        targets, conditioning = check.given_targets(batch.targets), self._condition(batch)
+        targets, conditioning = check.require_targets(batch.targets), self._condition(batch)
         time = torch.empty_like(targets[:, 0])
-        for rows in each_slide(batch.slide):
+        for rows in rows_by_slide(batch.slide):
             time[rows] = torch.rand((), device=time.device)
         start = self._sample_prior(torch.rand(2, *targets.shape, device=targets.device))
         state = torch.lerp(start, targets, time[:, None])
@@ -353,7 +354,7 @@ class STFlow(SpotModel):
         return sample_prior(self.config.prior, uniform, self.mean, self.spread)
 
     def _condition(self, batch: SpotBatch) -> Conditioning:
-        features = (known_features(self, batch).float() - self.feature_mean) / self.feature_spread
+        features = (batch_features(self, batch).float() - self.feature_mean) / self.feature_spread
         neighbours = Neighbours.find(batch.xy_um / self.pitch_um, batch.slide, self.config.n_neighbours)
         edges = [block.edges(neighbours.frames) for block in self.blocks]  # type: ignore[operator]
         return Conditioning(self.embed(features), neighbours, edges)

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .._checks import models as check
-from ._encoder import NO_WEIGHTS, Encoder
 from .contract import FloatLinear, SpotModel, unit_pixels
+from .encoder import NO_WEIGHTS, Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,9 +72,9 @@ class STNet(SpotModel):
         self.config = config
         self.encoder = Encoder("densenet121", config.weights, config.size_px, frozen=False)
         self.head = FloatLinear(self.encoder.n_features, config.n_outputs)
-        for name in ("mean", "std"):  # of ImageNet, until `start_from` replaces them
+        for name in ("mean", "std"):  # of ImageNet, until `initialize_from` replaces them
             self.register_buffer(f"color_{name}", getattr(self.encoder, name).clone())
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of the image network, if the configuration names any."""
@@ -82,16 +82,16 @@ class STNet(SpotModel):
         return {"encoder": loaded} if loaded else {}
 
     @torch.no_grad()
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute the mean profile and the colour statistics of the training spots."""
         targets, sums, squares, n = [], torch.zeros(3, 1, 1).double(), torch.zeros(3, 1, 1).double(), 0
         for piece in pieces:
-            targets.append(check.given_targets(piece.targets))
+            targets.append(check.require_targets(piece.targets))
             pixels = unit_pixels(piece.patches)
             sums += pixels.sum(dim=(0, 1, -2, -1), dtype=torch.float64)[:, None, None]
             squares += pixels.square().sum(dim=(0, 1, -2, -1), dtype=torch.float64)[:, None, None]
             n += pixels[:, :, 0].numel()
-        self.start_at(torch.cat(targets).mean(dim=0))
+        self.initialize_at(torch.cat(targets).mean(dim=0))
         self.color_mean.copy_(sums / n)
         self.color_std.copy_((squares / n - (sums / n) ** 2).clamp_min(1e-4).sqrt())
 

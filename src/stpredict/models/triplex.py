@@ -41,12 +41,13 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._attention import attend
-from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS, Encoder
-from ._lattice import lattice
+from ._features import FeatureScaler, apply_in_chunks, sub_patches
+from ._lattice import lattice_positions
 from ._layers import perceptron
-from ._places import each_slide
-from ._views import Standard, in_parts, sub_patches
-from .contract import FloatLinear, SpotModel, known_features
+from ._places import rows_by_slide
+from .contract import FloatLinear, SpotModel, batch_features
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -224,11 +225,11 @@ class SectionTransformer(nn.Module):
 
     def forward(self, x: Tensor, xy_um: Tensor, slide: Tensor) -> Tensor:
         """Mix the spots ``(b, d)`` of each slide."""
-        mixed, slides = [], each_slide(slide)
+        mixed, slides = [], rows_by_slide(slide)
         for rows in slides:
             first, *others = self.layers
             y = first(x[None, rows])  # (1, n, d)
-            y = self.positions(y[0], lattice(xy_um[rows]))[None]
+            y = self.positions(y[0], lattice_positions(xy_um[rows]))[None]
             for layer in others:
                 y = layer(y)
             mixed.append(y[0])
@@ -245,7 +246,7 @@ class TRIPLEX(SpotModel):
         self.config = config
         dim = config.dim
         self.views = Encoder(config.view_encoder, config.view_weights, config.view_px, frozen=True).eval()
-        self.standard = Standard(self.views.n_features)
+        self.standard = FeatureScaler(self.views.n_features)
         self.target = Encoder(config.target_encoder, config.target_weights, config.size_px, frozen=False)
         token_width = int(self.target.net.num_features)  # type: ignore[arg-type]  # pooled features may be wider
         self.embed_target = nn.Linear(token_width, dim)
@@ -259,18 +260,18 @@ class TRIPLEX(SpotModel):
         self.norm = nn.LayerNorm(dim)
         self.branches = nn.ModuleList(FloatLinear(dim, config.n_outputs) for _ in range(3))
         self.head = FloatLinear(dim, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
+    def initialize_at(self, mean: Tensor) -> None:
         """Let the untrained network and its branches predict ``mean``, ``(n_outputs,)``, everywhere."""
-        super().start_at(mean)
+        super().initialize_at(mean)
         for branch in self.branches:
             branch.load_state_dict(self.head.state_dict())
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute the mean profile and the scale of the frozen features from the training spots."""
-        self.start_at(self.standard.start_from(self, pieces))
+        self.initialize_at(self.standard.initialize_from(self, pieces))
 
     def load_pretrained(self) -> dict[str, str]:
         """Load the weights of both encoders (``"target"``, ``"views"``), if the configuration names any."""
@@ -281,7 +282,7 @@ class TRIPLEX(SpotModel):
     def encode(self, batch: SpotBatch) -> Tensor:
         """Frozen features ``(b, 26, v)`` of the spot's own patch, then of the sub-patches row by row."""
         check.patches(tuple(batch.patches.shape), 2, self.config.size_px)
-        return in_parts(self._encode_patches, batch.patches)
+        return apply_in_chunks(self._encode_patches, batch.patches)
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)`` for the spots of one or more windows; slides do not affect each other."""
@@ -290,7 +291,7 @@ class TRIPLEX(SpotModel):
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """MSE of the fused prediction to the targets, and of each branch to the targets and the fused prediction."""
-        targets, share = check.given_targets(batch.targets), self.config.agreement
+        targets, share = check.require_targets(batch.targets), self.config.agreement
         fused, *branches = self._embeddings(batch)
         y = self.head(fused)
         loss = F.mse_loss(y, targets)
@@ -302,9 +303,9 @@ class TRIPLEX(SpotModel):
     def _embeddings(self, batch: SpotBatch) -> list[Tensor]:
         """One ``(b, d)`` for the fusion and each branch: own patch, wide view, section."""
         check.patches(tuple(batch.patches.shape), 2, self.config.size_px)
-        features = self.standard(known_features(self, batch))  # (b, 26, v)
+        features = self.standard(batch_features(self, batch))  # (b, 26, v)
         patches = batch.patches[:, 0]
-        tokens = self.target.tokens(patches) if self.training else in_parts(self.target.tokens, patches)
+        tokens = self.target.tokens(patches) if self.training else apply_in_chunks(self.target.tokens, patches)
         target = self.embed_target(tokens)  # (b, n, d)
         around = self.around(self.embed_around(features[:, 1:]))  # (b, 25, d)
         section = self.section(self.embed_section(features[:, 0]), batch.xy_um, batch.slide)  # (b, d)

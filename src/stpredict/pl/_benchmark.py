@@ -9,6 +9,7 @@ from matplotlib import colormaps
 
 from .._checks import config as check_config
 from .._checks import plots as check
+from ..metrics.scores import GENE_SCORES
 from ._comparison import best_genes, by_gene, ceiling_by_gene, ranked
 from ._slide_axes import LUMA
 from ._style import BLUE, NEUTRAL, ORANGE, WIDTH_IN, look, number, panels, tidy
@@ -21,15 +22,8 @@ if TYPE_CHECKING:
 
     from ._comparison import Compared
 
-LABELS = {
-    "pearson": "Pearson r of a gene over spots",
-    "spearman": "Spearman ρ of a gene over spots",
-    "rmse": "root mean squared error of a gene",
-    "mae": "mean absolute error of a gene",
-    "ceiling": "noise ceiling of a gene",
-    "moran_observed": "Moran's I of a gene, observed",
-    "moran_predicted": "Moran's I of a gene, predicted",
-}
+LABELS = {score.name: score.label for score in GENE_SCORES}
+LOWER_IS_BETTER = {score.name for score in GENE_SCORES if score.higher_is_better is False}
 CEILING = "noise ceiling"
 ROW_IN, JITTER, HALF_BOX = 0.27, 0.2, 0.27
 DASHES: Any = (0, (4, 3))
@@ -121,7 +115,7 @@ def benchmark_genes(
     n_genes
         How many genes are drawn, at most.
     metric
-        Which score, one where more is better.
+        Which score.
     cmap
         Name of a colour map of matplotlib.
     ax
@@ -144,7 +138,7 @@ def benchmark_genes(
     check_config.in_range("n_genes", n_genes, 1, 1000)
     values = by_gene(benchmark, metric, ranked(benchmark).index.tolist())
     check.some_score(values.to_numpy(), metric)
-    drawn = values.loc[best_genes(values, n_genes)]
+    drawn = values.loc[best_genes(-values if metric in LOWER_IS_BETTER else values, n_genes)]
     ceiling = ceiling_by_gene(benchmark)
     if metric == "pearson" and len(ceiling):
         drawn = drawn.assign(**{CEILING: ceiling.reindex(drawn.index)})

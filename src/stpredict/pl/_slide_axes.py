@@ -14,7 +14,7 @@ from matplotlib.transforms import Affine2D
 from .._geometry import PatchSpec, spot_pitch
 from .._pixels import PatchReader
 from .._slides import Level
-from ..pp.raster import raster_of
+from ..pp.raster import fit_raster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -204,7 +204,7 @@ def full_raster(slide: Slide, spot_size: float) -> Raster | None:
     if spot_size != 1:
         return None
     full = len(slide.xy_um) > MANY_SPOTS or slide.diameter_um > TOUCHING * spot_pitch(slide.xy_um)
-    return raster_of(slide.xy_um) if full else None
+    return fit_raster(slide.xy_um) if full else None
 
 
 def draw_raster(

@@ -18,7 +18,7 @@ from .._checks import slides as check_slides
 from .._slides import resolve, slide_images
 from ..metrics import pearson
 from ..pp import TargetSpec
-from ..pp.columns import columns_of
+from ..pp.columns import read_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ class Source:
         """
         at = {gene: i for i, gene in enumerate(self.slide.genes)}
         if not self.is_counts:
-            return columns_of(self.matrix, [at[gene] for gene in genes], self.rows)
+            return read_columns(self.matrix, [at[gene] for gene in genes], self.rows)
         scheme = like or self
         panel = list(genes) if scheme.target.over == "all" else [gene for gene in scheme.panel if gene in at]
         normal = scheme.target.normalize(self.matrix, [at[gene] for gene in panel])
@@ -220,9 +220,9 @@ def _places(sdata: SpatialData, meant: Selection) -> tuple[NDArray[np.intp], Sli
 
 def _panel(matrix: Any, rows: NDArray[np.intp], genes: Sequence[str]) -> tuple[str, ...]:
     """Genes with a value in some spot: the others of a layer of predictions are NaN."""
-    first = columns_of(matrix, range(len(genes)), rows[:1])
+    first = read_columns(matrix, range(len(genes)), rows[:1])
     doubtful = np.flatnonzero(np.isnan(first).all(axis=0))
     if not len(doubtful):
         return tuple(genes)
-    missing = set(doubtful[np.isnan(columns_of(matrix, doubtful.tolist(), rows)).all(axis=0)].tolist())
+    missing = set(doubtful[np.isnan(read_columns(matrix, doubtful.tolist(), rows)).all(axis=0)].tolist())
     return tuple(gene for i, gene in enumerate(genes) if i not in missing)

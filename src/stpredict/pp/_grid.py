@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import shapely
@@ -13,9 +13,8 @@ from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import grid as check
 from .._checks import slides as check_slides
-from .._geometry import spot_pitch
-from .._slides import pyramid, resolution
-from . import _elements as elements
+from .._slides import image_resolution, pyramid
+from . import elements
 from ._grid_area import tissue_share
 
 if TYPE_CHECKING:
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from ._grid_area import Outline
-
-Layout = Literal["hexagonal", "square"]
+    from .lattice import Layout
 
 LAYOUTS = {"hexagonal": (np.sqrt(3) / 2, 0.5), "square": (1.0, 0.0)}
 """Distance of rows, and shift of every second row along x, both in pitches."""
@@ -252,11 +250,11 @@ def spot_grid(
     check_slides.is_spatialdata(sdata)
     check_config.in_range("min_tissue", min_tissue, 0.0, 1.0)
     geometry = _geometry(like, diameter_um, pitch_um, layout)
-    check_slides.may_write(sdata, key_added, elements.made(sdata, keys.GRID), "stp.pp.spot_grid")
-    image_key = elements.image_name(sdata, image_key, coordinate_system)
+    check_slides.may_write(sdata, key_added, elements.read_attrs(sdata, keys.GRID), "stp.pp.spot_grid")
+    image_key = elements.find_image(sdata, image_key, coordinate_system)
     if um_per_px is not None:
         check.length("um_per_px", um_per_px)
-    scale = resolution(sdata, image_key, um_per_px)
+    scale = image_resolution(sdata, image_key, um_per_px)
     height, width = pyramid(sdata.images[image_key])[0].pixels.shape[-2:]
     lattice = Lattice(pitch_px=geometry.pitch_um / scale, layout=geometry.layout, width_px=width, height_px=height)
     tissue = elements.tissue_in_pixels(sdata, tissue_key, image_key, coordinate_system)
@@ -268,7 +266,7 @@ def spot_grid(
     elements.write_shapes(sdata, key_added, _frame(ids, xy, diameter_px, geometry.outline), image_key)
     counts = {"n_rows": lattice.n_rows, "n_columns": lattice.n_columns}
     note = {**asdict(geometry), **counts, "image_key": image_key, "um_per_px": scale}
-    elements.note(sdata, keys.GRID, key_added, note)
+    elements.write_attrs(sdata, keys.GRID, key_added, note)
 
 
 def _geometry(
@@ -337,28 +335,3 @@ def _frame(ids: NDArray[np.int64], xy: NDArray[np.float64], diameter_px: float, 
         return GeoDataFrame({"radius": diameter_px / 2}, geometry=shapely.points(xy), index=ids)
     low, high = xy - diameter_px / 2, xy + diameter_px / 2
     return GeoDataFrame(geometry=shapely.box(*low.T, *high.T), index=ids)
-
-
-def spot_lattice(xy: NDArray[np.float64]) -> tuple[float | None, Layout]:
-    """How measured spots lie: square or hexagonal, turned as they may be, and how far apart.
-
-    Parameters
-    ----------
-    xy
-        ``(n, 2)`` centres, any unit.
-
-    Returns
-    -------
-    Pitch, the median distance of neighbours, None for fewer than two spots; and ``"hexagonal"`` where directions to
-    neighbours repeat every 60 degrees more than every 90, else ``"square"``.
-    """
-    from scipy.spatial import cKDTree
-
-    if len(xy) < 2:
-        return None, "square"
-    pairs = cKDTree(xy).query_pairs(1.25 * spot_pitch(xy), output_type="ndarray")
-    step = (xy[pairs[:, 1]] - xy[pairs[:, 0]]) @ np.array([1, 1j])
-    distance = np.abs(step)
-    turn = step / np.maximum(distance, 1e-12)
-    six, four = (abs((turn**n).sum()) for n in (6, 4))
-    return float(np.median(distance)), "hexagonal" if six > four else "square"

@@ -14,8 +14,9 @@ from ._grid import LAYOUTS, OUTLINES, Lattice, _geometry
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ._grid import Layout, SpotGeometry, Trained
+    from ._grid import SpotGeometry, Trained
     from ._grid_area import Outline
+    from .lattice import Layout
 
 SLACK = 1 + 1e-9
 """A point so little beyond the border of a spot lies in it."""

@@ -18,8 +18,8 @@ from .._checks import grid as check_grid
 from .._checks import pseudo_spots as check
 from .._checks import slides as check_slides
 from .._geometry import apply_affine
-from .._slides import Selection, pyramid, resolution, resolve
-from . import _elements as elements
+from .._slides import Selection, image_resolution, pyramid, resolve
+from . import elements
 from ._grid import _frame
 from ._placement import Spots, spot_geometry
 from ._transcript_sums import Sums
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from ._grid import Layout, SpotGeometry, Trained
+    from ._grid import SpotGeometry, Trained
     from ._grid_area import Outline
+    from .lattice import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +135,11 @@ def spots_from_transcripts(
     sums = Sums(gene_key=check.feature_column(named, list(points.columns)), controls=controls, min_qv=min_qv)
     geometry = spot_geometry(like, diameter_um, pitch_um, layout, outline)
     _may_write(sdata, key_added)
-    image_key = elements.image_name(sdata, image_key, coordinate_system)
+    image_key = elements.find_image(sdata, image_key, coordinate_system)
     if um_per_px is not None:
         check_grid.length("um_per_px", um_per_px)
-    spots = _spots(sdata, geometry, image_key, resolution(sdata, image_key, um_per_px))
-    to_px = elements.to_image(sdata, points_key, image_key, coordinate_system, "points_key")
+    spots = _spots(sdata, geometry, image_key, image_resolution(sdata, image_key, um_per_px))
+    to_px = elements.affine_to_image(sdata, points_key, image_key, coordinate_system, "points_key")
     for part in points.partitions:
         sums.add(part.compute(), lambda xy: spots.place(apply_affine(to_px, xy)))
     note = {"points_key": points_key, "image_key": image_key, "min_transcripts": min_transcripts,
@@ -272,7 +273,7 @@ def _table_name(key_added: str) -> str:
 
 
 def _may_write(sdata: SpatialData, key_added: str) -> None:
-    made = elements.made(sdata, keys.PSEUDO_SPOTS)
+    made = elements.read_attrs(sdata, keys.PSEUDO_SPOTS)
     check_slides.may_write(sdata, key_added, made, "stp.pp.spots_from_transcripts")
     check.free_table(sdata, _table_name(key_added), [_table_name(name) for name in made])
 
@@ -300,4 +301,4 @@ def _write(
     elements.write_shapes(sdata, key_added, frame, note["image_key"])
     sdata.tables[_table_name(key_added)] = linked
     size = {"n_rows": lattice.n_rows, "n_columns": lattice.n_columns, "um_per_px": spots.um_per_px}
-    elements.note(sdata, keys.PSEUDO_SPOTS, key_added, {**asdict(spots.geometry), **size, **note})
+    elements.write_attrs(sdata, keys.PSEUDO_SPOTS, key_added, {**asdict(spots.geometry), **size, **note})

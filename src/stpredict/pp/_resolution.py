@@ -9,11 +9,17 @@ from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._checks import files as check_files
-from .._checks import resolution as check_resolution
 from .._checks import slides as check
-from .._resolution import Known, Spots, measured, platform, settle, told
+from .._geometry import neighbour_pitch
+from .._resolution import (
+    Resolution,
+    SpotsOnImage,
+    reconcile_resolution,
+    resolutions_from_spots,
+    spot_platform,
+    stated_resolution,
+)
 from .._slides import Selection, resolve, slide_images
-from ..io._lattice import neighbour_pitch
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -78,20 +84,24 @@ def resolution(
         if value is not None:
             check_files.positive(name, value)
     names = _images(sdata, image_key)
-    said = {name: told(sdata, name, um_per_px) for name in names}
-    found: dict[str, Known] = {}
+    said = {name: stated_resolution(sdata, name, um_per_px) for name in names}
+    found: dict[str, Resolution] = {}
     if pitch_um is not None or diameter_um is not None or keys.READER in sdata.attrs or None in said.values():
         selection = Selection(
             image_key=_meant(sdata, image_key), shapes_key=shapes_key, coordinate_system=coordinate_system, in_px=True
         )
         for slide in _on_image(sdata, selection, image_key):
             by_spots = _measured(slide, pitch_um, diameter_um, sdata)
-            found[slide.image_key] = settle(said[slide.image_key], by_spots, slide.image_key)
-    rest = {name: settle(known, [], name) for name, known in said.items() if known is not None and name not in found}
+            found[slide.image_key] = reconcile_resolution(said[slide.image_key], by_spots, slide.image_key)
+    rest = {
+        name: reconcile_resolution(known, [], name)
+        for name, known in said.items()
+        if known is not None and name not in found
+    }
     _note(sdata, {**rest, **found})
 
 
-def _note(sdata: SpatialData, found: dict[str, Known]) -> None:
+def _note(sdata: SpatialData, found: dict[str, Resolution]) -> None:
     ours = sdata.attrs.get(keys.ATTRS, {})
     values = {name: known.um_per_px for name, known in found.items()}
     origins = {name: known.origin for name, known in found.items()}
@@ -122,7 +132,7 @@ def _meant(sdata: SpatialData, image_key: str | None) -> dict[str, str] | None:
 def _on_image(sdata: SpatialData, selection: Selection, image_key: str | None) -> list[Slide]:
     """Slides as if a pixel were 1 µm, so that lengths are in pixels."""
     if not {*sdata.shapes, *sdata.labels}:
-        check.resolution_known(None, image_key or next(iter(sdata.images), "of none"))
+        check.resolution_known(0, image_key or next(iter(sdata.images), "of none"))
     slides = resolve(sdata, selection, needs_table=False)
     if image_key is None:
         return slides
@@ -131,18 +141,18 @@ def _on_image(sdata: SpatialData, selection: Selection, image_key: str | None) -
     return matching
 
 
-def _measured(slide: Slide, pitch_um: float | None, diameter_um: float | None, sdata: SpatialData) -> list[Known]:
+def _measured(slide: Slide, pitch_um: float | None, diameter_um: float | None, sdata: SpatialData) -> list[Resolution]:
     """What spots of the given lengths say, else what those of the platform do."""
     if pitch_um is None and diameter_um is None:
-        spots = Spots(shapes_key=slide.shapes_key, xy_px=slide.xy_px, diameter_px=slide.diameter_um)
-        return measured(platform(sdata, slide.shapes_key), spots)
+        spots = SpotsOnImage(shapes_key=slide.shapes_key, xy_px=slide.xy_px, diameter_px=slide.diameter_um)
+        return resolutions_from_spots(spot_platform(sdata, slide.shapes_key), spots)
     pitch_px = neighbour_pitch(slide.xy_px)
     found = [(pitch_um, pitch_px, "spot pitch"), (diameter_um, slide.diameter_um, "spot diameter")]
     known = [
-        Known(um_per_px=length_um / length_px, origin=origin)
+        Resolution(um_per_px=length_um / length_px, origin=origin)
         for length_um, length_px, origin in found
         if length_um is not None and np.isfinite(length_px)
     ]
     for other in known[1:]:
-        check_resolution.agrees(known[0], other, slide.image_key)
+        check.same_resolution(known[0], other, slide.image_key)
     return known[:1]

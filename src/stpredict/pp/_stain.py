@@ -9,9 +9,9 @@ import numpy as np
 from .. import _keys as keys
 from .._checks import slides as check_slides
 from .._checks import stain as check
-from .._slides import pyramid, resolution
-from . import _elements as elements
-from .stain_fit import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
+from .._slides import image_resolution, pyramid
+from . import elements
+from .stain_normalization import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,13 +77,13 @@ def stain(
     [3, 3]
     """
     check_slides.is_spatialdata(sdata)
-    image_key = elements.image_name(sdata, image_key, coordinate_system)
-    um_per_px = resolution(sdata, image_key, um_per_px)
+    image_key = elements.find_image(sdata, image_key, coordinate_system)
+    um_per_px = image_resolution(sdata, image_key, um_per_px)
     levels = pyramid(sdata.images[image_key])
     check_slides.colour_image(levels[0].pixels.shape, image_key)
     places = _places(sdata, levels, um_per_px, image_key, tissue_key, coordinate_system)
-    measured = check.measured(fit_stain(levels, um_per_px, places, image_key=image_key), image_key)
-    elements.note(sdata, keys.STAIN, image_key, measured.to_dict())
+    measured = check_slides.has_stain(fit_stain(levels, um_per_px, places, image_key=image_key), image_key)
+    elements.write_attrs(sdata, keys.STAIN, image_key, measured.to_dict())
 
 
 def _places(

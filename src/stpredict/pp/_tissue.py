@@ -11,8 +11,8 @@ from .._checks import files as check_files
 from .._checks import slides as check_slides
 from .._checks import tissue as check
 from .._geometry import axis_scales
-from .._slides import pyramid, resolution
-from . import _elements as elements
+from .._slides import image_resolution, pyramid
+from . import elements
 from ._tissue_mask import MIN_AREA_UM2, MIN_HOLE_UM2, RESOLUTION_UM, found_polygons, mask_outlines, pieces
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def tissue(
     for name, value in {"resolution_um": resolution_um, "min_area_um2": min_area_um2}.items():
         check_files.positive(name, value)
     check.not_negative("min_hole_um2", min_hole_um2)
-    image_key = elements.image_name(sdata, image_key)
-    check_slides.may_write(sdata, key_added, elements.made(sdata, keys.TISSUE), "stp.pp.tissue")
-    um_per_px = resolution(sdata, image_key, um_per_px)
+    image_key = elements.find_image(sdata, image_key)
+    check_slides.may_write(sdata, key_added, elements.read_attrs(sdata, keys.TISSUE), "stp.pp.tissue")
+    um_per_px = image_resolution(sdata, image_key, um_per_px)
     levels = pyramid(sdata.images[image_key])
     options = {
         "resolution_um": float(resolution_um),
@@ -116,7 +116,7 @@ def tissue(
         how = {"method": "mask", "mask_key": mask_key}
     elements.write_shapes(sdata, key_added, polygons, image_key)
     note = {"image_key": image_key, "um_per_px": um_per_px, **options, **how}
-    elements.note(sdata, keys.TISSUE, key_added, note)
+    elements.write_attrs(sdata, keys.TISSUE, key_added, note)
 
 
 def _outlines(sdata: SpatialData, mask_key: str, image_key: str, step_px: float) -> list[Any]:
@@ -124,7 +124,7 @@ def _outlines(sdata: SpatialData, mask_key: str, image_key: str, step_px: float)
     check_slides.has_polygons([*sdata.labels, *sdata.shapes], mask_key, "mask_key")
     if mask_key in sdata.shapes:
         return [elements.polygons_in_pixels(sdata, mask_key, image_key, None, "mask_key")]
-    to_px = elements.to_image(sdata, mask_key, image_key, None, "mask_key")
+    to_px = elements.affine_to_image(sdata, mask_key, image_key, None, "mask_key")
     mask, shrunk = _labels(sdata.labels[mask_key], step_px / max(axis_scales(to_px)))
     return mask_outlines(mask, to_px @ shrunk)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def columns_of(matrix: Any, columns: Sequence[int], rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+def read_columns(matrix: Any, columns: Sequence[int], rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
     """Some columns of a matrix, read without the others where it is held lazily.
 
     Parameters
@@ -31,10 +31,10 @@ def columns_of(matrix: Any, columns: Sequence[int], rows: NDArray[np.intp] | Non
     part = matrix[:, list(columns)]
     if rows is not None and not np.array_equal(rows, np.arange(matrix.shape[0])):
         part = part[rows]
-    return dense(part.compute() if hasattr(part, "compute") else part)
+    return to_dense(part.compute() if hasattr(part, "compute") else part)
 
 
-def dense(part: Any) -> NDArray[np.float32]:
+def to_dense(part: Any) -> NDArray[np.float32]:
     """A matrix that is in memory, dense or sparse, as an array.
 
     Parameters

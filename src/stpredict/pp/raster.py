@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Layout = Literal["hexagonal", "square"]
+    from .lattice import Layout
 
 TOLERANCE = 0.1
 """How far from its place on the lattice a spot may lie, in pitches."""
@@ -108,7 +108,7 @@ class _Steps:
         return replace(self, steps=self.steps + change[:2], origin=self.origin + change[2])
 
 
-def raster_of(xy: NDArray[np.float64]) -> Raster | None:
+def fit_raster(xy: NDArray[np.float64]) -> Raster | None:
     """Find the regular lattice that places lie on.
 
     Parameters

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from .._checks import config as check_config
@@ -14,33 +13,22 @@ from .._checks import conformal as check
 from .._checks import predictor as check_predictor
 from .._slides import Selection, resolve
 from .._train.augment import N_SYMMETRIES
-from .._train.batches import BatchLimit, take
+from .._train.batches import BatchLimit
 from .._train.data import slide_index
-from .._train.view_spread import with_spread
-from .._train.windows import seen_together
-from ._inference.plan import Plan, Settings, read
-from ._predictor.conformal import Calibration, spread_of
+from ._inference.plan import PredictionPlan, PredictOptions, read
+from ._predictor.conformal import Calibration
 from ._training.plan import columns_of, with_counts
 from ._training.training_plan import digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lightning_fabric import Fabric
     from numpy.typing import NDArray
     from spatialdata import SpatialData
-    from torch import Tensor
 
     from .._slides import Slide
-    from .._train.config import FitConfig
-    from ..models import SpotBatch
-    from ..pp.stain_fit import StainMethod
-    from ._predictor.predictor import Member, Predictor
-    from ._training.training_plan import Run
-
-AT_ONCE = 256
-"""Held-out spots that are looked at together."""
-NOTE = "the same spots chose the epoch whose weights are kept, so intervals are slightly too narrow"
+    from ..pp.stain_normalization import StainMethod
+    from ._predictor.predictor import Predictor
 
 
 def calibrate(
@@ -144,7 +132,9 @@ def calibrate(
     for slide in slides:
         missing = [gene for gene in predictor.genes if gene not in set(slide.genes)]
         check.measured(missing, len(predictor.genes), slide.name)
-    plan = Plan.of(slides, predictor, Settings(n_views=n_views, stain=stain, device=device, precision=precision))
+    plan = PredictionPlan.of(
+        slides, predictor, PredictOptions(n_views=n_views, stain=stain, device=device, precision=precision)
+    )
     predicted, spread = _predicted(plan, predictor, progress=progress)
     found = Calibration.of(
         np.concatenate([_observed(slide, predictor) for slide in slides]) - predicted,
@@ -167,7 +157,9 @@ def _observed(slide: Slide, predictor: Predictor) -> NDArray[np.float32]:
     return predictor.target.normalize(slide.counts, columns_of(slide, predictor.genes))
 
 
-def _predicted(plan: Plan, predictor: Predictor, *, progress: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _predicted(
+    plan: PredictionPlan, predictor: Predictor, *, progress: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Prediction and spread of all spots of a plan, in the order of the slides."""
     fabric, n = plan.settings.fabric(), len(plan.order)
     limit = BatchLimit.of(None, fabric.device)
@@ -183,69 +175,3 @@ def _predicted(plan: Plan, predictor: Predictor, *, progress: bool) -> tuple[NDA
             at += len(rows)
             bar.update(len(rows))
     return predicted, spread
-
-
-def cross_calibrated(
-    run: Run, members: tuple[Member, ...], spots: SpotBatch, values: NDArray[np.float32], fabric: Fabric
-) -> Calibration | None:
-    """What members are wrong by on the spots that were held out from them, while patches are at hand.
-
-    Parameters
-    ----------
-    run
-        The training.
-    members
-        Its members.
-    spots
-        All spots, as they were read.
-    values
-        ``(n, g)`` normalised expression.
-    fabric
-        Where to compute.
-
-    Returns
-    -------
-    The calibration; None where nothing was held out.
-    """
-    left = np.ones(len(values), bool)
-    n_views = 1 if spots.features is not None or _freezes(members[0], spots, fabric) else N_SYMMETRIES
-    names, parts = np.array([slide.group for slide in run.slides])[run.slide_index], []
-    for fold, member in zip(run.folds, members, strict=True):
-        rows = np.flatnonzero(fold.held & left)  # a spot that several members left out counts once
-        left[rows] = False
-        if len(rows):
-            mean, spread = _held(member, spots, torch.from_numpy(rows), run.config, fabric, n_views)
-            parts.append((values[rows] - mean, spread_of(members, spread), names[rows]))
-    if not parts:
-        return None
-    residuals, spread, group = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Calibration.of(residuals, spread, group, n_views=n_views, record=_record(run))
-
-
-def _record(run: Run) -> dict[str, Any]:
-    blocks = any(fold.kind == "block" for fold in run.folds)
-    kind = "held-out blocks" if blocks else "held-out groups"
-    return {"kind": kind, "leaks": any(fold.leaks for fold in run.folds), "stain": None, "note": NOTE}
-
-
-def _freezes(member: Member, spots: SpotBatch, fabric: Fabric) -> bool:
-    """Whether a frozen encoder does most of the work, which eight views would make eight times as much."""
-    with torch.inference_mode():
-        some = take(spots, slice(0, 1)).to(fabric.device)
-        return member.network.to(fabric.device).eval().encode(some) is not None
-
-
-def _held(
-    member: Member, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric, n_views: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Prediction and its spread over views, some spots or a window at a time, in the order of ``rows``."""
-    network, limit = member.network.to(fabric.device), BatchLimit.of(None, fabric.device)
-    context = network.config.context
-    parts, order = seen_together(spots, rows, context=context, window=config.window, batch_size=AT_ONCE)
-    found = []
-    for part in parts:
-        at_once = BatchLimit(len(part)) if context == "slide" else limit
-        found.append(with_spread(network, member.targets.decode, take(spots, part), fabric, at_once, n_views))
-    network.cpu()
-    mean, spread = (np.concatenate(values)[order.numpy()] for values in zip(*found, strict=True))
-    return mean, spread

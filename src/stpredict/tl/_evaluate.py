@@ -6,7 +6,7 @@ Reads tables only: no image, no network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,17 +19,14 @@ from .._checks import slides as check_slides
 from .._train.color import apply_ridge
 from ..metrics import pearson
 from ..metrics.correlation import LEAST
+from ..metrics.scores import Prediction, Spots, all_gene_scores, nan_mean, summary_scores
 from ..pp.targets import TargetSpec
-from ._scores import by_gene, known_mean, limits, overall
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
-
-
-COLUMNS = ["pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed", "moran_predicted", "pearson_ridge_color"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -125,12 +122,11 @@ def evaluate(
     genes = _genes(source, measured, predicted, table_name)
     paired = _paired(source, measured, spec, genes, predicted, layer, shapes_key)
     per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.on_slides()]
-    mean = known_mean(np.stack([frame.to_numpy() for frame in per_slide]), axis=0)
-    scores = pd.DataFrame(mean, index=pd.Index(paired.genes, name="gene"), columns=per_slide[0].columns)
-    ceiling = float(known_mean(scores["ceiling"].to_numpy()))
-    scores.attrs["summary"] = {
-        name: overall(paired.observed, values, paired.on_slides(), ceiling) for name, values in paired.predicted.items()
-    }
+    by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
+    genes_index = pd.Index(paired.genes, name="gene")
+    scores = pd.DataFrame({name: nan_mean(values, axis=0) for name, values in by_slide.items()}, index=genes_index)
+    ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
+    scores.attrs["summary"] = {name: _summary(paired, name, by_slide["ceiling"]) for name in paired.predicted}
     scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
     scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
     scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
@@ -247,12 +243,32 @@ def _predictions(source: AnnData, genes: list[str], predicted: str) -> dict[str,
     return {"mean_profile": np.broadcast_to(mean, model.shape), "ridge_color": ridge, "model": model}
 
 
-def _score(paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: int, seed: int) -> pd.DataFrame:
-    """Every gene-wise score on one slide."""
-    observed, xy = paired.observed[rows], paired.xy[rows]
-    found = by_gene(observed, paired.predicted["model"][rows], xy)
-    counts = paired.counts[rows]
+def _score(
+    paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Every score of every gene on one slide."""
+    counts, observed = paired.counts[rows], paired.observed[rows]
     library = np.asarray(counts.sum(axis=1)).ravel()
-    found |= limits(counts[:, paired.columns], library, observed, xy, spec, n_splits=n_splits, seed=seed)
-    found["pearson_ridge_color"] = pearson(observed, paired.predicted["ridge_color"][rows])
-    return pd.DataFrame(found)[COLUMNS]
+    of_ceiling = ceiling_arguments(counts[:, paired.columns], library, spec)
+    spots = Spots(
+        observed=observed,
+        predicted=paired.predicted["model"][rows],
+        xy=paired.xy[rows],
+        counts={**of_ceiling, "n_splits": n_splits, "seed": seed},
+    )
+    found = all_gene_scores(spots)
+    return found | {"pearson_ridge_color": pearson(observed, paired.predicted["ridge_color"][rows])}
+
+
+def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64], spec: TargetSpec) -> dict[str, Any]:
+    """Arguments of `noise_ceiling` for counts ``(n, g)`` that are normalised by ``spec``."""
+    total = library if spec.over == "all" else None
+    return {"counts": counts, "total": total, "target_sum": spec.target_sum, "log1p": spec.log1p}
+
+
+def _summary(paired: Paired, name: str, ceiling: NDArray[np.float64]) -> dict[str, float]:
+    """Scores of the model or a baseline as a whole."""
+    predicted = paired.predicted[name]
+    by_slide = np.stack([pearson(paired.observed[rows], predicted[rows]) for rows in paired.on_slides()])
+    by_gene = {"pearson": by_slide, "ceiling": ceiling}
+    return summary_scores(Prediction(observed=paired.observed, predicted=predicted, by_gene=by_gene))

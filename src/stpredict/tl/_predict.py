@@ -16,9 +16,10 @@ from .._checks import predictor as check
 from .._checks import slides as check_slides
 from .._checks import training as check_training
 from .._slides import Selection, resolve
+from ..models.model_config import uses_embeddings
 from ._inference.cluster import spread
-from ._inference.plan import Plan, Settings, compute
-from ._inference.sinks import Memory, Store
+from ._inference.plan import PredictionPlan, PredictOptions, compute
+from ._inference.sinks import MemorySink, StoreSink
 from ._inference.table import as_table, beside, fill_layer, run_record
 from ._training.provenance import predictor_of, warn_unseen_color
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._slides import Slide
-    from ..pp.stain_fit import StainMethod
+    from ..pp.stain_normalization import StainMethod
     from ._inference.sinks import Sink
     from ._predictor.conformal import Uncertainty
     from ._predictor.predictor import Predictor
@@ -169,11 +170,11 @@ def predict(
     check_config.embeddings_fit(found.model, asdict(found.model_config), _width(slides), takes=_takes_embeddings(found))
     _check_place(sdata, slides[0].table_name, found, key_added, layer)
     _warn_unseen_resolution(slides, found)
-    settings = Settings(n_views=n_views, stain=stain, batch_size=batch_size, device=device, precision=precision)
+    settings = PredictOptions(n_views=n_views, stain=stain, batch_size=batch_size, device=device, precision=precision)
     if uncertainty is not None:
         settings = _with_intervals(settings, found, uncertainty, coverage)
-    plan = Plan.of(slides, found, settings)
-    sink = Memory.of(plan, found) if store is None else Store.begin(store, plan, found)
+    plan = PredictionPlan.of(slides, found, settings)
+    sink = MemorySink.of(plan, found) if store is None else StoreSink.begin(store, plan, found)
     _fill(sink, plan, found, client, progress=progress)
     values, uns = sink.values(), run_record(found, settings)
     for slide, first, last in zip(slides, plan.starts, plan.starts[1:], strict=False):
@@ -183,14 +184,16 @@ def predict(
         fill_layer(slides, values, found, layer, uns)
         return
     table = as_table(slides, sink, found, key_added, uns)
-    if isinstance(sink, Store):
+    if isinstance(sink, StoreSink):
         sink.finish(table)
     if key_added in sdata.tables:
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
 
 
-def _with_intervals(settings: Settings, predictor: Predictor, uncertainty: Uncertainty, coverage: float) -> Settings:
+def _with_intervals(
+    settings: PredictOptions, predictor: Predictor, uncertainty: Uncertainty, coverage: float
+) -> PredictOptions:
     """The settings under which the predictor was calibrated."""
     calibration = check_conformal.calibrated(predictor.calibration)
     calibration.quantile(uncertainty, coverage)  # or says that there are too few spots
@@ -203,7 +206,7 @@ def _width(slides: Sequence[Slide]) -> int | None:
 
 
 def _takes_embeddings(predictor: Predictor) -> bool:
-    return getattr(predictor.model_config, "encoder", None) == "given"
+    return uses_embeddings(predictor.model_config)
 
 
 def _check_place(
@@ -233,7 +236,7 @@ def _predicted(sdata: SpatialData, table_name: str, key: str) -> bool:
     return keys.TARGET in sdata.tables[table_name].uns.get(key, {})
 
 
-def _fill(sink: Sink, plan: Plan, predictor: Predictor, client: Client | None, *, progress: bool) -> None:
+def _fill(sink: Sink, plan: PredictionPlan, predictor: Predictor, client: Client | None, *, progress: bool) -> None:
     """Compute what the sink lacks, here or on a cluster."""
     todo = sink.todo()
     left, n = sum(last - first for first, last in todo), len(plan.order)

@@ -15,8 +15,8 @@ from .. import _keys as keys
 from .._checks import raster as check
 from .._checks import slides as check_slides
 from .._slides import affine_matrix
-from ..pp.columns import columns_of, dense
-from ..pp.raster import raster_of
+from ..pp.columns import read_columns, to_dense
+from ..pp.raster import fit_raster
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,7 @@ def rasterize(
     check.is_shapes(sdata, region, table_name)
     shapes = sdata.shapes[region]
     rows, xy = _places(sdata, table_name, region)
-    raster = check.regular(raster_of(xy), region, len(xy))
+    raster = check.regular(fit_raster(xy), region, len(xy))
     if genes is None:
         check.not_too_large((len(chosen), raster.height, raster.width), MOST_BYTES, table_name)
     matrix = table.X if layer is None else table.layers[layer]
@@ -153,7 +153,7 @@ def _transformations(shapes: GeoDataFrame, matrix: NDArray[np.float64]) -> dict[
 def _painted(matrix: Any, rows: NDArray[np.intp], columns: NDArray[np.intp], raster: Raster) -> Any:
     """``(c, y, x)``; a dask array where the matrix is one."""
     if not isinstance(matrix, da.Array):
-        return raster.paint(columns_of(matrix, columns.tolist(), rows))
+        return raster.paint(read_columns(matrix, columns.tolist(), rows))
     height = max(1, BAND_BYTES // (4 * len(columns) * raster.width))
     tops = range(0, raster.height, height)
     bands = [raster.band(top, min(top + height, raster.height)) for top in tops]
@@ -184,4 +184,4 @@ def _range(positions: NDArray[np.intp]) -> Any:
 
 
 def _paint(raster: Raster, values: Any) -> NDArray[np.float32]:
-    return raster.paint(dense(values))
+    return raster.paint(to_dense(values))

@@ -157,4 +157,4 @@ def _check_student(run: Run) -> None:
     """Refuse a model that could not learn from what a teacher says."""
     with torch.device("meta"):
         network = build(run.shape)
-    check.can_be_student(run.model, steps=network.takes_steps, needs_counts=network.needs_counts)
+    check.can_be_student(run.model, steps=network.has_trainable_parameters, needs_counts=network.needs_counts)

@@ -13,10 +13,11 @@ import numpy as np
 
 from ... import _keys as keys
 from ..._checks import comparison as check
-from ...models._registry import named_fields
-from .._inference.plan import Plan, Settings, X, compute
-from .._inference.sinks import Memory
-from .._predictor.serialization import package_version, swap
+from ..._files import replace_folder
+from ...models.registry import accepts_embeddings
+from .._inference.plan import PredictionPlan, PredictOptions, X, compute
+from .._inference.sinks import MemorySink
+from .._predictor.serialization import package_version
 from .._training.plan import planned
 from .._training.train_members import trained
 from .._training.training_plan import digest
@@ -71,8 +72,7 @@ class Cell:
     @property
     def _embedded(self) -> bool:
         """Whether embeddings that came with the spots are used."""
-        asked = self._options.get("encoder", "given")
-        return "encoder" in named_fields(self.entry.model) and asked == "given"
+        return accepts_embeddings(self.entry.model, self._options)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def fill(cell: Cell, run: Run, held: HeldOut) -> None:
         log.writelines(f"warning: {line}\n" for line in told)
     if not cell.keep_predictor:
         shutil.rmtree(part / PREDICTOR, ignore_errors=True)
-    swap(part, cell.folder)
+    replace_folder(part, cell.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ def _fail(cell: Cell, part: Path, error: Exception) -> None:
     shutil.rmtree(part / PREDICTOR, ignore_errors=True)
     said = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exception(error)}
     _write_json(part / ERROR, {"model": cell.label, "fold": cell.split.number, "seed": cell.seed, **said})
-    swap(part, cell.folder)
+    replace_folder(part, cell.folder)
 
 
 def _do(cell: Cell, run: Run, held: HeldOut, part: Path) -> None:
@@ -277,9 +277,9 @@ def _do(cell: Cell, run: Run, held: HeldOut, part: Path) -> None:
 
 def _predicted(cell: Cell, predictor: Predictor) -> dict[str, NDArray[Any]]:
     config = cell.entry.fit_config(cell.study.common, cell.seed)
-    settings = Settings(n_views=cell.entry.n_views, device=config.accelerator, precision=config.precision)
-    plan = Plan.of(cell.test, predictor, settings)
-    sink = Memory.of(plan, predictor)
+    settings = PredictOptions(n_views=cell.entry.n_views, device=config.accelerator, precision=config.precision)
+    plan = PredictionPlan.of(cell.test, predictor, settings)
+    sink = MemorySink.of(plan, predictor)
     for first, last in sink.todo():
         sink.take(first, compute(plan, predictor, first, last))
     return sink.values()
@@ -292,7 +292,7 @@ def _speed(history: pd.DataFrame, whole: float) -> float:
 
 def _macs(shape: ModelConfig, n_members: int) -> int:
     """Multiply-accumulates of one spot."""
-    from ...models._macs import macs
+    from ...models.macs import macs
 
     return n_members * macs(shape)
 

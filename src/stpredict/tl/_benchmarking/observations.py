@@ -11,7 +11,8 @@ import pandas as pd
 from ..._checks import comparison as check
 from ..._checks import expression as check_expression
 from ...metrics.correlation import LEAST
-from .._scores import agreement, by_gene, known_mean, limits, overall
+from ...metrics.scores import Prediction, Spots, gene_scores, nan_mean, summary_scores
+from .._evaluate import ceiling_arguments
 from .._training.plan import columns_of
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class HeldOut:
     @property
     def mean_ceiling(self) -> float:
         """Mean over genes of the mean over slides."""
-        return float(known_mean(known_mean(self.ceiling, axis=0)))
+        return float(nan_mean(nan_mean(self.ceiling, axis=0)))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All of it, as numpy saves it.
@@ -131,8 +132,8 @@ def measured(
     found = []
     for part in [POOLED] if pooled else enough:
         rows = counted if pooled else counted & (name == part)
-        at = (counts[rows], library[rows], observed[rows], xy[rows], spec, name[rows])
-        found.append(limits(*at, n_splits=n_splits, seed=0))
+        of_ceiling = ceiling_arguments(counts[rows], library[rows], spec) | {"n_splits": n_splits, "seed": 0}
+        found.append(gene_scores(Spots(observed=observed[rows], xy=xy[rows], slide=name[rows], counts=of_ceiling)))
     return HeldOut(
         genes=tuple(genes),
         names=np.concatenate([slide.obs_names.astype(str) for slide in slides]),
@@ -166,13 +167,12 @@ def score(held: HeldOut, predicted: NDArray[np.float32]) -> tuple[pd.DataFrame, 
     One row a slide and gene; and the scores of all as a whole.
     """
     check.finite(bool(np.isfinite(predicted).all()))
-    frames, alike, masks = [], [], []
+    frames, by_slide = [], []
     for i, (name, group, rows) in enumerate(held.parts()):
-        found = by_gene(held.observed[rows], predicted[rows], held.xy[rows], held.slide[rows])
-        known = {"ceiling": held.ceiling[i], "moran_observed": held.moran[i]}
-        frames.append(pd.DataFrame({"slide": name, "group": group, "gene": held.genes, **found, **known}))
-        alike.append(agreement(held.moran[i], found["moran_predicted"]))
-        masks.append(rows[held.counted])
-    whole = overall(held.observed[held.counted], predicted[held.counted], masks, held.mean_ceiling)
-    whole |= {"ceiling": held.mean_ceiling, "moran_agreement": float(known_mean(np.array(alike)))}
-    return pd.concat(frames, ignore_index=True), whole
+        spots = Spots(observed=held.observed[rows], predicted=predicted[rows], xy=held.xy[rows], slide=held.slide[rows])
+        found = gene_scores(spots) | {"ceiling": held.ceiling[i], "moran_observed": held.moran[i]}
+        frames.append(pd.DataFrame({"slide": name, "group": group, "gene": held.genes, **found}))
+        by_slide.append(found)
+    by_gene = {name: np.stack([found[name] for found in by_slide]) for name in by_slide[0]}
+    whole = Prediction(observed=held.observed[held.counted], predicted=predicted[held.counted], by_gene=by_gene)
+    return pd.concat(frames, ignore_index=True), summary_scores(whole) | {"ceiling": held.mean_ceiling}

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
+from ...metrics.scores import GENE_SCORES
 from .cell import ERROR, HELD_OUT, RUN, SCORES
 from .observations import HeldOut
 from .runner import FOLDS
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-METRICS = ("pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed", "moran_predicted")
 WHERE = ("model", "fold", "seed", "slide", "group", "gene")
 
 
@@ -69,7 +69,8 @@ def read_cells(
 def _long(scores: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
     """Scores of one cell, one row a gene and metric."""
     named = scores.assign(model=run["model"], fold=run["fold"], seed=run["seed"])
-    return named.melt(id_vars=list(WHERE), value_vars=list(METRICS), var_name="metric", value_name="value")
+    metrics = [score.name for score in GENE_SCORES if score.name in scores]  # cells may be older than a score
+    return named.melt(id_vars=list(WHERE), value_vars=metrics, var_name="metric", value_name="value")
 
 
 def read_table(folder: Path, model: str, folds: Sequence[int], seed: int) -> ad.AnnData:

@@ -10,9 +10,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..._checks import comparison as check
-from ..._files import lock
+from ..._files import atomic_file, lock
 from .._cohort.job import Caught
-from .._predictor.serialization import beside
 from .cell import RUN, Cell, fill, finished, refuse
 from .entry import BASELINES
 from .observations import HeldOut, measured
@@ -103,10 +102,8 @@ def begin(study: Study, folder: Path, labels: Sequence[str], *, grouped: bool) -
         "models": list(dict.fromkeys([*before.get("models", []), *labels])),
         "study": values,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    part = beside(folder / NOTE)
-    part.write_text(json.dumps(note, indent=1), encoding="utf-8")
-    part.replace(folder / NOTE)
+    with atomic_file(folder / NOTE) as part:
+        part.write_text(json.dumps(note, indent=1), encoding="utf-8")
     return note
 
 
@@ -181,9 +178,6 @@ def held_out(cell: Cell, folder: Path) -> HeldOut:
             return HeldOut.from_arrays(arrays)
     slides = [study.slides[name] for name in cell.split.test]
     found = measured(slides, study.panels[number], study.target, fold=number, pooled=study.pooled, n_splits=N_SPLITS)
-    place.parent.mkdir(exist_ok=True)
-    part = cell.folder.with_name(f".{cell.folder.name}.held")  # no other process is at this cell
-    with part.open("wb") as file:
+    with atomic_file(place) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **found.arrays())
-    part.replace(place)
     return found

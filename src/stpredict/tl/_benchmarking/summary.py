@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._scores import known_mean
+from ...metrics.scores import SUMMARY_SCORES, nan_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,9 @@ LEAST_UNITS = 3
 N_RESAMPLES = 10_000
 LEVEL = 0.95
 CARRIED = ("unit", "leaks", "protocol", "headline", "said")
-MEANS = ("best50", "gene_pearson_top50", "spot_pearson", "rmse", "mae", "moran_agreement")
+OVER_UNITS = ("gene_pearson", "share_of_ceiling")
+"""Scores that are averaged over units; the others are averaged over cells."""
+MEANS = tuple(score.name for score in SUMMARY_SCORES if score.name not in OVER_UNITS)
 COSTS = ("parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s", "peak_memory_mib")
 
 
@@ -89,14 +91,14 @@ def summarised(
     """
     unit = "group" if note["unit"] == "patient" else "slide"
     pearson, ceiling = (unit_means(scores, metric, unit) for metric in ("pearson", "ceiling"))
-    means = {model: float(known_mean(pearson[model].to_numpy())) for model in pearson.columns}
+    means = {model: float(nan_mean(pearson[model].to_numpy())) for model in pearson.columns}
     scored = {name: means[name] for name in baselines if np.isfinite(means.get(name, np.nan))}
     baseline = max(scored, key=lambda name: scored[name]) if scored else None
     rows = {}
     for model, mean in sorted(means.items(), key=lambda item: -np.nan_to_num(item[1], nan=-np.inf)):
         low, high = interval(pearson[model].to_numpy())
         of_model = runs[runs["model"] == model]
-        limit = float(known_mean(ceiling[model].to_numpy()))
+        limit = float(nan_mean(ceiling[model].to_numpy()))
         rows[model] = {
             "gene_pearson": mean,
             "low": low,
@@ -132,5 +134,5 @@ def _fold_std(runs: pd.DataFrame) -> float:
 
 
 def _mean(runs: pd.DataFrame, name: str) -> float:
-    """Mean over folds and seeds of what is known."""
-    return float(pd.to_numeric(runs[name]).mean())
+    """Mean over folds and seeds of what is known; NaN for a score that the cells were written without."""
+    return float(pd.to_numeric(runs[name]).mean()) if name in runs else float("nan")

@@ -16,7 +16,7 @@ from spatialdata import SpatialData, read_zarr
 
 from ... import _keys as keys
 from ..._checks import cohort as check
-from ..._files import lock
+from ..._files import atomic_file, atomic_folder, lock
 from ...io import read_wsi
 from ...pp import resolution, spot_grid, tissue
 from .._predict import predict
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from ...pp.stain_fit import StainMethod
+    from ...pp.stain_normalization import StainMethod
     from .._predictor.predictor import Predictor
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
-STATE, STARTED, WRITTEN, RESULT = "state.json", "started.zarr", "written.zarr", "predicted.zarr"
+STATE, STARTED, RESULT = "state.json", "started.zarr", "predicted.zarr"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,9 +173,8 @@ def done_by(job: Job) -> str | None:
 def _note(job: Job, state: dict[str, Any]) -> dict[str, Any]:
     """Replace the state file at once, so that a reader never sees half of it."""
     if job.folder.is_dir():
-        part = job.folder / f"{STATE}.part"
-        part.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        part.replace(job.folder / STATE)
+        with atomic_file(job.folder / STATE) as part:
+            part.write_text(json.dumps(state, indent=1), encoding="utf-8")
     return state
 
 
@@ -235,8 +234,6 @@ def _write(sdata: SpatialData, job: Job) -> None:
     shapes = {name: sdata.shapes[name] for name in {job.shapes_key, keys.TISSUE} & set(sdata.shapes)}
     labels = {name: sdata.labels[name] for name in {job.shapes_key} & set(sdata.labels)}
     tables = {keys.PREDICTED: sdata.tables[keys.PREDICTED]}
-    for name in (WRITTEN, RESULT):
-        shutil.rmtree(job.folder / name, ignore_errors=True)
-    SpatialData(shapes=shapes, labels=labels, tables=tables, attrs=sdata.attrs).write(job.folder / WRITTEN)
-    (job.folder / WRITTEN).rename(job.folder / RESULT)
+    with atomic_folder(job.folder / RESULT, locked=True) as part:
+        SpatialData(shapes=shapes, labels=labels, tables=tables, attrs=sdata.attrs).write(part)
     shutil.rmtree(job.folder / STARTED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from ... import _keys as keys
 from ..._checks import cohort as check
 from ..._checks import config as check_config
 from ..._checks import prediction as check_prediction
+from ..._files import atomic_file
 from .._inference.cluster import alone, n_workers, on_cluster
 from .._predictor.predictor import Predictor
 from .job import FAILED, STATE, Job, done_by, note_failed, predict_slide, state_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from distributed import Client
     from spatialdata import SpatialData
 
-    from ...pp.stain_fit import StainMethod
+    from ...pp.stain_normalization import StainMethod
 
 SUMMARY = "summary.csv"
 COLUMNS = ["status", "n_spots", "um_per_px", "seconds", "error", "warnings", "path"]
@@ -183,9 +183,8 @@ def _summary(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
     """What became of these slides; of all in the folder it is written to a file."""
     out.mkdir(parents=True, exist_ok=True)
     table = _table({job.name: job.folder for job in jobs})
-    part = out / f"{SUMMARY}.{os.getpid()}"
-    _table({folder.name: folder for folder in sorted(out.iterdir()) if (folder / STATE).is_file()}).to_csv(part)
-    part.replace(out / SUMMARY)
+    with atomic_file(out / SUMMARY) as part:
+        _table({folder.name: folder for folder in sorted(out.iterdir()) if (folder / STATE).is_file()}).to_csv(part)
     return table
 
 

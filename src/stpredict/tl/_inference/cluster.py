@@ -13,7 +13,7 @@ import torch
 
 from ..._checks import prediction as check
 from .plan import PARTITION, compute
-from .sinks import Store
+from .sinks import StoreSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .._predictor.predictor import Predictor
-    from .plan import Plan
+    from .plan import PredictionPlan
     from .sinks import Sink
 
 TASKS_PER_WORKER = 8
@@ -32,7 +32,9 @@ MOST_LOSSES = 3
 """So many times everything that a worker held may be lost."""
 
 
-def spread(client: Client, plan: Plan, predictor: Predictor, sink: Sink, took: Callable[[int], object]) -> None:
+def spread(
+    client: Client, plan: PredictionPlan, predictor: Predictor, sink: Sink, took: Callable[[int], object]
+) -> None:
     """Compute what is not there yet on a cluster.
 
     Predictor and plan are sent to every worker once. What a lost worker had not finished is given to others.
@@ -46,11 +48,11 @@ def spread(client: Client, plan: Plan, predictor: Predictor, sink: Sink, took: C
     predictor
         The predictor.
     sink
-        Where the values go; workers write into a `Store` themselves, so its folder must be one that all can reach.
+        Where the values go; workers write into a `StoreSink` themselves, so its folder must be one that all can reach.
     took
         Called with a number of spots whenever so many are done.
     """
-    path = sink.path if isinstance(sink, Store) else None
+    path = sink.path if isinstance(sink, StoreSink) else None
     stretches = _stretches(sink.todo(), n_workers(client) * TASKS_PER_WORKER)
     tasks = [(first, last, path) for first, last in stretches]
     for (first, last, _), future in on_cluster(client, _stretch, [plan, predictor], tasks):
@@ -150,14 +152,14 @@ def _stretches(todo: Iterable[tuple[int, int]], n: int) -> list[tuple[int, int]]
 
 
 def _stretch(
-    plan: Plan, predictor: Predictor, first: int, last: int, path: Path | None
+    plan: PredictionPlan, predictor: Predictor, first: int, last: int, path: Path | None
 ) -> dict[str, NDArray[Any]] | None:
     """Compute a stretch in a worker."""
     with alone():
         if path is None:
             pieces = list(compute(plan, predictor, first, last))
             return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        store = Store.open(path, plan)
+        store = StoreSink.open(path, plan)
         for start, stop in store.todo():  # not what a worker that was lost has written
             start, stop = max(start, first), min(stop, last)
             if start < stop:

@@ -18,8 +18,8 @@ from ..._train.data import read_pieces, reading_order
 from ..._train.device import make_fabric
 from ..._train.prefetch import ahead
 from ..._train.windows import surroundings
-from .._predictor.ood import statistics_of
-from .._predictor.stain import normalizers
+from .._predictor.ood import image_statistics
+from .._predictor.stain import stain_normalizers
 from .._training.training_plan import digest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..._slides import Slide
     from ..._train.data import Piece
     from ...models import SpotBatch
-    from ...pp.stain_fit import Normalizer, StainMethod
+    from ...pp.stain_normalization import StainMethod, StainNormalizer
     from .._predictor.conformal import Uncertainty
     from .._predictor.predictor import Predictor
 
@@ -46,7 +46,7 @@ X = "X"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class PredictOptions:
     """How to predict: what does not follow from slides and predictor."""
 
     n_views: int = 1
@@ -75,7 +75,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Plan:
+class PredictionPlan:
     """Spots of some slides in the order in which they are read: a position says where in this order a spot comes.
 
     Small enough to be sent to other processes, if the images lie in files.
@@ -87,14 +87,14 @@ class Plan:
     """``(n,)`` rows of the spots, numbered slide after slide, by position; those of a slide stay together."""
     starts: NDArray[np.intp]
     """``(n_slides + 1,)`` first row, and position, of each slide, and the number of all spots."""
-    settings: Settings
+    settings: PredictOptions
     """How to predict."""
-    stains: tuple[Normalizer, ...] = ()
+    stains: tuple[StainNormalizer, ...] = ()
     """What gives the patches of each slide another stain; empty where they stay as they are."""
 
     @classmethod
-    def of(cls, slides: Sequence[Slide], predictor: Predictor, settings: Settings) -> Plan:
-        """Plan a prediction.
+    def of(cls, slides: Sequence[Slide], predictor: Predictor, settings: PredictOptions) -> PredictionPlan:
+        """PredictionPlan a prediction.
 
         Parameters
         ----------
@@ -113,11 +113,11 @@ class Plan:
         patch, method = predictor.patch, settings.stain
         orders = [start + reading_order(slide, patch) for start, slide in zip(starts, slides, strict=False)]
         return cls(
-            slides=tuple(slide.alone() for slide in slides),
+            slides=tuple(slide.without_counts() for slide in slides),
             order=np.concatenate(orders),
             starts=starts,
             settings=settings,
-            stains=() if method is None else tuple(normalizers(slides, predictor.provenance, method)),
+            stains=() if method is None else tuple(stain_normalizers(slides, predictor.provenance, method)),
         )
 
     @property
@@ -193,12 +193,12 @@ class Plan:
                         yield (_stained(piece, self.stains[index]) if self.stains else piece), inside
 
 
-def _stained(piece: Piece, stain: Normalizer) -> Piece:
+def _stained(piece: Piece, stain: StainNormalizer) -> Piece:
     patches = torch.from_numpy(stain(piece.spots.patches.numpy()))
     return replace(piece, spots=replace(piece.spots, patches=patches))
 
 
-def compute(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator[dict[str, NDArray[Any]]]:
+def compute(plan: PredictionPlan, predictor: Predictor, first: int, last: int) -> Iterator[dict[str, NDArray[Any]]]:
     """Predict a stretch; some spots are read while others are computed.
 
     Parameters
@@ -235,7 +235,7 @@ def compute(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator
 
 
 def _expression(
-    spots: SpotBatch, predictor: Predictor, fabric: Fabric, limit: BatchLimit, settings: Settings
+    spots: SpotBatch, predictor: Predictor, fabric: Fabric, limit: BatchLimit, settings: PredictOptions
 ) -> dict[str, NDArray[np.float32]]:
     """The prediction, and the ends of its intervals where they are asked for."""
     calibration = predictor.calibration
@@ -250,10 +250,10 @@ def _expression(
 def _distance(patches: Tensor, predictor: Predictor, share: float) -> dict[str, NDArray[np.float32]]:
     """How far patches lie from those trained on, where the predictor knows."""
     known = predictor.image_range
-    return {} if known is None else {keys.IMAGE_DISTANCE: known.distances(statistics_of(patches, share))}
+    return {} if known is None else {keys.IMAGE_DISTANCE: known.distances(image_statistics(patches, share))}
 
 
-def read(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator[tuple[Piece, slice]]:
+def read(plan: PredictionPlan, predictor: Predictor, first: int, last: int) -> Iterator[tuple[Piece, slice]]:
     """Read a stretch in pieces that are looked at together.
 
     Parameters
@@ -274,7 +274,7 @@ def read(plan: Plan, predictor: Predictor, first: int, last: int) -> Iterator[tu
     return ((piece, slice(None)) for piece in plan.pieces(predictor.patch, first, last))
 
 
-def columns(predictor: Predictor, settings: Settings) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+def columns(predictor: Predictor, settings: PredictOptions) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """What is computed for a spot.
 
     Parameters
@@ -297,7 +297,7 @@ def columns(predictor: Predictor, settings: Settings) -> dict[str, tuple[tuple[i
     }
 
 
-def matrices(settings: Settings) -> tuple[str, ...]:
+def matrices(settings: PredictOptions) -> tuple[str, ...]:
     """What is computed for every spot and gene.
 
     Parameters

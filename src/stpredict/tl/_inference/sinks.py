@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .._predictor.predictor import Predictor
-    from .plan import Plan
+    from .plan import PredictionPlan
 
     Values = Mapping[str, NDArray[Any]]
 
@@ -61,14 +61,14 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Memory:
+class MemorySink:
     """Arrays in memory, in the order of the spots."""
 
-    plan: Plan
+    plan: PredictionPlan
     arrays: dict[str, NDArray[Any]]
 
     @classmethod
-    def of(cls, plan: Plan, predictor: Predictor) -> Memory:
+    def of(cls, plan: PredictionPlan, predictor: Predictor) -> MemorySink:
         """Room for a prediction.
 
         Parameters
@@ -110,18 +110,18 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Store:
+class StoreSink:
     """A zarr group that becomes an AnnData: chunks of spots in the order of reading, marked when they are written.
 
     Several processes may write into it: every partition is a chunk of its own.
     """
 
-    plan: Plan
+    plan: PredictionPlan
     path: Path
     group: zarr.Group
 
     @classmethod
-    def begin(cls, path: str | PathLike[str], plan: Plan, predictor: Predictor) -> Store:
+    def begin(cls, path: str | PathLike[str], plan: PredictionPlan, predictor: Predictor) -> StoreSink:
         """Make a store, or take up one that was begun for the same prediction.
 
         Parameters
@@ -153,7 +153,7 @@ class Store:
         return cls.open(place, plan)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], plan: Plan) -> Store:
+    def open(cls, path: str | PathLike[str], plan: PredictionPlan) -> StoreSink:
         """Open what `begin` made, in whichever process.
 
         Parameters

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from ..._slides import Slide
     from .._predictor.predictor import Predictor
-    from .plan import Settings
+    from .plan import PredictOptions
     from .sinks import Sink
 
 
-def run_record(predictor: Predictor, settings: Settings) -> dict[str, Any]:
+def run_record(predictor: Predictor, settings: PredictOptions) -> dict[str, Any]:
     """What is noted with predictions.
 
     Parameters

@@ -16,10 +16,10 @@ from ..._train.config import FitConfig
 from ..._train.data import read_pieces, slide_index
 from ...metrics import morans_i, noise_ceiling
 from ...metrics.correlation import LEAST
-from ...pp._grid import spot_lattice
+from ...metrics.scores import nan_mean
+from ...pp.lattice import infer_lattice
 from ...pp.targets import TargetSpec, slide_means
-from .._predictor.ood import statistics_of
-from .._scores import known_mean
+from .._predictor.ood import image_statistics
 from .._training.plan import columns_of, planned
 from .image_graph import Spots, displaced, standardised, within_slides
 
@@ -172,7 +172,7 @@ def _spots(run: Run, *, progress: bool) -> Spots:
     index = slide_index(run.slides)
     features = [slide.features for slide in run.slides if slide.features is not None]
     known = np.concatenate(features) if features else _statistics(run, progress=progress)
-    pitches = [spot_lattice(slide.xy_um)[0] or run.diameter_um for slide in run.slides]
+    pitches = [infer_lattice(slide.xy_um)[0] or run.diameter_um for slide in run.slides]
     return Spots(
         features=standardised(known, index),
         xy_um=np.concatenate([slide.xy_um for slide in run.slides]),
@@ -190,7 +190,7 @@ def _statistics(run: Run, *, progress: bool) -> NDArray[np.float32]:
             order, parts = [], []
             for piece in read_pieces(slide, run.patch):
                 order.append(piece.rows)
-                parts.append(statistics_of(piece.spots.patches, share))
+                parts.append(image_statistics(piece.spots.patches, share))
                 bar.update(len(piece.rows))
             found.append(np.concatenate(parts)[np.argsort(np.concatenate(order))])
     return np.concatenate(found)
@@ -222,7 +222,7 @@ def _frame(
     std = chance.std(axis=0)
     p_value = (1 + (chance >= scores).sum(axis=0)) / (1 + len(chance))
     per_slide = [_of_slide(slide, run, values[run.slide_index == i], seed) for i, slide in enumerate(run.slides)]
-    ceiling, moran = (known_mean(np.stack(part), axis=0) for part in zip(*per_slide, strict=True))
+    ceiling, moran = (nan_mean(np.stack(part), axis=0) for part in zip(*per_slide, strict=True))
     columns = {
         keys.PREDICTABILITY: scores,
         "z": (scores - chance.mean(axis=0)) / np.where(std > 0, std, np.nan),

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from .predictor import Member
 
 Uncertainty = Literal["conformal", "conformal_groups"]
 
@@ -115,7 +114,7 @@ class Calibration:
         residuals
             ``(n, g)`` observed minus predicted.
         spread
-            ``(n, g)`` what `spread_of` gives, above 0.
+            ``(n, g)`` what `residual_spread` gives, above 0.
         group
             ``(n,)`` group of each spot.
         n_views
@@ -213,19 +212,6 @@ class Calibration:
         return cls(pooled=ranked("pooled"), groups=groups, n_views=values["n_views"], record=values["record"])
 
 
-def spread_of(members: tuple[Member, ...], views: NDArray[np.floating]) -> NDArray[np.float32]:
-    """What residuals are measured in: disagreement of the views, and a share of the gene's standard deviation.
-
-    Parameters
-    ----------
-    members
-        Members of the predictor.
-    views
-        ``(n, g)`` standard deviation over views, the mean of members.
-
-    Returns
-    -------
-    ``(n, g)`` float32, above 0.
-    """
-    scale = np.mean([member.targets.scale for member in members], axis=0, dtype=np.float64)
-    return (views + FLOOR * scale).astype(np.float32)
+def residual_spread(view_std: NDArray[np.floating], target_scale: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scale of the residuals, ``(n, g)`` above 0: standard deviation over views, and a share of that of the gene."""
+    return (view_std + FLOOR * target_scale).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...models._statistics import patch_statistics
+from ...models.image_statistics import patch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +100,7 @@ class ImageRange:
 
 
 @torch.inference_mode()
-def statistics_of(patches: Tensor, spot_share: float) -> NDArray[np.float32]:
+def image_statistics(patches: Tensor, spot_share: float) -> NDArray[np.float32]:
     """Colour and texture of patches, some at a time.
 
     Parameters

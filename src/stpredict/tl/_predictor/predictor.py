@@ -18,11 +18,11 @@ from ..._train.view_spread import with_spread
 from ...models import build, config_from_dict, config_to_dict
 from ...pp.targets import Targets
 from . import serialization
-from .conformal import Calibration, spread_of
+from .conformal import Calibration, residual_spread
 from .ood import ImageRange
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from lightning_fabric import Fabric
@@ -164,7 +164,7 @@ class Predictor:
             for member in self.members
         ]
         mean, views = (np.mean(part, axis=0, dtype=np.float64) for part in zip(*found, strict=True))
-        return mean.astype(np.float32), spread_of(self.members, views)
+        return mean.astype(np.float32), residual_spread(views, target_scale(self.members))
 
     def _limit(self, spots: SpotBatch, fabric: Fabric, batch_size: int | BatchLimit | None) -> BatchLimit:
         if self.model_config.context == "slide":  # all that are given are seen together
@@ -204,7 +204,7 @@ class Predictor:
             arrays = {k.rsplit("/", 1)[1]: t.numpy() for k, t in tensors.items() if k.startswith(f"{i}/targets/")}
             network = build(model_config)
             weights = {k.split("/", 2)[2]: t for k, t in tensors.items() if k.startswith(f"{i}/network/")}
-            serialization.fill(network, weights, path)
+            serialization.load_weights(network, weights, path)
             members.append(Member(network=network.eval(), targets=Targets.from_arrays(values["target"], panel, arrays)))
         return cls(
             members=tuple(members),
@@ -275,6 +275,12 @@ class Predictor:
             for name, value in self._rows().items()
         )
         return f"<table><caption>stpredict Predictor</caption>{rows}</table>"
+
+
+def target_scale(members: Sequence[Member]) -> NDArray[np.float64]:
+    """Standard deviation of each gene, the mean over members: ``(g,)``."""
+    scale: NDArray[np.float64] = np.mean([member.targets.scale for member in members], axis=0, dtype=np.float64)
+    return scale
 
 
 def _known(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:

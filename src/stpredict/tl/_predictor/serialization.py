@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..._checks import predictor as check
+from ..._files import atomic_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,62 +85,18 @@ def write(
     """
     target = Path(path)
     check.replaceable(target, CONFIG)
-    part: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = beside(target)
-        part.mkdir()
-        save_file(dict(tensors), part / WEIGHTS)
-        sha256 = hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest()
-        hashes = {"weights_sha256": sha256, "hash": digest(values, tensors)}
-        config = {"format": FORMAT, "stpredict": package_version(), **hashes, **values}
-        (part / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
-        history.to_csv(part / HISTORY, index=False)
-        (part / CARD).write_text(_card(config), encoding="utf-8")
-        swap(part, target)
+        with atomic_folder(target) as part:
+            part.mkdir()
+            save_file(dict(tensors), part / WEIGHTS)
+            sha256 = hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest()
+            hashes = {"weights_sha256": sha256, "hash": digest(values, tensors)}
+            config = {"format": FORMAT, "stpredict": package_version(), **hashes, **values}
+            (part / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+            history.to_csv(part / HISTORY, index=False)
+            (part / CARD).write_text(_card(config), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         check.not_written(target, error)
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def beside(place: Path) -> Path:
-    """A name that nothing has, on the same disk, so that what gets it can be renamed into place.
-
-    Parameters
-    ----------
-    place
-        Where it will go.
-
-    Returns
-    -------
-    A hidden name in the same folder.
-    """
-    return place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}")
-
-
-def swap(new: Path, place: Path) -> None:
-    """Move a folder to a place that may be taken; what was there stays until the new one is in place.
-
-    Parameters
-    ----------
-    new
-        The folder to move.
-    place
-        Where it goes.
-    """
-    if not place.exists():
-        new.rename(place)
-        return
-    old = beside(place)
-    place.rename(old)
-    try:
-        new.rename(place)
-    except OSError:
-        old.rename(place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], pd.DataFrame]:
@@ -179,7 +134,7 @@ def _has_rows(path: Path) -> bool:
     return path.is_file() and path.read_text(encoding="utf-8").strip() != ""
 
 
-def fill(network: SpotModel, weights: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
+def load_weights(network: SpotModel, weights: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
     """Load weights into a network, refusing any that do not fit.
 
     Parameters
@@ -193,7 +148,7 @@ def fill(network: SpotModel, weights: Mapping[str, Tensor], path: str | PathLike
     """
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in network.grows & given.keys():  # as many rows as there were training spots
+    for name in network.per_spot_buffers & given.keys():  # as many rows as there were training spots
         shapes[name] = (*given[name][:1], *shapes[name][1:])
     check.weights_fit(shapes, given, str(path))
     network.load_state_dict(dict(weights))

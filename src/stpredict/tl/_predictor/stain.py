@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from ... import _keys as keys
 from ..._checks import config as check_config
-from ..._checks import stain as check
-from ...pp.stain_fit import METHODS, Normalizer, Stain, fit_stain
+from ..._checks import slides as check
+from ...pp.stain_normalization import METHODS, Stain, StainNormalizer, fit_stain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..._slides import Slide
-    from ...pp.stain_fit import StainMethod
+    from ...pp.stain_normalization import StainMethod
 
 
 def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
@@ -41,7 +41,9 @@ def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
     }
 
 
-def normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod) -> list[Normalizer]:
+def stain_normalizers(
+    slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod
+) -> list[StainNormalizer]:
     """What gives the patches of each slide the stain that a predictor was trained on.
 
     Parameters
@@ -60,8 +62,14 @@ def normalizers(slides: Sequence[Slide], provenance: Mapping[str, Any], method: 
     """
     check_config.one_of("stain", method, METHODS)
     known = provenance.get("stain")
-    reference = Stain.from_dict(check.reference(None if known is None else known["reference"]))
-    return [Normalizer.between(slide_stain(slide), reference, method) for slide in slides]
+    if known is None:
+        msg = (
+            "The predictor does not know the stain of the slides it was trained on: it was made by an older version, "
+            "or that stain could not be measured. Predict without `stain`, or train again with `stp.tl.fit`."
+        )
+        raise ValueError(msg)
+    reference = Stain.from_dict(known["reference"])
+    return [StainNormalizer.between(slide_stain(slide), reference, method) for slide in slides]
 
 
 def slide_stain(slide: Slide) -> Stain:
@@ -80,4 +88,4 @@ def slide_stain(slide: Slide) -> Stain:
     if recorded is not None:
         return Stain.from_dict(recorded)
     found = fit_stain(slide.levels, slide.um_per_px, slide.xy_px, image_key=slide.image_key)
-    return check.measured(found, slide.image_key)
+    return check.has_stain(found, slide.image_key)

@@ -19,7 +19,7 @@ from ..._slides import Selection, resolve
 from ..._train.batches import BatchLimit
 from ..._train.config import FitConfig
 from ..._train.device import make_fabric
-from ...pp import _elements as elements
+from ...pp import elements
 from .._training.provenance import predictor_of
 from .resolve_slide import LEAST_SPOTS, Run, resolve_slide
 from .superpixels import squares, superpixels

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from ..._checks import super_resolution as check
 from ..._geometry import apply_affine, spot_pitch
-from ...pp._elements import to_image
+from ...pp.elements import affine_to_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +129,7 @@ def _outlines(slide: Slide) -> NDArray[Any] | None:
     element = slide.source[slide.shapes_key]
     if not hasattr(element, "geometry") or "radius" in element.columns:
         return None
-    to_px = to_image(slide.source, slide.shapes_key, slide.image_key, slide.coordinate_system, "shapes_key")
+    to_px = affine_to_image(slide.source, slide.shapes_key, slide.image_key, slide.coordinate_system, "shapes_key")
     polygons = element.geometry.loc[slide.instances].to_numpy()
     moved: NDArray[Any] = shapely.transform(polygons, lambda xy: apply_affine(to_px, xy))
     return moved

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..._geometry import PatchSpec, spot_pitch
 from ..._train.data import read_pieces
 from ..._train.prefetch import ahead
-from ...models._statistics import patch_statistics
+from ...models.image_statistics import patch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from ..._checks import training as check
-from ..._files import lock
+from ..._files import atomic_file, lock
 from ..._train.loop import Progress
 
 if TYPE_CHECKING:
@@ -194,13 +194,10 @@ class Reporter:
         if not self.state.weights or self.file is None:
             return
         self.written = time.monotonic()
-        beside = self.file.with_suffix(".partial")
         try:
-            save_file(_flat(self.state), beside, metadata={"progress": json.dumps(_scalars(self.state))})
-            beside.replace(self.file)
+            with atomic_file(self.file) as part:
+                save_file(_flat(self.state), part, metadata={"progress": json.dumps(_scalars(self.state))})
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
             check.not_checkpointed(str(self.file), error)
 
 

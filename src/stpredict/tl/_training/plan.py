@@ -17,8 +17,9 @@ from ..._slides import shared_genes
 from ..._train.data import fold
 from ...models import build
 from ...models import config as named_config
-from ...models._registry import named_fields
-from ...pp._genes import ranked
+from ...models.model_config import GIVEN
+from ...models.registry import accepts_embeddings
+from ...pp.gene_ranking import rank_genes
 from .training_plan import Run
 
 if TYPE_CHECKING:
@@ -122,15 +123,15 @@ def _with_width(model: str, options: Mapping[str, Any] | None, slides: Sequence[
     widths = {slide.name: slide.features.shape[1] for slide in slides if slide.features is not None}
     check_config.same_width(widths)
     width = next(iter(widths.values()), None)
-    check_config.embeddings_fit(model, options or {}, width, takes="encoder" in named_fields(model))
-    return {**(options or {}), **({} if width is None else {"encoder": "given", "n_features": width})}
+    check_config.embeddings_fit(model, options or {}, width, takes=accepts_embeddings(model, {}))
+    return {**(options or {}), **({} if width is None else {"encoder": GIVEN, "n_features": width})}
 
 
 def _validated(config: FitConfig, shape: ModelConfig, validate_on: Sequence[str] | None) -> FitConfig:
     """Nothing is held out, where nobody asked for it, from a model that takes no steps to be stopped."""
     with torch.device("meta"):
-        takes_steps = build(shape).takes_steps
-    if takes_steps or config.validation != "auto" or validate_on is not None:
+        has_trainable_parameters = build(shape).has_trainable_parameters
+    if has_trainable_parameters or config.validation != "auto" or validate_on is not None:
         return config
     return dataclasses.replace(config, validation="none")
 
@@ -169,7 +170,7 @@ def dispersed(slides: Sequence[Slide], genes: Sequence[str], n_genes: int) -> li
     from scipy.sparse import vstack
 
     counts = vstack([slide.counts[:, columns_of(slide, genes)] for slide in slides], format="csr")  # type: ignore[index]
-    return [genes[i] for i in ranked(counts, "dispersion", 0.1)[:n_genes]]
+    return [genes[i] for i in rank_genes(counts, "dispersion", 0.1)[:n_genes]]
 
 
 def _asked(genes: Sequence[str] | None, slides: Sequence[Slide]) -> list[str] | None:

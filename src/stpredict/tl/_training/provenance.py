@@ -13,7 +13,7 @@ from ... import _keys as keys
 from ..._checks import predictor as check_predictor
 from ..._checks import training as check
 from ..._train.color import CHANNELS
-from ...pp._grid import spot_lattice
+from ...pp.lattice import infer_lattice
 from .._predictor.predictor import Predictor
 from .._predictor.serialization import package_version
 from .._predictor.stain import training_stain
@@ -88,7 +88,7 @@ def provenance(
 
 def _lattice(slides: Sequence[Slide]) -> dict[str, Any]:
     """How spots lie: the median pitch of the slides, and the layout of the one with the most spots."""
-    found = [spot_lattice(slide.xy_um) for slide in sorted(slides, key=lambda slide: -len(slide.xy_um))]
+    found = [infer_lattice(slide.xy_um) for slide in sorted(slides, key=lambda slide: -len(slide.xy_um))]
     pitches = [pitch for pitch, _ in found if pitch]
     return {"pitch_um": float(np.median(pitches)) if pitches else None, "layout": found[0][1]}
 

@@ -17,14 +17,14 @@ from ..._train.device import make_fabric
 from ..._train.features import features_of
 from ..._train.loop import Held, seeded, train
 from ...models import build
-from ...models._encoder import Encoder
-from ...models._registry import named_fields
+from ...models.encoder import Encoder
+from ...models.registry import config_fields
 from ...pp.targets import Targets
-from .._calibrate import cross_calibrated
-from .._predictor.ood import ImageRange, statistics_of
+from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
 from .._predictor.serialization import CONFIG
 from .checkpoint import Checkpoint
+from .cross_calibration import cross_calibrate
 from .plan import columns_of
 from .provenance import provenance
 from .pseudo_labels import taught
@@ -90,7 +90,7 @@ def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpo
     colors = color_statistics(spots.patches, run.diameter_um / run.patch.fov_um[0])
     folds = _ridge_folds(run.slides, run.slide_index)
     ridge, penalty = fit_ridge(colors, values, folds, run.slide_index, run.target)
-    statistics = statistics_of(spots.patches, run.diameter_um / run.patch.fov_um[0])
+    statistics = image_statistics(spots.patches, run.diameter_um / run.patch.fov_um[0])
     return Predictor(
         members=tuple(members),
         model=run.model,
@@ -104,7 +104,7 @@ def _train_all(run: Run, spots: SpotBatch, n_at_border: int, checkpoint: Checkpo
             **run.self_training,
             "pretrained": members[0].pretrained,
         },
-        calibration=cross_calibrated(run, tuple(members), spots, values, fabric),
+        calibration=cross_calibrate(run, tuple(members), spots, values, fabric),
         image_range=ImageRange.of(statistics, folds),
     )
 
@@ -161,7 +161,7 @@ def _member(
         check.enough_held(int(np.bincount(index[held]).max()))
         seen = torch.from_numpy(np.flatnonzero(held))
         validation = Held(spots=spots, rows=seen, observed=values[held], decode=targets.decode)
-    network.start_from(take(spots, some) for some in rows.split(START_BATCH))
+    network.initialize_from(take(spots, some) for some in rows.split(START_BATCH))
     rows = torch.cat([rows, more]) if teachers else rows
     train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
     return Member(network=network.cpu().eval(), targets=targets, pretrained=loaded)
@@ -169,7 +169,7 @@ def _member(
 
 def _shape(run: Run, n_outputs: int) -> ModelConfig:
     """The configuration of a network for so many targets, and for the genes of the panel where it counts them."""
-    counted = {"n_genes": len(run.panel)} if "n_genes" in named_fields(run.model) else {}
+    counted = {"n_genes": len(run.panel)} if "n_genes" in config_fields(run.model) else {}
     return dataclasses.replace(run.shape, n_outputs=n_outputs, **counted)
 
 

@@ -179,14 +179,14 @@ def _vectors(density: NDArray[np.float32]) -> Float | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Normalizer:
+class StainNormalizer:
     """Gives patches of one slide the stain of another."""
 
     table: NDArray[np.uint16]
     """``(N_NODES ** 3 * 4,)`` as `_stain_table.look_up` takes it."""
 
     @classmethod
-    def between(cls, source: Stain, target: Stain, method: StainMethod) -> Normalizer:
+    def between(cls, source: Stain, target: Stain, method: StainMethod) -> StainNormalizer:
         """How colours of one stain become those of another.
 
         Parameters

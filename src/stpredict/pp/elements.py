@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def image_name(sdata: SpatialData, asked: str | None, coordinate_system: str | None = None) -> str:
+def find_image(sdata: SpatialData, asked: str | None, coordinate_system: str | None = None) -> str:
     """The image that is meant; by default the only one, of those in a coordinate system.
 
     Parameters
@@ -50,7 +50,9 @@ def image_name(sdata: SpatialData, asked: str | None, coordinate_system: str | N
     return asked
 
 
-def to_image(sdata: SpatialData, key: str, image_key: str, asked: str | None, argument: str) -> NDArray[np.float64]:
+def affine_to_image(
+    sdata: SpatialData, key: str, image_key: str, asked: str | None, argument: str
+) -> NDArray[np.float64]:
     """From an element's own coordinates to pixels of an image.
 
     Parameters
@@ -102,7 +104,7 @@ def polygons_in_pixels(sdata: SpatialData, key: str, image_key: str, asked: str 
 
     shapes = sdata.shapes[key]
     check.areas(set(shapes.geometry.geom_type), key, argument)
-    to_px = to_image(sdata, key, image_key, asked, argument)
+    to_px = affine_to_image(sdata, key, image_key, asked, argument)
     areas = shapely.make_valid(shapely.transform(shapes.geometry.to_numpy(), lambda xy: apply_affine(to_px, xy)))
     parts = shapely.get_parts(shapely.get_parts(areas))  # repairs may nest polygons, and leave lines
     return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
@@ -165,7 +167,7 @@ def write_shapes(sdata: SpatialData, key_added: str, frame: GeoDataFrame, image_
     sdata.shapes[key_added] = element
 
 
-def note(sdata: SpatialData, kind: str, key_added: str, values: dict[str, Any]) -> None:
+def write_attrs(sdata: SpatialData, kind: str, key_added: str, values: dict[str, Any]) -> None:
     """Write down how something was made.
 
     Parameters
@@ -187,7 +189,7 @@ def note(sdata: SpatialData, kind: str, key_added: str, values: dict[str, Any]) 
     sdata.attrs[keys.ATTRS] = {**ours, kind: {**ours.get(kind, {}), key_added: values}}
 
 
-def made(sdata: SpatialData, kind: str) -> dict[str, Any]:
+def read_attrs(sdata: SpatialData, kind: str) -> dict[str, Any]:
     """What `note` has written of a kind.
 
     Parameters

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._statistics import N_STATISTICS, patch_statistics
 from .contract import unit_pixels
+from .image_statistics import N_STATISTICS, patch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 STATISTICS = "statistics"
 """Encoder without weights: colour and texture of the patch and of its central half."""
-GIVEN = "given"
-"""No encoder: the features come with the spots."""
 NO_WEIGHTS = "none"
 """Weights as drawn."""
 TIMM = "timm"
@@ -99,7 +97,7 @@ class Encoder(nn.Module):
         -------
         ``(b, n, d)``, tokens without class tokens, row by row.
         """
-        given = check.one_grid(self.net.forward_features(self._seen(patches)), self.name)  # type: ignore[operator]
+        given = check.single_token_grid(self.net.forward_features(self._seen(patches)), self.name)  # type: ignore[operator]
         if given.ndim == 4:
             channels_last = given.shape[-1] == self.net.num_features
             return given.flatten(1, 2) if channels_last else given.flatten(2).transpose(1, 2)
@@ -125,7 +123,7 @@ class Encoder(nn.Module):
         if self.name == STATISTICS or self.weights == NO_WEIGHTS:
             return ""
         if self.weights == TIMM:
-            loaded = check.timm().create_model(self.name, pretrained=True, **_options(self.net))
+            loaded = check.import_timm().create_model(self.name, pretrained=True, **_options(self.net))
             self.net.load_state_dict(loaded.state_dict())
             return f"{self.name}: {loaded.pretrained_cfg.get('hf_hub_id') or loaded.pretrained_cfg.get('url')}"
         return f"{self.name}: {_load_file(self.net, self.weights)}"
@@ -152,7 +150,7 @@ def _network(name: str, size_px: int) -> tuple[nn.Module, int, int]:
     """The network, the side of the pixels it takes and the length of what it gives."""
     if name == STATISTICS:
         return Statistics(), size_px, 2 * N_STATISTICS
-    timm = check.timm()
+    timm = check.import_timm()
     check.timm_name(name, timm)
     probe, options, input_px, n_features = _fitting(timm, name, size_px)
     wanted = torch.get_default_device().type == "meta"  # by one who asks what it costs: it is there already
@@ -191,7 +189,7 @@ def _load_file(net: nn.Module, path: str) -> str:
 
         state = load_file(place)
     else:  # tensors only: code in the file is refused
-        state = check.plain_weights(place, torch.load)  # noqa: TID251
+        state = check.tensors_only(place, torch.load)  # noqa: TID251
     wanted = net.state_dict()
     check.weights_fit(
         {k: tuple(v.shape) for k, v in wanted.items()}, {k: tuple(v.shape) for k, v in state.items()}, path

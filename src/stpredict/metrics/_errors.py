@@ -1,7 +1,4 @@
-"""Errors about the arrays and options given to `stpredict.metrics`.
-
-Nothing here converts or computes a score; a function returns None or raises.
-"""
+"""Errors about the arrays and options given to `stpredict.metrics`; nothing here converts or computes a score."""
 
 from __future__ import annotations
 

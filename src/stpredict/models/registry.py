@@ -4,55 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .._checks import models as check
-from ._variants import VARIANTS, Variant, plain
+from ._variants import VARIANTS, Variant, timm_network
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from dataclasses import Field
-    from typing import ClassVar
 
     import pandas as pd
 
     from .contract import SpotModel
+    from .model_config import ModelConfig
 
 _KNOWN: dict[str, Variant] = dict(VARIANTS)
 """All rows: those of the package, and those that users registered."""
-
-
-class ModelConfig(Protocol):
-    """What every configuration declares, so that patches can be read and the loop needs to know no model.
-
-    Examples
-    --------
-    >>> from stpredict import models
-    >>> shape = models.config("m2ost", 250)
-    >>> shape.n_outputs, shape.fov_spots, shape.size_px, shape.context
-    (250, (1.5, 3.0, 6.0), 224, 'spot')
-    """
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    @property
-    def n_outputs(self) -> int:
-        """Number of values predicted per spot."""
-
-    @property
-    def fov_spots(self) -> tuple[float, ...]:
-        """Field of view of each scale in spot diameters, narrowest first."""
-
-    @property
-    def size_px(self) -> int:
-        """Side in pixels of the patch of every scale."""
-
-    @property
-    def context(self) -> str:
-        """What one prediction sees: ``"spot"`` or ``"slide"``."""
-
-    def __hash__(self) -> int:
-        """Equal for equal configurations."""
 
 
 def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
@@ -158,7 +125,7 @@ def recipe(name: str) -> dict[str, Any]:
     return dict(_named(name).recipe)
 
 
-def named_fields(name: str) -> list[str]:
+def config_fields(name: str) -> list[str]:
     """What can be changed in a named model.
 
     Parameters
@@ -172,6 +139,11 @@ def named_fields(name: str) -> list[str]:
     """
     variant = _named(name)
     return [each.name for each in fields(getattr(_module(variant), f"{variant.model}Config"))]
+
+
+def accepts_embeddings(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a named model with these options can take embeddings that come with the spots."""
+    return "encoder" in config_fields(name) and options.get("encoder", GIVEN) == GIVEN
 
 
 def build(config: ModelConfig) -> SpotModel:
@@ -214,7 +186,7 @@ def available() -> pd.DataFrame:
     """
     import pandas as pd
 
-    from ._macs import cost
+    from .macs import cost
 
     rows = {}
     for name, variant in _KNOWN.items():
@@ -283,7 +255,7 @@ def _named(name: Any) -> Variant:
         from .backbone import own_size
 
         if (size_px := own_size(name)) is not None:
-            return plain(name, f"timm, {name}", size_px)
+            return timm_network(name, f"timm, {name}", size_px)
     check.known_model(name, _KNOWN, or_timm=True)
     return _KNOWN[name]
 

@@ -8,8 +8,8 @@ import torch
 from einops import rearrange
 
 from .._checks import models as check
-from ._closed_form import Standardize
-from .contract import known_features
+from ._closed_form import Standardizer
+from .contract import batch_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,7 +43,7 @@ def sub_patches(patches: Tensor, side: int) -> Tensor:
     return cut
 
 
-def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def apply_in_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a function to some spots at a time: what lies between its layers is then bounded.
 
     Parameters
@@ -60,11 +60,11 @@ def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([function(part) for part in x.split(_PART)])
 
 
-class Standard(Standardize):
+class FeatureScaler(Standardizer):
     """Features on one scale, which is learnt from training spots that come some at a time."""
 
     @torch.no_grad()
-    def start_from(self, model: SpotModel, pieces: Iterable[SpotBatch]) -> Tensor:
+    def initialize_from(self, model: SpotModel, pieces: Iterable[SpotBatch]) -> Tensor:
         """Learn the scale from the training spots.
 
         Parameters
@@ -81,8 +81,8 @@ class Standard(Standardize):
         targets, n = [], 0
         total, squares = torch.zeros(2, len(self.mean), dtype=torch.float64)
         for piece in pieces:
-            targets.append(check.given_targets(piece.targets))
-            rows = known_features(model, piece).cpu().double().flatten(0, -2)
+            targets.append(check.require_targets(piece.targets))
+            rows = batch_features(model, piece).cpu().double().flatten(0, -2)
             n, total, squares = n + len(rows), total + rows.sum(dim=0), squares + rows.square().sum(dim=0)
         mean = total / n
         spread = (squares / n - mean.square()).clamp_min(0).sqrt()

@@ -13,17 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from ._encoder import GIVEN, Encoder
-from ._registry import build
 from .contract import SpotBatch
+from .encoder import Encoder
+from .model_config import uses_embeddings
+from .registry import build
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from ._registry import ModelConfig
     from .contract import SpotModel
+    from .model_config import ModelConfig
 
 WINDOW = 64
 """Spots of the section over which the cost of a spot is averaged, for models that look at slides."""
@@ -108,7 +109,7 @@ def _section(config: ModelConfig, device: str) -> SpotBatch:
     """One spot, or a square of them; grey. Where they lie is known, whatever the device of their pixels."""
     n = WINDOW if config.context == "slide" else 1
     place, side = torch.arange(n), round(n**0.5)
-    width = getattr(config, "n_features", 0) if getattr(config, "encoder", None) == GIVEN else 0
+    width = getattr(config, "n_features", 0) if uses_embeddings(config) else 0
     grey = torch.full((1, 1, 1, 1, 1), 128, dtype=torch.uint8, device=device)
     return SpotBatch(
         patches=grey.expand(n, len(config.fov_spots), 3, config.size_px, config.size_px),
