@@ -1,4 +1,4 @@
-"""The published size, the graph, the three parts of the loss, and counts that training hands over."""
+"""Hist2ST: the published size, the graph, the three terms of the loss, the likelihood of counts, counts in training."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_views_are_weighted_to_a_mean():
     torch.testing.assert_close(distilled, torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(8, 4))
 
 
-def test_another_view_turns_mirrors_or_drains_but_keeps_light():
+def test_augmented_view_rotates_mirrors_or_removes_colour_but_keeps_luma():
     pixels = torch.rand(200, 3, 8, 8)
     view = augmented_view(pixels)
     luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
@@ -141,21 +141,19 @@ def test_another_view_turns_mirrors_or_drains_but_keeps_light():
 # ---- likelihood of counts, against scipy
 
 
-def log_probability(counts, mean, dispersion, dropped):
-    tensors = [torch.as_tensor(x, dtype=torch.float64) for x in (counts, mean, dispersion, dropped)]
+def log_probability(counts, mean, dispersion, dropout_logit):
+    tensors = [torch.as_tensor(x, dtype=torch.float64) for x in (counts, mean, dispersion, dropout_logit)]
     return zinb_log_likelihood(*tensors).numpy()
 
 
-@pytest.mark.parametrize("mean", [0.01, 1.0, 40.0])
-@pytest.mark.parametrize("dispersion", [0.2, 3.0, 500.0])
-@pytest.mark.parametrize("dropped", [-30.0, 0.0, 2.0])
-def test_agrees_with_scipy(mean, dispersion, dropped):
-    counts = np.arange(60)
-    share = 1 / (1 + np.exp(-dropped))
-    wanted = (1 - share) * stats.nbinom.pmf(counts, dispersion, dispersion / (dispersion + mean)) + share * (
-        counts == 0
-    )
-    found = np.exp(log_probability(counts, mean, dispersion, dropped))
+def test_zinb_agrees_with_scipy():
+    """For all combinations of means, dispersions and dropout, from rare to certain."""
+    values = np.meshgrid(np.arange(60), [0.01, 1.0, 40.0], [0.2, 3.0, 500.0], [-30.0, 0.0, 2.0])
+    counts, mean, dispersion, dropout_logit = (x.ravel() for x in values)
+    share = 1 / (1 + np.exp(-dropout_logit))
+    of_count = stats.nbinom.pmf(counts, dispersion, dispersion / (dispersion + mean))
+    wanted = (1 - share) * of_count + share * (counts == 0)
+    found = np.exp(log_probability(counts, mean, dispersion, dropout_logit))
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-12)
 
 
