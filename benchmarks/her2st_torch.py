@@ -29,7 +29,7 @@ from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
 from stpredict._train.config import FitConfig
 from stpredict._train.device import default_precision
-from stpredict._train.loop import Held, Progress, outputs, seeded, train
+from stpredict._train.loop import TrainingState, ValidationSpots, outputs, seeded, train
 from stpredict.metrics import best, pearson, rmse, top_variable
 from stpredict.models import SpotBatch, build, config
 from stpredict.pp.targets import Targets, TargetSpec
@@ -124,8 +124,8 @@ def train_one(job):
     test, observed, _ = spots_of(job, [job["test"]], spec, shape.size_px)
     test = replace(test, patches=test.patches.to(device))
     started = time.perf_counter()
-    held = Held(spots=test, observed=observed, decode=targets.decode) if job["curve"] else None
-    state = train(network, spots, held, fit, fabric, state=Progress(), report=id)
+    held = ValidationSpots(spots=test, observed=observed, decode=targets.decode) if job["curve"] else None
+    state = train(network, spots, held, fit, fabric, state=TrainingState(), report=id)
     seconds = time.perf_counter() - started
     network.load_state_dict(state.average)
     predicted = targets.decode(outputs(network, test, fabric, 64, symmetries=8).numpy())

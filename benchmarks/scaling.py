@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def cluster(folder, n_points):
 def cohort(folder, _):
     """Six slides, and where their time goes."""
     predictor = untrained("m2ost_tiny", FOV_UM)
-    predictor.provenance |= {"pitch_um": 100.0, "layout": "hexagonal"}
+    predictor.provenance = replace(predictor.provenance, pitch_um=100.0, layout="hexagonal")
     pixels = np.full((SLIDE_PX, SLIDE_PX, 3), 235, np.uint8)
     edge = SLIDE_PX // 6
     pixels[edge:-edge, edge:-edge] = np.moveaxis(texture(SLIDE_PX - 2 * edge), 0, -1)

@@ -327,9 +327,9 @@ def test_missing_pixels_are_flagged_and_predicted(sdata, predictor):
 
 
 CHECKS = {
-    "cohort", "comparison", "config", "conformal", "evaluation", "grid", "platforms", "predictability",
+    "cohort", "comparison", "config", "conformal", "evaluation", "grid", "platforms",
     "prediction", "predictor", "pseudo_spots", "raster", "report", "resolution", "slides", "stain",
-    "super_resolution", "tissue", "training", "wsi",
+    "tissue", "training", "wsi",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from stpredict import models
 from stpredict._geometry import margin_px
 from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
 from stpredict.models import SpotBatch
-from stpredict.models.baselines import from_centre
+from stpredict.models.baselines import relative_to_slide
 from stpredict.models.image_statistics import window_colors
 from stpredict.pp.targets import Targets, TargetSpec
 
@@ -87,7 +87,7 @@ def test_place_is_that_from_the_centre_of_the_slide():
     slide = torch.tensor([3, 3, 8])
     xy = torch.tensor([[0.0, 10.0], [100.0, 30.0], [5e5, 7e5]])
     expected = torch.tensor([[-50.0, -10.0], [50.0, 10.0], [0.0, 0.0]])
-    assert torch.equal(from_centre(xy, slide), expected)
+    assert torch.equal(relative_to_slide(xy, slide), expected)
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -95,7 +95,7 @@ def test_nearest_places_are_averaged(k):
     known = together(section(6), section(6, slide=1, at=(9e4, -3e4)))
     new = section(4, slide=7, at=(123.0, 4e5))
     model = built("knn_spatial", known, k=k)
-    there, here = from_centre(known.xy_um, known.slide), from_centre(new.xy_um, new.slide)
+    there, here = relative_to_slide(known.xy_um, known.slide), relative_to_slide(new.xy_um, new.slide)
     distance = torch.cdist(here.double(), there.double())
     best = distance.topk(k, largest=False).values.mean(dim=1)
     found = (model(new)[:, None] - known.targets[None]).abs().sum(dim=2).min(dim=1) if k == 1 else None

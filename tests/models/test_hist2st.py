@@ -185,7 +185,7 @@ def test_library_is_relative_to_the_slide():
 
 
 def test_counts_of_other_genes_are_refused():
-    with pytest.raises(ValueError, match=r"has 5 columns; this network describes the counts of 4 genes"):
+    with pytest.raises(ValueError, match=r"has 5 columns; this network models the counts of 4 genes"):
         ZINBHeads(3, 4).loss(torch.zeros(2, 3), torch.zeros(2, 5), torch.ones(2, 1))
 
 

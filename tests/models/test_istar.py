@@ -180,7 +180,7 @@ def test_wrong_fields_are_refused():
 def test_tokens_that_make_no_square_are_refused(batch):
     model = built(batch)
     model.encoder = type("Odd", (torch.nn.Module,), {"name": "odd", "tokens": lambda _, x: torch.zeros(len(x), 6, 4)})()
-    with pytest.raises(ValueError, match="6 tokens per patch, which is no square grid"):
+    with pytest.raises(ValueError, match="6 tokens per patch, which is not a square grid"):
         model.encode(batch)
 
 

@@ -34,7 +34,7 @@ def built(name, batch, **options):
     return model.eval()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.3])
 def test_prediction_is_the_mean_of_what_the_parts_predict_alone(share):
     batch, shape = spots(), {**SMALL, "statistics_share": 0.7}
     whole = built("m2ost_encoder", batch, **shape, encoder_share=share)
@@ -51,7 +51,7 @@ def test_loss_is_of_the_network_alone():
     batch = spots()
     model = built("m2ost_encoder", batch, **SMALL, statistics_share=0.7)
     torch.nn.init.normal_(model.head.weight)
-    torch.testing.assert_close(model.loss(batch), mse_loss(model._attend(batch.patches), batch.targets))
+    torch.testing.assert_close(model.loss(batch), mse_loss(models.M2OST.forward(model, batch), batch.targets))
     assert not [name for name, _ in model.named_parameters() if name.startswith(("described", "views"))]
 
 
@@ -73,12 +73,12 @@ def test_patches_are_turned_though_there_are_features():
         assert seen.features is batch.features
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"encoder_share": 1.5}, "`encoder_share` is 1.5"),
-    ({"n_components": 0}, "`n_components` is 0"),
-    ({"encoder": "given"}, "`n_features` is 0"),
-    ({"heads": 5}, "`heads`"),
-])  # fmt: skip
-def test_fields_that_do_not_fit_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        models.config("m2ost_encoder", 4, options)
+def test_fields_that_do_not_fit_are_refused():
+    for options, words in [
+        ({"encoder_share": 1.5}, "`encoder_share` is 1.5"),
+        ({"n_components": 0}, "`n_components` is 0"),
+        ({"encoder": "given"}, "`n_features` is 0"),
+        ({"heads": 5}, "`heads`"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            models.config("m2ost_encoder", 4, options)

@@ -225,7 +225,7 @@ def test_weights_of_both_encoders_come_from_files(tmp_path):
 
 def test_wrong_fields_are_refused():
     for overrides, message in [
-        ({"target_encoder": "statistics"}, "which is no network"),
+        ({"target_encoder": "statistics"}, "which is not a network"),
         ({"section_heads": 5}, "does not divide it"),
         ({"fov_spots": (1.12,)}, "takes exactly 2"),
         ({"size_px": 4}, "cut into 5 x 5"),

@@ -17,8 +17,9 @@ from spatialdata.transformations import Identity
 import stpredict as stp
 from stpredict.pp._stain import lattice_within
 from stpredict.pp.stain_normalization import METHODS, N_WINDOWS, Stain, StainNormalizer, fit_stain, normalized, stain_of
+from stpredict.tl._predictor.provenance import Provenance, warn_unseen_color
 from stpredict.tl._predictor.stain import stain_normalizers, training_stain
-from stpredict.tl._training.provenance import _color, warn_unseen_color
+from stpredict.tl._training.provenance import color_range
 
 
 def unit(vectors):
@@ -242,13 +243,13 @@ def test_a_predictor_remembers_the_stain_it_was_trained_on():
     known = training_stain([resolved(FIRST)])
     assert list(known["slides"]) == ["he"]
     other = resolved(SECOND, (1.3, 0.8))
-    (normalizer,) = stain_normalizers([other], {"stain": json.loads(json.dumps(known))}, "macenko")
+    (normalizer,) = stain_normalizers([other], Provenance(stain=json.loads(json.dumps(known))), "macenko")
     out = normalizer(other.levels[0].pixels[None])
     difference = np.abs(out[0].astype(int) - resolved(FIRST).levels[0].pixels)
     assert difference.mean() < 1
     stp.pp.stain(other.source)
     other.xy_px = np.array([[20.0, 20.0]])  # on glass: what is recorded counts
-    (again,) = stain_normalizers([other], {"stain": known}, "macenko")
+    (again,) = stain_normalizers([other], Provenance(stain=known), "macenko")
     assert np.abs(again(other.levels[0].pixels[None]).astype(int) - out).mean() < 1
 
 
@@ -256,10 +257,10 @@ def test_without_a_reference_there_is_nothing_to_normalise_to():
     blank = resolved(FIRST)
     blank.levels[0].pixels = np.full((3, 640, 640), 255, np.uint8)
     assert training_stain([blank]) is None
-    for provenance in ({}, {"stain": None}):
+    for provenance in (Provenance.from_json({}), Provenance(stain=None)):
         with pytest.raises(ValueError, match=r"does not know the stain .* older version.* train again"):
             stain_normalizers([resolved(FIRST)], provenance, "macenko")
-    known = {"stain": training_stain([resolved(FIRST)])}
+    known = Provenance(stain=training_stain([resolved(FIRST)]))
     with pytest.raises(ValueError, match="The stain of image 'he' cannot be measured"):
         stain_normalizers([blank], known, "reinhard")
     with pytest.raises(ValueError, match="`stain` is 'vahadane'; allowed: 'macenko', 'reinhard'"):
@@ -275,9 +276,9 @@ def colors(mean, n=50):
 
 def test_a_slide_of_another_colour_is_told_with_figures(recwarn):
     trained = np.concatenate([colors([0.5, 0.6, 0.3]), colors([0.7, 0.8, 0.4])])
-    seen = {"color": _color(trained[:, -6:-3], np.repeat([0, 1], 50))}
-    np.testing.assert_allclose(seen["color"]["low"], [0.5, 0.6, 0.3], atol=0.05)
-    np.testing.assert_allclose(seen["color"]["high"], [0.7, 0.8, 0.4], atol=0.05)
+    seen = color_range(trained[:, -6:-3], np.repeat([0, 1], 50))
+    np.testing.assert_allclose(seen["low"], [0.5, 0.6, 0.3], atol=0.05)
+    np.testing.assert_allclose(seen["high"], [0.7, 0.8, 0.4], atol=0.05)
     inside = np.zeros(50, bool)
     for mean in ([0.5, 0.6, 0.3], [0.6, 0.7, 0.35], [0.75, 0.75, 0.4]):
         warn_unseen_color(colors(mean), inside, json.loads(json.dumps(seen)), "S0")
@@ -287,6 +288,6 @@ def test_a_slide_of_another_colour_is_told_with_figures(recwarn):
         warn_unseen_color(colors([1.2, 0.7, 0.35]), inside, seen, "S0")
     with pytest.warns(UserWarning, match="Its stain was normalised already; check"):
         warn_unseen_color(colors([0.1, 0.1, 0.1]), inside, seen, "S0", normalized=True)
-    older = {"color": {name: seen["color"][name] for name in ("channels", "mean", "std")}}
+    older = {name: seen[name] for name in ("channels", "mean", "std")}
     with pytest.warns(UserWarning, match="green"):
         warn_unseen_color(colors([0.6, 1.5, 0.35]), ~inside, older, "S0")

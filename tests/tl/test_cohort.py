@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -257,8 +258,7 @@ def test_calls_for_parts_of_a_folder_share_the_summary(paths, predictor, tmp_pat
 
 
 def test_warnings_of_a_slide_are_in_its_row(paths, predictor, tmp_path):
-    predictor.provenance["slides"] = {
-        name: {**slide, "um_per_px": 0.25} for name, slide in predictor.provenance["slides"].items()
-    }
+    slides = {name: {**slide, "um_per_px": 0.25} for name, slide in predictor.provenance.slides.items()}
+    predictor.provenance = replace(predictor.provenance, slides=slides)
     summary = predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
     assert any("µm" in text for text in summary.loc["slide1", "warnings"])

@@ -66,7 +66,7 @@ def test_what_a_predictor_knows_of_its_training(sdata, quick):
     assert known["diameter_um"] == 100
     assert known["best"][0]["epoch"] in {0, 1}
     assert known["best"][0]["score"] == predictor.history["val_pearson"].max()
-    json.dumps(known, allow_nan=False)
+    json.dumps(known.to_json(), allow_nan=False)
 
 
 def test_history_has_a_row_a_member_and_epoch(sdata, quick):
@@ -150,7 +150,7 @@ def test_genes_asked_for_then_marked_then_most_dispersed(sdata, quick, monkeypat
     assert quick(sdata, genes="GENE10").genes == ["GENE10"]
     assert quick(sdata).genes == ["GENE7", "GENE1"]
     del sdata["observed"].uns["stpredict"]
-    monkeypatch.setattr("stpredict.tl._training.plan.N_GENES", 4)
+    monkeypatch.setattr("stpredict.tl._training.plan.DEFAULT_N_GENES", 4)
     chosen = quick(sdata).genes
     stp.pp.select_genes(sdata, n_genes=4)
     assert chosen == sdata["observed"].uns["stpredict"]["genes"]
@@ -224,8 +224,8 @@ SPOT_BYTES = 3 * 3 * 32 * 32
 
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 1 << 16])
 def test_every_patch_is_read_once_however_long_and_often_is_trained(sdata, quick, scratch, monkeypatch, memory_bytes):
-    read, on_disk, step = reads(monkeypatch), [], _loop._step
-    monkeypatch.setattr(_loop, "_step", lambda *given: (on_disk.append(sizes(scratch)), step(*given))[1])
+    read, on_disk, step = reads(monkeypatch), [], _loop._optimizer_step
+    monkeypatch.setattr(_loop, "_optimizer_step", lambda *given: (on_disk.append(sizes(scratch)), step(*given))[1])
     quick(sdata, n_epochs=3, n_members=2, memory_bytes=memory_bytes)
     read = [each for each in read if len(each[0]) == 3]  # windows of the stain have one field of view
     assert len(read) == 75
@@ -248,8 +248,8 @@ def test_training_from_a_file_is_training_from_memory(sdata, quick, scratch, tmp
 
 
 def test_patches_that_just_fit_stay_in_memory(sdata, quick, scratch, monkeypatch):
-    on_disk, step = [], _loop._step
-    monkeypatch.setattr(_loop, "_step", lambda *given: (on_disk.append(len(sizes(scratch))), step(*given))[1])
+    on_disk, step = [], _loop._optimizer_step
+    monkeypatch.setattr(_loop, "_optimizer_step", lambda *given: (on_disk.append(len(sizes(scratch))), step(*given))[1])
     just = 75 * SPOT_BYTES * 4 // 3  # a quarter is for the image
     quick(sdata, memory_bytes=just)
     assert set(on_disk) == {0}
@@ -266,7 +266,7 @@ def test_the_file_is_gone_however_training_ends(sdata, quick, scratch, monkeypat
         seen.extend(sizes(scratch))
         raise error
 
-    monkeypatch.setattr(_loop, "_step", stopped)
+    monkeypatch.setattr(_loop, "_optimizer_step", stopped)
     with pytest.raises(error):
         quick(sdata, memory_bytes=1)
     assert seen == [75 * SPOT_BYTES]
@@ -354,7 +354,7 @@ def test_an_interrupted_fit_says_how_to_go_on(sdata, quick, tmp_path, monkeypatc
 
 def test_checkpoints_are_written_now_and_then(sdata, quick, monkeypatch):
     written = []
-    monkeypatch.setattr(_checkpoint, "EVERY_S", 0.0)
+    monkeypatch.setattr(_checkpoint, "INTERVAL_S", 0.0)
     write = Reporter.write
     monkeypatch.setattr(Reporter, "write", lambda self: (written.append(self.state.epoch), write(self))[1])
     quick(sdata, n_epochs=3)
@@ -461,7 +461,7 @@ def test_interrupted_before_the_first_epoch_nothing_is_left(sdata, quick, tmp_pa
     def at_once(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stpredict._train.loop._step", at_once)
+    monkeypatch.setattr("stpredict._train.loop._optimizer_step", at_once)
     with pytest.raises(KeyboardInterrupt):
         quick(sdata)
     assert list(tmp_path.iterdir()) == []

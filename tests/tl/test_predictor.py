@@ -67,7 +67,7 @@ def test_an_empty_history_comes_back(predictor, tmp_path):
 
 
 def test_the_hash_tells_predictors_apart(predictor):
-    changed = replace(predictor, provenance={**predictor.provenance, "best": None})
+    changed = replace(predictor, provenance=replace(predictor.provenance, best=[]))
     other_patch = replace(predictor, patch=PatchSpec(fov_um=(150, 300, 601), size_px=32))
     other_mean = replace(predictor, train_mean=predictor.train_mean + 1e-3)
     assert len({predictor.hash, changed.hash, other_patch.hash, other_mean.hash}) == 4
@@ -196,7 +196,7 @@ def test_after_a_full_disk_training_need_not_be_repeated(sdata, quick, tmp_path,
         with pytest.raises(OSError, match="could not be saved"):
             quick(sdata, n_epochs=2)
     assert "predictor" not in sdata.attrs["stpredict"]
-    monkeypatch.setattr("stpredict._train.loop._step", full)  # no step is taken again
+    monkeypatch.setattr("stpredict._train.loop._optimizer_step", full)  # no step is taken again
     quick(sdata, n_epochs=2, resume_from=tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -59,7 +59,7 @@ def test_it_learns_what_the_teacher_says(sdata, other, learn, monkeypatch):
         assert spots.targets is None
         return torch.full((len(rows), teacher.targets.n_outputs), 3.0)
 
-    monkeypatch.setattr(_trained, "taught", says)
+    monkeypatch.setattr(_trained, "pseudo_labels", says)
     student = learn(sdata, other, n_epochs=12, lr=3e-3, ema_decay=0.5, validation="none")
     assert seen == [(100, list(range(75, 100)))]
     stp.tl.predict(other, student, device="cpu", precision="32-true", progress=False)
@@ -72,10 +72,10 @@ def test_what_a_teacher_says_is_what_it_predicts(sdata, other, learn, monkeypatc
     told = []
 
     def listened(teacher, *arguments):
-        told.append((deepcopy(teacher), _taught.taught(teacher, *arguments)))
+        told.append((deepcopy(teacher), _taught.pseudo_labels(teacher, *arguments)))
         return told[-1][1]
 
-    monkeypatch.setattr(_trained, "taught", listened)
+    monkeypatch.setattr(_trained, "pseudo_labels", listened)
     student = learn(sdata, other)
     ((teacher, said),) = told
     student.members = (teacher,)
@@ -106,9 +106,9 @@ def test_members_teach_their_own_students(sdata, other, learn, monkeypatch):
 
     def listened(teacher, *arguments):
         teachers.append(tuple(teacher.targets.mean.tolist()))
-        return _taught.taught(teacher, *arguments)
+        return _taught.pseudo_labels(teacher, *arguments)
 
-    monkeypatch.setattr(_trained, "taught", listened)
+    monkeypatch.setattr(_trained, "pseudo_labels", listened)
     found = learn(sdata, other, n_members=2, rounds=2)
     assert [tuple(member.targets.mean.tolist()) for member in found.members] == teachers[1::2] == teachers[::2]
     assert found.history["member"].tolist() == [0, 1, 2, 3, 4, 5]

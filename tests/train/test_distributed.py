@@ -15,7 +15,7 @@ import json, sys
 import torch
 from stpredict._train.config import FitConfig
 from stpredict._train.device import make_fabric
-from stpredict._train.loop import Progress, seeded, train
+from stpredict._train.loop import TrainingState, seeded, train
 from stpredict.models import SpotBatch, build, config
 
 torch.set_num_threads(1)
@@ -37,7 +37,7 @@ def hungry(head, given, result):
         raise torch.OutOfMemoryError("out of memory")
 
 model.head.register_forward_hook(hungry)
-train(model, spots, None, options, fabric, state=Progress(), report=lambda state: None)
+train(model, spots, None, options, fabric, state=TrainingState(), report=lambda state: None)
 weights = torch.cat([value.flatten() for value in model.state_dict().values()]).tolist()
 if fabric.global_rank == 0:
     print(json.dumps({"weights": weights, "tried": tried}))

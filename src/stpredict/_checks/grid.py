@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .slides import listed
@@ -21,10 +22,10 @@ def known_geometry(like: str, names: Collection[str]) -> None:
         raise ValueError(msg)
 
 
-def trained(like: object) -> dict[str, Any]:
+def trained(like: object) -> Mapping[str, Any]:
     """What a predictor says of its training; refuse anything that is neither a name nor a predictor."""
     provenance = getattr(like, "provenance", None)
-    if not isinstance(provenance, dict):
+    if not isinstance(provenance, Mapping):
         msg = (
             f"`like` is of type {type(like).__name__}; give a predictor, the name of a platform or None. Get a "
             "predictor from `stp.tl.fit` or `stp.tl.Predictor.load`."

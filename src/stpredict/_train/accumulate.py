@@ -1,4 +1,4 @@
-"""One gradient from a batch that may not fit the device: passes over parts of it, added up. Any network, any Fabric."""
+"""Gradient accumulation: one gradient from a batch that may not fit the device at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .batches import take
+from .batches import gather
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -18,27 +18,10 @@ if TYPE_CHECKING:
 
 
 def accumulate(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit, fabric: Fabric) -> float:
-    """Add the gradient of the mean loss of a batch to the parameters, in passes of at most ``limit`` spots.
+    """Add the gradient of the mean loss of a batch, in passes of at most ``limit`` spots; return the loss.
 
-    Where memory runs out the limit is halved and the batch begun again, with the same random numbers. Over several
-    devices the limit is what `agree_on_limit` found, since one that begins again would keep the others waiting.
-
-    Parameters
-    ----------
-    model
-        The network, set up by Fabric, its gradients zero.
-    batch
-        The spots, on the device.
-    views
-        How each is seen.
-    limit
-        Spots a pass.
-    fabric
-        Devices and precision.
-
-    Returns
-    -------
-    The loss: the mean of those of the parts, weighted by their spots.
+    When memory runs out the limit is halved and the batch starts again with the same random numbers. On several
+    devices `agree_on_limit` has set the limit before, since a device that starts again would keep the others waiting.
     """
     state = _random_state(fabric.device)
     while True:
@@ -53,30 +36,16 @@ def accumulate(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit, fa
 
 
 def agree_on_limit(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit, fabric: Fabric) -> None:
-    """Find out, before training on several devices, how many spots a pass may hold on each of them.
-
-    Parameters
-    ----------
-    model
-        The network, set up by Fabric; its weights stay, its gradients are cleared.
-    batch
-        As many spots as a step has on this device.
-    views
-        How each is seen.
-    limit
-        Lowered to what fits every device.
-    fabric
-        Devices and precision.
-    """
-    there, done = batch.to(fabric.device), False
+    """Lower the limit to what fits every device, by trial passes before training; weights are unchanged."""
+    on_device, done = batch.to(fabric.device), False
     with torch.random.fork_rng():
         while not done:
             rows = slice(0, limit.size)
             try:
-                _backward(model, there, views, rows, fabric, last=False)
+                _backward(model, on_device, views, rows, fabric, last=False)
                 done = True
             except RuntimeError as error:
-                if not limit.shrink(len(take(there, rows)), error):
+                if not limit.shrink(len(gather(on_device, rows)), error):
                     raise
             model.zero_grad(set_to_none=True)
         smallest: Any = fabric.all_reduce(torch.tensor(limit.size, device=fabric.device), reduce_op="min")
@@ -84,8 +53,8 @@ def agree_on_limit(model: Any, batch: SpotBatch, views: Views, limit: BatchLimit
 
 
 def _backward(model: Any, batch: SpotBatch, views: Views, rows: slice, fabric: Fabric, *, last: bool) -> float:
-    """The gradient of one part, weighted by its share of the batch; devices exchange gradients at the last only."""
-    part = views.of(take(batch, rows), rows, uses_patches_and_features=model.uses_patches_and_features)
+    """Gradient of one part, weighted by its share of the batch; devices exchange gradients after the last part."""
+    part = views.of(gather(batch, rows), rows, uses_patches_and_features=model.uses_patches_and_features)
     with fabric.no_backward_sync(model, enabled=not last):
         with fabric.autocast():
             loss = model.loss(part) * (len(part) / len(batch))

@@ -1,4 +1,4 @@
-"""Parts of a set of spots: gathered, sent to a device, and as many at a time as its memory holds. Tensors only."""
+"""Batches of spots: gathered, copied to a device, and limited to the size that its memory holds. Tensors only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .._checks import training as check
+from . import _errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,182 +19,83 @@ if TYPE_CHECKING:
     from ..models.contract import SpotBatch
 
 START_SIZES = {"cpu": 16, "cuda": 512, "mps": 64}
-"""Spots a forward pass to begin with, by device; on a CPU 8 to 64 are equally fast."""
+"""Initial number of spots of a forward pass, by device; on a CPU 8 to 64 are equally fast."""
 
 
 @dataclass(slots=True)
 class BatchLimit:
-    """How many spots are computed at a time: halved when memory runs out, and remembered."""
+    """Maximum number of spots of a pass; halved when memory runs out, and remembered."""
 
     size: int
 
     @classmethod
     def of(cls, batch_size: int | None, device: torch.device) -> BatchLimit:
-        """A limit to begin with.
-
-        Parameters
-        ----------
-        batch_size
-            Spots at a time; None for what suits the device.
-        device
-            Where they are computed.
-
-        Returns
-        -------
-        The limit.
-        """
+        """A limit to begin with; None is the default of the device."""
         return cls(START_SIZES.get(device.type, 64) if batch_size is None else batch_size)
 
     def parts(self, n: int) -> list[slice]:
-        """Consecutive parts of ``n`` spots, none larger than the limit and all about equal.
-
-        Parameters
-        ----------
-        n
-            How many spots there are.
-
-        Returns
-        -------
-        Slices of ``range(n)``.
-        """
+        """Consecutive parts of ``n`` spots, none larger than the limit and all about equal."""
         n_parts = -(-n // self.size)
         ends = [n * i // n_parts for i in range(n_parts + 1)]
         return [slice(start, end) for start, end in pairwise(ends)]
 
     def shrink(self, tried: int, error: RuntimeError) -> bool:
-        """Halve the limit after memory ran out.
-
-        Parameters
-        ----------
-        tried
-            Spots that were too many.
-        error
-            What was raised.
-
-        Returns
-        -------
-        Whether memory is what ran out: any other error is the caller's to raise again.
-
-        Raises
-        ------
-        MemoryError
-            If a single spot is too much.
-        """
-        if not out_of_memory(error):
+        """Halve the limit if memory ran out with ``tried`` spots; False for any other error."""
+        if not is_out_of_memory(error):
             return False
-        check.one_spot_fits(tried, error)
+        _errors.check_one_spot_fits(tried, error)
         self.size = (tried + 1) // 2
-        clear_frames(error.__traceback__)  # they hold what was computed so far
+        clear_frames(error.__traceback__)  # they hold the tensors computed so far
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         return True
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that a device, or the computer, has no memory left.
-
-    Parameters
-    ----------
-    error
-        What torch raised; its CPU allocator raises a plain RuntimeError.
-
-    Returns
-    -------
-    True if so.
-    """
-    said = str(error).lower()
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the computer, has no memory left; torch's CPU allocator raises a plain RuntimeError."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in said for text in words)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error).lower() for text in words)
 
 
-def mapped(spots: SpotBatch, change: Callable[[Tensor], Tensor]) -> SpotBatch:
-    """A batch with every tensor changed.
-
-    Parameters
-    ----------
-    spots
-        The spots.
-    change
-        What to do with each tensor.
-
-    Returns
-    -------
-    A new batch.
-    """
-    known = {each.name: getattr(spots, each.name) for each in fields(spots)}
-    return replace(spots, **{name: change(value) for name, value in known.items() if value is not None})
+def map_tensors(spots: SpotBatch, function: Callable[[Tensor], Tensor]) -> SpotBatch:
+    """A batch with a function applied to every tensor."""
+    tensors = {each.name: getattr(spots, each.name) for each in fields(spots)}
+    return replace(spots, **{name: function(value) for name, value in tensors.items() if value is not None})
 
 
-def take(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:
-    """Some of the spots, in the order of ``index``.
-
-    Parameters
-    ----------
-    spots
-        All spots.
-    index
-        ``(b,)`` positions, or a slice, which copies nothing.
-
-    Returns
-    -------
-    A new batch.
-    """
+def gather(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:
+    """The spots at some positions, in their order; a slice copies nothing."""
     if isinstance(index, slice):
-        return mapped(spots, lambda x: x[index])
+        return map_tensors(spots, lambda x: x[index])
     rows = index.numpy()
 
-    def gathered(x: Tensor) -> Tensor:
-        """On the CPU by one thread: the others compute."""
+    def take(x: Tensor) -> Tensor:
+        """With numpy on the CPU, which uses one thread: the others compute."""
         return torch.from_numpy(x.numpy().take(rows, axis=0)) if x.device.type == "cpu" else x[index]
 
-    return mapped(spots, gathered)
+    return map_tensors(spots, take)
 
 
-def sent(spots: SpotBatch, indices: Iterable[Tensor], device: torch.device) -> Iterator[SpotBatch]:
-    """Gather batches and send them to a device; meant to be drawn by `ahead`.
-
-    On CUDA they go through pinned memory and on a stream of their own, so that nothing that computes waits for them.
-
-    Parameters
-    ----------
-    spots
-        All spots.
-    indices
-        Positions of the spots of each batch.
-    device
-        Where the batches are used, on its default stream.
-
-    Yields
-    ------
-    One batch for each of ``indices``.
-    """
+def device_batches(spots: SpotBatch, indices: Iterable[Tensor], device: torch.device) -> Iterator[SpotBatch]:
+    """Gather batches and copy them to a device; meant to run in the thread of `prefetch`."""
     for index in indices:
-        yield to_device(take(spots, index), device)
+        yield to_device(gather(spots, index), device)
 
 
 def to_device(spots: SpotBatch, device: torch.device) -> SpotBatch:
-    """Send spots to a device from a background thread.
+    """Copy spots to a device from a background thread, for use on its default stream.
 
-    Parameters
-    ----------
-    spots
-        The spots.
-    device
-        Where they are used, on its default stream.
-
-    Returns
-    -------
-    The spots there, the copy finished.
+    On CUDA the copy uses pinned memory and a stream of its own, so that no computation waits for it.
     """
     if device.type != "cuda":
         return spots.to(device)
-    using, copying = torch.cuda.default_stream(device), torch.cuda.Stream(device)
-    with torch.cuda.stream(copying):
-        pinned = mapped(spots, lambda x: x.pin_memory() if x.device.type == "cpu" else x)
-        there = pinned.to(device, non_blocking=True)
-    copying.synchronize()
-    for each in fields(there):
-        value = getattr(there, each.name)
+    compute_stream, copy_stream = torch.cuda.default_stream(device), torch.cuda.Stream(device)
+    with torch.cuda.stream(copy_stream):
+        pinned = map_tensors(spots, lambda x: x.pin_memory() if x.device.type == "cpu" else x)
+        copied = pinned.to(device, non_blocking=True)
+    copy_stream.synchronize()
+    for each in fields(copied):
+        value = getattr(copied, each.name)
         if value is not None:
-            value.record_stream(using)  # its memory is not given to the next copy while it is still used
-    return there
+            value.record_stream(compute_stream)  # the next copy must not reuse its memory while it is in use
+    return copied

@@ -107,7 +107,7 @@ class FitConfig:
         return asdict(self)
 
 
-def settled(config: FitConfig | Mapping[str, Any] | None, model: str) -> FitConfig:
+def fit_config(config: FitConfig | Mapping[str, Any] | None, model: str) -> FitConfig:
     """How to train: as a configuration says, or as the recipe of the model does, with some fields changed.
 
     Parameters

@@ -7,29 +7,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning_fabric import Fabric
 
-from .._checks import training as check
+from . import _errors
 
 if TYPE_CHECKING:
     from .config import FitConfig
 
 
 def make_fabric(config: FitConfig) -> Fabric:
-    """Lightning Fabric as a configuration asks for it.
-
-    Parameters
-    ----------
-    config
-        ``accelerator``, ``devices``, ``num_nodes``, ``strategy`` and ``precision`` matter.
-
-    Returns
-    -------
-    The fabric, launched.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """Lightning Fabric as configured, launched if there are several processes."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     accelerator = config.accelerator
     if accelerator == "auto":
-        accelerator = next(name for name, is_there in there.items() if is_there)
-    check.device(accelerator, there)
+        accelerator = next(name for name, is_available in available.items() if is_available)
+    _errors.check_device(accelerator, available)
     precision: Any = default_precision(accelerator) if config.precision == "auto" else config.precision
     fabric = Fabric(
         accelerator=accelerator,
@@ -44,19 +34,7 @@ def make_fabric(config: FitConfig) -> Fabric:
 
 
 def default_precision(accelerator: str) -> str:
-    """bf16 where the device multiplies matrices in it natively, else float32.
-
-    A CPU without bf16 instructions emulates it many times slower.
-
-    Parameters
-    ----------
-    accelerator
-        ``"cpu"``, ``"cuda"`` or ``"mps"``.
-
-    Returns
-    -------
-    A Fabric precision.
-    """
+    """bf16 where the device multiplies matrices in it natively, else float32; emulated bf16 is many times slower."""
     if accelerator == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     native = accelerator == "cpu" and any(

@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of the patches, computed once for all spots before anything is trained."""
+"""Features of a frozen encoder, computed once for all spots before training."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .._checks import training as check
-from .batches import BatchLimit, take
+from . import _errors
+from .batches import BatchLimit, gather
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -17,44 +17,29 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def features_of(model: SpotModel, spots: SpotBatch, fabric: Fabric) -> Tensor | None:
-    """The features of all spots.
-
-    Parameters
-    ----------
-    model
-        The network; its frozen encoder has its weights.
-    spots
-        The spots, on the CPU.
-    fabric
-        Where to compute, and in which precision.
-
-    Returns
-    -------
-    ``(n, ...)`` on the CPU, as given with the spots or as encoded; None where the model freezes nothing.
-    """
+def encoder_features(model: SpotModel, spots: SpotBatch, fabric: Fabric) -> Tensor | None:
+    """Features given with the spots, or else of the model's frozen encoder; None if the model has none."""  # (n, ...)
     if spots.features is not None:
         return spots.features
     limit, parts, done = BatchLimit.of(None, fabric.device), [], 0
     model.to(fabric.device).eval()
     while done < len(spots):
-        some = take(spots, slice(done, done + limit.size))
+        batch = gather(spots, slice(done, done + limit.size))
         try:
-            found = _encoded(model, some, fabric)
+            with fabric.autocast():
+                found = model.encode(batch.to(fabric.device))
+            found = None if found is None else found.float()
         except RuntimeError as error:
-            if not limit.shrink(len(some), error):
+            if not limit.shrink(len(batch), error):
                 raise
             continue
         if found is None:
             break
         parts.append(found.cpu())
-        done += len(some)
+        done += len(batch)
     model.train()
-    return check.finite_features(torch.cat(parts)) if parts else None
-
-
-def _encoded(model: SpotModel, spots: SpotBatch, fabric: Fabric) -> Tensor | None:
-    """Some of them, on the device."""
-    with fabric.autocast():
-        found = model.encode(spots.to(fabric.device))
-    return None if found is None else found.float()
+    if not parts:
+        return None
+    features = torch.cat(parts)
+    _errors.check_finite_features(finite=bool(features.isfinite().all()))
+    return features

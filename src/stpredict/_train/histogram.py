@@ -1,4 +1,4 @@
-"""How often each pixel value occurs in each window of each patch: one compiled loop, which holds no lock.
+"""Histograms of pixel values in windows of patches, compiled without the GIL.
 
 Imported only where it is called, since numba costs half a second.
 """
@@ -16,19 +16,7 @@ if TYPE_CHECKING:
 
 @njit(nogil=True, cache=True)
 def histograms(patches: NDArray[np.uint8], margin: int) -> NDArray[np.int64]:
-    """Count the pixel values of each channel, in the spot and in every field of view.
-
-    Parameters
-    ----------
-    patches
-        ``(n, s, 3, p, p)``, narrowest field of view first.
-    margin
-        Pixels that are left out at each side of the narrowest field of view: what is left is the spot.
-
-    Returns
-    -------
-    ``(n, s + 1, 3, 256)``, the spot first.
-    """
+    """Histogram of each channel in the spot (the narrowest patch without ``margin``) and in every field of view."""
     n, n_scales, n_channels, size, _ = patches.shape
     found = np.zeros((n, n_scales + 1, n_channels, 256), np.int64)
     for i in range(n):
@@ -41,7 +29,7 @@ def histograms(patches: NDArray[np.uint8], margin: int) -> NDArray[np.int64]:
 
 @njit(nogil=True, cache=True)
 def _histogram(plane: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Four counts in turn, since neighbours are often equal and a count cannot be raised twice at once."""
+    """Histogram with four sets of counters: neighbouring pixels are often equal and would wait for one counter."""
     counts = np.zeros((4, 256), np.int32)
     height, width = plane.shape
     whole = width - width % 4

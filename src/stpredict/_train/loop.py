@@ -1,4 +1,4 @@
-"""The training loop: one network, one set of training spots, one of validation spots.
+"""The training loop: one network, its training spots and its validation spots.
 
 Fabric places tensors and networks; this file decides what is stepped, averaged, validated, kept and resumed.
 """
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._checks import training as check
 from ..metrics import pearson
 from ..metrics.correlation import LEAST
+from . import _errors
 from .accumulate import accumulate, agree_on_limit
 from .augment import Views, dihedral
-from .batches import BatchLimit, sent, take
-from .prefetch import ahead
-from .windows import seen_together, windows
+from .batches import BatchLimit, device_batches, gather
+from .prefetch import prefetch
+from .windows import context_batches, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, slots=True)
-class Progress:
-    """Everything that a resumed run needs, and what a finished one leaves behind."""
+class TrainingState:
+    """The state of a training run after an epoch: what a resumed run needs, and the result of a finished one."""
 
     epoch: int = 0
-    """Epochs done."""
+    """Number of finished epochs."""
     best_score: float = -math.inf
     best_epoch: int = -1
     history: list[dict[str, float]] = field(default_factory=list)
@@ -57,13 +57,13 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
-    """Validation spots, with what was measured there in the units of the score."""
+class ValidationSpots:
+    """Validation spots and their observed expression."""
 
     spots: SpotBatch
-    """These and others."""
+    """Validation spots and others."""
     observed: NDArray[np.float32]
-    """``(n, g)``."""
+    """``(n, g)`` in the units of the score."""
     decode: Decode
     """From network outputs to the units of ``observed``."""
     rows: Tensor | None = None
@@ -71,38 +71,20 @@ class Held:
 
     @property
     def positions(self) -> Tensor:
-        """``rows``, spelt out."""
+        """``rows``, also where they are all spots."""
         return torch.arange(len(self.spots)) if self.rows is None else self.rows
 
 
 @torch.inference_mode()
 def outputs(model: Any, spots: SpotBatch, fabric: Fabric, limit: int | BatchLimit, *, symmetries: int = 1) -> Tensor:
-    """What a network gives for some spots, in eval mode.
-
-    Parameters
-    ----------
-    model
-        The network, set up by Fabric or not.
-    spots
-        The spots, on any device.
-    fabric
-        Where to compute, and in which precision.
-    limit
-        Spots a forward pass. Fewer where memory runs out, which a `BatchLimit` remembers.
-    symmetries
-        Average over this many of the eight views of the square.
-
-    Returns
-    -------
-    ``(n, n_outputs)`` float32 on the CPU.
-    """
+    """Outputs of a network in eval mode, averaged over ``symmetries`` views, as float32 on the CPU."""
     was_training = model.training
     model.eval()
     limit = BatchLimit(limit) if isinstance(limit, int) else limit
     parts: list[Tensor] = []
     done = 0
     while done < len(spots):
-        some = take(spots, slice(done, done + limit.size))
+        some = gather(spots, slice(done, done + limit.size))
         try:
             parts.append(_mean_output(model, some, fabric, symmetries))
             done += len(some)
@@ -122,8 +104,8 @@ def _mean_output(model: Any, spots: SpotBatch, fabric: Fabric, symmetries: int) 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Run:
-    """What stays the same while one network is trained."""
+class _Loop:
+    """The fixed parts of the training of one network."""
 
     model: SpotModel
     wrapped: Any
@@ -136,68 +118,48 @@ class _Run:
     config: FitConfig
     fabric: Fabric
     limit: BatchLimit
-    """Spots a forward and backward pass on this device."""
-    held: Held | None
-    held_limit: BatchLimit
-    """Spots a forward pass in validation."""
+    """Spots of a forward and backward pass on this device."""
+    validation: ValidationSpots | None
+    validation_limit: BatchLimit
+    """Spots of a forward pass in validation."""
 
 
 def train(
     model: SpotModel,
     spots: SpotBatch,
-    held: Held | None,
+    validation: ValidationSpots | None,
     config: FitConfig,
     fabric: Fabric,
     *,
-    state: Progress,
-    report: Callable[[Progress], None],
+    state: TrainingState,
+    report: Callable[[TrainingState], None],
     rows: Tensor | None = None,
-) -> Progress:
-    """Train one network.
+) -> TrainingState:
+    """Train one network, from a new `TrainingState` or one that an interrupted run left.
 
-    Parameters
-    ----------
-    model
-        The network; its weights are overwritten with the best found.
-    spots
-        Spots with targets.
-    held
-        Validation spots; None keeps the last weights.
-    config
-        How to train.
-    fabric
-        Devices and precision.
-    state
-        Where to begin: a new `Progress`, or one that an interrupted run left.
-    report
-        Called after every epoch, and when training is interrupted, with the state so far.
-    rows
-        Positions of the training spots among ``spots``; by default all.
-
-    Returns
-    -------
-    The state at the end; ``state.best`` are the weights to keep.
+    The best weights found are in the network and in ``state.best`` at the end. ``report`` is called after every epoch,
+    and when training is interrupted. ``rows`` are the positions of the training spots among ``spots``; by default all.
     """
     rows = torch.arange(len(spots)) if rows is None else rows
     if not model.has_trainable_parameters:
-        return _as_it_is(model, held, config, fabric, state, report)
-    in_windows = model.config.context == "slide"
-    share = config.window if in_windows else -(-config.batch_size // fabric.world_size)
-    run = _begin(model, held, config, fabric, state, share)
-    whole = [rows[some] for some in windows(spots.xy_um[rows], spots.slide[rows], share)] if in_windows else []
-    steps = max(1, (len(whole) if in_windows else len(rows) // share) // fabric.world_size)
+        return _score_untrainable(model, validation, config, fabric, state, report)
+    uses_windows = model.config.context == "slide"
+    share = config.window if uses_windows else -(-config.batch_size // fabric.world_size)
+    loop = _set_up(model, validation, config, fabric, state, share)
+    whole = [rows[some] for some in windows(spots.xy_um[rows], spots.slide[rows], share)] if uses_windows else []
+    steps = max(1, (len(whole) if uses_windows else len(rows) // share) // fabric.world_size)
     if fabric.world_size > 1:
         views = Views.draw(min(share, len(rows)), config, torch.Generator())
-        agree_on_limit(run.wrapped, take(spots, rows[:share]), views, run.limit, fabric)
+        agree_on_limit(loop.wrapped, gather(spots, rows[:share]), views, loop.limit, fabric)
     try:
         while state.epoch < config.n_epochs and state.epoch - state.best_epoch <= config.patience:
             started = time.perf_counter()
             with seeded(config.seed, state.epoch) as generator:
-                mine = _my_steps(whole or rows, steps, share, fabric, generator)
-                with ahead(sent(spots, mine, fabric.device), depth=2) as batches:
-                    loss = _epoch(run, batches, steps, state.epoch, generator)
+                mine = _rows_of_steps(whole or rows, steps, share, fabric, generator)
+                with prefetch(device_batches(spots, mine, fabric.device), depth=2) as batches:
+                    loss = _train_epoch(loop, batches, steps, state.epoch, generator)
             seconds = time.perf_counter() - started
-            _finish_epoch(state, run, loss)
+            _finish_epoch(state, loop, loss)
             state.history[-1]["spots_per_s"] = sum(map(len, mine)) * fabric.world_size / seconds
             report(state)
     except KeyboardInterrupt:
@@ -207,49 +169,56 @@ def train(
     return state
 
 
-def at_once(model: SpotModel, config: FitConfig) -> int:
-    """How many spots a network looks at together."""
+def spots_per_pass(model: SpotModel, config: FitConfig) -> int:
+    """Number of spots that a network takes in one pass: a window, or a batch."""
     return config.window if model.config.context == "slide" else config.batch_size
 
 
-def _my_steps(
-    given: list[Tensor] | Tensor, steps: int, share: int, fabric: Fabric, generator: torch.Generator
+def _rows_of_steps(
+    items: list[Tensor] | Tensor, steps: int, share: int, fabric: Fabric, generator: torch.Generator
 ) -> list[Tensor]:
-    """Positions of the spots of each step of this process in one epoch: whole windows, or spots one by one."""
-    order = torch.randperm(len(given), generator=generator)
+    """Positions of the spots of each step of this process in one epoch: one window, or a random batch."""
+    order = torch.randperm(len(items), generator=generator)
     mine = [i * fabric.world_size + fabric.global_rank for i in range(steps)]
-    if isinstance(given, list):
-        return [given[int(order[i % len(order)])] for i in mine]
-    return [given[order[i * share :][:share]] for i in mine]
+    if isinstance(items, list):
+        return [items[int(order[i % len(order)])] for i in mine]
+    return [items[order[i * share :][:share]] for i in mine]
 
 
-def _as_it_is(
+def _score_untrainable(
     model: SpotModel,
-    held: Held | None,
+    validation: ValidationSpots | None,
     config: FitConfig,
     fabric: Fabric,
-    state: Progress,
-    report: Callable[[Progress], None],
-) -> Progress:
-    """A model without anything to train by steps: it is scored, and kept."""
+    state: TrainingState,
+    report: Callable[[TrainingState], None],
+) -> TrainingState:
+    """Score and keep a model without trainable parameters."""
     model.to(fabric.device)
-    limit = BatchLimit(at_once(model, config))
-    state.best, state.best_epoch, state.epoch = _copied(model.state_dict()), 0, 1
+    limit = BatchLimit(spots_per_pass(model, config))
+    state.best, state.best_epoch, state.epoch = _cpu_copy(model.state_dict()), 0, 1
     row = {"epoch": 0.0}
-    if held is not None:
-        row |= _scores(_held_outputs(model, held, config, fabric, limit), held)
+    if validation is not None:
+        row |= _validation_scores(_validation_outputs(model, validation, config, fabric, limit), validation)
     state.history.append(row)
     report(state)
     return state
 
 
-def _begin(model: SpotModel, held: Held | None, config: FitConfig, fabric: Fabric, state: Progress, share: int) -> _Run:
-    optimizer = torch.optim.AdamW(_decayed(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
+def _set_up(
+    model: SpotModel,
+    validation: ValidationSpots | None,
+    config: FitConfig,
+    fabric: Fabric,
+    state: TrainingState,
+    share: int,
+) -> _Loop:
+    optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
     wrapped, stepper = fabric.setup(model, optimizer)
     _restore(model, optimizer, state)
     wrapped.mark_forward_method("loss")
     average = {name: value.detach().clone() for name, value in (state.average or model.state_dict()).items()}
-    return _Run(
+    return _Loop(
         model=model,
         wrapped=wrapped,
         optimizer=optimizer,
@@ -258,45 +227,38 @@ def _begin(model: SpotModel, held: Held | None, config: FitConfig, fabric: Fabri
         config=config,
         fabric=fabric,
         limit=BatchLimit(share),
-        held=held,
-        held_limit=BatchLimit(at_once(model, config)),
+        validation=validation,
+        validation_limit=BatchLimit(spots_per_pass(model, config)),
     )
 
 
-def _epoch(run: _Run, batches: Iterator[SpotBatch], steps: int, epoch: int, generator: torch.Generator) -> float:
-    """One pass over the training spots; returns the mean loss."""
+def _train_epoch(
+    loop: _Loop, batches: Iterator[SpotBatch], steps: int, epoch: int, generator: torch.Generator
+) -> float:
+    """One pass over the training spots; return the mean loss."""
     loss = 0.0
     for step, batch in enumerate(batches):
-        _set_lr(run.optimizer, run.config, epoch + step / steps)
-        views = Views.draw(len(batch), run.config, generator)
-        loss += _step(run, batch, views) / steps
-        check.finite_loss(loss, epoch)
-        _follow(run.average, run.model, run.config.ema_decay, epoch * steps + step)
+        _set_lr(loop.optimizer, loop.config, epoch + step / steps)
+        views = Views.draw(len(batch), loop.config, generator)
+        loss += _optimizer_step(loop, batch, views) / steps
+        _errors.check_loss(loss, epoch)
+        _update_average(loop.average, loop.model, loop.config.ema_decay, epoch * steps + step)
     return loss
 
 
-def _step(run: _Run, batch: SpotBatch, views: Views) -> float:
-    run.stepper.zero_grad(set_to_none=True)
-    loss = accumulate(run.wrapped, batch, views, run.limit, run.fabric)
-    run.fabric.clip_gradients(run.wrapped, run.stepper, max_norm=run.config.clip_norm, error_if_nonfinite=False)
-    run.stepper.step()
+def _optimizer_step(loop: _Loop, batch: SpotBatch, views: Views) -> float:
+    loop.stepper.zero_grad(set_to_none=True)
+    loss = accumulate(loop.wrapped, batch, views, loop.limit, loop.fabric)
+    loop.fabric.clip_gradients(loop.wrapped, loop.stepper, max_norm=loop.config.clip_norm, error_if_nonfinite=False)
+    loop.stepper.step()
     return loss
 
 
 @contextmanager
 def seeded(seed: int, epoch: int) -> Iterator[torch.Generator]:
-    """Random numbers that depend on seed and epoch alone, so that a resumed run continues as if never stopped.
+    """Random numbers that depend on seed and epoch only, so that a resumed run equals an uninterrupted one.
 
-    Parameters
-    ----------
-    seed
-        Seed of the run.
-    epoch
-        Epoch, from 0.
-
-    Yields
-    ------
-    A generator for order and augmentation; torch's global generators are seeded within and restored afterwards.
+    Yields a generator for order and augmentation; torch's global generators are restored afterwards.
     """
     mixed = (seed * 1_000_003 + epoch * 7_919) % (2**31)
     with torch.random.fork_rng():
@@ -305,7 +267,7 @@ def seeded(seed: int, epoch: int) -> Iterator[torch.Generator]:
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, config: FitConfig, epoch: float) -> None:
-    """Linear warm-up, then cosine to zero."""
+    """Linear warm-up, then cosine decay to zero."""
     if epoch < config.warmup_epochs:
         scale = (epoch + 0.1) / (config.warmup_epochs + 0.1)
     else:
@@ -316,8 +278,8 @@ def _set_lr(optimizer: torch.optim.Optimizer, config: FitConfig, epoch: float) -
 
 
 @torch.no_grad()
-def _follow(average: State, model: SpotModel, decay: float, step: int) -> None:
-    """Moving average of the weights; the first steps follow faster, so that the start is forgotten."""
+def _update_average(average: State, model: SpotModel, decay: float, step: int) -> None:
+    """Exponential moving average of the weights, with a smaller decay in the first steps to forget the start."""
     decay = min(decay, (1 + step) / (10 + step))
     for name, value in model.state_dict().items():
         if value.is_floating_point():
@@ -326,16 +288,19 @@ def _follow(average: State, model: SpotModel, decay: float, step: int) -> None:
             average[name].copy_(value)
 
 
-def _finish_epoch(state: Progress, run: _Run, loss: float) -> None:
-    model, moments = run.model, run.optimizer.state
-    state.weights = _copied(model.state_dict())
-    state.average = _copied(run.average)
-    state.moments = {name: _copied(moments[p]) for name, p in model.named_parameters() if p in moments}
-    row = {"epoch": float(state.epoch), "train_loss": loss, "lr": float(run.optimizer.param_groups[0]["lr"])}
+def _finish_epoch(state: TrainingState, loop: _Loop, loss: float) -> None:
+    model, moments = loop.model, loop.optimizer.state
+    state.weights = _cpu_copy(model.state_dict())
+    state.average = _cpu_copy(loop.average)
+    state.moments = {name: _cpu_copy(moments[p]) for name, p in model.named_parameters() if p in moments}
+    row = {"epoch": float(state.epoch), "train_loss": loss, "lr": float(loop.optimizer.param_groups[0]["lr"])}
     score = float(state.epoch)
-    if run.held is not None:
-        model.load_state_dict(run.average)
-        row |= _scores(_held_outputs(model, run.held, run.config, run.fabric, run.held_limit), run.held)
+    if loop.validation is not None:
+        model.load_state_dict(loop.average)
+        row |= _validation_scores(
+            _validation_outputs(model, loop.validation, loop.config, loop.fabric, loop.validation_limit),
+            loop.validation,
+        )
         model.load_state_dict(state.weights)
         score = row["val_pearson"]
     state.history.append(row)
@@ -344,33 +309,35 @@ def _finish_epoch(state: Progress, run: _Run, loss: float) -> None:
     state.epoch += 1
 
 
-def _held_outputs(model: SpotModel, held: Held, config: FitConfig, fabric: Fabric, limit: BatchLimit) -> Tensor:
-    """What the network gives for the validation spots, a batch or a window at a time."""
-    parts, order = seen_together(
-        held.spots,
-        held.positions,
+def _validation_outputs(
+    model: SpotModel, validation: ValidationSpots, config: FitConfig, fabric: Fabric, limit: BatchLimit
+) -> Tensor:
+    """Outputs at the validation spots, computed by batch or window."""
+    parts, order = context_batches(
+        validation.spots,
+        validation.positions,
         context=model.config.context,
         window=config.window,
         batch_size=config.batch_size,
     )
-    with ahead(sent(held.spots, parts, fabric.device), depth=2) as batches:
+    with prefetch(device_batches(validation.spots, parts, fabric.device), depth=2) as batches:
         return torch.cat([outputs(model, batch, fabric, limit) for batch in batches])[order]
 
 
-def _scores(given: Tensor, held: Held) -> dict[str, float]:
-    """Gene-wise correlation within each slide, averaged; slides of one or two spots have none."""
-    predicted, rows = held.decode(given.numpy()), held.positions
-    slides = held.spots.slide[rows].numpy()
+def _validation_scores(encoded: Tensor, validation: ValidationSpots) -> dict[str, float]:
+    """Loss, and mean gene-wise Pearson correlation within slides; slides of one or two spots have none."""
+    predicted, rows = validation.decode(encoded.numpy()), validation.positions
+    slides = validation.spots.slide[rows].numpy()
     on_slide = [slides == s for s in sorted(set(slides.tolist()))]
-    per_slide = [pearson(held.observed[here], predicted[here]) for here in on_slide if here.sum() >= LEAST]
+    per_slide = [pearson(validation.observed[here], predicted[here]) for here in on_slide if here.sum() >= LEAST]
     values = torch.as_tensor([float(torch.as_tensor(r).nanmean()) for r in per_slide])
-    targets = held.spots.targets
-    loss = float(((given - targets[rows]) ** 2).mean()) if targets is not None else math.nan
+    targets = validation.spots.targets
+    loss = float(((encoded - targets[rows]) ** 2).mean()) if targets is not None else math.nan
     return {"val_loss": loss, "val_pearson": float(values.nanmean().nan_to_num(0.0))}
 
 
-def _decayed(model: SpotModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only; what is frozen is left out."""
+def _parameter_groups(model: SpotModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: weight decay for matrices only; frozen parameters are left out."""
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -381,7 +348,7 @@ def _decayed(model: SpotModel, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def _restore(model: SpotModel, optimizer: torch.optim.Optimizer, state: Progress) -> None:
+def _restore(model: SpotModel, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
     if not state.weights:
         return
     model.load_state_dict(state.weights)
@@ -393,5 +360,5 @@ def _restore(model: SpotModel, optimizer: torch.optim.Optimizer, state: Progress
             }
 
 
-def _copied(tensors: dict[str, Any]) -> State:
+def _cpu_copy(tensors: dict[str, Any]) -> State:
     return {name: torch.as_tensor(value).detach().to("cpu", copy=True) for name, value in tensors.items()}

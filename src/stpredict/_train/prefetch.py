@@ -1,4 +1,4 @@
-"""Work done ahead: one background thread that reads, gathers and sends what comes next while a network computes."""
+"""Prefetching: a background thread reads, gathers and copies the next items while a network computes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def ahead[T](items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
-    """Draw items from an iterable in a background thread, a bounded number before they are asked for.
+def prefetch[T](items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
+    """Iterate in a background thread, at most ``depth`` items in advance.
 
-    An error of the iterable is raised where its item is asked for. When the context is left, for whatever reason, no
-    further item is drawn and the thread has ended.
-
-    Parameters
-    ----------
-    items
-        What to draw from; only the thread touches it.
-    depth
-        Items that may wait, at least 1.
-
-    Yields
-    ------
-    The items, in order.
+    An error of the iterable is raised when its item is requested. When the context ends, the thread has ended too.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="stpredict-ahead") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="stpredict-prefetch") as thread:
         try:
-            yield _drawn(thread, iter(items), depth)
+            yield _results(thread, iter(items), depth)
         finally:
             thread.shutdown(cancel_futures=True)
 
 
-def _drawn[T](thread: ThreadPoolExecutor, source: Iterator[T], depth: int) -> Iterator[T]:
+def _results[T](thread: ThreadPoolExecutor, source: Iterator[T], depth: int) -> Iterator[T]:
     end = object()
     waiting = deque(thread.submit(next, source, end) for _ in range(depth))
     while (item := waiting.popleft().result()) is not end:

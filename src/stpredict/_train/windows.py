@@ -1,4 +1,4 @@
-"""Spots that are seen together: neighbourhoods of one slide, for models that look beyond the single spot."""
+"""Windows of neighbouring spots on one slide, for models that use the context of a spot."""
 
 from __future__ import annotations
 
@@ -14,59 +14,27 @@ if TYPE_CHECKING:
     from ..models.contract import SpotBatch
 
 
-def windows(xy_um: Tensor, slide: Tensor, most: int) -> list[Tensor]:
-    """Cut slides into neighbourhoods: halved across their longer side until none has too many spots.
-
-    Parameters
-    ----------
-    xy_um
-        ``(n, 2)`` spot centres.
-    slide
-        ``(n,)`` slide of each spot.
-    most
-        Spots a window, at most.
-
-    Returns
-    -------
-    Positions of the spots of each window; every spot is in one. A slide of at most ``most`` spots is one window.
-    """
-    places, names = xy_um.numpy(), slide.numpy()
+def windows(xy_um: Tensor, slide: Tensor, max_spots: int) -> list[Tensor]:
+    """Positions of the spots of each window: slides are halved across their longer side until each part is small."""
+    xy, slides = xy_um.numpy(), slide.numpy()
     found: list[NDArray[np.intp]] = []
-    for name in np.unique(names):
-        found += _halved(places, np.flatnonzero(names == name), most)
+    for name in np.unique(slides):
+        found += _bisect(xy, np.flatnonzero(slides == name), max_spots)
     return [torch.from_numpy(rows) for rows in found]
 
 
-def _halved(xy: NDArray[np.float32], rows: NDArray[np.intp], most: int) -> list[NDArray[np.intp]]:
-    if len(rows) <= most:
+def _bisect(xy: NDArray[np.float32], rows: NDArray[np.intp], max_spots: int) -> list[NDArray[np.intp]]:
+    if len(rows) <= max_spots:
         return [rows]
     order = rows[np.argsort(xy[rows, np.ptp(xy[rows], axis=0).argmax()], kind="stable")]
     middle = len(rows) // 2
-    return _halved(xy, np.sort(order[:middle]), most) + _halved(xy, np.sort(order[middle:]), most)
+    return _bisect(xy, np.sort(order[:middle]), max_spots) + _bisect(xy, np.sort(order[middle:]), max_spots)
 
 
-def seen_together(
+def context_batches(
     spots: SpotBatch, rows: Tensor, *, context: str, window: int, batch_size: int
 ) -> tuple[list[Tensor], Tensor]:
-    """Some spots as a network is shown them: neighbourhoods of their slides, or one batch after the other.
-
-    Parameters
-    ----------
-    spots
-        These spots and others.
-    rows
-        ``(n,)`` positions of these.
-    context
-        ``"spot"`` or ``"slide"``, as the configuration of the network says.
-    window
-        Spots of a slide that are seen together, at most.
-    batch_size
-        Spots of a batch where each is seen alone.
-
-    Returns
-    -------
-    Positions of the spots of each part, and the order that puts what is found for all parts back to that of ``rows``.
-    """
+    """Batches of ``rows`` as a network takes them, windows or single spots, and the order that undoes the grouping."""
     if context == "slide":
         parts = windows(spots.xy_um[rows], spots.slide[rows], window)
     else:
@@ -74,22 +42,8 @@ def seen_together(
     return [rows[part] for part in parts], torch.cat(parts).argsort()
 
 
-def surroundings(xy_um: NDArray[np.float64], core: NDArray[np.intp], n: int) -> NDArray[np.intp]:
-    """The spots around some others.
-
-    Parameters
-    ----------
-    xy_um
-        ``(m, 2)`` all spots of a slide.
-    core
-        Positions of those that are surrounded.
-    n
-        How many more, at most.
-
-    Returns
-    -------
-    Positions of the spots outside ``core`` that are nearest to any of it, nearest first.
-    """
+def nearest_spots_outside(xy_um: NDArray[np.float64], core: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """The ``n`` spots outside ``core`` that are nearest to any spot of it, nearest first."""
     from scipy.spatial import KDTree
 
     outside = np.setdiff1d(np.arange(len(xy_um)), core)

@@ -1,4 +1,4 @@
-"""What models with a frozen encoder and several views of a spot share: parts of a patch, and features on one scale."""
+"""Machinery of models with a frozen encoder and several views of a spot: sub-patches, and standardised features."""
 
 from __future__ import annotations
 
@@ -18,23 +18,14 @@ if TYPE_CHECKING:
 
     from .contract import SpotBatch, SpotModel
 
-_PART = 32
-"""Spots whose patches an encoder sees at a time where no gradient is wanted."""
+_CHUNK = 32
+"""Spots that a frozen encoder sees at a time."""
 
 
 def sub_patches(patches: Tensor, side: int) -> Tensor:
-    """Cut patches into a grid of smaller ones.
+    """A grid of sub-patches, row by row: ``(b, 3, p, p)`` to ``(b, side * side, 3, p // side, p // side)``.
 
-    Parameters
-    ----------
-    patches
-        ``(b, 3, p, p)``.
-    side
-        Smaller patches along each side; where it does not divide ``p``, what is left over at the border is dropped.
-
-    Returns
-    -------
-    ``(b, side * side, 3, p // side, p // side)``, row by row, a view where possible.
+    Pixels at the border are dropped if ``side`` does not divide ``p``.
     """
     size = patches.shape[-1] // side * side
     first = (patches.shape[-1] - size) // 2
@@ -44,48 +35,24 @@ def sub_patches(patches: Tensor, side: int) -> Tensor:
 
 
 def apply_in_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function to some spots at a time: what lies between its layers is then bounded.
-
-    Parameters
-    ----------
-    function
-        Takes ``(b, ...)``, and treats every row alone.
-    x
-        Input.
-
-    Returns
-    -------
-    As from one call.
-    """
-    return torch.cat([function(part) for part in x.split(_PART)])
+    """Apply a function of ``(b, ...)`` that treats rows independently to some rows at a time, to bound memory."""
+    return torch.cat([function(part) for part in x.split(_CHUNK)])
 
 
 class FeatureScaler(Standardizer):
-    """Features on one scale, which is learnt from training spots that come some at a time."""
+    """Standardised features; mean and standard deviation are accumulated over batches of training spots."""
 
     @torch.no_grad()
-    def initialize_from(self, model: SpotModel, pieces: Iterable[SpotBatch]) -> Tensor:
-        """Learn the scale from the training spots.
-
-        Parameters
-        ----------
-        model
-            Whose features these are.
-        pieces
-            All training spots, some at a time; iterated once.
-
-        Returns
-        -------
-        ``(n_outputs,)`` mean of their targets.
-        """
+    def initialize_from(self, model: SpotModel, batches: Iterable[SpotBatch]) -> Tensor:
+        """Learn from all training spots, iterated once; returns the mean of their targets, ``(n_outputs,)``."""
         targets, n = [], 0
         total, squares = torch.zeros(2, len(self.mean), dtype=torch.float64)
-        for piece in pieces:
-            targets.append(check.require_targets(piece.targets))
-            rows = batch_features(model, piece).cpu().double().flatten(0, -2)
+        for batch in batches:
+            targets.append(check.require_targets(batch.targets))
+            rows = batch_features(model, batch).cpu().double().flatten(0, -2)
             n, total, squares = n + len(rows), total + rows.sum(dim=0), squares + rows.square().sum(dim=0)
         mean = total / n
-        spread = (squares / n - mean.square()).clamp_min(0).sqrt()
+        std = (squares / n - mean.square()).clamp_min(0).sqrt()
         self.mean.copy_(mean)
-        self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+        self.spread.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
         return torch.cat(targets).mean(dim=0)

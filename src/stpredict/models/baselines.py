@@ -1,15 +1,15 @@
-"""What every network has to beat: the training mean, colour alone, place alone. Nothing here is trained by steps.
+"""Baselines for every network: the training mean, colour alone, position alone. None is trained by gradient steps.
 
-- ``mean_profile``: the mean of the training spots, everywhere. It scores 0 gene by gene, and spot by spot as much as
-  some published networks.
-- ``ridge_color``: ridge regression on the colour of the same patches, mean and standard deviation of the optical
-  density of each channel, in the spot and in every field of view. It sees no shape at all. The same baseline that
-  `stp.tl.predict` writes beside every prediction, with the penalty chosen as in ``encoder_ridge``.
-- ``knn_spatial``: the mean of the training spots at the nearest places, on all training slides together, places
-  being relative to the centre of the spots of their slide. The image is not looked at. Where slides are serial
-  sections of one block, laid on the glass alike, this is what a model gains by knowing the block; between
-  patients, or turned sections, the same place means nothing, and so does this baseline. Of a slide with more spots
-  than are predicted together (1,024 and those around them) it sees the centre of those only, and means as little.
+- ``mean_profile``: the mean of the training spots, for every spot. Its gene-wise correlation is 0; spot-wise it scores
+  as high as some published networks.
+- ``ridge_color``: ridge regression on the colour of the same patches: mean and standard deviation of the optical
+  density of each channel, in the spot and in every field of view. It does not use any shape. The same baseline that
+  `stp.tl.predict` writes with every prediction, with the penalty chosen as in ``encoder_ridge``.
+- ``knn_spatial``: k nearest neighbours in space: the mean of the training spots at the nearest positions, over all
+  training slides; positions are relative to the centre of the spots of their slide. It does not use the image. If
+  slides are serial sections of one block in the same orientation, it measures what a model gains by knowing the block.
+  Between patients, or rotated sections, the same position has no meaning, and neither has this baseline. A slide with
+  more spots than are predicted together (1,024 and those around them) is centred on those only, with the same caveat.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from .._checks import models as check
 from .._geometry import margin_px
 from ._closed_form import Ridge
 from ._penalty import center_by_slide, gather_training_spots
-from .contract import SpotModel, batch_features, full_precision
+from ._precision import full_precision
+from .contract import SpotModel, batch_features
 from .image_statistics import N_MOMENTS, window_colors
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .contract import SpotBatch
 
 AT_ONCE = 256
-"""Spots whose distances to all training spots are held at a time."""
+"""Spots whose distances to all training spots are computed at a time."""
 _EXACT = "donot_use_mm_for_euclid_dist"
 
 
@@ -47,9 +48,9 @@ class MeanProfileConfig:
     n_outputs: int
     """Number of values predicted per spot."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
-    """Field of view of each scale in spot diameters, narrowest first; not looked at."""
+    """Field of view of each scale in spot diameters, narrowest first; not used."""
     size_px: int = 112
-    """Side in pixels of the patch of every scale; not looked at."""
+    """Side in pixels of the patch of every scale; not used."""
     context: Literal["spot"] = "spot"
     """What one prediction sees: nothing."""
 
@@ -61,7 +62,7 @@ class MeanProfileConfig:
 
 
 class MeanProfile(SpotModel):
-    """The mean of the training spots, everywhere.
+    """The mean of the training spots, for every spot.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ class MeanProfile(SpotModel):
         self.register_buffer("profile", torch.zeros(config.n_outputs))
 
     def initialize_at(self, mean: Tensor) -> None:
-        """Predict one profile everywhere.
+        """Make the model predict one profile for every spot.
 
         Parameters
         ----------
@@ -110,7 +111,8 @@ class RidgeColorConfig:
     n_outputs: int
     """Number of values predicted per spot."""
     penalty: float | None = None
-    """Weight of the squared coefficients, for standardised statistics; None chooses it by leaving out groups."""
+    """Weight of the squared coefficients, for standardised statistics; None chooses it by cross-validation over
+    groups."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
     """Field of view of each scale in spot diameters, narrowest first."""
     size_px: int = 112
@@ -158,7 +160,7 @@ class RidgeColor(SpotModel):
         return window_colors(batch.patches, margin_px(self.config.size_px, 1 / self.config.fov_spots[0]))
 
     def initialize_at(self, mean: Tensor) -> None:
-        """Predict one profile everywhere.
+        """Make the model predict one profile for every spot.
 
         Parameters
         ----------
@@ -167,16 +169,16 @@ class RidgeColor(SpotModel):
         """
         self.ridge.constant(mean)
 
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Solve the regression; this is all that is learnt.
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Solve the regression; nothing else is learnt.
 
         Parameters
         ----------
-        pieces
-            All training spots, with ``targets``, some at a time; iterated once.
+        batches
+            All training spots, with ``targets``, in batches; iterated once.
         """
-        known = gather_training_spots(pieces, partial(batch_features, self))
-        self.ridge.solve(known, known.features.shape[1], self.config.penalty)
+        spots = gather_training_spots(batches, partial(batch_features, self))
+        self.ridge.solve(spots, spots.features.shape[1], self.config.penalty)
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.
@@ -201,13 +203,13 @@ class KNNSpatialConfig:
     n_outputs: int
     """Number of values predicted per spot."""
     k: int = 8
-    """Training spots whose mean is predicted."""
+    """Number of nearest training spots whose mean is predicted."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
-    """Field of view of each scale in spot diameters, narrowest first; not looked at."""
+    """Field of view of each scale in spot diameters, narrowest first; not used."""
     size_px: int = 112
-    """Side in pixels of the patch of every scale; not looked at."""
+    """Side in pixels of the patch of every scale; not used."""
     context: Literal["slide"] = "slide"
-    """What one prediction sees: where the spots of its slide lie."""
+    """What one prediction sees: the positions of the spots of its slide."""
 
     def __post_init__(self) -> None:
         check.positive_int("n_outputs", self.n_outputs)
@@ -218,7 +220,7 @@ class KNNSpatialConfig:
 
 
 class KNNSpatial(SpotModel):
-    """The mean of the training spots at the nearest places.
+    """The mean of the training spots at the nearest positions.
 
     Parameters
     ----------
@@ -230,7 +232,7 @@ class KNNSpatial(SpotModel):
     bank: Tensor
     """``(n, n_outputs)`` targets of the training spots."""
     places: Tensor
-    """``(n, 2)`` where they lie, in µm from the centre of their slide."""
+    """``(n, 2)`` their positions in µm from the centre of their slide."""
     per_spot_buffers: ClassVar[frozenset[str]] = frozenset({"bank", "places"})
 
     def __init__(self, config: KNNSpatialConfig) -> None:
@@ -250,17 +252,17 @@ class KNNSpatial(SpotModel):
         check.mean_profile(tuple(mean.shape), self.config.n_outputs)
         self.bank, self.places = mean[None].to(self.bank), torch.zeros_like(self.places[:1])
 
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Keep the training spots; this is all that is learnt.
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Store the training spots; nothing else is learnt.
 
         Parameters
         ----------
-        pieces
-            All training spots, with ``targets``, some at a time; iterated once.
+        batches
+            All training spots, with ``targets``, in batches; iterated once.
         """
-        known = [(check.require_targets(piece.targets), piece.xy_um, piece.slide) for piece in pieces]
-        targets, xy_um, slide = (torch.cat(parts) for parts in zip(*known, strict=True))
-        self.bank, self.places = targets.to(self.bank), from_centre(xy_um, slide).to(self.places)
+        spots = [(check.require_targets(batch.targets), batch.xy_um, batch.slide) for batch in batches]
+        targets, xy_um, slide = (torch.cat(parts) for parts in zip(*spots, strict=True))
+        self.bank, self.places = targets.to(self.bank), relative_to_slide(xy_um, slide).to(self.places)
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.
@@ -278,23 +280,11 @@ class KNNSpatial(SpotModel):
         with full_precision(self.bank.device):
             nearest = [
                 torch.cdist(part, self.places, compute_mode=_EXACT).topk(k, dim=-1, largest=False).indices
-                for part in from_centre(batch.xy_um.float(), batch.slide).split(AT_ONCE)
+                for part in relative_to_slide(batch.xy_um.float(), batch.slide).split(AT_ONCE)
             ]
         return self.bank[torch.cat(nearest)].mean(dim=1)
 
 
-def from_centre(xy_um: Tensor, slide: Tensor) -> Tensor:
-    """Places relative to the mean of the spots of their slide.
-
-    Parameters
-    ----------
-    xy_um
-        ``(n, 2)`` spot centres.
-    slide
-        ``(n,)`` slide of each spot.
-
-    Returns
-    -------
-    ``(n, 2)`` whole µm, so that spots that are equally far are so whatever the order of summing.
-    """
+def relative_to_slide(xy_um: Tensor, slide: Tensor) -> Tensor:
+    """Positions relative to the mean of their slide, ``(n, 2)``, in whole µm: ties do not depend on rounding."""
     return center_by_slide(xy_um.cpu().double(), slide.cpu()).round().to(xy_um)

@@ -42,7 +42,7 @@ from torch.nn import functional as F
 from .._checks import models as check
 from ._closed_form import Standardizer
 from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
-from .contract import full_precision
+from ._precision import full_precision
 from .encoder import NO_WEIGHTS, STATISTICS
 from .model_config import GIVEN
 

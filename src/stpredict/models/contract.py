@@ -1,4 +1,4 @@
-"""What every model takes and gives: a batch of spots in, one row of target values per spot out.
+"""The contract of all models: a batch of spots in, one row of target values for each spot out.
 
 Tensors only. No files, no tables, no augmentation, no optimiser.
 """
@@ -6,7 +6,6 @@ Tensors only. No files, no tables, no augmentation, no optimiser.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,10 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
+from ._precision import full_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, slots=True)
 class SpotBatch:
-    """Some spots, their patches at every scale, where they lie and, if known, what was measured there.
+    """A batch of spots: their patches at every scale, their coordinates and, if known, their measured values.
 
     Examples
     --------
@@ -52,7 +51,7 @@ class SpotBatch:
     group: Tensor | None = None
     """``(b,)`` int64, index of the group (patient) of each spot, if known."""
     features: Tensor | None = None
-    """``(b, ...)`` what a frozen encoder makes of the patches, or embeddings that came with the spots, if known."""
+    """``(b, ...)`` output of a frozen encoder, or embeddings that came with the spots, if known."""
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -71,23 +70,13 @@ class SpotBatch:
         -------
         A new batch; tensors that are already there are shared.
         """
-
-        def moved(x: Tensor) -> Tensor:
-            """One of them there."""
-            return x.to(device, non_blocking=non_blocking)
-
         known = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{name: moved(value) for name, value in known.items() if value is not None})
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """A block in which autocast is off, on devices that know autocast at all."""
-    known = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
+        tensors = {name: value for name, value in known.items() if value is not None}
+        return replace(self, **{name: x.to(device, non_blocking=non_blocking) for name, x in tensors.items()})
 
 
 class FloatLinear(nn.Linear):
-    """A linear layer that computes in float32 whatever the precision around it.
+    """A linear layer that computes in float32 even under autocast.
 
     Targets lie near 6 and differ in the second decimal, which bfloat16 does not resolve.
 
@@ -111,8 +100,8 @@ class FloatLinear(nn.Linear):
 class SpotModel(nn.Module, ABC):
     """A network that regresses one row of target values per spot.
 
-    A subclass defines ``config`` and ``forward`` and ends in a ``FloatLinear`` called ``head``; one that does not,
-    because nothing of it is trained by steps, defines ``initialize_from``.
+    A subclass defines ``config`` and ``forward`` and ends in a ``FloatLinear`` called ``head``. A model without a head,
+    because it is solved in closed form instead of by gradient steps, defines ``initialize_from``.
 
     Examples
     --------
@@ -135,17 +124,17 @@ class SpotModel(nn.Module, ABC):
     """
 
     config: ModelConfig
-    """What it was built from."""
+    """The configuration that the network was built from."""
     head: FloatLinear
     per_spot_buffers: ClassVar[frozenset[str]] = frozenset()
-    """Buffers of the model with one row for each training spot: they take the length of what is loaded into them."""
+    """Buffers with one row for each training spot: their length is that of the state that is loaded into them."""
     uses_patches_and_features: ClassVar[bool] = False
-    """Whether patches are looked at in training though there are features; if so they are augmented."""
+    """Whether training needs the patches although there are features; if so, patches are augmented."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in self.per_spot_buffers & {each.removeprefix(prefix) for each in state_dict}:
-            held, given = getattr(self, name), state_dict[prefix + name]
-            setattr(self, name, held.new_empty(len(given), *held.shape[1:]))
+            buffer, saved = getattr(self, name), state_dict[prefix + name]
+            setattr(self, name, buffer.new_empty(len(saved), *buffer.shape[1:]))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @abstractmethod
@@ -163,7 +152,7 @@ class SpotModel(nn.Module, ABC):
         """
 
     def loss(self, batch: SpotBatch) -> Tensor:
-        """What training minimises: the mean squared error, unless a model says otherwise.
+        """Training loss: the mean squared error, unless a model overrides it.
 
         Parameters
         ----------
@@ -179,40 +168,40 @@ class SpotModel(nn.Module, ABC):
 
     @property
     def needs_counts(self) -> bool:
-        """Whether the loss looks at the counts of the genes: training then hands them over as ``batch.counts``."""
+        """Whether the loss needs the counts of the genes: training then gives them as ``batch.counts``."""
         return False
 
     @property
     def has_trainable_parameters(self) -> bool:
-        """Whether anything of it is trained by steps."""
+        """Whether any parameter is trained by gradient steps."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
     def load_pretrained(self) -> dict[str, str]:
-        """Load the weights that the configuration names. Called once, by training only: a saved model has its own.
+        """Load the weights that the configuration names. Training calls it once; a saved model has its own weights.
 
         Returns
         -------
-        What was loaded, in words, by part of the network; empty where nothing was.
+        A description of the loaded weights for each part of the network; empty if none were loaded.
         """
         return {}
 
-    def encode(self, batch: SpotBatch) -> Tensor | None:  # noqa: ARG002  (a model that freezes nothing looks at nothing)
-        """What a frozen encoder makes of the patches: training computes it once for every spot.
+    def encode(self, batch: SpotBatch) -> Tensor | None:  # noqa: ARG002  (here nothing is frozen)
+        """Features of the patches from a frozen encoder; training computes them once for every spot.
 
         Parameters
         ----------
         batch
-            The spots, of any number of slides; each is seen alone.
+            The spots, of any number of slides; each spot is encoded independently.
 
         Returns
         -------
-        ``(b, ...)``, which comes back as ``batch.features``; None where every part of the network is trained.
+        ``(b, ...)``, which later calls get as ``batch.features``; None if no encoder is frozen.
         """
         return None
 
     @torch.no_grad()
     def initialize_at(self, mean: Tensor) -> None:
-        """Let the untrained network predict one profile everywhere: zero head weights, ``mean`` as bias.
+        """Make the untrained network predict one profile for every spot: zero head weights, ``mean`` as bias.
 
         Parameters
         ----------
@@ -223,57 +212,18 @@ class SpotModel(nn.Module, ABC):
         self.head.weight.zero_()
         self.head.bias.copy_(mean)
 
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Take from the training spots what needs no steps: the mean profile, unless a model takes more.
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Set what needs no gradient steps from the training spots: the mean profile, and more if a model overrides it.
 
         Parameters
         ----------
-        pieces
-            All training spots, with ``targets`` and ``group``, and with ``features`` where ``encode`` gives any; some
-            at a time, slide after slide; iterated once.
+        batches
+            All training spots, slide after slide, with ``targets`` and ``group``, and with ``features`` if ``encode``
+            returns any; iterated once.
         """
-        self.initialize_at(torch.cat([check.require_targets(piece.targets) for piece in pieces]).mean(dim=0))
-
-
-def unit_pixels(patches: Tensor) -> Tensor:
-    """Pixels as floating point in [0, 1].
-
-    Parameters
-    ----------
-    patches
-        uint8, or floating point that is in [0, 1] already (as augmentation hands it over).
-
-    Returns
-    -------
-    The same shape, floating point, on the same device.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from stpredict import models
-    >>> models.unit_pixels(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist()
-    [0.0, 0.20000000298023224, 1.0]
-    """
-    return patches if patches.is_floating_point() else patches.float().div_(255)
+        self.initialize_at(torch.cat([check.require_targets(batch.targets) for batch in batches]).mean(dim=0))
 
 
 def batch_features(model: SpotModel, batch: SpotBatch) -> Tensor:
-    """The features of some spots: as given, or by the frozen encoder.
-
-    Parameters
-    ----------
-    model
-        A model whose ``encode`` gives features.
-    batch
-        The spots.
-
-    Returns
-    -------
-    ``(b, ...)``.
-
-    Raises
-    ------
-    ValueError
-        If there are none: the model expects embeddings that come with the spots.
-    """
+    """Features of some spots, ``(b, ...)``: those of the batch, or else from the model's frozen encoder."""
     return check.require_features(model.encode(batch) if batch.features is None else batch.features)

@@ -90,9 +90,7 @@ class DeepSpotConfig:
         check.number("reach", self.reach, low=0, high=1000)
         check.choice("objective", self.objective, OBJECTIVES)
         check.fov_spots(self.fov_spots, n_scales=1)
-        if self.size_px < SIDE:
-            msg = f"`size_px` is {self.size_px}; the patch is cut into {SIDE} x {SIDE}: give at least {SIDE}."
-            raise ValueError(msg)
+        check.splits_patch(self.size_px, SIDE)
         check.choice("context", self.context, ("slide",))
 
 

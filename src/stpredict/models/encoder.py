@@ -1,7 +1,7 @@
-"""Image encoders that models share: any timm network, patch statistics, or embeddings that came with the spots.
+"""Image encoders that models share: any network of timm, or patch statistics.
 
-Building one never loads weights: `Encoder.load` does, once, before training. Names of files and of repositories on a
-hub are configuration; what was loaded is said in words.
+Building an encoder never loads weights; `Encoder.load` does, once, before training. Names of files and of repositories
+on a hub are part of the configuration. Shared machinery without an underscore: `tl` looks for encoders in networks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from .contract import unit_pixels
+from ._precision import unit_pixels
 from .image_statistics import N_STATISTICS, patch_statistics
 
 if TYPE_CHECKING:
@@ -25,33 +25,25 @@ if TYPE_CHECKING:
 STATISTICS = "statistics"
 """Encoder without weights: colour and texture of the patch and of its central half."""
 NO_WEIGHTS = "none"
-"""Weights as drawn."""
+"""Random weights."""
 TIMM = "timm"
 """Weights that timm knows for this name, from its hub."""
 
 
 class Statistics(nn.Module):
-    """Colour and texture of each patch and of its central half, in optical density; nothing to train."""
+    """Colour and texture of each patch and of its central half, in optical density; without parameters."""
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Describe ``(b, 3, p, p)``, uint8 or in [0, 1]: ``(b, 54)``."""
+        """``(b, 3, p, p)``, uint8 or in [0, 1], to ``(b, 54)``."""
         return patch_statistics(patches[:, None], 0.5)
 
 
 class Encoder(nn.Module):
-    """A network that turns one patch into one vector, with the normalisation of colours it was made for.
+    """A network from a patch to a vector, with the colour normalisation of the network.
 
-    Parameters
-    ----------
-    name
-        ``"statistics"``, or any name that timm knows, ``"hf-hub:owner/name"`` among them.
-    weights
-        What `load` loads: ``"none"``, ``"timm"``, or the path of a checkpoint (``.safetensors``, or a state dict that
-        torch loads without running code) under timm's names.
-    size_px
-        Side of the patches.
-    frozen
-        Whether nothing of it is trained.
+    ``name`` is ``"statistics"`` or any name that timm knows, ``"hf-hub:owner/name"`` among them. `load` loads
+    ``weights``: ``"none"``, ``"timm"``, or the path of a checkpoint with timm's names (``.safetensors``, or a state
+    dict that torch loads without running code).
     """
 
     mean: Tensor
@@ -69,57 +61,28 @@ class Encoder(nn.Module):
             self.requires_grad_(requires_grad=False).train()
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Describe patches.
-
-        Parameters
-        ----------
-        patches
-            ``(b, 3, p, p)`` uint8, or floating point in [0, 1].
-
-        Returns
-        -------
-        ``(b, n_features)``.
-        """
-        alone = self.training and len(patches) == 1  # batch normalisation needs two: it sees the spot twice
-        seen = torch.cat([patches, patches]) if alone else patches
-        given: Tensor = self.net(seen if self.name == STATISTICS else self._seen(seen))
-        return given[: len(patches)]
+        """``(b, 3, p, p)``, uint8 or in [0, 1], to ``(b, n_features)``."""
+        single = self.training and len(patches) == 1  # batch normalisation needs two: it gets the patch twice
+        batch = torch.cat([patches, patches]) if single else patches
+        features: Tensor = self.net(batch if self.name == STATISTICS else self._normalize(batch))
+        return features[: len(patches)]
 
     def tokens(self, patches: Tensor) -> Tensor:
-        """Describe patches place by place, as the network does before it pools.
-
-        Parameters
-        ----------
-        patches
-            ``(b, 3, p, p)`` uint8, or floating point in [0, 1].
-
-        Returns
-        -------
-        ``(b, n, d)``, tokens without class tokens, row by row.
-        """
-        given = check.single_token_grid(self.net.forward_features(self._seen(patches)), self.name)  # type: ignore[operator]
-        if given.ndim == 4:
-            channels_last = given.shape[-1] == self.net.num_features
-            return given.flatten(1, 2) if channels_last else given.flatten(2).transpose(1, 2)
-        return given[:, getattr(self.net, "num_prefix_tokens", 0) :]
+        """``(b, 3, p, p)`` to the tokens before pooling, ``(b, n, d)``, row by row, without class tokens."""
+        output = self.net.forward_features(self._normalize(patches))  # type: ignore[operator]
+        tokens = check.single_token_grid(output, self.name)
+        if tokens.ndim == 4:
+            channels_last = tokens.shape[-1] == self.net.num_features
+            return tokens.flatten(1, 2) if channels_last else tokens.flatten(2).transpose(1, 2)
+        return tokens[:, getattr(self.net, "num_prefix_tokens", 0) :]
 
     def train(self, mode: bool = True) -> Encoder:  # noqa: FBT001, FBT002  (as torch has it)
-        """Switch to training; a frozen encoder keeps its statistics and drops nothing."""
+        """Switch to training; a frozen encoder stays in evaluation mode."""
         super().train(mode and not self.frozen)
         return self
 
     def load(self) -> str:
-        """Load the weights that were named.
-
-        Returns
-        -------
-        What was loaded, in words; empty where nothing was.
-
-        Raises
-        ------
-        ValueError
-            If there is no such file, or its weights are of another network.
-        """
+        """Load the named weights; returns what was loaded, empty if nothing was."""
         if self.name == STATISTICS or self.weights == NO_WEIGHTS:
             return ""
         if self.weights == TIMM:
@@ -130,16 +93,16 @@ class Encoder(nn.Module):
 
     @property
     def is_random(self) -> bool:
-        """Whether nothing of it is trained, and nothing was."""
+        """Whether the weights are random and stay so."""
         return self.frozen and self.name != STATISTICS and self.weights == NO_WEIGHTS
 
     @property
     def licence(self) -> str:
-        """Licence of the weights that timm knows for this network, as timm has it; empty where it knows none."""
+        """Licence of the weights that timm knows for this network, in timm's words; empty if it knows none."""
         return str(getattr(self.net, "pretrained_cfg", {}).get("license") or "")
 
-    def _seen(self, patches: Tensor) -> Tensor:
-        """Pixels as the network wants them."""
+    def _normalize(self, patches: Tensor) -> Tensor:
+        """Pixels in the size and range that the network expects."""
         pixels = unit_pixels(patches)
         if pixels.shape[-1] != self.input_px:
             pixels = F.interpolate(pixels, self.input_px, mode="bilinear", antialias=True, align_corners=False)
@@ -147,18 +110,18 @@ class Encoder(nn.Module):
 
 
 def _network(name: str, size_px: int) -> tuple[nn.Module, int, int]:
-    """The network, the side of the pixels it takes and the length of what it gives."""
+    """The network, the side of its input in pixels, and the length of its output."""
     if name == STATISTICS:
         return Statistics(), size_px, 2 * N_STATISTICS
     timm = check.import_timm()
     check.timm_name(name, timm)
-    probe, options, input_px, n_features = _fitting(timm, name, size_px)
-    wanted = torch.get_default_device().type == "meta"  # by one who asks what it costs: it is there already
-    return probe.train() if wanted else timm.create_model(name, **options), input_px, n_features
+    net, options, input_px, n_features = _on_meta(timm, name, size_px)
+    on_meta = torch.get_default_device().type == "meta"  # used to count operations, no copy is made
+    return net.train() if on_meta else timm.create_model(name, **options), input_px, n_features
 
 
-def _fitting(timm: Any, name: str, size_px: int) -> tuple[nn.Module, dict[str, Any], int, int]:
-    """A network without memory for weights, with options by which it takes patches of this size, else its own size."""
+def _on_meta(timm: Any, name: str, size_px: int) -> tuple[nn.Module, dict[str, Any], int, int]:
+    """A network on the meta device, and the options with which it takes this patch size, or else its own size."""
     for options in ({"num_classes": 0, "img_size": size_px}, {"num_classes": 0}):
         try:
             with torch.device("meta"), torch.no_grad():

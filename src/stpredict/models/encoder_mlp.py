@@ -1,13 +1,13 @@
-"""A frozen image encoder, and a small network on what it says.
+"""A multilayer perceptron on the features of a frozen image encoder.
 
-What pathology encoders are most often used with (for instance Chen et al., "Towards a general-purpose foundation model
-for computational pathology", Nat. Med. 2024, doi 10.1038/s41591-024-02857-3): the features of `encoder_ridge`,
-standardised and projected on the principal components of the training spots, then a multilayer perceptron with dropout.
+The usual way to use a pathology encoder (for instance Chen et al., "Towards a general-purpose foundation model for
+computational pathology", Nat. Med. 2024, doi 10.1038/s41591-024-02857-3): the features of `encoder_ridge`, standardised
+and projected on the principal components of the training spots, then a multilayer perceptron with dropout.
 
-Ours
-    - Components keep their relative sizes (one number divides all): small ones are mostly noise, and dividing each by
-      its own spread would make them as loud as the rest.
-    - The encoder runs once, before training, on the patches as they are: flips and stain jitter do not apply.
+Our choices
+    - Components keep their relative sizes (one number divides all): small ones are mostly noise, which dividing each
+      component by its own standard deviation would amplify.
+    - The encoder runs once, before training, on the patches without augmentation: no flips, no stain jitter.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class EncoderMLPConfig:
     n_features: int = 0
     """Width of the embeddings, for ``encoder="given"``."""
     clip: float | None = 3.0
-    """Standard deviations that a feature may lie from the training mean; more is drawn in, unless None."""
+    """Features are clipped at this many standard deviations from the training mean, unless None."""
     n_components: int = 256
-    """Principal components of the features that the network sees, at most."""
+    """Maximum number of principal components of the features, the input of the network."""
     hidden: int = 256
     """Width of the hidden layers."""
     depth: int = 1
     """Number of hidden layers."""
     dropout: float = 0.5
-    """Share of activations dropped after each hidden layer in training."""
+    """Dropout rate after each hidden layer."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
     """Field of view of each scale in spot diameters, narrowest first."""
     size_px: int = 224
@@ -73,7 +73,7 @@ class EncoderMLPConfig:
 
 
 class EncoderMLP(FrozenEncoderModel):
-    """Frozen encoder, standardise, principal components, multilayer perceptron.
+    """Frozen encoder, standardisation, principal components, multilayer perceptron.
 
     Parameters
     ----------
@@ -98,17 +98,17 @@ class EncoderMLP(FrozenEncoderModel):
         )
         self.head = FloatLinear(config.hidden, config.n_outputs)
 
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Take statistics and components of the features, and the mean profile, from the training spots.
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Compute the scale and components of the features, and the mean profile, from the training spots.
 
         Parameters
         ----------
-        pieces
-            All training spots, with ``targets``, some at a time; iterated once.
+        batches
+            All training spots, with ``targets``, in batches; iterated once.
         """
-        known = gather_training_spots(pieces, self.features_of)
-        self.components.solve(known.features)
-        self.initialize_at(known.targets.mean(dim=0))
+        spots = gather_training_spots(batches, self.features_of)
+        self.components.solve(spots.features)
+        self.initialize_at(spots.targets.mean(dim=0))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.

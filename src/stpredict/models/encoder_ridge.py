@@ -1,18 +1,18 @@
-"""A frozen image encoder, and ridge regression on what it says: the bar that every trained network has to clear.
+"""Ridge regression on the features of a frozen image encoder: the baseline that every trained network should beat.
 
 The recipe of HEST-bench (Jaume et al., "HEST-1k: A Dataset for Spatial Transcriptomics and Histology Image Analysis",
-NeurIPS 2024, arXiv 2406.16192): a frozen encoder describes the patch, features are standardised and projected on
-principal components, and expression is regressed on those. Nothing is trained by steps.
+NeurIPS 2024, arXiv 2406.16192): the features of a frozen encoder are standardised and projected on principal
+components, and expression is regressed on those. Nothing is trained by gradient steps.
 
 Deviations
-    - The penalty is chosen by leaving out groups of training spots (patients, else slides, else stripes of the only
-      slide). HEST-bench has it fixed at 100 / (components x genes), hardly any: ``penalty="hest"``.
-    - Several fields of view, each described by the same encoder, side by side; HEST-bench has one, of 112 µm:
-      ``fov_spots=(112 / 55,)`` for Visium.
-    - What lies far from the training spots in a feature is drawn in (``clip=None`` does not).
-    - The mean of the targets is added. HEST-bench adds none and does not centre its targets either: ``intercept=False``
+    - The penalty is chosen by cross-validation over groups of training spots (patients, else slides, else stripes of
+      the only slide). HEST-bench fixes it at 100 / (components x genes), which is very small: ``penalty="hest"``.
+    - The features of several fields of view, from the same encoder, are concatenated. HEST-bench has one field of view,
+      of 112 µm: ``fov_spots=(112 / 55,)`` for Visium.
+    - Features are clipped (``clip=None`` turns this off).
+    - The mean of the targets is added. HEST-bench adds none and does not centre its targets: ``intercept=False``
       predicts the same up to a constant for each gene, since features are centred.
-    - Solved exactly, in double precision, not by iteration.
+    - The solution is exact, in double precision, not iterative.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class EncoderRidgeConfig:
     n_features: int = 0
     """Width of the embeddings, for ``encoder="given"``."""
     clip: float | None = 3.0
-    """Standard deviations that a feature may lie from the training mean; more is drawn in, unless None."""
+    """Features are clipped at this many standard deviations from the training mean, unless None."""
     n_components: int = 256
-    """Principal components of the features that are regressed on, at most."""
+    """Maximum number of principal components of the features in the regression."""
     penalty: float | Literal["hest"] | None = None
-    """Weight of the squared coefficients; None chooses it by leaving out groups; ``"hest"`` is 100 / (components x
-    outputs)."""
+    """Weight of the squared coefficients; None chooses it by cross-validation over groups; ``"hest"`` is 100 /
+    (components x outputs)."""
     intercept: bool = True
     """Whether the mean of the targets is added."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
@@ -74,7 +74,7 @@ class EncoderRidgeConfig:
 
 
 class EncoderRidge(FrozenEncoderModel):
-    """Frozen encoder, standardise, principal components, ridge regression.
+    """Frozen encoder, standardisation, principal components, ridge regression.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class EncoderRidge(FrozenEncoderModel):
         self.ridge = Ridge(self.views.n_features, config.n_outputs, config.clip)
 
     def initialize_at(self, mean: Tensor) -> None:
-        """Predict one profile everywhere.
+        """Make the model predict one profile for every spot.
 
         Parameters
         ----------
@@ -101,17 +101,16 @@ class EncoderRidge(FrozenEncoderModel):
         """
         self.ridge.constant(mean)
 
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Solve the regression; this is all that is learnt.
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Solve the regression; nothing else is learnt.
 
         Parameters
         ----------
-        pieces
-            All training spots, with ``targets``, some at a time; iterated once.
+        batches
+            All training spots, with ``targets``, in batches; iterated once.
         """
-        config = self.config
-        known = gather_training_spots(pieces, self.features_of)
-        self.ridge.solve(known, config.n_components, config.penalty, intercept=config.intercept)
+        config, spots = self.config, gather_training_spots(batches, self.features_of)
+        self.ridge.solve(spots, config.n_components, config.penalty, intercept=config.intercept)
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.

@@ -41,7 +41,8 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, typical_pitch
-from .contract import FloatLinear, SpotModel, full_precision, unit_pixels
+from ._precision import full_precision, unit_pixels
+from .contract import FloatLinear, SpotModel
 from .histogene import SectionTransformer
 
 if TYPE_CHECKING:

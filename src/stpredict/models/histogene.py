@@ -34,10 +34,10 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
-from ._attention import attend, split_heads
-from ._layers import perceptron
+from ._layers import attend, perceptron, split_heads
 from ._places import PITCH_UM, concatenate_spots, rows_by_slide, typical_pitch
-from .contract import FloatLinear, SpotModel, unit_pixels
+from ._precision import unit_pixels
+from .contract import FloatLinear, SpotModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

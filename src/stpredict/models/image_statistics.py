@@ -1,6 +1,6 @@
-"""Colour and texture of patches, as numbers.
+"""Colour and texture statistics of patches. They do not change when a patch is flipped or rotated by right angles.
 
-Tensors only. The statistics do not change when a patch is flipped or turned.
+Tensors only. Shared machinery without an underscore: `_train` and `tl` compute them too.
 """
 
 from __future__ import annotations
@@ -10,57 +10,43 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._geometry import margin_px
-from .contract import full_precision, unit_pixels
+from ._layers import center
+from ._precision import full_precision, unit_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 N_STATISTICS = 27
-"""Numbers a window: mean, spread, correlation and skew of the channels, texture at four scales, mean of the centre."""
+"""Statistics of a window: mean, standard deviation, correlation and skew of the channels, texture at four scales, mean
+of the centre."""
 N_MOMENTS = 6
-"""Numbers a window of colour alone: mean and standard deviation of the optical density of R, G and B."""
+"""Colour statistics of a window: mean and standard deviation of the optical density of R, G and B."""
 _OCTAVES = 4
 N_COLOR = 12
 """Colour statistics of a patch: mean and standard deviation of R, G, B, in the whole patch and in its central half."""
-_COLOR_MEAN, _COLOR_SPREAD = 0.7, 0.15  # of the mean of a channel, over H&E patches (her2st C3, 224 px)
-_STD_MEAN, _STD_SPREAD = 0.14, 0.08  # of its standard deviation
+_MEAN_MEAN, _MEAN_STD = 0.7, 0.15  # of the mean of a channel, over H&E patches (her2st C3, 224 px)
+_STD_MEAN, _STD_STD = 0.14, 0.08  # of its standard deviation
 
 
 def patch_statistics(patches: Tensor, spot_share: float) -> Tensor:
-    """Colour and texture of the spot itself and of every field of view, in optical density.
+    """Colour and texture of the spot and of every field of view, in optical density.
 
-    Parameters
-    ----------
-    patches
-        ``(b, s, 3, p, p)``, uint8, or floating point in [0, 1].
-    spot_share
-        Spot diameter over the narrowest field of view; the square of that side is the first window.
-
-    Returns
-    -------
-    ``(b, (s + 1) * 27)`` float32.
+    ``(b, s, 3, p, p)``, uint8 or in [0, 1], to ``(b, (s + 1) * 27)`` float32. The first window is a central square of
+    the narrowest field of view; ``spot_share`` is its side relative to the field of view.
     """
     with full_precision(patches.device):
         density = _density(patches)
         size = density.shape[-1]
         margin = margin_px(size, spot_share)
         spot = density[:, :1, :, margin : size - margin, margin : size - margin]
-        return torch.cat([_window(spot), _window(density)], dim=1).flatten(1)
+        return torch.cat([_window_statistics(spot), _window_statistics(density)], dim=1).flatten(1)
 
 
 def window_colors(patches: Tensor, margin: int) -> Tensor:
     """Mean and standard deviation of the optical density of each channel, in the spot and in every field of view.
 
-    Parameters
-    ----------
-    patches
-        ``(b, s, 3, p, p)``, uint8, or floating point in [0, 1].
-    margin
-        Pixels around the first window, which is in the middle of the narrowest field of view.
-
-    Returns
-    -------
-    ``(b, 6 * (s + 1))`` float32, the spot first: three means and three standard deviations a window.
+    ``(b, s, 3, p, p)``, uint8 or in [0, 1], to ``(b, 6 * (s + 1))`` float32: three means and three standard deviations
+    of each window. The first window is the narrowest field of view without ``margin`` pixels on each side.
     """
     with full_precision(patches.device):
         density = _density(patches)
@@ -75,12 +61,12 @@ def _density(patches: Tensor) -> Tensor:
     return unit_pixels(patches).float().clamp_min(1 / 255).log_().neg_()
 
 
-def _window(density: Tensor) -> Tensor:
+def _window_statistics(density: Tensor) -> Tensor:
     """The statistics of each window: ``(b, s, 3, p, p)`` to ``(b, s, 27)``."""
     mean = density.mean(dim=(-2, -1))
     centred = (density - mean[..., None, None]).flatten(-2)  # (b, s, 3, n)
     covariance = torch.einsum("bscn,bsdn->bscd", centred, centred) / centred.shape[-1]
-    squares = centred * centred  # summed apart: a matrix product rounds more, and the skew would show it
+    squares = centred * centred  # summed separately: a matrix product rounds more, which changes the skew
     std = squares.mean(dim=-1).sqrt()
     correlation = covariance / (std[..., None] * std[..., None, :] + 1e-9)
     pairs = torch.stack([correlation[..., 0, 1], correlation[..., 0, 2], correlation[..., 1, 2]], dim=-1)
@@ -91,63 +77,38 @@ def _window(density: Tensor) -> Tensor:
 
 
 def _texture(density: Tensor) -> list[Tensor]:
-    """Log mean gradient of each channel, at full size and after halving again and again: ``(b, s, 3)`` each."""
-    found = []
+    """Log mean gradient of each channel at full size and after each halving, ``(b, s, 3)`` each."""
+    textures = []
     for _ in range(_OCTAVES):
         if density.shape[-1] > 1:
-            gradient = (_slope(density, -1) + _slope(density, -2)) / 2
-            density = _halved(density)
+            gradient = (_mean_difference(density, -1) + _mean_difference(density, -2)) / 2
+            density = _downsample(density)
         else:
             gradient = torch.zeros(density.shape[:3], device=density.device)
-        found.append((gradient + 1e-3).log())
-    return found
+        textures.append((gradient + 1e-3).log())
+    return textures
 
 
-def _slope(density: Tensor, axis: int) -> Tensor:
+def _mean_difference(density: Tensor, axis: int) -> Tensor:
     """Mean absolute difference of neighbours along one axis, ``(b, s, 3)``."""
     return density.diff(dim=axis).abs_().mean(dim=(-2, -1))
 
 
-def _halved(density: Tensor) -> Tensor:
-    """Means of two by two pixels, an odd last row and column left out; rows first, where memory is contiguous."""
+def _downsample(density: Tensor) -> Tensor:
+    """Means of two by two pixels without an odd last row and column; rows first, where memory is contiguous."""
     even = density.shape[-1] // 2 * 2
     rows = density[..., :even:2, :even] + density[..., 1:even:2, :even]
     return (rows[..., ::2] + rows[..., 1::2]) / 4
 
 
-def center(images: Tensor, share: int) -> Tensor:
-    """The central ``1 / share`` of square images, a view.
-
-    Parameters
-    ----------
-    images
-        ``(..., p, p)``.
-    share
-        By how much the side shrinks.
-
-    Returns
-    -------
-    ``(..., p / share, p / share)``.
-    """
-    size = images.shape[-1]
-    first, last = (size - size // share) // 2, (size + size // share) // 2
-    return images[..., first:last, first:last]
-
-
 def color_statistics(pixels: Tensor) -> Tensor:
-    """Colour of each patch and of its central half, in units of the spread between H&E patches.
+    """Colour of each patch and of its central half, in units of the variation between H&E patches.
 
-    Parameters
-    ----------
-    pixels
-        ``(b, s, 3, p, p)`` in [0, 1].
-
-    Returns
-    -------
-    ``(b, s, 12)``: mean R, G, B, standard deviation R, G, B of the whole patch, then of its central half.
+    ``(b, s, 3, p, p)`` in [0, 1] to ``(b, s, 12)``: mean and standard deviation of R, G, B of the whole, then of the
+    half.
     """
     parts = []
     for part in (pixels, center(pixels, 2)):
         std, mean = torch.std_mean(part.float(), dim=(-2, -1), correction=0)
-        parts += [(mean - _COLOR_MEAN) / _COLOR_SPREAD, (std - _STD_MEAN) / _STD_SPREAD]
+        parts += [(mean - _MEAN_MEAN) / _MEAN_STD, (std - _STD_MEAN) / _STD_STD]
     return torch.cat(parts, dim=-1)

@@ -39,7 +39,8 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._features import FeatureScaler, apply_in_chunks
-from .contract import FloatLinear, SpotModel, batch_features, full_precision, unit_pixels
+from ._precision import full_precision, unit_pixels
+from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
 
 if TYPE_CHECKING:
@@ -237,8 +238,8 @@ class IStar(SpotModel):
         side = round(n_tokens**0.5)
         if side * side != n_tokens:
             msg = (
-                f"{self.encoder.name!r} gives {n_tokens} tokens per patch, which is no square grid. Give another "
-                "`encoder` or `size_px`."
+                f"{self.encoder.name!r} gives {n_tokens} tokens per patch, which is not a square grid. Give "
+                "another `encoder` or `size_px`."
             )
             raise ValueError(msg)
         grid: Tensor = rearrange(tokens, "b (i j) d -> b d i j", i=side)

@@ -28,9 +28,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._attention import add_residual, attend
-from ._layers import perceptron
-from .contract import FloatLinear, SpotModel, unit_pixels
+from ._layers import add_residual, attend, perceptron
+from ._precision import unit_pixels
+from .contract import FloatLinear, SpotModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +71,10 @@ class M2ORTConfig:
     def __post_init__(self) -> None:
         for name in ("n_outputs", "dim", "depth", "heads", "dim_head", "mlp_dim", "patch_size", "size_px"):
             check.positive_int(name, getattr(self, name))
-        check.power_of_two_factor("patch_size", self.patch_size, times=N_LEVELS - 1)
-        check.power_of_two_factor("dim", self.dim, times=N_LEVELS - 1)
+        for name in ("patch_size", "dim"):  # halved at every level
+            if getattr(self, name) % 2 ** (N_LEVELS - 1):
+                msg = f"`{name}` is {getattr(self, name)}; it is halved {N_LEVELS - 1} times: give a multiple of 4."
+                raise ValueError(msg)
         check.divides("patch_size", self.patch_size, "size_px", self.size_px)
         check.number("dropout", self.dropout, low=0, high=1)
         check.fov_spots(self.fov_spots, n_scales=1)

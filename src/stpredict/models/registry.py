@@ -1,4 +1,7 @@
-"""Named models: their configurations, their networks, and both as JSON. No network is imported unasked."""
+"""Named models: their configurations, their networks, and both as JSON. Networks are imported when they are needed.
+
+Shared machinery without an underscore: `tl` asks it about the fields of configurations.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from .._checks import models as check
-from ._variants import VARIANTS, Variant, timm_network
+from ._variants import EXTENSIONS, VARIANTS, Variant, timm_network
 from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import pandas as pd
 
     from .contract import SpotModel
     from .model_config import ModelConfig
@@ -44,7 +45,7 @@ def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None
     >>> models.config("m2ost_tiny", 250, {"mask_rate": 0.2}).size_px
     112
     """
-    variant = _named(name)
+    variant = _variant_of_name(name)
     return _config(variant, {**variant.overrides, **(overrides or {}), "n_outputs": n_outputs})
 
 
@@ -56,29 +57,29 @@ def register(
     overrides: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make a model of your own known by name, until Python ends.
+    """Register a model of your own under a name, for the current Python session.
 
-    Call it at the end of the module that defines the model. Whoever loads a predictor of such a model imports that
-    module first. Registering a model again replaces its row.
+    Call it at the end of the module that defines the model. Import that module before you load a predictor of the
+    model. Registering a model again replaces its row.
 
     Parameters
     ----------
     name
-        What `stp.tl.fit` is told.
+        The ``model`` argument of `stp.tl.fit`.
     model
-        Class of the network. Beside it, at the top of the same module, stands the dataclass of its configuration,
-        called the same with ``Config`` behind.
+        Class of the network. The dataclass of its configuration, with the same name and the suffix ``Config``, is at
+        the top level of the same module.
     citation
         Where it was published.
     overrides
         Fields that differ from the defaults of the configuration.
     recipe
-        Fields of `stp.tl.FitConfig` that differ from its defaults where nobody says otherwise.
+        Fields of `stp.tl.FitConfig` whose defaults for this model differ from those of the class.
 
     Raises
     ------
     ValueError
-        If the name, or a class of that name, is known already, or there is no such dataclass.
+        If the name, or a class of that name, is taken, or the dataclass is missing.
 
     Examples
     --------
@@ -105,7 +106,7 @@ def register(
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """How a named model is trained where nobody says otherwise.
+    """Default training options of a named model.
 
     Parameters
     ----------
@@ -122,27 +123,23 @@ def recipe(name: str) -> dict[str, Any]:
     >>> models.recipe("m2ost_tiny")
     {'validation': 'none'}
     """
-    return dict(_named(name).recipe)
+    return dict(_variant_of_name(name).recipe)
+
+
+def named_variants() -> dict[str, Variant]:
+    """All rows by name, those that users registered included."""
+    return dict(_KNOWN)
 
 
 def config_fields(name: str) -> list[str]:
-    """What can be changed in a named model.
-
-    Parameters
-    ----------
-    name
-        A name that ``stp.models.available()`` lists.
-
-    Returns
-    -------
-    Fields of its configuration.
-    """
-    variant = _named(name)
-    return [each.name for each in fields(getattr(_module(variant), f"{variant.model}Config"))]
+    """Fields that the configuration of a named model takes."""
+    variant = _variant_of_name(name)
+    extended = _variant_of_class(EXTENSIONS.get(variant.model, variant.model))
+    return [each.name for each in fields(_config_class(extended))]
 
 
 def accepts_embeddings(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether a named model with these options can take embeddings that come with the spots."""
+    """Whether a named model with these options can use embeddings that come with the spots."""
     return "encoder" in config_fields(name) and options.get("encoder", GIVEN) == GIVEN
 
 
@@ -152,7 +149,7 @@ def build(config: ModelConfig) -> SpotModel:
     Parameters
     ----------
     config
-        What ``config`` or ``config_from_dict`` gave.
+        From ``config`` or ``config_from_dict``.
 
     Returns
     -------
@@ -165,50 +162,17 @@ def build(config: ModelConfig) -> SpotModel:
     >>> network.head.out_features
     250
     """
-    variant = _variant(_model_name(config))
+    variant = _variant_of_class(type(config).__name__.removesuffix("Config"))
     return cast("SpotModel", getattr(_module(variant), variant.model)(config))
 
 
-def available() -> pd.DataFrame:
-    """The named models.
-
-    Returns
-    -------
-    One row per name: ``citation``, ``context``, ``n_scales``, ``size_px``, ``parameters`` and ``macs`` (multiply-
-    accumulates of one spot, attention among them) at 250 outputs, and ``licence`` of the weights that timm knows for
-    its image encoder. The last three are missing for models that need timm where there is none.
-
-    Examples
-    --------
-    >>> from stpredict import models
-    >>> int(models.available().loc["m2ost", "macs"] / 1e6)
-    3978
-    """
-    import pandas as pd
-
-    from .macs import cost
-
-    rows = {}
-    for name, variant in _KNOWN.items():
-        shape = config(name, 250)
-        rows[name] = {
-            "citation": variant.citation,
-            "context": shape.context,
-            "n_scales": len(shape.fov_spots),
-            "size_px": shape.size_px,
-            **cost(shape),
-        }
-    counted = {"parameters": "Int64", "macs": "Int64", "licence": "string"}
-    return pd.DataFrame.from_dict(rows, orient="index").astype(counted).rename_axis("model")
-
-
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
-    """A configuration as JSON takes it.
+    """A configuration as values for JSON.
 
     Parameters
     ----------
     config
-        What ``config`` gave.
+        From ``config``.
 
     Returns
     -------
@@ -222,11 +186,13 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     ('M2OST', 96)
     """
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}
-    return {"model": _model_name(config), "config": values}
+    model = type(config).__name__.removesuffix("Config")
+    saved_as = {extension: base for base, extension in EXTENSIONS.items()}
+    return {"model": saved_as.get(model, model), "config": values}
 
 
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
-    """A configuration from what ``config_to_dict`` gave, checked field by field.
+    """A configuration from the values of ``config_to_dict``, checked field by field.
 
     Parameters
     ----------
@@ -246,11 +212,11 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     """
     check.saved_config(values)
     check.known_model(values["model"], {variant.model for variant in _KNOWN.values()})
-    return _config(_variant(values["model"]), values["config"])
+    return _config(_variant_of_class(values["model"]), values["config"])
 
 
-def _named(name: Any) -> Variant:
-    """The row of a name; one made up for a name that only timm knows."""
+def _variant_of_name(name: Any) -> Variant:
+    """The row of a name; a new one for a name that only timm knows."""
     if isinstance(name, str) and name not in _KNOWN:
         from .backbone import own_size
 
@@ -260,19 +226,28 @@ def _named(name: Any) -> Variant:
     return _KNOWN[name]
 
 
+def _variant_of_class(model: str) -> Variant:
+    return next(variant for variant in _KNOWN.values() if variant.model == model)
+
+
 def _config(variant: Variant, values: Mapping[str, Any]) -> ModelConfig:
-    cls = getattr(_module(variant), f"{variant.model}Config")
-    check.known_fields(cls.__name__, values, [f.name for f in fields(cls)])
+    """The configuration of a row, or of the model's extension if the values name a field that only that has."""
+    cls = _config_class(variant)
+    if variant.model in EXTENSIONS:
+        extended = _config_class(_variant_of_class(EXTENSIONS[variant.model]))
+        if values.keys() & (_field_names(extended) - _field_names(cls)):
+            cls = extended
+    check.known_fields(cls.__name__, values, [each.name for each in fields(cls)])
     arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return cast("ModelConfig", cls(**arguments))
 
 
-def _model_name(config: ModelConfig) -> str:
-    return type(config).__name__.removesuffix("Config")
+def _field_names(cls: Any) -> set[str]:
+    return {each.name for each in fields(cls)}
 
 
-def _variant(model: str) -> Variant:
-    return next(variant for variant in _KNOWN.values() if variant.model == model)
+def _config_class(variant: Variant) -> Any:
+    return getattr(_module(variant), f"{variant.model}Config")
 
 
 def _module(variant: Variant) -> Any:

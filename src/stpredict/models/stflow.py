@@ -40,7 +40,8 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, typical_pitch
-from .contract import FloatLinear, SpotModel, batch_features, full_precision
+from ._precision import full_precision
+from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
 from .model_config import GIVEN
 

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .._checks import models as check
-from .contract import FloatLinear, SpotModel, unit_pixels
+from ._precision import unit_pixels
+from .contract import FloatLinear, SpotModel
 from .encoder import NO_WEIGHTS, Encoder
 
 if TYPE_CHECKING:

@@ -40,10 +40,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._attention import attend
 from ._features import FeatureScaler, apply_in_chunks, sub_patches
 from ._lattice import lattice_positions
-from ._layers import perceptron
+from ._layers import attend, perceptron
 from ._places import rows_by_slide
 from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
@@ -119,8 +118,8 @@ class TRIPLEXConfig:
             check.text(name, getattr(self, name))
         if self.target_encoder in (STATISTICS, GIVEN):
             msg = (
-                f"`target_encoder` is {self.target_encoder!r}, which is no network; it is trained: give a name of "
-                "timm, such as 'resnet18'."
+                f"`target_encoder` is {self.target_encoder!r}, which is not a network to train. Give a name of timm, "
+                "such as 'resnet18'."
             )
             raise ValueError(msg)
         for part in _PARTS:
@@ -131,9 +130,7 @@ class TRIPLEXConfig:
             check.number(f"{part}_dropout", getattr(self, f"{part}_dropout"), low=0, high=1)
         check.number("agreement", self.agreement, low=0, high=1)
         check.fov_spots(self.fov_spots, n_scales=2)
-        if self.size_px < SIDE:
-            msg = f"`size_px` is {self.size_px}; the patch is cut into {SIDE} x {SIDE}: give at least {SIDE}."
-            raise ValueError(msg)
+        check.splits_patch(self.size_px, SIDE)
         check.choice("context", self.context, ("slide",))
 
     def shape_of(self, part: str) -> tuple[int, int, int, float, float]:

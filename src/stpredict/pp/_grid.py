@@ -18,7 +18,7 @@ from . import elements
 from ._grid_area import tissue_share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -39,7 +39,9 @@ PLACES_AT_ONCE = 1_000_000
 class Trained(Protocol):
     """What is read of a predictor."""
 
-    provenance: dict[str, Any]
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What it records about its training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,10 +5,11 @@ from ._calibrate import calibrate
 from ._cohort.runner import predict_cohort
 from ._evaluate import evaluate, summary
 from ._fit import fit
-from ._options import FitConfig, PatchSpec
+from ._options import FitConfig, PatchSpec, Selection
 from ._predict import predict
 from ._predictability.predictability import predictability
 from ._predictor.predictor import Predictor
+from ._predictor.provenance import Provenance
 from ._raster import rasterize
 from ._self_train import self_train
 from ._super_resolution.super_resolve import super_resolve
@@ -19,6 +20,8 @@ __all__ = [
     "FitConfig",
     "PatchSpec",
     "Predictor",
+    "Provenance",
+    "Selection",
     "benchmark",
     "calibrate",
     "cross_validate",

@@ -17,8 +17,7 @@ from .._train.batches import BatchLimit
 from .._train.data import slide_index
 from ._inference.plan import PredictionPlan, PredictOptions, read
 from ._predictor.conformal import Calibration
-from ._training.plan import columns_of, with_counts
-from ._training.training_plan import digest
+from ._training.plan import drop_low_count_spots, gene_columns, slide_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,7 +125,7 @@ def calibrate(
         um_per_px=um_per_px,
         features_key=features_key,
     )
-    slides = with_counts(resolve(sdata, selection), predictor.provenance["fit"]["min_library"])
+    slides = drop_low_count_spots(resolve(sdata, selection), predictor.provenance.fit["min_library"])
     seen = _seen(slides, predictor)
     check.untrained(seen, allowed=allow_leakage)
     for slide in slides:
@@ -148,13 +147,13 @@ def calibrate(
 
 def _seen(slides: Sequence[Slide], predictor: Predictor) -> list[str]:
     """Slides that were trained or validated on, whatever they are called, or whose group was."""
-    known = predictor.provenance["slides"]
+    known = predictor.provenance.slides
     digests, groups = {each["sha256"] for each in known.values()}, {each["group"] for each in known.values()}
-    return [s.name for s in slides if s.name in known or s.group in groups or digest(s) in digests]
+    return [s.name for s in slides if s.name in known or s.group in groups or slide_digest(s) in digests]
 
 
 def _observed(slide: Slide, predictor: Predictor) -> NDArray[np.float32]:
-    return predictor.target.normalize(slide.counts, columns_of(slide, predictor.genes))
+    return predictor.target.normalize(slide.counts, gene_columns(slide, predictor.genes))
 
 
 def _predicted(

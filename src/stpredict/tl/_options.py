@@ -1,8 +1,9 @@
-"""Options of training and of patches under their public names, `stp.tl.FitConfig` and `stp.tl.PatchSpec`."""
+"""Classes of lower layers under their public names: `stp.tl.FitConfig`, `stp.tl.PatchSpec`, `stp.tl.Selection`."""
 
 from __future__ import annotations
 
 from .._geometry import PatchSpec
+from .._slides import Selection
 from .._train.config import FitConfig
 
-__all__ = ["FitConfig", "PatchSpec"]
+__all__ = ["FitConfig", "PatchSpec", "Selection"]

@@ -21,7 +21,8 @@ from ._inference.cluster import spread
 from ._inference.plan import PredictionPlan, PredictOptions, compute
 from ._inference.sinks import MemorySink, StoreSink
 from ._inference.table import as_table, beside, fill_layer, run_record
-from ._training.provenance import predictor_of, warn_unseen_color
+from ._predictor.attrs import resolve_predictor
+from ._predictor.provenance import warn_unseen_color
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -166,7 +167,7 @@ def predict(
         features_key=features_key,
     )
     slides = resolve(sdata, selection, needs_table=layer is not None)
-    found = predictor_of(sdata, predictor)
+    found = resolve_predictor(sdata, predictor)
     check_config.embeddings_fit(found.model, asdict(found.model_config), _width(slides), takes=_takes_embeddings(found))
     _check_place(sdata, slides[0].table_name, found, key_added, layer)
     _warn_unseen_resolution(slides, found)
@@ -179,7 +180,7 @@ def predict(
     values, uns = sink.values(), run_record(found, settings)
     for slide, first, last in zip(slides, plan.starts, plan.starts[1:], strict=False):
         colors, flagged = values[keys.COLOR][first:last], values[keys.AT_BORDER][first:last]
-        warn_unseen_color(colors, flagged, found.provenance, slide.name, normalized=stain is not None)
+        warn_unseen_color(colors, flagged, found.provenance["color"], slide.name, normalized=stain is not None)
     if layer is not None:
         fill_layer(slides, values, found, layer, uns)
         return
@@ -256,6 +257,6 @@ def _counted(pieces: Iterable[dict[str, NDArray[Any]]], bar: tqdm[NoReturn]) -> 
 
 
 def _warn_unseen_resolution(slides: Sequence[Slide], predictor: Predictor) -> None:
-    seen = [s["um_per_px"] for s in predictor.provenance["slides"].values()]
+    seen = [s["um_per_px"] for s in predictor.provenance.slides.values()]
     for slide in slides:
         check_training.seen_resolution(slide.um_per_px, seen, slide.name)

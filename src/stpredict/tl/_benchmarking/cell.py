@@ -18,9 +18,8 @@ from ...models.registry import accepts_embeddings
 from .._inference.plan import PredictionPlan, PredictOptions, X, compute
 from .._inference.sinks import MemorySink
 from .._predictor.serialization import package_version
-from .._training.plan import planned
-from .._training.train_members import trained
-from .._training.training_plan import digest
+from .._training.plan import plan_training, slide_digest
+from .._training.train_members import train_members
 from .cost import PeakMemory, Stopwatch
 from .observations import score
 from .study import median_diameter, without_features
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from ..._slides import Slide
     from ...models import ModelConfig
     from .._predictor.predictor import Predictor
-    from .._training.training_plan import Run
+    from .._training.plan import TrainingPlan
     from .entry import Entry
     from .folds import Split
     from .observations import HeldOut
@@ -82,7 +81,7 @@ class Cell:
             fixed["fov_spots"] = (rule.fov_um / median_diameter(self.study.slides),)
         return {**fixed, **self.entry.options}
 
-    def run(self) -> Run:
+    def run(self) -> TrainingPlan:
         """Decide everything about the training.
 
         Returns
@@ -95,7 +94,7 @@ class Cell:
         if self.split.validate == ():
             config = replace(config, validation="none")
         slides = [self.study.slides[name] for name in self.split.train]
-        return planned(
+        return plan_training(
             without_features(slides, keep=self._embedded),
             self.entry.model,
             config=config,
@@ -106,7 +105,7 @@ class Cell:
             validate_on=self.split.validate or None,
         )
 
-    def config(self, run: Run) -> dict[str, Any]:
+    def config(self, run: TrainingPlan) -> dict[str, Any]:
         """What decides the outcome, by name.
 
         Parameters
@@ -119,8 +118,8 @@ class Cell:
         Values as JSON gives them back.
         """
         values = {
-            **run.values(),
-            "test": {name: digest(self.study.slides[name]) for name in self.split.test},
+            **run.fingerprint(),
+            "test": {name: slide_digest(self.study.slides[name]) for name in self.split.test},
             "fold": self.split.number,
             "leaks": self.split.leaks,
             "protocol": self.study.protocol_name,
@@ -131,7 +130,7 @@ class Cell:
         return found
 
 
-def finished(cell: Cell, run: Run) -> bool:
+def finished(cell: Cell, run: TrainingPlan) -> bool:
     """Whether a cell is there already; refuse one that was made with something else.
 
     Parameters
@@ -153,7 +152,7 @@ def finished(cell: Cell, run: Run) -> bool:
     return True
 
 
-def fill(cell: Cell, run: Run, held: HeldOut) -> None:
+def fill(cell: Cell, run: TrainingPlan, held: HeldOut) -> None:
     """Train, predict, score, and write the folder.
 
     Parameters
@@ -226,10 +225,10 @@ def _fail(cell: Cell, part: Path, error: Exception) -> None:
     replace_folder(part, cell.folder)
 
 
-def _do(cell: Cell, run: Run, held: HeldOut, part: Path) -> None:
+def _do(cell: Cell, run: TrainingPlan, held: HeldOut, part: Path) -> None:
     with PeakMemory() as memory:
         with Stopwatch() as fitting:
-            predictor = trained(run, part / PREDICTOR)
+            predictor = train_members(run, part / PREDICTOR)
         with Stopwatch() as predicting:
             values = _predicted(cell, predictor)
     scores, whole = score(held, values[X])
@@ -265,10 +264,10 @@ def _do(cell: Cell, run: Run, held: HeldOut, part: Path) -> None:
             **costs,
             "leaks": cell.split.leaks,
             "note": {
-                "pretrained": predictor.provenance.get("pretrained", {}),
-                "validation": predictor.provenance["validation_note"],
-                "best": predictor.provenance["best"],
-                "versions": predictor.provenance["versions"],
+                "pretrained": predictor.provenance.pretrained,
+                "validation": predictor.provenance.validation_note,
+                "best": predictor.provenance.best,
+                "versions": predictor.provenance.versions,
             },
         },
     )
@@ -297,12 +296,12 @@ def _macs(shape: ModelConfig, n_members: int) -> int:
     return n_members * macs(shape)
 
 
-def _log(cell: Cell, run: Run, predictor: Predictor) -> str:
+def _log(cell: Cell, run: TrainingPlan, predictor: Predictor) -> str:
     """What happened, for a person."""
     lines = [
         f"stpredict {package_version()}: {cell.label} ({cell.entry.model}), {cell.folder.name}",
         f"trained on {', '.join(slide.name for slide in run.slides)}; tested on {', '.join(cell.split.test)}",
-        f"validation: {predictor.provenance['validation_note']}",
+        f"validation: {predictor.provenance.validation_note}",
     ]
     history = predictor.history.to_csv(index=False) if len(predictor.history) else "no training by steps\n"
     return "\n".join(lines) + "\n\n" + history

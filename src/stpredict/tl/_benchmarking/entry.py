@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..._checks import comparison as check
-from ..._train.config import FitConfig, settled
+from ..._train.config import FitConfig, fit_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ class Entry:
         -------
         All fields.
         """
-        return settled({**common, **self.recipe, "seed": seed, "progress": False}, self.model)
+        return fit_config({**common, **self.recipe, "seed": seed, "progress": False}, self.model)
 
     def target_spec(self, common: TargetSpec) -> TargetSpec:
         """What this row regresses.

@@ -13,7 +13,7 @@ from ..._checks import expression as check_expression
 from ...metrics.correlation import LEAST
 from ...metrics.scores import Prediction, Spots, gene_scores, nan_mean, summary_scores
 from .._evaluate import ceiling_arguments
-from .._training.plan import columns_of
+from .._training.plan import gene_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -125,7 +125,7 @@ def measured(
     n_spots = [len(slide.xy_px) for slide in slides]
     name = np.repeat([slide.name for slide in slides], n_spots)
     xy = np.concatenate([slide.xy_px for slide in slides])
-    observed = np.concatenate([spec.normalize(slide.counts, columns_of(slide, genes)) for slide in slides])
+    observed = np.concatenate([spec.normalize(slide.counts, gene_columns(slide, genes)) for slide in slides])
     counted = ~check_expression.zero_spots(counts)
     enough = [each for each in dict.fromkeys(name.tolist()) if (counted & (name == each)).sum() >= LEAST]
     check.scorable(len(enough), fold)
@@ -149,7 +149,7 @@ def measured(
 
 
 def _panel(slide: Slide, genes: Sequence[str]) -> csr_matrix:
-    return slide.counts[:, columns_of(slide, genes)]  # type: ignore[index]
+    return slide.counts[:, gene_columns(slide, genes)]  # type: ignore[index]
 
 
 def score(held: HeldOut, predicted: NDArray[np.float32]) -> tuple[pd.DataFrame, dict[str, float]]:

@@ -13,7 +13,7 @@ from ..._checks import comparison as check
 from ..._slides import shared_genes
 from ...datasets import gene_panel
 from ...pp.targets import TargetSpec
-from .._training.plan import columns_of
+from .._training.plan import gene_columns
 from .folds import M2OST_SEED, published, splits
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _authors_or_rule(slides: Sequence[Slide]) -> list[str]:
 
 def _variance(slide: Slide, genes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Variance of raw counts."""
-    counts = slide.counts[:, columns_of(slide, genes)].astype(np.float64)  # type: ignore[index]
+    counts = slide.counts[:, gene_columns(slide, genes)].astype(np.float64)  # type: ignore[index]
     mean, square = (np.asarray(part.mean(axis=0)).ravel() for part in (counts, counts.multiply(counts)))
     found: np.ndarray[Any, np.dtype[np.float64]] = square - mean**2
     return found
@@ -81,7 +81,7 @@ def _most_variable(slides: Sequence[Slide]) -> list[str]:
     from scipy.sparse import vstack
 
     known = shared_genes(slides)
-    values = vstack([slide.counts[:, columns_of(slide, known)] for slide in slides], format="csr").log1p()  # type: ignore[index]
+    values = vstack([slide.counts[:, gene_columns(slide, known)] for slide in slides], format="csr").log1p()  # type: ignore[index]
     mean, square = (np.asarray(part.mean(axis=0)).ravel() for part in (values, values.multiply(values)))
     return [known[i] for i in np.argsort(-(square - mean**2), kind="stable")[:N_HEST]]
 

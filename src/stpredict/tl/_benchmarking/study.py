@@ -15,8 +15,7 @@ from ..._checks import expression as check_expression
 from ..._slides import resolve, shared_genes
 from ..._train.config import FitConfig
 from ...pp.targets import TargetSpec
-from .._training.plan import N_GENES, dispersed, with_counts
-from .._training.training_plan import digest
+from .._training.plan import DEFAULT_N_GENES, drop_low_count_spots, most_dispersed_genes, slide_digest
 from .folds import splits
 from .protocols import PROTOCOLS
 
@@ -76,7 +75,7 @@ class Study:
             "protocol": self.protocol_name,
             "target": {name: getattr(self.target, name) for name in ("target_sum", "over", "log1p")},
             "slides": {
-                name: {"group": slide.group, "sha256": digest(slide), "um_per_px": slide.um_per_px}
+                name: {"group": slide.group, "sha256": slide_digest(slide), "um_per_px": slide.um_per_px}
                 for name, slide in self.slides.items()
             },
             "folds": [
@@ -131,7 +130,7 @@ def studied(
     check.no_other_folds(protocol, by != "group" or n_folds is not None)
     found = resolve(sdata, selection)
     common = {**(rule.config if rule else {}), **common}
-    counted = with_counts(found, float(common.get("min_library", FitConfig().min_library)))
+    counted = drop_low_count_spots(found, float(common.get("min_library", FitConfig().min_library)))
     slides = [slide for slide in found if slide.name in {each.name for each in counted}]
     parts = splits(slides, by=by, n_folds=n_folds, allow_leakage=allow_leakage) if rule is None else rule.splits(slides)
     if rule is not None and target is not None:
@@ -164,7 +163,8 @@ def _panels(
     if rule is not None:
         return (tuple(rule.genes(slides)),) * len(parts)
     return tuple(
-        tuple(dispersed([slide for slide in slides if slide.name in part.train], known, N_GENES)) for part in parts
+        tuple(most_dispersed_genes([slide for slide in slides if slide.name in part.train], known, DEFAULT_N_GENES))
+        for part in parts
     )
 
 

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from ... import _keys as keys
-from ..._train.batches import BatchLimit, take, to_device
+from ..._train.batches import BatchLimit, gather, to_device
 from ..._train.color import color_statistics
 from ..._train.config import FitConfig
 from ..._train.data import read_pieces, reading_order
 from ..._train.device import make_fabric
-from ..._train.prefetch import ahead
-from ..._train.windows import surroundings
+from ..._train.prefetch import prefetch
+from ..._train.windows import nearest_spots_outside
 from .._predictor.ood import image_statistics
 from .._predictor.stain import stain_normalizers
-from .._training.training_plan import digest
+from .._training.plan import slide_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -138,7 +138,7 @@ class PredictionPlan:
         16 hexadecimal digits.
         """
         said: list[Any] = [predictor.hash, self.settings.n_views, PARTITION]
-        said += [(digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
+        said += [(slide_digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
         said += [hashlib.sha256(stain.table.tobytes()).hexdigest() for stain in self.stains]
         if self.settings.uncertainty is not None:
             said += [self.settings.uncertainty, self.settings.coverage]
@@ -188,7 +188,7 @@ class PredictionPlan:
                 inside = slice(max(first, start) - start, min(last, stop) - start)
                 if inside.start < inside.stop:
                     core = self.order[start:stop] - begin
-                    rows = np.concatenate([core, surroundings(slide.xy_um, core, AROUND)])
+                    rows = np.concatenate([core, nearest_spots_outside(slide.xy_um, core, AROUND)])
                     for piece in read_pieces(slide, patch, rows=rows, index=index, piece_bytes=sys.maxsize):
                         yield (_stained(piece, self.stains[index]) if self.stains else piece), inside
 
@@ -222,10 +222,10 @@ def compute(plan: PredictionPlan, predictor: Predictor, first: int, last: int) -
         (replace(piece, spots=to_device(piece.spots, fabric.device)), inside)
         for piece, inside in read(plan, predictor, first, last)
     )
-    with ahead(pieces) as arriving:
+    with prefetch(pieces) as arriving:
         for piece, inside in arriving:
             expression = _expression(piece.spots, predictor, fabric, limit, settings)
-            patches = take(piece.spots, inside).patches
+            patches = gather(piece.spots, inside).patches
             yield {
                 **{name: values[inside] for name, values in expression.items()},
                 **_distance(patches, predictor, share),

@@ -60,8 +60,8 @@ def run_record(predictor: Predictor, settings: PredictOptions) -> dict[str, Any]
         "model": {
             "name": predictor.model,
             "hash": predictor.hash,
-            "trained_on": list(predictor.provenance["slides"]),
-            "groups": sorted({s["group"] for s in predictor.provenance["slides"].values()}),
+            "trained_on": list(predictor.provenance.slides),
+            "groups": sorted({s["group"] for s in predictor.provenance.slides.values()}),
         },
     }
 

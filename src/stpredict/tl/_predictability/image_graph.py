@@ -1,4 +1,4 @@
-"""Spots that look alike, and what their expression says of each other. Arrays only."""
+"""Nearest neighbours in image space, and a permutation test that keeps spatial autocorrelation. Arrays only."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..._checks import predictability as check
 from ...metrics import pearson
+from . import _errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
-AT_ONCE = 512
-"""Spots whose distances to all others are held at a time."""
-FAR = 2.0
-"""Neighbours on the same slide are at least this many pitches away."""
+BLOCK_SPOTS = 512
+"""Spots whose distances to all others are in memory at a time."""
+MIN_DISTANCE = 2.0
+"""Minimum distance of neighbours on the same slide, in pitches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Spots:
-    """Where spots are, on slides and in image space."""
+class ImageSpace:
+    """Spots with their image features and positions."""
 
     features: NDArray[np.float32]
     """``(n, d)``, standardised within each slide."""
@@ -36,79 +36,47 @@ class Spots:
     """Distance of neighbouring spots."""
 
     @property
-    def apart(self) -> str:
-        """Where neighbours are looked for: ``"other groups"``, ``"other slides"`` or ``"the same slide"``."""
+    def neighbors_from(self) -> str:
+        """Where neighbours are taken from: ``"other groups"``, ``"other slides"`` or ``"the same slide"``."""
         if len(np.unique(self.group)) > 1:
             return "other groups"
         return "other slides" if len(np.unique(self.slide)) > 1 else "the same slide"
 
     def neighbors(self, n_neighbors: int) -> NDArray[np.intp]:
-        """The spots that look most alike, elsewhere.
-
-        Parameters
-        ----------
-        n_neighbors
-            How many.
-
-        Returns
-        -------
-        ``(n, n_neighbors)`` positions; fewer columns where a spot has fewer to choose from.
-        """
-        parts = [np.arange(len(self.slide))[i : i + AT_ONCE] for i in range(0, len(self.slide), AT_ONCE)]
-        most = min(n_neighbors, *(int(self._allowed(rows).sum(axis=1).min()) for rows in parts))
-        check.distant_spots(most)
+        """Positions of the nearest neighbours in image space, ``(n, k)``; fewer if a spot has fewer candidates."""
+        parts = [np.arange(len(self.slide))[i : i + BLOCK_SPOTS] for i in range(0, len(self.slide), BLOCK_SPOTS)]
+        k = min(n_neighbors, *(int(self._allowed(rows).sum(axis=1).min()) for rows in parts))
+        _errors.check_distant_spots(k)
         squares = (self.features.astype(np.float64) ** 2).sum(axis=1)
         found = []
         for rows in parts:
             distance = squares - 2 * self.features[rows].astype(np.float64) @ self.features.T
             distance[~self._allowed(rows)] = np.inf
-            found.append(np.argpartition(distance, most - 1, axis=1)[:, :most])
+            found.append(np.argpartition(distance, k - 1, axis=1)[:, :k])
         return np.concatenate(found)
 
     def weights(self, n_neighbors: int) -> csr_array:
-        """What takes the mean over neighbours.
-
-        Parameters
-        ----------
-        n_neighbors
-            How many.
-
-        Returns
-        -------
-        ``(n, n)`` float32, rows sum to 1.
-        """
+        """``(n, n)`` matrix that averages over the nearest neighbours."""
         from scipy.sparse import csr_array
 
         columns = self.neighbors(n_neighbors)
         n, k = columns.shape
-        share = np.full(n * k, 1 / k, np.float32)
-        return csr_array((share, columns.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+        weight = np.full(n * k, 1 / k, np.float32)
+        return csr_array((weight, columns.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
 
     def _allowed(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Which spots may be neighbours of some, ``(len(rows), n)``."""
-        if self.apart == "the same slide":
-            away = self.xy_um[rows, None] - self.xy_um
-            far: NDArray[np.bool_] = np.hypot(away[..., 0], away[..., 1]) > (FAR + 0.05) * self.pitch_um
+        """Candidate neighbours of some spots, ``(len(rows), n)``."""
+        if self.neighbors_from == "the same slide":
+            offset = self.xy_um[rows, None] - self.xy_um
+            far: NDArray[np.bool_] = np.hypot(offset[..., 0], offset[..., 1]) > (MIN_DISTANCE + 0.05) * self.pitch_um
             return far
-        names = self.group if self.apart == "other groups" else self.slide
-        other: NDArray[np.bool_] = names[rows, None] != names
-        return other
+        names = self.group if self.neighbors_from == "other groups" else self.slide
+        different: NDArray[np.bool_] = names[rows, None] != names
+        return different
 
 
-def standardised(features: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Features of mean 0 and standard deviation 1 on each slide: stain and scanner shift all spots of it alike.
-
-    Parameters
-    ----------
-    features
-        ``(n, d)``.
-    slide
-        ``(n,)``.
-
-    Returns
-    -------
-    ``(n, d)`` float32.
-    """
+def standardize_by_slide(features: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Standardise features within each slide, since stain and scanner shift all its spots alike."""
     found = np.empty(features.shape, np.float32)
     for name in np.unique(slide):
         part = features[slide == name].astype(np.float64)
@@ -117,51 +85,31 @@ def standardised(features: NDArray[np.float32], slide: NDArray[np.int64]) -> NDA
     return found
 
 
-def within_slides(
+def pearson_within_slides(
     values: NDArray[np.floating], other: NDArray[np.floating], slide: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Correlation of each gene over the spots of a slide, averaged over slides; 0 where one of the two is constant.
-
-    Parameters
-    ----------
-    values, other
-        ``(n, g)``.
-    slide
-        ``(n,)``.
-
-    Returns
-    -------
-    ``(g,)``.
-    """
+    """Mean over slides of the correlation of each gene across spots; 0 where one of the two is constant."""
     found = [pearson(values[slide == name], other[slide == name]) for name in np.unique(slide)]
     return np.nan_to_num(np.stack(found)).mean(axis=0)
 
 
-def displaced(xy_um: NDArray[np.float64], slide: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.intp]:
-    """Other places for the values of spots, neighbours together: slides are turned, shifted, folded back at the edges.
+def torus_shift_permutation(
+    xy_um: NDArray[np.float64], slide: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Permute spots within slides so that neighbours stay together: rotate, shift, and reflect at the edges.
 
-    Parameters
-    ----------
-    xy_um
-        ``(n, 2)``.
-    slide
-        ``(n,)``.
-    rng
-        Source of randomness.
-
-    Returns
-    -------
-    ``(n,)`` for each spot, the spot of the same slide whose value it takes; some may be taken twice.
+    Returns for each spot the spot of the same slide whose value it takes; a spot may be used twice. Reflection replaces
+    the wrap-around of a torus, which would put opposite edges beside each other.
     """
     from scipy.spatial import cKDTree
 
-    taken = np.empty(len(slide), np.intp)
+    permutation = np.empty(len(slide), np.intp)
     for name in np.unique(slide):
         rows = np.flatnonzero(slide == name)
         xy = xy_um[rows] - xy_um[rows].mean(axis=0)
         angle = rng.uniform(0, 2 * np.pi)
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         low, side = xy.min(axis=0), np.maximum(np.ptp(xy, axis=0), 1e-9)
-        moved = (xy @ turn - low + rng.uniform(0, 2, 2) * side) % (2 * side)
-        taken[rows] = rows[cKDTree(xy).query(low + side - np.abs(side - moved))[1]]
-    return taken
+        moved = (xy @ rotation - low + rng.uniform(0, 2, 2) * side) % (2 * side)
+        permutation[rows] = rows[cKDTree(xy).query(low + side - np.abs(side - moved))[1]]
+    return permutation

@@ -1,4 +1,4 @@
-"""Which genes can be predicted from the image at all, asked of the data before any network is trained."""
+"""Which genes can be predicted from the image, estimated before a network is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 
 from ... import _keys as keys
 from ..._checks import config as check_config
-from ..._checks import predictability as check
 from ..._slides import Selection, resolve
 from ..._train.config import FitConfig
 from ..._train.data import read_pieces, slide_index
@@ -20,8 +19,9 @@ from ...metrics.scores import nan_mean
 from ...pp.lattice import infer_lattice
 from ...pp.targets import TargetSpec, slide_means
 from .._predictor.ood import image_statistics
-from .._training.plan import columns_of, planned
-from .image_graph import Spots, displaced, standardised, within_slides
+from .._training.plan import gene_columns, plan_training
+from . import _errors
+from .image_graph import ImageSpace, pearson_within_slides, standardize_by_slide, torus_shift_permutation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from ..._geometry import PatchSpec
     from ..._slides import Slide
-    from .._training.training_plan import Run
+    from .._training.plan import TrainingPlan
 
 MODEL = "ridge_color"
-"""Model whose patches are read where nobody says otherwise: wider ones are shared by spots far apart."""
-OF_EMBEDDINGS = "encoder_ridge"
-"""Model that takes embeddings in their place."""
+"""Model whose default patches are read: wider patches would be shared by spots far apart."""
+EMBEDDING_MODEL = "encoder_ridge"
+"""Model that is planned if embeddings are given."""
 
 
 def predictability(
@@ -58,29 +58,30 @@ def predictability(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Which genes can be predicted from the image, before any network is trained.
+    """Estimate which genes can be predicted from the image, before a network is trained.
 
-    Every spot is given the mean expression of the spots that look most like it elsewhere. How well that agrees with
-    what was measured says what the image tells of a gene, to an eye that only knows colour and texture.
+    The method is nearest-neighbour regression in image space: each spot gets the mean expression of the spots with the
+    most similar patches on other slides. The correlation of a gene with this prediction measures how much colour and
+    texture of the image tell about it.
 
     Parameters
     ----------
     sdata
         Slides with counts: one object, or a list or mapping of such.
     genes
-        Genes to ask about; by default those that `stp.pp.select_genes` marked, else the 250 most dispersed.
+        Genes to score; by default those that `stp.pp.select_genes` marked, else the 250 most dispersed.
     n_neighbors
-        Spots that look alike whose mean is taken.
+        Number of nearest neighbours in image space.
     n_permutations
-        Chance is measured so many times.
+        Number of permutations for the null distribution.
     target
         How counts are normalised; by default log1p CP10k over all genes.
     patch
         Fields of view; by default 1.5, 3 and 6 spot diameters, 112 px each.
     features_key
-        Matrix of ``obsm`` with embeddings of the spots' images, in place of colour and texture of the patches.
+        Matrix of ``obsm`` with image embeddings of the spots, in place of colour and texture of the patches.
     group_key
-        Column of ``obs`` that says which slides belong together (the patient). By default every slide is a group.
+        Column of ``obs`` that names the group of a slide (the patient). By default every slide is a group.
     layer
         Layer with raw counts; by default X.
     image_key
@@ -94,42 +95,43 @@ def predictability(
     um_per_px
         Resolution in µm per pixel; by default what the object records.
     seed
-        Seed of chance and of the noise ceiling.
+        Seed of the permutations and of the noise ceiling.
     progress
         Whether to show a progress bar.
 
     Returns
     -------
-    One row a gene, most predictable first:
+    One row per gene, most predictable first:
 
     ``predictability``
-        Correlation, across the spots of a slide, of the gene with its mean over spots that look alike.
+        Pearson correlation, across the spots of a slide, of the gene with its mean over the nearest neighbours.
     ``z``, ``p_value``, ``q_value``
-        Against chance: standard deviations above it, probability of as much by chance, and the share of false finds
-        among genes with this q or less (Benjamini and Hochberg).
+        Compared with permutations: standard score, p-value, and false discovery rate (Benjamini and Hochberg).
     ``ceiling``, ``share_of_ceiling``
-        What a perfect prediction would reach, given how few molecules were counted, and the share of it.
+        Noise ceiling, the correlation that a perfect prediction would reach given the counting noise, and the share of
+        it that is reached.
     ``moran``
-        Moran's I of the gene over neighbouring places: how smooth it is, whether the image shows it or not.
+        Moran's I of the gene over neighbouring spots: its spatial smoothness, whether the image shows it or not.
 
     Writes ``predictability``, ``predictability_z`` and so on to ``var`` of the measured table, NaN for other genes, and
-    how they were found to ``uns["predictability"]``.
+    the parameters to ``uns["predictability"]``.
 
     Raises
     ------
     ValueError
-        If elements do not fit together, values are no counts, or no spot is far enough from another.
+        If elements do not match, values are not counts, or a spot has no distant spot.
 
     Notes
     -----
-    Spots that look alike are taken from other groups, or from other slides where there is one group; on a single slide
-    from at least two spot distances away. Neighbours in space share pixels and expression, so that a gene which is
-    smooth but invisible would seem predictable. Features and expression are standardised within each slide.
+    Neighbours are taken from other groups, or from other slides if there is one group; on a single slide from at least
+    two spot distances away. Spots that are close in space share pixels and expression, so a smooth gene would seem
+    predictable even if the image does not show it. Features and expression are standardised within each slide.
 
-    Chance keeps smoothness: the measured values of each slide are turned and shifted over its spots as a whole, and
-    folded back at the edges. Shuffling spots one by one would take every third smooth gene for a predictable one.
+    Permutations keep spatial autocorrelation (a random shift test): the values of each slide are rotated and shifted
+    over its spots as a whole, and reflected at the edges. With independent permutation of spots, every third smooth
+    gene would be called predictable.
 
-    A low value does not prove that no network can do better, only that colour and texture of the patches do not tell.
+    A low value does not prove that no network can do better, only that colour and texture do not suffice.
 
     Examples
     --------
@@ -152,43 +154,48 @@ def predictability(
         features_key=features_key,
     )
     slides = resolve(sdata, selection)
-    model = MODEL if features_key is None else OF_EMBEDDINGS
+    model = MODEL if features_key is None else EMBEDDING_MODEL
     config, target = FitConfig(validation="none"), target or TargetSpec()
-    run = planned(slides, model, config=config, target=target, patch=patch, genes=genes)  # as `fit` would
-    check.enough_on_slides(min(len(slide.xy_px) for slide in run.slides))
-    spots = _spots(run, progress=progress)
-    values = _values(run)
-    scores, chance = _scores(values, spots, n_neighbors, n_permutations, seed)
-    found = _frame(run, values, scores, chance, seed)
-    record = {"n_neighbors": n_neighbors, "n_permutations": n_permutations, "neighbors": spots.apart, "seed": seed}
-    record |= {"features": features_key or "colour and texture", "units": run.target.units}
-    for slide in run.slides:
+    plan = plan_training(slides, model, config=config, target=target, patch=patch, genes=genes)
+    _errors.check_spots_per_slide(min(len(slide.xy_px) for slide in plan.slides))
+    space = _image_space(plan, progress=progress)
+    values = plan.normalized_counts()
+    scores, null = _scores(values, space, n_neighbors, n_permutations, seed)
+    found = _frame(plan, values, scores, null, seed)
+    record = {
+        "n_neighbors": n_neighbors,
+        "n_permutations": n_permutations,
+        "neighbors": space.neighbors_from,
+        "seed": seed,
+    }
+    record |= {"features": features_key or "colour and texture", "units": plan.target.units}
+    for slide in plan.slides:
         _write(slide, found, record)
     found.attrs.update(record)
     return found.sort_values(keys.PREDICTABILITY, ascending=False)
 
 
-def _spots(run: Run, *, progress: bool) -> Spots:
-    index = slide_index(run.slides)
-    features = [slide.features for slide in run.slides if slide.features is not None]
-    known = np.concatenate(features) if features else _statistics(run, progress=progress)
-    pitches = [infer_lattice(slide.xy_um)[0] or run.diameter_um for slide in run.slides]
-    return Spots(
-        features=standardised(known, index),
-        xy_um=np.concatenate([slide.xy_um for slide in run.slides]),
+def _image_space(plan: TrainingPlan, *, progress: bool) -> ImageSpace:
+    index = slide_index(plan.slides)
+    features = [slide.features for slide in plan.slides if slide.features is not None]
+    known = np.concatenate(features) if features else _statistics(plan, progress=progress)
+    pitches = [infer_lattice(slide.xy_um)[0] or plan.diameter_um for slide in plan.slides]
+    return ImageSpace(
+        features=standardize_by_slide(known, index),
+        xy_um=np.concatenate([slide.xy_um for slide in plan.slides]),
         slide=index,
-        group=np.array([slide.group for slide in run.slides])[index],
+        group=np.array([slide.group for slide in plan.slides])[index],
         pitch_um=float(np.median(pitches)),
     )
 
 
-def _statistics(run: Run, *, progress: bool) -> NDArray[np.float32]:
+def _statistics(plan: TrainingPlan, *, progress: bool) -> NDArray[np.float32]:
     """Colour and texture of the patches of all spots."""
-    share, found = run.diameter_um / run.patch.fov_um[0], []
-    with tqdm(total=len(run.slide_index), desc="patches", unit="spot", disable=not progress) as bar:
-        for slide in run.slides:
+    share, found = plan.diameter_um / plan.patch.fov_um[0], []
+    with tqdm(total=len(plan.slide_index), desc="patches", unit="spot", disable=not progress) as bar:
+        for slide in plan.slides:
             order, parts = [], []
-            for piece in read_pieces(slide, run.patch):
+            for piece in read_pieces(slide, plan.patch):
                 order.append(piece.rows)
                 parts.append(image_statistics(piece.spots.patches, share))
                 bar.update(len(piece.rows))
@@ -196,51 +203,50 @@ def _statistics(run: Run, *, progress: bool) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def _values(run: Run) -> NDArray[np.float32]:
-    return np.concatenate([run.target.normalize(slide.counts, columns_of(slide, run.panel)) for slide in run.slides])
-
-
 def _scores(
-    values: NDArray[np.float32], spots: Spots, n_neighbors: int, n_permutations: int, seed: int
+    values: NDArray[np.float32], space: ImageSpace, n_neighbors: int, n_permutations: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Agreement of each gene with its mean over spots that look alike ``(g,)``, and by chance ``(n, g)``."""
-    centred = (values - slide_means(values, spots.slide)).astype(np.float32)
-    weights, rng = spots.weights(n_neighbors), np.random.default_rng(seed)
+    """Correlation of each gene with its mean over neighbours, ``(g,)``, and its null distribution, ``(n, g)``."""
+    centred = (values - slide_means(values, space.slide)).astype(np.float32)
+    weights, rng = space.weights(n_neighbors), np.random.default_rng(seed)
 
-    def agreement(some: NDArray[np.float32]) -> NDArray[np.float64]:
-        return within_slides(some, weights @ some, spots.slide)
+    def neighbor_correlation(expression: NDArray[np.float32]) -> NDArray[np.float64]:
+        return pearson_within_slides(expression, weights @ expression, space.slide)
 
-    moved = (displaced(spots.xy_um, spots.slide, rng) for _ in range(n_permutations))
-    return agreement(centred), np.stack([agreement(centred[rows]) for rows in moved])
+    permutations = (torus_shift_permutation(space.xy_um, space.slide, rng) for _ in range(n_permutations))
+    null = [neighbor_correlation(centred[rows]) for rows in permutations]
+    return neighbor_correlation(centred), np.stack(null)
 
 
 def _frame(
-    run: Run, values: NDArray[np.float32], scores: NDArray[np.float64], chance: NDArray[np.float64], seed: int
+    plan: TrainingPlan, values: NDArray[np.float32], scores: NDArray[np.float64], null: NDArray[np.float64], seed: int
 ) -> pd.DataFrame:
     from scipy.stats import false_discovery_control
 
-    std = chance.std(axis=0)
-    p_value = (1 + (chance >= scores).sum(axis=0)) / (1 + len(chance))
-    per_slide = [_of_slide(slide, run, values[run.slide_index == i], seed) for i, slide in enumerate(run.slides)]
+    std = null.std(axis=0)
+    p_value = (1 + (null >= scores).sum(axis=0)) / (1 + len(null))
+    per_slide = [
+        _ceiling_and_moran(slide, plan, values[plan.slide_index == i], seed) for i, slide in enumerate(plan.slides)
+    ]
     ceiling, moran = (nan_mean(np.stack(part), axis=0) for part in zip(*per_slide, strict=True))
     columns = {
         keys.PREDICTABILITY: scores,
-        "z": (scores - chance.mean(axis=0)) / np.where(std > 0, std, np.nan),
+        "z": (scores - null.mean(axis=0)) / np.where(std > 0, std, np.nan),
         "p_value": p_value,
         "q_value": false_discovery_control(p_value),
         "ceiling": ceiling,
         "share_of_ceiling": scores / np.where(ceiling > 0, ceiling, np.nan),
         "moran": moran,
     }
-    return pd.DataFrame(columns, index=pd.Index(run.panel, name="gene"))
+    return pd.DataFrame(columns, index=pd.Index(plan.genes, name="gene"))
 
 
-def _of_slide(
-    slide: Slide, run: Run, values: NDArray[np.float32], seed: int
+def _ceiling_and_moran(
+    slide: Slide, plan: TrainingPlan, values: NDArray[np.float32], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noise ceiling and Moran's I of each gene on one slide."""
     counts: Any = slide.counts
-    spec, panel = run.target, counts[:, columns_of(slide, run.panel)]
+    spec, panel = plan.target, counts[:, gene_columns(slide, plan.genes)]
     total = np.asarray(counts.sum(axis=1)).ravel() if spec.over == "all" else None
     ceiling = noise_ceiling(panel, total=total, target_sum=spec.target_sum, log1p=spec.log1p, seed=seed)
     enough = len(values) > LEAST

@@ -14,12 +14,13 @@ from ..._geometry import PatchSpec
 from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit
 from ..._train.loop import outputs
-from ..._train.view_spread import with_spread
+from ..._train.test_time_augmentation import tta_mean_std
 from ...models import build, config_from_dict, config_to_dict
 from ...pp.targets import Targets
 from . import serialization
 from .conformal import Calibration, residual_spread
 from .ood import ImageRange
+from .provenance import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,8 +77,8 @@ class Predictor:
     """``(g, d + 1)`` weights of the ridge on colour statistics, the intercept last: the second baseline."""
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     """One row a member and epoch: losses, validation score, learning rate, spots per second."""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    """Slides, groups, seeds, versions, hashes, resolution and colour range of the training data."""
+    provenance: Provenance = field(default_factory=Provenance)
+    """Training slides, options, validation, resolution and colour range, and versions."""
     calibration: Calibration | None = None
     """Errors at spots that were not trained on, from which intervals are made; None where nothing was held out."""
     image_range: ImageRange | None = None
@@ -160,7 +161,7 @@ class Predictor:
         """
         limit = self._limit(spots, fabric, batch_size)
         found = [
-            with_spread(member.network.to(fabric.device), member.targets.decode, spots, fabric, limit, n_views)
+            tta_mean_std(member.network.to(fabric.device), member.targets.decode, spots, fabric, limit, n_views)
             for member in self.members
         ]
         mean, views = (np.mean(part, axis=0, dtype=np.float64) for part in zip(*found, strict=True))
@@ -214,7 +215,7 @@ class Predictor:
             train_mean=tensors["train_mean"].numpy(),
             ridge_color=tensors["ridge_color"].numpy(),
             history=history,
-            provenance=values["provenance"],
+            provenance=Provenance.from_json(values["provenance"]),
             **_known(values, tensors),
         )
 
@@ -230,7 +231,7 @@ class Predictor:
             "units": self.units,
             "genes": self.genes,
             "n_members": len(self.members),
-            "provenance": self.provenance,
+            "provenance": self.provenance.to_json(),
         }
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -252,7 +253,7 @@ class Predictor:
 
     def _rows(self) -> dict[str, str]:
         """What a person wants to know, for the representations."""
-        trained = self.provenance.get("slides", {})
+        trained = self.provenance.slides
         fov = ", ".join(f"{side:.0f}" for side in self.patch.fov_um)
         return {
             "model": f"{self.model} ({len(self.members)} x {self.n_parameters // len(self.members):,} parameters)",
@@ -260,7 +261,7 @@ class Predictor:
             "units": self.units,
             "fields of view": f"{fov} µm, {self.patch.size_px} px each",
             "trained on": f"{', '.join(trained)} ({sum(s['n_spots'] for s in trained.values())} spots)",
-            "validation": str(self.provenance.get("validation_note", "none")),
+            "validation": self.provenance.validation_note,
             "intervals": "not calibrated"
             if self.calibration is None
             else f"calibrated on {self.calibration.pooled.n} spots of {self.calibration.record['kind']}",

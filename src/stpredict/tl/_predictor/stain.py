@@ -10,10 +10,11 @@ from ..._checks import slides as check
 from ...pp.stain_normalization import METHODS, Stain, StainNormalizer, fit_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ..._slides import Slide
     from ...pp.stain_normalization import StainMethod
+    from .provenance import Provenance
 
 
 def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
@@ -41,9 +42,7 @@ def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
     }
 
 
-def stain_normalizers(
-    slides: Sequence[Slide], provenance: Mapping[str, Any], method: StainMethod
-) -> list[StainNormalizer]:
+def stain_normalizers(slides: Sequence[Slide], provenance: Provenance, method: StainMethod) -> list[StainNormalizer]:
     """What gives the patches of each slide the stain that a predictor was trained on.
 
     Parameters
@@ -61,14 +60,13 @@ def stain_normalizers(
     for its image, or else measured at its spots.
     """
     check_config.one_of("stain", method, METHODS)
-    known = provenance.get("stain")
-    if known is None:
+    if provenance.stain is None:
         msg = (
             "The predictor does not know the stain of the slides it was trained on: it was made by an older version, "
             "or that stain could not be measured. Predict without `stain`, or train again with `stp.tl.fit`."
         )
         raise ValueError(msg)
-    reference = Stain.from_dict(known["reference"])
+    reference = Stain.from_dict(provenance.stain["reference"])
     return [StainNormalizer.between(slide_stain(slide), reference, method) for slide in slides]
 
 

@@ -1,1 +1,1 @@
-"""Expression at a resolution finer than a spot: superpixels, and training on sums over spots only."""
+"""Super-resolution: expression of superpixels below spot size, by weak supervision with the means of spots."""

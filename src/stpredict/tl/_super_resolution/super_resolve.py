@@ -1,4 +1,4 @@
-"""Expression below spot size, on slides that have spots: what `weak_supervision` learns, as a table of superpixels."""
+"""Super-resolution of slides that have spots: a table of superpixels, with one `SlideResolver` for all slides."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from spatialdata.models import TableModel
 from ... import _keys as keys
 from ..._checks import config as check_config
 from ..._checks import slides as check_slides
-from ..._checks import super_resolution as check
 from ..._geometry import spot_pitch
 from ..._slides import Selection, resolve
 from ..._train.batches import BatchLimit
 from ..._train.config import FitConfig
 from ..._train.device import make_fabric
 from ...pp import elements
-from .._training.provenance import predictor_of
-from .resolve_slide import LEAST_SPOTS, Run, resolve_slide
+from .._predictor.attrs import resolve_predictor
+from . import _errors
+from .slide_resolver import MIN_SPOTS, SlideResolver
 from .superpixels import squares, superpixels
 from .weak_supervision import WINDOWS
 
@@ -34,13 +34,12 @@ if TYPE_CHECKING:
 
     from ..._slides import Slide
     from .._predictor.predictor import Predictor
-    from .resolve_slide import Anchor
+    from .slide_resolver import Anchor
     from .superpixels import Superpixels
-    from .weak_supervision import Head
+    from .weak_supervision import ResidualModel
 
-PLACE_BYTES = 1200
-"""Memory that a superpixel takes beside its expression, about: features, place, square, name, where it lies among nodes
-and spots."""
+SUPERPIXEL_BYTES = 1200
+"""Approximate memory of a superpixel without its expression: features, position, square, name, weights."""
 
 
 def super_resolve(
@@ -64,35 +63,35 @@ def super_resolve(
     precision: str = "auto",
     progress: bool = True,
 ) -> None:
-    r"""Resolve expression below the size of spots, on slides that have spots.
+    r"""Super-resolution: infer expression below the size of spots, on slides that have spots.
 
-    Squares of ``step_um`` (superpixels) are laid over the spots and the gaps between them. Three things tell their
-    expression: the predictor, evaluated all over the slide; colour and texture of their close surroundings, learnt from
-    the slide's own spots by weak supervision (only the mean over a spot is known); and what the spots around them show
-    beyond both. Then the mean over the superpixels of each spot is made exactly that of the spot. No superpixel was
-    measured: what differs within a spot is inferred from the image.
+    Squares of ``step_um`` (superpixels) cover the spots and the gaps between them. Their expression is the sum of three
+    parts: the predictor, evaluated over the whole slide; a regression on colour and texture around each superpixel,
+    learnt from the spots of the slide by weak supervision (only the mean over a spot is known); and a spatial
+    interpolation of what remains at nearby spots. Then the mean over the superpixels of each spot is made equal to the
+    value of the spot. Superpixels are not measured: differences within a spot are inferred from the image.
 
     Parameters
     ----------
     sdata
         The object; its spots may have measured expression or not.
     predictor
-        What `fit` returned, or where it was saved; by default the one that `fit` recorded on this object.
+        The predictor, or the path where it was saved; by default the one that `fit` recorded on this object.
     step_um
         Side of a superpixel in µm: at least two pixels of the image, at most the radius of a spot.
     anchor
-        What the mean over a spot is made equal to: ``"observed"``, what was measured, with its noise; ``"predicted"``,
-        what `predict` says, which needs no counts; or ``"denoised"``, prediction and measurement weighted as left-out
-        spots say, the most accurate where counts are few.
+        The value of a spot: ``"observed"``, the measured expression with its noise; ``"predicted"``, the output of
+        `predict`, which needs no counts; or ``"denoised"``, prediction and measurement combined with weights chosen by
+        leave-one-out cross-validation over spots, the most accurate where counts are low.
     genes
-        Genes that are resolved; by default all of the predictor.
+        Genes to resolve; by default all genes of the predictor.
     tissue_key
-        Polygons of tissue: between spots only superpixels on tissue are made. Ignored if it is the default and there
-        are none; None to fill all gaps.
+        Polygons of tissue: gaps between spots are filled on tissue only. Ignored if it is the default and there are
+        none; None to fill all gaps.
     key_added
         Name of the table that is written.
     n_views
-        Average predictions over this many of the eight flips and turns of the patches.
+        Average predictions over this many of the eight flips and rotations of the patches.
     image_key
         Image, where there are several.
     shapes_key
@@ -104,9 +103,9 @@ def super_resolve(
     um_per_px
         Resolution in µm per pixel; by default what the object records.
     memory_bytes
-        Most memory that tables and features of superpixels may take; more is refused before anything is computed.
+        Maximum memory of the tables and features of superpixels; more is refused before anything is computed.
     batch_size
-        Places a forward pass; None for what suits the device.
+        Points of a forward pass; by default chosen for the device.
     device
         ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
     precision
@@ -119,19 +118,19 @@ def super_resolve(
     Nothing. Writes the table ``sdata.tables[key_added]``: ``X`` ``(n_superpixels, n_genes)`` float32 in the units of
     the predictor (log1p CP10k unless trained otherwise), ``obs["spot"]`` (name of the spot that a superpixel lies in,
     missing between spots), ``obsm["spatial"]`` (centres in pixels), ``uns[key_added]`` (units, parameters, and for each
-    slide what was believed of pixels and of neighbouring spots); and for each spot element a shapes element of squares
-    that the table annotates, ``f"{key_added}_{shapes_key}"``. What an earlier call wrote under this name is replaced.
+    slide the weights of pixels and of nearby spots); and for each spot element a shapes element of squares that the
+    table annotates, ``f"{key_added}_{shapes_key}"``. Results of an earlier call under this name are replaced.
 
     Raises
     ------
     ValueError
-        If there are too few spots, the image or the spots do not support the step, genes or counts are missing, memory
-        does not suffice, or something else would be overwritten.
+        If there are too few spots, the step does not suit image or spots, genes or counts are missing, memory does not
+        suffice, or another element would be overwritten.
 
     Notes
     -----
     With ``f`` the linear expression (``expm1`` of log values), ``D_i`` the superpixels whose centre lies in spot ``i``
-    and ``y_i`` the value it is anchored to:
+    and ``y_i`` the value of the spot:
 
     .. math::
 
@@ -139,19 +138,19 @@ def super_resolve(
         f_s = \mathrm{expm1}(g_s)\, c_s, \qquad
         c_s = \frac{\mathrm{expm1}(y_i)}{\frac{1}{|D_i|} \sum_{t \in D_i} \mathrm{expm1}(g_t)} \quad (s \in D_i)
 
-    so that :math:`\frac{1}{|D_i|} \sum_{s \in D_i} f_s = \mathrm{expm1}(y_i)`. Means are of linear values, never of
-    logs: a spot counts molecules, and the mean of logs is less than the log of the mean. To compare with a spot,
-    average ``expm1(X)`` over ``obs["spot"]`` and take ``log1p``. Between spots ``c`` is interpolated.
+    so that :math:`\frac{1}{|D_i|} \sum_{s \in D_i} f_s = \mathrm{expm1}(y_i)`. Means are taken of linear values, not
+    of logs, since a spot counts molecules. To compare with a spot, average ``expm1(X)`` over ``obs["spot"]`` and take
+    ``log1p``. Between spots ``c`` is interpolated.
 
-    ``p`` is the predictor, at every third of its narrowest field of view and interpolated; ``phi`` are statistics of
-    windows of 1 to 16 steps; ``W`` and ``alpha`` are one Gaussian process regression (`weak_supervision`) of
-    ``y_i - log1p(mean of expm1(p))`` on mean features and places of spots, in closed form. How much is believed of
-    pixels and of neighbours is chosen by leaving out each spot. Failed spots (counts below 5 % of the median) are not
-    learnt from, and get the estimate of ``"denoised"``. Supervision by means over spots is that of iStar
-    (Zhang et al. 2024), which trains a network of pixels alone.
+    ``p`` is the predictor, evaluated at every third of its narrowest field of view and interpolated; ``phi`` are
+    statistics of windows of 1 to 16 steps; ``W`` and ``alpha`` come from one Gaussian process regression of
+    ``y_i - log1p(mean of expm1(p))`` on the mean features and positions of the spots, in closed form. The variances of
+    its kernels are chosen by leave-one-out cross-validation over spots. Failed spots (counts below 5 % of the median)
+    are excluded from training and get the estimate of ``"denoised"``. Supervision by the means of spots follows iStar
+    (Zhang et al. 2024), which trains a network on pixels alone.
 
-    Memory is that of the table, ``4 * n_superpixels * n_genes`` bytes, and about 1.2 kB a superpixel for features and
-    places; pixels are read piece by piece.
+    Memory is that of the table, ``4 * n_superpixels * n_genes`` bytes, and about 1.2 kB per superpixel for features and
+    positions; pixels are read piece by piece.
 
     Examples
     --------
@@ -174,11 +173,11 @@ def super_resolve(
         um_per_px=um_per_px,
     )
     slides = resolve(sdata, selection, needs_table=False)
-    found = predictor_of(sdata, predictor)
+    found = resolve_predictor(sdata, predictor)
     columns = _columns(found, genes)
     _check(sdata, slides, found, columns, step_um, anchor, memory_bytes, key_added)
     fabric = make_fabric(FitConfig(accelerator=device, precision=precision))
-    run = Run(
+    resolver = SlideResolver(
         predictor=found,
         columns=columns,
         step_um=step_um,
@@ -188,27 +187,26 @@ def super_resolve(
         limit=BatchLimit.of(batch_size, fabric.device),
         progress=progress,
     )
-    lattices = [
+    tilings = [
         superpixels(
             slide, step_um, elements.tissue_in_pixels(sdata, tissue_key, slide.image_key, slide.coordinate_system)
         )
         for slide in slides
     ]
-    x = np.empty((sum(map(len, lattices)), len(columns)), np.float32)
-    heads, start = [], 0
-    for lattice in lattices:
-        heads.append(resolve_slide(lattice, run, x[start : start + len(lattice)]))
-        start += len(lattice)
-    _write(sdata, _table(lattices, x, run, heads, key_added), lattices, key_added)
+    x = np.empty((sum(map(len, tilings)), len(columns)), np.float32)
+    models, start = [], 0
+    for tiling in tilings:
+        models.append(resolver.resolve(tiling, x[start : start + len(tiling)]))
+        start += len(tiling)
+    _write(sdata, _table(tilings, x, resolver, models, key_added), tilings, key_added)
 
 
 def _columns(predictor: Predictor, genes: Sequence[str] | None) -> NDArray[np.intp]:
-    panel = predictor.genes
-    wanted = panel if genes is None else list(dict.fromkeys(genes))
-    check.some_genes(len(wanted), panel)
-    check.known_genes([gene for gene in wanted if gene not in set(panel)], panel)
-    at = {gene: i for i, gene in enumerate(panel)}
-    return np.array([at[gene] for gene in wanted], np.intp)
+    column = {gene: i for i, gene in enumerate(predictor.genes)}
+    wanted = predictor.genes if genes is None else list(dict.fromkeys(genes))
+    _errors.check_some_genes(len(wanted), predictor.genes)
+    _errors.check_known_genes([gene for gene in wanted if gene not in column], predictor.genes)
+    return np.array([column[gene] for gene in wanted], np.intp)
 
 
 def _check(
@@ -221,26 +219,28 @@ def _check(
     memory_bytes: int,
     key_added: str,
 ) -> None:
-    """Refuse, before anything is read, what cannot be done."""
-    n_places = 0
+    """Check everything before anything is read."""
+    n_superpixels = 0
     for slide in slides:
-        check.enough_spots(len(slide.xy_px), LEAST_SPOTS, slide.name)
-        check.step(step_um, slide.diameter_um, slide.um_per_px, slide.name)
+        _errors.check_enough_spots(len(slide.xy_px), MIN_SPOTS, slide.name)
+        _errors.check_step(step_um, slide.diameter_um, slide.um_per_px, slide.name)
         if anchor != "predicted":
             known = set(slide.genes)
             missing = [gene for gene in predictor.genes if gene not in known]
-            check.measured(len(missing), missing, len(predictor.genes), anchor, has_table=slide.counts is not None)
+            _errors.check_measured(
+                len(missing), missing, len(predictor.genes), anchor, has_table=slide.counts is not None
+            )
         pitch_um = spot_pitch(slide.xy_px) * slide.um_per_px
-        n_places += round(len(slide.xy_px) * (max(pitch_um, slide.diameter_um) / step_um) ** 2)
-    needed = n_places * (4 * len(columns) + PLACE_BYTES)
-    check.fits_memory(n_places, len(columns), needed, memory_bytes, step_um)
+        n_superpixels += round(len(slide.xy_px) * (max(pitch_um, slide.diameter_um) / step_um) ** 2)
+    needed = n_superpixels * (4 * len(columns) + SUPERPIXEL_BYTES)
+    _errors.check_memory(n_superpixels, len(columns), needed, memory_bytes, step_um)
     ours = _written(sdata, key_added)
     names = {key_added, *(f"{key_added}_{slide.shapes_key}" for slide in slides)} - set(ours)
-    check.may_write([name for _, name, _ in sdata.gen_elements() if name in names], key_added)
+    _errors.check_overwrite([name for _, name, _ in sdata.gen_elements() if name in names], key_added)
 
 
 def _written(sdata: SpatialData, key_added: str) -> list[str]:
-    """What an earlier call wrote under this name: the table and the squares it annotates."""
+    """Names of the table and squares that an earlier call wrote."""
     if key_added not in sdata.tables:
         return []
     table = sdata.tables[key_added]
@@ -250,50 +250,54 @@ def _written(sdata: SpatialData, key_added: str) -> list[str]:
 
 
 def _table(
-    lattices: Sequence[Superpixels], x: NDArray[np.float32], run: Run, heads: Sequence[Head], key_added: str
+    tilings: Sequence[Superpixels],
+    x: NDArray[np.float32],
+    resolver: SlideResolver,
+    models: Sequence[ResidualModel],
+    key_added: str,
 ) -> ad.AnnData:
-    regions = [f"{key_added}_{lattice.slide.shapes_key}" for lattice in lattices]
-    obs = pd.concat([_obs(lattice, region) for lattice, region in zip(lattices, regions, strict=True)])
+    regions = [f"{key_added}_{tiling.slide.shapes_key}" for tiling in tilings]
+    obs = pd.concat([_obs(tiling, region) for tiling, region in zip(tilings, regions, strict=True)])
     obs[keys.REGION], obs[keys.SPOT] = pd.Categorical(obs[keys.REGION]), pd.Categorical(obs[keys.SPOT])
-    panel = run.predictor.genes
-    adata = ad.AnnData(X=x, obs=obs, var=pd.DataFrame(index=pd.Index([panel[i] for i in run.columns])))
-    adata.obsm[keys.SPATIAL] = np.concatenate([lattice.xy_px for lattice in lattices])
-    slides = {lattice.slide.shapes_key: asdict(head.weights) for lattice, head in zip(lattices, heads, strict=True)}
-    adata.uns[key_added] = _record(run, slides)
+    genes = [resolver.predictor.genes[i] for i in resolver.columns]
+    adata = ad.AnnData(X=x, obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
+    adata.obsm[keys.SPATIAL] = np.concatenate([tiling.xy_px for tiling in tilings])
+    weights = {tiling.slide.shapes_key: asdict(model.weights) for tiling, model in zip(tilings, models, strict=True)}
+    adata.uns[key_added] = _record(resolver, weights)
     linked: ad.AnnData = TableModel.parse(adata, region=regions, region_key=keys.REGION, instance_key=keys.SPOT_ID)
     return linked
 
 
-def _obs(lattice: Superpixels, region: str) -> pd.DataFrame:
-    names = pd.Index([f"{region}_{i}" for i in range(len(lattice))])
-    obs = pd.DataFrame({keys.REGION: region, keys.SPOT_ID: np.arange(len(lattice))}, index=names)
-    obs[keys.SPOT] = pd.Series(lattice.slide.obs_names[lattice.spot], index=names).where(lattice.spot >= 0)
+def _obs(tiling: Superpixels, region: str) -> pd.DataFrame:
+    names = pd.Index([f"{region}_{i}" for i in range(len(tiling))])
+    obs = pd.DataFrame({keys.REGION: region, keys.SPOT_ID: np.arange(len(tiling))}, index=names)
+    obs[keys.SPOT] = pd.Series(tiling.slide.obs_names[tiling.spot], index=names).where(tiling.spot >= 0)
     return obs
 
 
-def _record(run: Run, slides: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    spec, predictor = run.predictor.target, run.predictor
+def _record(resolver: SlideResolver, weights: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    spec, predictor = resolver.predictor.target, resolver.predictor
     return {
         "units": predictor.units,
         keys.TARGET: {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
         "params": {
-            keys.STEP_UM: run.step_um,
-            "anchor": run.anchor,
-            "n_views": run.n_views,
-            "windows_um": [run.step_um * side for side in (1.0, *WINDOWS)],
+            keys.STEP_UM: resolver.step_um,
+            "anchor": resolver.anchor,
+            "n_views": resolver.n_views,
+            "windows_um": [resolver.step_um * side for side in (1.0, *WINDOWS)],
             "fov_um": list(predictor.patch.fov_um),
         },
-        "model": {"name": predictor.model, "hash": predictor.hash, "trained_on": list(predictor.provenance["slides"])},
-        "weights": {name: dict(weights) for name, weights in slides.items()},
+        "model": {"name": predictor.model, "hash": predictor.hash, "trained_on": list(predictor.provenance.slides)},
+        "weights": {name: dict(each) for name, each in weights.items()},
     }
 
 
-def _write(sdata: SpatialData, table: ad.AnnData, lattices: Sequence[Superpixels], key_added: str) -> None:
-    """Replace what an earlier call wrote, once everything is made."""
+def _write(sdata: SpatialData, table: ad.AnnData, tilings: Sequence[Superpixels], key_added: str) -> None:
+    """Replace the results of an earlier call, once everything is computed."""
     for name in _written(sdata, key_added):
         if name in sdata:
             del sdata[name]
-    for lattice in lattices:
-        slide = lattice.slide
-        elements.write_shapes(sdata, f"{key_added}_{slide.shapes_key}", squares(lattice), slide.image_key)
+    for tiling in tilings:
+        slide = tiling.slide
+        elements.write_shapes(sdata, f"{key_added}_{slide.shapes_key}", squares(tiling), slide.image_key)
     sdata.tables[key_added] = table

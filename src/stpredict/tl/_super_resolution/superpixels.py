@@ -1,4 +1,4 @@
-"""Superpixels: where they lie, which spot each belongs to, and means over spots that are made exact."""
+"""Superpixels: their places, the spot each belongs to, and the means of spots."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import shapely
 from geopandas import GeoDataFrame
 from scipy import sparse
 
-from ..._checks import super_resolution as check
 from ..._geometry import apply_affine, spot_pitch
 from ...pp.elements import affine_to_image
+from . import _errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,16 +23,15 @@ if TYPE_CHECKING:
     from ..._slides import Slide
 
 GAP = 0.75
-"""Gaps between spots are filled up to so many pitches from the nearest centre: more than the farthest point of a square
-lattice."""
+"""Gaps are filled up to this many pitches from the nearest spot: beyond the farthest point of a square lattice."""
 NEIGHBOURS = 4
-"""Spots that a superpixel between spots takes its correction from."""
-ROWS_AT_ONCE = 16_384
+"""Nearest spots whose correction factors a superpixel between spots averages."""
+BLOCK_ROWS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Superpixels:
-    """Squares of one slide on a lattice that begins at the corner of its image."""
+    """Squares of one slide, on a lattice that starts at the corner of its image."""
 
     slide: Slide
     step_px: float
@@ -40,24 +39,24 @@ class Superpixels:
     xy_px: NDArray[np.float64]
     """``(m, 2)`` centres."""
     spot: NDArray[np.intp]
-    """``(m,)`` spot that each belongs to, -1 between spots."""
+    """``(m,)`` spot of each square, -1 between spots."""
 
     def __len__(self) -> int:
         return len(self.xy_px)
 
     @property
     def averaging(self) -> csr_matrix:
-        """``(n, m)``: multiplied by values of superpixels it gives the means of spots."""
+        """``(n, m)`` matrix that averages superpixels to spots."""
         inside = np.flatnonzero(self.spot >= 0)
         share = 1 / np.bincount(self.spot[inside], minlength=len(self.slide.xy_px))[self.spot[inside]]
         return sparse.csr_matrix((share, (self.spot[inside], inside)), shape=(len(self.slide.xy_px), len(self)))
 
     @property
     def corrections(self) -> csr_matrix:
-        """``(m, n)``: multiplied by factors of spots it gives those of superpixels.
+        """``(m, n)`` matrix from correction factors of spots to those of superpixels.
 
-        Inside a spot that of the spot; between spots a mean over the nearest, weighted by the inverse square of the
-        distance to their edge, so that factors change steadily where a spot ends.
+        Inside a spot the factor of the spot; between spots the mean over the nearest spots, weighted by the inverse
+        squared distance to their edge, so that factors change continuously at the edge of a spot.
         """
         from scipy.spatial import cKDTree
 
@@ -68,50 +67,36 @@ class Superpixels:
         inside = self.spot >= 0
         near[inside], weight[inside] = self.spot[inside, None], 1.0
         weight /= weight.sum(axis=1, keepdims=True)
-        places = np.repeat(np.arange(len(self)), n_near)
-        return sparse.csr_matrix((weight.ravel(), (places, near.ravel())), shape=(len(self), len(self.slide.xy_px)))
+        rows = np.repeat(np.arange(len(self)), n_near)
+        return sparse.csr_matrix((weight.ravel(), (rows, near.ravel())), shape=(len(self), len(self.slide.xy_px)))
 
 
 def superpixels(slide: Slide, step_um: float, tissue: Any = None) -> Superpixels:
-    """Lay squares over the spots of a slide, and over the gaps between them.
-
-    Parameters
-    ----------
-    slide
-        The slide.
-    step_um
-        Side of a square.
-    tissue
-        Polygon in pixels of the image; between spots only squares whose centre lies in it are made.
-
-    Returns
-    -------
-    The squares, row by row. Each belongs to the spot that its centre lies in, the nearest if several.
-    """
+    """Superpixels over the spots and the gaps between them, row by row; gaps only within ``tissue`` (in pixels)."""
     from scipy.spatial import cKDTree
 
     step = step_um / slide.um_per_px
     tree, reach = cKDTree(slide.xy_px), GAP * spot_pitch(slide.xy_px)
     low, high = slide.xy_px.min(axis=0) - reach, slide.xy_px.max(axis=0) + reach
     columns, rows = (np.arange(np.floor(a / step), np.ceil(b / step)) for a, b in zip(low, high, strict=True))
-    found, owner = [], []
+    found, spots = [], []
     for row in rows:
         xy = np.column_stack([columns + 0.5, np.full(len(columns), row + 0.5)]) * step
-        spot = _owner(slide, xy, tree)
+        spot = _spot_of_point(slide, xy, tree)
         gap = tree.query(xy, distance_upper_bound=reach)[0] < np.inf
         if tissue is not None:
             gap &= shapely.contains_xy(tissue, xy)
         kept = (spot >= 0) | gap
         found.append(xy[kept])
-        owner.append(spot[kept])
-    spot = np.concatenate(owner)
+        spots.append(spot[kept])
+    spot = np.concatenate(spots)
     empty = np.flatnonzero(np.bincount(spot[spot >= 0], minlength=len(slide.xy_px)) == 0)
-    check.every_spot_covered(slide.obs_names[empty].tolist(), len(slide.xy_px), step_um, slide.name)
+    _errors.check_spots_covered(slide.obs_names[empty].tolist(), len(slide.xy_px), step_um, slide.name)
     return Superpixels(slide=slide, step_px=step, xy_px=np.concatenate(found), spot=spot)
 
 
-def _owner(slide: Slide, xy: NDArray[np.float64], tree: Any) -> NDArray[np.intp]:
-    """The spot that each point lies in, or -1: circles by their median radius, polygons by their outline."""
+def _spot_of_point(slide: Slide, xy: NDArray[np.float64], tree: Any) -> NDArray[np.intp]:
+    """Spot that each point lies in, or -1: circles by their median radius, polygons by their outline."""
     outlines = _outlines(slide)
     if outlines is None:
         distance, spot = tree.query(xy)
@@ -125,7 +110,7 @@ def _owner(slide: Slide, xy: NDArray[np.float64], tree: Any) -> NDArray[np.intp]
 
 
 def _outlines(slide: Slide) -> NDArray[Any] | None:
-    """Polygons of the spots in pixels of the image; None where they are circles or labels."""
+    """Polygons of the spots in pixels of the image; None if spots are circles or labels."""
     element = slide.source[slide.shapes_key]
     if not hasattr(element, "geometry") or "radius" in element.columns:
         return None
@@ -135,20 +120,8 @@ def _outlines(slide: Slide) -> NDArray[Any] | None:
     return moved
 
 
-def coarse(xy_px: NDArray[np.float64], spacing_px: float) -> tuple[NDArray[np.float64], csr_matrix]:
-    """Nodes of a coarser lattice around some points, and how values there are interpolated.
-
-    Parameters
-    ----------
-    xy_px
-        ``(m, 2)`` points.
-    spacing_px
-        Distance of nodes.
-
-    Returns
-    -------
-    ``(c, 2)`` nodes, and ``(m, c)`` bilinear weights.
-    """
+def interpolation_grid(xy_px: NDArray[np.float64], spacing_px: float) -> tuple[NDArray[np.float64], csr_matrix]:
+    """Nodes of a coarser grid around the points, ``(c, 2)``, and bilinear interpolation weights, ``(m, c)``."""
     cell, share = np.divmod(xy_px / spacing_px, 1.0)
     corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
     at = (cell - cell.min(axis=0))[:, None].astype(np.int64) + corners  # (m, 4, 2)
@@ -156,57 +129,27 @@ def coarse(xy_px: NDArray[np.float64], spacing_px: float) -> tuple[NDArray[np.fl
     width = int(at[..., 0].max()) + 1
     names, node = np.unique(at[..., 1] * width + at[..., 0], return_inverse=True)
     xy = (np.column_stack([names % width, names // width]) + cell.min(axis=0)) * spacing_px
-    places = np.repeat(np.arange(len(xy_px)), 4)
-    return xy, sparse.csr_matrix((weight.ravel(), (places, node.ravel())), shape=(len(xy_px), len(xy)))
+    rows = np.repeat(np.arange(len(xy_px)), 4)
+    return xy, sparse.csr_matrix((weight.ravel(), (rows, node.ravel())), shape=(len(xy_px), len(xy)))
 
 
-def parts(n: int) -> Iterator[slice]:
-    """Some rows at a time.
-
-    Parameters
-    ----------
-    n
-        How many there are.
-
-    Yields
-    ------
-    Slices of ``range(n)``.
-    """
-    return (slice(start, min(start + ROWS_AT_ONCE, n)) for start in range(0, n, ROWS_AT_ONCE))
+def row_blocks(n: int) -> Iterator[slice]:
+    """Slices of ``range(n)``."""
+    return (slice(start, min(start + BLOCK_ROWS, n)) for start in range(0, n, BLOCK_ROWS))
 
 
-def made_exact(values: NDArray[np.float32], places: Superpixels, means: NDArray[np.float64]) -> None:
-    """Scale positive values so that their mean over each spot is what it shall be, in place.
-
-    Parameters
-    ----------
-    values
-        ``(m, g)`` linear, positive; overwritten.
-    places
-        Where they are.
-    means
-        ``(n, g)`` linear, not negative.
-    """
-    given = np.zeros(means.shape)
-    averaging, corrections = places.averaging.tocsc(), places.corrections
-    for part in parts(len(values)):
-        given += averaging[:, part] @ values[part].astype(np.float64)
-    factors = means / given
-    for part in parts(len(values)):
+def match_spot_means(values: NDArray[np.float32], superpixels: Superpixels, means: NDArray[np.float64]) -> None:
+    """Scale positive linear values in place, so that their means over spots are ``means``."""
+    current = np.zeros(means.shape)
+    averaging, corrections = superpixels.averaging.tocsc(), superpixels.corrections
+    for part in row_blocks(len(values)):
+        current += averaging[:, part] @ values[part].astype(np.float64)
+    factors = means / current
+    for part in row_blocks(len(values)):
         values[part] *= corrections[part] @ factors
 
 
-def squares(places: Superpixels) -> GeoDataFrame:
-    """Outlines of superpixels.
-
-    Parameters
-    ----------
-    places
-        The superpixels.
-
-    Returns
-    -------
-    Polygons in pixels of the image, numbered from 0.
-    """
-    (x, y), half = places.xy_px.T, places.step_px / 2
-    return GeoDataFrame(geometry=shapely.box(x - half, y - half, x + half, y + half), index=np.arange(len(places)))
+def squares(superpixels: Superpixels) -> GeoDataFrame:
+    """Squares of the superpixels as polygons in pixels of the image."""
+    (x, y), half = superpixels.xy_px.T, superpixels.step_px / 2
+    return GeoDataFrame(geometry=shapely.box(x - half, y - half, x + half, y + half), index=np.arange(len(superpixels)))

@@ -1,16 +1,16 @@
-"""Calibration of a predictor on the spots that were held out from its members, while their patches are in memory."""
+"""Calibration of prediction intervals at the end of training, on the spots that each member held out (jackknife+)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..._train.augment import N_SYMMETRIES
-from ..._train.batches import BatchLimit, take
-from ..._train.view_spread import with_spread
-from ..._train.windows import seen_together
+from ..._train.batches import BatchLimit, gather
+from ..._train.test_time_augmentation import tta_mean_std
+from ..._train.windows import context_batches
 from .._predictor.conformal import Calibration, residual_spread
 from .._predictor.predictor import target_scale
 
@@ -22,74 +22,57 @@ if TYPE_CHECKING:
     from ..._train.config import FitConfig
     from ...models import SpotBatch
     from .._predictor.predictor import Member
-    from .training_plan import Run
+    from .plan import TrainingPlan
 
-SPOTS_PER_BATCH = 256
-"""Held-out spots that are predicted together."""
+BATCH_SIZE = 256
+"""Held-out spots that are gathered at a time."""
 NOTE = "the same spots chose the epoch whose weights are kept, so intervals are slightly too narrow"
 
 
 def cross_calibrate(
-    run: Run, members: tuple[Member, ...], spots: SpotBatch, values: NDArray[np.float32], fabric: Fabric
+    plan: TrainingPlan, members: tuple[Member, ...], spots: SpotBatch, observed: NDArray[np.float32], fabric: Fabric
 ) -> Calibration | None:
-    """What members are wrong by on the spots that were held out from them, while patches are at hand.
-
-    Parameters
-    ----------
-    run
-        The training.
-    members
-        Its members.
-    spots
-        All spots, as they were read.
-    values
-        ``(n, g)`` normalised expression.
-    fabric
-        Where to compute.
-
-    Returns
-    -------
-    The calibration; None where nothing was held out.
-    """
-    left = np.ones(len(values), bool)
-    n_views = 1 if spots.features is not None or _freezes(members[0], spots, fabric) else N_SYMMETRIES
-    names, parts = np.array([slide.group for slide in run.slides])[run.slide_index], []
-    for fold, member in zip(run.folds, members, strict=True):
-        rows = np.flatnonzero(fold.held & left)  # a spot that several members left out counts once
-        left[rows] = False
+    """Calibrate on residuals of the members at their held-out spots; None where nothing was held out."""
+    unscored = np.ones(len(observed), bool)
+    n_views = 1 if spots.features is not None or _has_frozen_encoder(members[0], spots, fabric) else N_SYMMETRIES
+    groups, parts = np.array([slide.group for slide in plan.slides])[plan.slide_index], []
+    for fold, member in zip(plan.folds, members, strict=True):
+        rows = np.flatnonzero(fold.held_out & unscored)  # a spot that several members held out counts once
+        unscored[rows] = False
         if len(rows):
-            mean, spread = _held(member, spots, torch.from_numpy(rows), run.config, fabric, n_views)
-            parts.append((values[rows] - mean, residual_spread(spread, target_scale(members)), names[rows]))
+            mean, std = _mean_and_std(member, spots, torch.from_numpy(rows), plan.config, fabric, n_views)
+            parts.append((observed[rows] - mean, residual_spread(std, target_scale(members)), groups[rows]))
     if not parts:
         return None
     residuals, spread, group = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Calibration.of(residuals, spread, group, n_views=n_views, record=_record(run))
+    blocks = any(fold.kind == "block" for fold in plan.folds)
+    record = {
+        "kind": "held-out blocks" if blocks else "held-out groups",
+        "leaks": any(fold.leaks for fold in plan.folds),
+        "stain": None,
+        "note": NOTE,
+    }
+    return Calibration.of(residuals, spread, group, n_views=n_views, record=record)
 
 
-def _record(run: Run) -> dict[str, Any]:
-    blocks = any(fold.kind == "block" for fold in run.folds)
-    kind = "held-out blocks" if blocks else "held-out groups"
-    return {"kind": kind, "leaks": any(fold.leaks for fold in run.folds), "stain": None, "note": NOTE}
-
-
-def _freezes(member: Member, spots: SpotBatch, fabric: Fabric) -> bool:
-    """Whether a frozen encoder does most of the work, which eight views would make eight times as much."""
+def _has_frozen_encoder(member: Member, spots: SpotBatch, fabric: Fabric) -> bool:
+    """Whether a frozen encoder does most of the work: eight views would make it eight times as slow."""
     with torch.inference_mode():
-        some = take(spots, slice(0, 1)).to(fabric.device)
-        return member.network.to(fabric.device).eval().encode(some) is not None
+        one = gather(spots, slice(0, 1)).to(fabric.device)
+        return member.network.to(fabric.device).eval().encode(one) is not None
 
 
-def _held(
+def _mean_and_std(
     member: Member, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric, n_views: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Prediction and its spread over views, some spots or a window at a time, in the order of ``rows``."""
+    """Prediction and its standard deviation over views, in the order of ``rows``."""
     network, limit = member.network.to(fabric.device), BatchLimit.of(None, fabric.device)
     context = network.config.context
-    parts, order = seen_together(spots, rows, context=context, window=config.window, batch_size=SPOTS_PER_BATCH)
+    parts, order = context_batches(spots, rows, context=context, window=config.window, batch_size=BATCH_SIZE)
     found = []
     for part in parts:
-        at_once = BatchLimit(len(part)) if context == "slide" else limit
-        found.append(with_spread(network, member.targets.decode, take(spots, part), fabric, at_once, n_views))
+        part_limit = BatchLimit(len(part)) if context == "slide" else limit
+        found.append(tta_mean_std(network, member.targets.decode, gather(spots, part), fabric, part_limit, n_views))
     network.cpu()
-    mean, spread = (np.concatenate(values)[order.numpy()] for values in zip(*found, strict=True))
-    return mean, spread
+    mean, std = (np.concatenate(values)[order.numpy()] for values in zip(*found, strict=True))
+    return mean, std

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from stpredict._train.prefetch import ahead
+from stpredict._train.prefetch import prefetch
 
 
 def running():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("stpredict-ahead")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("stpredict-prefetch")]
 
 
 def wait_until(condition):
@@ -23,7 +23,7 @@ def wait_until(condition):
 
 @pytest.mark.parametrize("depth", [1, 2, 9])
 def test_all_items_in_order(depth):
-    with ahead(range(5), depth) as items:
+    with prefetch(range(5), depth) as items:
         assert list(items) == [0, 1, 2, 3, 4]
     assert not running()
 
@@ -36,16 +36,16 @@ def test_items_are_drawn_in_another_thread_while_this_one_works():
             drawn.append(threading.current_thread().name)
             yield i
 
-    with ahead(source()) as items:
+    with prefetch(source()) as items:
         assert next(items) == 0
         assert wait_until(lambda: len(drawn) == 2)  # the second, although nobody has asked for it
-    assert all(name.startswith("stpredict-ahead") for name in drawn)
+    assert all(name.startswith("stpredict-prefetch") for name in drawn)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_no_more_are_drawn_than_may_wait(depth):
     drawn = []
-    with ahead((drawn.append(i) or i for i in range(20)), depth) as items:
+    with prefetch((drawn.append(i) or i for i in range(20)), depth) as items:
         for taken in range(1, 4):
             next(items)
             assert wait_until(lambda n=taken + depth: len(drawn) == n)
@@ -59,7 +59,7 @@ def test_an_error_comes_with_its_item():
         msg = "unreadable"
         raise OSError(msg)
 
-    with ahead(source(), 2) as items:
+    with prefetch(source(), 2) as items:
         assert next(items) == 1
         with pytest.raises(OSError, match="unreadable"):
             next(items)
@@ -79,7 +79,7 @@ def test_whoever_stops_early_leaves_nothing_running(reason):
             closed.append(True)
 
     def use():
-        with ahead(source(), 2) as items:
+        with prefetch(source(), 2) as items:
             next(items)
             if reason is not None:
                 raise reason

@@ -1,18 +1,18 @@
-"""Errors about expression below spot size: what image, spots, genes and memory allow."""
+"""Errors of `super_resolve`: spots, step, genes, memory, and what would be overwritten."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from .slides import listed
+from ..._checks.slides import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def enough_spots(n_spots: int, least: int, name: str) -> None:
-    """Refuse slides with next to no spots to learn from."""
+def check_enough_spots(n_spots: int, least: int, name: str) -> None:
+    """Refuse slides with too few spots."""
     if n_spots < least:
         msg = (
             f"{name!r} has {n_spots} spots to learn from; at least {least} are needed. A slide without spots is "
@@ -21,8 +21,8 @@ def enough_spots(n_spots: int, least: int, name: str) -> None:
         raise ValueError(msg)
 
 
-def step(step_um: float, diameter_um: float, um_per_px: float, name: str) -> None:
-    """Refuse superpixels that are larger than half a spot, or smaller than the image shows."""
+def check_step(step_um: float, diameter_um: float, um_per_px: float, name: str) -> None:
+    """Refuse superpixels larger than the radius of a spot, or smaller than two pixels."""
     least, most = 2 * um_per_px, diameter_um / 2
     possible = (
         f"possible here: {least:.3g} to {most:.3g} µm"
@@ -46,23 +46,23 @@ def step(step_um: float, diameter_um: float, um_per_px: float, name: str) -> Non
         raise ValueError(msg)
 
 
-def fits_memory(n_places: int, n_genes: int, needed: int, budget: int, step_um: float) -> None:
-    """Refuse more superpixels than memory holds."""
+def check_memory(n_superpixels: int, n_genes: int, needed: int, budget: int, step_um: float) -> None:
+    """Refuse more superpixels than the memory budget allows."""
     if needed > budget:
         msg = (
-            f"About {n_places:,} superpixels of {step_um:g} µm with {n_genes} genes need {needed:,} bytes, "
+            f"About {n_superpixels:,} superpixels of {step_um:g} µm with {n_genes} genes need {needed:,} bytes, "
             f"`memory_bytes` allows {budget:,}. Name fewer `genes`, one element as `shapes_key`, a larger `step_um`, "
             "or allow more."
         )
         raise ValueError(msg)
 
 
-def measured(n_missing: int, missing: Sequence[str], n_genes: int, anchor: str, *, has_table: bool) -> None:
-    """Refuse to hold superpixels to measurements that are not there."""
+def check_measured(n_missing: int, missing: Sequence[str], n_genes: int, anchor: str, *, has_table: bool) -> None:
+    """Refuse an anchor that needs counts which the table lacks."""
     if not has_table:
         msg = (
-            f"`anchor` is {anchor!r}, but no table with counts annotates the spots. Give `anchor='predicted'`: means "
-            "over spots are then what `stp.tl.predict` says."
+            f"`anchor` is {anchor!r}, but no table with counts annotates the spots. Give `anchor='predicted'`: the "
+            "means of spots are then those of `stp.tl.predict`."
         )
         raise ValueError(msg)
     if n_missing:
@@ -73,8 +73,8 @@ def measured(n_missing: int, missing: Sequence[str], n_genes: int, anchor: str, 
         raise ValueError(msg)
 
 
-def known_genes(missing: Sequence[str], panel: Sequence[str]) -> None:
-    """Refuse genes that the predictor does not predict, or none at all."""
+def check_known_genes(missing: Sequence[str], panel: Sequence[str]) -> None:
+    """Refuse genes that the predictor does not predict."""
     if missing:
         msg = (
             f"The predictor has no gene {listed(missing)} (its {len(panel)} genes: {listed(panel)}). Give some of "
@@ -83,15 +83,15 @@ def known_genes(missing: Sequence[str], panel: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def some_genes(n_genes: int, panel: Sequence[str]) -> None:
-    """Refuse an empty choice of genes."""
+def check_some_genes(n_genes: int, panel: Sequence[str]) -> None:
+    """Refuse an empty list of genes."""
     if not n_genes:
         msg = f"`genes` is empty; the predictor has {len(panel)} genes: {listed(panel)}. Give some, or None for all."
         raise ValueError(msg)
 
 
-def every_spot_covered(empty: Sequence[str], n_spots: int, step_um: float, name: str) -> None:
-    """Refuse a lattice that misses spots."""
+def check_spots_covered(empty: Sequence[str], n_spots: int, step_um: float, name: str) -> None:
+    """Refuse superpixels that miss spots."""
     if len(empty):
         msg = (
             f"{len(empty)} of {n_spots} spots of {name!r} hold no superpixel of {step_um:g} µm ({listed(empty)}): they "
@@ -100,8 +100,8 @@ def every_spot_covered(empty: Sequence[str], n_spots: int, step_um: float, name:
         raise ValueError(msg)
 
 
-def may_write(taken: Sequence[str], key_added: str) -> None:
-    """Refuse to overwrite what something else wrote."""
+def check_overwrite(taken: Sequence[str], key_added: str) -> None:
+    """Refuse to overwrite elements of other functions."""
     if taken:
         msg = (
             f"The object already has {listed(taken)}, which `stp.tl.super_resolve` did not write, and it is not "
