@@ -1,4 +1,4 @@
-"""Which genes the image tells of: colour genes are found, noise is not, nor what is smooth and invisible."""
+"""Predictability: genes that follow colour are found; noise, and smooth genes that the image does not show, are not."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def smooth_fields(rng, side, n_slides, n):
     return inside.transpose(0, 2, 1).reshape(-1, n).astype(np.float32)
 
 
-def test_displaced_values_stay_together_and_on_their_slide():
+def test_permuted_values_stay_together_and_on_their_slide():
     xy, index = grid(20)
     places, slide = np.concatenate([xy, xy]), np.concatenate([index, index + 1])
     field = smooth_fields(np.random.default_rng(0), 20, 2, 30)
@@ -183,7 +183,7 @@ def test_smooth_genes_are_called_predictable_as_often_as_p_says(n_slides):
     assert 0.35 < np.mean(p_values) < 0.65
 
 
-def test_features_are_compared_pearson_within_slides():
+def test_features_are_standardised_within_slides():
     features = np.random.default_rng(0).normal(3, 2, (50, 4)).astype(np.float32)
     slide = np.repeat([0, 1], 25)
     shifted = features + 10 * slide[:, None].astype(np.float32)

@@ -62,7 +62,7 @@ def test_a_limit_by_device_unless_one_is_given():
     assert BatchLimit.of(None, torch.device("cuda")).size >= 256
 
 
-def test_take_keeps_what_belongs_together(spots):
+def test_gather_keeps_tensors_together(spots):
     batch = spots()
     index = torch.tensor([5, 0, 5])
     some = gather(batch, index)

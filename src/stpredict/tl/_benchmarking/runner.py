@@ -1,25 +1,24 @@
-"""The cells of a comparison one after the other, and what is common to those of a fold."""
+"""The cells of a benchmark one after the other, and what the cells of a fold share."""
 
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..._checks import comparison as check
 from ..._files import atomic_file, lock
-from .._cohort.job import Caught
-from .cell import RUN, Cell, fill, finished, refuse
+from ..._pixels import PATCH_VERSION
+from . import _errors as check
+from .cell import RUN, Cell, run_cell
 from .entry import BASELINES
-from .observations import HeldOut, measured
+from .observations import Observations, collect_observations
 from .study import N_SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from .entry import Entry
@@ -31,25 +30,7 @@ NOTE, FOLDS = "benchmark.json", "_folds"
 def cells_of(
     study: Study, entries: Mapping[str, Entry], seeds: Sequence[int], folder: Path, *, keep_predictors: bool
 ) -> list[Cell]:
-    """All cells, those of a fold one after the other.
-
-    Parameters
-    ----------
-    study
-        The study.
-    entries
-        Models by label.
-    seeds
-        Seeds; baselines, which have no chance in them, take the first.
-    folder
-        Of the benchmark.
-    keep_predictors
-        Whether cells keep their predictors.
-
-    Returns
-    -------
-    The cells.
-    """
+    """All cells, those of a fold one after the other; baselines, which are deterministic, take the first seed."""
     return [
         Cell(
             study=study,
@@ -67,29 +48,15 @@ def cells_of(
     ]
 
 
-def begin(study: Study, folder: Path, labels: Sequence[str], *, grouped: bool) -> dict[str, Any]:
-    """Write down what is compared; refuse a folder that holds another comparison.
-
-    Parameters
-    ----------
-    study
-        The study.
-    folder
-        Where it goes.
-    labels
-        Models.
-    grouped
-        Whether groups were named.
-
-    Returns
-    -------
-    What is written.
-    """
-    values, before = study.values(), {}
+def write_note(study: Study, folder: Path, labels: Sequence[str], *, grouped: bool) -> dict[str, Any]:
+    """Write ``benchmark.json``, what is compared; refuse a folder with another comparison. ``grouped``: by patient."""
+    values, labels_before = study.to_dict(), []
     if (folder / NOTE).is_file():
-        before = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        before = read_note(folder)
+        check.same_patches(before["patch_version"], PATCH_VERSION, folder)
         wanted = json.loads(json.dumps(values))
         check.same_comparison([name for name in wanted if before["study"].get(name) != wanted[name]], folder)
+        labels_before = before["models"]
     several = len({slide.group for slide in study.slides.values()}) > 1
     rule = study.protocol
     note = {
@@ -97,87 +64,78 @@ def begin(study: Study, folder: Path, labels: Sequence[str], *, grouped: bool) -
         "leaks": study.leaks,
         "protocol": study.protocol_name,
         "headline": rule.headline if rule else "gene_pearson",
-        "said": rule.note if rule else "",
+        "protocol_note": rule.note if rule else "",
         "um_per_px": {name: slide.um_per_px for name, slide in study.slides.items()},
-        "models": list(dict.fromkeys([*before.get("models", []), *labels])),
+        "models": list(dict.fromkeys([*labels_before, *labels])),
+        "patch_version": PATCH_VERSION,
         "study": values,
     }
-    with atomic_file(folder / NOTE) as part:
-        part.write_text(json.dumps(note, indent=1), encoding="utf-8")
+    with atomic_file(folder / NOTE) as file:
+        file.write_text(json.dumps(note, indent=1), encoding="utf-8")
     return note
 
 
+def read_note(folder: Path) -> dict[str, Any]:
+    """Read ``benchmark.json``, also one that was written before some of its fields had their present names."""
+    note: dict[str, Any] = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    return {"patch_version": 1, "protocol_note": note.get("said", ""), **note}
+
+
+@dataclass(slots=True)
+class FoldObservations:
+    """Observations of the fold of a cell: those of the last fold are kept in memory, those of all on disk."""
+
+    folder: Path
+    """Of the benchmark."""
+    fold: int = -1
+    observations: Observations | None = None
+
+    def of(self, cell: Cell) -> Observations:
+        """Return, read, or compute and write the observations of the fold."""
+        if self.observations is None or self.fold != cell.split.number:
+            self.fold, self.observations = cell.split.number, self._read_or_compute(cell)
+        return self.observations
+
+    def _read_or_compute(self, cell: Cell) -> Observations:
+        study, number = cell.study, cell.split.number
+        path = self.folder / FOLDS / f"fold-{number}.npz"
+        if path.is_file():
+            with np.load(path) as arrays:
+                return Observations.from_arrays(arrays)
+        slides = [study.slides[name] for name in cell.split.test]
+        observations = collect_observations(
+            slides, study.panels[number], study.target, fold=number, pooled=study.pools_spots, n_splits=N_SPLITS
+        )
+        with atomic_file(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **observations.to_arrays())
+        return observations
+
+
 def run_cells(
-    cells: Sequence[Cell], folder: Path, *, stops: bool = False, progress: bool = True
+    cells: Sequence[Cell], folder: Path, *, raise_errors: bool = False, progress: bool = True
 ) -> tuple[dict[str, str], list[str]]:
-    """Do what is not done yet, and what no other process is doing.
+    """Run the cells that are neither finished nor run by another process.
 
-    Parameters
-    ----------
-    cells
-        All cells; those of a fold one after the other.
-    folder
-        Of the benchmark.
-    stops
-        Whether to raise what a cell raises. By default what fails stops no other.
-    progress
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    Why cells failed, by name; names of cells that another process is at, and has not finished by now.
+    Returns the errors of cells that failed, by name, and the names of unfinished cells that other processes run.
     """
     failures: dict[str, str] = {}
-    elsewhere: list[Cell] = []
-    held: tuple[int, HeldOut] | None = None
+    busy: list[Cell] = []
+    observations = FoldObservations(folder)
     with tqdm(total=len(cells), desc="cells", unit="cell", disable=not progress) as bar:
         for cell in cells:
             bar.set_postfix_str(cell.name)
-            with _caught(stops=stops) as caught:
-                run = cell.run()
-            if caught.error is not None or not finished(cell, run):
-                with lock(cell.folder) as ours:
-                    if not ours:
-                        elsewhere.append(cell)
-                    elif caught.error is not None:
-                        refuse(cell, caught.error)
-                    elif not finished(cell, run):  # another process may just have finished it
-                        if held is None or held[0] != cell.split.number:
-                            held = (cell.split.number, held_out(cell, folder))
-                        with _caught(stops=stops) as caught:
-                            fill(cell, run, held[1])
-            if caught.error is not None:
-                failures[cell.name] = f"{type(caught.error).__name__}: {caught.error}"
             bar.update()
-    return failures, [cell.name for cell in elsewhere if not (cell.folder / RUN).is_file()]
-
-
-def _caught(*, stops: bool) -> AbstractContextManager[Caught]:
-    """Keeps what is raised, or lets it through."""
-    return nullcontext(Caught()) if stops else Caught()
-
-
-def held_out(cell: Cell, folder: Path) -> HeldOut:
-    """What was measured on the test slides of a cell's fold: read, or computed and written.
-
-    Parameters
-    ----------
-    cell
-        The cell.
-    folder
-        Of the benchmark.
-
-    Returns
-    -------
-    The measurements.
-    """
-    study, number = cell.study, cell.split.number
-    place = folder / FOLDS / f"fold-{number}.npz"
-    if place.is_file():
-        with np.load(place) as arrays:
-            return HeldOut.from_arrays(arrays)
-    slides = [study.slides[name] for name in cell.split.test]
-    found = measured(slides, study.panels[number], study.target, fold=number, pooled=study.pooled, n_splits=N_SPLITS)
-    with atomic_file(place) as part, part.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **found.arrays())
-    return found
+            if cell.is_finished():
+                continue
+            with lock(cell.folder) as ours:
+                if not ours:
+                    busy.append(cell)
+                elif not cell.is_finished():  # another process may just have finished it
+                    of_fold = observations.of(cell)
+                    try:
+                        run_cell(cell, of_fold)
+                    except Exception as error:
+                        if raise_errors:
+                            raise
+                        failures[cell.name] = f"{type(error).__name__}: {error}"
+    return failures, [cell.name for cell in busy if not (cell.folder / RUN).is_file()]

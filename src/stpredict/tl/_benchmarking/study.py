@@ -1,22 +1,24 @@
-"""What is compared on: slides, folds, genes and targets; fixed before the first model is trained."""
+"""The data of a comparison: slides, folds, genes and targets. All is fixed before the first model is trained."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._checks import comparison as check
 from ..._checks import config as check_config
 from ..._checks import expression as check_expression
+from ..._checks.slides import listed
+from ..._pixels import PATCH_VERSION
 from ..._slides import resolve, shared_genes
 from ..._train.config import FitConfig
 from ...pp.targets import TargetSpec
 from .._training.plan import DEFAULT_N_GENES, drop_low_count_spots, most_dispersed_genes, slide_digest
-from .folds import splits
+from . import _errors as check
+from .folds import cross_validation_splits
 from .protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -43,19 +45,19 @@ class Study:
     panels: tuple[tuple[str, ...], ...]
     """Genes of each fold."""
     target: TargetSpec
-    """How counts become what is predicted and scored."""
+    """How counts become the values that are predicted and scored."""
     common: Mapping[str, Any]
     """Training options of all models."""
     protocol_name: str | None
-    """Whose protocol it is, if anyone's."""
+    """Name of a published protocol, if one is followed."""
 
     @property
     def protocol(self) -> Protocol | None:
-        """The protocol."""
+        """The published protocol."""
         return PROTOCOLS[self.protocol_name] if self.protocol_name else None
 
     @property
-    def pooled(self) -> bool:
+    def pools_spots(self) -> bool:
         """Whether the test spots of a fold are scored together."""
         return self.protocol is not None and self.protocol.pooled
 
@@ -64,13 +66,8 @@ class Study:
         """Whether a group is on both sides of any fold."""
         return any(split.leaks for split in self.splits)
 
-    def values(self) -> dict[str, Any]:
-        """What decides the folds and what is measured in them, by name.
-
-        Returns
-        -------
-        Values that JSON takes.
-        """
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides the folds and the observations in them, ready for JSON."""
         return {
             "protocol": self.protocol_name,
             "target": {name: getattr(self.target, name) for name in ("target_sum", "over", "log1p")},
@@ -78,26 +75,21 @@ class Study:
                 name: {"group": slide.group, "sha256": slide_digest(slide), "um_per_px": slide.um_per_px}
                 for name, slide in self.slides.items()
             },
-            "folds": [
-                {
-                    "train": list(split.train),
-                    "test": list(split.test),
-                    "validate": None if split.validate is None else list(split.validate),
-                    "leaks": split.leaks,
-                }
-                for split in self.splits
-            ],
+            "folds": [{name: value for name, value in asdict(s).items() if name != "number"} for s in self.splits],
             "genes": [list(panel) for panel in self.panels],
             "n_splits": N_SPLITS,
         }
 
     @property
     def fingerprint(self) -> str:
-        """Digest of `values`."""
-        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()[:16]
+        """Digest of `to_dict` and of the way patches are cut."""
+        values = self.to_dict()
+        if PATCH_VERSION != 1:  # version 1 is left out, so that folders named before there was a version are found
+            values["patch_version"] = PATCH_VERSION
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def studied(
+def plan_study(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     selection: Selection,
     *,
@@ -109,38 +101,30 @@ def studied(
     protocol: str | None,
     allow_leakage: bool,
 ) -> Study:
-    """Settle what is compared on.
-
-    Parameters
-    ----------
-    sdata, selection
-        Where the slides are.
-    by, n_folds, genes, target, protocol, allow_leakage
-        As in `benchmark`.
-    common
-        Training options of all models.
-
-    Returns
-    -------
-    The study.
-    """
+    """Find slides, folds and genes; arguments are those of `benchmark`."""
     if protocol is not None:
         check_config.one_of("protocol", protocol, tuple(PROTOCOLS))
     rule = None if protocol is None else PROTOCOLS[protocol]
-    check.no_other_folds(protocol, by != "group" or n_folds is not None)
+    if rule is not None and (by != "group" or n_folds is not None):
+        msg = f"`protocol={protocol!r}` fixes the folds. Leave `n_folds` and `by` out, or the protocol."
+        raise ValueError(msg)
     found = resolve(sdata, selection)
     common = {**(rule.config if rule else {}), **common}
     counted = drop_low_count_spots(found, float(common.get("min_library", FitConfig().min_library)))
-    slides = [slide for slide in found if slide.name in {each.name for each in counted}]
-    parts = splits(slides, by=by, n_folds=n_folds, allow_leakage=allow_leakage) if rule is None else rule.splits(slides)
+    names = {slide.name for slide in counted}
+    slides = [slide for slide in found if slide.name in names]
+    if rule is None:
+        splits = cross_validation_splits(slides, by=by, n_folds=n_folds, allow_leakage=allow_leakage)
+    else:
+        splits = rule.splits(slides)
     if rule is not None and target is not None:
         check.same_target(target.to_dict(), rule.target.to_dict(), str(protocol))
-    known = shared_genes(slides)
-    check_expression.shared_genes(len(known), [len(slide.genes) for slide in slides])
+    shared = shared_genes(slides)
+    check_expression.shared_genes(len(shared), [len(slide.genes) for slide in slides])
     return Study(
         slides={slide.name: slide for slide in slides},
-        splits=parts,
-        panels=_panels(counted, parts, known, rule, genes),
+        splits=splits,
+        panels=_panels(counted, splits, shared, rule, genes),
         target=rule.target if rule else target or TargetSpec(),
         common=common,
         protocol_name=protocol,
@@ -149,8 +133,8 @@ def studied(
 
 def _panels(
     slides: Sequence[Slide],
-    parts: Sequence[Split],
-    known: Sequence[str],
+    splits: Sequence[Split],
+    shared: Sequence[str],
     rule: Protocol | None,
     genes: Sequence[str] | None,
 ) -> tuple[tuple[str, ...], ...]:
@@ -158,43 +142,21 @@ def _panels(
     if genes is not None:
         wanted = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
         check_expression.known_genes(wanted, list(dict.fromkeys(gene for slide in slides for gene in slide.genes)))
-        check.genes_everywhere([gene for gene in wanted if gene not in set(known)])
-        return (tuple(wanted),) * len(parts)
+        if missing := [gene for gene in wanted if gene not in set(shared)]:
+            msg = f"{len(missing)} of the `genes` are not in every slide: {listed(missing)}. Leave them out."
+            raise ValueError(msg)
+        return (tuple(wanted),) * len(splits)
     if rule is not None:
-        return (tuple(rule.genes(slides)),) * len(parts)
-    return tuple(
-        tuple(most_dispersed_genes([slide for slide in slides if slide.name in part.train], known, DEFAULT_N_GENES))
-        for part in parts
-    )
+        return (tuple(rule.genes(slides)),) * len(splits)
+    training = ([slide for slide in slides if slide.name in split.train] for split in splits)
+    return tuple(tuple(most_dispersed_genes(some, shared, DEFAULT_N_GENES)) for some in training)
 
 
 def without_features(slides: Sequence[Slide], *, keep: bool) -> list[Slide]:
-    """Slides without embeddings, for models that take none.
-
-    Parameters
-    ----------
-    slides
-        The slides.
-    keep
-        Whether the model takes them.
-
-    Returns
-    -------
-    The slides.
-    """
+    """Slides without their embeddings, unless the model takes them (``keep``)."""
     return list(slides) if keep else [replace(slide, features=None) for slide in slides]
 
 
-def median_diameter(slides: Mapping[str, Slide]) -> float:
-    """Median spot diameter.
-
-    Parameters
-    ----------
-    slides
-        The slides.
-
-    Returns
-    -------
-    In µm.
-    """
+def median_diameter_um(slides: Mapping[str, Slide]) -> float:
+    """Median spot diameter over slides."""
     return float(np.median([slide.diameter_um for slide in slides.values()]))

@@ -1,4 +1,4 @@
-"""From scores of many cells to one row a model: means over units, and how sure they are. Data frames in and out."""
+"""From the scores of many cells to one row a model: means over units, with intervals. Data frames in and out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ LEAST_UNITS = 3
 """Units below which no interval is given."""
 N_RESAMPLES = 10_000
 LEVEL = 0.95
-CARRIED = ("unit", "leaks", "protocol", "headline", "said")
+NOTED = ("unit", "leaks", "protocol", "headline", "protocol_note")
+"""What the attributes of a summary repeat of the benchmark."""
 OVER_UNITS = ("gene_pearson", "share_of_ceiling")
 """Scores that are averaged over units; the others are averaged over cells."""
 MEANS = tuple(score.name for score in SUMMARY_SCORES if score.name not in OVER_UNITS)
@@ -26,20 +27,9 @@ COSTS = ("parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_
 
 
 def unit_means(scores: pd.DataFrame, metric: str, unit: str) -> pd.DataFrame:
-    """Mean of a score for every model and unit: over genes, then folds and seeds, then slides.
+    """Mean of a score, one row a unit (``"group"`` or ``"slide"``), one column a model.
 
-    Parameters
-    ----------
-    scores
-        The long table of scores.
-    metric
-        Which score.
-    unit
-        Column that names the units, ``"group"`` or ``"slide"``.
-
-    Returns
-    -------
-    One row a unit, one column a model.
+    It is averaged over genes, then folds and seeds, then slides, so that a patient with many slides counts once.
     """
     rows = scores[scores["metric"] == metric]
     by = ["model", unit, "slide"] if unit != "slide" else ["model", "slide"]
@@ -49,20 +39,8 @@ def unit_means(scores: pd.DataFrame, metric: str, unit: str) -> pd.DataFrame:
     return means.sort_index()
 
 
-def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap of a mean over units.
-
-    Parameters
-    ----------
-    values
-        One value a unit.
-    seed
-        Seed of the resampling.
-
-    Returns
-    -------
-    The ends of the 95 % interval; NaN for fewer than three units.
-    """
+def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of one value a unit; NaN for fewer than three units."""
     known = values[np.isfinite(values)]
     if len(known) < LEAST_UNITS:
         return float("nan"), float("nan")
@@ -71,24 +49,10 @@ def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def summarised(
+def summarize(
     scores: pd.DataFrame, runs: pd.DataFrame, note: Mapping[str, Any], baselines: Sequence[str]
 ) -> pd.DataFrame:
-    """One row a model, the best first.
-
-    Parameters
-    ----------
-    scores, runs
-        Of the benchmark.
-    note
-        ``unit``, ``leaks``, ``protocol`` and what else the result carries.
-    baselines
-        Labels of the baselines.
-
-    Returns
-    -------
-    The summary.
-    """
+    """One row a model, the best first."""
     unit = "group" if note["unit"] == "patient" else "slide"
     pearson, ceiling = (unit_means(scores, metric, unit) for metric in ("pearson", "ceiling"))
     means = {model: float(nan_mean(pearson[model].to_numpy())) for model in pearson.columns}
@@ -96,7 +60,7 @@ def summarised(
     baseline = max(scored, key=lambda name: scored[name]) if scored else None
     rows = {}
     for model, mean in sorted(means.items(), key=lambda item: -np.nan_to_num(item[1], nan=-np.inf)):
-        low, high = interval(pearson[model].to_numpy())
+        low, high = bootstrap_interval(pearson[model].to_numpy())
         of_model = runs[runs["model"] == model]
         limit = float(nan_mean(ceiling[model].to_numpy()))
         rows[model] = {
@@ -105,34 +69,29 @@ def summarised(
             "high": high,
             **_difference(pearson, str(model), baseline),
             "share_of_ceiling": mean / limit if limit > 0 else float("nan"),
-            "fold_std": _fold_std(of_model),
+            "fold_std": float(of_model.groupby("fold")["gene_pearson"].mean().std()),
             **{name: _mean(of_model, name) for name in (*MEANS, *COSTS)},
         }
-    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-    if note["protocol"] in {"m2ost", "m2ost_code"} and "mean_profile" in found.index:
+    summary = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    if note["protocol"] in {"m2ost", "m2ost_code"} and "mean_profile" in summary.index:
         for name in ("spot_pearson", "rmse"):
-            found[f"{name}_of_constant"] = float(found[name]["mean_profile"])
-    found.attrs.update({name: note[name] for name in CARRIED} | {"baseline": baseline, "n_units": len(pearson)})
-    return found
+            summary[f"{name}_of_constant"] = float(summary[name]["mean_profile"])
+    summary.attrs.update({name: note[name] for name in NOTED} | {"baseline": baseline, "n_units": len(pearson)})
+    return summary
 
 
 def _difference(pearson: pd.DataFrame, model: str, baseline: str | None) -> dict[str, float]:
-    """Paired difference against the best baseline, over the units that both have."""
-    nothing = dict.fromkeys(("difference", "difference_low", "difference_high"), float("nan"))
+    """Paired difference from the best baseline, over the units that both have."""
+    undefined = dict.fromkeys(("difference", "difference_low", "difference_high"), float("nan"))
     if baseline is None or model == baseline:
-        return nothing
+        return undefined
     paired = (pearson[model] - pearson[baseline]).dropna().to_numpy()
     if not len(paired):
-        return nothing
-    low, high = interval(paired)
+        return undefined
+    low, high = bootstrap_interval(paired)
     return {"difference": float(paired.mean()), "difference_low": low, "difference_high": high}
 
 
-def _fold_std(runs: pd.DataFrame) -> float:
-    """Standard deviation over folds of the mean over seeds."""
-    return float(runs.groupby("fold")["gene_pearson"].mean().std())
-
-
 def _mean(runs: pd.DataFrame, name: str) -> float:
-    """Mean over folds and seeds of what is known; NaN for a score that the cells were written without."""
+    """Mean over folds and seeds, without NaN; NaN for a score that is newer than the cells."""
     return float(pd.to_numeric(runs[name]).mean()) if name in runs else float("nan")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .slides import listed
-from .training import warn
+from .._checks.slides import listed
+from .._checks.training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,17 +34,8 @@ def is_prediction(name: str, table: AnnData) -> None:
         raise ValueError(msg)
 
 
-def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:
-    """Warn where predicted genes were not measured."""
-    if missing:
-        warn(
-            f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({listed(missing)}): these "
-            "cannot be compared with measurements."
-        )
-
-
 def genes_to_score(n_genes: int, predicted: Sequence[str], measured: Sequence[str]) -> None:
-    """Refuse to score where no predicted gene was measured."""
+    """Refuse predictions of genes of which none was measured."""
     if not n_genes:
         msg = (
             f"None of the {len(predicted)} predicted genes ({listed(predicted)}) is among the {len(measured)} measured "
@@ -54,7 +45,7 @@ def genes_to_score(n_genes: int, predicted: Sequence[str], measured: Sequence[st
 
 
 def enough_pairs(n_spots: int) -> None:
-    """Refuse to score next to nothing."""
+    """Refuse to score fewer than three spots."""
     if n_spots < 3:
         msg = (
             f"No slide has more than {n_spots} spots with both counts and predictions; at least 3 are needed. They are "
@@ -63,8 +54,8 @@ def enough_pairs(n_spots: int) -> None:
         raise ValueError(msg)
 
 
-def evaluated(scores: pd.DataFrame) -> None:
-    """Refuse a table that is no result of `evaluate`."""
+def has_summary(scores: pd.DataFrame) -> None:
+    """Refuse a table that `evaluate` did not return."""
     if "summary" not in scores.attrs:
         msg = "These scores carry no summary: give what `stp.tl.evaluate` returned, as it is."
         raise ValueError(msg)
@@ -74,6 +65,16 @@ def seen_in_training(names: Sequence[str]) -> None:
     """Warn where slides are scored that the predictor was trained on."""
     if names:
         warn(
-            f"The predictor was trained on {listed(names)}: these scores say how well it remembers, not how well it "
-            "predicts. Name the test slides with `shapes_key`."
+            f"The predictor was trained on {listed(names)}: these scores measure how well it remembers, not how well "
+            "it predicts. Name the test slides with `shapes_key`."
         )
+
+
+def not_cross_validated(name: str, *, ours: bool) -> None:
+    """Refuse to score predictions of several predictors as those of one."""
+    if ours:
+        msg = (
+            f"{name!r} was cross-validated: every fold has its own predictor and baselines. Its scores are what "
+            "`stp.tl.cross_validate` returned."
+        )
+        raise ValueError(msg)
