@@ -94,7 +94,7 @@ def test_nothing_is_decoded_before_it_is_needed_and_every_tile_once(tmp_path, le
         decode(out, page, corner, segment)
 
     monkeypatch.setattr(_wsi_tiff, "_decode_segment", counted)
-    monkeypatch.setattr("stpredict._chunks.LEAST_PX", 1)
+    monkeypatch.setattr("stpredict._chunks.MIN_BLOCK_PX", 1)
     monkeypatch.setattr("stpredict._pixels.CELL_PX", 64)
     sdata = read_wsi(write.tiff(tmp_path / "a.tif", levels))
     assert not decoded
@@ -366,7 +366,7 @@ def test_transparent_pixels_are_white(tmp_path, pixels):
     assert list(scales(read_wsi(tmp_path / "a.tif"))[0].c.values) == ["r", "g", "b", "a"]
 
 
-@pytest.mark.parametrize("kind", ["generic TIFF", "OME-Zarr 0.5", "OME-TIFF, channels apart"])
+@pytest.mark.parametrize("kind", ["OME-Zarr 0.5", "OME-TIFF, channels apart"])
 def test_16_bits_are_kept_and_cut_as_8(tmp_path, pixels, levels, kind):
     deep = [level.astype(np.uint16) * 257 for level in levels]
     sdata = read_wsi(write.FORMATS[kind](tmp_path, deep))
