@@ -32,7 +32,7 @@ import stpredict as stp
 from stpredict._slides import Selection, resolve
 from stpredict._train.batches import BatchLimit
 from stpredict._train.color import CHANNELS, apply_ridge, color_statistics, fit_ridge
-from stpredict._train.data import read_pieces, read_spots, slide_index
+from stpredict._train.data import read_pieces, read_spots
 from stpredict._train.device import make_fabric
 from stpredict.io.images import pyramid
 from stpredict.metrics import pearson
@@ -176,9 +176,9 @@ def ridge_score(sdata, spec, genes):
         slides = drop_low_count_spots(resolve(sdata, Selection(shapes_key=keys)), stp.tl.FitConfig().min_library)
         spots, _ = read_spots(slides, stp.tl.PatchSpec(fov_um=FOV_UM, size_px=112), progress=False)
         values = [spec.normalize(s.counts, [s.genes.index(gene) for gene in genes]) for s in slides]
-        found[part] = color_statistics(spots.patches, 100 / FOV_UM[0]), np.concatenate(values), slide_index(slides)
-    colors, values, index = found["train"]
-    weights, _ = fit_ridge(colors, values, index.astype(str), index, spec)
+        found[part] = color_statistics(spots.patches, 100 / FOV_UM[0]), np.concatenate(values), spots
+    colors, values, spots = found["train"]
+    weights, _ = fit_ridge(colors, values, spots, spec)
     colors, values, _ = found["held"]
     return float(np.nanmean(pearson(values, apply_ridge(weights, colors))))
 

@@ -24,7 +24,7 @@ from her2st_torch import SPACES, TEST, TRAIN, scores
 import stpredict as stp
 from stpredict._slides import Selection, resolve
 from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
-from stpredict._train.data import read_spots, slide_index
+from stpredict._train.data import read_spots
 from stpredict.models import build
 from stpredict.tl._training.plan import drop_low_count_spots
 
@@ -37,11 +37,10 @@ def ridge_row(train, test, predictor, spec, genes):
     share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
     spots, _ = read_spots(slides, predictor.patch, progress=False)
     values = np.concatenate([spec.normalize(s.counts, [s.genes.index(g) for g in genes]) for s in slides])
-    index = slide_index(slides)
-    colors = color_statistics(spots.patches.numpy(), share)
-    weights, penalty = fit_ridge(colors, values, index.astype(str), index, spec)
+    colors = color_statistics(spots.patches, share)
+    weights, penalty = fit_ridge(colors, values, spots, spec)
     spots, _ = read_spots([target], predictor.patch, progress=False)
-    predicted = apply_ridge(weights, color_statistics(spots.patches.numpy(), share))
+    predicted = apply_ridge(weights, color_statistics(spots.patches, share))
     observed = spec.normalize(target.counts, [target.genes.index(g) for g in genes])
     kept = np.asarray(target.counts[:, [target.genes.index(g) for g in genes]].sum(axis=1)).ravel() > 0
     return scores(observed[kept], predicted[kept]) | {"penalty": penalty}

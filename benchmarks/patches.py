@@ -122,7 +122,7 @@ def slices(levels, arrays, xy) -> None:
 
 def stored(levels) -> list[zarr.Array]:
     """The zarr arrays behind the levels."""
-    return [_chunks._stored(getattr(level.pixels, "data", level.pixels)) for level in levels]
+    return [_chunks._without_dask(getattr(level.pixels, "data", level.pixels)) for level in levels]
 
 
 def boxes(levels, xy) -> list[list[tuple[slice, slice]]]:

@@ -146,6 +146,17 @@ def test_what_nobody_could_import_is_refused():
         stp.models.register("own", Inner)
 
 
+class Former(Own):
+    """Was written for an earlier version."""
+
+    reads_both = True
+
+
+def test_former_names_are_refused():
+    with pytest.raises(ValueError, match="defines `reads_both`, which is now called `uses_patches_and_features`"):
+        stp.models.register("own", Former)
+
+
 @pytest.mark.parametrize(
     "model", [Own(OwnConfig(n_outputs=1)), torch.nn.Linear, "own"], ids=["network", "layer", "name"]
 )

@@ -155,7 +155,7 @@ def test_demo_without_data_or_network_says_so_and_uses_synthetic_slides(tmp_path
     monkeypatch.setattr(datasets, "synthetic", smaller, raising=False)
     assert main(["demo", "--out", str(tmp_path / "out"), "--epochs", "1"]) == 0
     said = capsys.readouterr().out
-    assert "Real sections cannot be had, so synthetic slides take their place (no network)" in said
+    assert "Real sections are not available, so synthetic slides are used (no network)" in said
     for row in ("mean profile", "ridge on colour", "M2OST", "noise ceiling"):
         assert row in said
     written = {path.name for path in (tmp_path / "out").iterdir()}

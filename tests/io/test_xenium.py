@@ -71,8 +71,7 @@ def test_no_he_image(xenium_folder):
     (np.diag([0.0, 1, 1]), "no affine matrix"),
     (np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1.0]]), "no affine matrix"),
     (np.diag([2.0, 2.04, 1]), r"not square: 0\.5 µm wide and 0\.51 µm high"),
-    (np.array([[2.0, 0, 9000], [0, 2, 0], [0, 0, 1]]), "No cell lies on H&E image .* as `alignment` places it. Give"),
-    (np.array([[0.5, 0, -900], [0, 0.5, 0], [0, 0, 1]]), "Give the alignment of this image and this sample"),
+    (np.array([[2.0, 0, 9000], [0, 2, 0], [0, 0, 1]]), "No cell lies on .* as `alignment` places it. Give the"),
 ])  # fmt: skip
 def test_alignments_that_are_none(xenium_folder, matrix, words):
     with pytest.raises(ValueError, match=words):

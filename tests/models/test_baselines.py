@@ -1,20 +1,15 @@
-"""Mean profile, colour, place: against numpy and against the baselines that predictions carry."""
+"""Mean profile, colour, place: against numpy."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from stpredict import models
-from stpredict._geometry import margin_px
-from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
 from stpredict.models import SpotBatch
 from stpredict.models.baselines import relative_to_slide
-from stpredict.models.image_statistics import window_colors
-from stpredict.pp.targets import Targets, TargetSpec
 
 
 def section(n_side=5, slide=0, at=(0.0, 0.0), seed=0, g=3):
@@ -49,31 +44,6 @@ def test_mean_profile_is_the_mean():
     assert not list(model.parameters())
     torch.testing.assert_close(model(section(2)), spots.targets.mean(dim=0).expand(4, 3))
     assert set(model.state_dict()) == {"profile"}
-
-
-@pytest.mark.parametrize("share", [2 / 3, 1.0, 0.1])
-def test_colours_are_those_of_the_baseline_beside_predictions(share):
-    patches = section().patches
-    np.testing.assert_allclose(
-        window_colors(patches, margin_px(patches.shape[-1], share)).numpy(),
-        color_statistics(patches.numpy(), share),
-        atol=2e-4,
-        rtol=1e-3,
-    )
-
-
-def test_ridge_on_colour_is_the_baseline_beside_predictions():
-    spots = together(section(6, seed=1), section(6, slide=1, seed=2))
-    colors = color_statistics(spots.patches.numpy(), 1 / 1.5)
-    values = (colors @ np.random.default_rng(0).normal(size=(24, 3))).astype(np.float32)
-    values += np.random.default_rng(1).normal(size=values.shape).astype(np.float32)
-    spec, index = TargetSpec(n_components=None), spots.slide.numpy()
-    weights, penalty = fit_ridge(colors, values, index.astype(str), index, spec)
-    targets = Targets.fit(spec, ["a", "b", "c"], values, index)
-    spots = replace(spots, targets=torch.from_numpy(targets.encode(values, index)))
-    model = built("ridge_color", spots, penalty=penalty)
-    predicted = targets.decode(model(spots).numpy())
-    np.testing.assert_allclose(predicted, apply_ridge(weights, colors), atol=2e-2)
 
 
 def test_ridge_on_colour_sees_no_shape():

@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgba
 from stpredict._slides import Level, Selection, resolve
 from stpredict.pl._slide_axes import (
     Window,
-    _dimmed,
-    _thinned,
+    _dim,
+    _subsample_levels,
     draw_raster,
     draw_spots,
     draw_tissue,
@@ -79,9 +79,9 @@ def test_beyond_the_image_is_white(slide):
 
 def test_dimming():
     pixels = np.array([[[200, 40, 120]]], np.uint8)
-    assert (_dimmed(pixels, 1.0) == pixels).all()
-    assert (_dimmed(pixels, 0.0) == 255).all()
-    half = _dimmed(pixels, 0.5).astype(int)
+    assert (_dim(pixels, 1.0) == pixels).all()
+    assert (_dim(pixels, 0.0) == 255).all()
+    half = _dim(pixels, 0.5).astype(int)
     assert (half > pixels).all()
     assert np.ptp(half) < np.ptp(pixels.astype(int)) / 2  # paler and greyer
 
@@ -89,11 +89,11 @@ def test_dimming():
 def test_one_coarse_level_is_thinned_lazily():
     pixels = da.zeros((3, 40_000, 40_000), chunks=(3, 1000, 1000), dtype=np.uint8)
     level = Level(pixels=pixels, factor=(1.0, 1.0))
-    first, thin = _thinned([level], ratio=50.0)
+    first, thin = _subsample_levels([level], ratio=50.0)
     assert first is level
     assert thin.factor == (25.0, 25.0)
     assert thin.pixels.shape == (3, 1600, 1600)
-    assert _thinned([level], ratio=3.0) == [level]
+    assert _subsample_levels([level], ratio=3.0) == [level]
 
 
 def test_spots_have_true_size():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +19,6 @@ import pytest
 
 from stpredict._files import lock
 from stpredict.datasets import synthetic
-from stpredict.metrics.scores import moran_agreement
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
 from stpredict.tl._benchmarking.cost import PeakMemory, Stopwatch
 from stpredict.tl._benchmarking.entry import common_fields, entries_of
@@ -46,10 +45,20 @@ def pair(two):
 @pytest.fixture(scope="module")
 def done(two, tmp_path_factory):
     """Two folds, two seeds, one model and the baselines."""
-    folder = tmp_path_factory.mktemp("benchmark")
-    found = benchmark(copied(two), {"quick": QUICK}, seeds=(0, 3), config=ON_CPU, save_dir=folder,
+    folder, sdata = tmp_path_factory.mktemp("benchmark"), copied(two)
+    attrs, layers, uns = str(sdata.attrs), list(sdata["observed"].layers), list(sdata["observed"].uns)
+    found = benchmark(sdata, {"quick": QUICK}, seeds=(0, 3), config=ON_CPU, save_dir=folder,
                       keep_predictors=True, progress=False)  # fmt: skip
+    assert (str(sdata.attrs), list(sdata["observed"].layers), list(sdata["observed"].uns)) == (attrs, layers, uns)
+    pd.testing.assert_frame_equal(sdata["observed"].obs, two["observed"].obs)
     return folder, found
+
+
+@pytest.fixture(scope="module")
+def baselines(two, tmp_path_factory):
+    """Both baselines on both folds."""
+    folder = tmp_path_factory.mktemp("baselines")
+    return benchmark(copied(two), ["mean_profile"], save_dir=folder, progress=False)
 
 
 def written(folder):
@@ -150,6 +159,36 @@ def test_nothing_is_done_twice_and_more_can_be_added(done, pair):
     assert len(Benchmark.load(folder).runs) == len(found.runs) + 2
 
 
+def test_a_folder_written_before_is_read_and_continued(baselines, pair, tmp_path):
+    """There was no version of patches, and a protocol's note had another name; cells may be older than a score."""
+    shutil.copytree(baselines.folder, tmp_path / "old")
+    note = json.loads((tmp_path / "old/benchmark.json").read_text())
+    del note["patch_version"], note["protocol_note"]
+    (tmp_path / "old/benchmark.json").write_text(json.dumps({**note, "said": "As others do."}))
+    for file in (tmp_path / "old").glob("*/*/config.json"):
+        config = json.loads(file.read_text())
+        assert config.pop("patch_version") == 1
+        file.write_text(json.dumps(config))
+    for file in (tmp_path / "old").glob("*/*/run.json"):
+        run = json.loads(file.read_text())
+        del run["moran_agreement"]
+        file.write_text(json.dumps(run))
+    loaded = Benchmark.load(tmp_path / "old")
+    assert loaded.summary().attrs["protocol_note"] == "As others do."
+    assert loaded.summary()["moran_agreement"].isna().all()
+    before = written(tmp_path / "old/mean_profile")
+    found = benchmark(pair, ["mean_profile"], save_dir=tmp_path / "old", progress=False)
+    assert written(tmp_path / "old/mean_profile") == before
+    pd.testing.assert_frame_equal(found.scores, baselines.scores)
+
+
+def test_patches_cut_in_another_way_are_refused(baselines, pair, monkeypatch):
+    for module in ("runner", "cell", "study"):
+        monkeypatch.setattr(f"stpredict.tl._benchmarking.{module}.PATCH_VERSION", 2)
+    with pytest.raises(ValueError, match=r"was written when patches were cut in another way \(version 1, now 2\)"):
+        benchmark(pair, ["mean_profile"], save_dir=baselines.folder, progress=False)
+
+
 def test_other_options_or_data_are_refused(done, pair):
     folder, _ = done
     before = written(folder)
@@ -187,7 +226,7 @@ def test_a_failure_in_training_leaves_its_configuration(pair, tmp_path, monkeypa
         msg = "out of luck"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr("stpredict.tl._benchmarking.cell.score_predictions", broken)
+    monkeypatch.setattr("stpredict.tl._benchmarking.cell.train_members", broken)
     with pytest.raises(RuntimeError, match=r"Every cell failed: .* 'RuntimeError: out of luck'"):
         benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
     cell = tmp_path / "ridge_color/fold-1-seed-0"
@@ -195,34 +234,36 @@ def test_a_failure_in_training_leaves_its_configuration(pair, tmp_path, monkeypa
 
 
 KILLED = """
-import sys
+import os, signal, sys
 import torch
 torch.set_num_threads(1)
 import stpredict as stp
+from stpredict.tl._benchmarking import runner
+run_cell, begun = runner.run_cell, []
+
+def killed_in_the_third(cell, observations):
+    begun.append(cell)
+    if len(begun) == 3:
+        cell.folder.with_name(f".{cell.folder.name}.part").mkdir()  # as if it had begun to write
+        os.kill(os.getpid(), signal.SIGKILL)
+    run_cell(cell, observations)
+
+runner.run_cell = killed_in_the_third
 sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
-stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=sys.argv[1], progress=False)
+stp.tl.benchmark(sdata, ["mean_profile"], save_dir=sys.argv[1], progress=False)
 """
 
 
-def test_a_killed_run_goes_on(pair, tmp_path):
-    place = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(place)])
-    deadline = time.monotonic() + 120
-    while len(list(place.glob("*/fold-*/run.json"))) < 1 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = {path: at for path, at in written(place).items() if "/fold-" in str(path) and "/." not in str(path)}
-    n_done = len(list(place.glob("*/fold-*/run.json")))
-    assert 1 <= n_done < 6
-    models = ["knn_spatial"]
-    found = benchmark(pair, models, save_dir=place, progress=False)
-    assert {path: at for path, at in written(place).items() if path in kept} == kept
-    assert {path.suffix for path in place.glob("*/.*")} <= {".lock"}  # what was killed may leave an empty file
-    whole = benchmark(pair, models, save_dir=tmp_path / "whole", progress=False)
-    pd.testing.assert_frame_equal(found.scores, whole.scores)
-    assert len(found.runs) == 6
+def test_a_killed_run_is_continued(pair, baselines, tmp_path):
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert process.returncode == -signal.SIGKILL
+    kept = {path: at for path, at in written(tmp_path).items() if "/fold-" in str(path) and "/." not in str(path)}
+    assert len(list(tmp_path.glob("*/fold-*/run.json"))) == 2
+    found = benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
+    assert {path: at for path, at in written(tmp_path).items() if path in kept} == kept
+    assert {path.suffix for path in tmp_path.glob("*/.*")} <= {".lock"}  # a killed process may leave an empty file
+    pd.testing.assert_frame_equal(found.scores, baselines.scores)
+    assert len(found.runs) == 4
 
 
 SHARED = """
@@ -232,23 +273,22 @@ torch.set_num_threads(1)
 import stpredict as stp
 sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
 sys.stdin.readline()
-stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=sys.argv[1], progress=False)
+stp.tl.benchmark(sdata, ["mean_profile"], save_dir=sys.argv[1], progress=False)
 """
 
 
-def test_two_processes_share_the_cells(two, tmp_path):
-    """Whatever the order in which they come to the cells, each is done once, and nobody stumbles over the other."""
-    command = [sys.executable, "-c", SHARED, str(tmp_path / "shared")]
+def test_two_processes_share_the_cells(two, baselines, tmp_path):
+    """Whatever the order in which they come to the cells, each is done once, and neither disturbs the other."""
+    command = [sys.executable, "-c", SHARED, str(tmp_path)]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     with ThreadPoolExecutor() as pool:
-        said = list(pool.map(lambda each: each.communicate("go\n", timeout=240)[1], both))
-    for process, error in zip(both, said, strict=True):
+        errors = list(pool.map(lambda each: each.communicate("go\n")[1], both))
+    for process, error in zip(both, errors, strict=True):
         assert process.returncode == 0 or "Another process is at" in error, error
-    found = benchmark(copied(two), ["knn_spatial"], save_dir=tmp_path / "shared", progress=False)
-    alone = benchmark(copied(two), ["knn_spatial"], save_dir=tmp_path / "alone", progress=False)
-    pd.testing.assert_frame_equal(found.scores, alone.scores)
+    found = benchmark(copied(two), ["mean_profile"], save_dir=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(found.scores, baselines.scores)
     assert len(found.failed) == 0
-    assert not list((tmp_path / "shared").glob("**/.*"))
+    assert not list(tmp_path.glob("**/.*"))
 
 
 def test_a_cell_that_another_process_is_at_is_left_to_it(pair, tmp_path):
@@ -276,22 +316,13 @@ def test_leaks_are_marked_for_good(pair, tmp_path):
     with pytest.raises(ValueError, match="allow_leakage=True"):
         benchmark(pair, ["mean_profile"], save_dir=tmp_path / "a", progress=False)
     assert not (tmp_path / "a").exists()
-    found = benchmark(pair, {"quick": QUICK}, config=ON_CPU, allow_leakage=True, save_dir=tmp_path / "b",
-                      progress=False)  # fmt: skip
+    found = benchmark(pair, ["mean_profile"], allow_leakage=True, save_dir=tmp_path / "b", progress=False)
     assert found.runs["leaks"].all()
     assert "WITH LEAKAGE" in repr(found)
     assert "WITH LEAKAGE" in found._repr_html_()
     attrs = Benchmark.load(tmp_path / "b").summary().attrs
     assert (attrs["leaks"], attrs["unit"], attrs["n_units"]) == (True, "section", 2)
-    assert json.loads((tmp_path / "b/quick/fold-0-seed-0/config.json").read_text())["leaks"] is True
-
-
-def test_input_is_not_changed(pair, tmp_path):
-    attrs, layers = str(pair.attrs), list(pair["observed"].layers)
-    obs, uns = pair["observed"].obs.copy(), list(pair["observed"].uns)
-    benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
-    assert (str(pair.attrs), list(pair["observed"].layers), list(pair["observed"].uns)) == (attrs, layers, uns)
-    pd.testing.assert_frame_equal(pair["observed"].obs, obs)
+    assert json.loads((tmp_path / "b/mean_profile/fold-0-seed-0/config.json").read_text())["leaks"] is True
 
 
 def test_embeddings_go_to_models_that_take_them(pair, tmp_path):
@@ -425,13 +456,6 @@ def test_the_interval_covers_as_often_as_it_says():
     assert 0.90 < hits / 300 < 0.98
     assert bootstrap_interval(np.arange(9.0)) == bootstrap_interval(np.arange(9.0))
     assert bootstrap_interval(np.array([1.0, 1.0, 1.0, np.nan])) == (1.0, 1.0)
-
-
-def test_moran_agreement():
-    one = np.array([0.1, 0.2, 0.6, np.nan])
-    assert moran_agreement(one, 2 * one + 1) == pytest.approx(1)
-    assert np.isnan(moran_agreement(one, np.array([np.nan, 1, 2, 3])))
-    assert np.isnan(moran_agreement(one, np.ones(4)))
 
 
 def test_costs_are_measured():

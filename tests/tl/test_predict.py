@@ -94,7 +94,7 @@ def test_colour_baseline_travels_with_the_table(sdata, predictor):
     table = sdata["predicted"]
     slides = resolve(sdata, Selection())
     spots, _ = read_spots(slides, predictor.patch, progress=False)
-    colors = color_statistics(spots.patches.numpy(), 100 / 150)
+    colors = color_statistics(spots.patches, 100 / 150)
     np.testing.assert_allclose(table.obsm["color"], colors, atol=1e-5)
     ridge = apply_ridge(table.varm["ridge_color"], table.obsm["color"])
     truth = sdata["observed"].layers["rate"]

@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 
 from stpredict._train.batches import BatchLimit, gather
 from stpredict._train.config import FitConfig
-from stpredict._train.loop import TrainingState, ValidationSpots, _validation_outputs, spots_per_pass, train
+from stpredict._train.loop import TrainingState, outputs_at, spots_per_pass, train
 from stpredict._train.windows import nearest_spots_outside, windows
 from stpredict.models import SpotModel
 from stpredict.models.contract import FloatLinear
@@ -111,11 +111,10 @@ def slides(spots):
     return spots(n_scales=1)
 
 
-def test_validation_sees_windows_and_keeps_the_order(slides, fabric):
+def test_outputs_are_computed_by_window_and_keep_the_order(slides, fabric):
     model, config = Together(), FitConfig(window=4)
     rows = torch.tensor([23, 1, 4, 9, 17, 3, 0, 12, 20, 15, 13])
-    held = ValidationSpots(spots=slides, observed=np.zeros((11, 3), np.float32), decode=lambda x: x, rows=rows)
-    given = _validation_outputs(model, held, config, fabric, BatchLimit(spots_per_pass(model, config)))
+    given = outputs_at(model, slides, rows, config, fabric, BatchLimit(spots_per_pass(model, config)))
     some = gather(slides, rows)
     for window in windows(some.xy_um, some.slide, 4):
         here = some.xy_um[window]

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+RENAMED = {
+    "start_from": "initialize_from",
+    "start_at": "initialize_at",
+    "takes_steps": "has_trainable_parameters",
+    "reads_both": "uses_patches_and_features",
+    "grows": "per_spot_buffers",
+}
+"""Former names of what a model may define: they would be ignored without a word."""
+
+
 def positive_int(name: str, value: object) -> None:
     """Refuse a value that is not a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -235,6 +245,9 @@ def model_class(model: object, base: type) -> None:
         raise TypeError(msg)
     if model.__qualname__ != model.__name__:
         msg = f"{model.__qualname__!r} is not at the top level of a module; define it at the top of a module."
+        raise ValueError(msg)
+    if old := [name for name in RENAMED if hasattr(model, name)]:
+        msg = f"{model.__name__} defines `{old[0]}`, which is now called `{RENAMED[old[0]]}`: rename it."
         raise ValueError(msg)
 
 

@@ -34,7 +34,7 @@ class Resolution(Protocol):
 
 
 def listed(names: Sequence[object]) -> str:
-    """Names for a message: quoted, the first eight."""
+    """The first eight names, quoted, for a message."""
     shown = ", ".join(repr(name) for name in list(names)[:8])
     return (shown + (f", … ({len(names)} in all)" if len(names) > 8 else "")) or "none"
 
@@ -52,7 +52,7 @@ def is_spatialdata(value: object) -> None:
 
 
 def each_once(names: Sequence[str]) -> None:
-    """Refuse an empty list of slides, or one that names a slide twice."""
+    """Refuse an empty list of slides, or a slide that is named twice."""
     if not names:
         msg = "No slide was given: the list of objects is empty. Give a SpatialData, or a list or mapping of them."
         raise ValueError(msg)
@@ -85,7 +85,7 @@ def one_table(names: Sequence[str]) -> None:
 
 
 def one_shapes(found: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse to guess among several spot elements where no table says which is meant, or to go on without any."""
+    """Refuse to guess among several spot elements where no table names one, or to go on without any."""
     if not found:
         msg = (
             f"No element holds spots; shapes and labels found: {listed(names)}. Lay spots over the slide with "
@@ -139,20 +139,6 @@ def has_image(names: Sequence[str], asked: str) -> None:
         raise ValueError(msg)
 
 
-def the_image(names: Sequence[str], coordinate_system: str | None = None) -> None:
-    """Refuse to guess among several images, or to go on without one."""
-    where = "" if coordinate_system is None else f" of coordinate system {coordinate_system!r}"
-    if not names:
-        msg = (
-            f"There is no image{where} in `sdata.images`. Add one, for instance with `stp.io.read_st`, or give another "
-            "object or coordinate system."
-        )
-        raise ValueError(msg)
-    if len(names) > 1:
-        msg = f"Which image{where} is meant? Found: {listed(names)}. Give one as `image_key`."
-        raise ValueError(msg)
-
-
 def may_write(sdata: SpatialData, key_added: str, made: Collection[str], function: str) -> None:
     """Refuse to overwrite an element that this function did not make."""
     taken = {name for _, name, _ in sdata.gen_elements()}
@@ -161,30 +147,6 @@ def may_write(sdata: SpatialData, key_added: str, made: Collection[str], functio
             f"The object already has an element {key_added!r} that `{function}` did not make (it made: "
             f"{listed(sorted(made))}), and it is not overwritten. Give another name as `key_added`, or delete it with "
             f"`del sdata[{key_added!r}]`."
-        )
-        raise ValueError(msg)
-
-
-def has_polygons(names: Sequence[str], asked: str, argument: str) -> None:
-    """Refuse an element with tissue that was asked for and is not there."""
-    if asked not in names:
-        msg = f"No element {asked!r} with tissue (found: {listed(names)}). Give one as `{argument}`, or None."
-        raise ValueError(msg)
-
-
-def areas(kinds: Collection[str], key: str, argument: str) -> None:
-    """Refuse tissue that is not drawn as polygons."""
-    if not set(kinds) <= {"Polygon", "MultiPolygon"}:
-        msg = f"Shapes {key!r} hold {listed(sorted(kinds))}; tissue must be polygons. Give others as `{argument}`."
-        raise ValueError(msg)
-
-
-def shares_system(shared: Collection[str], key: str, image_key: str, argument: str) -> None:
-    """Refuse tissue that lies in another coordinate system than the image."""
-    if not shared:
-        msg = (
-            f"Tissue {key!r} and image {image_key!r} share no coordinate system. Register them with "
-            f"`spatialdata.transformations.set_transformation`, or give another element as `{argument}`."
         )
         raise ValueError(msg)
 
@@ -216,7 +178,7 @@ def one_image(
 
 
 def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, table_name: str) -> None:
-    """Refuse table rows whose instance key names no spot, or none at all, and spots that share a name."""
+    """Refuse a table without rows of the element, rows that match no spot, and spots that share an index."""
     if not len(ids):
         msg = (
             f"No row of table {table_name!r} annotates {shapes_key!r}, though it is one of the table's regions. Give "
@@ -239,7 +201,7 @@ def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, ta
 
 
 def unique_spots(names: pd.Index[Any], table_name: str) -> None:
-    """Refuse rows that share a name, since predictions are matched to measurements by it."""
+    """Refuse rows that share a name: predictions are matched to measurements by it."""
     if not names.is_unique:
         twice = listed(names[names.duplicated()].unique().tolist())
         msg = (
@@ -250,7 +212,7 @@ def unique_spots(names: pd.Index[Any], table_name: str) -> None:
 
 
 def on_image(xy_px: NDArray[np.float64], shape: tuple[int, ...], shapes_key: str, image_key: str) -> None:
-    """Refuse spots that all lie off the image: a transformation is missing."""
+    """Refuse spots that all lie outside the image: a transformation is missing."""
     height, width = shape[-2:]
     inside = ((xy_px >= 0) & (xy_px < (width, height))).all(axis=1)
     if not inside.any():
@@ -275,7 +237,7 @@ def isotropic(scales: tuple[float, float], image_key: str, system: str) -> None:
 
 
 def layers(table: AnnData) -> list[str]:
-    """Names of layers; anndata lists X among them, as None."""
+    """Names of layers, without X, which anndata lists as None."""
     return [name for name in table.layers.keys() if name is not None]  # noqa: SIM118  (mypy knows only this)
 
 
@@ -294,7 +256,7 @@ def has_column(table: AnnData, column: str) -> None:
 
 
 def embeddings(table: AnnData | None, key: str, shapes_key: str) -> NDArray[Any]:
-    """A dense, finite matrix of embeddings; refuse what is missing or is none."""
+    """A dense, finite matrix of embeddings; refuse anything else."""
     found = [] if table is None else [str(name) for name in table.obsm]
     if table is None or key not in found:
         msg = (
@@ -326,7 +288,7 @@ def one_group(values: pd.Series[Any], group_key: str, shapes_key: str) -> str:
 
 
 def resolution(um_per_px: float, image_key: str) -> None:
-    """Refuse a resolution that cannot be one."""
+    """Refuse a resolution out of range."""
     if not (math.isfinite(um_per_px) and 0.01 <= um_per_px <= 200):
         msg = (
             f"The resolution of image {image_key!r} is given as {um_per_px} µm per pixel; slides lie between 0.01 and "
@@ -396,16 +358,16 @@ def colour_image(shape: tuple[int, ...], image_key: str) -> None:
         what = "grey: one channel" if shape[0] == 1 else f"{shape[0]} channels"
         msg = (
             f"Image {image_key!r} is not H&E in colour ({what}, shape {tuple(shape)}); 3 (RGB) or 4 (RGBA) channels "
-            "are read. Give the colour image as `image_key`, or select its channels with `image.sel(c=[…])`."
+            "are supported. Give the colour image as `image_key`, or select its channels with `image.sel(c=[…])`."
         )
         raise ValueError(msg)
 
 
 def pixel_range(dtype: object, low: float, high: float, image_key: str) -> NoReturn:
-    """Refuse pixel values that fit no stated rule."""
+    """Refuse pixel values outside the known ranges."""
     msg = (
-        f"Pixels of image {image_key!r} are {dtype} in [{low:g}, {high:g}]; read are uint8, other whole numbers from 0 "
-        "to 65535 (as 8, 12 or 16 bits, the fewest that hold them) and floats in [0, 1] or [0, 255]. Rescale the image "
-        "to one of these, for instance `(image / image.max() * 255).astype('uint8')`."
+        f"Pixels of image {image_key!r} are {dtype} in [{low:g}, {high:g}]; supported are uint8, other whole numbers "
+        "from 0 to 65535 (as 8, 12 or 16 bits, the fewest that hold them) and floats in [0, 1] or [0, 255]. Rescale "
+        "the image to one of these, for instance `(image / image.max() * 255).astype('uint8')`."
     )
     raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Errors of the command line: stores that are not there, places that are taken."""
+"""Errors of the command line: missing stores, outputs that exist."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXPLAINED: Final = (ValueError, TypeError, OSError, FloatingPointError)
+EXPECTED: Final = (ValueError, TypeError, OSError, FloatingPointError)
 """Errors whose message is written for users; the command line prints it without a traceback."""
 
 
 def store_exists(path: Path) -> None:
-    """Refuse a store that is not there."""
+    """Refuse a store that does not exist."""
     if not path.is_dir():
         msg = (
             f"No SpatialData store at {str(path)!r}. Give the path of a .zarr folder, made for instance with "
@@ -22,7 +22,7 @@ def store_exists(path: Path) -> None:
 
 
 def new_output(path: Path) -> None:
-    """Refuse to overwrite, and to write what nobody can read back."""
+    """Refuse to overwrite, and formats that are not supported."""
     if path.suffix not in {".h5ad", ".zarr"}:
         msg = f"`--out {path}` must end in .h5ad (the table) or .zarr (the whole object)."
         raise ValueError(msg)

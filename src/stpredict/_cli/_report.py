@@ -16,19 +16,7 @@ COLUMNS = ("gene_pearson", "best50", "spot_pearson", "rmse")
 
 
 def score_table(scores: pd.DataFrame, *, label: str = "model") -> str:
-    """The scores of the model beside those of the baselines, the noise ceiling last.
-
-    Parameters
-    ----------
-    scores
-        What `tl.evaluate` returned.
-    label
-        What to call the model.
-
-    Returns
-    -------
-    Lines of text, with a line break at the end.
-    """
+    """The scores of the model beside those of the baselines, the noise ceiling last."""
     table = tl.summary(scores)
     names = {**ROWS, "model": label}
     labels = {score.name: score.label for score in SUMMARY_SCORES}

@@ -1,254 +1,241 @@
-"""A benchmark as one HTML file: what was compared, who wins and how surely, maps, costs, failures, how to repeat it.
-
-The file holds all it shows: it fetches nothing and runs nothing.
-"""
+"""The page of a benchmark: collects what the template shows. Words and numbers are in `text`, plots in `figures`."""
 
 from __future__ import annotations
 
 import json
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jinja2
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 
-from .._checks import report as check
 from .._files import atomic_file
-from ..pl._comparison import best_genes, by_gene, ceiling_by_gene, ranked, section, shared_genes
+from ..pl.comparison import best_genes, ceiling_by_gene, mean_gene_scores, ranked_summary, section, shared_genes
 from ..pp.targets import TargetSpec
 from ..tl._benchmarking.cell import RUN
 from ..tl._predictor.serialization import package_version
-from .charts import CEILING, forest, strips
-from .maps import component_maps, gene_maps, n_shown
-from .style import STYLE
-from .tables import boxed, costs_table, genes_table, scores_table
-from .text import broken, counted, escaped, listed, verdict
+from . import _errors as check
+from .figures import component_maps, forest, gene_maps, gene_scores
+from .text import COSTS, DASH, SCORES, breakable, count_noun, interval, join_names, number, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
 
-    from ..pl._comparison import Compared, Section
+    from ..pl.comparison import BenchmarkLike, Section
+    from .text import Column
 
 N_GENES = 30
 """Genes of the heat map."""
-LEAK = (
-    '<div class="leak"><p><strong>LEAK.</strong> Tissue of the same patient or group is in training and in test. '
-    "Scores on a new patient will be lower, and models that remember a patient gain by it. Do not report these as "
-    "performance on new patients.</p></div>"
-)
+CEILING = "noise ceiling"
+LUMA = np.array([0.299, 0.587, 0.114])
+INTERVALS = {"gene_pearson": ("low", "high"), "difference": ("difference_low", "difference_high")}
+"""Columns of the summary that hold the interval of another column."""
 
 
-def to_html(benchmark: Compared, path: str | PathLike[str]) -> None:
-    """Write a benchmark as one self-contained HTML file, whole or not at all.
+class Cell(NamedTuple):
+    """A cell of a table that is more than text."""
 
-    Parameters
-    ----------
-    benchmark
-        The benchmark.
-    path
-        Where the file goes; a file that is there is replaced.
-    """
+    text: str
+    note: str = ""
+    style: str = ""
+    kind: str = ""
+
+
+def to_html(benchmark: BenchmarkLike, path: str | PathLike[str]) -> None:
+    """Write a benchmark as one self-contained HTML file, whole or not at all; a file that is there is replaced."""
     target = Path(path)
     text = page(benchmark)
     try:
-        with atomic_file(target) as part:
-            part.write_text(text, encoding="utf-8")
+        with atomic_file(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         check.report_not_written(target, error)
 
 
-def page(benchmark: Compared) -> str:
-    """The text of the file.
-
-    Parameters
-    ----------
-    benchmark
-        The benchmark.
-
-    Returns
-    -------
-    HTML.
-    """
-    summary = ranked(benchmark)
+def page(benchmark: BenchmarkLike) -> str:
+    """The HTML text of the page."""
+    summary = ranked_summary(benchmark)
     scored = summary.index[summary["gene_pearson"].notna()].tolist()
-    title = f"Comparison of {counted(len(summary), 'model')}"
-    body = "".join(
-        [
-            f"<header><h1>{title}</h1></header><main>",
-            LEAK if benchmark.note["leaks"] else "",
-            _verdict(benchmark, summary.loc[scored]),
-            _compared(benchmark, summary),
-            _scores(benchmark, summary),
-            _genes(benchmark, summary),
-            _maps(benchmark, scored),
-            f"<section><h2>What it costs</h2>{costs_table(summary, _fit_s(benchmark))}</section>",
-            _failures(benchmark),
-            _repeat(benchmark, summary),
-            f"</main><footer><p>Made by stpredict {escaped(package_version())}. For research; not for diagnosis.</p>",
-            "</footer>",
-        ]
+    found = section(benchmark, scored)
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("stpredict._report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    ).get_template("report.html.jinja")
+    return template.render(
+        title=f"Comparison of {count_noun(len(summary), 'model')}",
+        leaks=benchmark.note["leaks"],
+        verdict=verdict(summary.loc[scored]),
+        remark=benchmark.note["protocol_note"],
+        facts=_facts(benchmark, summary),
+        has_intervals=summary["low"].notna().any(),
+        has_baseline=summary.attrs.get("baseline") in summary.index,
+        forest=forest(summary, float(_ceiling(benchmark))),
+        scores=_scores(summary),
+        genes=_genes(benchmark, summary),
+        section=found.name,
+        gene_map=_gene_map(benchmark, found, mean_gene_scores(benchmark, "pearson", scored)),
+        component_maps=_component_maps(benchmark, found),
+        costs=_costs(benchmark, summary),
+        failures=_failures(benchmark),
+        repeat=_repeat(benchmark, summary),
+        version=package_version(),
     )
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body>{body}</body></html>\n"
-    )
 
 
-def _verdict(benchmark: Compared, scored: pd.DataFrame) -> str:
-    """Who wins, and what is to be known of the protocol."""
-    said = "".join(f"<p>{sentence}</p>" for sentence in verdict(scored))
-    note = f'<p class="soft">{escaped(benchmark.note["protocol_note"])}</p>' if benchmark.note["protocol_note"] else ""
-    return f'<div class="verdict">{said}{note}</div>'
-
-
-def _compared(benchmark: Compared, summary: pd.DataFrame) -> str:
-    """What took part, and on what."""
+def _facts(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, str]:
+    """What took part, and on which data."""
     study, runs = benchmark.note["study"], benchmark.runs
     groups = sorted({str(slide["group"]) for slide in study["slides"].values()})
     n_spots = runs.drop_duplicates("fold")["n_test"].sum()
-    leaks = "the same in training and in test (LEAK, see above)"
-    facts = {
-        "Models": listed(summary.index.tolist()),
-        "Best baseline": escaped(summary.attrs.get("baseline") or "none took part"),
-        "Groups": f"{len(groups):,}: {listed(groups)}",
-        "Sections": f"{len(study['slides']):,}: {listed(list(study['slides']))}",
-        "Held out": f"{n_spots:,.0f} spots, predicted by networks that were not trained on them",
-        "Folds": _folds(study["folds"], runs["seed"].nunique()),
-        "Groups in training and test": leaks if benchmark.note["leaks"] else "never the same",
-        "Protocol": escaped(benchmark.note["protocol"] or "of stpredict"),
+    folds = "; ".join(join_names(fold["test"], 5) for fold in study["folds"][:20])
+    more = "; …" if len(study["folds"]) > 20 else ""
+    seeds = count_noun(runs["seed"].nunique(), "seed")
+    return {
+        "Models": join_names(summary.index.tolist()),
+        "Best baseline": str(summary.attrs.get("baseline") or "none took part"),
+        "Groups": f"{len(groups):,}: {join_names(groups)}",
+        "Sections": f"{len(study['slides']):,}: {join_names(list(study['slides']))}",
+        "Held out": f"{n_spots:,.0f} spots, each predicted by networks that were not trained on it",
+        "Folds": f"{len(study['folds']):,} with {seeds}, held out in turn: {folds}{more}",
+        "Groups in training and test": "the same (LEAK, see above)" if benchmark.note["leaks"] else "never the same",
+        "Protocol": str(benchmark.note["protocol"] or "of stpredict"),
         "Genes": _panels(study["genes"]),
-        "Units": escaped(TargetSpec(**study["target"]).units),
+        "Units": TargetSpec(**study["target"]).units,
     }
-    items = "".join(f"<dt>{name}</dt><dd>{said}</dd>" for name, said in facts.items())
-    return f"<section><h2>What was compared</h2><dl>{items}</dl></section>"
-
-
-def _folds(folds: Sequence[Mapping[str, Any]], n_seeds: int) -> str:
-    held = "; ".join(listed(fold["test"], 5) for fold in folds[:20])
-    more = "; …" if len(folds) > 20 else ""
-    return f"{len(folds):,} with {counted(n_seeds, 'seed')}, held out one after the other: {held}{more}"
 
 
 def _panels(panels: Sequence[Sequence[str]]) -> str:
-    """Genes of all folds, or that each fold has its own."""
+    """The genes of all folds, or that each fold has its own."""
     genes = list(dict.fromkeys(gene for panel in panels for gene in panel))
-    own = any(set(panel) != set(panels[0]) for panel in panels)
-    said = f"{len(panels[0]):,} a fold, chosen in each; {len(genes):,} in all" if own else f"{len(genes):,}"
-    return f"{said}: {listed(genes, 12)}"
+    differ = any(set(panel) != set(panels[0]) for panel in panels)
+    n = f"{len(panels[0]):,} a fold, chosen in each; {len(genes):,} in total" if differ else f"{len(genes):,}"
+    return f"{n}: {join_names(genes, 12)}"
 
 
-def _scores(benchmark: Compared, summary: pd.DataFrame) -> str:
-    ceiling = benchmark.runs["ceiling"].mean() if "ceiling" in benchmark.runs.columns else np.nan
-    lines = "means with 95 % intervals" if summary["low"].notna().any() else "means; no interval can be given"
-    diamond = " The diamond is the best baseline." if summary.attrs.get("baseline") in summary.index else ""
-    return (
-        "<section><h2>How well each model predicts</h2>"
-        f"<p>Gene-wise Pearson r on held-out sections: {lines}.{diamond}</p>"
-        f"{forest(summary, float(ceiling))}{scores_table(summary)}</section>"
-    )
+def _ceiling(benchmark: BenchmarkLike) -> float:
+    """Mean noise ceiling; NaN where it is not known."""
+    return float(benchmark.runs["ceiling"].mean()) if "ceiling" in benchmark.runs.columns else float("nan")
 
 
-def _genes(benchmark: Compared, summary: pd.DataFrame) -> str:
-    models = summary.index.tolist()
-    values, ceiling = by_gene(benchmark, "pearson", models), ceiling_by_gene(benchmark)
-    rows = {str(model): values[model].dropna().to_numpy() for model in models}
-    means = {str(model): float(summary["gene_pearson"][model]) for model in models}
-    if len(ceiling):
-        rows[CEILING], means[CEILING] = ceiling.to_numpy(), float(ceiling.mean())
-    drawn = values.loc[best_genes(values, N_GENES)]
-    if not len(drawn):
-        return "<section><h2>Which genes are predicted</h2><p>No gene has a score.</p></section>"
-    told = drawn.assign(**{CEILING: ceiling.reindex(drawn.index)}) if len(ceiling) else drawn
-    return (
-        "<section><h2>Which genes are predicted</h2><p>A dot is a gene, a box holds the middle half of them, a line is "
-        f"the mean.</p>{strips(rows, means, str(summary.attrs.get('baseline')))}"
-        f"<p>{counted(len(drawn), 'gene')} with the best mean over all models:</p>{genes_table(told)}</section>"
-    )
+def _columns_with_values(summary: pd.DataFrame, columns: Sequence[Column]) -> list[Column]:
+    """The columns that have a value for any model."""
+    return [column for column in columns if column.name in summary.columns and summary[column.name].notna().any()]
 
 
-def _maps(benchmark: Compared, scored: Sequence[str]) -> str:
-    """One gene, and all genes as colour, on the section with the most spots."""
-    found, values = section(benchmark, scored), by_gene(benchmark, "pearson", scored)
-    genes = [gene for gene in best_genes(values, len(values)) if gene in found.genes]
-    shown = n_shown(found)
-    some = "" if shown == len(found.xy) else f" Maps show {shown:,} of {len(found.xy):,} spots, taken at random."
-    return (_map_of(found, genes[0], some) if genes else "") + _map_of_all(found)
+def _scores(summary: pd.DataFrame) -> dict[str, Any]:
+    """The summary as a table, with intervals below the numbers."""
+    columns = _columns_with_values(summary, SCORES)
+    rows: list[list[Any]] = []
+    for model, row in summary.iterrows():
+        mark = " (best baseline)" if model == summary.attrs.get("baseline") else ""
+        rows.append([breakable(model) + mark, *(_score(row, column) for column in columns)])
+    return {"head": ["model", *(column.label for column in columns)], "rows": rows, "columns": columns}
 
 
-def _map_of(found: Section, gene: str, some: str) -> str:
-    name = escaped(gene)
-    return (
-        f"<section><h2>One gene on tissue: {name}</h2><p>Section {escaped(found.name)}, held out. {name} is the gene "
-        "that all models predict best on average, so this is the friendliest view. All maps share one scale."
-        f"{some}</p>{gene_maps(found, gene)}</section>"
-    )
+def _score(row: pd.Series, column: Column) -> Cell:
+    ends = INTERVALS.get(column.name)
+    note = "" if ends is None else interval(row[ends[0]], row[ends[1]], column.kind)
+    return Cell(number(row[column.name], column.kind), note)
 
 
-def _map_of_all(found: Section) -> str:
+def _costs(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, Any]:
+    """Size, speed and memory of every model, and the mean duration of a training."""
+    runs, columns = benchmark.runs, _columns_with_values(summary, COSTS)
+    fit_s = runs.groupby("model")["fit_s"].mean() if "fit_s" in runs.columns else pd.Series(dtype=float)
+    rows = [
+        [
+            breakable(model),
+            *(number(row[column.name], column.kind) for column in columns),
+            number(fit_s.get(model, np.nan), "speed"),
+        ]
+        for model, row in summary.iterrows()
+    ]
+    return {"head": ["model", *(column.label for column in columns), "training, s"], "rows": rows, "columns": columns}
+
+
+def _genes(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, Any] | None:
+    """Scores of all genes as a figure and of the best genes as a coloured table; None where no gene has a score."""
+    values, ceiling = mean_gene_scores(benchmark, "pearson", summary.index.tolist()), ceiling_by_gene(benchmark)
+    best = values.loc[best_genes(values, N_GENES)]
+    if not len(best):
+        return None
+    shown = best.assign(**{CEILING: ceiling.reindex(best.index)}) if len(ceiling) else best
+    numbers = shown.to_numpy(dtype=np.float64)
+    low, high = min(0.0, float(np.nanmin(numbers))), float(np.nanmax(numbers))
+    shares = (numbers - low) / ((high - low) or 1.0)
+    return {
+        "figure": gene_scores(benchmark, len(summary) + bool(len(ceiling))),
+        "n": count_noun(len(best), "gene"),
+        "head": ["gene", *map(str, shown.columns)],
+        "rows": [[str(gene), *map(_heat_cell, numbers[i], shares[i])] for i, gene in enumerate(shown.index)],
+    }
+
+
+def _heat_cell(value: float, share: float) -> Cell:
+    """A score on its colour, in text that can be read on it."""
+    if not np.isfinite(value):
+        return Cell(DASH)
+    color = np.asarray(colormaps["viridis"](float(share))[:3])
+    code = "".join(f"{channel:02x}" for channel in np.rint(255 * color).astype(int))
+    return Cell(number(value, "short"), style=f"background:#{code};color:{'#000' if color @ LUMA > 0.5 else '#fff'}")
+
+
+def _gene_map(benchmark: BenchmarkLike, found: Section, scores: pd.DataFrame) -> dict[str, Any] | None:
+    """Maps of the gene that all models predict best; None where no gene has a score."""
+    genes = [gene for gene in best_genes(scores, len(scores)) if gene in found.genes]
+    return {"gene": genes[0], "panels": gene_maps(benchmark, found, genes[0])} if genes else None
+
+
+def _component_maps(benchmark: BenchmarkLike, found: Section) -> dict[str, Any] | None:
+    """Maps of the principal components; None where spots or genes are too few for them."""
     n_genes = len(shared_genes(found))
     if len(found.xy) < 4 or n_genes < 3:
-        return ""
-    return (
-        f"<section><h2>All genes on tissue</h2><p>Three principal components of {n_genes:,} genes, learnt from the "
-        "measurement and all models together, as red, green and blue: spots of like colour have like expression. A "
-        f"model that says the same everywhere is grey.</p>{component_maps(found)}</section>"
-    )
+        return None
+    return {"n_genes": f"{n_genes:,}", "panels": component_maps(benchmark, found)}
 
 
-def _fit_s(benchmark: Compared) -> pd.Series:
-    runs = benchmark.runs
-    return runs.groupby("model")["fit_s"].mean() if "fit_s" in runs.columns else pd.Series(dtype=float)
-
-
-def _failures(benchmark: Compared) -> str:
-    """Trainings that failed, and why, and those that are still to come."""
+def _failures(benchmark: BenchmarkLike) -> dict[str, Any]:
+    """The trainings that failed with their errors, and the models whose folds were not all run."""
     failed, done = benchmark.failed, benchmark.runs
-    rows = failed[["model", "fold", "seed", "error"]].astype(str).to_numpy().tolist()
-    cells = [[broken(model), *map(escaped, (fold, seed)), f'<td class="long">{escaped(error)}</td>']
-             for model, fold, seed, error in rows]  # fmt: skip
-    said = f"{len(done):,} trainings (model x fold x seed) were scored, {len(cells):,} failed."
-    if cells:
-        said += " Means of models that failed are over the other folds, so compare them with care."
+    errors = failed[["model", "fold", "seed", "error"]].astype(str).to_numpy().tolist()
+    rows = [[breakable(model), fold, seed, Cell(error, kind="long")] for model, fold, seed, error in errors]
+    text = f"{len(done):,} trainings (model x fold x seed) were scored, {len(rows):,} failed."
+    if rows:
+        text += " The means of a model that failed leave out those folds: compare them with care."
     tried = pd.concat([done[["model", "fold"]], failed[["model", "fold"]]]).drop_duplicates().groupby("model").size()
-    short = tried.index[tried < len(benchmark.note["study"]["folds"])].tolist()
-    if short:
-        said += f" Not all folds were run yet: {listed(short)}."
-    table = boxed("Trainings that failed", ["model", "fold", "seed", "error"], cells) if cells else ""
-    return f"<section><h2>What failed</h2><p>{said}</p>{table}</section>"
+    incomplete = tried.index[tried < len(benchmark.note["study"]["folds"])].tolist()
+    if incomplete:
+        text += f" Not all folds were run yet: {join_names(incomplete)}."
+    return {"text": text, "rows": rows}
 
 
-def _repeat(benchmark: Compared, summary: pd.DataFrame) -> str:
-    """The call, the versions, and digests that tell whether the data are the same."""
+def _repeat(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, Any]:
+    """The call, the versions, and the digests that show whether data are the same."""
     models, protocol = [str(name) for name in summary.index], benchmark.note["protocol"]
     seeds = tuple(sorted(int(seed) for seed in benchmark.runs["seed"].unique()))
     options = f", seeds={seeds}" + (f", protocol={protocol!r}" if protocol else "")
     options += ", allow_leakage=True" if benchmark.note["leaks"] else ""
-    call = (
-        f"import stpredict as stp\n\nfound = stp.tl.benchmark(sdata, {models}{options})\nfound.to_html('report.html')"
-    )
-    rows = [
-        [
-            broken(name),
-            escaped(slide["group"]),
-            f"{slide['um_per_px']:.4g}",
-            f"<code>{escaped(slide['sha256'][:16])}</code>",
-        ]
-        for name, slide in benchmark.note["study"]["slides"].items()
-    ]
-    return (
-        f"<section><h2>How to repeat it</h2><pre><code>{escaped(call)}</code></pre><p>Options of every training are in "
-        "<code>config.json</code> of its folder, what happened in <code>log.txt</code>. Data are the same where these "
-        f"digests are:</p>{boxed('Sections', ['section', 'group', 'µm per pixel', 'digest'], rows)}"
-        f'<p class="soft">{_versions(benchmark.folder)}</p></section>'
-    )
+    slides: Mapping[str, Any] = benchmark.note["study"]["slides"]
+    return {
+        "call": f"import stpredict as stp\n\nfound = stp.tl.benchmark(sdata, {models}{options})\n"
+        "found.to_html('report.html')",
+        "rows": [
+            [breakable(name), str(slide["group"]), f"{slide['um_per_px']:.4g}", slide["sha256"][:16]]
+            for name, slide in slides.items()
+        ],
+        "versions": _versions(benchmark.folder),
+    }
 
 
 def _versions(folder: Path) -> str:
-    """With what the trainings were made, and this report."""
+    """The versions that trained the models, and those that wrote the report."""
     notes = [json.loads(file.read_text(encoding="utf-8"))["note"] for file in sorted(folder.glob(f"*/fold-*/{RUN}"))]
     made = {", ".join(f"{name} {version}" for name, version in note["versions"].items()) for note in notes}
-    trained = f"Trained with {'; or '.join(escaped(text) for text in sorted(made))}. " if made else ""
-    return f"{trained}Reported with stpredict {escaped(package_version())} on {escaped(platform.system())}."
+    trained = f"Trained with {'; or '.join(sorted(made))}. " if made else ""
+    return f"{trained}Report written by stpredict {package_version()} on {platform.system()}."

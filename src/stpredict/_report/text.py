@@ -1,13 +1,13 @@
-"""What a report says in words: who wins and how surely, what columns mean, numbers with their units."""
+"""The words and numbers of a report: the verdict with its certainty, columns in plain words, numbers as text."""
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
+from markupsafe import Markup, escape
 
 from ..metrics.scores import SUMMARY_SCORES
 
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from ..metrics.scores import Score
 
 FORMATS = {"score": ".3f", "signed": "+.3f", "short": ".2f"}
-LEAST_UNITS = 6
-"""Units from which it is rarer than one time in twenty that all differences have one sign by chance."""
-ONE_SIGN = f"Of fewer than {LEAST_UNITS}, all differences have one sign by chance more often than one time in twenty."
+MIN_UNITS = 6
+"""Number of units from which all differences have the same sign by chance less than once in twenty."""
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
@@ -28,7 +27,7 @@ class Column(NamedTuple):
 
     name: str
     """In the summary."""
-    title: str
+    label: str
     kind: str
     """How its numbers are written: ``"score"``, ``"signed"``, ``"share"``, ``"count"``, ``"speed"`` or ``"short"``."""
     meaning: str
@@ -51,58 +50,21 @@ RANKING, *_OTHERS = map(_column, SUMMARY_SCORES)
 SCORES = (RANKING, DIFFERENCE, *_OTHERS)
 """The score that models are ranked by, its difference from the best baseline, all other scores."""
 COSTS = (
-    Column("parameters", "parameters", "count", "Numbers that the network holds."),
+    Column("parameters", "parameters", "count", "Number of parameters of the network."),
     Column("macs", "MACs per spot", "count", "Multiply-accumulate operations to predict one spot."),
-    Column("train_spots_per_s", "training, spots/s", "speed", "Spots that training goes through in a second."),
-    Column("predict_spots_per_s", "prediction, spots/s", "speed", "Spots that are predicted in a second."),
-    Column("peak_memory_mib", "peak memory, MiB", "speed", "Most memory that was held at a time."),
+    Column("train_spots_per_s", "training, spots/s", "speed", "Spots processed per second of training."),
+    Column("predict_spots_per_s", "prediction, spots/s", "speed", "Spots predicted per second."),
+    Column("peak_memory_mib", "peak memory, MiB", "speed", "Largest amount of memory in use at one time."),
 )
 
 
-def escaped(value: object) -> str:
-    """Text that means nothing to HTML, in elements and in attributes.
-
-    Parameters
-    ----------
-    value
-        Anything; in this module and its neighbours whatever was not written here.
-
-    Returns
-    -------
-    Its text.
-    """
-    return html.escape(str(value), quote=True)
-
-
-def broken(name: object) -> str:
-    """A name that may be broken after underscores and dots.
-
-    Parameters
-    ----------
-    name
-        The name.
-
-    Returns
-    -------
-    Its text, escaped.
-    """
-    return re.sub(r"([_.])", r"\1<wbr>", escaped(name))
+def breakable(name: object) -> Markup:
+    """A name that a browser may break after underscores and dots."""
+    return Markup(re.sub(r"([_.])", r"\1<wbr>", str(escape(name))))
 
 
 def number(value: float, kind: str = "score") -> str:
-    """A number as tables show it.
-
-    Parameters
-    ----------
-    value
-        The number; NaN is a dash.
-    kind
-        See `Column`.
-
-    Returns
-    -------
-    Its text.
-    """
+    """A number as tables show it; a dash for NaN. For ``kind`` see `Column`."""
     if math.isnan(value):
         return DASH
     if kind == "share":
@@ -117,128 +79,86 @@ def number(value: float, kind: str = "score") -> str:
 
 
 def interval(low: float, high: float, kind: str = "score") -> str:
-    """An interval in words.
-
-    Parameters
-    ----------
-    low, high
-        Its ends.
-    kind
-        How they are written.
-
-    Returns
-    -------
-    Its text; empty where an end is NaN.
-    """
+    """An interval as text; empty where an end is NaN."""
     return "" if math.isnan(low) or math.isnan(high) else f"{number(low, kind)} to {number(high, kind)}"
 
 
-def counted(n: int, one: str) -> str:
-    """A number of things.
-
-    Parameters
-    ----------
-    n
-        How many.
-    one
-        What one of them is called.
-
-    Returns
-    -------
-    Number and noun, in the plural where it is due.
-    """
-    return f"{n:,} {one}" if n == 1 else f"{n:,} {one}s"
+def count_noun(n: int, noun: str) -> str:
+    """A number and its noun, in the plural where needed."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def listed(names: Sequence[object], most: int = 20) -> str:
-    """Names of things, escaped.
-
-    Parameters
-    ----------
-    names
-        The names.
-    most
-        How many are told.
-
-    Returns
-    -------
-    Their text.
-    """
-    told = ", ".join(escaped(name) for name in names[:most])
-    return told + (f" and {len(names) - most:,} more" if len(names) > most else "")
+def join_names(names: Sequence[object], limit: int = 20) -> str:
+    """Names separated by commas, at most ``limit`` of them."""
+    text = ", ".join(str(name) for name in names[:limit])
+    return text + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
-def verdict(ranked: pd.DataFrame) -> list[str]:
-    """Who wins, and how sure that is.
-
-    Parameters
-    ----------
-    ranked
-        The summary, the best model first, with its attributes ``baseline``, ``unit`` and ``n_units``.
-
-    Returns
-    -------
-    Sentences in HTML, the first the shortest.
-    """
-    best, baseline = str(ranked.index[0]), ranked.attrs.get("baseline")
-    if len(ranked) == 1:
-        said = [f"One model was scored, {_strong(best)}, so there is nothing to compare it with."]
-    elif baseline is None or baseline not in ranked.index:
-        said = [f"{_strong(best)} scores highest. No baseline took part, so nothing says whether that is much."]
+def verdict(summary: pd.DataFrame) -> list[Markup]:
+    """Which model wins and how certain that is, for a summary whose first row is the best; the main sentence first."""
+    best, baseline = str(summary.index[0]), summary.attrs.get("baseline")
+    strong = Markup("<strong>{}</strong>").format
+    if len(summary) == 1:
+        sentences = [Markup("Only one model was scored, {}, so there is no comparison.").format(strong(best))]
+    elif baseline is None or baseline not in summary.index:
+        text = "{} scores highest. No baseline took part, so it is unknown whether that score is high."
+        sentences = [Markup(text).format(strong(best))]
     elif best == baseline:
-        said = [f"No model beats the best baseline, {_strong(best)}."]
+        sentences = [Markup("No model beats the best baseline, {}.").format(strong(best))]
     else:
-        said = _against(ranked, best, str(baseline))
-    return [*said, *_score(ranked), *_certainty(ranked)]
+        sentences = _against_baseline(summary, strong(best), strong(baseline))
+    return [*sentences, _score(summary), *_certainty(summary)]
 
 
-def _against(ranked: pd.DataFrame, best: str, baseline: str) -> list[str]:
-    """The best model against the best baseline."""
-    row, unit = ranked.iloc[0], escaped(ranked.attrs.get("unit", "section"))
-    n_units = int(ranked.attrs.get("n_units", 0))
-    between = interval(row["difference_low"], row["difference_high"], "signed")
-    by = f"It is {number(row['difference'], 'signed')} gene-wise r over {_strong(baseline)}, the best baseline"
-    if not between:
-        return [f"{_strong(best)} scores highest; whether by more than chance is not known.", f"{by}."]
-    told = f"{by}; the 95 % interval over {unit}s is {between}."
-    sure = [str(name) for name in ranked.index[ranked["difference_low"] > 0]]
-    if not sure:
-        return ["No model beats the best baseline by more than chance.", f"{_strong(best)} scores highest. {told}"]
-    if n_units < LEAST_UNITS:
-        few = f"{counted(n_units, unit)} are too few to rule out chance."
-        return [f"{_strong(best)} scores highest; {few}", f"{told} {ONE_SIGN}"]
-    if best not in sure:
-        return [f"{_strong(best)} scores highest, but not by more than chance over the best baseline.", told,
-                f"Above it by more than chance: {listed(sure)}."]  # fmt: skip
-    return [f"{_strong(best)} wins.", told]
+def _against_baseline(summary: pd.DataFrame, best: Markup, baseline: Markup) -> list[Markup]:
+    """Sentences on the best model (the first row) against the best baseline."""
+    row, unit = summary.iloc[0], summary.attrs.get("unit", "section")
+    n_units = int(summary.attrs.get("n_units", 0))
+    difference = Markup("Its gene-wise r differs by {} from that of {}, the best baseline").format(
+        number(row["difference"], "signed"), baseline
+    )
+    limits = interval(row["difference_low"], row["difference_high"], "signed")
+    if not limits:
+        return [
+            Markup("{} scores highest; it is not known whether by more than chance.").format(best),
+            Markup("{}.").format(difference),
+        ]
+    difference = Markup("{}; the 95 % interval over {}s is {}.").format(difference, unit, limits)
+    better = [str(name) for name in summary.index[summary["difference_low"] > 0]]
+    if not better:
+        first = Markup("No model beats the best baseline by more than chance.")
+        return [first, Markup("{} scores highest. {}").format(best, difference)]
+    if n_units < MIN_UNITS:
+        first = Markup("{} scores highest; {} are too few to rule out chance.").format(best, count_noun(n_units, unit))
+        text = "{} With fewer than {} units, all differences have the same sign by chance more than once in twenty."
+        return [first, Markup(text).format(difference, MIN_UNITS)]
+    if str(summary.index[0]) not in better:
+        first = Markup("{} scores highest, but not above the best baseline by more than chance.").format(best)
+        return [first, difference, Markup("Above the baseline by more than chance: {}.").format(join_names(better))]
+    return [Markup("{} wins.").format(best), difference]
 
 
-def _score(ranked: pd.DataFrame) -> list[str]:
-    row = ranked.iloc[0]
-    between = interval(row["low"], row["high"])
-    share = row["share_of_ceiling"]
-    told = f"Its mean gene-wise r is {number(row['gene_pearson'])}" + (f" ({between})" if between else "")
-    reached = "" if pd.isna(share) else f", {number(share, 'share')} of what the noise of the counts allows"
-    return [f"{told}{reached}."]
+def _score(summary: pd.DataFrame) -> Markup:
+    """The score of the best model, and its share of the noise ceiling."""
+    row = summary.iloc[0]
+    limits, share = interval(row["low"], row["high"]), row["share_of_ceiling"]
+    text = f"Its mean gene-wise r is {number(row['gene_pearson'])}" + (f" ({limits})" if limits else "")
+    return escape(text + ("." if pd.isna(share) else f", {number(share, 'share')} of the noise ceiling."))
 
 
-def _certainty(ranked: pd.DataFrame) -> list[str]:
-    """What keeps the ranking from being the last word."""
-    n_units, unit = int(ranked.attrs.get("n_units", 0)), escaped(ranked.attrs.get("unit", "section"))
-    if pd.isna(ranked["low"].iloc[0]):
-        return [f"No interval can be given for {counted(n_units, unit)}. The order may be chance."]
-    others = ranked.iloc[1:]
-    close = others.index[others["high"] > ranked["low"].iloc[0]].tolist()
-    said = [f"Intervals are over {counted(n_units, unit)}."]
-    if close:
-        said.append(f"Intervals overlap with that of {listed(close)}: this does not tell them apart.")
-    if len(ranked) > 2:
-        said.append(f"They do not allow for having picked the best of {len(ranked)}.")
-    return said
-
-
-def _strong(name: str) -> str:
-    return f"<strong>{escaped(name)}</strong>"
+def _certainty(summary: pd.DataFrame) -> list[Markup]:
+    """Sentences on what limits the ranking."""
+    n_units, unit = int(summary.attrs.get("n_units", 0)), summary.attrs.get("unit", "section")
+    if pd.isna(summary["low"].iloc[0]):
+        return [escape(f"No interval can be given for {count_noun(n_units, unit)}. The order may be chance.")]
+    others = summary.iloc[1:]
+    overlapping = others.index[others["high"] > summary["low"].iloc[0]].tolist()
+    sentences = [f"Intervals are over {count_noun(n_units, unit)}."]
+    if overlapping:
+        sentences.append(f"Its interval overlaps with those of {join_names(overlapping)}, so they may be equally good.")
+    if len(summary) > 2:
+        sentences.append(f"The intervals do not correct for choosing the best of {len(summary)} models.")
+    return [escape(sentence) for sentence in sentences]
 
 
 def _short(value: float) -> str:

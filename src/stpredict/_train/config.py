@@ -1,4 +1,4 @@
-"""Every option of training, named once; what is not given is as the recipe of a model has it."""
+"""The options of training; fields that are not given follow the recipe of the model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class FitConfig:
     """
 
     n_epochs: int = 30
-    """Passes over the training spots, at most."""
+    """Maximum number of passes over the training spots."""
     batch_size: int = 32
-    """Spots a step, over all devices. What does not fit a device at once is added up over smaller passes."""
+    """Spots per step, over all devices. A batch that does not fit a device is split, and its gradients accumulated."""
     window: int = 1024
-    """Spots of one slide, at most, that a model of context ``"slide"`` sees together in place of a batch."""
+    """Maximum number of spots of one slide that a model of context ``"slide"`` takes together, in place of a batch."""
     lr: float = 5e-4
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.05
@@ -40,41 +40,40 @@ class FitConfig:
     clip_norm: float = 1.0
     """Largest gradient norm."""
     ema_decay: float = 0.99
-    """Decay a step of the moving average of the weights, which is what is validated and kept; 0 switches it off."""
+    """Decay per step of the moving average of the weights, which is validated and kept; 0 switches it off."""
     patience: int = 10
     """Epochs without a better validation score before training stops."""
     validation: Validation = "auto"
-    """Held out for early stopping: whole groups of slides, contiguous spatial blocks of every slide, or nothing (then
-    the last weights are kept). ``"auto"`` takes slides if there are several groups (or, with ``allow_leakage``, several
-    slides), else blocks."""
+    """What is held out for early stopping: whole groups of slides, contiguous spatial blocks of every slide, or nothing
+    (then the last weights are kept). ``"auto"`` is slides if there are several groups (or, with ``allow_leakage``,
+    several slides), else blocks."""
     n_members: int = 1
-    """Networks trained one after the other, each with another seed and another validation group; predictions are
-    their mean."""
+    """Number of networks of an ensemble, each with its own seed and validation group; predictions are their mean."""
     allow_leakage: bool = False
-    """Validate on slides whose group is also trained on; the predictor then carries the mark."""
+    """Allow validation on slides whose group is also trained on; the predictor records it."""
     min_library: float = 0.05
-    """Leave spots out of training whose counts are fewer than this share of the median of their slide: a spot that
-    failed is an outlier in every gene. Spots without counts are always left out."""
+    """Spots with total counts below this share of the median of their slide are left out of training, since a failed
+    spot is an outlier in every gene. Spots without counts are always left out."""
     flips: bool = True
-    """Flip and turn every spot by one of the eight symmetries of the square, all scales alike."""
+    """Flip and rotate the patches of each spot by a random symmetry of the square, the same at all scales."""
     stain_jitter: float = 0.1
-    """Standard deviation of the random gain of each colour channel's optical density, a spot; all scales alike."""
+    """Standard deviation of the random gain of the optical density, per spot and colour channel."""
     brightness_jitter: float = 0.05
-    """Standard deviation of the random shift of each colour channel's optical density, a spot; all scales alike."""
+    """Standard deviation of the random shift of the optical density, per spot and colour channel."""
     seed: int = 0
     """Seed of initial weights, order, augmentation and masking."""
     accelerator: str = "auto"
     """Lightning Fabric: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``."""
     devices: int = 1
-    """Devices on each node."""
+    """Number of devices on each machine."""
     num_nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     strategy: str = "auto"
     """Lightning Fabric strategy, for instance ``"ddp"``."""
     precision: str = "auto"
-    """Lightning Fabric precision; ``"auto"`` is bf16 where the device computes in it natively, else float32."""
+    """Lightning Fabric precision; ``"auto"`` is bf16 if the device supports it natively, else float32."""
     memory_bytes: int = 1 << 30
-    """Bytes of decoded image and of patches held in memory. Patches that need more are kept in a temporary file."""
+    """Memory for decoded image and patches, in bytes. Patches that need more are kept in a temporary file."""
     progress: bool = True
     """Whether a progress bar is shown."""
 
@@ -107,19 +106,7 @@ class FitConfig:
 
 
 def fit_config(config: FitConfig | Mapping[str, Any] | None, model: str) -> FitConfig:
-    """How to train: as a configuration says, or as the recipe of the model does, with some fields changed.
-
-    Parameters
-    ----------
-    config
-        A configuration, which stands for itself; or fields to change in the recipe.
-    model
-        Name of the model.
-
-    Returns
-    -------
-    The configuration.
-    """
+    """A given `FitConfig`, or else the recipe of the model with some fields changed."""
     if isinstance(config, FitConfig):
         return config
     given = dict(config or {})

@@ -103,25 +103,28 @@ def _mean_output(model: Any, spots: SpotBatch, fabric: Fabric, symmetries: int) 
     return torch.stack(views).mean(dim=0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Loop:
-    """The fixed parts of the training of one network."""
+    """The fixed parts of the training of one network; ``wrapped`` and ``stepper`` are what Fabric made of it."""
 
-    model: SpotModel
-    wrapped: Any
-    """The network as Fabric wraps it."""
-    optimizer: torch.optim.Optimizer
-    stepper: Any
-    """The optimiser as Fabric wraps it."""
-    average: State
-    """Moving average of the weights, on the device."""
-    config: FitConfig
-    fabric: Fabric
-    limit: BatchLimit
-    """Spots of a forward and backward pass on this device."""
-    validation: ValidationSpots | None
-    validation_limit: BatchLimit
-    """Spots of a forward pass in validation."""
+    def __init__(
+        self,
+        model: SpotModel,
+        validation: ValidationSpots | None,
+        config: FitConfig,
+        fabric: Fabric,
+        state: TrainingState,
+        spots_per_step: int,
+    ) -> None:
+        self.model, self.validation, self.config, self.fabric = model, validation, config, fabric
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99)
+        )
+        self.wrapped, self.stepper = fabric.setup(model, self.optimizer)
+        _restore(model, self.optimizer, state)
+        self.wrapped.mark_forward_method("loss")
+        average = {name: value.detach().clone() for name, value in (state.average or model.state_dict()).items()}
+        self.average = {name: value.to(fabric.device) for name, value in average.items()}
+        self.limit, self.validation_limit = BatchLimit(spots_per_step), BatchLimit(spots_per_pass(model, config))
 
 
 def train(
@@ -145,7 +148,7 @@ def train(
         return _score_untrainable(model, validation, config, fabric, state, report)
     uses_windows = model.config.context == "slide"
     share = config.window if uses_windows else -(-config.batch_size // fabric.world_size)
-    loop = _set_up(model, validation, config, fabric, state, share)
+    loop = _Loop(model, validation, config, fabric, state, share)
     whole = [rows[some] for some in windows(spots.xy_um[rows], spots.slide[rows], share)] if uses_windows else []
     steps = max(1, (len(whole) if uses_windows else len(rows) // share) // fabric.world_size)
     if fabric.world_size > 1:
@@ -199,37 +202,10 @@ def _score_untrainable(
     state.best, state.best_epoch, state.epoch = _cpu_copy(model.state_dict()), 0, 1
     row = {"epoch": 0.0}
     if validation is not None:
-        row |= _validation_scores(_validation_outputs(model, validation, config, fabric, limit), validation)
+        row |= _validate(model, validation, config, fabric, limit)
     state.history.append(row)
     report(state)
     return state
-
-
-def _set_up(
-    model: SpotModel,
-    validation: ValidationSpots | None,
-    config: FitConfig,
-    fabric: Fabric,
-    state: TrainingState,
-    share: int,
-) -> _Loop:
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
-    wrapped, stepper = fabric.setup(model, optimizer)
-    _restore(model, optimizer, state)
-    wrapped.mark_forward_method("loss")
-    average = {name: value.detach().clone() for name, value in (state.average or model.state_dict()).items()}
-    return _Loop(
-        model=model,
-        wrapped=wrapped,
-        optimizer=optimizer,
-        stepper=stepper,
-        average={name: value.to(fabric.device) for name, value in average.items()},
-        config=config,
-        fabric=fabric,
-        limit=BatchLimit(share),
-        validation=validation,
-        validation_limit=BatchLimit(spots_per_pass(model, config)),
-    )
 
 
 def _train_epoch(
@@ -297,10 +273,7 @@ def _finish_epoch(state: TrainingState, loop: _Loop, loss: float) -> None:
     score = float(state.epoch)
     if loop.validation is not None:
         model.load_state_dict(loop.average)
-        row |= _validation_scores(
-            _validation_outputs(model, loop.validation, loop.config, loop.fabric, loop.validation_limit),
-            loop.validation,
-        )
+        row |= _validate(model, loop.validation, loop.config, loop.fabric, loop.validation_limit)
         model.load_state_dict(state.weights)
         score = row["val_pearson"]
     state.history.append(row)
@@ -309,19 +282,22 @@ def _finish_epoch(state: TrainingState, loop: _Loop, loss: float) -> None:
     state.epoch += 1
 
 
-def _validation_outputs(
-    model: SpotModel, validation: ValidationSpots, config: FitConfig, fabric: Fabric, limit: BatchLimit
+def outputs_at(
+    model: SpotModel, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric, limit: BatchLimit
 ) -> Tensor:
-    """Outputs at the validation spots, computed by batch or window."""
+    """Outputs at some rows, computed by batch or window, in the order of ``rows``."""
     parts, order = context_batches(
-        validation.spots,
-        validation.positions,
-        context=model.config.context,
-        window=config.window,
-        batch_size=config.batch_size,
+        spots, rows, context=model.config.context, window=config.window, batch_size=config.batch_size
     )
-    with prefetch(device_batches(validation.spots, parts, fabric.device), depth=2) as batches:
+    with prefetch(device_batches(spots, parts, fabric.device), depth=2) as batches:
         return torch.cat([outputs(model, batch, fabric, limit) for batch in batches])[order]
+
+
+def _validate(
+    model: SpotModel, validation: ValidationSpots, config: FitConfig, fabric: Fabric, limit: BatchLimit
+) -> dict[str, float]:
+    encoded = outputs_at(model, validation.spots, validation.positions, config, fabric, limit)
+    return _validation_scores(encoded, validation)
 
 
 def _validation_scores(encoded: Tensor, validation: ValidationSpots) -> dict[str, float]:

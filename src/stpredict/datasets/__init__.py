@@ -1,4 +1,4 @@
-"""Data to learn and test with: made up, fetched and checked (`her2st`), or in your folder. Nothing here trains."""
+"""Data sets to learn and test with: synthetic, downloaded, or in your own folder. Nothing here trains."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def slide_labels(labels: NDArray[Any], n_spots: int) -> None:
         raise ValueError(msg)
 
 
-def spread(xy: NDArray[np.float64], label: object) -> None:
+def several_positions(xy: NDArray[np.float64], label: object) -> None:
     """Refuse a slide whose spots all lie on one point."""
     if len(xy) > 1 and not np.ptp(xy, axis=0).any():
         where = "" if label is None else f" of slide {label!r}"

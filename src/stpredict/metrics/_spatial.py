@@ -125,7 +125,7 @@ def _neighbours(
     from scipy.spatial import cKDTree  # deferred: slow to import
 
     points = xy[members]
-    check.spread(points, label)
+    check.several_positions(points, label)
     tree = cKDTree(points)
     nearest = min(n_neighbors + 1, len(points))  # the spot itself, at distance 0, is one of them
     distance, _ = tree.query(points, k=[nearest])

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def available() -> pd.DataFrame:
-    """The named models.
+    """List the named models, with their size and cost.
 
     Returns
     -------
-    One row per name: ``citation``, ``context``, ``n_scales``, ``size_px``, ``parameters`` and ``macs`` (multiply-
-    accumulates of one spot, attention among them) at 250 outputs, and ``licence`` of the weights that timm knows for
-    its image encoder. The last three are missing for models that need timm where there is none.
+    One row for each name: ``citation``, ``context``, ``n_scales``, ``size_px``, ``parameters`` and ``macs`` (multiply-
+    accumulates for one spot, including attention) at 250 outputs, and ``licence`` of the weights that timm knows for
+    its image encoder. The last three are missing for models that need timm if it is not installed.
 
     Examples
     --------

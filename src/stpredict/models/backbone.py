@@ -85,11 +85,6 @@ def own_size(name: str) -> int | None:
 class Backbone(SpotModel):
     """An image network with a linear head.
 
-    Parameters
-    ----------
-    config
-        The image network.
-
     Examples
     --------
     >>> import torch
@@ -112,12 +107,7 @@ class Backbone(SpotModel):
         self.initialize_at(torch.zeros(config.n_outputs))
 
     def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of the image network, if the configuration names any.
-
-        Returns
-        -------
-        A description of the loaded weights.
-        """
+        """Load the weights of the image network, if the configuration names any."""
         loaded = "" if self.encoder is None else self.encoder.load()
         return {"encoder": loaded} if loaded else {}
 
@@ -128,17 +118,7 @@ class Backbone(SpotModel):
         return self._features(batch.patches)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         trained = self.encoder is not None and not self.encoder.frozen
         y: Tensor = self.head(self._features(batch.patches) if trained else batch_features(self, batch))
         return y

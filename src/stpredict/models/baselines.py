@@ -23,7 +23,7 @@ import torch
 from .._checks import models as check
 from .._geometry import margin_px
 from ._closed_form import Ridge
-from ._penalty import center_by_slide, gather_training_spots
+from ._penalty import TrainingSpots, center_by_slide, gather_training_spots, inner_folds
 from ._precision import full_precision
 from .contract import SpotModel, batch_features
 from .image_statistics import N_MOMENTS, window_colors
@@ -62,13 +62,7 @@ class MeanProfileConfig:
 
 
 class MeanProfile(SpotModel):
-    """The mean of the training spots, for every spot.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+    """The mean of the training spots, for every spot."""
 
     config: MeanProfileConfig
     profile: Tensor
@@ -79,28 +73,12 @@ class MeanProfile(SpotModel):
         self.register_buffer("profile", torch.zeros(config.n_outputs))
 
     def initialize_at(self, mean: Tensor) -> None:
-        """Make the model predict one profile for every spot.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile.
-        """
+        """Make the model predict one profile for every spot."""
         check.mean_profile(tuple(mean.shape), len(self.profile))
         self.profile.copy_(mean)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         return self.profile.expand(len(batch), -1).clone()
 
 
@@ -128,14 +106,17 @@ class RidgeColorConfig:
         check.choice("context", self.context, ("spot",))
 
 
-class RidgeColor(SpotModel):
-    """Ridge regression on the colour of the patches.
+def color_ridge(features: Tensor, targets: Tensor, spots: SpotBatch) -> Ridge:
+    """The regression of a `RidgeColor` on features that are computed already; the penalty is chosen."""
+    fold = inner_folds(spots.slide if spots.group is None else spots.group, spots.slide, spots.xy_um)
+    known = TrainingSpots(features=features.float(), targets=targets.float(), fold=fold, slide=spots.slide)
+    ridge = Ridge(features.shape[1], targets.shape[1])
+    ridge.solve(known, features.shape[1], None)
+    return ridge
 
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+
+class RidgeColor(SpotModel):
+    """Ridge regression on the colour of the patches."""
 
     config: RidgeColorConfig
 
@@ -145,53 +126,21 @@ class RidgeColor(SpotModel):
         self.ridge = Ridge(N_MOMENTS * (len(config.fov_spots) + 1), config.n_outputs)
 
     def encode(self, batch: SpotBatch) -> Tensor:
-        """Colour of the spot and of every field of view.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, 6 * (s + 1))``, the spot first: three means and three standard deviations a window.
-        """
+        """Colour statistics ``(b, 6 * (s + 1))`` of the spot and of every field of view."""
         check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
         return window_colors(batch.patches, margin_px(self.config.size_px, 1 / self.config.fov_spots[0]))
 
     def initialize_at(self, mean: Tensor) -> None:
-        """Make the model predict one profile for every spot.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile.
-        """
+        """Make the model predict one profile for every spot."""
         self.ridge.constant(mean)
 
     def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
-        """Solve the regression; nothing else is learnt.
-
-        Parameters
-        ----------
-        batches
-            All training spots, with ``targets``, in batches; iterated once.
-        """
+        """Solve the regression; nothing else is learnt."""
         spots = gather_training_spots(batches, partial(batch_features, self))
         self.ridge.solve(spots, spots.features.shape[1], self.config.penalty)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         predicted: Tensor = self.ridge(batch_features(self, batch))
         return predicted
 
@@ -220,13 +169,7 @@ class KNNSpatialConfig:
 
 
 class KNNSpatial(SpotModel):
-    """The mean of the training spots at the nearest positions.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+    """The mean of the training spots at the nearest positions."""
 
     config: KNNSpatialConfig
     bank: Tensor
@@ -242,40 +185,18 @@ class KNNSpatial(SpotModel):
         self.register_buffer("places", torch.zeros(1, 2))
 
     def initialize_at(self, mean: Tensor) -> None:
-        """Predict one profile everywhere: it is all that the bank holds.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile.
-        """
+        """Predict one profile everywhere: it is all that the bank holds."""
         check.mean_profile(tuple(mean.shape), self.config.n_outputs)
         self.bank, self.places = mean[None].to(self.bank), torch.zeros_like(self.places[:1])
 
     def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
-        """Store the training spots; nothing else is learnt.
-
-        Parameters
-        ----------
-        batches
-            All training spots, with ``targets``, in batches; iterated once.
-        """
+        """Store the training spots; nothing else is learnt."""
         spots = [(check.require_targets(batch.targets), batch.xy_um, batch.slide) for batch in batches]
         targets, xy_um, slide = (torch.cat(parts) for parts in zip(*spots, strict=True))
         self.bank, self.places = targets.to(self.bank), relative_to_slide(xy_um, slide).to(self.places)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         k = min(self.config.k, len(self.bank))
         with full_precision(self.bank.device):
             nearest = [

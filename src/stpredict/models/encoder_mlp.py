@@ -73,13 +73,7 @@ class EncoderMLPConfig:
 
 
 class EncoderMLP(FrozenEncoderModel):
-    """Frozen encoder, standardisation, principal components, multilayer perceptron.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+    """Frozen encoder, standardisation, principal components, multilayer perceptron."""
 
     config: EncoderMLPConfig
 
@@ -99,28 +93,12 @@ class EncoderMLP(FrozenEncoderModel):
         self.head = FloatLinear(config.hidden, config.n_outputs)
 
     def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
-        """Compute the scale and components of the features, and the mean profile, from the training spots.
-
-        Parameters
-        ----------
-        batches
-            All training spots, with ``targets``, in batches; iterated once.
-        """
+        """Compute the scale and components of the features, and the mean profile, from the training spots."""
         spots = gather_training_spots(batches, self.features_of)
         self.components.solve(spots.features)
         self.initialize_at(spots.targets.mean(dim=0))
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         predicted: Tensor = self.head(self.layers(self.components(self.features_of(batch))))
         return predicted

@@ -74,13 +74,7 @@ class EncoderRidgeConfig:
 
 
 class EncoderRidge(FrozenEncoderModel):
-    """Frozen encoder, standardisation, principal components, ridge regression.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+    """Frozen encoder, standardisation, principal components, ridge regression."""
 
     config: EncoderRidgeConfig
 
@@ -92,37 +86,15 @@ class EncoderRidge(FrozenEncoderModel):
         self.ridge = Ridge(self.views.n_features, config.n_outputs, config.clip)
 
     def initialize_at(self, mean: Tensor) -> None:
-        """Make the model predict one profile for every spot.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile.
-        """
+        """Make the model predict one profile for every spot."""
         self.ridge.constant(mean)
 
     def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
-        """Solve the regression; nothing else is learnt.
-
-        Parameters
-        ----------
-        batches
-            All training spots, with ``targets``, in batches; iterated once.
-        """
+        """Solve the regression; nothing else is learnt."""
         config, spots = self.config, gather_training_spots(batches, self.features_of)
         self.ridge.solve(spots, config.n_components, config.penalty, intercept=config.intercept)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         predicted: Tensor = self.ridge(self.features_of(batch))
         return predicted

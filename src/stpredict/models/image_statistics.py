@@ -1,12 +1,14 @@
 """Colour and texture statistics of patches. They do not change when a patch is flipped or rotated by right angles.
 
-Tensors only. Shared machinery without an underscore: `_train` and `tl` compute them too.
+Shared machinery without an underscore: `_train` and `tl` compute them too.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from .._geometry import margin_px
@@ -14,6 +16,7 @@ from ._layers import center
 from ._precision import full_precision, unit_pixels
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 N_STATISTICS = 27
@@ -21,6 +24,8 @@ N_STATISTICS = 27
 of the centre."""
 N_MOMENTS = 6
 """Colour statistics of a window: mean and standard deviation of the optical density of R, G and B."""
+VALUES_AT_ONCE = 1 << 28
+"""Pixel values whose optical density a GPU holds at a time."""
 _OCTAVES = 4
 N_COLOR = 12
 """Colour statistics of a patch: mean and standard deviation of R, G, B, in the whole patch and in its central half."""
@@ -48,6 +53,26 @@ def window_colors(patches: Tensor, margin: int) -> Tensor:
     ``(b, s, 3, p, p)``, uint8 or in [0, 1], to ``(b, 6 * (s + 1))`` float32: three means and three standard deviations
     of each window. The first window is the narrowest field of view without ``margin`` pixels on each side.
     """
+    if patches.dtype == torch.uint8 and patches.device.type == "cpu":
+        return _histogram_colors(patches.numpy(), margin)
+    n_at_once = max(1, VALUES_AT_ONCE // math.prod(patches.shape[1:]))
+    return torch.cat([_window_colors(part, margin) for part in patches.split(n_at_once)])
+
+
+def _histogram_colors(patches: NDArray[np.uint8], margin: int) -> Tensor:
+    """`window_colors` from histograms of pixel values: exact, and several times faster on a CPU."""
+    from ._histogram import histograms  # deferred: numba takes half a second to import
+
+    density = -np.log(np.maximum(np.arange(256), 1) / 255)
+    counts = histograms(patches, margin)  # (n, s + 1, 3, 256)
+    n_pixels = counts.sum(axis=-1)
+    mean = counts @ density / n_pixels
+    variance = counts @ density**2 / n_pixels - mean**2
+    statistics = np.stack([mean, np.sqrt(np.maximum(variance, 0))], axis=2)  # (n, s + 1, 2, 3)
+    return torch.from_numpy(statistics.reshape(len(patches), -1).astype(np.float32))
+
+
+def _window_colors(patches: Tensor, margin: int) -> Tensor:
     with full_precision(patches.device):
         density = _density(patches)
         size = density.shape[-1]

@@ -8,8 +8,8 @@ Names: level -> scale; DPE -> ``NestedEmbedding``; ITMM -> ``SelfAttention`` and
 (omega -> ``weights``); CCMM -> ``ChannelMixing``; L -> tokens of one grid.
 
 Where the paper is silent or contradicts itself
-    - Random-mask attention is DropAttention (Zehui et al. 2019, arXiv 1907.11065) on whole keys, drawn anew for each
-      spot and head. Attention is renormalised over the remaining keys; the class token is never dropped.
+    - Random-mask attention is DropAttention (Zehui et al. 2019, arXiv 1907.11065) on whole keys, with a new
+      mask for each spot and head. Attention is renormalised over the remaining keys; the class token is never dropped.
     - Cross-level attention follows equation (1), the omega-weighted sum, with the output projection and the residual of
       Fig. 5a. The weights start as an average.
     - The gate of the channel mixing is ``2 * sigmoid``, in (0, 2), and starts near 1: four plain sigmoids in a row

@@ -53,13 +53,7 @@ class M2OSTEncoderConfig(M2OSTStatisticsConfig):
 
 
 class M2OSTEncoder(FrozenEncoderModel, M2OSTStatistics):
-    """``M2OSTStatistics``, and ridge regression on the features of a frozen encoder of the same patches.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+    """``M2OSTStatistics``, and ridge regression on the features of a frozen encoder of the same patches."""
 
     config: M2OSTEncoderConfig
     uses_patches_and_features = True
@@ -72,24 +66,12 @@ class M2OSTEncoder(FrozenEncoderModel, M2OSTStatistics):
 
     @torch.no_grad()
     def initialize_at(self, mean: Tensor) -> None:
-        """Make the untrained model predict one profile for every spot.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile.
-        """
+        """Make the untrained model predict one profile for every spot."""
         super().initialize_at(mean)
         self.described.constant(mean)
 
     def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
-        """Take the mean profile from the training spots, and solve both regressions.
-
-        Parameters
-        ----------
-        batches
-            All training spots, with ``targets``, in batches; iterated once.
-        """
+        """Take the mean profile from the training spots, and solve both regressions."""
         spots = gather_training_spots(batches, self._statistics_and_features)
         statistics, features = spots.features.split([self.n_statistics, self.views.n_features], dim=1)
         self.initialize_at(spots.targets.mean(dim=0))
@@ -98,17 +80,7 @@ class M2OSTEncoder(FrozenEncoderModel, M2OSTStatistics):
         self.described.solve(replace(spots, features=features), self.config.n_components, penalty=None)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         regressed = self.described(self.features_of(batch))
         return torch.lerp(super().forward(batch), regressed, self.config.encoder_share)
 

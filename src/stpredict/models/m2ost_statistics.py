@@ -59,13 +59,7 @@ class ColorToken(nn.Linear):
 
 
 class M2OSTStatistics(M2OST):
-    """``M2OST``, and ridge regression on colour and texture statistics of the same patches.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+    """``M2OST``, and ridge regression on colour and texture statistics of the same patches."""
 
     config: M2OSTStatisticsConfig
 
@@ -76,25 +70,13 @@ class M2OSTStatistics(M2OST):
 
     @torch.no_grad()
     def initialize_at(self, mean: Tensor) -> None:
-        """Let the untrained model predict one profile everywhere.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile, for instance the mean of the training targets.
-        """
+        """Let the untrained model predict one profile everywhere."""
         super().initialize_at(mean)
         if self.statistics is not None:
             self.statistics.constant(mean)
 
     def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
-        """Take the mean profile from the training spots, and solve the regression on their statistics.
-
-        Parameters
-        ----------
-        batches
-            All training spots, with ``targets``, in batches; iterated once.
-        """
+        """Take the mean profile from the training spots, and solve the regression on their statistics."""
         if self.statistics is None:
             super().initialize_from(batches)
             return
@@ -103,17 +85,7 @@ class M2OSTStatistics(M2OST):
         self.statistics.solve(spots, self.n_statistics, penalty=None)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         y = super().forward(batch)
         if self.statistics is None:
             return y
@@ -121,17 +93,7 @@ class M2OSTStatistics(M2OST):
         return torch.lerp(y, regressed, self.config.statistics_share)
 
     def loss(self, batch: SpotBatch) -> Tensor:
-        """Mean squared error of the network alone, without the regression on statistics.
-
-        Parameters
-        ----------
-        batch
-            The spots, with ``targets``.
-
-        Returns
-        -------
-        A scalar.
-        """
+        """Mean squared error of the network alone, without the regression on statistics."""
         return F.mse_loss(super().forward(batch), check.require_targets(batch.targets))
 
     def _patch_statistics(self, batch: SpotBatch) -> Tensor:

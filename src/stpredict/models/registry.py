@@ -29,7 +29,7 @@ def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None
     Parameters
     ----------
     name
-        A name that ``stp.models.available()`` lists, or any that timm knows: a `backbone` with that encoder.
+        A name that ``stp.models.available()`` lists, or any network of timm, which becomes the encoder of a `backbone`.
     n_outputs
         Number of values predicted per spot.
     overrides
@@ -144,7 +144,7 @@ def accepts_embeddings(name: str, options: Mapping[str, Any]) -> bool:
 
 
 def build(config: ModelConfig) -> SpotModel:
-    """A network with fresh weights, drawn from torch's global generator.
+    """Build a network with random weights from torch's global generator.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from typing import Any
 
 import lazy_loader
 
-from .._checks import plots as check
+from . import _errors as check
 
 _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

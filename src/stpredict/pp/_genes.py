@@ -46,14 +46,14 @@ def select_genes(
     sdata
         The object.
     n_genes
-        How many genes to choose; fewer are taken where fewer qualify.
+        Number of genes to choose; fewer where fewer qualify.
     genes
-        Names of the genes to take instead of choosing.
+        Names of the genes, in place of a choice.
     method
-        What to rank genes by: ``"dispersion"`` (variance relative to genes of similar mean), ``"variance"`` or
-        ``"mean"``, each of log1p CP10k.
+        Score by which genes are ranked: ``"dispersion"`` (variance relative to genes of similar mean), ``"variance"``
+        or ``"mean"``, each of log1p CP10k.
     min_fraction
-        Fraction of training spots that a gene must be seen in. Constant genes never qualify.
+        Fraction of training spots in which a gene must have counts. Constant genes never qualify.
     train
         Names of the training groups. By default ``obs["split"] == "train"`` if `stp.pp.split` was called, else all.
     group_key
@@ -66,12 +66,12 @@ def select_genes(
     Returns
     -------
     Nothing. Writes ``var["target"]`` (bool) and ``uns["stpredict"]["genes"]`` (names, in the order of ``genes`` if
-    given, else by falling rank) to the table.
+    given, else by rank) to the table.
 
     Raises
     ------
     ValueError
-        If values are no counts, or genes asked for are missing.
+        If values are not counts, or a gene of ``genes`` is missing.
 
     Notes
     -----

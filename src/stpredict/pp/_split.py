@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks import expression as check
+from . import _errors as check
 from ._tables import counts_table, group_names
 from .spatial_blocks import spatial_blocks
 
@@ -53,7 +53,7 @@ def split(
     key_added
         Column of ``obs`` that is written.
     seed
-        Seed of the choice.
+        Seed of the random choice.
 
     Returns
     -------
@@ -61,8 +61,8 @@ def split(
 
     Notes
     -----
-    Spots beside a held-out block see part of its pixels through their wider patches, so scores on blocks are
-    optimistic; use them only where there is a single slide.
+    Patches of spots beside a test block overlap it, so scores on blocks are optimistic; use them only where there is
+    a single slide.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def split(
     """
     check_config.in_range("fraction", fraction, 0.0, 1.0)
     table = counts_table(sdata, table_name)
-    test = _blocks_of(table, fraction, n_blocks, seed) if by == BLOCK else _groups(table, by, held_out, fraction, seed)
+    test = _blocks(table, fraction, n_blocks, seed) if by == BLOCK else _groups(table, by, held_out, fraction, seed)
     check.both_sides(int((~test).sum()), int(test.sum()), by)
     table.obs[key_added] = pd.Categorical(np.where(test, "test", "train"), categories=["train", "test"])
 
@@ -91,7 +91,7 @@ def _groups(table: AnnData, by: str, held_out: Sequence[str] | None, fraction: f
     return np.isin(names, chosen)
 
 
-def _blocks_of(table: AnnData, fraction: float, n_blocks: int, seed: int) -> NDArray[np.bool_]:
+def _blocks(table: AnnData, fraction: float, n_blocks: int, seed: int) -> NDArray[np.bool_]:
     names = group_names(table, None)
     test = np.zeros(table.n_obs, bool)
     for i, name in enumerate(dict.fromkeys(names.tolist())):

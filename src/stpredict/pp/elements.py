@@ -1,4 +1,4 @@
-"""Images and polygons of a SpatialData: which are meant, where they lie, and how ours are replaced. Private to `pp`."""
+"""Images and polygons of a SpatialData: which are meant, where they lie, and how our own are replaced."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
-from .._checks import grid as check_grid
-from .._checks import slides as check
+from .._checks import slides as check_slides
 from .._geometry import apply_affine, axis_scales
 from .._slides import affine_matrix, slide_images
+from . import _errors as check
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -22,137 +22,60 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def find_image(sdata: SpatialData, asked: str | None, coordinate_system: str | None = None) -> str:
-    """The image that is meant; by default the only one, of those in a coordinate system.
-
-    Parameters
-    ----------
-    sdata
-        The object.
-    asked
-        Its name, if it was given.
-    coordinate_system
-        A coordinate system that it must be in, if one was given.
-
-    Returns
-    -------
-    Its name. Its pixels are square in the coordinate system.
-    """
+def find_image(sdata: SpatialData, image_key: str | None, coordinate_system: str | None = None) -> str:
+    """Name of the image, by default the only one (in the coordinate system); its pixels must be square."""
     systems = {name: set(get_transformation(sdata[name], get_all=True)) for name in slide_images(sdata)}
-    if asked is None:
+    if image_key is None:
         names = [name for name, own in systems.items() if coordinate_system is None or coordinate_system in own]
-        check.the_image(names, coordinate_system)
-        asked = names[0]
-    check.has_image(list(systems), asked)
-    check_grid.in_system(systems[asked], coordinate_system, asked)
-    system = coordinate_system or min(systems[asked])
-    check.isotropic(axis_scales(np.linalg.inv(affine_matrix(sdata[asked], system))), asked, system)
-    return asked
+        check.one_image(names, coordinate_system)
+        image_key = names[0]
+    check_slides.has_image(list(systems), image_key)
+    check.in_system(systems[image_key], coordinate_system, image_key)
+    system = coordinate_system or min(systems[image_key])
+    check_slides.isotropic(axis_scales(np.linalg.inv(affine_matrix(sdata[image_key], system))), image_key, system)
+    return image_key
 
 
 def affine_to_image(
-    sdata: SpatialData, key: str, image_key: str, asked: str | None, argument: str
+    sdata: SpatialData, key: str, image_key: str, coordinate_system: str | None, argument: str
 ) -> NDArray[np.float64]:
-    """From an element's own coordinates to pixels of an image.
+    """``(3, 3)`` matrix from coordinates ``(x, y)`` of an element, given as ``argument``, to pixels of an image.
 
-    Parameters
-    ----------
-    sdata
-        The object.
-    key
-        Shapes or labels.
-    image_key
-        The image.
-    asked
-        Coordinate system to go through; None for any that they share.
-    argument
-        What the user calls the element by, for messages.
-
-    Returns
-    -------
-    ``(3, 3)`` homogeneous matrix of points ``(x, y)``.
+    Without a coordinate system it goes through any that both share.
     """
     element, image = sdata[key], sdata.images[image_key]
     systems = set(get_transformation(element, get_all=True)) & set(get_transformation(image, get_all=True))
-    shared = sorted(systems if asked is None else systems & {asked})
+    shared = sorted(systems if coordinate_system is None else systems & {coordinate_system})
     check.shares_system(shared, key, image_key, argument)
     matrix: NDArray[np.float64] = np.linalg.inv(affine_matrix(image, shared[0])) @ affine_matrix(element, shared[0])
     return matrix
 
 
-def polygons_in_pixels(sdata: SpatialData, key: str, image_key: str, asked: str | None, argument: str) -> Any:
-    """All polygons of an element in pixels of an image, as one.
-
-    Parameters
-    ----------
-    sdata
-        The object.
-    key
-        Shapes.
-    image_key
-        The image.
-    asked
-        Coordinate system to go through; None for any that they share.
-    argument
-        What the user calls the element by, for messages.
-
-    Returns
-    -------
-    One (multi)polygon, repaired where the polygons are not valid, perhaps empty.
-    """
+def polygons_in_pixels(
+    sdata: SpatialData, key: str, image_key: str, coordinate_system: str | None, argument: str
+) -> Any:
+    """The union of all polygons of an element, in pixels of an image; invalid ones are repaired."""
     import shapely
 
     shapes = sdata.shapes[key]
-    check.areas(set(shapes.geometry.geom_type), key, argument)
-    to_px = affine_to_image(sdata, key, image_key, asked, argument)
+    check.only_polygons(set(shapes.geometry.geom_type), key, argument)
+    to_px = affine_to_image(sdata, key, image_key, coordinate_system, argument)
     areas = shapely.make_valid(shapely.transform(shapes.geometry.to_numpy(), lambda xy: apply_affine(to_px, xy)))
     parts = shapely.get_parts(shapely.get_parts(areas))  # repairs may nest polygons, and leave lines
     return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
 
 
-def tissue_in_pixels(sdata: SpatialData, tissue_key: str | None, image_key: str, asked: str | None) -> Any:
-    """The tissue in pixels of an image.
-
-    Parameters
-    ----------
-    sdata
-        The object.
-    tissue_key
-        Shapes; None for none, and so is a missing ``"tissue"``.
-    image_key
-        The image.
-    asked
-        Coordinate system to go through; None for any that they share.
-
-    Returns
-    -------
-    One (multi)polygon, or None.
-    """
+def tissue_in_pixels(sdata: SpatialData, tissue_key: str | None, image_key: str, coordinate_system: str | None) -> Any:
+    """The tissue as one (multi)polygon in pixels of an image; None without a key, or if ``"tissue"`` is missing."""
     if tissue_key is None or (tissue_key == keys.TISSUE and tissue_key not in sdata.shapes):
         logger.info("No tissue is drawn on image %r.", image_key)
         return None
     check.has_polygons(list(sdata.shapes), tissue_key, "tissue_key")
-    return polygons_in_pixels(sdata, tissue_key, image_key, asked, "tissue_key")
+    return polygons_in_pixels(sdata, tissue_key, image_key, coordinate_system, "tissue_key")
 
 
 def write_shapes(sdata: SpatialData, key_added: str, frame: GeoDataFrame, image_key: str) -> None:
-    """Put shapes in pixels of an image into an object, with the image's transformations; ours of that name go.
-
-    Parameters
-    ----------
-    sdata
-        The object.
-    key_added
-        Name of the shapes.
-    frame
-        Polygons, or points with a column ``radius``.
-    image_key
-        The image.
-
-    Returns
-    -------
-    Nothing. Changes ``sdata.shapes``.
-    """
+    """Write shapes that are in pixels of an image, with the image's transformations, over any of that name."""
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import Affine, Identity
 
@@ -168,40 +91,12 @@ def write_shapes(sdata: SpatialData, key_added: str, frame: GeoDataFrame, image_
 
 
 def write_attrs(sdata: SpatialData, kind: str, key_added: str, values: dict[str, Any]) -> None:
-    """Write down how something was made.
-
-    Parameters
-    ----------
-    sdata
-        The object.
-    kind
-        Key in ``sdata.attrs["stpredict"]``.
-    key_added
-        What was made.
-    values
-        Parameters and figures, ready for JSON.
-
-    Returns
-    -------
-    Nothing. Changes ``sdata.attrs``.
-    """
+    """Record how an element was made, ready for JSON, in ``sdata.attrs["stpredict"][kind][key_added]``."""
     ours = sdata.attrs.get(keys.ATTRS, {})
     sdata.attrs[keys.ATTRS] = {**ours, kind: {**ours.get(kind, {}), key_added: values}}
 
 
 def read_attrs(sdata: SpatialData, kind: str) -> dict[str, Any]:
-    """What `note` has written of a kind.
-
-    Parameters
-    ----------
-    sdata
-        The object.
-    kind
-        Key in ``sdata.attrs["stpredict"]``.
-
-    Returns
-    -------
-    Values by name.
-    """
+    """What `write_attrs` recorded of one kind, by name of the element."""
     found: dict[str, Any] = sdata.attrs.get(keys.ATTRS, {}).get(kind, {})
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
-from .._checks import expression as check
+from . import _errors as check
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,11 +18,11 @@ GENES_PER_BIN = 50
 
 
 def rank_genes(counts: sparse.csr_matrix, method: RankingMethod, min_fraction: float) -> NDArray[np.intp]:
-    """Columns of the genes that qualify, best first: not constant, and seen in enough spots."""
+    """Columns of the genes that qualify, best first: not constant, and with counts in enough spots."""
     values = _log_cp10k(counts)
     mean, variance = _moments(values)
-    seen = np.asarray((counts > 0).sum(axis=0)).ravel() / counts.shape[0]
-    usable = np.flatnonzero((variance > 1e-8) & (seen > 0) & (seen >= min_fraction))
+    fraction = np.asarray((counts > 0).sum(axis=0)).ravel() / counts.shape[0]
+    usable = np.flatnonzero((variance > 1e-8) & (fraction > 0) & (fraction >= min_fraction))
     check.variable_genes(len(usable), counts.shape[1])
     mean, variance = mean[usable], variance[usable]
     score = {"mean": mean, "variance": variance}.get(method)

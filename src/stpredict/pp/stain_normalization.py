@@ -1,4 +1,4 @@
-"""Stain in figures: how it is measured, and how patches of one slide take on the stain of another. No SpatialData."""
+"""Stain normalization: measure the stain of a slide, and give its patches the stain of another. No SpatialData."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ METHODS: Final = get_args(StainMethod)
 RESOLUTION_UM: Final = 4.0
 """µm per pixel at which a stain is measured; that of the image where it is coarser."""
 WINDOW_PX: Final = 64
-"""Side of the windows that are looked at."""
+"""Side of the windows that are read."""
 N_WINDOWS: Final = 64
-"""Most windows of a slide that are looked at."""
-LEAST_PX: Final = 1000
-"""Stained pixels below which there is no stain to measure."""
-FAINT: Final = 0.15
+"""Largest number of windows that are read of a slide."""
+MIN_STAINED_PX: Final = 1000
+"""Fewest stained pixels from which a stain is measured."""
+MIN_DENSITY: Final = 0.15
 """Mean optical density below which a pixel is not stained."""
-LEAST_ANGLE: Final = np.deg2rad(3.0)
-"""Stain vectors that are closer than this cannot be told apart."""
-LMS: Final = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
+MIN_ANGLE: Final = np.deg2rad(3.0)
+"""Stain vectors that are closer than this cannot be separated."""
+RGB_TO_LMS: Final = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
 """From RGB to the responses of the cones (Reinhard et al. 2001)."""
-LAB: Final = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
-"""From the logarithms of these to lightness and two colours that do not correlate."""
+LMS_TO_LAB: Final = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
+"""From the logarithms of these to lightness and two uncorrelated colours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,38 +53,18 @@ class Stain:
     std: tuple[float, ...]
     """Standard deviation over stained pixels in the same."""
     n_px: int
-    """Stained pixels that were looked at."""
+    """Number of stained pixels that were measured."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Stain:
-        """Rebuild what `to_dict` gave, for instance from JSON.
-
-        Parameters
-        ----------
-        values
-            The fields by name.
-
-        Returns
-        -------
-        The stain.
-        """
+        """Rebuild what `to_dict` gave, for instance from JSON."""
         vectors = tuple(tuple(vector) for vector in values["vectors"])
         rest = {name: tuple(values[name]) for name in ("concentration", "mean", "std")}
         return cls(vectors=vectors, n_px=int(values["n_px"]), **rest)
 
     @classmethod
     def average(cls, stains: Sequence[Stain]) -> Stain:
-        """The stain in the middle of several: every slide counts the same.
-
-        Parameters
-        ----------
-        stains
-            One or more.
-
-        Returns
-        -------
-        Means of all fields; those of the vectors are brought to length 1.
-        """
+        """Mean of several stains, each slide with the same weight; vectors are brought to length 1."""
         vectors = _unit(np.mean([stain.vectors for stain in stains], axis=0))
         means = {name: np.mean([getattr(s, name) for s in stains], axis=0) for name in ("concentration", "mean", "std")}
         return cls(
@@ -94,34 +74,16 @@ class Stain:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON.
-
-        Returns
-        -------
-        A new dictionary.
-        """
+        """The fields by name, ready for JSON."""
         listed = {name: list(getattr(self, name)) for name in ("concentration", "mean", "std")}
         return {**asdict(self), **listed, "vectors": [list(vector) for vector in self.vectors]}
 
 
 def fit_stain(levels: Sequence[Level], um_per_px: float, xy_px: Float, *, image_key: str = "") -> Stain | None:
-    """Measure the stain around some places of a slide.
+    """Measure the stain around places ``(n, 2)`` on tissue, in full-resolution pixels, for instance spots.
 
-    Parameters
-    ----------
-    levels
-        The image pyramid, finest first.
-    um_per_px
-        µm per full-resolution pixel.
-    xy_px
-        ``(n, 2)`` places on tissue in full-resolution pixels, for instance spots; at most `N_WINDOWS`, evenly taken
-        out of them, are looked at.
-    image_key
-        Name of the image, for messages.
-
-    Returns
-    -------
-    The stain, the same for the same input; None where less than `LEAST_PX` pixels are stained, or with one dye only.
+    At most `N_WINDOWS` of them, evenly spaced, are read. None where fewer than `MIN_STAINED_PX` pixels are stained, or
+    with one dye only.
     """
     if not len(xy_px):
         return None
@@ -129,28 +91,18 @@ def fit_stain(levels: Sequence[Level], um_per_px: float, xy_px: Float, *, image_
     resolution_um = max(RESOLUTION_UM, um_per_px)
     spec = PatchSpec(fov_um=(WINDOW_PX * resolution_um,), size_px=WINDOW_PX)
     patches, _ = PatchReader(levels, um_per_px, spec, image_key=image_key).read(xy_px[rows])
-    return stain_of(patches[:, 0])
+    return stain_from_pixels(patches[:, 0])
 
 
-def stain_of(windows: NDArray[np.uint8]) -> Stain | None:
-    """Measure the stain of pixels.
-
-    Parameters
-    ----------
-    windows
-        ``(n, 3, h, w)``.
-
-    Returns
-    -------
-    The stain; None where less than `LEAST_PX` pixels are stained, or with one dye only.
-    """
-    from ._tissue_mask import ink
+def stain_from_pixels(windows: NDArray[np.uint8]) -> Stain | None:
+    """Measure the stain of windows ``(n, 3, h, w)``; None where too few pixels are stained, or with one dye only."""
+    from ._tissue_mask import ink_mask
 
     table = _density(np.arange(256.0)).astype(np.float32)
     density = np.moveaxis(table[windows], 1, -1)  # (n, h, w, 3)
-    kept = (density.mean(axis=-1) >= FAINT) & ~ink(density)
+    kept = (density.mean(axis=-1) >= MIN_DENSITY) & ~ink_mask(density)
     stained = density[kept]
-    vectors = _vectors(stained) if len(stained) >= LEAST_PX else None
+    vectors = _stain_vectors(stained) if len(stained) >= MIN_STAINED_PX else None
     if vectors is None:
         return None
     amounts = stained @ np.linalg.pinv(vectors)
@@ -164,14 +116,14 @@ def stain_of(windows: NDArray[np.uint8]) -> Stain | None:
     )
 
 
-def _vectors(density: NDArray[np.float32]) -> Float | None:
+def _stain_vectors(density: NDArray[np.float32]) -> Float | None:
     """``(2, 3)`` haematoxylin and eosin by the angles of Macenko et al. (2009); None where there is one dye only."""
     _, basis = np.linalg.eigh(density.T.astype(np.float64) @ density)
     plane = basis[:, :0:-1]  # right singular vectors of the two largest singular values
     plane *= np.sign(density.mean(axis=0) @ plane)
     along = density @ plane
     angle = np.percentile(np.arctan2(along[:, 1], along[:, 0]), [1, 99])
-    if angle[1] - angle[0] < LEAST_ANGLE:
+    if angle[1] - angle[0] < MIN_ANGLE:
         return None
     found = np.stack([np.cos(angle), np.sin(angle)], axis=1) @ plane.T
     red_first: Float = found[np.argsort(-found[:, 0])]
@@ -180,48 +132,24 @@ def _vectors(density: NDArray[np.float32]) -> Float | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StainNormalizer:
-    """Gives patches of one slide the stain of another."""
+    """Gives patches of one slide the stain of another, through a table of colours."""
 
     table: NDArray[np.uint16]
     """``(N_NODES ** 3 * 4,)`` as `_stain_table.look_up` takes it."""
 
     @classmethod
     def between(cls, source: Stain, target: Stain, method: StainMethod) -> StainNormalizer:
-        """How colours of one stain become those of another.
-
-        Parameters
-        ----------
-        source
-            Stain of the patches.
-        target
-            Stain that they shall have.
-        method
-            ``"macenko"`` (amounts of two dyes) or ``"reinhard"`` (mean and standard deviation of colours).
-
-        Returns
-        -------
-        What to call with patches. White stays white, and with equal stains every colour stays.
-        """
+        """How colours of one stain become those of another; white stays white, and equal stains change nothing."""
         from ._stain_table import N_NODES, STEP, UNIT
 
         node = np.arange(0, 256, STEP, dtype=np.float64)
         rgb = np.stack(np.meshgrid(node, node, node, indexing="ij"), axis=-1).reshape(-1, 3)
         table = np.zeros((N_NODES**3, 4), np.uint16)
-        table[:, :3] = np.rint(normalized(rgb, source, target, method) * UNIT)
+        table[:, :3] = np.rint(normalize_colors(rgb, source, target, method) * UNIT)
         return cls(table=table.ravel())
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Normalise patches.
-
-        Parameters
-        ----------
-        patches
-            ``(..., 3, h, w)`` uint8.
-
-        Returns
-        -------
-        A new array of the same shape.
-        """
+        """Normalise patches ``(..., 3, h, w)`` into a new array."""
         from ._stain_table import look_up
 
         height, width = patches.shape[-2:]
@@ -231,38 +159,24 @@ class StainNormalizer:
         return out.reshape(patches.shape)
 
 
-def normalized(rgb: Float, source: Stain, target: Stain, method: StainMethod) -> Float:
-    """Colours with another stain, computed and not looked up.
-
-    Parameters
-    ----------
-    rgb
-        ``(n, 3)`` in [0, 255].
-    source, target
-        Stain that they have, and that they shall have.
-    method
-        ``"macenko"`` or ``"reinhard"``.
-
-    Returns
-    -------
-    ``(n, 3)`` in [0, 255].
-    """
+def normalize_colors(rgb: Float, source: Stain, target: Stain, method: StainMethod) -> Float:
+    """Colours ``(n, 3)`` in [0, 255] with another stain, computed and not looked up."""
     if method == "macenko":
         scale = np.append(np.divide(target.concentration, source.concentration), 1)
-        change = np.linalg.inv(_complete(source)) @ np.diag(scale) @ _complete(target)
+        change = np.linalg.inv(_with_residual(source)) @ np.diag(scale) @ _with_residual(target)
         found = 256 * np.exp(-_density(rgb) @ change) - 1
     else:
-        lab, spread = _lab(rgb), np.divide(target.std, np.maximum(source.std, 1e-6))
-        moved = (lab - source.mean) * spread + target.mean
-        share = np.clip(_density(rgb).mean(axis=-1, keepdims=True) / FAINT, 0, 1)  # white is no stain: it stays
-        lms = 10 ** ((lab + share * (moved - lab)) @ np.linalg.inv(LAB).T)
-        found = 256 * lms @ np.linalg.inv(LMS).T - 1
+        lab, ratio = _lab(rgb), np.divide(target.std, np.maximum(source.std, 1e-6))
+        moved = (lab - source.mean) * ratio + target.mean
+        weight = np.clip(_density(rgb).mean(axis=-1, keepdims=True) / MIN_DENSITY, 0, 1)  # white stays
+        lms = 10 ** ((lab + weight * (moved - lab)) @ np.linalg.inv(LMS_TO_LAB).T)
+        found = 256 * lms @ np.linalg.inv(RGB_TO_LMS).T - 1
     in_range: Float = np.clip(found, 0, 255)
     return in_range
 
 
-def _complete(stain: Stain) -> Float:
-    """Both vectors, and what is at a right angle to them, in rows: what neither dye explains is kept as it is."""
+def _with_residual(stain: Stain) -> Float:
+    """Both vectors and one orthogonal to them, in rows: what neither dye explains is kept as it is."""
     vectors = np.asarray(stain.vectors)
     return np.vstack([vectors, _unit(np.cross(*vectors))])
 
@@ -279,5 +193,5 @@ def _density(rgb: Float) -> Float:
 
 
 def _lab(rgb: NDArray[Any]) -> Float:
-    lab: Float = np.log10((rgb + 1.0) / 256 @ LMS.T) @ LAB.T
+    lab: Float = np.log10((rgb + 1.0) / 256 @ RGB_TO_LMS.T) @ LMS_TO_LAB.T
     return lab

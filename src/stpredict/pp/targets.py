@@ -1,6 +1,6 @@
-"""What a network regresses: from counts to target values and back.
+"""What a network regresses: from counts to target values and back. numpy only.
 
-numpy only; counts come in as arrays, statistics come from training spots only.
+Means, scales and components are those of training spots only.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TargetSpec:
     n_components: int | None = 5
     """Regress the first principal components of the training targets, at most this many; None regresses the genes."""
     center: Literal["all", "slide"] = "all"
-    """Subtract the mean of all training spots, or of each training slide, before anything is learnt."""
+    """Subtract the mean of all training spots, or of each training slide, before a model is fitted."""
 
     def __post_init__(self) -> None:
         if self.target_sum is not None:
@@ -113,23 +113,7 @@ class Targets:
     def fit(
         cls, spec: TargetSpec, genes: Sequence[str], values: NDArray[np.float32], slide: NDArray[np.int64]
     ) -> Targets:
-        """Learn mean, scale and components from the training spots.
-
-        Parameters
-        ----------
-        spec
-            The specification.
-        genes
-            The panel.
-        values
-            ``(n, g)`` normalised expression of training spots.
-        slide
-            ``(n,)`` slide of each spot.
-
-        Returns
-        -------
-        The fitted targets.
-        """
+        """Compute mean, scale and components of training spots from ``(n, g)`` normalised expression."""
         mean = values.mean(axis=0, dtype=np.float64)
         centred = values - (slide_means(values, slide) if spec.center == "slide" else mean)
         scale = centred.std(axis=0, dtype=np.float64) if spec.standardize else np.ones_like(mean)
@@ -148,39 +132,17 @@ class Targets:
 
     @property
     def n_outputs(self) -> int:
-        """How many numbers a network has to give per spot."""
+        """Number of outputs of a network per spot."""
         return len(self.genes) if self.components is None else len(self.components)
 
     def encode(self, values: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float32]:
-        """From normalised expression to what the network regresses.
-
-        Parameters
-        ----------
-        values
-            ``(n, g)`` in the units of ``spec``.
-        slide
-            ``(n,)`` slide of each spot; matters for ``center="slide"`` only.
-
-        Returns
-        -------
-        ``(n, n_outputs)``, float32.
-        """
+        """From ``(n, g)`` normalised expression to ``(n, n_outputs)``; slides matter for ``center="slide"`` only."""
         centre = slide_means(values, slide) if self.spec.center == "slide" else self.mean
         encoded: NDArray[np.float32] = ((values - centre) / self.scale).astype(np.float32)
         return encoded if self.components is None else encoded @ self.components.T
 
     def decode(self, encoded: NDArray[np.float32]) -> NDArray[np.float32]:
-        """From what the network gives to normalised expression.
-
-        Parameters
-        ----------
-        encoded
-            ``(n, n_outputs)``.
-
-        Returns
-        -------
-        ``(n, g)`` in the units of ``spec``, float32.
-        """
+        """From ``(n, n_outputs)`` of a network to ``(n, g)`` normalised expression."""
         standardised = encoded if self.components is None else encoded @ self.components
         return (standardised * self.scale + self.mean).astype(np.float32)
 
@@ -188,21 +150,7 @@ class Targets:
     def from_arrays(
         cls, spec: Mapping[str, Any], genes: Sequence[str], arrays: Mapping[str, NDArray[np.float32]]
     ) -> Targets:
-        """Rebuild saved targets.
-
-        Parameters
-        ----------
-        spec
-            What ``spec.to_dict()`` gave.
-        genes
-            The panel.
-        arrays
-            ``mean``, ``scale`` and, if there are any, ``components``.
-
-        Returns
-        -------
-        The targets.
-        """
+        """Rebuild saved targets from ``spec.to_dict()``, genes, ``mean``, ``scale`` and maybe ``components``."""
         return cls(
             spec=TargetSpec(**spec),
             genes=tuple(genes),
@@ -213,19 +161,7 @@ class Targets:
 
 
 def slide_means(values: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The mean profile of the slide that each spot lies on.
-
-    Parameters
-    ----------
-    values
-        ``(n, g)``.
-    slide
-        ``(n,)`` slide of each spot.
-
-    Returns
-    -------
-    ``(n, g)``.
-    """
+    """``(n, g)`` mean over the slide that each spot lies on."""
     labels, index = np.unique(slide, return_inverse=True)
     means = np.stack([values[index == i].mean(axis=0, dtype=np.float64) for i in range(len(labels))])
     return means[index]

@@ -1,4 +1,4 @@
-"""Score predictions against what was measured, beside two baselines and the noise ceiling.
+"""Score predictions against observed expression, beside two baselines and the noise ceiling.
 
 Reads tables only: no image, no network.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Paired:
-    """Predicted and measured expression of the same spots and genes."""
+    """Predicted and observed expression of the same spots and genes."""
 
     genes: list[str]
     counts: csr_matrix
@@ -44,15 +44,10 @@ class Paired:
     xy: NDArray[np.float64]
     slide: NDArray[np.str_]
     n_empty: int
-    """Spots that were left out for want of counts."""
+    """Number of spots that were left out because they have no counts."""
 
-    def on_slides(self) -> list[NDArray[np.bool_]]:
-        """The spots of each slide that has enough of them.
-
-        Returns
-        -------
-        Masks ``(n,)``.
-        """
+    def slide_masks(self) -> list[NDArray[np.bool_]]:
+        """Masks ``(n,)`` of the slides that have enough spots for a correlation."""
         masks = [self.slide == name for name in np.unique(self.slide)]
         return [rows for rows in masks if rows.sum() >= LEAST]
 
@@ -67,7 +62,7 @@ def evaluate(
     n_splits: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score predictions, gene by gene, against what was measured.
+    """Score predictions, gene by gene, against observed expression.
 
     Parameters
     ----------
@@ -120,10 +115,10 @@ def evaluate(
     spec = TargetSpec(**source.uns[predicted]["target"])
     genes = _genes(source, measured, predicted, table_name)
     paired = _paired(source, measured, spec, genes, predicted, layer, shapes_key)
-    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.on_slides()]
+    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
     by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
-    genes_index = pd.Index(paired.genes, name="gene")
-    scores = pd.DataFrame({name: nan_mean(values, axis=0) for name, values in by_slide.items()}, index=genes_index)
+    index = pd.Index(paired.genes, name="gene")
+    scores = pd.DataFrame({name: nan_mean(values, axis=0) for name, values in by_slide.items()}, index=index)
     ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
     scores.attrs["summary"] = {name: _summary(paired, name, by_slide["ceiling"]) for name in paired.predicted}
     scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
@@ -142,13 +137,13 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores
-        What `evaluate` returned.
+        The result of `evaluate`.
 
     Returns
     -------
     Rows ``mean_profile``, ``ridge_color``, ``model``. Columns, averaged over genes or spots: ``gene_pearson`` (genes,
     across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary most), ``best50`` (the 50
-    that this row predicts best: chosen by the score itself, so flattering), ``spot_pearson`` (spots, across genes: the
+    that this row predicts best: chosen by the score itself, so optimistic), ``spot_pearson`` (spots, across genes: the
     number of the M2OST paper), ``rmse`` and ``mae`` a spot, ``share_of_ceiling`` (``gene_pearson`` over the mean
     ceiling).
 
@@ -195,14 +190,14 @@ def _paired(
 
     check_slides.has_layer(observed, layer)
     rows = source.obs_names.get_indexer(observed.obs_names)
-    given = _predictions(source, genes, predicted)
-    wanted = (rows >= 0) & np.isfinite(given["model"]).all(axis=1)[rows]
+    predictions = _predictions(source, genes, predicted)
+    wanted = (rows >= 0) & np.isfinite(predictions["model"]).all(axis=1)[rows]
     region_key = observed.uns["spatialdata_attrs"]["region_key"]
     regions = observed.obs[region_key].astype(str).to_numpy()
     if shapes_key is not None:
-        asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
-        check_slides.has_regions(sorted(set(regions)), asked)
-        wanted &= np.isin(regions, asked)
+        elements = [shapes_key] if isinstance(shapes_key, str) else shapes_key
+        check_slides.has_regions(sorted(set(regions)), elements)
+        wanted &= np.isin(regions, elements)
     counts = csr_matrix(observed.X if layer is None else observed.layers[layer])
     check_expression.counts(counts, genes=list(observed.var_names), spots=list(observed.obs_names))
     columns = observed.var_names.get_indexer(pd.Index(genes))
@@ -214,7 +209,7 @@ def _paired(
         genes=genes,
         counts=counts,
         columns=columns,
-        predicted={name: values[rows[kept]] for name, values in given.items()},
+        predicted={name: values[rows[kept]] for name, values in predictions.items()},
         observed=spec.normalize(counts, columns),
         xy=np.asarray(source.obsm[keys.SPATIAL])[rows[kept]],
         slide=regions[kept],
@@ -233,7 +228,7 @@ def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str) 
 
 
 def _predictions(source: AnnData, genes: list[str], predicted: str) -> dict[str, NDArray[np.float32]]:
-    """What the model and each baseline give for every row of the table."""
+    """Predictions of the model and of each baseline, ``(n_rows, g)``."""
     columns = source.var_names.get_indexer(pd.Index(genes))
     values = source.layers.get(predicted, source.X)
     mean = np.asarray(source.var[keys.TRAIN_MEAN], np.float32)[columns]
@@ -268,6 +263,6 @@ def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64], spec: Ta
 def _summary(paired: Paired, name: str, ceiling: NDArray[np.float64]) -> dict[str, float]:
     """Scores of the model or a baseline as a whole."""
     predicted = paired.predicted[name]
-    by_slide = np.stack([pearson(paired.observed[rows], predicted[rows]) for rows in paired.on_slides()])
+    by_slide = np.stack([pearson(paired.observed[rows], predicted[rows]) for rows in paired.slide_masks()])
     by_gene = {"pearson": by_slide, "ceiling": ceiling}
     return summary_scores(Prediction(observed=paired.observed, predicted=predicted, by_gene=by_gene))

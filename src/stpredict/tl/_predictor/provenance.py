@@ -154,17 +154,14 @@ ENTRIES = tuple(each.name for each in fields(Provenance) if each.name not in ("o
 
 
 def _selection_to_json(selection: Selection) -> dict[str, Any]:
-    image_key, shapes_key = selection.image_key, selection.shapes_key
-    return {
-        "image_key": dict(image_key) if isinstance(image_key, Mapping) else image_key,
-        "shapes_key": shapes_key if shapes_key is None or isinstance(shapes_key, str) else list(shapes_key),
-        "table_name": selection.table_name,
-        "coordinate_system": selection.coordinate_system,
-        "layer": selection.layer,
-        "group_key": selection.group_key,
-        "features_key": selection.features_key,
-        "um_per_px": None if selection.um_per_px is None else float(selection.um_per_px),
-    }
+    values = {each.name: getattr(selection, each.name) for each in fields(selection) if each.name != "in_px"}
+    if isinstance(values["image_key"], Mapping):
+        values["image_key"] = dict(values["image_key"])
+    if values["shapes_key"] is not None and not isinstance(values["shapes_key"], str):
+        values["shapes_key"] = list(values["shapes_key"])
+    if values["um_per_px"] is not None:
+        values["um_per_px"] = float(values["um_per_px"])  # JSON takes no number of numpy
+    return values
 
 
 def warn_unseen_color(

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
-from ..._train.batches import BatchLimit, gather
-from ..._train.loop import outputs, spots_per_pass
-from ..._train.windows import context_batches
+from ..._train.batches import BatchLimit
+from ..._train.loop import outputs_at, spots_per_pass
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -22,9 +19,6 @@ if TYPE_CHECKING:
 def pseudo_labels(teacher: Member, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric) -> Tensor:
     """Outputs of the teacher at ``rows``, in target space, on the CPU."""  # (n, n_outputs)
     network, limit = teacher.network.to(fabric.device), BatchLimit(spots_per_pass(teacher.network, config))
-    parts, order = context_batches(
-        spots, rows, context=network.config.context, window=config.window, batch_size=config.batch_size
-    )
-    labels = torch.cat([outputs(network, gather(spots, part), fabric, limit) for part in parts])
+    labels = outputs_at(network, spots, rows, config, fabric, limit)
     network.cpu()
-    return labels[order]
+    return labels

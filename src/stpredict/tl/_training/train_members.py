@@ -80,7 +80,7 @@ def _train_predictor(
     spot_share = plan.diameter_um / plan.patch.fov_um[0]
     colors = color_statistics(spots.patches, spot_share)
     folds = _ridge_folds(plan.slides, plan.slide_index)
-    ridge, penalty = fit_ridge(colors, observed, folds, plan.slide_index, plan.target)
+    ridge, penalty = fit_ridge(colors, observed, spots, plan.target)
     return Predictor(
         members=tuple(members),
         model=plan.model,

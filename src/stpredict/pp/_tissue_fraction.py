@@ -1,8 +1,8 @@
-"""How much of each spot lies on tissue: exact areas from the few edges that pass through a spot. Arrays only."""
+"""Fraction of the area of each spot on tissue, exact, from the few edges that pass through a spot. Arrays only."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
@@ -10,57 +10,42 @@ import shapely
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .lattice import Outline
+
     Float = NDArray[np.float64]
 
-Outline = Literal["circle", "square"]
-
-AT_ONCE = 1 << 15
-"""Spots whose edges are gathered at a time."""
-ASIDE = np.array([1.3e-8, 0.7e-8])
+BATCH = 1 << 15
+"""Number of spots whose edges are gathered at a time."""
+OFFSET = np.array([1.3e-8, 0.7e-8])
 """Centres are moved by this many diameters, so that none lies on an edge or a corner."""
 
 
-def tissue_share(xy: Float, diameter: float, outline: Outline, tissue: Any) -> Float:
-    """Fraction of the area of each spot that lies on tissue.
+def tissue_fraction(xy: Float, diameter: float, outline: Outline, tissue: Any) -> Float:
+    """``(n,)`` fractions, exact to about 1e-7, of the spots at ``xy`` ``(n, 2)`` on one valid (multi)polygon.
 
-    Parameters
-    ----------
-    xy
-        ``(n, 2)`` centres.
-    diameter
-        Diameter of a circle, or side of a square, in the unit of ``xy``.
-    outline
-        ``"circle"`` or ``"square"``.
-    tissue
-        One valid polygon or multipolygon, in the unit of ``xy``.
-
-    Returns
-    -------
-    ``(n,)`` fractions from 0 to 1, exact to about 1e-7.
-
-    Notes
-    -----
-    Seen from its centre, a spot is swept by the boundary of the tissue: what an edge cuts out inside of the spot is a
-    triangle, what passes outside sweeps a sector. All edges together turn once around a centre on tissue and not at all
-    around another, so the sectors need not be summed: they are the whole turn less what the edges inside sweep. Only
-    edges that pass through a spot are looked at, however many the tissue has and however much spots overlap.
+    Shoelace formula around each centre: an edge contributes its triangle where it lies inside of the spot, and the
+    sector that it sweeps where it lies outside. All edges together turn once around a centre on tissue and not at all
+    around another, so only edges inside of a spot are visited: the others sweep the rest of the turn.
     """
-    xy = xy + ASIDE * diameter
+    # shapely.intersection with the tissue visits all of its corners for each spot, and knows no circles
+    xy = xy + OFFSET * diameter
     starts, ends = _edges(tissue)
     tree = shapely.STRtree(shapely.linestrings(np.stack([starts, ends], axis=1)))
     shapely.prepare(tissue)
-    share: Float = shapely.contains_xy(tissue, xy).astype(np.float64)
-    for first in range(0, len(xy), AT_ONCE):
-        some = xy[first : first + AT_ONCE]
+    fraction: Float = shapely.contains_xy(tissue, xy).astype(np.float64)
+    for first in range(0, len(xy), BATCH):
+        some = xy[first : first + BATCH]
         low, high = (some + side * diameter / 2 for side in (-1, 1))
         spot, edge = tree.query(shapely.box(*low.T, *high.T))
-        cut = _cut((starts[edge] - some[spot]) / (diameter / 2), (ends[edge] - some[spot]) / (diameter / 2), outline)
-        share[first : first + AT_ONCE] += np.bincount(spot, cut, minlength=len(some))
-    return np.clip(share, 0, 1)
+        area = _edge_area(
+            (starts[edge] - some[spot]) / (diameter / 2), (ends[edge] - some[spot]) / (diameter / 2), outline
+        )
+        fraction[first : first + BATCH] += np.bincount(spot, area, minlength=len(some))
+    return np.clip(fraction, 0, 1)
 
 
 def _edges(tissue: Any) -> tuple[Float, Float]:
-    """Ends ``(m, 2)`` of every edge, tissue on its left."""
+    """Start and end ``(m, 2)`` of every edge, tissue on its left."""
     from shapely.geometry.polygon import orient
 
     polygons = [orient(polygon) for polygon in shapely.get_parts(tissue)]
@@ -69,8 +54,8 @@ def _edges(tissue: Any) -> tuple[Float, Float]:
     return corners[:-1][follows], corners[1:][follows]
 
 
-def _cut(a: Float, b: Float, outline: Outline) -> Float:
-    """What an edge inside of a spot of half-width 1 adds: its triangle less the sector it sweeps, in spot areas."""
+def _edge_area(a: Float, b: Float, outline: Outline) -> Float:
+    """Area, in spot areas, that an edge adds to a spot of half-width 1: its triangle less the sector it sweeps."""
     first, last = _inside_circle(a, b) if outline == "circle" else _inside_square(a, b)
     step = b - a
     p, q = a + first[:, None] * step, a + last[:, None] * step
@@ -80,12 +65,12 @@ def _cut(a: Float, b: Float, outline: Outline) -> Float:
     else:
         sector, whole = _square_sector(q) - _square_sector(p), 4.0
         sector += 4.0 * ((cross > 0) & (sector < 0)) - 4.0 * ((cross < 0) & (sector > 0))
-    cut: Float = np.where(last > first, cross / 2 - sector, 0) / whole
-    return cut
+    area: Float = np.where(last > first, cross / 2 - sector, 0) / whole
+    return area
 
 
 def _inside_circle(a: Float, b: Float) -> tuple[Float, Float]:
-    """Where an edge enters and leaves the unit circle, as parts of its length."""
+    """Where an edge enters and leaves the unit circle, as fractions of its length."""
     step = b - a
     square, half = (step**2).sum(axis=1), (a * step).sum(axis=1)
     root = half**2 - square * ((a**2).sum(axis=1) - 1)
@@ -95,7 +80,7 @@ def _inside_circle(a: Float, b: Float) -> tuple[Float, Float]:
 
 
 def _inside_square(a: Float, b: Float) -> tuple[Float, Float]:
-    """Where an edge enters and leaves the square from -1 to 1, as parts of its length."""
+    """Where an edge enters and leaves the square from -1 to 1, as fractions of its length."""
     step = b - a
     away = np.where(np.abs(step) < 1e-300, 1e-300, step)
     one, other = (-1 - a) / away, (1 - a) / away

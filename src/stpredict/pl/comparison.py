@@ -1,6 +1,6 @@
-"""What plots and the report show of a benchmark: arrays and small tables, read from its public attributes.
+"""The data that plots and the report of a benchmark show: arrays and small tables from its public attributes.
 
-Nothing here draws, and nothing is computed that the benchmark has not scored, but colours and what stands in a title.
+Nothing here draws. Only colours and the correlations in titles are computed here; scores are those of the benchmark.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys as keys
-from .._checks import report as check
 from ..metrics import pearson
+from . import _errors as check
 from ._components import components
 
 if TYPE_CHECKING:
@@ -24,38 +24,38 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-LEAST_SPREAD = 1e-6
+MIN_STD = 1e-6
 """Standard deviation below which a gene is constant."""
 
 
-class Compared(Protocol):
-    """What is asked of a benchmark; `stpredict.tl` makes it."""
+class BenchmarkLike(Protocol):
+    """The attributes of `stp.tl.Benchmark` that plots read; `pl` does not import `tl`."""
 
     @property
     def folder(self) -> Path:
-        """Where everything is."""
+        """The folder with all files of the benchmark."""
 
     @property
     def note(self) -> Mapping[str, Any]:
-        """What was compared on, and what is to be said of it."""
+        """Description of the study, and remarks to show with the scores."""
 
     @property
     def failed(self) -> pd.DataFrame:
-        """One row a model, fold and seed that failed."""
+        """One row for each model, fold and seed that failed."""
 
     @property
     def scores(self) -> pd.DataFrame:
-        """One row a model, fold, seed, slide, gene and metric."""
+        """One row for each model, fold, seed, slide, gene and metric."""
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a model, fold and seed."""
+        """One row for each model, fold and seed."""
 
     def summary(self) -> pd.DataFrame:
-        """One row a model."""
+        """One row for each model."""
 
     def table(self, model: str, seed: int | None = None) -> AnnData:
-        """Held-out predictions of a model beside what was measured."""
+        """Held-out predictions of a model beside the measurement."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,9 +64,9 @@ class Section:
 
     name: str
     xy: NDArray[np.float64]
-    """``(n, 2)`` centres of spots, in µm where the benchmark knows the resolution, else in its pixels."""
+    """``(n, 2)`` centres of spots, in µm if the resolution is known, else in pixels."""
     in_um: bool
-    """Whether lengths are in µm."""
+    """Whether ``xy`` is in µm."""
     genes: tuple[str, ...]
     observed: NDArray[np.float64]
     """``(n, n_genes)``."""
@@ -75,41 +75,21 @@ class Section:
 
     @property
     def pitch(self) -> float:
-        """Median distance of a spot from its nearest neighbour; 1 where there is one spot only."""
+        """Median distance of a spot from its nearest neighbour; 1 if there is only one spot."""
         if len(self.xy) < 2:
             return 1.0
         from scipy.spatial import KDTree  # deferred: slow to import
 
         return float(np.median(KDTree(self.xy).query(self.xy, k=2)[0][:, 1])) or 1.0
 
-    def of_gene(self, gene: str) -> dict[str, NDArray[np.float64]]:
-        """One gene of the measurement and of every model.
-
-        Parameters
-        ----------
-        gene
-            The gene.
-
-        Returns
-        -------
-        ``(n,)`` each, ``"observed"`` first.
-        """
+    def gene_values(self, gene: str) -> dict[str, NDArray[np.float64]]:
+        """One gene of the measurement and of every model."""
         at = self.genes.index(gene)
         return {keys.OBSERVED: self.observed[:, at], **{name: part[:, at] for name, part in self.predicted.items()}}
 
 
-def ranked(benchmark: Compared) -> pd.DataFrame:
-    """The summary, the best model first.
-
-    Parameters
-    ----------
-    benchmark
-        The benchmark.
-
-    Returns
-    -------
-    One row a model, named by the index; models without a score come last.
-    """
+def ranked_summary(benchmark: BenchmarkLike) -> pd.DataFrame:
+    """The summary, the best model first."""
     check.is_benchmark(benchmark)
     check.some_model(len(benchmark.runs))
     summary = benchmark.summary()
@@ -117,22 +97,8 @@ def ranked(benchmark: Compared) -> pd.DataFrame:
     return summary.sort_values("gene_pearson", ascending=False, kind="stable", na_position="last")
 
 
-def by_gene(benchmark: Compared, metric: str, models: Sequence[str]) -> pd.DataFrame:
-    """Scores of genes, averaged over folds, seeds and sections.
-
-    Parameters
-    ----------
-    benchmark
-        The benchmark.
-    metric
-        Which score.
-    models
-        The models.
-
-    Returns
-    -------
-    ``(n_genes, n_models)``; NaN where a model has no score of a gene.
-    """
+def mean_gene_scores(benchmark: BenchmarkLike, metric: str, models: Sequence[str]) -> pd.DataFrame:
+    """Scores of genes ``(n_genes, n_models)``, averaged over folds, seeds and sections; NaN if there is none."""
     scores = benchmark.scores
     check.known_metric(metric, sorted(scores["metric"].astype(str).unique()))
     of_metric = scores[scores["metric"].astype(str) == metric].astype({"model": str, "gene": str})
@@ -140,68 +106,32 @@ def by_gene(benchmark: Compared, metric: str, models: Sequence[str]) -> pd.DataF
     return means.reindex(columns=list(models))
 
 
-def ceiling_by_gene(benchmark: Compared) -> pd.Series:
-    """The noise ceiling of every gene.
-
-    Parameters
-    ----------
-    benchmark
-        The benchmark.
-
-    Returns
-    -------
-    Mean over folds and sections; empty where none was computed.
-    """
+def ceiling_by_gene(benchmark: BenchmarkLike) -> pd.Series:
+    """The noise ceiling of every gene, averaged over folds and sections; empty if none was computed."""
     scores = benchmark.scores
     rows = scores[scores["metric"].astype(str) == "ceiling"]
     return rows.astype({"gene": str}).groupby("gene")["value"].mean().dropna()
 
 
 def best_genes(scores: pd.DataFrame, n: int) -> list[str]:
-    """The genes that models predict best on average.
-
-    Parameters
-    ----------
-    scores
-        ``(n_genes, n_models)``.
-    n
-        How many, at most.
-
-    Returns
-    -------
-    Their names, the best first; ties in the order of the alphabet.
-    """
+    """The genes that models predict best on average, at most ``n``, best first."""
     means = scores.mean(axis=1).dropna().sort_index()
     return means.sort_values(ascending=False, kind="stable").index[:n].tolist()
 
 
-def section(benchmark: Compared, models: Sequence[str], slide: str | None = None) -> Section:
-    """Held-out predictions of all models on one section.
-
-    Parameters
-    ----------
-    benchmark
-        The benchmark.
-    models
-        The models.
-    slide
-        Which section; None is the one with the most spots, of equals the first by name.
-
-    Returns
-    -------
-    The section. Spots and genes are those that any of the models predicted; a model that predicted none is left out.
-    """
+def section(benchmark: BenchmarkLike, models: Sequence[str], slide: str | None = None) -> Section:
+    """Held-out predictions of all models on one section, by default the one with the most spots."""
     tables = {model: benchmark.table(model) for model in models}
     held = {(str(name), spot) for table in tables.values() for spot, name in table.obs[keys.SLIDE].items()}
     n_spots = Counter(name for name, _ in held)
     check.known_section(slide, sorted(n_spots))
     name = max(sorted(n_spots), key=n_spots.__getitem__) if slide is None else slide
     parts = {model: table[(table.obs[keys.SLIDE] == name).to_numpy()] for model, table in tables.items()}
-    return _aligned(name, {model: part for model, part in parts.items() if part.n_obs})
+    return _align_tables(name, {model: part for model, part in parts.items() if part.n_obs})
 
 
-def _aligned(name: str, tables: Mapping[str, AnnData]) -> Section:
-    """Tables of one section, with the same spots and genes in the same order."""
+def _align_tables(name: str, tables: Mapping[str, AnnData]) -> Section:
+    """Tables of one section as arrays with the same spots and genes in the same order."""
     spots = pd.Index(dict.fromkeys(spot for table in tables.values() for spot in table.obs_names))
     genes = pd.Index(dict.fromkeys(gene for table in tables.values() for gene in table.var_names))
     xy, observed = np.empty((len(spots), 2)), np.full((len(spots), len(genes)), np.nan)
@@ -226,23 +156,13 @@ def _aligned(name: str, tables: Mapping[str, AnnData]) -> Section:
 
 
 def _um_per_px(table: AnnData, slide: str) -> float | None:
-    """Resolution of a section, where it was noted."""
+    """Resolution of a section, if it is recorded."""
     noted = table.uns.get(keys.UM_PER_PX, {})
     return float(noted[slide]) if slide in noted else None
 
 
-def agreement(observed: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
-    """Pearson correlation of one gene over the spots of a section.
-
-    Parameters
-    ----------
-    observed, predicted
-        ``(n,)``; spots with NaN are left out.
-
-    Returns
-    -------
-    The correlation; NaN where it is not defined.
-    """
+def gene_pearson(observed: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+    """Pearson correlation of one gene over the spots of a section; NaN if it is not defined."""
     both = np.isfinite(observed) & np.isfinite(predicted)
     if both.sum() < 3:
         return float("nan")
@@ -250,52 +170,33 @@ def agreement(observed: NDArray[np.float64], predicted: NDArray[np.float64]) -> 
 
 
 def shared_genes(found: Section) -> NDArray[np.intp]:
-    """Genes that were measured, vary, and are predicted by every model.
-
-    Parameters
-    ----------
-    found
-        The section.
-
-    Returns
-    -------
-    Their columns.
-    """
-    usable = np.flatnonzero(np.all([_complete(part) for part in (found.observed, *found.predicted.values())], axis=0))
-    varies: NDArray[np.intp] = usable[np.nanstd(found.observed[:, usable], axis=0) > LEAST_SPREAD]
+    """Columns of the genes that were measured, that vary, and that every model predicts."""
+    usable = np.flatnonzero(
+        np.all([_complete_genes(part) for part in (found.observed, *found.predicted.values())], axis=0)
+    )
+    varies: NDArray[np.intp] = usable[np.nanstd(found.observed[:, usable], axis=0) > MIN_STD]
     return varies
 
 
 def joint_components(found: Section) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Three principal components that the measurement and all models share.
-
-    Parameters
-    ----------
-    found
-        The section.
-
-    Returns
-    -------
-    Scores ``(n_spots, 3)`` of ``"observed"`` and of each model, and the share of variance ``(3,)``. They are learnt
-    from `shared_genes`, each standardised within its panel; where a model says the same everywhere it is 0.
-    """
+    """Scores ``(n_spots, 3)`` of measurement and models on joint components, and their shares of variance ``(3,)``."""
     genes = shared_genes(found)
     check.enough_to_color(len(found.xy), len(genes))
     parts = {keys.OBSERVED: found.observed, **found.predicted}
-    standard = {name: _standard(part[:, genes]) for name, part in parts.items()}
+    standard = {name: _standardize_genes(part[:, genes]) for name, part in parts.items()}
     loadings, share = components(np.concatenate(list(standard.values())))
     return {name: part @ loadings.T for name, part in standard.items()}, share
 
 
-def _complete(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Genes without a gap at the spots that have any value."""
+def _complete_genes(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether a gene has a value at every spot that has any value."""
     finite = np.isfinite(values)
     complete: NDArray[np.bool_] = finite[finite.any(axis=1)].all(axis=0)
     return complete
 
 
-def _standard(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _standardize_genes(values: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = values - np.nanmean(values, axis=0)
     spread = np.nanstd(values, axis=0)
-    standard: NDArray[np.float64] = centred / np.where(spread > LEAST_SPREAD, spread, np.inf)
+    standard: NDArray[np.float64] = centred / np.where(spread > MIN_STD, spread, np.inf)
     return standard
