@@ -34,7 +34,7 @@ COLUMNS = ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse
 def ridge_row(train, test, predictor, spec, genes):
     """Scores of the ridge on colour with another target specification: full rank, or another rank."""
     slides, target = drop_low_count_spots(resolve(train, Selection()), 0.05), resolve(test, Selection())[0]
-    share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
+    share = predictor.provenance.diameter_um / predictor.patch.fov_um[0]
     spots, _ = read_spots(slides, predictor.patch, progress=False)
     values = np.concatenate([spec.normalize(s.counts, [s.genes.index(g) for g in genes]) for s in slides])
     colors = color_statistics(spots.patches, share)

@@ -116,9 +116,7 @@ FAULTS = {
     "text": ("counts", "4x3\t4\t3\t0\t12", "4x3\t4\tx\t0\t12", "Row '4x3' .* has 0 readable numbers for 4 columns"),
     "spot twice": ("counts", "4x3", "4x4", "more than one row for array position '4x4'"),
     "gene twice": ("counts", "\tA\tB", "\tA\tA", "Gene names in .* are not unique: 'A'"),
-    "negative": ("counts", "4x3\t4\t3", "4x3\t4\t-3", "values are negative: -3 at spot '4x3', gene 'B'"),
     "not whole": ("counts", "4x3\t4\t3", "4x3\t4\t0.5", "not whole numbers: 0.5 at spot '4x3', gene 'B'"),
-    "missing": ("counts", "4x3\t4\t3", "4x3\t4\tnan", "values are not finite: nan at spot '4x3', gene 'B'"),
 }
 
 
@@ -285,14 +283,9 @@ def test_spots_off_the_image(st_files):
         read_st(**st_files, name="X1")
 
 
-@pytest.mark.parametrize(("mode", "words"), [
-    ("L", "is grey"), ("I;16", "is of mode I;16"), ("1", "is black and white"), ("F", "is floating point"),
-])  # fmt: skip
-def test_image_without_colour(st_files, tmp_path, mode, words):
-    pixels = np.full((121, 141), 200, {"I;16": np.uint16, "F": np.float32}.get(mode, np.uint8))
-    image = Image.fromarray(pixels)
-    (image.convert("1") if mode == "1" else image).save(tmp_path / "image.tif")
-    with pytest.raises(ValueError, match=rf"'image\.tif' {words}; H&E in 8-bit colour is needed"):
+def test_image_without_colour(st_files, tmp_path):
+    Image.new("1", (141, 121)).save(tmp_path / "image.tif")
+    with pytest.raises(ValueError, match=r"'image\.tif' is black and white; H&E in 8-bit colour is needed"):
         read_st(**{**st_files, "image": tmp_path / "image.tif"}, name="X1")
 
 

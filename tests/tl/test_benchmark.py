@@ -284,7 +284,7 @@ def test_two_processes_share_the_cells(two, baselines, tmp_path):
     with ThreadPoolExecutor() as pool:
         errors = list(pool.map(lambda each: each.communicate("go\n")[1], both))
     for process, error in zip(both, errors, strict=True):
-        assert process.returncode == 0 or "Another process is at" in error, error
+        assert process.returncode == 0 or "Another process is running" in error, error
     found = benchmark(copied(two), ["mean_profile"], save_dir=tmp_path, progress=False)
     pd.testing.assert_frame_equal(found.scores, baselines.scores)
     assert len(found.failed) == 0
@@ -294,7 +294,7 @@ def test_two_processes_share_the_cells(two, baselines, tmp_path):
 def test_a_cell_that_another_process_is_at_is_left_to_it(pair, tmp_path):
     with lock(tmp_path / "ridge_color/fold-1-seed-0") as ours:
         assert ours
-        with pytest.warns(UserWarning, match=r"at 1 cells of this comparison: 'ridge_color/fold-1-seed-0'.*left out"):
+        with pytest.warns(UserWarning, match=r"running 1 cells of this .*'ridge_color/fold-1-seed-0'.*left out"):
             found = benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
     assert found.runs[["model", "fold"]].to_numpy().tolist() == [
         ["mean_profile", 0], ["ridge_color", 0], ["mean_profile", 1]
@@ -307,7 +307,7 @@ def test_nothing_is_returned_where_other_processes_are_at_every_cell(pair, tmp_p
         for fold in range(2):
             for model in BASELINES:
                 assert stack.enter_context(lock(tmp_path / f"{model}/fold-{fold}-seed-0"))
-        with pytest.raises(RuntimeError, match=r"Another process is at 4 cells .* None is finished yet"):
+        with pytest.raises(RuntimeError, match=r"Another process is running 4 cells .* None is finished yet"):
             benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
 
 

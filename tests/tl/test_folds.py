@@ -81,7 +81,7 @@ def test_sections_of_one_group_need_permission_and_carry_the_mark(slide):
 
 
 def test_sections_where_asked(slide):
-    with pytest.raises(ValueError, match=r"Folds of sections were asked for, and 'p' would be both"):
+    with pytest.raises(ValueError, match=r"Folds are of sections \(`by='section'`\), and 'p' would be both"):
         cross_validation_splits(made(slide, "ppq"), by="section", n_folds=None, allow_leakage=False)
     found = cross_validation_splits(made(slide, "ppq"), by="section", n_folds=None, allow_leakage=True)
     assert [part.leaks for part in found] == [True, True, False]

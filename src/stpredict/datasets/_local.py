@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..io.sections import assemble, check_spots_on_image, read_section
+from ..io.sections import assemble, read_section, require_spots_on_image
 from . import _errors as check
 from ._fetch import writable_dir
 from ._image_cache import cached_image
@@ -124,7 +124,7 @@ class LocalDataset:
             source = hashlib.file_digest(content, "sha256").hexdigest()
         image = cached_image(section.name, source, writable_dir() / f"{self.name}-zarr", lambda: file)
         height, width = image["scale0"]["image"].shape[1:]
-        check_spots_on_image(section, (width, height))
+        require_spots_on_image(section, (width, height))
         return image
 
 

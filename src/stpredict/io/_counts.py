@@ -63,10 +63,10 @@ def read_counts(path: Path, *, genes_in: GenesIn | None = None, symbols: Mapping
         path = found[0] if found else path / "matrix.mtx"
     check.require_file(path, "counts file")
     spots, genes, matrix = (_read_matrix_market if _is_matrix_market(path) else _read_text_counts)(path, genes_in)
-    check.some_counts(len(spots), len(genes), path)
+    check.require_counts(len(spots), len(genes), path)
     by_position = mostly_match(SPOT_NAME, spots)
     names = [_rounded_spot_name(name, path) for name in spots] if by_position else spots
-    check.unique_spots(names, path)
+    check.require_unique_spots(names, path)
     check_expression.unique_genes(genes, f"'{path.name}'")
     check_expression.counts(matrix, genes=genes, spots=names)
     matrix, genes = rename_genes(matrix, genes, symbols or {})
@@ -123,7 +123,7 @@ def _read_labelled_matrix(path: Path) -> tuple[list[str], list[str], sparse.csr_
                 rows.append(sparse.csr_matrix(_parse_row(values, names[-1], len(header), path)))
     except DECODING_ERRORS as reason:
         check.unreadable(path, "counts file", reason)
-    check.some_counts(len(rows), len(header), path)
+    check.require_counts(len(rows), len(header), path)
     return names, header, sparse.vstack(rows, format="csr")
 
 

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
 WHERE_FULL_IMAGE = (
     "From 10x Genomics' page of the data set fetch 'Input image (TIFF)' or 'Microscope image'; of your own sample take "
     "the file that Space Ranger was given as `--image`."
@@ -42,7 +39,7 @@ def require_file(path: Path, what: str) -> None:
         raise FileNotFoundError(msg)
 
 
-def image_exists(path: Path) -> None:
+def require_image(path: Path) -> None:
     """Refuse an image that is not there."""
     if not path.is_file():
         msg = f"There is no image '{path}'. Give the path of an existing file as `image`."
@@ -88,7 +85,7 @@ def several_images(found: Sequence[Path], folder: Path) -> NoReturn:
     raise ValueError(msg)
 
 
-def has_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> None:
+def require_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> None:
     """Refuse a table without the given columns."""
     missing = [name for name in needed if name not in found]
     if missing:
@@ -99,14 +96,14 @@ def has_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> None
         raise ValueError(msg)
 
 
-def finite_columns(bad: Sequence[str], path: Path) -> None:
+def require_finite_columns(bad: Sequence[str], path: Path) -> None:
     """Refuse coordinates that are missing or not numbers."""
     if bad:
         msg = f"Table '{path.name}' has missing or non-numeric values in {listed(bad)}. Remove these rows or fill them."
         raise ValueError(msg)
 
 
-def some_counts(n_spots: int, n_genes: int, path: Path) -> None:
+def require_counts(n_spots: int, n_genes: int, path: Path) -> None:
     """Refuse a counts matrix without a spot or without a gene."""
     if not (n_spots and n_genes):
         msg = (
@@ -116,30 +113,12 @@ def some_counts(n_spots: int, n_genes: int, path: Path) -> None:
         raise ValueError(msg)
 
 
-def unique_spots(names: Sequence[str], path: Path) -> None:
+def require_unique_spots(names: Sequence[str], path: Path) -> None:
     """Refuse two rows for one position of the array."""
     twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
         msg = f"'{path.name}' holds more than one row for array position {listed(twice)}. Keep one row a spot."
         raise ValueError(msg)
-
-
-def spots_on_image(n_inside: int, n_spots: int, size: Sequence[int], far: NDArray[np.float64], name: str) -> None:
-    """Refuse spots that all lie off the image; warn where some do."""
-    if n_inside == n_spots:
-        return
-    what = (
-        f"{n_spots - n_inside} of {n_spots} spots of section {name!r} lie off its image ({size[0]} x {size[1]} px; "
-        f"spots reach x = {far[0]:.0f}, y = {far[1]:.0f})"
-    )
-    advice = (
-        "If pixel coordinates refer to another size of the image, give `pixel_frame=(width, height)` of it to "
-        "`stp.io.read_st`."
-    )
-    if n_inside == 0:
-        msg = f"{what}. {advice}"
-        raise ValueError(msg)
-    warn(f"{what}. They are kept. {advice}")
 
 
 def not_one_plane(path: Path, axes: Sequence[str], shape: Sequence[int]) -> NoReturn:

@@ -71,7 +71,7 @@ def read_spots(path: Path, *, affine: NDArray[np.float64] | None = None) -> Spot
         )
         raise ValueError(msg)
     spots = Spots(array_xy=array_xy.round().astype(np.int64), xy_px=xy_px, barcodes=_barcodes(frame))
-    check.unique_spots(spots.names, path)
+    check.require_unique_spots(spots.names, path)
     return spots
 
 
@@ -104,7 +104,7 @@ def _array_coordinates(frame: pd.DataFrame, path: Path) -> NDArray[np.float64]:
     if names is None:
         _no_array_coordinates(list(frame.columns), path)
     array_xy = [parse_spot_name(str(name)) for name in names]
-    check.finite_columns([str(names.name)] if None in array_xy else [], path)
+    check.require_finite_columns([str(names.name)] if None in array_xy else [], path)
     return np.array(array_xy, np.float64).reshape(-1, 2)
 
 
@@ -173,10 +173,10 @@ def read_labels(path: Path, array_xy: NDArray[np.int64], column: str = "label") 
 
 def _labels_from_rows(frame: pd.DataFrame, column: str, path: Path) -> dict[str, str]:
     """Label by spot name of a table with a spot in each row; incomplete rows are skipped."""
-    check.has_columns(list(frame.columns), [column], path)
+    check.require_columns(list(frame.columns), [column], path)
     pair = _find_columns(frame, ARRAY_COLUMNS)
     if pair is None and _spot_name_column(frame) is None:
-        check.has_columns(list(frame.columns), ARRAY_COLUMNS[0], path)
+        check.require_columns(list(frame.columns), ARRAY_COLUMNS[0], path)
     frame = frame.dropna(subset=[*(pair or ()), column])
     array_xy = _array_coordinates(frame, path)
     return {spot_name(x, y): str(label) for (x, y), label in zip(array_xy, frame[column], strict=True)}

@@ -9,7 +9,7 @@ from .._checks.slides import MAX_ANISOTROPY
 from ._spots import read_affine
 from .genes import read_gene_map
 from .images import pyramid, read_image
-from .sections import SectionOptions, assemble, check_spots_on_image, read_section
+from .sections import SectionOptions, assemble, read_section, require_spots_on_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,7 +130,7 @@ def read_st(
         labels=None if labels is None else Path(labels),
         options=options,
     )
-    check_spots_on_image(section, size)
+    require_spots_on_image(section, size)
     return assemble([section], {name: pyramid(pixels, name)})
 
 

@@ -126,6 +126,6 @@ def mostly_match(pattern: re.Pattern[str], names: Iterable[object]) -> bool:
 def numeric_columns(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> NDArray[np.float64]:
     """Columns of a table as finite numbers ``(n, len(columns))``."""
     values = frame[list(columns)].apply(pd.to_numeric, errors="coerce")
-    check.finite_columns([name for name in columns if not np.isfinite(values[name]).all()], path)
+    check.require_finite_columns([name for name in columns if not np.isfinite(values[name]).all()], path)
     array: NDArray[np.float64] = values.to_numpy(np.float64)
     return array

@@ -107,7 +107,7 @@ def read_xenium(
     if not is_zipfile(archive):
         check.unreadable(archive, "archive of cells", "it has no table of contents")
     he_image = _find_he_image(folder) if image is None else Path(image)
-    check.image_exists(he_image)
+    check.require_image(he_image)
     to_morphology = _read_alignment(alignment, he_image)
     name = sample_name(folder, name)
     known = _resolution(to_morphology, pixel_um, he_image.name)

@@ -17,7 +17,7 @@ from spatialdata.transformations import Identity
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check_expression
-from . import _errors as check
+from .._checks.training import warn
 from ._counts import read_counts
 from ._lattice import is_staggered, resolution_from_lattice
 from ._spots import read_labels, read_spots, spots_from_names
@@ -186,10 +186,24 @@ def _spots_with_counts(rows: NDArray[np.int64], n_counts: int, name: str) -> NDA
     return kept
 
 
-def check_spots_on_image(section: Section, size: tuple[int, int]) -> None:
+def require_spots_on_image(section: Section, size: tuple[int, int]) -> None:
     """Refuse a section whose spots all lie off its image of ``(width, height)`` pixels, and warn where some do."""
     inside = ((section.xy_px >= 0) & (section.xy_px <= size)).all(axis=1)
-    check.spots_on_image(int(inside.sum()), len(inside), size, section.xy_px.max(axis=0), section.name)
+    if inside.all():
+        return
+    x, y = section.xy_px.max(axis=0)
+    what = (
+        f"{int((~inside).sum())} of {len(inside)} spots of section {section.name!r} lie off its image ({size[0]} x "
+        f"{size[1]} px; spots reach x = {x:.0f}, y = {y:.0f})"
+    )
+    advice = (
+        "If pixel coordinates refer to another size of the image, give `pixel_frame=(width, height)` of it to "
+        "`stp.io.read_st`."
+    )
+    if not inside.any():
+        msg = f"{what}. {advice}"
+        raise ValueError(msg)
+    warn(f"{what}. They are kept. {advice}")
 
 
 def assemble(sections: Sequence[Section], images: Mapping[str, DataTree]) -> SpatialData:

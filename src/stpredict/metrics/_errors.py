@@ -78,7 +78,7 @@ def some_spot_per_gene(missing: NDArray[np.bool_], name: str) -> None:
     if genes.size:
         msg = (
             f"`{name}` is NaN at every spot for {genes.size:,} of {missing.shape[1]:,} genes (columns "
-            f"{_listed(genes)}): not predicted, or not measured. Pass only the genes present in both, e.g. "
+            f"{_join(genes)}): not predicted, or not measured. Pass only the genes present in both, e.g. "
             "`keep = ~np.isnan(predicted).all(0)` and then `observed[:, keep], predicted[:, keep]`."
         )
         raise ValueError(msg)
@@ -170,7 +170,7 @@ def positions(xy: NDArray[Any], n_spots: int) -> None:
     bad = np.flatnonzero(~np.isfinite(xy).all(axis=1))
     if bad.size:
         msg = (
-            f"`xy` is NaN or infinite at {bad.size:,} of {n_spots:,} spots (rows {_listed(bad)}), but must be finite. "
+            f"`xy` is NaN or infinite at {bad.size:,} of {n_spots:,} spots (rows {_join(bad)}), but must be finite. "
             "Leave these spots out of `values` and `xy`."
         )
         raise ValueError(msg)
@@ -187,7 +187,7 @@ def slide_labels(labels: NDArray[Any], n_spots: int) -> None:
     bad = np.flatnonzero([label is None or (isinstance(label, float) and np.isnan(label)) for label in labels.tolist()])
     if bad.size:
         msg = (
-            f"`slide` is missing for {bad.size:,} of {n_spots:,} spots (rows {_listed(bad)}), but each spot needs one. "
+            f"`slide` is missing for {bad.size:,} of {n_spots:,} spots (rows {_join(bad)}), but each spot needs one. "
             "Leave these spots out of `values`, `xy` and `slide`."
         )
         raise ValueError(msg)
@@ -214,7 +214,7 @@ def neighbours(n: int) -> None:
         raise ValueError(msg)
 
 
-def _listed(indices: Iterable[int], most: int = 5) -> str:
+def _join(indices: Iterable[int], most: int = 5) -> str:
     """Spell the first few of some indices."""
     listed = [str(int(i)) for i in indices]
     return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")

@@ -35,7 +35,7 @@ def is_prediction(name: str, table: AnnData) -> None:
 
 
 def genes_to_score(n_genes: int, predicted: Sequence[str], measured: Sequence[str]) -> None:
-    """Refuse to score where no predicted gene was measured."""
+    """Refuse predictions of genes of which none was measured."""
     if not n_genes:
         msg = (
             f"None of the {len(predicted)} predicted genes ({listed(predicted)}) is among the {len(measured)} measured "
@@ -45,7 +45,7 @@ def genes_to_score(n_genes: int, predicted: Sequence[str], measured: Sequence[st
 
 
 def enough_pairs(n_spots: int) -> None:
-    """Refuse to score next to nothing."""
+    """Refuse to score fewer than three spots."""
     if n_spots < 3:
         msg = (
             f"No slide has more than {n_spots} spots with both counts and predictions; at least 3 are needed. They are "
@@ -54,8 +54,8 @@ def enough_pairs(n_spots: int) -> None:
         raise ValueError(msg)
 
 
-def evaluated(scores: pd.DataFrame) -> None:
-    """Refuse a table that is no result of `evaluate`."""
+def has_summary(scores: pd.DataFrame) -> None:
+    """Refuse a table that `evaluate` did not return."""
     if "summary" not in scores.attrs:
         msg = "These scores carry no summary: give what `stp.tl.evaluate` returned, as it is."
         raise ValueError(msg)
@@ -65,8 +65,8 @@ def seen_in_training(names: Sequence[str]) -> None:
     """Warn where slides are scored that the predictor was trained on."""
     if names:
         warn(
-            f"The predictor was trained on {listed(names)}: these scores say how well it remembers, not how well it "
-            "predicts. Name the test slides with `shapes_key`."
+            f"The predictor was trained on {listed(names)}: these scores measure how well it remembers, not how well "
+            "it predicts. Name the test slides with `shapes_key`."
         )
 
 

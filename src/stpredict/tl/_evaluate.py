@@ -114,7 +114,7 @@ def evaluate(
     source, measured = _tables(sdata, predicted, table_name)
     spec = TargetSpec(**source.uns[predicted]["target"])
     genes = _genes(source, measured, predicted, table_name)
-    paired = _paired(source, measured, spec, genes, predicted, layer, shapes_key)
+    paired = _pair_spots(source, measured, spec, genes, predicted, layer, shapes_key)
     per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
     by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
     index = pd.Index(paired.genes, name="gene")
@@ -157,7 +157,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     >>> list(stp.tl.summary(stp.tl.evaluate(sdata, shapes_key="S2_spots")).index)
     ['mean_profile', 'ridge_color', 'model']
     """
-    check.evaluated(scores)
+    check.has_summary(scores)
     return pd.DataFrame.from_dict(scores.attrs["summary"], orient="index")
 
 
@@ -177,7 +177,7 @@ def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnDat
     return source, observed
 
 
-def _paired(
+def _pair_spots(
     source: AnnData,
     observed: AnnData,
     spec: TargetSpec,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pooch
 
 from ... import _keys as keys
+from ..._checks.slides import listed
 from ..._slides import Selection
 from . import _errors as check
 from .entry import BASELINES, common_fields, entries_of
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from .study import Study
 
 SHOWN = ["gene_pearson", "low", "high", "share_of_ceiling", "spot_pearson", "rmse"]
-"""Columns of the summary that a representation has."""
+"""Columns of the summary that the representation shows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Benchmark:
-    """Models compared on the same held-out slides: what `stp.tl.benchmark` returns, or `Benchmark.load` reads back.
+    """Results of `stp.tl.benchmark`, or read back by `Benchmark.load`: models compared on the same held-out slides.
 
     Examples
     --------
@@ -51,7 +52,7 @@ class Benchmark:
     """
 
     folder: Path
-    """Where everything is."""
+    """The output folder."""
     scores: pd.DataFrame
     """One row a model, fold, seed, slide, group, gene and metric: ``value``. Metrics: ``pearson``, ``spearman``,
     ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``."""
@@ -90,21 +91,25 @@ class Benchmark:
 
         Returns
         -------
-        ``X`` predicted, ``(n_spots, union of genes)``, NaN outside the panel of the fold; ``layers["observed"]``;
+        ``X``: predictions, ``(n_spots, union of genes)``, NaN outside the panel of the fold; ``layers["observed"]``;
         ``obs``: ``fold``, ``slide``, ``group``, ``at_border``; ``obsm["spatial"]`` in pixels; ``uns["um_per_px"]``.
         """
-        check.has_model(model, sorted(set(self.runs["model"])))
+        if model not in (labels := sorted(set(self.runs["model"]))):
+            msg = f"No model {model!r} in this benchmark (found: {listed(labels)})."
+            raise ValueError(msg)
         rows = self.runs[self.runs["model"] == model]
         seeds = sorted(set(rows["seed"].tolist()))
         chosen = seeds[0] if seed is None else seed
-        check.has_seed(chosen, seeds)
+        if chosen not in seeds:
+            msg = f"No seed {chosen} of this model (found: {', '.join(map(str, seeds))})."
+            raise ValueError(msg)
         folds = sorted(set(rows.loc[rows["seed"] == chosen, "fold"].tolist()))
         table = read_table(self.folder, model, folds, chosen)
         table.uns[keys.UM_PER_PX] = dict(self.note["um_per_px"])
         return table
 
     def to_html(self, path: str | PathLike[str]) -> None:
-        """Write a report: one HTML file that needs nothing else.
+        """Write a report as one self-contained HTML file.
 
         Parameters
         ----------
@@ -129,7 +134,9 @@ class Benchmark:
         The results in the folder.
         """
         place = Path(folder)
-        check.is_benchmark((place / NOTE).is_file(), place)
+        if not (place / NOTE).is_file():
+            msg = f"No benchmark in '{place}': there is no `{NOTE}`. Give the `save_dir` of `stp.tl.benchmark`."
+            raise FileNotFoundError(msg)
         note = read_note(place)
         return cls._from_cells(place, note, note["models"])
 
@@ -182,37 +189,37 @@ def benchmark(
     features_key: str | None = None,
     progress: bool = True,
 ) -> Benchmark:
-    """Compare models on slides that none of them has seen.
+    """Compare models by cross-validation over patients.
 
-    Each model is trained once a fold and seed, and scored on the slides of the fold. Every such cell is a folder,
-    written when it is finished: call again with the same arguments after a crash, and what is there is not done again.
-    A model that fails leaves an ``error.json`` and stops no other; it is tried again by the next call.
+    Each model is trained once per fold and seed, and scored on the test slides of the fold. Every such cell is a folder
+    that is written when it is finished: call again with the same arguments after a crash, and finished cells are kept.
+    A model that fails leaves an ``error.json`` and does not stop the others; the next call tries it again.
 
     Parameters
     ----------
     sdata
-        One object, or a list or mapping of such.
+        One object, or a list or mapping of objects.
     models
         Names that `stp.models.available` lists, or a mapping of labels to names or `stp.tl.Entry`. The baselines
         ``"mean_profile"`` and ``"ridge_color"`` always take part, with the first seed.
     group_key
-        Column of ``obs`` that names the patient; groups are never split. None takes every slide for its own group.
+        Column of ``obs`` that names the patient; groups are never split. None makes every slide a group of its own.
     by
-        ``"group"``, or ``"section"`` to hold out sections one by one. Where there is one group only, sections are held
+        ``"group"``, or ``"section"`` to hold out sections one by one. If there is only one group, sections are held
         out in any case. Both need ``allow_leakage`` if a group is then on both sides.
     n_folds
         Number of folds, of about equal numbers of spots; None holds out one group at a time.
     seeds
         Seeds of training.
     genes
-        Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; what
-        `stp.pp.select_genes` noted is not used, since it may have seen test slides.
+        Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; the choice
+        of `stp.pp.select_genes` is not used, since it may have included test slides.
     config
-        Training options for all: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which those
-        count that are not the default. They override the recipe of the model (`stp.models.recipe`), and are overridden
-        by that of an entry.
+        Training options for all models: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which
+        only the fields that differ from their defaults are used. They override the recipe of the model
+        (`stp.models.recipe`), and the recipe of an entry overrides them.
     target
-        How counts become what is predicted and scored; by default log1p CP10k.
+        How counts become the values that are predicted and scored; by default log1p CP10k.
     protocol
         ``"m2ost"`` or ``"m2ost_code"`` (sections split 60/10/30 or 70/0/30 by the published shuffle, counts per million
         of the panel, spot-wise correlation), or ``"hest"`` (50 genes, log1p of raw counts, correlation pooled over test
@@ -220,21 +227,21 @@ def benchmark(
     allow_leakage
         Accept folds in which a group is on both sides. Every result then carries ``leaks``.
     save_dir
-        Folder for everything; by default one in the user's cache, named by a hash of data and folds. Cells that were
-        made with other data or options are refused, not overwritten. Several processes may make the same call:
-        each does cells that no other is at, and leaves out, with a warning, what is not finished at its end.
+        Output folder; by default one in the user's cache, named by a hash of data and folds. Cells that were made with
+        other data or options are refused, not overwritten. Several processes may make the same call: each runs cells
+        that no other is running, and warns about cells that are not finished at its end, which it leaves out.
     keep_predictors
         Whether every cell keeps its predictor.
     layer
         Layer with raw counts; by default X.
     image_key
-        Image, or a mapping of spot elements to images, where there are several.
+        Image, or a mapping of spot elements to images, if there are several.
     shapes_key
         Elements that hold the spots; by default all that the table annotates.
     table_name
         Table with the counts; by default ``"observed"``, or the only one.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
     um_per_px
         Resolution in µm per pixel; by default what the object records.
     features_key
@@ -251,7 +258,7 @@ def benchmark(
     ValueError
         If groups would leak, there is one slide only, or the folder holds cells of other data or options.
     RuntimeError
-        If every cell failed, or other processes are at all of them.
+        If every cell failed, or all remaining cells are being run by other processes.
 
     Examples
     --------

@@ -63,46 +63,46 @@ def cross_validate(
     features_key: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Predict every slide with a model that has not seen its group, and score it.
+    """Cross-validate a model over patients: predict every slide with a model that was not trained on its group.
 
-    The same as `stp.tl.benchmark` with one model, but that predictions are written beside what was measured, and that
-    an error of the model is raised.
+    The same as `stp.tl.benchmark` with one model, except that predictions are written beside the observed expression,
+    and that an error of the model is raised.
 
     Parameters
     ----------
     sdata
-        One object, or a list or mapping of such.
+        One object, or a list or mapping of objects.
     model
         Name of the model; `stp.models.available` lists them.
     group_key
-        Column of ``obs`` that names the patient; groups are never split. None takes every slide for its own group.
+        Column of ``obs`` that names the patient; groups are never split. None makes every slide a group of its own.
     by
-        ``"group"``, or ``"section"`` to hold out sections one by one. Where there is one group only, sections are held
+        ``"group"``, or ``"section"`` to hold out sections one by one. If there is only one group, sections are held
         out in any case. Both need ``allow_leakage`` if a group is then on both sides.
     n_folds
         Number of folds, of about equal numbers of spots; None holds out one group at a time.
     seeds
-        Seeds of training; the predictions that are written are of the first.
+        Seeds of training; the predictions of the first are written.
     genes
-        Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; what
-        `stp.pp.select_genes` noted is not used, since it may have seen test slides.
+        Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; the choice
+        of `stp.pp.select_genes` is not used, since it may have included test slides.
     config
-        Training options: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which those count that
-        are not the default. They override the recipe of the model (`stp.models.recipe`).
+        Training options: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which only the fields
+        that differ from their defaults are used. They override the recipe of the model (`stp.models.recipe`).
     target
-        How counts become what is predicted and scored; by default log1p CP10k.
+        How counts become the values that are predicted and scored; by default log1p CP10k.
     patch
         Fields of view; by default the model's multiples of the median spot diameter.
     model_options
         Fields of the model's configuration to change.
     n_views
-        Flips and turns that a prediction is the mean of.
+        Number of flips and turns of the patches whose predictions are averaged.
     protocol
-        ``"m2ost"``, ``"m2ost_code"`` or ``"hest"``: how others have compared, as in `stp.tl.benchmark`.
+        ``"m2ost"``, ``"m2ost_code"`` or ``"hest"``: a published protocol, as in `stp.tl.benchmark`.
     allow_leakage
         Accept folds in which a group is on both sides. The result then carries ``leaks``.
     save_dir
-        Folder for the cells, which a further call goes on from; by default nothing is kept.
+        Folder for the cells, which a further call continues; by default nothing is kept.
     keep_predictors
         Whether every cell in ``save_dir`` keeps its predictor.
     key_added
@@ -110,13 +110,13 @@ def cross_validate(
     layer
         Layer with raw counts; by default X.
     image_key
-        Image, or a mapping of spot elements to images, where there are several.
+        Image, or a mapping of spot elements to images, if there are several.
     shapes_key
         Elements that hold the spots; by default all that the table annotates.
     table_name
         Table with the counts; by default ``"observed"``, or the only one.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
     um_per_px
         Resolution in µm per pixel; by default what the object records.
     features_key
@@ -139,7 +139,7 @@ def cross_validate(
     ValueError
         If groups would leak, there is one slide only, or a layer of that name was not written by this function.
     RuntimeError
-        If another process is at one of its folds, in the same ``save_dir``.
+        If another process is running one of its folds, in the same ``save_dir``.
 
     Examples
     --------
@@ -202,7 +202,9 @@ def _check_layer(study: Study, key: str) -> None:
     """Refuse, before anything is computed, to overwrite a layer of somebody else."""
     for table, _ in _tables(study):
         check_slides.unique_spots(table.obs_names, "the measured table")
-        check.overwritable(key, check_slides.layers(table), ours=keys.FOLDS in table.uns.get(key, {}))
+        if key in check_slides.layers(table) and keys.FOLDS not in table.uns.get(key, {}):
+            msg = f"Layer {key!r} exists and was not written by `stp.tl.cross_validate`. Give another `key_added`."
+            raise ValueError(msg)
 
 
 def _tables(study: Study) -> list[tuple[AnnData, list[Slide]]]:

@@ -91,7 +91,9 @@ def entries_of(models: Sequence[str] | Mapping[str, str | Entry]) -> dict[str, E
     if isinstance(models, str):
         models = [models]
     given = list(models.items()) if isinstance(models, Mapping) else [(name, name) for name in models]
-    check.some_models([label for label, _ in given])
+    if not given:
+        msg = "`models` is empty. Name some, for instance `['m2ost_tiny', 'encoder_ridge']` (`stp.models.available()`)."
+        raise ValueError(msg)
     rows = {label: Entry(value) if isinstance(value, str) else value for label, value in given}
     for label, value in rows.items():
         check.is_entry(str(label), value, Entry)

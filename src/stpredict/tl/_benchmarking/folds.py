@@ -51,8 +51,9 @@ def cross_validation_splits(
     size = dict.fromkeys(sorted(set(unit.values())), 0)
     for slide in slides:
         size[unit[slide.name]] += len(slide.xy_px)
-    if n_folds is not None:
-        check.n_folds(n_folds, len(size))
+    if n_folds is not None and not 2 <= n_folds <= len(size):
+        msg = f"`n_folds` is {n_folds}; with {len(size)} groups to hold out it must lie between 2 and {len(size)}."
+        raise ValueError(msg)
     parts = _balanced_parts(size, n_folds or len(size))
     folds = tuple(
         _split(i, [name for name in groups if unit[name] in part], groups, None) for i, part in enumerate(parts)

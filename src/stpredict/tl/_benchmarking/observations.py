@@ -13,7 +13,6 @@ from ...metrics.correlation import LEAST
 from ...metrics.scores import Prediction, Spots, gene_scores, nan_mean, summary_scores
 from .._evaluate import ceiling_arguments
 from .._training.plan import gene_columns
-from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -88,7 +87,9 @@ def collect_observations(
     observed = np.concatenate([spec.normalize(slide.counts, gene_columns(slide, genes)) for slide in slides])
     counted = ~check_expression.zero_spots(counts)
     enough = [each for each in dict.fromkeys(name.tolist()) if (counted & (name == each)).sum() >= LEAST]
-    check.scorable(len(enough), fold)
+    if not enough:
+        msg = f"No test slide of fold {fold} has {LEAST} spots with counts of the genes: nothing can be scored."
+        raise ValueError(msg)
     scores = []
     for part in [POOLED] if pooled else enough:
         rows = counted if pooled else counted & (name == part)
@@ -116,7 +117,9 @@ def score_predictions(
     observations: Observations, predicted: NDArray[np.float32]
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Scores of predictions ``(n, g)`` of the test spots: one row a slide and gene, and those of the whole."""
-    check.finite(bool(np.isfinite(predicted).all()))
+    if not np.isfinite(predicted).all():
+        msg = "The model predicts values that are not finite."
+        raise ValueError(msg)
     frames, by_slide = [], []
     for i, (name, group, rows) in enumerate(observations.scored_parts()):
         spots = Spots(

@@ -13,7 +13,6 @@ from ..._slides import shared_genes
 from ...datasets import gene_panel
 from ...pp.targets import TargetSpec
 from .._training.plan import gene_columns
-from . import _errors as check
 from .folds import M2OST_SEED, cross_validation_splits, m2ost_split
 
 if TYPE_CHECKING:
@@ -89,7 +88,9 @@ def _variance(values: csr_matrix) -> NDArray[np.float64]:
 
 def _m2ost(train: float, validate: float, shares: str) -> Protocol:
     def splits(slides: Sequence[Slide]) -> tuple[Split, ...]:
-        check.enough_sections(len(slides), "m2ost")
+        if len(slides) < 4:
+            msg = f"`protocol='m2ost'` splits sections by shares, and there are {len(slides)}; give at least 4."
+            raise ValueError(msg)
         return m2ost_split(slides, train=train, validate=validate)
 
     return Protocol(

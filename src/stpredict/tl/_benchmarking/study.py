@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..._checks import config as check_config
 from ..._checks import expression as check_expression
+from ..._checks.slides import listed
 from ..._pixels import PATCH_VERSION
 from ..._slides import resolve, shared_genes
 from ..._train.config import FitConfig
@@ -56,7 +57,7 @@ class Study:
         return PROTOCOLS[self.protocol_name] if self.protocol_name else None
 
     @property
-    def pooled(self) -> bool:
+    def pools_spots(self) -> bool:
         """Whether the test spots of a fold are scored together."""
         return self.protocol is not None and self.protocol.pooled
 
@@ -74,15 +75,7 @@ class Study:
                 name: {"group": slide.group, "sha256": slide_digest(slide), "um_per_px": slide.um_per_px}
                 for name, slide in self.slides.items()
             },
-            "folds": [
-                {
-                    "train": list(split.train),
-                    "test": list(split.test),
-                    "validate": None if split.validate is None else list(split.validate),
-                    "leaks": split.leaks,
-                }
-                for split in self.splits
-            ],
+            "folds": [{name: value for name, value in asdict(s).items() if name != "number"} for s in self.splits],
             "genes": [list(panel) for panel in self.panels],
             "n_splits": N_SPLITS,
         }
@@ -112,7 +105,9 @@ def plan_study(
     if protocol is not None:
         check_config.one_of("protocol", protocol, tuple(PROTOCOLS))
     rule = None if protocol is None else PROTOCOLS[protocol]
-    check.no_other_folds(protocol, by != "group" or n_folds is not None)
+    if rule is not None and (by != "group" or n_folds is not None):
+        msg = f"`protocol={protocol!r}` fixes the folds. Leave `n_folds` and `by` out, or the protocol."
+        raise ValueError(msg)
     found = resolve(sdata, selection)
     common = {**(rule.config if rule else {}), **common}
     counted = drop_low_count_spots(found, float(common.get("min_library", FitConfig().min_library)))
@@ -147,7 +142,9 @@ def _panels(
     if genes is not None:
         wanted = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
         check_expression.known_genes(wanted, list(dict.fromkeys(gene for slide in slides for gene in slide.genes)))
-        check.genes_everywhere([gene for gene in wanted if gene not in set(shared)])
+        if missing := [gene for gene in wanted if gene not in set(shared)]:
+            msg = f"{len(missing)} of the `genes` are not in every slide: {listed(missing)}. Leave them out."
+            raise ValueError(msg)
         return (tuple(wanted),) * len(splits)
     if rule is not None:
         return (tuple(rule.genes(slides)),) * len(splits)
