@@ -77,7 +77,7 @@ def test_incomplete_cache_is_repaired(get, calls, tmp_path, st_files, lost):
 
 
 def test_remains_of_a_killed_process_are_swept_when_old(get, tmp_path):
-    old, fresh = tmp_path / "zarr/.X1-old", tmp_path / "zarr/.X1-fresh"
+    old, fresh = tmp_path / "zarr/.X1.zarr-old", tmp_path / "zarr/.X1.zarr-fresh"
     for folder in (old, fresh):
         (folder / "X1.zarr").mkdir(parents=True)
     os.utime(old, (0, 0))

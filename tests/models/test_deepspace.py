@@ -54,15 +54,6 @@ def test_predictions_may_leave_the_range(batch):
     assert (y > model.low + model.spread).any()
 
 
-def test_range_is_saved(batch):
-    model = build()
-    model.initialize_from([batch])
-    nn.init.normal_(model.head.weight)
-    other = models.build(model.config).eval()
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(other(batch), model(batch))
-
-
 def test_dropout_is_that_of_the_paper_and_off_in_prediction(batch):
     with torch.device("meta"):
         rates = [m.p for m in models.build(models.config("deepspace", 4)).modules() if isinstance(m, nn.Dropout)]
@@ -86,18 +77,10 @@ def test_a_batch_of_one(batch):
     assert build(backbone="densenet121").train()(one).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "error"),
-    [
-        ({"backbone": 1}, TypeError),
-        ({"dropout": 1.0}, ValueError),
-        ({"frozen": "no"}, TypeError),
-        ({"size_px": 0}, ValueError),
-    ],
-)
-def test_impossible_configurations_are_refused(overrides, error):
-    with pytest.raises(error, match=next(iter(overrides))):
-        build(**overrides)
+def test_wrong_fields_are_refused():
+    for field, value in {"backbone": 1, "dropout": 1.0, "frozen": "no", "size_px": 0}.items():
+        with pytest.raises((TypeError, ValueError), match=field):
+            build(**{field: value})
 
 
 def test_it_learns_what_colour_sets(tmp_path):

@@ -1,4 +1,4 @@
-"""Slides apart, nearest spots, pitch, and the frames of neighbourhoods."""
+"""Rows by slide, nearest spots, pitch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from stpredict.models import SpotBatch, _places
-from stpredict.models._frames import Around, in_frames
 from stpredict.models._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, typical_pitch
 
 
@@ -81,48 +80,3 @@ def test_gathered_keeps_all_but_pixels():
     assert found.features is None
     for name in ("xy_um", "slide", "targets", "counts"):
         assert torch.equal(getattr(found, name), getattr(whole, name))
-
-
-# ---- frames
-
-
-def neighbourhood(n=40):
-    xy = torch.rand(n, 2) * 5 * torch.tensor([1.0, 0.6])
-    return xy, Around.of(xy, torch.zeros(n), 5)
-
-
-def as_sets(frames):
-    """Frames of each spot in an order of their own: which of the four is which means nothing."""
-    flat = frames.transpose(1, 2).flatten(2)  # (b, 4, k * 3)
-    return torch.stack([each[each[:, torch.tensor([3, 4])].double().mv(torch.tensor([1.0, 0.37]).double()).argsort()]
-                        for each in flat])  # fmt: skip
-
-
-@pytest.mark.parametrize("angle", [0.0, 0.3, 1.7, 3.0])
-@pytest.mark.parametrize("mirror", [1.0, -1.0])
-def test_frames_do_not_see_how_a_slide_is_turned(angle, mirror):
-    xy, around = neighbourhood()
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    other = Around.of(xy * torch.tensor([mirror, 1.0]) @ turn + 9, torch.zeros(len(xy)), 5)
-    torch.testing.assert_close(as_sets(other.frames), as_sets(around.frames), atol=2e-4, rtol=1e-3)
-
-
-def test_lattices_have_no_frame_but_distances():
-    xy = square(5, 1.0)
-    frames = Around.of(xy, torch.zeros(25), 8).frames[12]  # the middle one
-    assert frames[..., :2].abs().max() < 1e-6
-    assert frames[1:, 0, 2].tolist() == pytest.approx([1.0] * 4 + [math.sqrt(2)] * 4)
-
-
-def test_neighbours_in_a_row_lie_along_the_first_axis():
-    apart = torch.tensor([[[1.0, 1.0], [-1.0, -1.0], [2.0, 2.0], [9.0, 5.0]]])
-    frames = in_frames(apart, torch.tensor([[True, True, True, False]]))
-    size = math.sqrt(2)
-    torch.testing.assert_close(frames[0, :3, 0, 0].abs(), torch.tensor([size, size, 2 * size]))
-    assert frames[0, :, :, 1].abs().max() < 1e-6
-    assert not frames[0, 3].any()
-
-
-def test_a_spot_sees_itself_only_where_there_is_no_other():
-    around = Around.of(torch.tensor([[0.0, 0], [1, 0], [0, 0]]), torch.tensor([0, 0, 1]), 2)
-    assert around.is_near.tolist() == [[False, True, False], [False, True, False], [True, False, False]]

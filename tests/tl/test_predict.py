@@ -23,7 +23,7 @@ from stpredict._slides import Selection, resolve
 from stpredict._train.color import apply_ridge, color_statistics
 from stpredict._train.data import read_pieces, read_spots
 from stpredict.tl import Predictor, predict
-from stpredict.tl._inference import plan as _partitions
+from stpredict.tl._inference import partitions
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 OF_IMAGE = ["image_distance", "unlike_training"]
@@ -167,7 +167,7 @@ def test_batches_and_pieces_do_not_matter(sdata, predictor, monkeypatch):
     found = []
     for batch_size, at_once in ((64, 512), (7, 512), (64, 11), (None, 30)):
         arguments = {"piece_bytes": at_once * 3 * 3 * 32 * 32}
-        monkeypatch.setattr(_partitions, "read_pieces", partial(read_pieces, **arguments))
+        monkeypatch.setattr(partitions, "read_pieces", partial(read_pieces, **arguments))
         predict(sdata, predictor, batch_size=batch_size, **QUIET)
         found.append(sdata["predicted"].X)
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
@@ -197,8 +197,8 @@ def test_spots_are_read_while_others_are_computed(sdata, predictor, monkeypatch)
                 second.set()
             yield piece
 
-    monkeypatch.setattr(_partitions, "read_pieces", reading)
-    predictor.members[0].network.head.register_forward_hook(lambda *_: waited.append(second.wait(10)))
+    monkeypatch.setattr(partitions, "read_pieces", reading)
+    predictor.members[0].network.head.register_forward_hook(lambda *_: waited.append(second.wait(600)))
     predict(sdata, predictor, shapes_key="S0_spots", **QUIET)
     assert waited[0]
 
@@ -378,7 +378,7 @@ def test_the_recorded_predictor_has_gone_or_changed(sdata, trained, predictor, t
         predict(sdata, **QUIET)
     other = replace(predictor, train_mean=predictor.train_mean + 1)
     other.save(tmp_path / "model")
-    with pytest.raises(ValueError, match="but that folder holds another one by now"):
+    with pytest.raises(ValueError, match="but that folder holds another predictor now"):
         predict(sdata, **QUIET)
     assert "predicted" not in sdata.tables
 

@@ -106,13 +106,6 @@ def multiple_of(name: str, value: int, of: int) -> None:
         raise ValueError(msg)
 
 
-def power_of_two_factor(name: str, value: int, *, times: int) -> None:
-    """Refuse a number that is not divisible by ``2**times``."""
-    if value % 2**times:
-        msg = f"`{name}` is {value}; it is halved {times} times: give a multiple of {2**times}."
-        raise ValueError(msg)
-
-
 def nested_patches(size_px: int, patch_size: int, n_scales: int) -> None:
     """Refuse sizes for which the central 1/2, 1/4, ... of a patch has not as many tokens as the whole patch."""
     divides("patch_size", patch_size, "size_px", size_px)
@@ -379,46 +372,8 @@ def single_token_grid(tokens: object, name: str) -> Tensor:
     return cast("Tensor", tokens)
 
 
-def network_name(name: str, value: object) -> None:
-    """Refuse an encoder that is not a trainable network."""
-    text(name, value)
-    if value in ("statistics", "given"):
-        msg = f"`{name}` is {value!r}, which is not a network to train. Give a name of timm, such as 'resnet18'."
-        raise ValueError(msg)
-
-
 def splits_patch(size_px: int, side: int) -> None:
     """Refuse a patch with fewer pixels than sub-patches along a side."""
     if size_px < side:
         msg = f"`size_px` is {size_px}; the patch is cut into {side} x {side}: give at least {side}."
-        raise ValueError(msg)
-
-
-def superpixel_grid(cells: int, size_px: int) -> None:
-    """Refuse a patch whose superpixels are not whole pixels."""
-    if size_px % cells:
-        msg = (
-            f"`size_px` is {size_px}, which does not split into {cells} x {cells} superpixels (`cells`). "
-            f"Give a multiple of {cells} as `size_px`, such as {-(-size_px // cells) * cells}."
-        )
-        raise ValueError(msg)
-
-
-def square_grid(n_tokens: int, side: int, name: str) -> int:
-    """Tokens along each side; refuse tokens that do not form a square."""
-    if side * side != n_tokens:
-        msg = (
-            f"{name!r} gives {n_tokens} tokens a patch, which is not a square grid. Name another encoder, or `size_px`."
-        )
-        raise ValueError(msg)
-    return side
-
-
-def spot_resolved(fov_spots: float, most: float) -> None:
-    """Refuse a patch in which the spot is smaller than a few superpixels."""
-    if fov_spots > most:
-        msg = (
-            f"`fov_spots` begins with {fov_spots}; its patch is divided into superpixels, and the spot must cover "
-            f"several of them: give at most {most:g}, such as 1.28, or more `cells`."
-        )
         raise ValueError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import numpy as np
 import pandas as pd
@@ -139,10 +139,16 @@ def has_image(names: Sequence[str], asked: str) -> None:
         raise ValueError(msg)
 
 
-def may_write(sdata: SpatialData, key_added: str, made: Collection[str], function: str) -> None:
+def may_write(
+    sdata: SpatialData,
+    key_added: str,
+    made: Collection[str],
+    function: str,
+    kind: Literal["shapes", "images"] = "shapes",
+) -> None:
     """Refuse to overwrite an element that this function did not make."""
     taken = {name for _, name, _ in sdata.gen_elements()}
-    if key_added in taken and not (key_added in sdata.shapes and key_added in made):
+    if key_added in taken and not (key_added in getattr(sdata, kind) and key_added in made):
         msg = (
             f"The object already has an element {key_added!r} that `{function}` did not make (it made: "
             f"{listed(sorted(made))}), and it is not overwritten. Give another name as `key_added`, or delete it with "

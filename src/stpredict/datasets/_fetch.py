@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
+
+from .._files import atomic_file
 
 DATA_DIR = "STPREDICT_DATA_DIR"
 """Environment variable that names the folder of data sets."""
@@ -68,10 +69,8 @@ def fetch(file: RemoteFile, dataset: str, base_url: str) -> Path:
 
 def _download(file: RemoteFile, dataset: str, base_url: str) -> Path:
     path = writable_dir() / dataset / file.path
-    path.parent.mkdir(parents=True, exist_ok=True)
     url = f"{base_url}/{file.path}"
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
-        part = Path(folder) / path.name
+    with atomic_file(path) as part:
         try:
             pooch.HTTPDownloader(timeout=60, stream=False)(url, str(part), None)
         except OSError as reason:
@@ -83,7 +82,6 @@ def _download(file: RemoteFile, dataset: str, base_url: str) -> Path:
             )
             raise ConnectionError(msg) from reason
         verify(part, file, delete=True)
-        part.replace(path)
     return path
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spatialdata import SpatialData, read_zarr
 
+from .._files import atomic_file, atomic_folder
 from ..io.images import pyramid, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from xarray import DataTree
 
@@ -56,21 +56,15 @@ def _receipt(store: Path, source: str) -> dict[str, object]:
 
 def _convert(path: Path, name: str, store: Path, receipt: Path, source: str) -> None:
     logger.info("Section %s: converting its image to a chunked pyramid in '%s' (once).", name, store.parent)
-    store.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(store.parent, name)
-    with tempfile.TemporaryDirectory(dir=store.parent, prefix=f".{name}-") as folder:
-        part = Path(folder) / store.name
-        SpatialData(images={f"{name}_image": pyramid(read_image(path), name)}).write(part)
-        noted = Path(folder) / receipt.name
-        noted.write_text(json.dumps(_receipt(part, source)), "utf-8")
+    _remove_stale(store)
+    with atomic_file(receipt) as new_receipt, atomic_folder(store) as new_store:  # the receipt appears last
+        SpatialData(images={f"{name}_image": pyramid(read_image(path), name)}).write(new_store)
+        new_receipt.write_text(json.dumps(_receipt(new_store, source)), "utf-8")
         receipt.unlink(missing_ok=True)
-        shutil.rmtree(store, ignore_errors=True)
-        part.replace(store)
-        noted.replace(receipt)
 
 
-def _remove_stale(folder: Path, name: str) -> None:
+def _remove_stale(store: Path) -> None:
     """Remove what interrupted conversions left, unless another process may still be writing it."""
-    for part in folder.glob(f".{name}-*"):
+    for part in store.parent.glob(f".{store.name}-*"):
         if time.time() - part.stat().st_mtime > STALE_S:
             shutil.rmtree(part, ignore_errors=True)

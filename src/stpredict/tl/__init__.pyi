@@ -5,7 +5,7 @@ from ._calibrate import calibrate
 from ._cohort.runner import predict_cohort
 from ._evaluate import evaluate, summary
 from ._fit import fit
-from ._options import FitConfig, PatchSpec, Selection
+from ._options import FitConfig, PatchSpec, PredictOptions, Selection
 from ._predict import predict
 from ._predictability.predictability import predictability
 from ._predictor.predictor import Predictor
@@ -19,6 +19,7 @@ __all__ = [
     "Entry",
     "FitConfig",
     "PatchSpec",
+    "PredictOptions",
     "Predictor",
     "Provenance",
     "Selection",

@@ -15,8 +15,10 @@ from ... import _keys as keys
 from ..._files import replace_folder
 from ..._pixels import PATCH_VERSION
 from ...models.registry import accepts_embeddings
-from .._inference.plan import PredictionPlan, PredictOptions, X, compute
+from .._inference.partitions import X, predict_positions
+from .._inference.plan import PredictionPlan
 from .._inference.sinks import MemorySink
+from .._options import PredictOptions
 from .._predictor.serialization import package_version
 from .._training.plan import plan_training, slide_digest
 from .._training.train_members import train_members
@@ -157,8 +159,8 @@ def _predict_test_slides(cell: Cell, predictor: Predictor) -> dict[str, NDArray[
     options = PredictOptions(n_views=cell.entry.n_views, device=config.accelerator, precision=config.precision)
     plan = PredictionPlan.of(cell.slides(cell.split.test), predictor, options)
     sink = MemorySink.of(plan, predictor)
-    for first, last in sink.todo():
-        sink.take(first, compute(plan, predictor, first, last))
+    for start, stop in sink.missing_ranges():
+        sink.write(start, predict_positions(plan, predictor, start, stop))
     return sink.values()
 
 

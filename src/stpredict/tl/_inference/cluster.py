@@ -1,4 +1,4 @@
-"""A prediction spread over the processes of a dask cluster: stretches of partitions, each read where it is computed."""
+"""Compute a prediction with the workers of a dask cluster, each of which reads the images by itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import dask
 import numpy as np
 import torch
 
-from ..._checks import prediction as check
-from .plan import PARTITION, compute
+from .partitions import predict_positions
 from .sinks import StoreSink
 
 if TYPE_CHECKING:
@@ -27,70 +26,43 @@ if TYPE_CHECKING:
     from .sinks import Sink
 
 TASKS_PER_WORKER = 8
-"""Stretches that each worker gets, about: many enough that all finish at the same time."""
-MOST_LOSSES = 3
-"""So many times everything that a worker held may be lost."""
+"""Tasks per worker, about: enough that all workers finish at the same time."""
+MAX_ATTEMPTS = 3
+"""Most attempts at tasks whose arguments were lost together with every worker that held them."""
 
 
-def spread(
-    client: Client, plan: PredictionPlan, predictor: Predictor, sink: Sink, took: Callable[[int], object]
+def predict_on_cluster(
+    client: Client, plan: PredictionPlan, predictor: Predictor, sink: Sink, on_progress: Callable[[int], object]
 ) -> None:
-    """Compute what is not there yet on a cluster.
+    """Compute what a sink lacks on a cluster, calling ``on_progress`` with the number of spots of each finished task.
 
-    Predictor and plan are sent to every worker once. What a lost worker had not finished is given to others.
-
-    Parameters
-    ----------
-    client
-        Client of the cluster.
-    plan
-        What to predict.
-    predictor
-        The predictor.
-    sink
-        Where the values go; workers write into a `StoreSink` themselves, so its folder must be one that all can reach.
-    took
-        Called with a number of spots whenever so many are done.
+    Workers write into a `StoreSink` themselves, so its folder must be one that all of them can reach.
     """
     path = sink.path if isinstance(sink, StoreSink) else None
-    stretches = _stretches(sink.todo(), n_workers(client) * TASKS_PER_WORKER)
-    tasks = [(first, last, path) for first, last in stretches]
-    for (first, last, _), future in on_cluster(client, _stretch, [plan, predictor], tasks):
-        values = future.result()  # or raises what was raised there
+    ranges = _task_ranges(sink.missing_ranges(), count_workers(client) * TASKS_PER_WORKER, plan.partition_size)
+    tasks = [(start, stop, path) for start, stop in ranges]
+    for (start, stop, _), future in run_tasks(client, _predict_range, [plan, predictor], tasks):
+        values = future.result()  # raises what the task raised
         if values is not None:
-            sink.take(first, [values])
-        took(last - first)
+            sink.write(start, [values])
+        on_progress(stop - start)
 
 
-def on_cluster[*Task](
-    client: Client, function: Callable[..., Any], given: Sequence[Any], tasks: Sequence[tuple[*Task]]
+def run_tasks[*Task](
+    client: Client, function: Callable[..., Any], shared: Sequence[Any], tasks: Sequence[tuple[*Task]]
 ) -> Iterator[tuple[tuple[*Task], Future[Any]]]:
-    """Call a function for each of some tasks in the workers of a cluster.
+    """Call ``function(*shared, *task)`` on the workers; yields each task with its finished or failed future.
 
-    Parameters
-    ----------
-    client
-        Client of the cluster.
-    function
-        What is called.
-    given
-        Its first arguments, sent to every worker once.
-    tasks
-        Its other arguments.
-
-    Yields
-    ------
-    Tasks that came to an end, and their futures, finished or failed. Tasks whose given arguments were lost, with all
-    workers that had them, are begun anew.
+    The shared arguments are sent to every worker once. If all workers that held them die, their tasks start again.
     """
     from distributed import as_completed
 
-    for _ in range(MOST_LOSSES):
-        sent = client.scatter(list(given), broadcast=True, hash=False)
-        futures = {client.submit(function, *sent, *task, pure=False): task for task in tasks}
+    for _ in range(MAX_ATTEMPTS):
+        scattered = client.scatter(list(shared), broadcast=True, hash=False)
+        futures = {client.submit(function, *scattered, *task, pure=False): task for task in tasks}
         tasks = []
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):  # without a loop it needs a default client
                 if future.status in {"finished", "error"}:
                     yield futures[future], future
                 else:
@@ -100,68 +72,70 @@ def on_cluster[*Task](
                 future.cancel()
         if not tasks:
             return
-    check.cluster_lost(len(tasks), MOST_LOSSES)
+    msg = (
+        f"Workers of the cluster were lost {MAX_ATTEMPTS} times, and {len(tasks)} parts of the prediction are missing. "
+        "Give them more memory, and call again: with `store=` what is written already is not computed again."
+    )
+    raise RuntimeError(msg)
 
 
-def n_workers(client: Client) -> int:
-    """How many workers a cluster has.
+def check_client(client: object) -> None:
+    """Refuse anything but a dask client, or None."""
+    if client is not None and not (hasattr(client, "submit") and hasattr(client, "scatter")):
+        msg = (
+            f"`client` is a {type(client).__name__}; give a `dask.distributed.Client`, for instance "
+            "`Client(LocalCluster(n_workers=2))`."
+        )
+        raise TypeError(msg)
 
-    Parameters
-    ----------
-    client
-        Its client.
 
-    Returns
-    -------
-    Their number, at least 1.
-    """
-    found = len(client.nthreads())
-    check.has_workers(found)
-    return found
+def count_workers(client: Client) -> int:
+    """Number of workers of a cluster; none is an error."""
+    n = len(client.nthreads())
+    if n == 0:
+        msg = "The cluster of `client` has no workers. Scale it up, or call `client.wait_for_workers(1)` first."
+        raise ValueError(msg)
+    return n
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Compute in a worker while no other task of it does, with all its threads: two networks at once are slower.
+def exclusive_worker() -> Iterator[None]:
+    """Use all threads of the worker for one task at a time: two networks at once are slower.
 
-    What dask is asked for inside is computed here: given to the cluster it would wait for the very worker that asks.
-
-    Yields
-    ------
-    Nothing.
+    Inside, dask computes in this thread. Sent to the cluster, a computation would wait for this very worker.
     """
     from distributed import get_client, get_worker
 
-    get_client()  # the worker's own, which makes itself dask's scheduler when it is first asked for
-    with _lock(), dask.config.set(scheduler="synchronous"):
+    get_client()  # the first call makes the worker's client the scheduler of dask, which the next line overrides
+    with _worker_lock(), dask.config.set(scheduler="synchronous"):
         torch.set_num_threads(int(get_worker().state.nthreads))
         yield
 
 
 @cache
-def _lock() -> Lock:
+def _worker_lock() -> Lock:
     return Lock()
 
 
-def _stretches(todo: Iterable[tuple[int, int]], n: int) -> list[tuple[int, int]]:
-    """Contiguous runs of partitions, about ``n``."""
-    runs = list(todo)
-    total = sum(last - first for first, last in runs)
-    step = max(1, -(-total // (n * PARTITION))) * PARTITION
-    return [(start, min(start + step, last)) for first, last in runs for start in range(first, last, step)]
+def _task_ranges(ranges: Iterable[tuple[int, int]], n_tasks: int, partition_size: int) -> list[tuple[int, int]]:
+    """Split ranges of positions into about ``n_tasks`` ranges of whole partitions."""
+    ranges = list(ranges)
+    total = sum(stop - start for start, stop in ranges)
+    step = max(1, -(-total // (n_tasks * partition_size))) * partition_size
+    return [(first, min(first + step, stop)) for start, stop in ranges for first in range(start, stop, step)]
 
 
-def _stretch(
-    plan: PredictionPlan, predictor: Predictor, first: int, last: int, path: Path | None
+def _predict_range(
+    plan: PredictionPlan, predictor: Predictor, start: int, stop: int, path: Path | None
 ) -> dict[str, NDArray[Any]] | None:
-    """Compute a stretch in a worker."""
-    with alone():
+    """Predict a range in a worker; returned, or written into the store at ``path``."""
+    with exclusive_worker():
         if path is None:
-            pieces = list(compute(plan, predictor, first, last))
+            pieces = list(predict_positions(plan, predictor, start, stop))
             return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         store = StoreSink.open(path, plan)
-        for start, stop in store.todo():  # not what a worker that was lost has written
-            start, stop = max(start, first), min(stop, last)
-            if start < stop:
-                store.take(start, compute(plan, predictor, start, stop))
+        for first, last in store.missing_ranges():  # a worker that died may have written some partitions
+            first, last = max(first, start), min(last, stop)
+            if first < last:
+                store.write(first, predict_positions(plan, predictor, first, last))
     return None

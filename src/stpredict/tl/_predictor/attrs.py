@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import _keys as keys
-from ..._checks import predictor as check
 from .predictor import Predictor
 
 if TYPE_CHECKING:
@@ -32,8 +31,19 @@ def resolve_predictor(sdata: SpatialData, given: Predictor | str | PathLike[str]
     if given is not None:
         return Predictor.load(given)
     recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.PREDICTOR)
-    check.recorded(found=recorded is not None)
+    if recorded is None:
+        msg = (
+            "No predictor was given and this object records none. Make one with `stp.tl.fit(sdata)`, or read one with "
+            "`stp.tl.Predictor.load(path)` and pass it as `predictor`."
+        )
+        raise ValueError(msg)
     folder = Path(recorded["path"])
     loaded = Predictor.load(folder) if folder.is_dir() else None
-    check.still_there(folder, recorded["hash"], None if loaded is None else loaded.hash)
-    return loaded or Predictor.load(folder)
+    if loaded is None or loaded.hash != recorded["hash"]:
+        state = "is gone" if loaded is None else "holds another predictor now"
+        msg = (
+            f"This object records the predictor in {str(folder)!r}, but that folder {state}. Pass one as `predictor`, "
+            "or train again with `stp.tl.fit(sdata)`."
+        )
+        raise ValueError(msg)
+    return loaded

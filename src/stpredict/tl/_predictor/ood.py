@@ -1,4 +1,4 @@
-"""Which patches are unlike those trained on: a distance in the space of colour and texture.
+"""Out-of-distribution detection: the Mahalanobis distance of a patch from the training patches, in colour and texture.
 
 Tensors and arrays only.
 """
@@ -19,130 +19,84 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-SHARE = 0.99
-"""Share of left-out training spots that are closer than the threshold."""
-AT_ONCE = 32
+IN_DISTRIBUTION_SHARE = 0.99
+"""Share of held-out training spots whose distance is below the threshold."""
+SPOTS_PER_BATCH = 32
 """Spots whose statistics are computed at a time."""
-LEAST_SPREAD = 1e-4
-"""Statistics that vary less than this over training spots are as good as constant."""
+MIN_STD = 1e-4
+"""Statistics with a smaller standard deviation over the training spots count as constant."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageRange:
-    """Where the patches of training spots lie in the space of their statistics."""
+    """The distribution of image statistics of the training spots: mean and whitening matrix."""
 
     center: NDArray[np.float32]
     """``(d,)`` mean."""
     whitening: NDArray[np.float32]
-    """``(d, d)`` makes deviations from the mean uncorrelated, in units of the threshold."""
+    """``(d, d)`` matrix that decorrelates deviations from the mean, in units of the threshold."""
 
     @classmethod
     def of(cls, statistics: NDArray[np.float32], fold: NDArray[np.str_]) -> ImageRange:
-        """Learn where training spots lie, and how far beyond it is unusual.
-
-        Parameters
-        ----------
-        statistics
-            ``(n, d)`` patch statistics of training spots.
-        fold
-            ``(n,)`` what is left out together: a group, or a slide.
-
-        Returns
-        -------
-        The range. A distance of 1 is what 1 % of the spots exceed that are left out.
-        """
-        outside = np.empty(len(statistics))
-        for held in np.unique(fold):
-            there, rest = fold == held, fold != held
+        """Fit ``(n, d)`` statistics; 1 % of the spots of held-out folds (groups or slides) lie beyond distance 1."""
+        held_out_distances = np.empty(len(statistics))
+        for name in np.unique(fold):
+            held_out, rest = fold == name, fold != name
             center, whitening = _whitening(statistics[rest] if rest.any() else statistics)
-            outside[there] = _distances(statistics[there], center, whitening)
+            held_out_distances[held_out] = _mahalanobis(statistics[held_out], center, whitening)
         center, whitening = _whitening(statistics)
-        threshold = max(float(np.quantile(outside, SHARE)), 1e-6)
+        threshold = max(float(np.quantile(held_out_distances, IN_DISTRIBUTION_SHARE)), 1e-6)
         return cls(center=center.astype(np.float32), whitening=(whitening / threshold).astype(np.float32))
 
     def distances(self, statistics: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far spots lie from the training spots.
+        """Distances ``(n,)`` of spots from the training spots; 1 is the threshold."""
+        return _mahalanobis(statistics, self.center, self.whitening).astype(np.float32)
 
-        Parameters
-        ----------
-        statistics
-            ``(n, d)``.
-
-        Returns
-        -------
-        ``(n,)`` float32; 1 is the threshold.
-        """
-        return _distances(statistics, self.center, self.whitening).astype(np.float32)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What is saved, by name.
-
-        Returns
-        -------
-        Tensors.
-        """
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that are saved, by name."""
         return {"center": torch.from_numpy(self.center), "whitening": torch.from_numpy(self.whitening)}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ImageRange:
-        """Rebuild what was saved.
-
-        Parameters
-        ----------
-        tensors
-            What `tensors` gave.
-
-        Returns
-        -------
-        The range.
-        """
+    def from_state_dict(cls, tensors: Mapping[str, Tensor]) -> ImageRange:
+        """Rebuild what `state_dict` gave."""
         return cls(center=tensors["center"].numpy(), whitening=tensors["whitening"].numpy())
 
 
 @torch.inference_mode()
 def image_statistics(patches: Tensor, spot_share: float) -> NDArray[np.float32]:
-    """Colour and texture of patches, some at a time.
+    """Colour and texture ``(n, (s + 1) * 27)`` of patches ``(n, s, 3, p, p)``, computed in batches.
 
-    Parameters
-    ----------
-    patches
-        ``(n, s, 3, p, p)``, on any device.
-    spot_share
-        Spot diameter over the narrowest field of view.
-
-    Returns
-    -------
-    ``(n, (s + 1) * 27)`` float32.
+    ``spot_share`` is the spot diameter over the narrowest field of view.
     """
-    found = [patch_statistics(some, spot_share).cpu().numpy() for some in patches.split(AT_ONCE)]
+    found = [patch_statistics(batch, spot_share).cpu().numpy() for batch in patches.split(SPOTS_PER_BATCH)]
     return np.concatenate(found).astype(np.float32)
 
 
-def _distances(
+def _mahalanobis(
     statistics: NDArray[np.float32], center: NDArray[np.floating], whitening: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    away = (statistics.astype(np.float64) - center) @ whitening
-    found: NDArray[np.float64] = np.sqrt((away**2).mean(axis=1))
-    return found
+    whitened = (statistics.astype(np.float64) - center) @ whitening
+    distances: NDArray[np.float64] = np.sqrt((whitened**2).mean(axis=1))
+    return distances
 
 
 def _whitening(statistics: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean, and what turns deviations into uncorrelated ones of variance 1, from a shrunken covariance."""
+    """Mean, and the matrix that whitens deviations from it, from the Ledoit-Wolf covariance."""
     x = statistics.astype(np.float64)
     center, std = x.mean(axis=0), x.std(axis=0)
-    x = (x - center) / np.where(std > LEAST_SPREAD, std, 1.0)
-    values, vectors = np.linalg.eigh(_shrunken(x))
-    scale = np.where(std > LEAST_SPREAD, 1 / np.maximum(std, LEAST_SPREAD), 1.0)
+    x = (x - center) / np.where(std > MIN_STD, std, 1.0)
+    values, vectors = np.linalg.eigh(_ledoit_wolf(x))
+    scale = np.where(std > MIN_STD, 1 / np.maximum(std, MIN_STD), 1.0)
     return center, scale[:, None] * vectors / np.sqrt(np.maximum(values, 1e-6))
 
 
-def _shrunken(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Covariance of centred values, shrunk to a multiple of the identity as Ledoit and Wolf (2004) find best."""
+def _ledoit_wolf(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance of centred values, shrunk towards a multiple of the identity (Ledoit and Wolf, 2004)."""
     n, d = x.shape
     covariance = x.T @ x / n
     mean = np.trace(covariance) / d
     distance = ((covariance - mean * np.eye(d)) ** 2).sum()
     error = (((x**2).sum(axis=1) ** 2).sum() / n - (covariance**2).sum()) / n
     share = 1.0 if distance <= 0 else min(1.0, max(0.0, error / distance))
-    shrunken: NDArray[np.float64] = (1 - share) * covariance + share * max(mean, 1e-6) * np.eye(d)
-    return shrunken
+    shrunk: NDArray[np.float64] = (1 - share) * covariance + share * max(mean, 1e-6) * np.eye(d)
+    return shrunk

@@ -1,4 +1,4 @@
-"""The one stateful class: what `fit` made and `predict` uses. Files are read and written in `serialization`."""
+"""The predictor: what `fit` returns and `predict` applies. Its files are written and read in `serialization`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from . import serialization
 from .conformal import Calibration, residual_spread
 from .ood import ImageRange
 from .provenance import Provenance
+from .tensors import add_prefix, select_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from ...pp import TargetSpec
 
 
-CALIBRATION, IMAGE_RANGE = "calibration", "image_range"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Member:
     """One network with the targets it was trained on."""
@@ -44,15 +42,40 @@ class Member:
     network: SpotModel
     targets: Targets
     pretrained: Mapping[str, str] = field(default_factory=dict)
-    """What was loaded before training, by part of the network."""
+    """Weights that were loaded before training, by part of the network."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that are saved, by name: those of the network and the statistics of the targets."""
+        network = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        arrays = {"mean": self.targets.mean, "scale": self.targets.scale}
+        if self.targets.components is not None:
+            arrays["components"] = self.targets.components
+        targets = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return {**add_prefix("network", network), **add_prefix("targets", targets)}
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        tensors: Mapping[str, Tensor],
+        *,
+        config: ModelConfig,
+        target: Mapping[str, Any],
+        genes: Sequence[str],
+        path: str | PathLike[str],
+    ) -> Member:
+        """Rebuild what `state_dict` gave; ``path`` is named in errors."""
+        network = build(config)
+        serialization.load_weights(network, select_prefix("network", tensors), path)
+        arrays = {name: tensor.numpy() for name, tensor in select_prefix("targets", tensors).items()}
+        return cls(network=network.eval(), targets=Targets.from_arrays(target, genes, arrays))
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Predictor:
     """A trained model with all it needs to predict a new slide.
 
-    Made by `stp.tl.fit`, or read back with `Predictor.load`. Its networks are averaged; `genes`, `patch` and `units`
-    say what goes in and what comes out.
+    Made by `stp.tl.fit`, or read with `Predictor.load`. The predictions of its networks are averaged. `patch` describes
+    the input, `genes` and `units` the output.
 
     Examples
     --------
@@ -68,21 +91,21 @@ class Predictor:
     model: str
     """Name of the model, as `stp.models.available` lists it."""
     model_config: ModelConfig
-    """Shape of the networks."""
+    """Configuration of the networks."""
     patch: PatchSpec
     """Fields of view and size of the patches."""
     train_mean: NDArray[np.float32]
-    """``(g,)`` mean of the training spots, in `units`: the simplest baseline."""
+    """``(g,)`` mean of the training spots in `units`, the first baseline."""
     ridge_color: NDArray[np.float32]
-    """``(g, d + 1)`` weights of the ridge on colour statistics, the intercept last: the second baseline."""
+    """``(g, d + 1)`` weights of the ridge regression on colour statistics, intercept last: the second baseline."""
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """One row a member and epoch: losses, validation score, learning rate, spots per second."""
+    """One row per member and epoch: losses, validation score, learning rate, spots per second."""
     provenance: Provenance = field(default_factory=Provenance)
     """Training slides, options, validation, resolution and colour range, and versions."""
     calibration: Calibration | None = None
-    """Errors at spots that were not trained on, from which intervals are made; None where nothing was held out."""
+    """Errors at held-out spots, for prediction intervals; None without held-out spots."""
     image_range: ImageRange | None = None
-    """Where the patches of training spots lie in the space of colour and texture; None in older predictors."""
+    """Distribution of colour and texture of the training patches; None in predictors of older versions."""
 
     @property
     def genes(self) -> list[str]:
@@ -96,34 +119,34 @@ class Predictor:
 
     @property
     def units(self) -> str:
-        """What predictions are measured in."""
+        """Units of the predictions."""
         return self.target.units
 
     @property
     def n_parameters(self) -> int:
-        """Parameters of all networks together."""
+        """Number of parameters of all networks together."""
         return sum(p.numel() for member in self.members for p in member.network.parameters())
 
     @property
     def hash(self) -> str:
         """Digest of weights and configuration: equal for equal predictors."""
-        return serialization.digest(self._description(), self._tensors())
+        return serialization.digest(self.to_json(), self.state_dict())
 
     def __call__(
         self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 1
     ) -> NDArray[np.float32]:
-        """Predict spots whose patches are read already.
+        """Predict spots whose patches are in memory.
 
         Parameters
         ----------
         spots
             The spots.
         fabric
-            Where to compute, and in which precision.
+            Device and precision.
         batch_size
-            Spots a forward pass; None for what suits the device. Fewer where memory runs out.
+            Spots per forward pass; None for a number that suits the device. Halved if memory runs out.
         n_views
-            Average over this many of the eight flips and turns, from 1 to 8.
+            Number of the eight flips and rotations to average over, from 1 to 8.
 
         Returns
         -------
@@ -142,22 +165,23 @@ class Predictor:
     def with_spread(
         self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 8
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Predict spots, and say in what their intervals are measured.
+        """Predict spots and the spread that scales their prediction intervals.
 
         Parameters
         ----------
         spots
             The spots.
         fabric
-            Where to compute, and in which precision.
+            Device and precision.
         batch_size
-            Spots a forward pass; None for what suits the device. Fewer where memory runs out.
+            Spots per forward pass; None for a number that suits the device. Halved if memory runs out.
         n_views
-            Flips and turns, from 1 to 8, whose mean is predicted and whose disagreement is part of the spread.
+            Number of flips and rotations, from 1 to 8. Their mean is the prediction, their standard deviation part of
+            the spread.
 
         Returns
         -------
-        ``(n, g)`` float32 in `units`, and the spread, above 0, in the same shape and units.
+        Prediction and spread, which is above 0: ``(n, g)`` float32 in `units` each.
         """
         limit = self._limit(spots, fabric, batch_size)
         found = [
@@ -168,62 +192,65 @@ class Predictor:
         return mean.astype(np.float32), residual_spread(views, target_scale(self.members))
 
     def _limit(self, spots: SpotBatch, fabric: Fabric, batch_size: int | BatchLimit | None) -> BatchLimit:
-        if self.model_config.context == "slide":  # all that are given are seen together
+        if self.model_config.context == "slide":  # all given spots are one batch
             return BatchLimit(max(1, len(spots)))
         return batch_size if isinstance(batch_size, BatchLimit) else BatchLimit.of(batch_size, fabric.device)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the predictor to a folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``README.md``.
 
-        The folder appears whole or not at all; one that is there already is replaced only when the new one is written.
+        The folder appears whole or not at all. An existing predictor is replaced only after the new one is written.
 
         Parameters
         ----------
         path
-            The folder. If it exists it must hold a predictor, or nothing.
+            The folder. If it exists, it must be empty or hold a predictor.
         """
-        serialization.write(path, self._description(), self._tensors(), self.history)
+        serialization.write(path, self.to_json(), self.state_dict(), self.history)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Predictor:
-        """Read a predictor back. No code from the folder is run.
+        """Read a predictor. No code from the folder is run.
 
         Parameters
         ----------
         path
-            A folder that `save` wrote, or the id of a Hugging Face repository that holds such files.
+            A folder that `save` wrote, or the id of a Hugging Face repository with such files.
 
         Returns
         -------
         The predictor, on the CPU.
         """
         values, tensors, history = serialization.read(path)
-        model_config = config_from_dict(values["model_config"])
-        panel = values["genes"]
-        members = []
-        for i in range(values["n_members"]):
-            arrays = {k.rsplit("/", 1)[1]: t.numpy() for k, t in tensors.items() if k.startswith(f"{i}/targets/")}
-            network = build(model_config)
-            weights = {k.split("/", 2)[2]: t for k, t in tensors.items() if k.startswith(f"{i}/network/")}
-            serialization.load_weights(network, weights, path)
-            members.append(Member(network=network.eval(), targets=Targets.from_arrays(values["target"], panel, arrays)))
+        config = config_from_dict(values["model_config"])
+        calibration, image_range = (select_prefix(part, tensors) for part in ("calibration", "image_range"))
         return cls(
-            members=tuple(members),
+            members=tuple(
+                Member.from_state_dict(
+                    select_prefix(str(i), tensors),
+                    config=config,
+                    target=values["target"],
+                    genes=values["genes"],
+                    path=path,
+                )
+                for i in range(values["n_members"])
+            ),
             model=values["model"],
-            model_config=model_config,
+            model_config=config,
             patch=PatchSpec.from_dict(values["patch"]),
             train_mean=tensors["train_mean"].numpy(),
             ridge_color=tensors["ridge_color"].numpy(),
             history=history,
             provenance=Provenance.from_json(values["provenance"]),
-            **_known(values, tensors),
+            calibration=Calibration.from_state_dict(calibration, values["calibration"]) if calibration else None,
+            image_range=ImageRange.from_state_dict(image_range) if image_range else None,
         )
 
-    def _description(self) -> dict[str, Any]:
-        calibration = self.calibration  # left out where there is none: older predictors keep their hash
-        noted = {} if calibration is None else {"n_views": calibration.n_views, "record": dict(calibration.record)}
+    def to_json(self) -> dict[str, Any]:
+        """Everything that is saved in ``config.json`` but versions and digests."""
         return {
-            **({CALIBRATION: noted} if noted else {}),
+            # left out without a calibration, so that predictors of older versions keep their hash
+            **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
             "model": self.model,
             "model_config": config_to_dict(self.model_config),
             "patch": self.patch.to_dict(),
@@ -234,25 +261,22 @@ class Predictor:
             "provenance": self.provenance.to_json(),
         }
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that are saved in ``weights.safetensors``, on the CPU, by name."""
         tensors = {
             "train_mean": torch.from_numpy(self.train_mean),
             "ridge_color": torch.from_numpy(self.ridge_color),
         }
         for i, member in enumerate(self.members):
-            state = member.network.state_dict()
-            tensors |= {f"{i}/network/{name}": value.detach().cpu().contiguous() for name, value in state.items()}
-            arrays = {"mean": member.targets.mean, "scale": member.targets.scale}
-            if member.targets.components is not None:
-                arrays["components"] = member.targets.components
-            tensors |= {f"{i}/targets/{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
-        for part, held in ((CALIBRATION, self.calibration), (IMAGE_RANGE, self.image_range)):
-            if held is not None:
-                tensors |= {f"{part}/{name}": tensor for name, tensor in held.tensors().items()}
+            tensors |= add_prefix(str(i), member.state_dict())
+        if self.calibration is not None:
+            tensors |= add_prefix("calibration", self.calibration.state_dict())
+        if self.image_range is not None:
+            tensors |= add_prefix("image_range", self.image_range.state_dict())
         return tensors
 
-    def _rows(self) -> dict[str, str]:
-        """What a person wants to know, for the representations."""
+    def _summary(self) -> dict[str, str]:
+        """The rows of the representations, by name."""
         trained = self.provenance.slides
         fov = ", ".join(f"{side:.0f}" for side in self.patch.fov_um)
         return {
@@ -268,12 +292,12 @@ class Predictor:
         }
 
     def __repr__(self) -> str:
-        return "Predictor\n" + "\n".join(f"    {name}: {value}" for name, value in self._rows().items())
+        return "Predictor\n" + "\n".join(f"    {name}: {value}" for name, value in self._summary().items())
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
-            for name, value in self._rows().items()
+            for name, value in self._summary().items()
         )
         return f"<table><caption>stpredict Predictor</caption>{rows}</table>"
 
@@ -282,17 +306,3 @@ def target_scale(members: Sequence[Member]) -> NDArray[np.float64]:
     """Standard deviation of each gene, the mean over members: ``(g,)``."""
     scale: NDArray[np.float64] = np.mean([member.targets.scale for member in members], axis=0, dtype=np.float64)
     return scale
-
-
-def _known(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What older predictors do not have."""
-
-    def part(name: str) -> dict[str, Tensor]:
-        """Its tensors."""
-        return {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
-
-    calibration, image_range = part(CALIBRATION), part(IMAGE_RANGE)
-    return {
-        "calibration": Calibration.from_tensors(calibration, values[CALIBRATION]) if calibration else None,
-        "image_range": ImageRange.from_tensors(image_range) if image_range else None,
-    }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from ..._checks import training as check
+from ..._checks.training import warn
 from ..._slides import Selection
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ class Provenance(Mapping[str, Any]):
     """Which elements of the objects were used."""
     fit: Mapping[str, Any] = field(default_factory=dict)
     """The fields of `FitConfig`."""
-    validation: Sequence[ValidationRecord] = ()
+    validation: Sequence[ValidationRecord] = field(default_factory=list)
     """What each member held out."""
     validation_note: str = "none"
     """The same as a sentence."""
-    best: Sequence[BestEpoch] = ()
+    best: Sequence[BestEpoch] = field(default_factory=list)
     """Best epoch and its validation score, by network."""
     diameter_um: float | None = None
     """Median diameter of the training spots in µm."""
@@ -177,9 +177,28 @@ def warn_unseen_color(
     values = inside[:, -6:-3].mean(axis=0, dtype=np.float64)
     low, high = (np.asarray(side) for side in (seen.get("low", seen["mean"]), seen.get("high", seen["mean"])))
     tolerance = max(COLOR_MARGIN, 3 / np.sqrt(len(inside))) * np.asarray(seen["std"])  # few spots: a less exact mean
-    far = (values < low - tolerance) | (values > high + tolerance)
-    check.unseen_color(
-        {seen["channels"][i]: (float(values[i]), float(low[i]), float(high[i])) for i in np.flatnonzero(far).tolist()},
-        name,
-        normalized=normalized,
-    )
+    far = np.flatnonzero((values < low - tolerance) | (values > high + tolerance)).tolist()
+    if far:
+        shown = ", ".join(
+            f"{seen['channels'][i]} {values[i]:.3f} (trained on {low[i]:.3f} to {high[i]:.3f})" for i in far
+        )
+        advice = (
+            "Its stain was normalised already"
+            if normalized
+            else "Its stain or scanner differs: predict with `stain='reinhard'`, which gives it the colours trained on"
+        )
+        warn(
+            f"The colours of slide {name!r} lie outside the training range: mean optical density {shown}. {advice}; "
+            "check the prediction."
+        )
+
+
+def warn_unseen_resolution(um_per_px: float, slides: Mapping[str, SlideRecord], name: str) -> None:
+    """Warn about a slide that is much coarser or finer than all training slides."""
+    seen = [slide["um_per_px"] for slide in slides.values()]
+    low, high = min(seen), max(seen)
+    if not low / 1.5 <= um_per_px <= high * 1.5:
+        warn(
+            f"Slide {name!r} has {um_per_px:.3g} µm per pixel; the predictor was trained on {low:.3g} to {high:.3g}. "
+            "Fields of view are matched in µm, but detail is not: do not trust this prediction without a check."
+        )

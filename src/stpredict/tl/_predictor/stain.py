@@ -1,4 +1,4 @@
-"""Stain of slides that are resolved: of those trained on, for provenance, and of those predicted, to normalise them."""
+"""Stain of resolved slides: of training slides for the provenance, of slides to predict for stain normalisation."""
 
 from __future__ import annotations
 
@@ -18,17 +18,9 @@ if TYPE_CHECKING:
 
 
 def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
-    """The stain of training slides, measured at their spots.
+    """Stain of the training slides, ready for JSON; None if it can be measured on none of them.
 
-    Parameters
-    ----------
-    slides
-        Training slides.
-
-    Returns
-    -------
-    ``reference``, the mean in which every slide counts the same, and ``slides``, that of each on which it can be
-    measured; ready for JSON. None where it can be measured on none.
+    ``reference`` is their mean, in which every slide has the same weight; ``slides`` are those that can be measured.
     """
     measured = {
         slide.name: fit_stain(slide.levels, slide.um_per_px, slide.xy_px, image_key=slide.image_key) for slide in slides
@@ -43,22 +35,7 @@ def training_stain(slides: Sequence[Slide]) -> dict[str, Any] | None:
 
 
 def stain_normalizers(slides: Sequence[Slide], provenance: Provenance, method: StainMethod) -> list[StainNormalizer]:
-    """What gives the patches of each slide the stain that a predictor was trained on.
-
-    Parameters
-    ----------
-    slides
-        Slides to predict, with their objects.
-    provenance
-        Of the predictor.
-    method
-        ``"macenko"`` or ``"reinhard"``.
-
-    Returns
-    -------
-    One a slide, which takes and gives ``(n, s, 3, p, p)`` uint8. The stain of a slide is what `stp.pp.stain` recorded
-    for its image, or else measured at its spots.
-    """
+    """For each slide, the function that gives patches ``(n, s, 3, p, p)`` uint8 the stain of the training slides."""
     check_config.one_of("stain", method, METHODS)
     if provenance.stain is None:
         msg = (
@@ -71,17 +48,7 @@ def stain_normalizers(slides: Sequence[Slide], provenance: Provenance, method: S
 
 
 def slide_stain(slide: Slide) -> Stain:
-    """The stain of a slide: recorded for its image, or else measured at its spots.
-
-    Parameters
-    ----------
-    slide
-        The slide.
-
-    Returns
-    -------
-    The stain.
-    """
+    """The stain that `stp.pp.stain` recorded for the image of a slide, or else that measured at its spots."""
     recorded = slide.source.attrs.get(keys.ATTRS, {}).get(keys.STAIN, {}).get(slide.image_key)
     if recorded is not None:
         return Stain.from_dict(recorded)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..._checks import predictor as check_predictor
 from ..._train.batches import gather
 from ..._train.color import color_statistics, fit_ridge
 from ..._train.data import open_spots
@@ -21,7 +20,7 @@ from ...models.registry import config_fields
 from ...pp.targets import Targets
 from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
-from .._predictor.serialization import CONFIG
+from .._predictor.serialization import check_replaceable
 from . import _errors
 from .checkpoint import Checkpoint
 from .cross_calibration import cross_calibrate
@@ -48,7 +47,7 @@ START_BATCH = 64
 
 def train_members(plan: TrainingPlan, folder: Path, *, resume: bool = False) -> Predictor:
     """Train all members of a predictor and save it to ``folder``."""
-    check_predictor.replaceable(folder, CONFIG)
+    check_replaceable(folder)
     config = plan.config
     fabric = make_fabric(config)
     first = fabric.is_global_zero

@@ -1,4 +1,4 @@
-"""Patches that are unlike those trained on: the distance, its threshold, and where it is written."""
+"""Out-of-distribution detection: the distance, its threshold, and where it is written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity
 
 from stpredict.tl import Predictor, predict
-from stpredict.tl._predictor.ood import ImageRange, _shrunken, image_statistics
+from stpredict.tl._predictor.ood import ImageRange, _ledoit_wolf, image_statistics
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -49,7 +49,7 @@ def test_few_spots_are_shrunk_and_constants_are_held_against_new_spots():
     x[:, 3] = 7
     known = ImageRange.of(x, np.repeat(["a", "b"], 5))
     assert np.isfinite(known.distances(x)).all()
-    assert np.linalg.eigvalsh(_shrunken(spots(10, d=30).astype(np.float64))).min() > 0
+    assert np.linalg.eigvalsh(_ledoit_wolf(spots(10, d=30).astype(np.float64))).min() > 0
     other = x.copy()
     other[:, 3] = 1e6
     assert (known.distances(other) > 1).all()
