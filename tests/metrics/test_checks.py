@@ -24,6 +24,12 @@ def changed(values, at, value):
 
 
 @pytest.mark.parametrize("score", PAIRED)
+def test_all_scores_share_their_checks(score):
+    with pytest.raises(ValueError, match=r"`observed` has shape \(10, 4\) and `predicted` \(10, 3\)"):
+        score(VALUES, VALUES[:, :3])
+
+
+@pytest.mark.parametrize("score", [metrics.pearson])
 class TestPaired:
     """Faults common to all scores of observed against predicted."""
 
@@ -38,7 +44,9 @@ class TestPaired:
             score(VALUES[:, :0], VALUES[:, :0])
 
     def test_types(self, score):
-        with pytest.raises(TypeError, match=r"`observed` is a csr_array.*`observed.toarray\(\)`"):
+        with pytest.raises(
+            TypeError, match=r"`observed` is a csr_array, but scores need a dense .*`observed.toarray\(\)`"
+        ):
             score(scipy.sparse.csr_array(VALUES), VALUES)
         with pytest.raises(TypeError, match=r"`predicted` has dtype <U\d+, but must hold real numbers"):
             score(VALUES, VALUES.astype(str))

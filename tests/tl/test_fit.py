@@ -446,6 +446,15 @@ def test_another_run_is_not_resumed(sdata, quick, tmp_path, monkeypatch):
     quick(sdata, n_epochs=2, resume_from=tmp_path / "model")  # it is still there
 
 
+def test_runs_of_earlier_versions_are_resumed(sdata):
+    """They recorded options of M2OST that are fields of its extension now."""
+    arguments = {"config": FitConfig(), "target": stp.pp.TargetSpec()}
+    options = plan_training(resolve(sdata, Selection()), "m2ost", **arguments).fingerprint()["model_options"]
+    assert options["model"] == "M2OST"
+    assert {name: options["config"][name] for name in ("color_tokens", "statistics_share")} == {
+        "color_tokens": False, "statistics_share": 0.0}  # fmt: skip
+
+
 def test_nothing_to_resume(sdata, quick, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No unfinished training at .*nowhere.*without `resume_from`"):
         quick(sdata, resume_from=tmp_path / "nowhere")

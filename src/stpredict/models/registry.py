@@ -191,6 +191,15 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     return {"model": saved_as.get(model, model), "config": values}
 
 
+def config_fingerprint(config: ModelConfig) -> dict[str, Any]:
+    """`config_to_dict` with all fields of the model's extension, as versions before the extension saved them."""
+    saved = config_to_dict(config)
+    if saved["model"] in EXTENSIONS:
+        extended = _config_class(_variant_of_class(EXTENSIONS[saved["model"]]))
+        saved["config"] = {each.name: each.default for each in fields(extended)} | saved["config"]
+    return saved
+
+
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     """A configuration from the values of ``config_to_dict``, checked field by field.
 

@@ -121,21 +121,20 @@ def run_cells(
     failures: dict[str, str] = {}
     busy: list[Cell] = []
     observations = FoldObservations(folder)
-    with tqdm(total=len(cells), desc="cells", unit="cell", disable=not progress) as bar:
-        for cell in cells:
-            bar.set_postfix_str(cell.name)
-            bar.update()
-            if cell.is_finished():
-                continue
-            with lock(cell.folder) as ours:
-                if not ours:
-                    busy.append(cell)
-                elif not cell.is_finished():  # another process may just have finished it
-                    of_fold = observations.of(cell)
-                    try:
-                        run_cell(cell, of_fold)
-                    except Exception as error:
-                        if raise_errors:
-                            raise
-                        failures[cell.name] = f"{type(error).__name__}: {error}"
+    bar = tqdm(cells, desc="cells", unit="cell", disable=not progress)
+    for cell in bar:
+        bar.set_postfix_str(cell.name)
+        if cell.is_finished():
+            continue
+        with lock(cell.folder) as ours:
+            if not ours:
+                busy.append(cell)
+            elif not cell.is_finished():  # another process may just have finished it
+                of_fold = observations.of(cell)
+                try:
+                    run_cell(cell, of_fold)
+                except Exception as error:  # a model that fails must not stop the others
+                    if raise_errors:
+                        raise
+                    failures[cell.name] = f"{type(error).__name__}: {error}"
     return failures, [cell.name for cell in busy if not (cell.folder / RUN).is_file()]

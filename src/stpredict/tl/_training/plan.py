@@ -17,10 +17,10 @@ from ..._geometry import PatchSpec
 from ..._pixels import PATCH_VERSION
 from ..._slides import shared_genes
 from ..._train.data import slide_index, validation_fold
-from ...models import build, config_to_dict
+from ...models import build
 from ...models import config as named_config
 from ...models.model_config import GIVEN
-from ...models.registry import accepts_embeddings
+from ...models.registry import accepts_embeddings, config_fingerprint
 from ...pp.gene_ranking import rank_genes
 from . import _errors
 
@@ -96,7 +96,7 @@ class TrainingPlan:
             "slides": {slide.name: slide_digest(slide) for slide in self.slides},
             "genes": list(self.genes),
             "model": self.model,
-            "model_options": config_to_dict(self.model_config),
+            "model_options": config_fingerprint(self.model_config),
             "patch": self.patch.to_dict(),
             "target": self.target.to_dict(),
             "config": {name: value for name, value in self.config.to_dict().items() if name not in HARDWARE_FIELDS},
