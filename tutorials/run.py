@@ -1,12 +1,12 @@
-"""Run the notebooks of this folder again.
+"""Run the notebooks of this folder.
 
     python tutorials/run.py [names] [--fast] [--in-place | --out FOLDER]
 
-A notebook is called `2_her2st`, `her2st` or `2`; all run by default, each in an empty folder that is removed
-afterwards. `--fast` sets ``STPREDICT_FAST``, which the notebooks read: small settings, whose results mean nothing, to
-see that every cell works. `--in-place` writes outputs into the notebooks, as they are committed; `--out` writes copies.
-Real data are read from ``STPREDICT_DATA_DIR``, or fetched. Needs the groups ``test`` and ``doc``: `make tutorials` runs
-all with `--fast`.
+A notebook is named as `2_her2st`, `her2st` or `2`; all notebooks run by default, each in an empty folder that is removed
+afterwards. `--fast` sets ``STPREDICT_FAST``, for which the notebooks use small settings: their results are meaningless,
+but they test that every cell runs. `--in-place` writes the outputs to the notebooks, as they are committed; `--out` writes
+copies. Real data are read from ``STPREDICT_DATA_DIR`` or downloaded. The script needs the dependency groups ``test`` and
+``doc``. `make tutorials` runs all notebooks with `--fast`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT_S = 1200
-"""Longest time of a cell."""
+"""Maximum run time of a cell."""
 PROGRESS = re.compile(r"[^\n]*\d%\|[^\n]*\n?")
-"""A line of a progress bar, of which nothing is left to see."""
+"""A line of a progress bar, which is removed from the outputs."""
 ORIGIN = re.compile(r"^/\S*/ipykernel_\d+/\d+\.py:\d+: (\w+: [^\n]*)\n(?:  [^\n]*\n)?", re.MULTILINE)
-"""Where a warning of a cell came from, with the line of the cell: a file that no reader has."""
+"""The location of a warning, which is removed: the file name of a cell means nothing to readers."""
 FAILURES = (CellExecutionError, CellTimeoutError, DeadKernelError)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="which notebooks; all by default")
+    parser.add_argument("names", nargs="*", help="notebooks to run; all by default")
     parser.add_argument("--fast", action="store_true", help="small settings")
     kept = parser.add_mutually_exclusive_group()
-    kept.add_argument("--in-place", action="store_true", help="write outputs into the notebooks")
-    kept.add_argument("--out", type=Path, help="write executed copies into this folder")
+    kept.add_argument("--in-place", action="store_true", help="write outputs to the notebooks")
+    kept.add_argument("--out", type=Path, help="write executed copies to this folder")
     options = parser.parse_args()
     if options.fast and options.in_place:
-        parser.error("results of small settings are not kept in the notebooks: leave out --fast or --in-place")
+        parser.error("results of small settings are not written to the notebooks: omit --fast or --in-place")
     chosen = choose(options.names, parser)
     folder = FOLDER if options.in_place else options.out
     prepare_environment(fast=options.fast)
@@ -72,7 +72,7 @@ def prepare_environment(*, fast: bool) -> None:
     os.environ.pop("STPREDICT_FAST", None)
     if fast:
         os.environ["STPREDICT_FAST"] = "1"
-    # tqdm's advice to install ipywidgets, and pandas' on options that anndata sets, are not the reader's business
+    # hide tqdm's advice to install ipywidgets, and warnings of pandas about options that anndata sets
     os.environ["PYTHONWARNINGS"] = ",".join(
         ["ignore:IProgress not found", "ignore:The 'future.infer_string'", "ignore:The 'mode.chained_assignment'"]
     )
@@ -82,13 +82,13 @@ def prepare_environment(*, fast: bool) -> None:
 
 
 def run(path: Path, folder: Path | None) -> bool:
-    """Whether it ran to its end; what it printed is written either way, unless it would go into this folder."""
+    """Run a notebook; whether all cells ran. Outputs of a failed notebook are written too, except to this folder."""
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tutorial-") as place, tempfile.TemporaryDirectory() as sockets:
         client = NotebookClient(
             notebook,
-            # no port that others on this machine could read along
+            # no network port, which other users of the machine could read
             km=AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel"),
             timeout=TIMEOUT_S,
             resources={"metadata": {"path": place}},
@@ -97,7 +97,7 @@ def run(path: Path, folder: Path | None) -> bool:
         )
         error = None
         try:
-            client.execute(cleanup_kc=True)  # the kernel too
+            client.execute(cleanup_kc=True)  # this stops the kernel too
         except FAILURES as reason:
             error = str(reason)
         tidy_streams(notebook)
@@ -128,7 +128,7 @@ def outputs_of(notebook: nbformat.NotebookNode) -> str:
 
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Without what differs from machine to machine."""
+    """Write a notebook without metadata that differ between machines."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python", "pygments_lexer": "ipython3"},
