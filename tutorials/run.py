@@ -2,11 +2,11 @@
 
     python tutorials/run.py [names] [--fast] [--in-place | --out FOLDER]
 
-A notebook is named as `2_her2st`, `her2st` or `2`; all notebooks run by default, each in an empty folder that is removed
-afterwards. `--fast` sets ``STPREDICT_FAST``, for which the notebooks use small settings: their results are meaningless,
-but they test that every cell runs. `--in-place` writes the outputs to the notebooks, as they are committed; `--out` writes
-copies. Real data are read from ``STPREDICT_DATA_DIR`` or downloaded. The script needs the dependency groups ``test`` and
-``doc``. `make tutorials` runs all notebooks with `--fast`.
+A notebook is named as `2_her2st`, `her2st` or `2`. All notebooks run by default, each in an empty folder that is
+removed afterwards. `--fast` sets ``STPREDICT_FAST``, for which the notebooks use small settings: their results are
+meaningless, but they test that every cell runs. `--in-place` writes outputs to the notebooks, as they are committed;
+`--out` writes copies. Real data are read from ``STPREDICT_DATA_DIR`` or downloaded. The script needs the dependency
+groups ``test`` and ``doc``. `make tutorials` runs all notebooks with `--fast`.
 """
 
 from __future__ import annotations
