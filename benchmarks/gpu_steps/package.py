@@ -1,0 +1,27 @@
+"""Everything private of `stpredict` that the GPU benchmark uses, under names that its steps know.
+
+After a module of the package was moved or renamed, this is the only file to change.
+"""
+
+from __future__ import annotations
+
+from . import stand_ins
+
+REPLACED = stand_ins.install()
+"""Packages that are missing here, and what was used in their place."""
+
+# ruff: noqa: E402, F401  (after the stand-ins; for other files)
+from stpredict._geometry import PatchSpec
+from stpredict._slides import Level, Slide
+from stpredict._train._batches import BatchLimit, to_device
+from stpredict._train._batches import sent as send_batches
+from stpredict._train._color import apply_ridge, color_statistics
+from stpredict._train._config import FitConfig
+from stpredict._train._data import read_pieces, read_spots
+from stpredict._train._device import default_precision, make_fabric
+from stpredict.models._macs import macs
+from stpredict.pp._targets import TargetSpec
+from stpredict.tl._partitions import Plan, Settings
+from stpredict.tl._partitions import compute as predict_planned
+from stpredict.tl._planned import planned as plan_training
+from stpredict.tl._trained import trained as train_planned
