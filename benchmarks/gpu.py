@@ -22,6 +22,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from gpu_steps import record
@@ -70,9 +71,14 @@ def about(arguments):
     return record.about(small=arguments.small, given_revision=arguments.revision)
 
 
+def stopped(arguments):
+    """The entry of a step that has begun: what stays of it if it is stopped."""
+    return about(arguments) | {"state": record.STOPPED, "reason": "its time was over", "seconds": 0, "result": {}}
+
+
 def run_step(name, arguments):
     """Run one step in this process, and write its entry after every part."""
-    entry = about(arguments) | {"state": record.STOPPED, "reason": "its time was over"}
+    entry = stopped(arguments)
     started = time.monotonic()
     options = Options(
         small=arguments.small,
@@ -86,15 +92,13 @@ def run_step(name, arguments):
         seconds = round(time.monotonic() - started, 1)
         record.put(arguments.out, name, entry | {"seconds": seconds, "result": result} | state)
 
-    save({})
     try:
         module = import_module(f"gpu_steps.{STEPS[name].module}")
         result = getattr(module, STEPS[name].function)(options, save)
-    except ImportError as error:
-        save({}, state=record.LEFT_OUT, reason=record.reason_of(error))
     except Exception as error:
         partial = record.read(arguments.out)["steps"][name]["result"]
-        save(partial, state=record.FAILED, reason=record.reason_of(error))
+        state = record.LEFT_OUT if isinstance(error, ImportError) else record.FAILED
+        save(partial, state=state, reason=record.reason_of(error))
         raise
     else:
         reason = result.get("left_out") or result.get("stopped")
@@ -108,6 +112,7 @@ def run_in_process(name, arguments, seconds, scratch):
     command += ["--seconds", str(seconds), *(["--small"] if arguments.small else [])]
     for option, value in (("--data", arguments.data), ("--revision", arguments.revision)):
         command += [] if value is None else [option, str(value)]
+    record.put(arguments.out, name, stopped(arguments))
     child = subprocess.Popen(command, start_new_session=True)
     try:
         code = child.wait(seconds + GRACE_S)
@@ -117,10 +122,10 @@ def run_in_process(name, arguments, seconds, scratch):
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)  # with the processes that it started
             child.wait()
-    entry = record.read(arguments.out)["steps"].get(name)
-    if code not in (0, None) and (entry is None or entry["state"] == record.STOPPED):
+    entry = record.read(arguments.out)["steps"][name]
+    if code not in (0, None) and entry["state"] == record.STOPPED:
         reason = f"the process ended with code {code}"
-        record.put(arguments.out, name, (entry or about(arguments)) | {"state": record.FAILED, "reason": reason})
+        record.put(arguments.out, name, entry | {"state": record.FAILED, "reason": reason})
 
 
 def is_finished(entry, arguments):
@@ -145,14 +150,15 @@ def run_all(arguments):
             else:
                 run_in_process(name, arguments, seconds, Path(scratch))
             entry = record.read(arguments.out)["steps"][name]
-            print(f"{name}: {entry['state']}, {entry.get('seconds', 0)} s. {entry.get('reason') or ''}", flush=True)
+            print(f"{name}: {entry['state']}, {entry['seconds']} s. {entry['reason'] or ''}", flush=True)
             write_page(arguments.out)
 
 
 def leave_out(name, arguments):
     """Note that there is no time for a step, unless an earlier run has part of it."""
     if name not in record.read(arguments.out)["steps"]:
-        record.put(arguments.out, name, about(arguments) | {"state": record.LEFT_OUT, "reason": "no time left"})
+        left_out = {"state": record.LEFT_OUT, "reason": "no time left"}
+        record.put(arguments.out, name, stopped(arguments) | left_out)
 
 
 def write_page(folder):
@@ -184,6 +190,9 @@ def parsed():
 def main():
     """Measure, or write the page."""
     parser, arguments = parsed()
+    if find_spec("stpredict") is None:  # a copy of the repository where nothing is installed
+        sys.path.insert(0, str(HERE.parent / "src"))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
     if arguments.page_only:
         write_page(arguments.out)
         return

@@ -9,6 +9,8 @@ from network_cases import GRAPHS, OTHERS, OURS, PLAIN, Case
 BATCH = {"inference": 256, "training": 128}
 SMALL_BATCH = 16
 """Spots a batch where launching kernels takes longer than running them: CUDA graphs are for such batches."""
+ENCODED = (("bf16", 64), ("bf16", 256), ("fp32", 64))
+"""Precision and batch of the frozen encoder."""
 
 
 def eager_groups():

@@ -11,12 +11,12 @@ import torch
 from stpredict import models
 
 from . import timing
+from .cases import ENCODED
 from .package import macs
 from .record import reason_of
 
 NAME, SIZE_PX = "vit_giant_patch14_dinov2", 224
 SMALL_NAME, SMALL_PX = "test_vit", 32
-BATCHES = (64, 256)
 
 
 def run(options, save):
@@ -30,7 +30,7 @@ def run(options, save):
     model = model.to(timing.device()).eval()
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {"encoder": name, "parameters": n_parameters, "macs": macs(shape), "rows": []}
-    for precision, batch in (("bf16", BATCHES[0]), ("bf16", BATCHES[1]), ("fp32", BATCHES[0])):
+    for precision, batch in ENCODED:
         row = {"precision": precision, "batch": 2 if options.small else batch}
         if time.monotonic() > options.deadline:
             row["left_out"] = "no time left"

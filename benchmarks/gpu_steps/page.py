@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from .cases import PLAIN, compiled_groups, eager_groups
+from .cases import ENCODED, PLAIN, compiled_groups, eager_groups
 
 NOT_MEASURED = "not measured"
 TRIAL = "**A trial with tiny sizes on a CPU: these figures say nothing about a GPU.**"
@@ -238,7 +238,12 @@ def end_to_end(result):
         cells += [number(alone.get(part), "{:.0f}") for part in ("transfer", "network")]
         cells += [row.get("limit", NOT_MEASURED), number(row.get("share_of_limit")), row.get("gpu_mib", NOT_MEASURED)]
         body.append((name, *cells))
-    return [*lines, *table(head, body), "", *out_of_memory(result.get("out_of_memory", {}))]
+    lines += [*table(head, body), "", *out_of_memory(result.get("out_of_memory", {}))]
+    parts = [row for kind in ("fit", "predict") for row in result.get(kind, {}).values()]
+    return [
+        *lines,
+        f"- Largest memory of the process, MiB: {max((row['process_mib'] for row in parts), default=NOT_MEASURED)}.",
+    ]
 
 
 def out_of_memory(result):
@@ -273,7 +278,7 @@ def encoder(result):
             "",
         ]
     body = []
-    for key in rows or {("bf16", 64): {}, ("bf16", 256): {}, ("fp32", 64): {}}:
+    for key in dict.fromkeys([*ENCODED, *rows]):
         row = rows.get(key, {})
         share = spread(row["share"]) if "share" in row else reason(row)
         body.append((key[0], key[1], share, spread(row.get("spots_per_s"), 1)))
@@ -292,7 +297,8 @@ def training(steps):
         lines += origin(steps.get(name))
         rows |= {(row["space"], row["recipe"], row["seed"]): row for row in found(steps.get(name)).get("rows", [])}
     lines += [
-        "Full size, the network alone, trained on C2 to C4 of her2st and scored on C5 as in `her2st_c5.md`.",
+        "Full size, the network alone, trained on C2 to C4 of her2st and scored on C5 as in `her2st_c5.md`,",
+        "which has the noise ceilings.",
         "",
         "- Present recipe: that of `stp.tl.fit`, nothing held out, at most 100 epochs or two minutes.",
         "- Paper's recipe: Adam at 1e-4, batches of 96 spots, the genes themselves as targets, no stain jitter, no",

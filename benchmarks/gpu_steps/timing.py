@@ -59,7 +59,8 @@ def matrix_precision(precision):
 
 def matrix_rate(precision, *, small):
     """Operations a second in a product of large square matrices."""
-    side, times = (8192, 10) if not small else (256, 2)
+    side = 256 if small else (4096 if precision == "fp32" else 8192)
+    times = 2 if small else 10
     x = torch.ones(side, side, device=device(), dtype=DTYPES[precision])
     with matrix_precision(precision):
         torch.mm(x, x)

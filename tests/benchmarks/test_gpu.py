@@ -14,7 +14,8 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = FOLDER / "gpu.py"
-BLOCKED = ("anndata", "dask", "spatialdata", "zarr")
+BLOCKED = ("anndata", "dask", "lightning", "lightning_fabric", "spatialdata", "zarr")
+ALL_BUT_TORCH = (*BLOCKED, "einops", "numba", "pandas", "PIL", "safetensors", "scipy", "timm", "tqdm")
 STEPS = {"tests", "ceilings", "networks", "training", "end_to_end", "encoder", "compiled", "seeds"}
 TRIAL = "A trial with tiny sizes on a CPU"
 
@@ -92,6 +93,31 @@ def test_the_page_of_a_trial_says_what_it_is(trial):
     assert text.count(TRIAL) == len(STEPS)
     assert "| reached |" not in text
     assert "| missed |" not in text
+
+
+def test_steps_say_what_is_missing_where_there_is_little_but_torch(tmp_path):
+    (tmp_path / "stubs").mkdir()
+    steps = ["ceilings", "networks", "training", "encoder"]
+    done = run("--small", "--out", tmp_path, "--only", *steps, blocked=ALL_BUT_TORCH, stubs=tmp_path / "stubs")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    assert {name: entry["state"] for name, entry in found.items()} == {
+        "ceilings": "done", "networks": "left out", "training": "left out", "encoder": "left out"
+    }  # fmt: skip
+    assert all("is blocked" in found[name]["reason"] for name in steps[1:])
+    assert "This step is not whole (left out)" in (tmp_path / "gpu.md").read_text()
+
+
+def test_fabric_of_the_package_lightning_is_taken(tmp_path):
+    (tmp_path / "lightning_fabric.py").write_text("raise ModuleNotFoundError('blocked')")
+    (tmp_path / "lightning").mkdir()
+    (tmp_path / "lightning/__init__.py").write_text("")
+    (tmp_path / "lightning/fabric.py").write_text("class Fabric: pass")
+    program = "from gpu_steps import stand_ins; print(stand_ins.install()['lightning_fabric'])"
+    program += "; from lightning_fabric import Fabric; print(Fabric.__module__)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(FOLDER)])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["lightning.fabric", "lightning.fabric"], done.stderr
 
 
 def test_finished_steps_are_kept(trial):
