@@ -184,6 +184,11 @@ def parsed():
     if arguments.small and (arguments.out is None or arguments.out.resolve() == HERE.resolve()):
         parser.error("--small needs --out, another folder than that of the committed page")
     arguments.out = arguments.out or HERE
+    if arguments.data is not None:
+        places = [place for place in (arguments.data, arguments.data / "data") if (place / "ST-imgs").is_dir()]
+        if not places:
+            parser.error("--data has no folder ST-imgs: it is the `data` folder of the her2st repository")
+        arguments.data = places[0].resolve()
     return parser, arguments
 
 

@@ -16,9 +16,10 @@ import torch
 from network_cases import PLAIN, Case
 
 from . import timing
-from .cases import SMALL_BATCH, compiled_groups, eager_groups
+from .cases import BATCH, SMALL_BATCH, compiled_groups, eager_groups
 from .record import reason_of
 
+NOT_IN_TRIAL = "not part of a trial with --small"
 ROUND_S = 0.15
 """How long a network runs in one round, at least."""
 
@@ -41,6 +42,9 @@ def measured(options, save, groups):
     for group in groups:
         if time.monotonic() > options.deadline:
             rows += [label(*pair) | {"left_out": "no time left"} for pair in group]
+            continue
+        if options.small and not any(in_trial(*pair) for pair in group if pair[0].network != PLAIN):
+            rows += [label(*pair) | {"left_out": NOT_IN_TRIAL} for pair in group]
             continue
         for case, _ in group:
             sizes.setdefault(name_of(case), size_of(case))
@@ -98,7 +102,7 @@ def timed_rows(group, batch, sizes, options):
         if sizes[name_of(case)] is None:
             rows[case]["left_out"] = "timm is not installed"
         elif options.small and not in_trial(case, planned):
-            rows[case]["left_out"] = "not part of a trial with --small"
+            rows[case]["left_out"] = NOT_IN_TRIAL
         else:
             runners |= started(case, batch, rows[case], options)
     found = defaultdict(list)
@@ -119,7 +123,8 @@ def in_trial(case, planned):
     """Whether a case is quick enough for a trial on a CPU, which emulates bf16 and compiles slowly."""
     if case.execution != "eager":
         return (case.network, planned) == ("m2ost_tiny", SMALL_BATCH)
-    return case.network == "m2ost_tiny" or (case.precision == "fp32" and case.network in (PLAIN, "m2ost"))
+    others = {"DenseNet-121": ("inference",), PLAIN: BATCH, "m2ost": BATCH}
+    return case.network == "m2ost_tiny" or (case.precision == "fp32" and case.mode in others.get(case.network, ()))
 
 
 def started(case, batch, row, options):

@@ -142,6 +142,12 @@ def test_a_trial_is_never_written_beside_the_script():
     assert run("--small", "--out", FOLDER).returncode == 2
 
 
+def test_a_folder_without_sections_is_refused(tmp_path):
+    done = run("--small", "--out", tmp_path, "--data", tmp_path)
+    assert done.returncode == 2
+    assert "--data has no folder ST-imgs" in done.stderr
+
+
 def test_the_committed_page_is_what_the_committed_figures_give():
     results = json.loads((FOLDER / "gpu.json").read_text())
     assert load("page").page(results) == (FOLDER / "gpu.md").read_text()
