@@ -103,7 +103,8 @@ def run_step(name, arguments):
     else:
         reason = result.get("left_out") or result.get("stopped")
         whole = "left_out" not in result or len(result) > 1
-        save(result, state=record.DONE if whole else record.LEFT_OUT, reason=reason)
+        state = record.STOPPED if "stopped" in result else (record.DONE if whole else record.LEFT_OUT)
+        save(result, state=state, reason=reason)
 
 
 def run_in_process(name, arguments, seconds, scratch):

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stpredict import models
+
 from . import slides, timing
 from .package import (
     REPLACED,
@@ -111,9 +113,11 @@ def fit_parts(slide, name, options):
 def parts_of_epoch(predictor, pieces, batch_size):
     """Spots a second of gathering and sending batches alone, and of training steps on one batch that is there."""
     fabric = make_fabric(FitConfig())
-    spots = pieces[0].spots
     n_outputs = predictor.members[0].targets.n_outputs
-    spots = replace(spots, targets=torch.zeros(len(spots), n_outputs))
+    columns = {
+        name: torch.cat([getattr(piece.spots, name) for piece in pieces]) for name in ("patches", "xy_um", "slide")
+    }
+    spots = models.SpotBatch(**columns, targets=torch.zeros(len(columns["slide"]), n_outputs))
     order = torch.randperm(len(spots)).split(batch_size)
     model = predictor.members[0].network.to(fabric.device).train()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -140,19 +144,20 @@ def parts_of_epoch(predictor, pieces, batch_size):
 def predict_parts(slide, predictor, options):
     """Spots a second of a prediction, and of reading, transfer and the network alone, in rounds."""
     fabric = make_fabric(FitConfig())
-    limit = BatchLimit.of(None, fabric.device)
+    limit, settings = BatchLimit.of(None, fabric.device), Settings()
+    begin_memory()
+    predicted(slide, predictor, settings)
+    memory = peak_memory()
     pieces = list(read_pieces(slide, predictor.patch))
     there = [to_device(piece.spots, fabric.device) for piece in pieces]
-    settings = Settings()
     parts = {
         "predict": lambda: predicted(slide, predictor, settings),
         "reading": lambda: [len(piece.rows) for piece in read_pieces(slide, predictor.patch)],
         "transfer": lambda: [len(to_device(piece.spots, fabric.device)) for piece in pieces],
         "network": lambda: [predictor(spots, fabric, batch_size=limit) for spots in there],
     }
-    begin_memory()
-    parts["predict"]()
-    memory = peak_memory()
+    for task in parts.values():
+        task()  # warm
     n, names, rates = len(slide.xy_px), list(parts), {part: [] for part in parts}
     for i in range(2 if options.small else 5):
         if i and time.monotonic() > options.deadline:
@@ -175,14 +180,14 @@ def predicted(slide, predictor, settings):
 
 
 def halved_in_prediction(slide, predictor, options):  # noqa: ARG001  (as the other check)
-    """Predict in batches that do not fit, and compare with what was predicted in batches that do."""
+    """Predict in batches that do not fit, and compare with what was predicted while there was memory for them."""
     fabric = make_fabric(FitConfig())
     spots = to_device(next(iter(read_pieces(slide, predictor.patch, piece_bytes=1 << 28))).spots, fabric.device)
     start = BatchLimit.of(None, fabric.device).size
     n = min(len(spots), start)
     spots = replace(spots, patches=spots.patches[:n], xy_um=spots.xy_um[:n], slide=spots.slide[:n])
     limit = BatchLimit(n)
-    wanted = predictor(spots, fabric, batch_size=max(1, n // 8))
+    wanted = predictor(spots, fabric, batch_size=BatchLimit(n))
     network = predictor.members[0].network
     with LessMemory(lambda: predictor(spots, fabric, batch_size=BatchLimit(n)), network, "forward", n):
         found = predictor(spots, fabric, batch_size=limit)
