@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import torch
+
+from .record import without_paths
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = (
@@ -30,7 +33,9 @@ def run(options, save):  # noqa: ARG001  (one result, at the end)
     code, text = output(arguments + files(), options.deadline - time.monotonic())
     if not has_gpu:
         found = re.search(r"(\d+)(?:/\d+)? tests? collected", text)
-        return {"collected": int(found[1]) if found else 0, "left_out": "no GPU: the tests were collected, not run"}
+        if code or found is None:
+            return {"stopped": f"the tests could not be collected: {last_line(text)}"}
+        return {"collected": int(found[1]), "left_out": "no GPU: the tests were collected, not run"}
     outcomes = OUTCOME.findall(text)
     counts = {word.lower(): sum(found == word for _, found in outcomes) for word in ("PASSED", "FAILED", "SKIPPED")}
     counts["failed"] += sum(found == "ERROR" for _, found in outcomes)
@@ -38,8 +43,13 @@ def run(options, save):  # noqa: ARG001  (one result, at the end)
     if code is None:
         result["stopped"] = "the time of the step was over before all tests had run"
     elif not outcomes:
-        result["stopped"] = (text.strip().splitlines() or ["pytest printed nothing"])[-1][:300]
+        result["stopped"] = f"no test was run: {last_line(text)}"
     return result
+
+
+def last_line(text):
+    """The last thing that pytest said, without paths of the machine."""
+    return without_paths((text.strip().splitlines() or ["pytest printed nothing"])[-1][:300])
 
 
 def files():
@@ -51,9 +61,12 @@ def files():
 def output(arguments, limit_s):
     """Exit code (None if the time was over) and what pytest printed."""
     command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[1]), *arguments]
+    # plugins of other packages may need what is missing here
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with tempfile.TemporaryFile("w+") as file:
+        given = {"cwd": ROOT, "env": environment, "stdout": file, "stderr": file, "timeout": max(1, limit_s)}
         try:
-            code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, timeout=max(1, limit_s)).returncode
+            code = subprocess.run(command, **given).returncode
         except subprocess.TimeoutExpired:
             code = None
         file.seek(0)

@@ -69,8 +69,12 @@ def revision():
     return found.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
+def without_paths(text):
+    """A text without the folders of this machine."""
+    return re.sub(r"(/[\w.+@~-]+)+/", "…/", text)
+
+
 def reason_of(error):
     """An error in one line, without paths of the machine."""
-    lines = str(error).strip().splitlines() or [""]
-    text = re.sub(r"(/[\w.+@~-]+)+/", "…/", lines[0])[:300]
+    text = without_paths((str(error).strip().splitlines() or [""])[0])[:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
