@@ -7,11 +7,9 @@ targets, no stain jitter, no warm-up, no moving average.
 
 from __future__ import annotations
 
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from her2st_sections import SPACES, TEST, TRAIN, scores
@@ -52,17 +50,17 @@ def run(options, save):
 
 
 def run_more_seeds(options, save):
-    """Two more seeds, then the other space, as time allows."""
+    """Two more seeds, then the other space, as time allows; none with fewer epochs than the time of one allows."""
     jobs = [("CP10k", PRESENT, 1), ("CP10k", PRESENT, 2), ("panel CPM", PAPER, 0)]
     jobs += [("panel CPM", PRESENT, seed) for seed in range(3)]
-    return train_all(options, save, jobs[2:4] if options.small else jobs)
+    return train_all(options, save, jobs[2:4] if options.small else jobs, shorten=False)
 
 
-def train_all(options, save, jobs):
-    """One row for each job, until the time is over."""
+def train_all(options, save, jobs, *, shorten=True):
+    """One row for each job, until the time is over; with fewer epochs where time is short, or not at all."""
     if options.data is None and not options.small:
         return {"left_out": "no folder with the sections of her2st was given (--data)"}
-    genes = json.loads(Path(stp.__file__).with_name("datasets").joinpath("panels.json").read_text())["panels"]["her2st"]
+    genes = stp.datasets.gene_panel("her2st")
     data = options.data or options.scratch / "her2st"
     if options.data is None and not data.is_dir():
         slides.write_tiny_her2st(data, genes)
@@ -76,13 +74,13 @@ def train_all(options, save, jobs):
         if left_s < 15 and not options.small:
             rows.append(row | {"left_out": "no time left"})
             continue
-        share = 0.65 if jobs[i + 1 :] and title == PRESENT and i == 0 else 1.0
-        rows.append(row | trained_and_scored(row, train, test, genes, left_s * share, options))
+        limit_s = left_s * (0.65 if shorten and i < len(jobs) - 1 else 1.0)
+        rows.append(row | trained_and_scored(row, train, test, genes, limit_s, options, shorten=shorten))
         save(result)
     return result
 
 
-def trained_and_scored(row, train, test, genes, limit_s, options):
+def trained_and_scored(row, train, test, genes, limit_s, options, *, shorten):
     """Train one network and score it, with the epochs and seconds that it took."""
     fields, of_target = recipe(row["recipe"])
     target = replace(SPACES[row["space"]], **of_target)
@@ -99,8 +97,12 @@ def trained_and_scored(row, train, test, genes, limit_s, options):
     speed = fitted(2).history["spots_per_s"].iloc[-1]  # also warms up
     trial_s = time.perf_counter() - started
     epoch_s = sum(len(slide.xy_px) for slide in train) / speed + EPOCH_END_S
-    allowed_s = min(LONGEST_S, limit_s - 2 * trial_s - 10)
-    n_epochs = 3 if options.small else int(np.clip(allowed_s / epoch_s, 1, N_EPOCHS))
+    wanted, possible = (
+        int(np.clip(allowed_s / epoch_s, 1, N_EPOCHS)) for allowed_s in (LONGEST_S, limit_s - 2 * trial_s - 10)
+    )
+    if possible < wanted and not shorten and not options.small:
+        return {"left_out": "no time left"}
+    n_epochs = 3 if options.small else min(wanted, possible)
     started = time.perf_counter()
     predictor = fitted(n_epochs)
     took_s = time.perf_counter() - started
