@@ -97,7 +97,8 @@ def run_step(name, arguments):
         result = getattr(module, STEPS[name].function)(options, save)
     except Exception as error:
         partial = record.read(arguments.out)["steps"][name]["result"]
-        state = record.LEFT_OUT if isinstance(error, ImportError) else record.FAILED
+        is_missing = isinstance(error, ImportError) and not (error.name or "").startswith("stpredict")
+        state = record.LEFT_OUT if is_missing else record.FAILED
         save(partial, state=state, reason=record.reason_of(error))
         raise
     else:
