@@ -26,14 +26,13 @@ from .package import (
     REPLACED,
     BatchLimit,
     FitConfig,
-    Plan,
-    Settings,
     TargetSpec,
     make_fabric,
     plan_training,
-    predict_planned,
+    predict_slide,
     read_pieces,
     send_batches,
+    start_limit,
     to_device,
     train_planned,
 )
@@ -144,14 +143,14 @@ def parts_of_epoch(predictor, pieces, batch_size):
 def predict_parts(slide, predictor, options):
     """Spots a second of a prediction, and of reading, transfer and the network alone, in rounds."""
     fabric = make_fabric(FitConfig())
-    limit, settings = BatchLimit.of(None, fabric.device), Settings()
+    limit = start_limit(fabric)
     begin_memory()
-    predicted(slide, predictor, settings)
+    predict_slide(slide, predictor)
     memory = peak_memory()
     pieces = list(read_pieces(slide, predictor.patch))
     there = [to_device(piece.spots, fabric.device) for piece in pieces]
     parts = {
-        "predict": lambda: predicted(slide, predictor, settings),
+        "predict": lambda: predict_slide(slide, predictor),
         "reading": lambda: [len(piece.rows) for piece in read_pieces(slide, predictor.patch)],
         "transfer": lambda: [len(to_device(piece.spots, fabric.device)) for piece in pieces],
         "network": lambda: [predictor(spots, fabric, batch_size=limit) for spots in there],
@@ -173,18 +172,11 @@ def predict_parts(slide, predictor, options):
     }  # fmt: skip
 
 
-def predicted(slide, predictor, settings):
-    """The prediction of all spots, ``(n, g)``, in the order of reading."""
-    plan = Plan.of([slide], predictor, settings)
-    return np.concatenate([part["X"] for part in predict_planned(plan, predictor, 0, len(plan.order))])
-
-
 def halved_in_prediction(slide, predictor, options):  # noqa: ARG001  (as the other check)
     """Predict in batches that do not fit, and compare with what was predicted while there was memory for them."""
     fabric = make_fabric(FitConfig())
     spots = to_device(next(iter(read_pieces(slide, predictor.patch, piece_bytes=1 << 28))).spots, fabric.device)
-    start = BatchLimit.of(None, fabric.device).size
-    n = min(len(spots), start)
+    n = min(len(spots), start_limit(fabric).size)
     spots = replace(spots, patches=spots.patches[:n], xy_um=spots.xy_um[:n], slide=spots.slide[:n])
     limit = BatchLimit(n)
     wanted = predictor(spots, fabric, batch_size=BatchLimit(n))

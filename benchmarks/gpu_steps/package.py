@@ -5,6 +5,8 @@ After a module of the package was moved or renamed, this is the only file to cha
 
 from __future__ import annotations
 
+import numpy as np
+
 from . import stand_ins
 
 REPLACED = stand_ins.install()
@@ -25,3 +27,19 @@ from stpredict.tl._partitions import Plan, Settings
 from stpredict.tl._partitions import compute as predict_planned
 from stpredict.tl._planned import planned as plan_training
 from stpredict.tl._trained import trained as train_planned
+
+
+def predict_slide(slide, predictor):
+    """The prediction of all spots of a slide, ``(n, g)``, in the order of reading."""
+    plan = Plan.of([slide], predictor, Settings())
+    return np.concatenate([part["X"] for part in predict_planned(plan, predictor, 0, len(plan.order))])
+
+
+def spot_share(predictor):
+    """Spot diameter as a share of the narrowest field of view."""
+    return predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
+
+
+def start_limit(fabric):
+    """The batch size that prediction begins with on a device, to be halved where memory runs out."""
+    return BatchLimit.of(None, fabric.device)

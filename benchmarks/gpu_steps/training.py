@@ -25,6 +25,7 @@ from .package import (
     make_fabric,
     plan_training,
     read_spots,
+    spot_share,
     train_planned,
 )
 
@@ -119,11 +120,11 @@ def scored(predictor, test):
     columns = [test.genes.index(gene) for gene in predictor.genes]
     observed = predictor.target.normalize(test.counts, columns)
     spots, _ = read_spots([test], predictor.patch, progress=False)
-    share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
+    colors = color_statistics(spots.patches.numpy(), spot_share(predictor))
     predicted = predictor(spots, make_fabric(FitConfig()), n_views=8)
     rows = {
         "mean profile": np.broadcast_to(predictor.train_mean, observed.shape),
-        "ridge on colour": apply_ridge(predictor.ridge_color, color_statistics(spots.patches.numpy(), share)),
+        "ridge on colour": apply_ridge(predictor.ridge_color, colors),
     }
     kept = np.asarray(test.counts[:, columns].sum(axis=1)).ravel() > 0  # as `stp.tl.evaluate` does
     return {
