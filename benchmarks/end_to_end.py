@@ -30,17 +30,18 @@ from spatialdata.models import ShapesModel
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict._train._batches import BatchLimit
-from stpredict._train._color import CHANNELS, apply_ridge, color_statistics, fit_ridge
-from stpredict._train._data import read_pieces, read_spots, slide_index
-from stpredict._train._device import make_fabric
-from stpredict.io._images import pyramid
+from stpredict._train.batches import BatchLimit
+from stpredict._train.color import CHANNELS, apply_ridge, color_statistics, fit_ridge
+from stpredict._train.data import read_pieces, read_spots
+from stpredict._train.device import make_fabric
+from stpredict.io.images import pyramid
 from stpredict.metrics import pearson
 from stpredict.models import build, config
-from stpredict.pp._targets import Targets
-from stpredict.tl import _checkpoint
-from stpredict.tl._planned import with_counts
-from stpredict.tl._predictor import Member
+from stpredict.pp.targets import Targets
+from stpredict.tl._predictor.predictor import Member
+from stpredict.tl._predictor.provenance import Provenance
+from stpredict.tl._training import checkpoint as _checkpoint
+from stpredict.tl._training.plan import drop_low_count_spots
 
 TRAIN, HELD = ["C2_spots", "C3_spots"], "C4_spots"
 FOV_UM = (150.0, 300.0, 600.0)
@@ -113,11 +114,11 @@ def untrained(name, diameter_um):
         patch=stp.tl.PatchSpec(fov_um=tuple(diameter_um * fov for fov in shape.fov_spots), size_px=shape.size_px),
         train_mean=targets.mean,
         ridge_color=np.zeros((250, 6 * 4 + 1), np.float32),
-        provenance={
-            "diameter_um": diameter_um,
-            "color": color,
-            "slides": {"none": {"um_per_px": 0.7, "group": "none"}},
-        },
+        provenance=Provenance(
+            diameter_um=diameter_um,
+            color=color,
+            slides={"none": {"group": "none", "n_spots": 0, "um_per_px": 0.7, "sha256": ""}},
+        ),
     )
 
 
@@ -172,12 +173,12 @@ def ridge_score(sdata, spec, genes):
     """Gene-wise correlation on the held-out section of the ridge on colour of the training sections."""
     found = {}
     for part, keys in (("train", TRAIN), ("held", [HELD])):
-        slides = with_counts(resolve(sdata, Selection(shapes_key=keys)), stp.tl.FitConfig().min_library)
+        slides = drop_low_count_spots(resolve(sdata, Selection(shapes_key=keys)), stp.tl.FitConfig().min_library)
         spots, _ = read_spots(slides, stp.tl.PatchSpec(fov_um=FOV_UM, size_px=112), progress=False)
         values = [spec.normalize(s.counts, [s.genes.index(gene) for gene in genes]) for s in slides]
-        found[part] = color_statistics(spots.patches, 100 / FOV_UM[0]), np.concatenate(values), slide_index(slides)
-    colors, values, index = found["train"]
-    weights, _ = fit_ridge(colors, values, index.astype(str), index, spec)
+        found[part] = color_statistics(spots.patches, 100 / FOV_UM[0]), np.concatenate(values), spots
+    colors, values, spots = found["train"]
+    weights, _ = fit_ridge(colors, values, spots, spec)
     colors, values, _ = found["held"]
     return float(np.nanmean(pearson(values, apply_ridge(weights, colors))))
 

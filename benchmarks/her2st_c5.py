@@ -23,25 +23,24 @@ from her2st_sections import SPACES, TEST, TRAIN, scores
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict._train._color import apply_ridge, color_statistics, fit_ridge
-from stpredict._train._data import read_spots, slide_index
+from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
+from stpredict._train.data import read_spots
 from stpredict.models import build
-from stpredict.tl._planned import with_counts
+from stpredict.tl._training.plan import drop_low_count_spots
 
 COLUMNS = ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse"]
 
 
 def ridge_row(train, test, predictor, spec, genes):
     """Scores of the ridge on colour with another target specification: full rank, or another rank."""
-    slides, target = with_counts(resolve(train, Selection()), 0.05), resolve(test, Selection())[0]
-    share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
+    slides, target = drop_low_count_spots(resolve(train, Selection()), 0.05), resolve(test, Selection())[0]
+    share = predictor.provenance.diameter_um / predictor.patch.fov_um[0]
     spots, _ = read_spots(slides, predictor.patch, progress=False)
     values = np.concatenate([spec.normalize(s.counts, [s.genes.index(g) for g in genes]) for s in slides])
-    index = slide_index(slides)
-    colors = color_statistics(spots.patches.numpy(), share)
-    weights, penalty = fit_ridge(colors, values, index.astype(str), index, spec)
+    colors = color_statistics(spots.patches, share)
+    weights, penalty = fit_ridge(colors, values, spots, spec)
     spots, _ = read_spots([target], predictor.patch, progress=False)
-    predicted = apply_ridge(weights, color_statistics(spots.patches.numpy(), share))
+    predicted = apply_ridge(weights, color_statistics(spots.patches, share))
     observed = spec.normalize(target.counts, [target.genes.index(g) for g in genes])
     kept = np.asarray(target.counts[:, [target.genes.index(g) for g in genes]].sum(axis=1)).ravel() > 0
     return scores(observed[kept], predicted[kept]) | {"penalty": penalty}

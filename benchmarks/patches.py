@@ -33,7 +33,7 @@ from stpredict import _chunks
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
 from stpredict._slides import Level, Selection, pyramid, resolve
-from stpredict.io._images import halve
+from stpredict.io.images import halve
 
 SIDE_PX, CHUNK_PX, SIZE_PX, UM_PER_PX = 20_000, 512, 224, 0.5
 WINDOWS_PX = (224, 448, 896)
@@ -122,7 +122,7 @@ def slices(levels, arrays, xy) -> None:
 
 def stored(levels) -> list[zarr.Array]:
     """The zarr arrays behind the levels."""
-    return [_chunks._stored(getattr(level.pixels, "data", level.pixels)) for level in levels]
+    return [_chunks._without_dask(getattr(level.pixels, "data", level.pixels)) for level in levels]
 
 
 def boxes(levels, xy) -> list[list[tuple[slice, slice]]]:

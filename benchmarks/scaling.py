@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,7 +43,8 @@ from xarray import DataArray, Dataset, DataTree
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict.tl._partitions import PARTITION, Plan, Settings, compute
+from stpredict.tl._inference.partitions import predict_positions
+from stpredict.tl._inference.plan import PARTITION_SIZE, PredictionPlan
 
 STEP_UM, FOV_UM = 8.0, 55.0
 BIG_PX, MILLION = 100_000, 1_000_000
@@ -139,14 +141,14 @@ def plan(folder, _):
     found["grid_s"] = time.perf_counter() - started
     started = time.perf_counter()
     slides = resolve(sdata, Selection(shapes_key="grid"), needs_table=False)
-    planned = Plan.of(slides, predictor, Settings())
+    planned = PredictionPlan.of(slides, predictor, stp.tl.PredictOptions())
     found["plan_s"] = time.perf_counter() - started
     found["n_points"], found["n_partitions"] = len(planned.order), planned.n_partitions
     found["before_mib"] = round(rss_mib())
     started = time.perf_counter()
-    for _ in compute(planned, predictor, 0, 8 * PARTITION):
+    for _ in predict_positions(planned, predictor, 0, 8 * PARTITION_SIZE):
         pass
-    found["points_per_s"] = 8 * PARTITION / (time.perf_counter() - started)
+    found["points_per_s"] = 8 * PARTITION_SIZE / (time.perf_counter() - started)
     found["after_mib"] = round(rss_mib())
     return found
 
@@ -179,7 +181,7 @@ def cluster(folder, n_points):
 def cohort(folder, _):
     """Six slides, and where their time goes."""
     predictor = untrained("m2ost_tiny", FOV_UM)
-    predictor.provenance |= {"pitch_um": 100.0, "layout": "hexagonal"}
+    predictor.provenance = replace(predictor.provenance, pitch_um=100.0, layout="hexagonal")
     pixels = np.full((SLIDE_PX, SLIDE_PX, 3), 235, np.uint8)
     edge = SLIDE_PX // 6
     pixels[edge:-edge, edge:-edge] = np.moveaxis(texture(SLIDE_PX - 2 * edge), 0, -1)
@@ -261,7 +263,7 @@ def table(result):
         found["plan"]["hours"] = found["plan"]["n_points"] / found["plan"]["points_per_s"] / 3600
     if "cluster" in found:
         rates = found["cluster"]["points_per_s"]
-        n_parts = -(-found["cluster"]["n_points"] // PARTITION)
+        n_parts = -(-found["cluster"]["n_points"] // PARTITION_SIZE)
         found["cluster"] |= {"here": rates["here"], "there": rates["cluster"], "n_parts": n_parts}
     if "cohort" in found:
         first = ", ".join(f"`{name}` {took:.1f} s" for name, took in found["cohort"]["first_call_s"].items())

@@ -37,8 +37,8 @@ from spatialdata.transformations import get_transformation
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict.io._images import pyramid
-from stpredict.io._sections import Section, assemble
+from stpredict.io.images import pyramid
+from stpredict.io.sections import Section, assemble
 
 STEP_UM = 16.0
 LEAST = 3

@@ -20,9 +20,9 @@ import torch
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict._train._data import read_spots
-from stpredict.tl._planned import columns_of, with_counts
-from stpredict.tl._unlike import statistics_of
+from stpredict._train.data import read_spots
+from stpredict.tl._predictor.ood import image_statistics
+from stpredict.tl._training.plan import drop_low_count_spots, gene_columns
 
 SECTIONS = ["C2", "C3", "C4"]
 COVERAGE = 0.9
@@ -55,8 +55,8 @@ def split(sdata, train, model, config, folder, genes):
 def covered(sdata, test, predictor, kind):
     """How many measured values lie in their intervals, and how wide these are."""
     stp.tl.predict(sdata, predictor, shapes_key=test, uncertainty=kind, coverage=COVERAGE, **QUIET)
-    slide = with_counts(resolve(sdata, Selection(shapes_key=test)), 0.05)[0]
-    observed = predictor.target.normalize(slide.counts, columns_of(slide, predictor.genes))
+    slide = drop_low_count_spots(resolve(sdata, Selection(shapes_key=test)), 0.05)[0]
+    observed = predictor.target.normalize(slide.counts, gene_columns(slide, predictor.genes))
     table = sdata["predicted"][slide.obs_names]
     lower, upper = (table.layers[f"predicted_{end}"] for end in ("lower", "upper"))
     inside = (observed >= lower) & (observed <= upper)
@@ -83,7 +83,7 @@ def flagged(sdata, test, predictor):
     share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
     kinds = {"as it is": patches, "blurred": blurred.reshape(patches.shape).byte(), "inked": inked}
     return {
-        name: float((predictor.image_range.distances(statistics_of(some, share)) > 1).mean())
+        name: float((predictor.image_range.distances(image_statistics(some, share)) > 1).mean())
         for name, some in kinds.items()
     }
 

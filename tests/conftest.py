@@ -116,7 +116,7 @@ def compared():
             scores=pd.DataFrame(rows),
             runs=pd.DataFrame(runs),
             failed=pd.DataFrame(columns=["model", "fold", "seed", "error"]),
-            note={"leaks": leaks, "protocol": None, "said": "", "study": study},
+            note={"leaks": leaks, "protocol": None, "protocol_note": "", "study": study},
             summary=summary.copy,
             table=lambda model, seed=None: tables[model],
         )

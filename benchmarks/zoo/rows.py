@@ -11,20 +11,20 @@ IMAGENET = "tf_efficientnet_lite0"
 HOUSE = {"dim": 96, "depth": 2, "size_px": PX, "mlp_ratio": 2.0}
 """M2OST as narrow and shallow as `m2ost_tiny`, on smaller patches and without patch statistics."""
 SHORT = {"n_epochs": 8, "lr": 5e-4, "batch_size": 32, "validation": "none"}
-"""Networks of spots, from scratch: a CPU budget, the same for all of them, and not what their papers ask for."""
+"""Networks of single spots, trained from scratch: the same CPU budget for all, not that of their papers."""
 HEAVY = {**SHORT, "n_epochs": 4}
-"""The same for networks that take several times as long a spot."""
+"""The same for networks that take several times as long per spot."""
 SECTIONS = {"n_epochs": 150, "lr": 5e-4, "patience": 50}
-"""Networks of sections, which take a step or two an epoch."""
+"""Networks of sections, which take one or two steps per epoch."""
 
 
 def entry(model, note, recipe=None, **options):
-    """One row, and what is to be said of it."""
+    """One row, and a note on its configuration."""
     return stp.tl.Entry(model, options=options, recipe=recipe or {}), note
 
 
 def rows(weights):
-    """Entries and notes by label; what wants ImageNet weights has patch statistics where there are none."""
+    """Entries and notes by label; without ImageNet weights, models that need them use patch statistics."""
     imagenet = {"encoder": IMAGENET, "weights": weights} if weights else {"encoder": "statistics"}
     frozen = "frozen EfficientNet-Lite0 (ImageNet)" if weights else "patch statistics"
     narrow = f"width 96, 2 blocks, {PX} px"

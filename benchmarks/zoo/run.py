@@ -3,8 +3,8 @@
     python benchmarks/zoo/run.py [--data her2st mob_2k patients] [--models LABEL …] [--seeds 1] [--weights FILE]
                                  [--folder stpredict-benchmark/zoo] [--out benchmarks/zoo]
 
-Needs ``STPREDICT_DATA_DIR`` with the sections. What was computed before is not computed again, so that a run can be
-stopped, and models or seeds added; the table holds whatever is finished.
+Needs ``STPREDICT_DATA_DIR`` with the sections. Finished cells are kept, so a run can be stopped, and models or seeds
+added; the table contains the models that are finished.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ DATA = {"her2st": her2st, "mob_2k": mob, "patients": patients}
 
 
 def compare(name, labels, seeds, weights, folder):
-    """Run what is missing of one data set."""
+    """Run the cells of one data set that are not finished."""
     sdata, options = DATA[name]()
     known = rows(weights)
     chosen = {label: known[label][0] for label in (labels or known)}
@@ -95,7 +95,7 @@ def lines_of(table, columns, notes):
         yield f"| {label} | {notes.get(label, '')} | " + " | ".join(number(row[key]) for key in columns) + " |"
 
 
-def finished(folder, labels):
+def finished_results(folder, labels):
     """By data set: the comparison, its summary of rows that are complete, and the labels of those that are not."""
     for name in DATA:
         if (folder / name / "benchmark.json").is_file():
@@ -111,7 +111,7 @@ def ceiling_of(found):
 
 
 def page(done, notes):
-    """What `finished` gave, as a page."""
+    """The results of `finished_results` as a page."""
     text = [
         "# Every model on the sections at hand", "",
         f"{datetime.now(UTC).date()}; CPU, threads: {torch.get_num_threads()}. Made by `python benchmarks/zoo/run.py`;",
@@ -122,10 +122,10 @@ def page(done, notes):
         text += [f"## {name}: {DATA[name].__doc__.strip()}", ""]
         leak = "**Leak: test sections are of patients also trained on.** " if summary.attrs["leaks"] else ""
         n_folds, n_seeds = found.runs["fold"].nunique(), found.runs["seed"].nunique()
-        said, ceiling = summary.attrs, ceiling_of(found)
+        attrs, ceiling = summary.attrs, ceiling_of(found)
         text += [
-            f"{leak}{n_folds} folds, {n_seeds} seed(s); intervals over {said['n_units']} {said['unit']}s.",
-            f"Best baseline: {said['baseline']}; noise ceiling {ceiling:.3f}. Best row: **{summary.index[0]}**.", "",
+            f"{leak}{n_folds} folds, {n_seeds} seed(s); intervals over {attrs['n_units']} {attrs['unit']}s.",
+            f"Best baseline: {attrs['baseline']}; noise ceiling {ceiling:.3f}. Best row: **{summary.index[0]}**.", "",
             *lines_of(summary, COLUMNS, notes), "", *lines_of(summary, COSTS, notes), "",
         ]  # fmt: skip
         by_slide = found.scores[found.scores["metric"] == "pearson"].astype({"model": str, "slide": str})
@@ -143,14 +143,14 @@ def main():
     parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(DATA))
     parser.add_argument("--models", nargs="*")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--weights", help="what weights.py wrote")
+    parser.add_argument("--weights", help="file that weights.py wrote")
     parser.add_argument("--folder", type=Path, default=Path("stpredict-benchmark/zoo"))
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
     for name in given.data:
         compare(name, given.models, given.seeds, given.weights, given.folder)
     notes = {label: note for label, (_, note) in rows(given.weights).items()}
-    done = list(finished(given.folder, notes))
+    done = list(finished_results(given.folder, notes))
     (given.out / "zoo.md").write_text(page(done, notes), encoding="utf-8")
     tables = {
         name: {

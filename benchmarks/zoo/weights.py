@@ -6,8 +6,8 @@
 
 The result is for ``encoder="tf_efficientnet_lite0"``: the weights were converted from TensorFlow, with its padding and
 with 1e-3 under the root of the normalisation; ``efficientnet_lite0`` of timm has other padding, 1e-5, other colours.
-``--check`` compares with a forward pass of the package that the weights were made for, and looks at what the encoder
-tells about a few textures. Nothing of the weights belongs in the repository.
+``--check`` compares with a forward pass of the package that the weights were made for, and prints what the encoder
+predicts for a few textures. The weights do not belong in the repository.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def source(folder: Path | None) -> Path:
     return found[0]
 
 
-def renamed(name: str) -> str:
-    """One name of the package as timm has it."""
+def timm_name(name: str) -> str:
+    """The name in timm of a weight of the package."""
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
     if block is None:
         part, value = name.split(".")
@@ -61,16 +61,16 @@ def renamed(name: str) -> str:
     return f"blocks.{stage}.{number}.{part}.{block[3]}"
 
 
-def converted(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights under timm's names, after timm has taken every one of them."""
-    found = {renamed(name): value.contiguous() for name, value in state.items()}
+def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights under timm's names; timm loads them strictly."""
+    found = {timm_name(name): value.contiguous() for name, value in state.items()}
     timm.create_model(NAME).load_state_dict(found)  # strict: names and shapes
     return found
 
 
 @torch.no_grad()
 def compare(state: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> None:
-    """Print how far both networks are apart, and how alike the features of unlike pictures are."""
+    """Print the difference of both networks, and the correlation of features of different pictures."""
     from efficientnet_lite_pytorch import EfficientNet
 
     theirs = EfficientNet.from_name("efficientnet-lite0").eval()
@@ -91,7 +91,7 @@ def compare(state: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) ->
 
 
 def textures() -> torch.Tensor:
-    """``(4, 3, 224, 224)`` in [-1, 1]: blots, stripes, a ramp and a disc."""
+    """``(4, 3, 224, 224)`` in [-1, 1]: blobs, stripes, a ramp and a disc."""
     draw = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.linspace(-1, 1, 224), torch.linspace(-1, 1, 224), indexing="ij")
     coarse = torch.rand(1, 3, 14, 14, generator=draw) * 2 - 1
@@ -101,14 +101,14 @@ def textures() -> torch.Tensor:
 
 
 def main() -> None:
-    """Convert, and compare where asked."""
+    """Convert, and compare on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     state = torch.load(source(arguments.folder), map_location="cpu", weights_only=True)  # noqa: TID251
-    weights = converted(state)
+    weights = convert(state)
     save_file(weights, arguments.out)
     print(f"{len(weights)} tensors for {NAME} in {arguments.out}")
     if arguments.check:

@@ -1,6 +1,6 @@
-"""The drawings of the model pages, from data: `python docs/models/drawings.py` writes one SVG for each.
+"""Architecture diagrams of the model pages: `python docs/models/drawings.py` writes one SVG for each.
 
-A drawing is rows of boxes from top to bottom, and arrows by name. Where boxes go follows from that alone.
+A diagram is data: rows of boxes from top to bottom, and arrows between named boxes. The layout is computed from them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangl
 
 WIDTH = 3.5  # inches, a journal column
 SIZE = 7.6  # points
-LINE, PAD, GAP, GUTTER = 0.135, 0.12, 0.20, 0.09  # inches: of text, around it, between rows, between columns
+LINE, PAD, GAP, GUTTER = 0.135, 0.12, 0.20, 0.09  # inches: line of text, padding, between rows, between columns
 MARGIN = 0.14
-GREY = "#777777"  # lines and loose text: reads on white and on black
-INK = "#1a1a1a"  # text on a box, whose fill is light on any page
-KINDS = {  # Okabe and Ito's colours, pale; what is fixed is also dashed, what is solved thick
+GREY = "#777777"  # lines and text outside boxes: legible on white and on black
+INK = "#1a1a1a"  # text in boxes, whose fill is always light
+KINDS = {  # face, edge, line style and width; pale colours of Okabe and Ito, also distinct without colour
     "input": ("#e6e6e6", "#808080", "-", 1.0),
     "trained": ("#bfe0f5", "#0072b2", "-", 1.0),
     "frozen": ("#fbdfa6", "#b37700", (0, (3, 1.6)), 1.0),
@@ -27,7 +27,7 @@ KINDS = {  # Okabe and Ito's colours, pale; what is fixed is also dashed, what i
     "output": ("#f3d3e4", "#b0568a", "-", 1.0),
 }
 WORDS = {
-    "input": "given",
+    "input": "input",
     "trained": "trained",
     "frozen": "fixed",
     "solved": "solved",
@@ -48,7 +48,7 @@ class Drawing:
 
 
 def row(*boxes: tuple) -> Row:
-    """A row; a box is (name, text, kind) or (name, text, kind, width), None a gap, a number a gap so wide."""
+    """A row of boxes (name, text, kind[, width]); None is a gap, a number a gap of that relative width."""
     made: Row = []
     for box in boxes:
         if box is None or isinstance(box, (int, float)):
@@ -66,7 +66,7 @@ DRAWINGS: dict[str, Drawing] = {
                 ("p1", "patch of\nscale 1", "input"),
                 ("p2", "patch of\nscale 2", "input"),
             ),
-            row(("e", "nested embedding: one linear map a token size,\nshared by all scales", "trained")),
+            row(("e", "nested embedding: one linear map per token size,\nshared by all scales", "trained")),
             row(
                 ("s0", "class token\n+ L tokens", "trained"),
                 ("s1", "class token\n+ 2 L tokens", "trained"),
@@ -78,10 +78,10 @@ DRAWINGS: dict[str, Drawing] = {
                 ("a2", "attention within\n(random mask)", "trained"),
             ),
             row(("f0", "MLP", "trained"), ("f1", "MLP", "trained"), ("f2", "MLP", "trained")),
-            row(("c", "cross attention: each scale asks the others;\nanswers weighted by ω", "trained")),
+            row(("c", "cross attention: queries of each scale, keys of\nthe others; outputs weighted by ω", "trained")),
             row(("g", "channel mixing: one gate for each channel of all scales", "trained")),
             row(("k0", "class token", "trained"), ("k1", "class token", "trained"), ("k2", "class token", "trained")),
-            row(("h", "side by side → linear head", "trained")),
+            row(("h", "concatenated → linear head", "trained")),
             row(("y", "expression of the spot", "output")),
         ],
         [(f"{a}{i}", f"{b}{i}") for a, b in ("sa", "af") for i in range(3)]
@@ -97,10 +97,10 @@ DRAWINGS: dict[str, Drawing] = {
     "m2ost_tiny": Drawing(
         [
             row(("p", "three patches of one spot: 1.5, 3 and 9 spot diameters", "input")),
-            row(("n", "M2OST, width 96,\n2 blocks", "trained"), ("s", "colour and texture,\n4 × 27 numbers", "frozen")),
+            row(("n", "M2OST, width 96,\n2 blocks", "trained"), ("s", "colour and texture,\n4 × 27 values", "frozen")),
             row(
-                ("l", "linear head,\ntrained as if alone", "trained"),
-                ("r", "ridge regression,\nsolved before", "solved"),
+                ("l", "linear head,\ntrained separately", "trained"),
+                ("r", "ridge regression,\nsolved first", "solved"),
             ),
             row(("m", "0.3 × network + 0.7 × ridge", "frozen")),
             row(("y", "5 principal components → genes", "output")),
@@ -116,7 +116,7 @@ DRAWINGS: dict[str, Drawing] = {
                 ("l2", "56 px\ntokens of 4", "input"),
             ),
             row(("e0", "embedding 0", "trained"), ("e1", "embedding 1", "trained"), ("e2", "embedding 2", "trained")),
-            row(("x", "side by side by channel: 196 tokens, class token, places", "trained")),
+            row(("x", "concatenated by channel; class token, positions", "trained")),
             row(
                 ("q", "Q from level 0", "trained"),
                 ("k", "K from level 1", "trained"),
@@ -138,7 +138,7 @@ DRAWINGS: dict[str, Drawing] = {
     "backbones": Drawing(
         [
             row(("p", "one patch", "input")),
-            row(("n", "colours as the weights\nof the network want them", "frozen")),
+            row(("n", "colours normalised as for\nthe pretrained weights", "frozen")),
             row(("e", "image network of timm\n(frozen on request)", "trained")),
             row(("h", "linear head, starts at the mean profile", "trained")),
             row(("y", "expression of the spot", "output")),
@@ -148,8 +148,8 @@ DRAWINGS: dict[str, Drawing] = {
     "stnet": Drawing(
         [
             row(("p", "one patch", "input")),
-            row(("n", "colours minus mean, over spread,\nof the training patches", "solved")),
-            row(("d", "DenseNet-121: four dense blocks,\nmean over places, 1,024 numbers", "trained")),
+            row(("n", "colours standardised by mean and\nstandard deviation of training patches", "solved")),
+            row(("d", "DenseNet-121: four dense blocks,\nmean pooling, 1,024 features", "trained")),
             row(("h", "linear head: weights 0,\nbias the training mean", "trained")),
             row(("y", "expression of the spot", "output")),
         ],
@@ -160,22 +160,22 @@ DRAWINGS: dict[str, Drawing] = {
             row(("p", "one patch,\n2.5 spot diameters", "input"), ("t", "targets of the\ntraining spots", "input")),
             row(
                 ("v", "VGG16: convolutions, two\nfully connected layers", "trained"),
-                ("r", "least and greatest\nof every output", "solved"),
+                ("r", "minimum and range\nof every output", "solved"),
             ),
-            row(("h", "linear head: where in the\nrange, smooth L1 loss", "trained"), None),
-            row(("y", "range undone: expression of the spot", "output")),
+            row(("h", "linear head: value within\nthe range, smooth L1 loss", "trained"), None),
+            row(("y", "scaling inverted: expression of the spot", "output")),
         ],
         [("p", "v"), ("t", "r"), ("v", "h"), ("h", "y"), ("r", "y")],
     ),
     "bleep": Drawing(
         [
             row(("p", "patch", "input"), ("t", "expression of\ntraining spots", "input")),
-            row(("e", "ResNet-50", "trained"), ("b", "kept: the bank", "solved")),
+            row(("e", "ResNet-50", "trained"), ("b", "stored as the bank", "solved")),
             row(("i", "projection, 256", "trained"), ("s", "projection, 256", "trained")),
             row(("m", "products of embeddings: images × expression", "frozen")),
             row(
                 ("l", "training:\ncontrastive loss", "frozen"),
-                ("k", "prediction: the 50\nnearest of the bank", "frozen"),
+                ("k", "prediction: the 50\nnearest in the bank", "frozen"),
             ),
             row(None, ("y", "their mean", "output")),
         ],
@@ -188,10 +188,10 @@ DRAWINGS: dict[str, Drawing] = {
                 ("p1", "patch of\nscale 1", "input"),
                 ("p2", "patch of\nscale 2", "input"),
             ),
-            row(("e", "one encoder: statistics, a network of timm,\nor embeddings that are there", "frozen")),
-            row(("s", "standardise, draw in beyond 3 sd, principal components", "solved")),
+            row(("e", "one encoder: statistics, a network of timm,\nor precomputed embeddings", "frozen")),
+            row(("s", "standardise, clip at 3 sd, principal components", "solved")),
             row(
-                ("r", "encoder_ridge:\nridge, penalty by\nleaving out groups", "solved"),
+                ("r", "encoder_ridge:\nridge, penalty by\ncross-validation", "solved"),
                 ("m", "encoder_mlp:\none hidden layer,\ndropout, linear head", "trained"),
             ),
             row(("y", "expression of the spot", "output")),
@@ -202,12 +202,12 @@ DRAWINGS: dict[str, Drawing] = {
         [
             row(
                 ("p", "pixels of every\nspot, 112 × 112 × 3", "input"),
-                ("xy", "places of the spots,\nin pitches", "input"),
+                ("xy", "positions of the spots,\nin pitches", "input"),
             ),
             row(
                 ("e", "linear map\nto width 1,024", "trained"), ("w", "embeddings of x and y,\ninterpolated", "trained")
             ),
-            row(("s", "sum: one token a spot", "trained")),
+            row(("s", "sum: one token per spot", "trained")),
             row(("a", "attention over all spots of the window", "trained")),
             row(("f", "MLP", "trained")),
             row(("h", "norm → linear head", "trained")),
@@ -218,9 +218,9 @@ DRAWINGS: dict[str, Drawing] = {
     ),
     "hist2st": Drawing(
         [
-            row(("p", "patch of every spot", "input"), ("xy", "places of the spots", "input")),
+            row(("p", "patch of every spot", "input"), ("xy", "positions of the spots", "input")),
             row(
-                ("c", "Convmixer: texture\nin 1,024 numbers", "trained"),
+                ("c", "ConvMixer: texture,\n1,024 values", "trained"),
                 ("n", "four nearest\nwithin two pitches", "input"),
             ),
             row(("t", "transformer over the\nsection, 8 layers", "trained"), None),
@@ -251,19 +251,19 @@ DRAWINGS: dict[str, Drawing] = {
             row(
                 ("t", "own patch", "input"),
                 ("w", "wide patch\naround it", "input"),
-                ("o", "patches of all\nspots, places", "input"),
+                ("o", "patches of all\nspots, positions", "input"),
             ),
             row(
                 ("rt", "ResNet-18,\n49 tokens", "trained"),
                 ("rw", "5 × 5 parts,\nResNet-18", "frozen"),
-                ("ro", "one token a\nspot, ResNet-18", "frozen"),
+                ("ro", "one token per\nspot, ResNet-18", "frozen"),
             ),
             row(
                 None,
                 ("tw", "transformer\nwith relative\ndistances", "trained"),
                 ("to", "transformer\nwith lattice\nconvolution", "trained"),
             ),
-            row(("f", "fusion: the spot as its section sees it asks\nboth views; answers are added", "trained")),
+            row(("f", "fusion: cross attention from the section token\nto both views; results are added", "trained")),
             row(("h", "norm → linear head", "trained")),
             row(("y", "expression of every spot", "output")),
         ],
@@ -283,12 +283,12 @@ DRAWINGS: dict[str, Drawing] = {
     "istar": Drawing(
         [
             row(("p0", "narrow\npatch", "input"), ("p1", "wider\npatch", "input"), ("p2", "widest\npatch", "input")),
-            row(("e", "16 × 16 superpixels, each described in every patch:\ncolour and texture, or HIPT", "frozen")),
+            row(("e", "16 × 16 superpixels, features at every scale:\ncolour and texture, or HIPT", "frozen")),
             row(("s", "standardise", "solved")),
-            row(("m", "perceptron, 4 layers of 256, superpixel by superpixel", "trained")),
-            row(("d", "mean over the\ndisc of the spot", "frozen"), ("q", "every superpixel\nfor itself", "frozen")),
+            row(("m", "perceptron, 4 layers of 256, for each superpixel", "trained")),
+            row(("d", "mean over the\ndisc of the spot", "frozen"), ("q", "every superpixel\nseparately", "frozen")),
             row(("h", "linear head:\ntrained on spots", "trained"), ("h2", "the same head", "trained")),
-            row(("y", "expression of the spot", "output"), ("z", "map below spots", "output")),
+            row(("y", "expression of the spot", "output"), ("z", "super-resolved map", "output")),
         ],
         [(f"p{i}", "e") for i in range(3)]
         + [("e", "s"), ("s", "m"), ("m", "d"), ("m", "q"), ("d", "h"), ("q", "h2"), ("h", "y"), ("h2", "z")],
@@ -297,13 +297,13 @@ DRAWINGS: dict[str, Drawing] = {
         [
             row(
                 ("s", "the spot", "input"),
-                ("u", "its 3 × 3\nparts", "input"),
+                ("u", "its 3 × 3\nsub-spots", "input"),
                 ("n", "up to eight\nneighbours", "input"),
             ),
             row(("e", "one encoder, then standardised", "frozen")),
-            row(("f", "φ: ten networks, their median; the same for all", "trained")),
-            row(("fs", "as it is", "frozen"), ("fu", "sum", "frozen"), ("fn", "maximum", "frozen")),
-            row(("r", "ρ: side by side, ten members of a linear map, their mean", "trained")),
+            row(("f", "φ: median of ten networks, shared by all", "trained")),
+            row(("fs", "unchanged", "frozen"), ("fu", "sum", "frozen"), ("fn", "maximum", "frozen")),
+            row(("r", "ρ: concatenated, mean of ten linear maps", "trained")),
             row(("y", "expression of the spot", "output")),
         ],
         [(a, "e") for a in "sun"]
@@ -316,20 +316,20 @@ DRAWINGS: dict[str, Drawing] = {
         [
             row(
                 ("p", "patch of\nevery spot", "input"),
-                ("z", "noise from\nthe place", "input"),
-                ("xy", "places: eight\nnearest", "input"),
+                ("z", "noise from\nthe position", "input"),
+                ("xy", "positions:\neight nearest", "input"),
             ),
             row(("e", "encoder", "frozen"), ("x", "state at time t", "frozen"), ("f", "frames", "frozen")),
             row(
                 (
                     "b",
-                    "4 blocks: attention to neighbours, scored by\nfeatures, ways and difference of states",
+                    "4 blocks: attention to neighbours, scored by\nfeatures, edges and difference of states",
                     "trained",
                 )
             ),
             row(("h", "mean over the blocks → linear head", "trained")),
-            row(("o", "where the state leads", "trained")),
-            row(("w", "a step of the way; last time, all of it", "frozen")),
+            row(("o", "predicted end point", "trained")),
+            row(("w", "Euler step towards the end point", "frozen")),
             row(("y", "expression of every spot", "output")),
         ],
         [
@@ -351,7 +351,7 @@ DRAWINGS: dict[str, Drawing] = {
             row(
                 ("t", "training\nspots", "input"),
                 ("c", "colour of\nthe patches", "input"),
-                ("w", "places of\nthe spots", "input"),
+                ("w", "positions of\nthe spots", "input"),
             ),
             row(
                 ("m", "mean", "solved"), ("r", "ridge\nregression", "solved"), ("k", "mean of the\n8 nearest", "solved")
@@ -364,12 +364,12 @@ DRAWINGS: dict[str, Drawing] = {
 
 
 def height(boxes: Row) -> float:
-    """Of a row, in inches."""
+    """Height of a row in inches."""
     return PAD + LINE * max(text.count("\n") + 1 for _, text, _, _ in boxes)
 
 
-def drawn(drawing: Drawing) -> Figure:
-    """A drawing as a figure, with a line below that says what the colours mean."""
+def draw(drawing: Drawing) -> Figure:
+    """A diagram with a legend of the colours below."""
     opens, closes = {first for first, _, _ in drawing.frames}, {last for _, last, _ in drawing.frames}
     places: dict[str, tuple[float, float, float, float]] = {}  # left, top, width, height
     tops, y = [], 0.04
@@ -386,20 +386,20 @@ def drawn(drawing: Drawing) -> Figure:
         y += height(boxes) + GAP + (0.06 if number in closes else 0.0)
     figure, axes = canvas(y + 0.16)
     for first, last, text in drawing.frames:
-        framed(axes, tops[first] - 0.19, tops[last] + height(drawing.rows[last]) + 0.07, text)
+        draw_frame(axes, tops[first] - 0.19, tops[last] + height(drawing.rows[last]) + 0.07, text)
     for boxes in drawing.rows:
         for name, text, kind, _ in boxes:
             if name is not None:
-                boxed(axes, places[name], text, kind)
+                draw_box(axes, places[name], text, kind)
     for start, end in drawing.arrows:
-        arrow(axes, places[start], places[end])
+        draw_arrow(axes, places[start], places[end])
     kinds = {kind for boxes in drawing.rows for name, _, kind, _ in boxes if name is not None}
-    legend(axes, y + 0.02, [kind for kind in KINDS if kind in kinds])
+    draw_legend(axes, y + 0.02, [kind for kind in KINDS if kind in kinds])
     return figure
 
 
 def canvas(tall: float) -> tuple[Figure, mpl.axes.Axes]:
-    """An empty page of so many inches, measured from the top left."""
+    """An empty figure of that height in inches; coordinates start at the top left."""
     figure = Figure(figsize=(WIDTH, tall))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(tall, 0))
@@ -407,14 +407,14 @@ def canvas(tall: float) -> tuple[Figure, mpl.axes.Axes]:
     return figure, axes
 
 
-def framed(axes: mpl.axes.Axes, top: float, bottom: float, text: str) -> None:
-    """A line around rows that are repeated."""
+def draw_frame(axes: mpl.axes.Axes, top: float, bottom: float, text: str) -> None:
+    """A frame around rows that are repeated, with their number."""
     style = {"boxstyle": "round,pad=0,rounding_size=0.06", "facecolor": "none", "edgecolor": GREY, "linewidth": 0.8}
     axes.add_patch(FancyBboxPatch((0.04, top), WIDTH - 0.08, bottom - top, linestyle=(0, (1, 1.5)), **style))
     axes.text(WIDTH - 0.1, top + 0.025, text, color=GREY, fontsize=SIZE, ha="right", va="top", weight="bold")
 
 
-def boxed(axes: mpl.axes.Axes, place: tuple[float, float, float, float], text: str, kind: str) -> None:
+def draw_box(axes: mpl.axes.Axes, place: tuple[float, float, float, float], text: str, kind: str) -> None:
     """A box with text."""
     left, top, wide, tall = place
     face, edge, line, thick = KINDS[kind]
@@ -425,10 +425,10 @@ def boxed(axes: mpl.axes.Axes, place: tuple[float, float, float, float], text: s
     axes.text(*at, text, color=INK, fontsize=SIZE, ha="center", va="center", zorder=3, linespacing=1.15)
 
 
-def arrow(
+def draw_arrow(
     axes: mpl.axes.Axes, start: tuple[float, float, float, float], end: tuple[float, float, float, float]
 ) -> None:
-    """From the bottom of one box to the top of another: straight down where they overlap."""
+    """From the bottom of one box to the top of another; vertical if they overlap horizontally."""
     low, high = max(start[0], end[0]), min(start[0] + start[2], end[0] + end[2])
     middles = [box[0] + box[2] / 2 for box in (start, end)]
     xs = [(low + high) / 2] * 2 if high > low else middles
@@ -437,8 +437,8 @@ def arrow(
     axes.add_patch(FancyArrowPatch(*ends, shrinkA=0, shrinkB=0, zorder=1, **style))
 
 
-def legend(axes: mpl.axes.Axes, top: float, kinds: list[str]) -> None:
-    """A patch and a word for each kind."""
+def draw_legend(axes: mpl.axes.Axes, top: float, kinds: list[str]) -> None:
+    """A coloured rectangle and a word for each kind."""
     step = (WIDTH - 2 * MARGIN) / len(kinds)
     for number, kind in enumerate(kinds):
         face, edge, line, thick = KINDS[kind]
@@ -448,8 +448,8 @@ def legend(axes: mpl.axes.Axes, top: float, kinds: list[str]) -> None:
         axes.text(left + 0.17, top + 0.05, WORDS[kind], color=GREY, fontsize=SIZE - 0.8, va="center")
 
 
-def nested_tokens(cells: int = 4, fov: tuple[float, ...] = (1.5, 3.0, 6.0)) -> Figure:
-    """The fields of view of a spot on the tissue, and below what each patch is cut into."""
+def draw_nested_tokens(cells: int = 4, fov: tuple[float, ...] = (1.5, 3.0, 6.0)) -> Figure:
+    """The fields of view of a spot on the tissue, and below the tokens of each patch."""
     side = (WIDTH - 2 * MARGIN - 2 * 0.16) / 3
     figure, axes = canvas(3.62)
     unit, middle = 1.72 / fov[-1], (MARGIN + 0.87, 1.10)
@@ -461,8 +461,8 @@ def nested_tokens(cells: int = 4, fov: tuple[float, ...] = (1.5, 3.0, 6.0)) -> F
         axes.add_patch(Rectangle(corner, wide * unit, wide * unit, fill=False, edgecolor=GREY, linewidth=1.1))
         at = [at + wide * unit / 2 - 0.025 for at in middle]
         axes.text(*at, f"{number}", ha="right", va="bottom", **words)
-    said = ["circle: the spot", *(f"scale {n}: {wide:g} spot diameters" for n, wide in enumerate(fov))]
-    axes.text(middle[0] + 0.98, middle[1], "\n".join(said), va="center", linespacing=1.5, **words)
+    lines = ["circle: the spot", *(f"scale {n}: {wide:g} spot diameters" for n, wide in enumerate(fov))]
+    axes.text(middle[0] + 0.98, middle[1], "\n".join(lines), va="center", linespacing=1.5, **words)
     top = 2.18
     axes.text(MARGIN, top - 0.1, "as the network sees them: tokens", weight="bold", va="center", **words)
     for scale in range(len(fov)):
@@ -470,9 +470,9 @@ def nested_tokens(cells: int = 4, fov: tuple[float, ...] = (1.5, 3.0, 6.0)) -> F
         for k in range(scale + 1):
             part = side / 2**k
             corner = (left + (side - part) / 2, top + (side - part) / 2)
-            grid(axes, corner, part, cells, SCALES[k])
-        said = f"scale {scale}: {scale + 1 if scale else ''}{' ' if scale else ''}L tokens"
-        axes.text(left + side / 2, top + side + 0.1, said, ha="center", va="center", **words)
+            draw_tokens(axes, corner, part, cells, SCALES[k])
+        label = f"scale {scale}: {scale + 1 if scale else ''}{' ' if scale else ''}L tokens"
+        axes.text(left + side / 2, top + side + 0.1, label, ha="center", va="center", **words)
     for number, word in enumerate(("p = 16 px", "p/2 = 8 px", "p/4 = 4 px")):
         left = MARGIN + number * 1.1
         axes.add_patch(Rectangle((left, top + side + 0.24), 0.13, 0.09, facecolor=SCALES[number], edgecolor="none"))
@@ -480,8 +480,8 @@ def nested_tokens(cells: int = 4, fov: tuple[float, ...] = (1.5, 3.0, 6.0)) -> F
     return figure
 
 
-def grid(axes: mpl.axes.Axes, corner: tuple[float, float], side: float, cells: int, color: str) -> None:
-    """A square cut into tokens."""
+def draw_tokens(axes: mpl.axes.Axes, corner: tuple[float, float], side: float, cells: int, color: str) -> None:
+    """A square divided into tokens."""
     step, gap = side / cells, 0.012 * side
     for i in range(cells):
         for j in range(cells):
@@ -490,11 +490,11 @@ def grid(axes: mpl.axes.Axes, corner: tuple[float, float], side: float, cells: i
 
 
 def main(folder: Path, kind: str) -> None:
-    """Write all drawings as files of one kind."""
+    """Write all diagrams in one file format."""
     mpl.rcParams.update({"svg.hashsalt": "stpredict", "svg.fonttype": "path", "font.family": "DejaVu Sans"})
     for name, figure in {
-        **{name: drawn(one) for name, one in DRAWINGS.items()},
-        "m2ost_tokens": nested_tokens(),
+        **{name: draw(one) for name, one in DRAWINGS.items()},
+        "m2ost_tokens": draw_nested_tokens(),
     }.items():
         metadata = {"Date": None, "Creator": None} if kind == "svg" else None
         figure.savefig(folder / f"{name}.{kind}", transparent=True, dpi=200, metadata=metadata)

@@ -1,31 +1,21 @@
 """Predict spatial gene expression from H&E images.
 
-Holds the table of the seven public modules, each imported at its first use: ``import stpredict`` alone costs
-nothing. Nothing of the API itself lives here.
+The seven public modules are listed in ``__init__.pyi``; each is imported at its first use, so that
+``import stpredict`` alone costs nothing. Nothing of the API itself lives here.
 """
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
-from typing import TYPE_CHECKING
+from importlib import metadata
+from typing import Any
 
-if TYPE_CHECKING:
-    from types import ModuleType
+import lazy_loader
 
-    from . import datasets, io, metrics, models, pl, pp, tl
-
-    __version__: str
-
-__all__ = ["datasets", "io", "metrics", "models", "pl", "pp", "tl"]
+_attribute, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-def __getattr__(name: str) -> ModuleType | str:
-    if name in __all__:
-        return import_module(f".{name}", __name__)
-    if name == "__version__":
-        return _version()
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+def __getattr__(name: str) -> Any:
+    return _version() if name == "__version__" else _attribute(name)
 
 
 def __dir__() -> list[str]:

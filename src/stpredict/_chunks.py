@@ -1,7 +1,7 @@
-"""Decoded pixels of the levels of one image: every chunk is decoded once, and no more are held than a budget allows.
+"""A cache of decoded pixels of the levels of one image, within a budget of memory.
 
-Levels may be numpy, zarr, dask, files that decode what is sliced (`FileArray`) or anything else that is sliced.
-Nothing here knows of windows or patches.
+Levels may be numpy, zarr, dask, files that decode slices (`FileArray`) or anything else that can be sliced. Nothing
+here knows of windows or patches.
 """
 
 from __future__ import annotations
@@ -26,26 +26,18 @@ if TYPE_CHECKING:
     Block = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
     Convert = Callable[[NDArray[Any]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
 
-LEAST_PX = 512
+MIN_BLOCK_PX = 512
 """Smaller chunks are read several at a time."""
-FREE_PX = 1024
+DEFAULT_BLOCK_PX = 1024
 """Side of the blocks in which pixels without chunks (numpy) are read."""
 ZARRS = "zarrs.ZarrsCodecPipeline"
 
 
 class FileArray(ABC):
-    """Pixels ``(c, y, x)`` that lie in a file and are decoded when they are sliced.
+    """Pixels ``(c, y, x)`` of a file that are decoded when they are sliced, by several threads at a time.
 
-    Threads may slice at the same time. What is sent to another process is where the file is, which is opened there.
-
-    Parameters
-    ----------
-    shape
-        Channels, rows, columns.
-    dtype
-        Of the pixels.
-    chunks
-        What the file decodes at once: channels, rows, columns.
+    Pickled, it holds the path of the file, which another process opens again. ``chunks`` are the channels, rows and
+    columns that the file decodes at once.
     """
 
     ndim = 3
@@ -55,21 +47,11 @@ class FileArray(ABC):
 
     @abstractmethod
     def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
-        """Decode a range that lies within the pixels.
+        """Decode rows ``y`` and columns ``x``, each first and one after the last, as ``(c, h, w)``."""
 
-        Parameters
-        ----------
-        y, x
-            First row or column, and the one after the last.
-
-        Returns
-        -------
-        ``(c, h, w)``.
-        """
-
-    def __getitem__(self, at: Any) -> NDArray[Any]:
-        at = at if isinstance(at, tuple) else (at,)
-        channels, ys, xs = (*at, slice(None), slice(None))[: self.ndim]
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        index = index if isinstance(index, tuple) else (index,)
+        channels, ys, xs = (*index, slice(None), slice(None))[: self.ndim]
         (y, rows), (x, columns) = _span(ys, self.shape[1]), _span(xs, self.shape[2])
         part: NDArray[Any] = self.read(y, x)[channels]
         return part[..., rows, :][..., columns]
@@ -87,32 +69,16 @@ def _span(index: slice | int, length: int) -> tuple[tuple[int, int], slice | int
 
 
 class Source:
-    """One level as it is stored: slices of it, and where its chunks begin.
-
-    Parameters
-    ----------
-    pixels
-        ``(c, y, x)``: numpy, zarr, dask, or a DataArray of one of them.
-    """
+    """One stored level ``(c, y, x)``: numpy, zarr, dask, or a DataArray of one of them, and the edges of its blocks."""
 
     def __init__(self, pixels: Any) -> None:
         data = pixels.data if getattr(pixels, "chunks", None) is not None and hasattr(pixels, "dims") else pixels
-        self.pixels = _stored(data)
+        self.pixels = _without_dask(data)
         self.shape: tuple[int, int, int] = self.pixels.shape
         self.edges = tuple(_edges(self.pixels, axis) for axis in (1, 2))
 
     def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
-        """Decode a range.
-
-        Parameters
-        ----------
-        y, x
-            First row or column, and the one after the last.
-
-        Returns
-        -------
-        ``(c, h, w)``, in memory.
-        """
+        """Decode rows ``y`` and columns ``x``, each first and one after the last, as ``(c, h, w)``."""
         part = self._fast[:, slice(*y), slice(*x)]
         if hasattr(part, "dask") and multiprocessing.parent_process():  # dask's threads do not survive a fork
             part = part.compute(scheduler="synchronous")
@@ -120,9 +86,9 @@ class Source:
 
     @cached_property
     def _fast(self) -> Any:
-        """The pixels; if they are zarr on a local disk, through the codecs of `zarrs` where those are installed.
+        """The pixels; zarr on a local disk through the codecs of `zarrs`, where those are installed.
 
-        Its threads do not survive a fork: in worker processes zarr decodes by itself.
+        The threads of `zarrs` do not survive a fork: in worker processes zarr decodes by itself.
         """
         import zarr
 
@@ -137,8 +103,8 @@ class Source:
         return {name: value for name, value in self.__dict__.items() if name != "_fast"}
 
 
-def _stored(data: Any) -> Any:
-    """The zarr array or file behind a dask array that is nothing but that: it is read faster without dask."""
+def _without_dask(data: Any) -> Any:
+    """The zarr array or file behind a dask array that only wraps it: it is read faster without dask."""
     layers = getattr(getattr(data, "dask", None), "layers", {})
     alone = [next(iter(layer.values())) for layer in layers.values() if len(layer) == 1]
     stored = [value for value in alone if hasattr(value, "store_path") or isinstance(value, FileArray)]
@@ -147,108 +113,68 @@ def _stored(data: Any) -> Any:
 
 
 def _edges(pixels: Any, axis: int) -> list[int]:
-    """Where blocks begin along an axis, and its end: at every chunk, or at every few of small ones."""
+    """Start of each block along an axis, and the end: blocks are chunks, or several small ones."""
     length, chunks = pixels.shape[axis], getattr(pixels, "chunks", None)
     if chunks is None:
-        return [*range(0, length, FREE_PX), length]
+        return [*range(0, length, DEFAULT_BLOCK_PX), length]
     sizes = chunks[axis]
     starts = range(0, length, sizes) if isinstance(sizes, int) else np.cumsum([0, *sizes[:-1]]).tolist()
     edges = [0]
     for start in starts:
-        if start - edges[-1] >= LEAST_PX:
+        if start - edges[-1] >= MIN_BLOCK_PX:
             edges.append(start)
     return [*edges, length]
 
 
 class Chunks:
-    """Blocks of several levels as 8-bit RGB, the least recently used dropped first.
+    """LRU cache of blocks of several levels as 8-bit RGB.
 
     Threads may ask at the same time. One decodes at a time, since zarr and dask use several threads for that.
-
-    Parameters
-    ----------
-    levels
-        ``(c, y, x)`` pixels of each level.
-    convert
-        From raw pixels to ``(3, h, w)`` uint8 and, where any pixel is missing, ``(h, w)`` which.
-    budget_bytes
-        Most bytes held; what was asked for last is held in any case.
+    ``convert`` turns raw pixels into ``(3, h, w)`` uint8 and, where any pixel is missing, ``(h, w)`` which. The blocks
+    of the last call are held even beyond the budget.
     """
 
     def __init__(self, levels: Sequence[Any], convert: Convert, budget_bytes: int) -> None:
         self.sources = [Source(pixels) for pixels in levels]
         self.budget_bytes, self._convert = budget_bytes, convert
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
-        """Drop everything that is held, and what threads of a process that was forked may have left locked."""
+    def clear(self) -> None:
+        """Empty the cache, and replace the lock, which a thread may have held when the process was forked."""
         for source in self.sources:
             source.__dict__.pop("_fast", None)
-        self._held: OrderedDict[Key, Block] = OrderedDict()
-        self._held_bytes = 0
+        self._cached: OrderedDict[Key, Block] = OrderedDict()
+        self._cached_bytes = 0
         self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_held", "_held_bytes", "_lock")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_cached", "_cached_bytes", "_lock")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.forget()
+        self.clear()
 
-    def touched(self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> list[tuple[int, int]]:
-        """Blocks that boxes within a level touch.
-
-        Parameters
-        ----------
-        level
-            Which level.
-        low, high
-            ``(n, 2)`` y and x of the first pixel of each box, and of the one after its last.
-
-        Returns
-        -------
-        Blocks by row and column, ascending.
-        """
+    def blocks_of(self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> list[tuple[int, int]]:
+        """Blocks (row, column), ascending, that boxes touch, whose ends ``low`` and ``high`` are ``(n, 2)`` y and x."""
         spans = []
         for axis, edges in enumerate(self.sources[level].edges):
             spans += [np.searchsorted(edges, low[:, axis], "right") - 1, np.searchsorted(edges, high[:, axis], "left")]
         boxes = np.unique(np.stack(spans, axis=1), axis=0).tolist()
         return sorted({block for a, b, c, d in boxes for block in product(range(a, b), range(c, d))})
 
-    def whole(self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """All pixels of a box within a level.
-
-        Parameters
-        ----------
-        level
-            Which level.
-        low, high
-            y and x of its first pixel, and of the one after its last.
-
-        Returns
-        -------
-        ``(3, h, w)`` uint8.
-        """
+    def read(self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """All pixels ``(3, h, w)`` of the box from ``low`` to ``high``, y and x."""
         y, x = ((int(first), int(last)) for first, last in zip(low, high, strict=True))
-        return self.canvas(level, y, x, self.touched(level, low[None], high[None]))[0]
+        return self.read_blocks(level, y, x, self.blocks_of(level, low[None], high[None]))[0]
 
-    def canvas(
+    def read_blocks(
         self, level: int, y: tuple[int, int], x: tuple[int, int], blocks: Iterable[tuple[int, int]]
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """Pixels of a range within a level.
+        """Pixels ``(3, h, w)`` of a range, and ``(h, w)`` which are missing, None where none is.
 
-        Parameters
-        ----------
-        level
-            Which level.
-        y, x
-            First row or column, and the one after the last.
-        blocks
-            Which blocks, by row and column, are wanted; what else lies in the range is left undefined.
-
-        Returns
-        -------
-        ``(3, h, w)`` uint8 and, where any pixel is missing, ``(h, w)`` which.
+        Only the given blocks (row, column) are defined.
         """
         ys, xs = self.sources[level].edges
         canvas, missing = np.empty((3, y[1] - y[0], x[1] - x[0]), np.uint8), None
@@ -263,17 +189,17 @@ class Chunks:
 
     def _blocks(self, keys: Sequence[Key]) -> dict[Key, Block]:
         with self._lock:
-            for level, ys, xs in _rectangles([key for key in keys if key not in self._held]):
+            for level, ys, xs in _rectangles([key for key in keys if key not in self._cached]):
                 self._decode(level, ys, xs)
             for key in keys:
-                self._held.move_to_end(key)
-            found = {key: self._held[key] for key in keys}
-            while self._held_bytes > self.budget_bytes and len(self._held) > len(keys):
-                self._held_bytes -= self._held.popitem(last=False)[1][0].nbytes
+                self._cached.move_to_end(key)
+            found = {key: self._cached[key] for key in keys}
+            while self._cached_bytes > self.budget_bytes and len(self._cached) > len(keys):
+                self._cached_bytes -= self._cached.popitem(last=False)[1][0].nbytes
         return found
 
     def _decode(self, level: int, ys: range, xs: range) -> None:
-        """Decode a rectangle of blocks at once, and hold each."""
+        """Decode a rectangle of blocks at once into the cache."""
         source = self.sources[level]
         rows = [source.edges[0][i] for i in (*ys, ys.stop)]
         columns = [source.edges[1][i] for i in (*xs, xs.stop)]
@@ -282,47 +208,35 @@ class Chunks:
             for bx, (left, right) in zip(xs, pairwise(columns), strict=True):
                 part = np.s_[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
                 block = np.ascontiguousarray(pixels[:, *part])
-                self._held[level, by, bx] = (block, None if missing is None else missing[part])
-                self._held_bytes += block.nbytes
+                self._cached[level, by, bx] = (block, None if missing is None else missing[part])
+                self._cached_bytes += block.nbytes
 
 
 def overlap(span: tuple[int, int], low: int, high: int) -> tuple[slice, slice]:
-    """The part of a block in a range.
-
-    Parameters
-    ----------
-    span
-        First and last of the range, the last not in it.
-    low, high
-        The same of the block.
-
-    Returns
-    -------
-    A slice of the range, and one of the block.
-    """
+    """The part of a block within a range: as a slice of the range, and as one of the block."""
     start, stop = max(span[0], low), min(span[1], high)
     return slice(start - span[0], stop - span[0]), slice(start - low, stop - low)
 
 
 def _rectangles(keys: Sequence[Key]) -> list[tuple[int, range, range]]:
-    """Blocks of one level, by row, gathered into rectangles that are decoded at once: every call has its price."""
+    """Gather blocks of one level into rectangles, which are decoded with one call each."""
     rows: dict[int, list[int]] = {}
     for _, by, bx in keys:
         rows.setdefault(by, []).append(bx)
     found: dict[tuple[range, int], range] = {}  # columns and the row after the last, to rows
     for by, columns in rows.items():
-        for run in _runs(columns):
+        for run in _ranges(columns):
             above = found.pop((run, by), range(by, by))
             found[run, by + 1] = range(above.start, by + 1)
     return [(keys[0][0], ys, xs) for (xs, _), ys in found.items()]
 
 
-def _runs(columns: Sequence[int]) -> list[range]:
+def _ranges(columns: Sequence[int]) -> list[range]:
     """Ascending numbers as ranges without gaps."""
-    runs: list[range] = []
+    ranges: list[range] = []
     for column in columns:
-        if runs and runs[-1].stop == column:
-            runs[-1] = range(runs[-1].start, column + 1)
+        if ranges and ranges[-1].stop == column:
+            ranges[-1] = range(ranges[-1].start, column + 1)
         else:
-            runs.append(range(column, column + 1))
-    return runs
+            ranges.append(range(column, column + 1))
+    return ranges

@@ -1,4 +1,4 @@
-"""Where patches are: fields of view in µm, windows in pixels, distances between spots.
+"""Where patches are: fields of view in µm, affine maps, distances between spots.
 
 numpy only. Nothing here reads an image or knows of SpatialData.
 """
@@ -92,51 +92,21 @@ class PatchSpec:
 
 
 def apply_affine(matrix: NDArray[np.float64], xy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Map points by a homogeneous ``(3, 3)`` matrix.
-
-    Parameters
-    ----------
-    matrix
-        ``(3, 3)``, acting on columns ``(x, y, 1)``.
-    xy
-        ``(n, 2)`` points.
-
-    Returns
-    -------
-    ``(n, 2)`` mapped points.
-    """
+    """Map points ``(n, 2)`` by a homogeneous ``(3, 3)`` matrix that acts on columns ``(x, y, 1)``."""
     mapped: NDArray[np.float64] = xy @ matrix[:2, :2].T + matrix[:2, 2]
     return mapped
 
 
 def axis_scales(matrix: NDArray[np.float64]) -> tuple[float, float]:
-    """Length of the image of each unit vector: how much an affine map stretches x and y.
-
-    Parameters
-    ----------
-    matrix
-        ``(3, 3)`` homogeneous affine matrix.
-
-    Returns
-    -------
-    Stretch along x and along y.
-    """
+    """Factors by which an affine map ``(3, 3)`` stretches x and y: lengths of the mapped unit vectors."""
     x, y = np.linalg.norm(matrix[:2, :2], axis=0)
     return float(x), float(y)
 
 
 def orientation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How the axes of a coordinate system lie in an image, whatever the resolution.
+    """``(2, 2)`` directions of a system's x and y in an image, in columns, from the ``(3, 3)`` matrix to its pixels.
 
-    Parameters
-    ----------
-    matrix
-        ``(3, 3)`` homogeneous affine matrix from the coordinate system to pixels.
-
-    Returns
-    -------
-    ``(2, 2)`` of determinant 1 or -1: its columns are the directions of x and y in the image. Flips and quarter turns
-    are exact.
+    The determinant is 1 or -1. Flips and quarter turns are exact.
     """
     linear = matrix[:2, :2] / np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
     whole = np.rint(linear)
@@ -145,17 +115,7 @@ def orientation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def spot_pitch(xy: NDArray[np.float64]) -> float:
-    """Typical distance from a spot to its nearest neighbour.
-
-    Parameters
-    ----------
-    xy
-        ``(n, 2)`` spot centres, any unit.
-
-    Returns
-    -------
-    Median nearest-neighbour distance in the unit of ``xy``; NaN for fewer than two spots.
-    """
+    """Median distance from a spot ``(n, 2)`` to its nearest neighbour; NaN for fewer than two spots."""
     if len(xy) < 2:
         return float("nan")
     from scipy.spatial import cKDTree  # costs 100 ms of import
@@ -164,39 +124,23 @@ def spot_pitch(xy: NDArray[np.float64]) -> float:
     return float(np.median(distance[:, 1]))
 
 
-def color_windows(patch: PatchSpec, diameter_um: float) -> tuple[float, ...]:
-    """Sides in µm of the windows whose colour the baseline sees: the spot itself, then every field of view.
+def neighbour_pitch(xy: NDArray[np.float64]) -> float:
+    """Median length of all pairs of neighbours; NaN for fewer than two spots.
 
-    Parameters
-    ----------
-    patch
-        The patches.
-    diameter_um
-        Spot diameter in µm.
-
-    Returns
-    -------
-    Sides in µm, ``1 + len(patch.fov_um)`` of them.
+    Where spots are placed with an error, `spot_pitch` is biased: the nearest is the nearest of four or six.
     """
-    return (diameter_um, *patch.fov_um)
+    nearest = spot_pitch(xy)
+    if not np.isfinite(nearest):
+        return nearest
+    from scipy.spatial import cKDTree  # costs 100 ms of import
+
+    pairs = cKDTree(xy).query_pairs(1.3 * nearest, output_type="ndarray")
+    return float(np.median(np.linalg.norm(xy[pairs[:, 0]] - xy[pairs[:, 1]], axis=1)))
 
 
 def margin_px(size_px: int, share: float) -> int:
-    """How wide the frame is that a central square leaves of a patch.
+    """Width of the frame around a central square whose side is ``share`` of a patch; 0 where it is wider.
 
-    Parameters
-    ----------
-    size_px
-        Side of the patch in pixels.
-    share
-        Side of the square as a share of that of the patch.
-
-    Returns
-    -------
-    Pixels on each side; none where the square is wider, and never so many that nothing is left.
-
-    Examples
-    --------
     >>> margin_px(112, 0.5), margin_px(112, 1.2)
     (28, 0)
     """

@@ -23,6 +23,9 @@ STAIN: Final = "stain"
 SLIDE: Final = "slide"
 PSEUDO_SPOTS: Final = "pseudo_spots"
 
+# attributes of the zarr group that `predict` streams to
+PATCH_VERSION: Final = "patch_version"
+
 # shapes
 TISSUE: Final = "tissue"
 

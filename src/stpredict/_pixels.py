@@ -1,7 +1,7 @@
-"""From an image pyramid to the pixels of many windows: uint8 RGB patches. No torch.
+"""Cut patches out of an image pyramid: uint8 RGB. No torch.
 
-Windows are area-averaged from the nearest finer level. Nothing here knows of tables or SpatialData; what is decoded
-is kept in `_chunks`, pixels are averaged in `_resample`.
+Windows are area-averaged from the nearest finer level. Nothing here knows of tables or SpatialData; `_chunks` holds
+decoded pixels, `_resample` averages them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from ._checks import slides as check
 from ._chunks import Chunks
-from ._rgb import gain_of, to_rgb
+from ._rgb import rgb_gain, to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,17 +28,22 @@ if TYPE_CHECKING:
     from ._geometry import PatchSpec
     from ._slides import Level
 
+PATCH_VERSION: int = 1
+"""Version of how patches are cut; raised whenever their bytes change for the same image and spots.
+
+It enters the fingerprints of runs, stores, benchmarks and cohorts, so that results of two versions never mix.
+"""
 CELL_PX = 2048
 """Windows whose centres share a square of this many full-resolution pixels are cut from the same canvas."""
 STRIP_BYTES = 1 << 28
-"""How much decoded image is held where a level is read from top to bottom."""
+"""Budget for decoded pixels where a level is read from top to bottom."""
 SAMPLE_PX = 64
-"""Side of what is compared between levels to find out which edge of an odd image a level lacks."""
+"""Side of the area that is compared between levels, to detect which edge of an odd image a level lacks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Scale:
-    """How the patches of one scale are cut."""
+    """Geometry of the patches of one scale."""
 
     level: int
     """Position among the levels."""
@@ -48,20 +53,20 @@ class _Scale:
     """``(2,)`` full-resolution pixels a level pixel along y and x."""
     step: NDArray[np.float64]
     """``(2, 2)`` movement in level pixels, (y, x) in rows, for one patch pixel down and one to the right."""
-    swapped: bool
+    transposed: bool
     """Whether rows of the patch run along columns of the image."""
-    straight: bool
-    """Whether the patch lies along rows and columns of the image: within half a pixel from edge to edge."""
+    aligned: bool
+    """Whether the patch lies along rows and columns of the image, within half a pixel from edge to edge."""
 
     @property
-    def copied(self) -> bool:
+    def is_copy(self) -> bool:
         """Whether patch pixels are level pixels."""
-        return self.straight and bool((np.abs(self.steps) == 1).all())
+        return self.aligned and bool((np.abs(self.steps) == 1).all())
 
     @property
     def steps(self) -> NDArray[np.float64]:
-        """``(2,)`` signed level pixels a patch pixel along the image's y and x, of a straight patch."""
-        return self.step[[0, 1], [1, 0]] if self.swapped else self.step[[0, 1], [0, 1]]
+        """``(2,)`` signed level pixels a patch pixel along the image's y and x, of an aligned patch."""
+        return self.step[[0, 1], [1, 0]] if self.transposed else self.step[[0, 1], [0, 1]]
 
 
 class PatchReader:
@@ -70,26 +75,11 @@ class PatchReader:
     For each scale the nearest finer pyramid level is averaged to ``patch.size_px``. Where patch pixels are as large as
     those of the level, the window is moved to the nearest whole pixel, so that nothing is blurred. Chunks of the image
     are decoded once, as long as the budget holds those that neighbouring windows share and windows come in the order
-    of `order`. It can be sent to worker processes, by fork or otherwise; what is held stays behind.
+    of `order`. It can be sent to worker processes, by fork or otherwise, without its cache.
 
-    Parameters
-    ----------
-    levels
-        The pyramid, finest first.
-    um_per_px
-        µm per full-resolution pixel.
-    patch
-        Fields of view, size and fill.
-    axes
-        ``(2, 2)`` directions in the image along which patches run to the right and downwards, in columns; by default
-        those of the image. Flips and quarter turns move pixels without changing them; other turns and shears take the
-        mean of bilinear samples.
-    budget_bytes
-        How much decoded image may be held.
-    image_key
-        Name of the image, for messages.
-    n_threads
-        Threads that cut patches; by default one for each core, and one in a worker process.
+    ``axes`` ``(2, 2)`` are the directions in the image along which patches run to the right and downwards, in columns.
+    Flips and quarter turns move pixels without changing them; other rotations and shears take the mean of bilinear
+    samples. ``n_threads`` is by default one for each core, and one in a worker process.
     """
 
     def __init__(
@@ -109,9 +99,9 @@ class PatchReader:
         self._size_px = np.asarray(levels[0].pixels.shape[:0:-1])
         size = patch.size_px
         chosen = [best_level(levels, side / size) for side in self.sides_px]
-        convert = partial(to_rgb, gain=gain_of(levels, image_key))
+        convert = partial(to_rgb, gain=rgb_gain(levels, image_key))
         self._chunks = Chunks([level.pixels for level in levels], convert, budget_bytes)
-        self.levels = _aligned(levels[: max(chosen) + 1], self._chunks)
+        self.levels = _with_offsets(levels[: max(chosen) + 1], self._chunks)
         self._scales = [
             _scale(self.levels[level], level, self._axes * side / size, size)
             for side, level in zip(self.sides_px, chosen, strict=True)
@@ -119,20 +109,12 @@ class PatchReader:
         self._n_threads, self._process = n_threads, os.getpid()
 
     def read(self, xy_px: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Read the patches of every scale around each centre.
+        """Patches ``(n, n_scales, 3, p, p)`` around centres ``(n, 2)`` in full-resolution pixels; which are incomplete.
 
-        Parameters
-        ----------
-        xy_px
-            ``(n, 2)`` centres in full-resolution pixels.
-
-        Returns
-        -------
-        Patches ``(n, n_scales, 3, size_px, size_px)`` and ``(n,)`` whether a window left the image or held
-        missing (NaN) pixels, which are filled.
+        A window is incomplete where it leaves the image or holds missing (NaN) pixels, which are filled.
         """
         if self._process != os.getpid():  # forked: another thread may have held the lock
-            self._chunks.forget()
+            self._chunks.clear()
             self._process = os.getpid()
         size, n_scales = self.patch.size_px, len(self._scales)
         patches = np.empty((len(xy_px), n_scales, 3, size, size), np.uint8)
@@ -148,23 +130,13 @@ class PatchReader:
                 list(pool.map(cut, *tasks))
         else:
             list(map(cut, *tasks))
-        return patches, self._leaves_image(xy_px) | missing.any(axis=1)
+        return patches, self._exceeds_image(xy_px) | missing.any(axis=1)
 
     def order(self, xy_px: NDArray[np.float64]) -> NDArray[np.intp]:
-        """The order in which windows are best visited: that of `visiting_order`.
-
-        Parameters
-        ----------
-        xy_px
-            ``(n, 2)`` centres in full-resolution pixels.
-
-        Returns
-        -------
-        ``(n,)`` positions in ``xy_px``.
-        """
+        """``(n,)`` positions of the centres in the order of `visiting_order`."""
         return visiting_order(xy_px, float(self.sides_px.max()), self._chunks.budget_bytes)
 
-    def _leaves_image(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _exceeds_image(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
         half = self.sides_px.max() / 2 * np.abs(self._axes).sum(axis=1)
         outside: NDArray[np.bool_] = ((xy_px < half - 1e-6) | (xy_px > self._size_px - half + 1e-6)).any(axis=1)
         return outside
@@ -177,29 +149,29 @@ class PatchReader:
         rows: NDArray[np.intp],
         s: int,
     ) -> None:
-        """Fill in the patches of some neighbouring windows at one scale."""
+        """Cut the patches of neighbouring windows at one scale."""
         scale, size = self._scales[s], self.patch.size_px
         centre = (xy_px[rows, ::-1] - scale.origin) / scale.factor
         half = np.abs(scale.step).sum(axis=1) * size / 2
         start = np.round(centre - half, 6)
-        if scale.copied:
+        if scale.is_copy:
             start = np.floor(start + 0.5)
-        low = np.floor(start).astype(np.intp) - 2 * (not scale.straight)
-        high = np.floor(start + 2 * half).astype(np.intp) + 4  # a tap or two without weight, or a sample's neighbour
+        low = np.floor(start).astype(np.intp) - 2 * (not scale.aligned)
+        high = np.floor(start + 2 * half).astype(np.intp) + 4  # taps without weight, or neighbours of samples
         canvas, gone = self._canvas(scale.level, low, high)
         corner = low.min(axis=0)
-        if scale.copied:
+        if scale.is_copy:
             for i, (y, x) in zip(rows, low - corner, strict=True):
                 patches[i, s] = canvas[:, y : y + size, x : x + size]
         else:
             from . import _resample  # numba costs half a second
 
-            if scale.straight:
+            if scale.aligned:
                 _resample.area_average(canvas, start - corner, np.abs(scale.steps), rows, s, patches)
             else:
                 _resample.bilinear(canvas, centre - corner, scale.step, rows, s, patches)
-        if scale.straight:
-            _turn(patches, rows, s, scale)
+        if scale.aligned:
+            _orient(patches, rows, s, scale)
         if gone is not None:
             boxes = zip(np.floor(start) - corner, np.ceil(np.round(start + 2 * half, 6)) - corner, strict=True)
             missing[rows, s] = [gone[_box(*box)].any() for box in boxes]
@@ -207,37 +179,24 @@ class PatchReader:
     def _canvas(
         self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """Pixels of the box around some windows, which may leave the level: what lies beyond is filled."""
+        """Pixels of the box around windows; what lies beyond the level is filled."""
         size = np.asarray(self._chunks.sources[level].shape[1:])
         spans = zip(low.min(axis=0).tolist(), high.max(axis=0).tolist(), size.tolist(), strict=True)
-        (y, rows), (x, columns) = (_reach(*span, self.patch.fill) for span in spans)
+        (y, rows), (x, columns) = (_source_indices(*span, self.patch.fill) for span in spans)
         low, high = low.clip(0, size), high.clip(0, size)
-        if self.patch.fill == "reflect":  # what is mirrored is needed too
+        if self.patch.fill == "reflect":  # mirrored pixels are needed too
             low, high = low.clip(None, [y[0], x[0]]), high.clip([y[1], x[1]], None)
-        pixels, missing = self._chunks.canvas(level, y, x, self._chunks.touched(level, low, high))
+        pixels, missing = self._chunks.read_blocks(level, y, x, self._chunks.blocks_of(level, low, high))
         if rows is None and columns is None:
             return pixels, missing
-        gone = None if missing is None else _filled(missing[None], rows, columns, fill=0)[0]
-        return _filled(pixels, rows, columns, fill=255), gone
+        gone = None if missing is None else _gather_padded(missing[None], rows, columns, fill=0)[0]
+        return _gather_padded(pixels, rows, columns, fill=255), gone
 
 
 def visiting_order(xy_px: NDArray[np.float64], side_px: float, budget_bytes: int) -> NDArray[np.intp]:
-    """The order in which windows are best visited, so that each part of the image is decoded once.
+    """Order ``(n,)`` in which windows around ``xy_px`` are read, so that each part of the image is decoded once.
 
     Square cells, row by row; where a row of blocks is too wide for the budget, in strips.
-
-    Parameters
-    ----------
-    xy_px
-        ``(n, 2)`` centres in full-resolution pixels.
-    side_px
-        Side of the widest windows.
-    budget_bytes
-        How much decoded image may be held.
-
-    Returns
-    -------
-    ``(n,)`` positions in ``xy_px``.
     """
     strip = max(CELL_PX, budget_bytes / 2 / (3 * (side_px + 2 * CELL_PX)) // CELL_PX * CELL_PX)
     x, y = xy_px.T // CELL_PX
@@ -249,19 +208,7 @@ def _box(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[slice, sl
 
 
 def best_level(levels: Sequence[Level], ratio: float) -> int:
-    """The coarsest level that is still at least as fine as asked for.
-
-    Parameters
-    ----------
-    levels
-        The pyramid, finest first.
-    ratio
-        Full-resolution pixels a pixel.
-
-    Returns
-    -------
-    Its position; the finest where none is fine enough.
-    """
+    """Index of the coarsest level with at most ``ratio`` full-resolution pixels a pixel; else of the finest."""
     fine = [i for i, level in enumerate(levels) if max(level.factor) <= ratio * (1 + 1e-6)]
     return max(fine, key=lambda i: max(levels[i].factor)) if fine else 0
 
@@ -269,62 +216,48 @@ def best_level(levels: Sequence[Level], ratio: float) -> int:
 def rgb_strips(
     levels: Sequence[Level], position: int, n_rows: int, image_key: str
 ) -> tuple[Level, Iterator[NDArray[np.uint8]]]:
-    """All of one level, some rows at a time.
+    """A level with its true offset, and its pixels in strips ``(3, n_rows, width)`` uint8 from top to bottom.
 
-    Parameters
-    ----------
-    levels
-        The pyramid, finest first.
-    position
-        Which level.
-    n_rows
-        Rows at a time.
-    image_key
-        Name of the image, for messages.
-
-    Returns
-    -------
-    The level with its true offset, and strips ``(3, n_rows, width)`` uint8 from top to bottom, the last with what is
-    left. Transparent and missing pixels are white.
+    Transparent and missing pixels are white.
     """
     check.colour_image(levels[0].pixels.shape, image_key)
-    convert = partial(to_rgb, gain=gain_of(levels, image_key))
+    convert = partial(to_rgb, gain=rgb_gain(levels, image_key))
     chunks = Chunks([level.pixels for level in levels], convert, STRIP_BYTES)
-    level = _aligned(levels[: position + 1], chunks)[position]
+    level = _with_offsets(levels[: position + 1], chunks)[position]
     height, width = level.pixels.shape[1:]
     boxes = ((np.array([y, 0]), np.array([min(y + n_rows, height), width])) for y in range(0, height, n_rows))
-    return level, (chunks.whole(position, *box) for box in boxes)
+    return level, (chunks.read(position, *box) for box in boxes)
 
 
 def _scale(level: Level, position: int, axes: NDArray[np.float64], size: int) -> _Scale:
     """Geometry of a scale, from the movement in full-resolution pixels, (x, y) in rows, for a patch pixel."""
     factor = np.asarray(level.factor)
     step = np.round(axes[::-1, ::-1] / factor[:, None], 9)
-    turned = np.abs(step) * size > 0.5
-    straight, swapped = not (turned[0, 1] or turned[1, 0]), not (turned[0, 0] or turned[1, 1])
-    if straight or swapped:
-        step = np.where(np.eye(2, dtype=bool) ^ swapped, step, 0)
+    extent = np.abs(step) * size > 0.5  # over half a pixel from edge to edge
+    aligned, transposed = not (extent[0, 1] or extent[1, 0]), not (extent[0, 0] or extent[1, 1])
+    if aligned or transposed:
+        step = np.where(np.eye(2, dtype=bool) ^ transposed, step, 0)
     return _Scale(
         level=position,
         origin=np.asarray(level.offset),
         factor=factor,
         step=step,
-        swapped=swapped,
-        straight=straight or swapped,
+        transposed=transposed,
+        aligned=aligned or transposed,
     )
 
 
-def _turn(patches: NDArray[np.uint8], rows: NDArray[np.intp], s: int, scale: _Scale) -> None:
+def _orient(patches: NDArray[np.uint8], rows: NDArray[np.intp], s: int, scale: _Scale) -> None:
     """Flip and transpose patches that were cut along the image's rows and columns."""
     down, right = scale.steps
-    if down > 0 and right > 0 and not scale.swapped:
+    if down > 0 and right > 0 and not scale.transposed:
         return
-    turned = patches[rows, s, :, :: int(np.sign(down)), :: int(np.sign(right))]
-    patches[rows, s] = turned.swapaxes(-1, -2) if scale.swapped else turned
+    flipped = patches[rows, s, :, :: int(np.sign(down)), :: int(np.sign(right))]
+    patches[rows, s] = flipped.swapaxes(-1, -2) if scale.transposed else flipped
 
 
-def _reach(low: int, high: int, size: int, fill: str) -> tuple[tuple[int, int], NDArray[np.intp] | None]:
-    """The part of a range that has pixels; and, if it is not all, which of them every position takes, -1 for none."""
+def _source_indices(low: int, high: int, size: int, fill: str) -> tuple[tuple[int, int], NDArray[np.intp] | None]:
+    """The part of a range within the level; and, if that is not all, the pixel of each position, -1 for none."""
     if low >= 0 and high <= size:
         return (low, high), None
     index = np.arange(low, high)
@@ -336,10 +269,10 @@ def _reach(low: int, high: int, size: int, fill: str) -> tuple[tuple[int, int], 
     return (first, last), np.where((index >= 0) & (index < size), index - first, -1)
 
 
-def _filled(
+def _gather_padded(
     pixels: NDArray[Any], rows: NDArray[np.intp] | None, columns: NDArray[np.intp] | None, *, fill: int
 ) -> NDArray[Any]:
-    """Pixels ``(c, y, x)`` by row and column; -1 is filled."""
+    """Pixels ``(c, y, x)`` at rows and columns; positions of -1 get the value ``fill``."""
     rows = np.arange(pixels.shape[1]) if rows is None else rows
     columns = np.arange(pixels.shape[2]) if columns is None else columns
     filled = np.full((len(pixels), len(rows), len(columns)), fill, pixels.dtype)
@@ -350,11 +283,11 @@ def _filled(
     return filled
 
 
-def _aligned(levels: Sequence[Level], chunks: Chunks) -> list[Level]:
-    """Levels with their offsets: where odd rows or columns were dropped, the pixels tell on which side.
+def _with_offsets(levels: Sequence[Level], chunks: Chunks) -> list[Level]:
+    """Levels with their offsets: where odd rows or columns were dropped, pixels decide on which side.
 
-    Either side is tried; the one whose means of the next finer level are closer to the pixels is right. Where the
-    middle of the image is empty they tell nothing, and the last rows and columns are taken to be missing.
+    The side is taken on which the means of the next finer level are closer to the pixels. Where the middle of the
+    image is empty, the last rows and columns are assumed to be missing.
     """
     aligned = [levels[0]]
     for i, level in enumerate(levels[1:], 1):
@@ -376,6 +309,6 @@ def _mismatch(chunks: Chunks, i: int, finer: Level, level: Level) -> float:
     stop = start + (high - low) * ratio
     if (stop > finer.pixels.shape[1:]).any() or (high == low).any():
         return 0.0
-    here, there = (chunks.whole(k, *box).astype(np.float32) for k, box in ((i, (low, high)), (i - 1, (start, stop))))
+    here, there = (chunks.read(k, *box).astype(np.float32) for k, box in ((i, (low, high)), (i - 1, (start, stop))))
     means = there.reshape(3, high[0] - low[0], ratio[0], high[1] - low[1], ratio[1]).mean(axis=(2, 4))
     return float(((means - here) ** 2).mean())

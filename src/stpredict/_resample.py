@@ -1,6 +1,6 @@
-"""From decoded pixels to patches: the loops over pixels, compiled by numba, which release the interpreter's lock.
+"""Resample decoded pixels into patches: loops compiled by numba, which release the interpreter's lock.
 
-Imported only where patches are cut, since numba costs half a second. Nothing here reads an image.
+Imported only where patches are cut, since importing numba takes half a second. Nothing here reads an image.
 """
 
 from __future__ import annotations
@@ -20,37 +20,24 @@ if TYPE_CHECKING:
     Byte = NDArray[np.uint8]
 
 CELLS = 2048
-"""Parts into which a patch pixel is divided along each axis: its square of 255 still fits 31 bits."""
+"""Number of parts of a patch pixel along each axis; the square of it times 255 still fits 31 bits."""
 
 
 @njit(nogil=True, cache=True)
-def area_average(canvas: Byte, at: Float, step: Float, rows: Index, scale: int, out: Byte) -> None:
-    """Cut windows out of a canvas: every pixel of a patch is the mean of the canvas over the square that it covers.
+def area_average(canvas: Byte, corners: Float, step: Float, rows: Index, scale: int, out: Byte) -> None:
+    """Cut windows out of a canvas ``(3, h, w)`` into ``out[rows, scale]``: a patch pixel is the mean over its square.
 
-    A patch pixel is divided into 2048 x 2048 cells, each of which takes the canvas pixel that its centre lies in. Their
-    mean is exact, in whole numbers; halves are rounded up.
-
-    Parameters
-    ----------
-    canvas
-        ``(3, h, w)``, holding every window.
-    at
-        ``(n, 2)`` y and x of the upper left corners, in canvas pixels.
-    step
-        ``(2,)`` canvas pixels a patch pixel, along y and x.
-    rows
-        ``(n,)`` where in ``out`` each patch goes.
-    scale
-        Which scale of ``out``.
-    out
-        ``(m, n_scales, 3, p, p)``.
+    ``corners`` are y and x of the upper left corners in canvas pixels, ``step`` canvas pixels per patch pixel. A patch
+    pixel is divided into 2048 x 2048 cells, each of which takes the canvas pixel that its centre lies in. Their mean is
+    exact, in whole numbers; halves are rounded up. (Pillow's ``resize(box=…, resample=BOX)`` rounds to 8 bits after
+    either axis, and counts a pixel wholly or not at all where a box ends within it.)
     """
     size = out.shape[-1]
     line = np.empty(ceil(step[1] * size) + 4, np.int32)
     for i in range(len(rows)):
         patch = out[rows[i], scale]
-        y_at, y_weight = taps(at[i, 0], step[0], size)
-        x_at, x_weight = taps(at[i, 1], step[1], size)
+        y_at, y_weight = taps(corners[i, 0], step[0], size)
+        x_at, x_weight = taps(corners[i, 1], step[1], size)
         left, width = x_at[0], x_at[-1] - x_at[0] + len(x_weight)
         x_from = (x_at - left).astype(np.uint32)
         for c in range(3):
@@ -61,21 +48,7 @@ def area_average(canvas: Byte, at: Float, step: Float, rows: Index, scale: int, 
 
 @njit(nogil=True, cache=True)
 def taps(start: float, step: float, size: int) -> tuple[Index, Int]:
-    """How many cells of each patch pixel lie in which canvas pixel, along one axis.
-
-    Parameters
-    ----------
-    start
-        Where the patch begins, in canvas pixels.
-    step
-        Canvas pixels a patch pixel.
-    size
-        Patch pixels.
-
-    Returns
-    -------
-    ``(size,)`` the first canvas pixel of each patch pixel, and ``(n_taps, size)`` cells in it and in those after it.
-    """
+    """First canvas pixel ``(size,)`` of each patch pixel, and cells ``(n_taps, size)`` in it and those after it."""
     n_taps = ceil(step) + 1
     first, cells = np.empty(size, np.intp), np.zeros((max(n_taps, 3), size), np.int32)
     for j in range(size):
@@ -91,7 +64,7 @@ def taps(start: float, step: float, size: int) -> tuple[Index, Int]:
 
 @njit(nogil=True, cache=True)
 def _blend(rows: Byte, weight: Int, line: Int) -> None:
-    """Weighted sum of some rows."""
+    """Weighted sum of rows."""
     width = rows.shape[1]
     for x in range(width):
         line[x] = weight[0] * np.int32(rows[0, x])
@@ -115,22 +88,10 @@ def _shrink(line: Int, first: NDArray[np.uint32], weight: Int, out: Byte) -> Non
 
 @njit(nogil=True, cache=True)
 def bilinear(canvas: Byte, centre: Float, step: Float, rows: Index, scale: int, out: Byte) -> None:
-    """Cut turned or sheared windows: every patch pixel is the mean of bilinear samples on a regular grid within it.
+    """Cut rotated or sheared windows: each patch pixel is the mean of bilinear samples on a regular grid within it.
 
-    Parameters
-    ----------
-    canvas
-        ``(3, h, w)``, holding every window and a pixel more on each side.
-    centre
-        ``(n, 2)`` y and x of the centres, in canvas pixels.
-    step
-        ``(2, 2)`` movement in canvas pixels, (y, x) in rows, for one patch pixel down and one to the right.
-    rows
-        ``(n,)`` where in ``out`` each patch goes.
-    scale
-        Which scale of ``out``.
-    out
-        ``(m, n_scales, 3, p, p)``.
+    The canvas ``(3, h, w)`` holds every window and a pixel more on each side. ``step`` is the movement in canvas
+    pixels, (y, x) in rows, for one patch pixel down and one to the right.
     """
     size = out.shape[-1]
     n = max(2, ceil(np.abs(step).sum(axis=1).max()))

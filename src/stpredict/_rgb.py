@@ -17,18 +17,9 @@ if TYPE_CHECKING:
 
 
 def to_rgb(pixels: NDArray[Any], gain: float = 1.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-    """Any colour image as 8-bit RGB: scaled, transparent and missing pixels white.
+    """``(3 or 4, h, w)`` pixels as 8-bit RGB, and ``(h, w)`` which are missing (NaN), None where none is.
 
-    Parameters
-    ----------
-    pixels
-        ``(3 or 4, h, w)``; the fourth channel is opacity.
-    gain
-        Factor that brings values to [0, 255].
-
-    Returns
-    -------
-    ``(3, h, w)``, and ``(h, w)`` which pixels are missing (NaN), None where none is.
+    ``gain`` brings values to [0, 255]; the fourth channel is opacity; transparent and missing pixels become white.
     """
     if pixels.dtype == np.uint8 and gain == 1 and (len(pixels) == 3 or (pixels[3] == 255).all()):
         return pixels[:3], None
@@ -42,22 +33,11 @@ def to_rgb(pixels: NDArray[Any], gain: float = 1.0) -> tuple[NDArray[np.uint8], 
     return np.rint(np.clip(values, 0, 255)).astype(np.uint8), missing if missing.any() else None
 
 
-def gain_of(levels: Sequence[Level], image_key: str) -> float:
-    """Factor that brings pixel values to [0, 255].
+def rgb_gain(levels: Sequence[Level], image_key: str) -> float:
+    """Factor that brings the pixel values of a pyramid, finest level first, to [0, 255].
 
-    uint8 stays. Other integers are read as 8, 12 or 16 bits, the fewest that hold the coarsest level's maximum;
+    uint8 stays. Other integers are read as 8, 12 or 16 bits, the fewest that hold the maximum of the coarsest level;
     floats as [0, 1] or [0, 255].
-
-    Parameters
-    ----------
-    levels
-        The image pyramid, finest first.
-    image_key
-        Its name, for errors.
-
-    Returns
-    -------
-    The factor.
     """
     coarsest = levels[-1].pixels
     dtype = np.dtype(coarsest.dtype)

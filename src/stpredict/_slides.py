@@ -1,6 +1,6 @@
-"""From SpatialData objects to a list of slides: the only file that knows how SpatialData links things.
+"""From SpatialData objects to a list of slides: the only file that knows how SpatialData links its elements.
 
-Nothing here decodes pixels (see `_pixels`) or changes what it is given.
+Nothing here decodes pixels (see `_pixels`) or changes its input.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from spatialdata.transformations import get_transformation
 from . import _keys as keys
 from ._checks import slides as check
 from ._geometry import apply_affine, axis_scales, orientation
-from ._resolution import Spots, measured, platform, settle, told
-from ._rows import embeddings, group_of, instances, matrix_of
+from ._resolution import (
+    SpotsOnImage,
+    reconcile_resolution,
+    resolutions_from_spots,
+    spot_platform,
+    stated_resolution,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
@@ -42,7 +48,7 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Slide:
-    """One image with its spots, resolved: nothing downstream sees a SpatialData."""
+    """One image with its spots: nothing downstream sees a SpatialData."""
 
     name: str
     """The shapes element that the spots come from; ``"key/element"`` where several SpatialData were given."""
@@ -61,13 +67,13 @@ class Slide:
     obs_names: NDArray[Any]
     """``(n,)`` names of the table rows; the instances as strings where no table annotates the spots."""
     counts: csr_matrix | None
-    """``(n, n_genes)`` the asked layer of the table, or None."""
+    """``(n, n_genes)`` of the selected layer of the table, or None."""
     genes: tuple[str, ...]
     """Column names of ``counts``."""
     features: NDArray[np.float32] | None
-    """``(n, d)`` embeddings that the table holds, if they were asked for."""
+    """``(n, d)`` embeddings in the table, if ``features_key`` is given."""
     group: str
-    """What must stay on one side of a split, for instance the patient."""
+    """Group that must not be split, for instance the patient."""
     source: SpatialData
     """The object the slide was found in."""
     image_key: str
@@ -80,8 +86,8 @@ class Slide:
         """Spot centres in µm, origin at the image corner."""
         return self.xy_px * self.um_per_px
 
-    def alone(self) -> Slide:
-        """The image and where its spots are, without counts and the object: what another process needs to predict."""
+    def without_counts(self) -> Slide:
+        """A copy without counts and the object: what another process needs to predict."""
         return replace(self, counts=None, genes=(), source=SpatialData())
 
 
@@ -104,9 +110,9 @@ class Selection:
     features_key: str | None = None
     """Matrix of ``obsm`` with embeddings of the spots' images."""
     um_per_px: float | None = None
-    """Resolution, if it is not recorded in the object."""
+    """Resolution in µm per pixel, if it is not recorded in the object."""
     in_px: bool = False
-    """Whether to take a pixel for 1 µm, in order to measure what a pixel is."""
+    """Whether to treat a pixel as 1 µm, in order to measure the resolution."""
 
 
 def resolve(
@@ -115,28 +121,15 @@ def resolve(
     *,
     needs_table: bool = True,
 ) -> list[Slide]:
-    """Find every slide in one or several SpatialData objects.
+    """Find every slide in one or several SpatialData objects, in the order of objects and of regions in their tables.
 
-    Parameters
-    ----------
-    data
-        One object (several regions allowed), a sequence, or a mapping of names to objects.
-    selection
-        Which elements are meant.
-    needs_table
-        Whether spots without a table are an error (training) or fine (prediction).
-
-    Returns
-    -------
-    The slides, in the order of objects and of regions in their tables.
+    Without ``needs_table`` (prediction), spots may have no table.
     """
     found: list[Slide] = []
     for prefix, sdata in _objects(data):
         check.is_spatialdata(sdata)
-        table_name = _table_name(sdata, selection, needs_table=needs_table)
-        if not needs_table and _without_table(sdata, table_name, selection):
-            table_name = None
-        for shapes_key in _regions(sdata, table_name, selection):
+        table_name, regions = _table_and_regions(sdata, selection, needs_table=needs_table)
+        for shapes_key in regions:
             slide = _slide(sdata, table_name, shapes_key, selection)
             own = slide.group if selection.group_key else f"{prefix}{slide.group}"
             found.append(replace(slide, name=f"{prefix}{slide.name}", group=own))
@@ -145,17 +138,7 @@ def resolve(
 
 
 def shared_genes(slides: Sequence[Slide]) -> list[str]:
-    """Genes that every slide has, in the order of the first.
-
-    Parameters
-    ----------
-    slides
-        Slides with counts.
-
-    Returns
-    -------
-    Gene names.
-    """
+    """Genes that every slide has, in the order of the first."""
     common = set(slides[0].genes).intersection(*(slide.genes for slide in slides[1:]))
     return [gene for gene in slides[0].genes if gene in common]
 
@@ -182,34 +165,23 @@ def _table_name(sdata: SpatialData, selection: Selection, *, needs_table: bool) 
     return names[0] if names else None
 
 
-def _asked(selection: Selection) -> Sequence[str] | None:
-    return [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
-
-
-def _without_table(sdata: SpatialData, table_name: str | None, selection: Selection) -> bool:
-    """Whether the elements that were asked for exist, but are not what the table annotates: a grid beside the spots."""
-    asked = _asked(selection)
-    if table_name is None or selection.table_name is not None or not asked:
-        return False
-    annotated = set(check.annotated_regions(sdata.tables[table_name], table_name))
-    return not annotated & set(asked) and {*sdata.shapes, *sdata.labels}.issuperset(asked)
-
-
-def _regions(sdata: SpatialData, table_name: str | None, selection: Selection) -> list[str]:
-    asked = _asked(selection)
-    if table_name is None:
-        available = [*sdata.shapes, *sdata.labels]
-        regions = _spot_elements(sdata, available) if asked is None else available
-    else:
-        regions = check.annotated_regions(sdata.tables[table_name], table_name)
-    if asked is not None:
-        check.has_regions(regions, asked)
-        regions = list(asked)
-    return regions
+def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table: bool) -> tuple[str | None, list[str]]:
+    """The elements that hold spots, and the table that annotates them, None where none does."""
+    selected = [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
+    available = [*sdata.shapes, *sdata.labels]
+    table_name = _table_name(sdata, selection, needs_table=needs_table)
+    regions = available if table_name is None else check.annotated_regions(sdata.tables[table_name], table_name)
+    if selected is None:
+        return table_name, _spot_elements(sdata, available) if table_name is None else regions
+    elsewhere = selected and not set(selected) & set(regions) and set(selected) <= set(available)
+    if elsewhere and not needs_table and selection.table_name is None:  # a grid beside the spots of the table
+        return None, list(selected)
+    check.has_regions(regions, selected)
+    return table_name, list(selected)
 
 
 def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
-    """The element with the spots where no table says which: the grid we made, or else what is no tissue of ours."""
+    """The element with the spots where no table names one: our own grid, or else what is not our own tissue."""
     grids, tissue = (sdata.attrs.get(keys.ATTRS, {}).get(kind, {}) for kind in (keys.GRID, keys.TISSUE))
     found = [name for name in names if name in grids] or [name for name in names if name not in tissue]
     check.one_shapes(found, names)
@@ -224,11 +196,11 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
     check.isotropic(axis_scales(to_px), image_key, system)
     element_to_px = to_px @ affine_matrix(element, system)
     spots = _spots(element)
-    ids, rows = instances(sdata, table_name, shapes_key, spots.index)
+    ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
     xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
     diameter_px = float(spots["diameter"].median()) * float(np.mean(axis_scales(element_to_px)))
-    on_it = Spots(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px)
-    um_per_px = 1.0 if selection.in_px else resolution(sdata, image_key, selection.um_per_px, on_it)
+    measured = SpotsOnImage(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px)
+    um_per_px = 1.0 if selection.in_px else image_resolution(sdata, image_key, selection.um_per_px, measured)
     levels = pyramid(sdata.images[image_key])
     check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     table = sdata.tables[table_name][rows] if table_name else None
@@ -241,10 +213,10 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
         axes=orientation(to_px),
         instances=ids,
         obs_names=ids.astype(str) if table is None else table.obs_names.to_numpy(),
-        counts=None if table is None else matrix_of(table, selection.layer),
+        counts=None if table is None else _counts(table, selection.layer),
         genes=() if table is None else tuple(table.var_names),
-        features=embeddings(table, selection.features_key, shapes_key),
-        group=shapes_key if table is None else group_of(table, selection.group_key, shapes_key),
+        features=_embeddings(table, selection.features_key, shapes_key),
+        group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
         source=sdata,
         image_key=image_key,
         shapes_key=shapes_key,
@@ -254,8 +226,7 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
 
 
 def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tuple[str, str]:
-    asked = selection.image_key
-    name = asked.get(shapes_key) if isinstance(asked, Mapping) else asked
+    name = selection.image_key.get(shapes_key) if isinstance(selection.image_key, Mapping) else selection.image_key
     if name is not None:
         check.has_image(list(sdata.images), name)
     images = [name] if name is not None else slide_images(sdata)
@@ -270,42 +241,20 @@ def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tupl
 
 
 def slide_images(sdata: SpatialData) -> list[str]:
-    """Images that may be of tissue: all but those that `tl.rasterize` made.
-
-    Parameters
-    ----------
-    sdata
-        The object.
-
-    Returns
-    -------
-    Their names.
-    """
+    """Names of the images that may show tissue: all but those that `tl.rasterize` made."""
     made = sdata.attrs.get(keys.ATTRS, {}).get(keys.RASTER, {})
     return [name for name in sdata.images if name not in made]
 
 
 def affine_matrix(element: Any, system: str) -> NDArray[np.float64]:
-    """Where an element lies.
-
-    Parameters
-    ----------
-    element
-        An image or shapes.
-    system
-        A coordinate system that it is in.
-
-    Returns
-    -------
-    ``(3, 3)`` homogeneous matrix from the element's own ``(x, y)`` to the system's.
-    """
+    """``(3, 3)`` matrix from ``(x, y)`` of an element to ``(x, y)`` of a coordinate system that it is in."""
     transformation = get_transformation(element, to_coordinate_system=system)
     matrix: NDArray[np.float64] = transformation.to_affine_matrix(("x", "y"), ("x", "y"))
     return matrix
 
 
 def _spots(element: Any) -> pd.DataFrame:
-    """Centre (x, y) and diameter of each spot, in the element's own coordinates; of other shapes that of equal area."""
+    """Centre (x, y) and diameter of each spot in the element's coordinates; for other shapes that of equal area."""
     if hasattr(element, "geometry"):
         outlines = element.geometry.to_numpy()
         x, y = shapely.get_coordinates(shapely.centroid(outlines)).T
@@ -318,48 +267,58 @@ def _spots(element: Any) -> pd.DataFrame:
     return pd.DataFrame({**means, "diameter": 2 * np.sqrt(n_pixels / np.pi)}, index=names)
 
 
-def resolution(sdata: SpatialData, image_key: str, given: float | None, spots: Spots | None = None) -> float:
-    """µm per pixel of an image: argument, then what is recorded, then its metadata, then its platform's spots.
+def _instances(
+    sdata: SpatialData, table_name: str | None, shapes_key: str, index: pd.Index[Any]
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Index values of the spots in their element, and their rows in the table."""
+    if table_name is None:
+        return index.to_numpy(), np.arange(len(index))
+    table = sdata.tables[table_name]
+    attrs = table.uns["spatialdata_attrs"]
+    rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str) == shapes_key)
+    ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
+    check.instances_match(ids, index, shapes_key, table_name)
+    return ids, rows
 
-    Parameters
-    ----------
-    sdata
-        The object.
-    image_key
-        The image.
-    given
-        The user's word, if any.
-    spots
-        Spots on the image; None where there are none to tell it by.
 
-    Returns
-    -------
-    µm per full-resolution pixel.
+def _counts(table: AnnData, layer: str | None) -> csr_matrix:
+    from scipy.sparse import csr_matrix
 
-    Raises
-    ------
-    ValueError
-        If nothing is known, or spots of a known platform differ by more than 5 %.
+    check.has_layer(table, layer)
+    return csr_matrix(table.X if layer is None else table.layers[layer])
+
+
+def _embeddings(table: AnnData | None, features_key: str | None, shapes_key: str) -> NDArray[np.float32] | None:
+    if features_key is None:
+        return None
+    return np.ascontiguousarray(check.embeddings(table, features_key, shapes_key), np.float32)
+
+
+def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
+    """The group of a slide; without a key every slide is its own."""
+    if group_key is None:
+        return shapes_key
+    check.has_column(table, group_key)
+    return check.one_group(pd.Series(table.obs[group_key]), group_key, shapes_key)
+
+
+def image_resolution(
+    sdata: SpatialData, image_key: str, given: float | None, spots: SpotsOnImage | None = None
+) -> float:
+    """µm per full-resolution pixel: as given, else as recorded, else of the image file, else from spots.
+
+    Spots of a known platform must agree within 5 %.
     """
-    by_spots = [] if spots is None else measured(platform(sdata, spots.shapes_key), spots)
-    return settle(told(sdata, image_key, given), by_spots, image_key).um_per_px
+    by_spots = [] if spots is None else resolutions_from_spots(spot_platform(sdata, spots.shapes_key), spots)
+    return reconcile_resolution(stated_resolution(sdata, image_key, given), by_spots, image_key).um_per_px
 
 
 def pyramid(image: Any) -> tuple[Level, ...]:
-    """Levels of an image element with their true scale factors.
+    """Levels of an image element (DataArray or DataTree), finest first, with their true scale factors.
 
     SpatialData averages blocks and drops odd edge rows, so a level of ``n // f`` rows has factor ``f`` exactly; any
     other level covers the whole image. Which edge was dropped (`Image2DModel`: the first, our own pyramids: the last)
-    is not recorded: `PatchReader` finds out by the pixels.
-
-    Parameters
-    ----------
-    image
-        A DataArray, or a DataTree with one DataArray a scale.
-
-    Returns
-    -------
-    Levels, finest first.
+    is not recorded: `PatchReader` detects it from the pixels.
     """
     arrays = sorted(_arrays(image), key=lambda array: -array.shape[1])
     full = arrays[0].shape

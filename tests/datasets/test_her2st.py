@@ -13,7 +13,7 @@ import spatialdata as sd
 
 from stpredict.datasets import _fetch, her2st
 from stpredict.datasets._fetch import RemoteFile
-from stpredict.datasets._her2st import registry
+from stpredict.datasets._her2st import read_registry
 
 _her2st = sys.modules["stpredict.datasets._her2st"]
 
@@ -40,7 +40,7 @@ def stand_in(st_files, tmp_path, monkeypatch):
     labels.parent.mkdir()
     labels.write_text("x\ty\tlabel\n4.01\t3.02\tinvasive cancer\n")
     known["A1"]["labels"] = blob(labels, "data/lbl/A1.tsv")
-    monkeypatch.setattr(_her2st, "registry", lambda: known)
+    monkeypatch.setattr(_her2st, "read_registry", lambda: known)
     monkeypatch.setattr(_her2st, "BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(_fetch, "cache_dir", lambda: tmp_path / "cache")
     monkeypatch.setenv("STPREDICT_DATA_DIR", str(tmp_path / "mine"))
@@ -48,7 +48,7 @@ def stand_in(st_files, tmp_path, monkeypatch):
 
 
 def test_registry_knows_every_section():
-    known = registry()
+    known = read_registry()
     assert "".join(known) == "A1A2A3A4A5A6B1B2B3B4B5B6C1C2C3C4C5C6D1D2D3D4D5D6E1E2E3F1F2F3G1G2G3H1H2H3"
     for name, kinds in known.items():
         assert {"image", "counts", "spots"} <= set(kinds)
@@ -135,7 +135,7 @@ def test_a_real_section(her2st_dir):
 
 @pytest.mark.parametrize(("name", "n_spots", "um_per_px"), [("C2", 187, 0.689), ("C3", 180, 0.686), ("C4", 184, 0.686)])
 def test_spots_and_resolution_of_real_sections(her2st_dir, name, n_spots, um_per_px):
-    section = _her2st._section(name, registry()[name])
+    section = _her2st._section(name, read_registry()[name])
     assert len(section.xy_px) == n_spots
     assert section.um_per_px == pytest.approx(um_per_px, abs=0.001)
     assert 15_000 < len(section.genes) < 16_500

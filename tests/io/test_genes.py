@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from stpredict.io._genes import read_gene_map, rename, without_version
+from stpredict.io.genes import read_gene_map, rename_genes, without_version
 
 ERBB2, ACTB, MOUSE = "ENSG00000141736", "ENSG00000075624", "ENSMUSG00000064339"
 
@@ -48,7 +48,7 @@ def test_a_file_that_is_no_map(tmp_path, text):
 
 def test_shared_names_are_summed_in_the_place_of_the_first():
     matrix = sparse.csr_matrix(np.array([[1, 2, 3, 4], [0, 5, 0, 6]], np.float32))
-    summed, names = rename(matrix, [f"{ERBB2}.1", "X", f"{ERBB2}.2", ACTB], {ACTB: "X"})
+    summed, names = rename_genes(matrix, [f"{ERBB2}.1", "X", f"{ERBB2}.2", ACTB], {ACTB: "X"})
     assert names == [ERBB2, "X"]
     assert summed.toarray().tolist() == [[4, 6], [0, 11]]
     assert summed.dtype == np.float32
@@ -57,6 +57,6 @@ def test_shared_names_are_summed_in_the_place_of_the_first():
 
 def test_nothing_to_sum():
     matrix = sparse.csr_matrix(np.eye(2, dtype=np.float32))
-    same, names = rename(matrix, [ERBB2, "GENE"], {ERBB2: "ERBB2"})
+    same, names = rename_genes(matrix, [ERBB2, "GENE"], {ERBB2: "ERBB2"})
     assert same is matrix
     assert names == ["ERBB2", "GENE"]

@@ -12,7 +12,7 @@ from PIL import Image
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation
 
-from stpredict.io._images import halve, pyramid, read_image
+from stpredict.io.images import halve, pyramid, read_image
 
 
 @pytest.fixture

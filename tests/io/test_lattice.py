@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stpredict.io._lattice import fit_lattice, is_staggered, neighbour_pitch, um_per_px
+from stpredict._geometry import neighbour_pitch
+from stpredict.io._lattice import fit_lattice, is_staggered, resolution_from_lattice
 
 ARRAY = np.stack(np.meshgrid(np.arange(3.0, 17), np.arange(5.0, 18)), -1).reshape(-1, 2)
 
@@ -29,29 +30,29 @@ def test_scatter_and_strays_hardly_matter():
     found = fit_lattice(ARRAY, xy)
     np.testing.assert_allclose(found.pitch_px, 290, rtol=0.004)
     assert 5e-4 < found.error < 3e-3
-    assert um_per_px(ARRAY, xy, 200, given=None, name="a") == pytest.approx(200 / 290, rel=0.004)
+    assert resolution_from_lattice(ARRAY, xy, 200, given=None, name="a") == pytest.approx(200 / 290, rel=0.004)
 
 
 def test_pixels_that_are_not_square_are_refused():
     with pytest.raises(ValueError, match=r"'a' is 290\.00 px along x and 295\.80 px along y \(2\.0 % apart"):
-        um_per_px(ARRAY, ARRAY * (290, 295.8), 200, given=None, name="a")
-    assert um_per_px(ARRAY, ARRAY * (290, 292), 200, given=None, name="a") == pytest.approx(200 / 291)
+        resolution_from_lattice(ARRAY, ARRAY * (290, 295.8), 200, given=None, name="a")
+    assert resolution_from_lattice(ARRAY, ARRAY * (290, 292), 200, given=None, name="a") == pytest.approx(200 / 291)
 
 
 def test_given_resolution_must_fit_the_spots():
-    assert um_per_px(ARRAY, ARRAY * 290, 200, given=0.7, name="a") == 0.7
+    assert resolution_from_lattice(ARRAY, ARRAY * 290, 200, given=0.7, name="a") == 0.7
     with pytest.raises(
         ValueError, match=r"'a' is given as 0\.75 µm per pixel, but its spots say 0\.6897 \(\+8\.[78] %"
     ):
-        um_per_px(ARRAY, ARRAY * 290, 200, given=0.75, name="a")
+        resolution_from_lattice(ARRAY, ARRAY * 290, 200, given=0.75, name="a")
 
 
 @pytest.mark.parametrize("spots", [ARRAY[:1], ARRAY[:2], ARRAY[:14]])
 def test_spots_in_a_line_say_nothing(spots):
     assert fit_lattice(spots, 290 * spots) is None
-    assert um_per_px(spots, 290 * spots, 200, given=0.7, name="a") == 0.7
+    assert resolution_from_lattice(spots, 290 * spots, 200, given=0.7, name="a") == 0.7
     with pytest.raises(ValueError, match=rf"'a' cannot be derived from the pitch of its {len(spots)} spots"):
-        um_per_px(spots, 290 * spots, 200, given=None, name="a")
+        resolution_from_lattice(spots, 290 * spots, 200, given=None, name="a")
 
 
 @pytest.mark.parametrize("kind", ["square", "hexagonal"])
@@ -75,8 +76,8 @@ SHIFTED = STAGGERED + np.array([1, 0])
 def test_neighbours_on_a_staggered_array_are_diagonal(degrees):
     xy = STAGGERED * (24, 32) @ rotation(degrees)
     assert fit_lattice(STAGGERED, xy).diagonal_px == pytest.approx(40)
-    assert um_per_px(STAGGERED, xy, 150, given=None, name="a") == pytest.approx(150 / 40)
-    assert um_per_px(SHIFTED, xy, 150, given=None, name="a") == pytest.approx(150 / 40)
+    assert resolution_from_lattice(STAGGERED, xy, 150, given=None, name="a") == pytest.approx(150 / 40)
+    assert resolution_from_lattice(SHIFTED, xy, 150, given=None, name="a") == pytest.approx(150 / 40)
 
 
 def test_staggered_arrays_are_told_by_parity():

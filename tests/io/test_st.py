@@ -93,11 +93,10 @@ def test_labels_are_matched_by_rounded_position(st_files, tmp_path):
     assert list(obs["label"].cat.categories) == ["stroma"]
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_zarr_round_trip(st_files, tmp_path, labelled):
+def test_zarr_round_trip(st_files, tmp_path):
     labels = tmp_path / "labels.tsv"
     labels.write_text("x\ty\tlabel\n4\t3\tstroma\n")
-    section = read_st(**st_files, name="X1", labels=labels if labelled else None)
+    section = read_st(**st_files, name="X1", labels=labels)
     section.write(tmp_path / "X1.zarr")
     again = sd.read_zarr(tmp_path / "X1.zarr")
     assert again.attrs["stpredict"] == section.attrs["stpredict"]
@@ -117,9 +116,7 @@ FAULTS = {
     "text": ("counts", "4x3\t4\t3\t0\t12", "4x3\t4\tx\t0\t12", "Row '4x3' .* has 0 readable numbers for 4 columns"),
     "spot twice": ("counts", "4x3", "4x4", "more than one row for array position '4x4'"),
     "gene twice": ("counts", "\tA\tB", "\tA\tA", "Gene names in .* are not unique: 'A'"),
-    "negative": ("counts", "4x3\t4\t3", "4x3\t4\t-3", "values are negative: -3 at spot '4x3', gene 'B'"),
     "not whole": ("counts", "4x3\t4\t3", "4x3\t4\t0.5", "not whole numbers: 0.5 at spot '4x3', gene 'B'"),
-    "missing": ("counts", "4x3\t4\t3", "4x3\t4\tnan", "values are not finite: nan at spot '4x3', gene 'B'"),
 }
 
 
@@ -137,34 +134,28 @@ def test_positions_that_do_not_match(st_files):
         read_st(**st_files, name="X1")
 
 
-@pytest.mark.parametrize("kind", ["image", "counts", "spots"])
-def test_missing_file(st_files, kind):
-    st_files[kind].unlink()
-    with pytest.raises(FileNotFoundError, match="Give the path of an existing file"):
-        read_st(**st_files, name="X1")
+def test_missing_file(st_files, tmp_path):
+    for kind in st_files:
+        with pytest.raises(FileNotFoundError, match="Give the path of an existing file"):
+            read_st(**{**st_files, kind: tmp_path / "gone"}, name="X1")
 
 
 @pytest.mark.parametrize("kind", ["image", "counts", "spots"])
 def test_cut_gzip(st_files, kind):
     packed = gzip.compress(st_files[kind].read_bytes())
+    st_files[kind] = st_files[kind].rename(st_files[kind].with_suffix(".xlsx"))  # the content decides, not the name
+    assert read_st(**st_files, name="X1")["observed"].n_obs == 20
     st_files[kind].write_bytes(packed)
-    assert read_st(**st_files, name="X1")["observed"].n_obs == 20  # packed, whatever the name says
+    assert read_st(**st_files, name="X1")["observed"].n_obs == 20
     st_files[kind].write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ValueError, match=rf"{st_files[kind].name}' cannot be read: .*fetch it again"):
         read_st(**st_files, name="X1")
 
 
-@pytest.mark.parametrize("kind", ["image", "counts", "spots"])
-def test_content_decides_not_the_extension(st_files, kind, tmp_path):
-    misnamed = st_files[kind].rename(tmp_path / "file.xlsx")
-    assert read_st(**{**st_files, kind: misnamed}, name="X1")["observed"].n_obs == 20
-
-
-@pytest.mark.parametrize("kind", ["image", "counts", "spots"])
-def test_another_file_in_its_place(st_files, kind):
-    other = {"image": "counts", "counts": "image", "spots": "image"}[kind]
-    with pytest.raises(ValueError, match=r"cannot be read: .*Check that the file is whole"):
-        read_st(**{**st_files, kind: st_files[other]}, name="X1")
+def test_another_file_in_its_place(st_files):
+    for kind, other in {"image": "counts", "counts": "image", "spots": "image"}.items():
+        with pytest.raises(ValueError, match=r"cannot be read: .*Check that the file is whole"):
+            read_st(**{**st_files, kind: st_files[other]}, name="X1")
 
 
 def test_empty_spot_file(st_files):
@@ -173,10 +164,10 @@ def test_empty_spot_file(st_files):
         read_st(**st_files, name="X1")
 
 
-@pytest.mark.parametrize("argument", ["pitch_um", "diameter_um"])
-def test_lengths_are_positive(st_files, argument):
-    with pytest.raises(ValueError, match=f"`{argument}` is 0; it must be above 0"):
-        read_st(**st_files, name="X1", **{argument: 0})
+def test_lengths_are_positive(st_files):
+    for argument in ("pitch_um", "diameter_um"):
+        with pytest.raises(ValueError, match=f"`{argument}` is 0; it must be above 0"):
+            read_st(**st_files, name="X1", **{argument: 0})
 
 
 def test_resolution_is_compared_with_the_spots(st_files):
@@ -273,10 +264,10 @@ def test_image_at_another_size_than_pixel_coordinates(st_files, section):
     assert found.attrs["stpredict"]["um_per_px"]["X1_image"] == pytest.approx(5)
 
 
-@pytest.mark.parametrize("frame", [(0, 5), (-1, -1), (100,)])
-def test_frame_that_is_none(st_files, frame):
-    with pytest.raises(ValueError, match=r"`pixel_frame` is .*; give \(width, height\) in pixels"):
-        read_st(**st_files, name="X1", pixel_frame=frame)
+def test_frame_that_is_none(st_files):
+    for frame in ((0, 5), (-1, -1), (100,)):
+        with pytest.raises(ValueError, match=r"`pixel_frame` is .*; give \(width, height\) in pixels"):
+            read_st(**st_files, name="X1", pixel_frame=frame)
 
 
 def test_spots_off_the_image(st_files):
@@ -292,14 +283,9 @@ def test_spots_off_the_image(st_files):
         read_st(**st_files, name="X1")
 
 
-@pytest.mark.parametrize(("mode", "words"), [
-    ("L", "is grey"), ("I;16", "is of mode I;16"), ("1", "is black and white"), ("F", "is floating point"),
-])  # fmt: skip
-def test_image_without_colour(st_files, tmp_path, mode, words):
-    pixels = np.full((121, 141), 200, {"I;16": np.uint16, "F": np.float32}.get(mode, np.uint8))
-    image = Image.fromarray(pixels)
-    (image.convert("1") if mode == "1" else image).save(tmp_path / "image.tif")
-    with pytest.raises(ValueError, match=rf"'image\.tif' {words}; H&E in 8-bit colour is needed"):
+def test_image_without_colour(st_files, tmp_path):
+    Image.new("1", (141, 121)).save(tmp_path / "image.tif")
+    with pytest.raises(ValueError, match=r"'image\.tif' is black and white; H&E in 8-bit colour is needed"):
         read_st(**{**st_files, "image": tmp_path / "image.tif"}, name="X1")
 
 

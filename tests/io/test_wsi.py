@@ -65,6 +65,8 @@ def stored(sdata, name="a"):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_levels_hold_the_pixels_of_the_file(tmp_path, levels, kind):
     sdata = read_wsi(write.FORMATS[kind](tmp_path, levels))
+    assert recorded(sdata) == pytest.approx(0.499 if kind == "SVS" else 0.5, rel=1e-6)
+    assert sdata.attrs["stpredict"]["um_per_px_from"] == {"a": "image metadata"}
     found = scales(sdata)
     assert [scale.shape for scale in found] == [(3, *level.shape[:2]) for level in levels]
     for scale, level in zip(found, levels, strict=True):
@@ -73,12 +75,7 @@ def test_levels_hold_the_pixels_of_the_file(tmp_path, levels, kind):
     assert list(get_transformation(sdata["a"], get_all=True)) == ["a"]
     np.testing.assert_allclose(found[1].y, (np.arange(155) + 0.5) * 2)
     Image2DModel().validate(sdata["a"])
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_patches_are_those_of_the_pixels_and_no_dask_is_asked(tmp_path, levels, kind):
-    sdata = read_wsi(write.FORMATS[kind](tmp_path, levels))
-    for pixels in stored(sdata):
+    for pixels in stored(sdata):  # patches are read without dask
         assert isinstance(pixels, FileArray | zarr.Array)
     held = [Level(pixels=level.transpose(2, 0, 1), factor=(f, f)) for level, f in zip(levels, (1, 2, 4), strict=True)]
     wanted, border = PatchReader(held, 0.5, SPEC).read(XY)
@@ -90,14 +87,14 @@ def test_patches_are_those_of_the_pixels_and_no_dask_is_asked(tmp_path, levels, 
 
 
 def test_nothing_is_decoded_before_it_is_needed_and_every_tile_once(tmp_path, levels, monkeypatch):
-    decoded, paste = Counter(), _wsi_tiff._paste
+    decoded, decode = Counter(), _wsi_tiff._decode_segment
 
     def counted(out, page, corner, segment):
         decoded[page.offset, segment[1]] += 1
-        paste(out, page, corner, segment)
+        decode(out, page, corner, segment)
 
-    monkeypatch.setattr(_wsi_tiff, "_paste", counted)
-    monkeypatch.setattr("stpredict._chunks.LEAST_PX", 1)
+    monkeypatch.setattr(_wsi_tiff, "_decode_segment", counted)
+    monkeypatch.setattr("stpredict._chunks.MIN_BLOCK_PX", 1)
     monkeypatch.setattr("stpredict._pixels.CELL_PX", 64)
     sdata = read_wsi(write.tiff(tmp_path / "a.tif", levels))
     assert not decoded
@@ -148,21 +145,24 @@ def test_a_new_process_opens_the_file_itself(tmp_path, pixels):
     np.testing.assert_array_equal(found, pixels[40:130, 3:200].transpose(2, 0, 1))
 
 
-def test_what_is_sent_is_a_path():
-    array = _wsi_levels.Handle(Path("a"), open)
-    assert pickle.loads(pickle.dumps(array)).path == Path("a")
+def test_a_pickled_handle_is_a_path():
+    handle = _wsi_levels.FileHandle(Path("a"), open)
+    assert pickle.loads(pickle.dumps(handle)).path == Path("a")
 
 
-@pytest.mark.parametrize("at", [
+SLICES = [
     (np.s_[:],), (1,), np.s_[:, 7], np.s_[:, :, -3], np.s_[0, 5, 9], np.s_[:, 3:150, 60:200], np.s_[1:, ::7, 5::3],
     np.s_[:, 200:100], np.s_[[2, 0], ::-1, 250:20:-9], np.s_[:, -5:], np.s_[:, 5, ::2],
-])  # fmt: skip
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("backend", ["tiffslide", "openslide"])
-def test_slices_are_those_of_numpy(tmp_path, pixels, at, backend):
+def test_slices_are_those_of_numpy(tmp_path, pixels, backend):
     sdata = read_wsi(write.tiff(tmp_path / "a.tif", [pixels]), backend=backend)
-    np.testing.assert_array_equal(stored(sdata)[0][at], pixels.transpose(2, 0, 1)[at])
-    if not any(isinstance(part, list) for part in at):
-        np.testing.assert_array_equal(scales(sdata)[0].data[at].compute(), pixels.transpose(2, 0, 1)[at])
+    for at in SLICES:
+        np.testing.assert_array_equal(stored(sdata)[0][at], pixels.transpose(2, 0, 1)[at])
+        if not any(isinstance(part, list) for part in at):
+            np.testing.assert_array_equal(scales(sdata)[0].data[at].compute(), pixels.transpose(2, 0, 1)[at])
 
 
 def test_levels_whose_factor_is_no_whole_number(tmp_path):
@@ -184,7 +184,7 @@ def test_levels_that_cover_the_whole_image_have_the_ratio_of_sizes(tmp_path):
     assert [level.factor for level in found] == [(1, 1), (301 / 151, 403 / 202), (301 / 76, 403 / 101)]
 
 
-@pytest.mark.parametrize("kind", ["SVS", "generic TIFF", "OME-TIFF", "OME-Zarr 0.4", "OME-Zarr tczyx"])
+@pytest.mark.parametrize("kind", ["SVS", "OME-Zarr tczyx"])
 def test_spatialdata_writes_what_was_read(tmp_path, levels, kind):
     sdata = read_wsi(write.FORMATS[kind](tmp_path, levels))
     sdata.write(tmp_path / "copy.zarr")
@@ -214,13 +214,6 @@ def recorded(sdata):
     return sdata.attrs["stpredict"].get("um_per_px", {}).get("a")
 
 
-@pytest.mark.parametrize(("kind", "um_per_px"), [*((kind, 0.5) for kind in FORMATS if kind != "SVS"), ("SVS", 0.499)])
-def test_resolution_of_the_file_is_recorded(tmp_path, levels, kind, um_per_px):
-    sdata = read_wsi(write.FORMATS[kind](tmp_path, levels))
-    assert recorded(sdata) == pytest.approx(um_per_px, rel=1e-6)
-    assert sdata.attrs["stpredict"]["um_per_px_from"] == {"a": "image metadata"}
-
-
 def test_what_is_recorded_is_json(tmp_path, levels):
     ours = read_wsi(write.svs(tmp_path / "a.svs", levels)).attrs["stpredict"]
     assert json.loads(json.dumps(ours)) == ours
@@ -229,13 +222,10 @@ def test_what_is_recorded_is_json(tmp_path, levels):
 
 
 @pytest.mark.parametrize(("options", "found"), [
-    ({"um_per_px": 25_400 / 72, "unit": 3}, None),
-    ({"um_per_px": 25_400 / 96}, None),
     ({"um_per_px": 25_400 / 300}, None),
     ({"um_per_px": 0.04}, None),
     ({"um_per_px": 40.5}, None),
     ({"um_per_px": 39.0}, 39.0),
-    ({"um_per_px": 0.06}, 0.06),
     ({"um_per_px": 0.5, "unit": 1}, None),
     ({"um_per_px": 0.5 / 2.54, "unit": 2}, 0.5),
     ({"um_per_px": None}, None),
@@ -250,23 +240,22 @@ def test_tags_are_believed_if_they_can_be_a_scan(tmp_path, levels, options, foun
         assert recorded(read_wsi(path)) == pytest.approx(found, rel=1e-5)
 
 
-@pytest.mark.parametrize(("unit", "um_per_px"), [("nm", 500.0), ("mm", 0.0005), ("µm", 0.5), ("cm", 0.00005)])
-def test_units_of_ome_tiff(tmp_path, levels, unit, um_per_px):
-    path = write.ome_tiff(tmp_path / "a.tif", levels, um_per_px=um_per_px, unit=unit)
-    assert recorded(read_wsi(path)) == pytest.approx(0.5)
+def test_units_of_ome_tiff(tmp_path, levels):
+    for unit, um_per_px in {"nm": 500.0, "mm": 0.0005, "µm": 0.5, "cm": 0.00005}.items():
+        path = write.ome_tiff(tmp_path / "a.tif", levels[:1], um_per_px=um_per_px, unit=unit)
+        assert recorded(read_wsi(path)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("options", "found"), [
     ({"unit": "nanometer", "um_per_px": 250.0}, 0.25),
-    ({"unit": "millimeter", "um_per_px": 0.0005}, 0.5),
+    ({"unit": "millimeter", "um_per_px": 0.0005, "version": "0.5"}, 0.5),
     ({"um_per_px": 0.25, "scale": 2.0}, 0.5),
-    ({"unit": None}, None),
+    ({"unit": None, "version": "0.5"}, None),
     ({"unit": "parsec"}, None),
     ({"axes": "tczyx", "um_per_px": 0.3}, 0.3),
 ])  # fmt: skip
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_units_of_ome_zarr(tmp_path, levels, options, found, version):
-    path = write.ome_zarr(tmp_path / "a.zarr", levels, version=version, **options)
+def test_units_of_ome_zarr(tmp_path, levels, options, found):
+    path = write.ome_zarr(tmp_path / "a.zarr", levels[:1], **options)
     if found is None:
         with pytest.warns(UserWarning, match="does not say"):
             assert recorded(read_wsi(path)) is None
@@ -303,21 +292,19 @@ def test_pixels_that_are_not_square(tmp_path, levels):
         read_wsi(path)
 
 
-@pytest.mark.parametrize(("file", "name"), [
-    ("TCGA-A1 (2).tif", "TCGA-A1__2_"), ("a.ome.svs", "a"), ("x.y-z_1.tif", "x.y-z_1"), ("__.tif", "slide"),
-    ("__a.tif", "a"), ("Schnitt ä.tif", "Schnitt_ä"), ("!.tif", "_"),
-])  # fmt: skip
-def test_names(tmp_path, pixels, file, name):
-    path = write.tiff(tmp_path / file, [pixels])
-    sdata = read_wsi(path)
-    assert (list(sdata.images), sdata.coordinate_systems) == ([name], [name])
+NAMES = {"TCGA-A1 (2).tif": "TCGA-A1__2_", "a.ome.svs": "a", "x.y-z_1.tif": "x.y-z_1", "__.tif": "slide",
+         "__a.tif": "a", "Schnitt ä.tif": "Schnitt_ä", "!.tif": "_"}  # fmt: skip
+
+
+def test_names(tmp_path, pixels):
+    for file, name in NAMES.items():
+        path = write.tiff(tmp_path / file, [pixels])
+        sdata = read_wsi(path)
+        assert (list(sdata.images), sdata.coordinate_systems) == ([name], [name])
     assert list(read_wsi(path, name="other").images) == ["other"]
-
-
-@pytest.mark.parametrize("name", ["", "a b", "__a", ".", "a/b"])
-def test_names_that_no_element_can_have(tmp_path, pixels, name):
-    with pytest.raises(ValueError, match=r"`name` is .* letters, digits"):
-        read_wsi(write.tiff(tmp_path / "a.tif", [pixels]), name=name)
+    for name in ("", "a b", "__a", ".", "a/b"):
+        with pytest.raises(ValueError, match=r"`name` is .* letters, digits"):
+            read_wsi(path, name=name)
 
 
 # --- kinds of pixels --------------------------------------------------------------------------------------------------
@@ -326,7 +313,7 @@ NO_RESOLUTION = pytest.mark.filterwarnings("ignore:The file of image")
 
 
 @NO_RESOLUTION
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.svs", "a"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.svs"])
 def test_pictures_are_decoded_as_a_whole(tmp_path, pixels, name):
     path = write.picture(tmp_path / name, pixels, format="JPEG" if name == "a.jpg" else "PNG", dpi=(50_000, 50_000))
     sdata = read_wsi(path)
@@ -341,9 +328,9 @@ def test_pictures_are_decoded_as_a_whole(tmp_path, pixels, name):
 @NO_RESOLUTION
 def test_pictures_too_large_to_be_held(tmp_path, pixels, monkeypatch):
     path = write.picture(tmp_path / "a.png", pixels)
-    monkeypatch.setattr(_wsi, "MOST_PX", pixels[..., 0].size)
+    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size)
     read_wsi(path)
-    monkeypatch.setattr(_wsi, "MOST_PX", pixels[..., 0].size - 1)
+    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size - 1)
     with pytest.raises(ValueError, match=r"'a\.png' has 421 x 310 pixels .* tiled pyramid"):
         read_wsi(path)
 
@@ -379,7 +366,7 @@ def test_transparent_pixels_are_white(tmp_path, pixels):
     assert list(scales(read_wsi(tmp_path / "a.tif"))[0].c.values) == ["r", "g", "b", "a"]
 
 
-@pytest.mark.parametrize("kind", ["generic TIFF", "OME-Zarr 0.5", "OME-TIFF, channels apart"])
+@pytest.mark.parametrize("kind", ["OME-Zarr 0.5", "OME-TIFF, channels apart"])
 def test_16_bits_are_kept_and_cut_as_8(tmp_path, pixels, levels, kind):
     deep = [level.astype(np.uint16) * 257 for level in levels]
     sdata = read_wsi(write.FORMATS[kind](tmp_path, deep))
@@ -433,10 +420,11 @@ def test_tiles_that_were_left_out_are_white(tmp_path, pixels):
 # --- levels that are missing ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["generic TIFF", "OME-Zarr 0.4", "OME-Zarr yxc"])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("kind", "dtype"), [
+    ("generic TIFF", np.uint8), ("OME-Zarr 0.4", np.uint16), ("OME-Zarr yxc", np.uint8),
+])  # fmt: skip
 def test_a_long_coarsest_level_is_halved(tmp_path, monkeypatch, kind, dtype):
-    monkeypatch.setattr(_wsi_levels, "OVERVIEW_PX", 150)
+    monkeypatch.setattr(_wsi_levels, "MAX_COARSEST_PX", 150)
     monkeypatch.setattr(_wsi_levels, "BLOCK_PX", 64)
     full = write.painted(311, 421).astype(dtype)
     sdata = read_wsi(write.FORMATS[kind](tmp_path, [full]))
@@ -463,7 +451,7 @@ def test_a_lone_level_gets_its_half(tmp_path, pixels):
 # --- a copy as zarr ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["SVS", "OME-TIFF", "OME-Zarr tczyx"])
+@pytest.mark.parametrize("kind", ["SVS", "OME-Zarr tczyx"])
 def test_a_copy_as_zarr(tmp_path, levels, kind):
     path, store = write.FORMATS[kind](tmp_path, levels), tmp_path / "out" / "copy.zarr"
     store.parent.mkdir()
@@ -510,7 +498,9 @@ def test_a_copy_is_there_as_a_whole_or_not_at_all(tmp_path, levels):
 
 
 @NO_RESOLUTION
-@pytest.mark.parametrize("kind", [*(kind for kind in FORMATS if "TIFF" in kind or kind == "SVS"), "PNG", "JPEG"])
+@pytest.mark.parametrize("kind", [
+    "SVS", "big-endian TIFF", "striped TIFF", "OME-TIFF", "OME-TIFF, channels apart", "PNG", "JPEG",
+])  # fmt: skip
 def test_files_that_are_cut_short(tmp_path, levels, kind):
     if kind in {"PNG", "JPEG"}:
         path = write.picture(tmp_path / "a", levels[0], format=kind)
@@ -652,7 +642,7 @@ def test_threads_read_a_dicom_one_after_the_other(real, monkeypatch):
     """openslide ended the process in some of a thousand rounds of threads that met damage in one DICOM at once."""
     import openslide
 
-    level, inside, most = _wsi.slide_file(real / "camelyon_level.dcm", "auto").levels[0], [], []
+    level, inside, most = _wsi.open_slide_file(real / "camelyon_level.dcm", "auto").levels[0], [], []
     read_region = openslide.OpenSlide.read_region
 
     def watched(self, *args):

@@ -71,8 +71,7 @@ def test_no_he_image(xenium_folder):
     (np.diag([0.0, 1, 1]), "no affine matrix"),
     (np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1.0]]), "no affine matrix"),
     (np.diag([2.0, 2.04, 1]), r"not square: 0\.5 µm wide and 0\.51 µm high"),
-    (np.array([[2.0, 0, 9000], [0, 2, 0], [0, 0, 1]]), "No cell lies on H&E image .* as `alignment` places it. Give"),
-    (np.array([[0.5, 0, -900], [0, 0.5, 0], [0, 0, 1]]), "Give the alignment of this image and this sample"),
+    (np.array([[2.0, 0, 9000], [0, 2, 0], [0, 0, 1]]), "No cell lies on .* as `alignment` places it. Give the"),
 ])  # fmt: skip
 def test_alignments_that_are_none(xenium_folder, matrix, words):
     with pytest.raises(ValueError, match=words):
@@ -86,28 +85,15 @@ def test_an_inverse_alignment_is_recognised(xenium_folder):
         stp.io.read_xenium(xenium_folder, alignment=np.linalg.inv(right))
 
 
-NEEDED = {
-    "experiment.xenium": "description of the run",
-    "cells.parquet": "table",
-    "transcripts.parquet": "table",
-    "cell_feature_matrix.h5": "matrix of counts",
-    "cells.zarr.zip": "archive of cells",
-}
-
-
-@pytest.mark.parametrize("file", NEEDED)
-def test_a_missing_file_is_named(xenium_folder, file):
-    (xenium_folder / file).unlink()
-    with pytest.raises(FileNotFoundError, match=f"No {NEEDED[file]} in .*{re.escape(file)}"):
-        stp.io.read_xenium(xenium_folder)
-
-
-@pytest.mark.parametrize("file", [*NEEDED, "X1_he_image.ome.tif", "X1_he_imagealignment.csv"])
-def test_a_truncated_file_is_named(xenium_folder, file):
+@pytest.mark.parametrize("file", ["cells.parquet", "cells.zarr.zip", "X1_he_imagealignment.csv"])
+def test_a_truncated_or_missing_file_is_named(xenium_folder, file):
     path = xenium_folder / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     words = f"{re.escape(path.name)}.* cannot be read|alignment '.*{re.escape(path.name)}' is no affine matrix"
     with pytest.raises(ValueError, match=words):
+        stp.io.read_xenium(xenium_folder)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"No table .*{path.name}|No archive .*{path.name}|No alignment of"):
         stp.io.read_xenium(xenium_folder)
 
 
@@ -130,11 +116,3 @@ def test_16_bit_image(xenium_folder):
 
     tifffile.imwrite(xenium_folder / "X1_he_image.ome.tif", np.zeros((145, 150, 3), np.uint16), photometric="rgb")
     assert stp.io.read_xenium(xenium_folder)["X1_image"]["scale0"]["image"].dtype == np.uint16  # patches are 8-bit
-
-
-def test_grey_image(xenium_folder):
-    import tifffile
-
-    tifffile.imwrite(xenium_folder / "X1_he_image.ome.tif", np.zeros((145, 150), np.uint8))
-    with pytest.raises(ValueError, match=r"'X1_he_image\.ome\.tif' is not H&E in colour \(grey"):
-        stp.io.read_xenium(xenium_folder)

@@ -24,6 +24,12 @@ def changed(values, at, value):
 
 
 @pytest.mark.parametrize("score", PAIRED)
+def test_all_scores_share_their_checks(score):
+    with pytest.raises(ValueError, match=r"`observed` has shape \(10, 4\) and `predicted` \(10, 3\)"):
+        score(VALUES, VALUES[:, :3])
+
+
+@pytest.mark.parametrize("score", [metrics.pearson])
 class TestPaired:
     """Faults common to all scores of observed against predicted."""
 

@@ -34,7 +34,7 @@ def test_it_is_the_network_of_timm_and_one_linear_map(batch):
     torch.testing.assert_close(model(batch), features @ model.head.weight.T + model.head.bias)
 
 
-@pytest.mark.parametrize("encoder", ["test_vit", "test_convnext", "test_efficientnet", "test_resnet.r160_in1k"])
+@pytest.mark.parametrize("encoder", ["test_vit", "test_resnet.r160_in1k"])
 def test_any_name_of_timm(encoder, batch):
     model = models.build(models.config(encoder, 4, {"size_px": 32})).eval()
     assert model(batch).shape == (3, 4)
@@ -106,9 +106,8 @@ def test_weights_come_from_a_file_only_when_asked(tmp_path, batch):
     assert build(encoder="given", n_features=3).load_pretrained() == {}
 
 
-@pytest.mark.parametrize(
-    ("overrides", "error", "match"),
-    [
+def test_impossible_configurations_are_refused():
+    for overrides, error, match in [
         ({"encoder": 3}, TypeError, r"`encoder` is 3 \(int\); give a name"),
         ({"encoder": ""}, ValueError, "`encoder` is empty"),
         ({"weights": None}, TypeError, r"`weights` is None"),
@@ -117,11 +116,9 @@ def test_weights_come_from_a_file_only_when_asked(tmp_path, batch):
         ({"fov_spots": (1.0, 2.0)}, ValueError, "takes exactly 1"),
         ({"size_px": 0}, ValueError, "`size_px` is 0"),
         ({"context": "slide"}, ValueError, "`context` is 'slide'"),
-    ],
-)
-def test_impossible_configurations_are_refused(overrides, error, match):
-    with pytest.raises(error, match=match):
-        models.config("resnet50", 4, overrides)
+    ]:
+        with pytest.raises(error, match=match):
+            models.config("resnet50", 4, overrides)
 
 
 def test_networks_that_nobody_knows_are_refused():

@@ -1,20 +1,15 @@
-"""Mean profile, colour, place: against numpy and against the baselines that predictions carry."""
+"""Mean profile, colour, place: against numpy."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from stpredict import models
-from stpredict._geometry import margin_px
-from stpredict._train._color import apply_ridge, color_statistics, fit_ridge
 from stpredict.models import SpotBatch
-from stpredict.models._statistics import window_colors
-from stpredict.models.baselines import from_centre
-from stpredict.pp._targets import Targets, TargetSpec
+from stpredict.models.baselines import relative_to_slide
 
 
 def section(n_side=5, slide=0, at=(0.0, 0.0), seed=0, g=3):
@@ -39,7 +34,7 @@ def together(*parts):
 
 def built(name, spots, **overrides):
     model = models.build(models.config(name, 3, {"size_px": 16, **overrides}))
-    model.start_from(iter([spots]))
+    model.initialize_from(iter([spots]))
     return model.eval()
 
 
@@ -49,31 +44,6 @@ def test_mean_profile_is_the_mean():
     assert not list(model.parameters())
     torch.testing.assert_close(model(section(2)), spots.targets.mean(dim=0).expand(4, 3))
     assert set(model.state_dict()) == {"profile"}
-
-
-@pytest.mark.parametrize("share", [2 / 3, 1.0, 0.1])
-def test_colours_are_those_of_the_baseline_beside_predictions(share):
-    patches = section().patches
-    np.testing.assert_allclose(
-        window_colors(patches, margin_px(patches.shape[-1], share)).numpy(),
-        color_statistics(patches.numpy(), share),
-        atol=2e-4,
-        rtol=1e-3,
-    )
-
-
-def test_ridge_on_colour_is_the_baseline_beside_predictions():
-    spots = together(section(6, seed=1), section(6, slide=1, seed=2))
-    colors = color_statistics(spots.patches.numpy(), 1 / 1.5)
-    values = (colors @ np.random.default_rng(0).normal(size=(24, 3))).astype(np.float32)
-    values += np.random.default_rng(1).normal(size=values.shape).astype(np.float32)
-    spec, index = TargetSpec(n_components=None), spots.slide.numpy()
-    weights, penalty = fit_ridge(colors, values, index.astype(str), index, spec)
-    targets = Targets.fit(spec, ["a", "b", "c"], values, index)
-    spots = replace(spots, targets=torch.from_numpy(targets.encode(values, index)))
-    model = built("ridge_color", spots, penalty=penalty)
-    predicted = targets.decode(model(spots).numpy())
-    np.testing.assert_allclose(predicted, apply_ridge(weights, colors), atol=2e-2)
 
 
 def test_ridge_on_colour_sees_no_shape():
@@ -87,7 +57,7 @@ def test_place_is_that_from_the_centre_of_the_slide():
     slide = torch.tensor([3, 3, 8])
     xy = torch.tensor([[0.0, 10.0], [100.0, 30.0], [5e5, 7e5]])
     expected = torch.tensor([[-50.0, -10.0], [50.0, 10.0], [0.0, 0.0]])
-    assert torch.equal(from_centre(xy, slide), expected)
+    assert torch.equal(relative_to_slide(xy, slide), expected)
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -95,7 +65,7 @@ def test_nearest_places_are_averaged(k):
     known = together(section(6), section(6, slide=1, at=(9e4, -3e4)))
     new = section(4, slide=7, at=(123.0, 4e5))
     model = built("knn_spatial", known, k=k)
-    there, here = from_centre(known.xy_um, known.slide), from_centre(new.xy_um, new.slide)
+    there, here = relative_to_slide(known.xy_um, known.slide), relative_to_slide(new.xy_um, new.slide)
     distance = torch.cdist(here.double(), there.double())
     best = distance.topk(k, largest=False).values.mean(dim=1)
     found = (model(new)[:, None] - known.targets[None]).abs().sum(dim=2).min(dim=1) if k == 1 else None
@@ -142,10 +112,10 @@ def test_bank_of_any_length_is_loaded():
 @pytest.mark.parametrize("name", ["mean_profile", "ridge_color", "knn_spatial"])
 def test_one_profile_everywhere(name):
     model = built(name, section())
-    model.start_at(torch.tensor([1.0, 2.0, 3.0]))
+    model.initialize_at(torch.tensor([1.0, 2.0, 3.0]))
     assert torch.equal(model(section(3)), torch.tensor([1.0, 2.0, 3.0]).expand(9, 3))
     with pytest.raises(ValueError, match="this network has 3 outputs"):
-        model.start_at(torch.zeros(4))
+        model.initialize_at(torch.zeros(4))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def draw(*shape, seed=0):
 
 def known(x, y, fold=None, slide=None):
     here = torch.zeros(len(x), dtype=torch.int64)
-    return penalty.Training(
+    return penalty.TrainingSpots(
         features=x, targets=y, fold=here if fold is None else fold, slide=here if slide is None else slide
     )
 
@@ -42,7 +42,7 @@ def test_folds_are_groups_else_slides_else_stripes(n):
 @pytest.mark.parametrize("shape", [(50, 7), (8, 30), (5000, 3)])
 def test_standardised_is_numpy_s(shape):
     x = draw(*shape) * 5 + 100
-    standard = closed.Standardize(shape[1])
+    standard = closed.Standardizer(shape[1])
     standard.solve(x)
     given = standard(x.double()).numpy()
     values = x.double().numpy()
@@ -51,7 +51,7 @@ def test_standardised_is_numpy_s(shape):
 
 def test_a_constant_feature_is_taken_out_and_not_blown_up():
     x = torch.cat([draw(20, 2), torch.full((20, 1), 1234.567)], dim=1)
-    standard = closed.Standardize(3)
+    standard = closed.Standardizer(3)
     standard.solve(x)
     assert standard(x)[:, 2].abs().max() < 1e-2
     assert standard.spread[2] == 1
@@ -60,7 +60,7 @@ def test_a_constant_feature_is_taken_out_and_not_blown_up():
 @pytest.mark.parametrize(("n", "d", "k"), [(60, 9, 9), (60, 9, 4), (12, 30, 30), (12, 30, 5)])
 def test_components_are_those_of_an_svd_padded(n, d, k):
     x = draw(n, 3) @ draw(3, d, seed=1) + 0.3 * draw(n, d, seed=2)
-    components = closed.Components(d, k, None)
+    components = closed.PrincipalComponents(d, k, None)
     components.solve(x)
     z = (x - x.mean(0)) / x.std(0, correction=0)
     u, s, _ = np.linalg.svd(z.double().numpy(), full_matrices=False)
@@ -143,7 +143,7 @@ def test_chosen_penalty_is_that_of_the_long_way(noise):
     x, slide = draw(90, 12), torch.arange(90) // 15
     y = x @ draw(12, 3, seed=1) + noise * draw(90, 3, seed=2) + slide[:, None]  # each slide at a level of its own
     fold = slide // 2
-    found = penalty.chosen_penalty(x.double(), y.double(), fold, slide)
+    found = penalty.choose_penalty(x.double(), y.double(), fold, slide)
     long = exhaustive(x.double().numpy(), y.double().numpy(), fold.numpy(), slide.numpy())
     best = long.argmax() if np.isfinite(long).any() else -1
     assert found == pytest.approx(penalty.PENALTIES[int(best)])
@@ -153,19 +153,19 @@ def test_levels_of_slides_have_no_say():
     x, slide = draw(90, 12), torch.arange(90) // 15
     y = x @ draw(12, 3, seed=1) + 3 * draw(90, 3, seed=2)
     shifted = y + 2 * slide[:, None]
-    found = [penalty.chosen_penalty(x.double(), each.double(), slide, slide) for each in (y, shifted)]
+    found = [penalty.choose_penalty(x.double(), each.double(), slide, slide) for each in (y, shifted)]
     assert abs(np.log10(found[0] / found[1])) <= 1
 
 
 def test_nothing_varies():
     x, slide = draw(40, 3).double(), torch.arange(40) % 2
-    assert penalty.chosen_penalty(x, torch.ones(40, 2).double(), slide, slide) == penalty.FALLBACK
+    assert penalty.choose_penalty(x, torch.ones(40, 2).double(), slide, slide) == penalty.FALLBACK
 
 
 @pytest.mark.parametrize("n", [50, 5000])
 def test_what_lies_far_out_is_drawn_in(n):
     x = torch.cat([draw(n, 3), torch.full((1, 3), 1e3)])
-    standard = closed.Standardize(3, 2.0)
+    standard = closed.Standardizer(3, 2.0)
     standard.solve(x)
     seen = standard(x.double())
     torch.testing.assert_close(seen.mean(dim=0), torch.zeros(3).double(), atol=1e-6, rtol=0)
@@ -187,7 +187,7 @@ def test_more_noise_more_penalty():
     x, slide = draw(120, 30), torch.arange(120) % 4
     law = x @ draw(30, 2, seed=1)
     found = [
-        penalty.chosen_penalty(x.double(), (law + noise * draw(120, 2, seed=2)).double(), slide, slide)
+        penalty.choose_penalty(x.double(), (law + noise * draw(120, 2, seed=2)).double(), slide, slide)
         for noise in (0.01, 10)
     ]
     assert found[0] < found[1]
@@ -203,7 +203,7 @@ def test_what_nothing_tells_of_is_predicted_by_its_mean(n_slides):
 
 def test_too_few_spots_to_leave_any_out():
     x, y = draw(2, 3).double(), draw(2, 1).double()
-    assert penalty.chosen_penalty(x, y, torch.tensor([0, 1]), torch.tensor([0, 1])) == penalty.FALLBACK
+    assert penalty.choose_penalty(x, y, torch.tensor([0, 1]), torch.tensor([0, 1])) == penalty.FALLBACK
 
 
 def test_one_spot_predicts_itself():
@@ -216,4 +216,4 @@ def test_level_of_a_slide_is_taken_out_of_it_alone():
     slide = torch.tensor([4, 4, 9, 9, 9])
     values = torch.tensor([[1.0], [3.0], [10.0], [10.0], [40.0]])
     expected = torch.tensor([[-1.0], [1.0], [-10.0], [-10.0], [20.0]])
-    torch.testing.assert_close(penalty.without_slide_mean(values, slide), expected)
+    torch.testing.assert_close(penalty.center_by_slide(values, slide), expected)

@@ -29,7 +29,7 @@ def build(**overrides):
 def test_targets_are_scaled_to_the_range_of_the_training_spots(batch):
     model = build()
     batch.targets[:, 3] = 2.0  # a gene that does not vary
-    model.start_from([replace(batch, targets=batch.targets)])
+    model.initialize_from([replace(batch, targets=batch.targets)])
     assert torch.equal(model.low, batch.targets.min(dim=0).values)
     torch.testing.assert_close((model.low + model.spread)[:3], batch.targets.max(dim=0).values[:3])
     torch.testing.assert_close(model(batch), batch.targets.mean(dim=0).expand(6, 4))
@@ -38,7 +38,7 @@ def test_targets_are_scaled_to_the_range_of_the_training_spots(batch):
 
 def test_loss_is_smooth_l1_in_that_range(batch):
     model = build()
-    model.start_from([batch])
+    model.initialize_from([batch])
     nn.init.normal_(model.head.weight, std=0.1)
     error = ((model(batch) - batch.targets) / model.spread).abs()
     expected = torch.where(error < 1, error**2 / 2, error - 0.5).mean()
@@ -47,20 +47,11 @@ def test_loss_is_smooth_l1_in_that_range(batch):
 
 def test_predictions_may_leave_the_range(batch):
     model = build()
-    model.start_from([batch])
+    model.initialize_from([batch])
     nn.init.normal_(model.head.weight, std=10)
     y = model(batch)
     assert (y < model.low).any()
     assert (y > model.low + model.spread).any()
-
-
-def test_range_is_saved(batch):
-    model = build()
-    model.start_from([batch])
-    nn.init.normal_(model.head.weight)
-    other = models.build(model.config).eval()
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(other(batch), model(batch))
 
 
 def test_dropout_is_that_of_the_paper_and_off_in_prediction(batch):
@@ -86,18 +77,10 @@ def test_a_batch_of_one(batch):
     assert build(backbone="densenet121").train()(one).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "error"),
-    [
-        ({"backbone": 1}, TypeError),
-        ({"dropout": 1.0}, ValueError),
-        ({"frozen": "no"}, TypeError),
-        ({"size_px": 0}, ValueError),
-    ],
-)
-def test_impossible_configurations_are_refused(overrides, error):
-    with pytest.raises(error, match=next(iter(overrides))):
-        build(**overrides)
+def test_wrong_fields_are_refused():
+    for field, value in {"backbone": 1, "dropout": 1.0, "frozen": "no", "size_px": 0}.items():
+        with pytest.raises((TypeError, ValueError), match=field):
+            build(**{field: value})
 
 
 def test_it_learns_what_colour_sets(tmp_path):

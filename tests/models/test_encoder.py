@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stpredict.models._encoder import Encoder
 from stpredict.models._frozen import ScaleEncoder
-from stpredict.models._statistics import patch_statistics
+from stpredict.models.encoder import Encoder
+from stpredict.models.image_statistics import patch_statistics
 
 timm = pytest.importorskip("timm")
 
@@ -57,20 +57,19 @@ def test_local_checkpoint_gives_the_features_of_its_network(checkpoint, theirs):
 
 def test_weights_are_loaded_only_when_asked(tmp_path):
     encoder = Encoder(NET, str(tmp_path / "none.pth"), 32, frozen=True)
-    with pytest.raises(ValueError, match=r"`weights` is '.*none.pth', which is no file. Give 'none', 'timm', or the"):
+    with pytest.raises(ValueError, match=r"`weights` is '.*none.pth', which is not a file. Give 'none', 'timm'"):
         encoder.load()
 
 
-@pytest.mark.parametrize(("name", "weights"), [(NET, "none"), ("statistics", "none"), ("statistics", "timm")])
-def test_nothing_to_load(name, weights):
-    assert Encoder(name, weights, 32, frozen=True).load() == ""
+def test_nothing_to_load():
+    for name, weights in ((NET, "none"), ("statistics", "timm")):
+        assert Encoder(name, weights, 32, frozen=True).load() == ""
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_weights_of_another_network_are_refused(tmp_path, suffix):
-    path = tmp_path / f"other.{suffix}"
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "other.pth"
     state = timm.create_model("test_vit").state_dict()
-    save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    torch.save(state, path)
     encoder = Encoder(NET, str(path), 32, frozen=True)
     kept = {name: value.clone() for name, value in encoder.state_dict().items()}
     with pytest.raises(ValueError, match=r"of another network: \d+ of \d+ tensors missing"):
@@ -93,13 +92,13 @@ class Code:
         return print, ("this ran",)
 
 
-@pytest.mark.parametrize("content", ["code", "module", "text", "nothing"])
+@pytest.mark.parametrize("content", ["code", "module", "nothing"])
 def test_files_with_code_are_refused(tmp_path, theirs, content, capsys):
     path = tmp_path / "weights.pth"
     if content in ("code", "module"):
         torch.save({"code": Code()} if content == "code" else theirs, path)
     else:
-        path.write_bytes(b"no weights" if content == "text" else b"")
+        path.write_bytes(b"")
     with pytest.raises(ValueError, match="without running code from it"):
         Encoder(NET, str(path), 32, frozen=True).load()
     assert "this ran" not in capsys.readouterr().out
@@ -107,7 +106,7 @@ def test_files_with_code_are_refused(tmp_path, theirs, content, capsys):
 
 def test_a_file_without_tensors_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="holds no tensors by name"):
+    with pytest.raises(ValueError, match="has no named tensors"):
         Encoder(NET, str(tmp_path / "w.pth"), 32, frozen=True).load()
 
 

@@ -1,17 +1,27 @@
-"""The published size, the graph, the three parts of the loss, and counts that training hands over."""
+"""Hist2ST: the published size, the graph, the three terms of the loss, the likelihood of counts, counts in training."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch.nn import functional as F
 
 from stpredict import models
 from stpredict.datasets import synthetic
-from stpredict.models._counts import library
-from stpredict.models.hist2st import Around, Hist2ST, Hist2STConfig, Texture, another_view
+from stpredict.models.hist2st import (
+    ConvMixer,
+    GraphSAGELayer,
+    Hist2ST,
+    Hist2STConfig,
+    ZINBHeads,
+    augmented_view,
+    relative_library_size,
+    zinb_log_likelihood,
+)
 from stpredict.tl import FitConfig, Predictor, fit
 
 TINY = {"size_px": 16, "patch_size": 4, "channels": 8, "n_kept": 2, "depth": 1, "graph_depth": 2, "heads": 2,
@@ -44,7 +54,7 @@ def test_published_size():
 
 def test_texture_is_as_many_numbers_as_the_width_of_a_spot():
     config = Hist2STConfig(n_outputs=1)
-    texture = Texture(config.channels, config.n_kept, config.patch_size, config.kernel_size, config.conv_depth)
+    texture = ConvMixer(config.channels, config.n_kept, config.patch_size, config.kernel_size, config.conv_depth)
     assert texture(torch.rand(2, 3, 112, 112)).shape == (2, 1024)
 
 
@@ -52,7 +62,7 @@ def test_texture_is_as_many_numbers_as_the_width_of_a_spot():
 
 
 def test_a_step_along_the_graph_is_the_mean_of_a_spot_and_its_neighbours():
-    layer, x = Around(3), torch.rand(4, 3)
+    layer, x = GraphSAGELayer(3), torch.rand(4, 3)
     torch.nn.init.eye_(layer.mix.weight)
     index = torch.tensor([[1, 2], [0, 3], [0, 2], [3, 3]])
     is_near = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
@@ -63,7 +73,7 @@ def test_a_step_along_the_graph_is_the_mean_of_a_spot_and_its_neighbours():
 def test_who_is_far_is_no_neighbour():
     model, batch = network(), section(5)
     batch.xy_um[4] = 4000.0
-    index, is_near = model._graph(batch)
+    index, is_near = model._neighbours(batch)
     assert is_near.sum(dim=1).tolist() == [2, 3, 3, 2, 0]  # within two pitches along a row
     assert index[1, :2].sort().values.tolist() == [0, 2]
 
@@ -83,22 +93,22 @@ def parts(model, batch):
     """Regression, counts and distillation, from losses of networks that lack one or the other."""
     model.eval()
     y = model(batch)
-    x = model.norm(model._described(batch, model._graph(batch)))
-    of_counts = model.counts.loss(x, batch.counts, library(batch.counts, batch.slide))
+    x = model.norm(model._embed(batch, model._neighbours(batch)))
+    of_counts = model.counts.loss(x, batch.counts, relative_library_size(batch.counts, batch.slide))
     return F.mse_loss(y, batch.targets), of_counts, y
 
 
 def test_loss_is_the_sum_of_its_parts(monkeypatch):
     model, batch = network(), section()
     regression, of_counts, y = parts(model, batch)
-    monkeypatch.setattr(model, "_distilled", lambda batch, graph: y + 2)
+    monkeypatch.setattr(model, "_predict_views", lambda batch, neighbours: y + 2)
     torch.testing.assert_close(model.loss(batch), regression + 0.25 * of_counts + 0.5 * 4)
 
 
 def test_without_counts_they_are_left_out(monkeypatch):
     model, batch = network(), section()
     regression, _, y = parts(model, batch)
-    monkeypatch.setattr(model, "_distilled", lambda batch, graph: y)
+    monkeypatch.setattr(model, "_predict_views", lambda batch, neighbours: y)
     torch.testing.assert_close(model.loss(replace(batch, counts=None)), regression)
 
 
@@ -111,14 +121,14 @@ def test_the_regression_alone_is_the_mean_squared_error():
 
 def test_views_are_weighted_to_a_mean():
     model, batch = network().eval(), section()
-    model.start_at(torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    distilled = model._distilled(batch, model._graph(batch))
+    model.initialize_at(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    distilled = model._predict_views(batch, model._neighbours(batch))
     torch.testing.assert_close(distilled, torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(8, 4))
 
 
-def test_another_view_turns_mirrors_or_drains_but_keeps_light():
+def test_augmented_view_rotates_mirrors_or_removes_colour_but_keeps_luma():
     pixels = torch.rand(200, 3, 8, 8)
-    view = another_view(pixels)
+    view = augmented_view(pixels)
     luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     before, after = ((x * luma).sum(dim=1).flatten(1).sort().values for x in (pixels, view))
     torch.testing.assert_close(before, after)
@@ -126,6 +136,57 @@ def test_another_view_turns_mirrors_or_drains_but_keeps_light():
     assert 5 <= gray.sum() <= 40  # a tenth
     same = (view == pixels).flatten(1).all(dim=1)
     assert 30 <= same.sum() <= 75  # a third is not turned, four fifths of those not mirrored, nine tenths not gray
+
+
+# ---- likelihood of counts, against scipy
+
+
+def log_probability(counts, mean, dispersion, dropout_logit):
+    tensors = [torch.as_tensor(x, dtype=torch.float64) for x in (counts, mean, dispersion, dropout_logit)]
+    return zinb_log_likelihood(*tensors).numpy()
+
+
+def test_zinb_agrees_with_scipy():
+    """For all combinations of means, dispersions and dropout, from rare to certain."""
+    values = np.meshgrid(np.arange(60), [0.01, 1.0, 40.0], [0.2, 3.0, 500.0], [-30.0, 0.0, 2.0])
+    counts, mean, dispersion, dropout_logit = (x.ravel() for x in values)
+    share = 1 / (1 + np.exp(-dropout_logit))
+    of_count = stats.nbinom.pmf(counts, dispersion, dispersion / (dispersion + mean))
+    wanted = (1 - share) * of_count + share * (counts == 0)
+    found = np.exp(log_probability(counts, mean, dispersion, dropout_logit))
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-12)
+
+
+def test_probabilities_add_up_to_one():
+    assert np.exp(log_probability(np.arange(2000), 5.0, 0.7, -1.0)).sum() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_extreme_counts_have_finite_gradients():
+    heads, x = ZINBHeads(3, 4), torch.randn(6, 3) * 100
+    counts = torch.tensor([0.0, 1.0, 1e4, 1e6]).repeat(6, 1)
+    loss = heads.loss(x, counts, torch.ones(6, 1))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in heads.parameters())
+
+
+def test_untrained_heads_expect_the_mean_counts():
+    heads, mean = ZINBHeads(3, 2), torch.tensor([2.0, 30.0])
+    heads.initialize_at(mean)
+    counts = torch.poisson(mean.expand(50, 2))
+    zero = torch.zeros(())
+    wanted = -zinb_log_likelihood(counts, mean, torch.nn.functional.softplus(zero), zero).mean()
+    torch.testing.assert_close(heads.loss(torch.randn(50, 3), counts, torch.ones(50, 1)), wanted)
+
+
+def test_library_is_relative_to_the_slide():
+    counts = torch.tensor([[1.0, 1], [2, 2], [3, 3], [50, 50], [0, 0]])
+    assert relative_library_size(counts, torch.tensor([0, 0, 0, 1, 2]))[:, 0].tolist() == [0.5, 1.0, 1.5, 1.0, 1.0]
+
+
+def test_counts_of_other_genes_are_refused():
+    with pytest.raises(ValueError, match=r"has 5 columns; this network models the counts of 4 genes"):
+        ZINBHeads(3, 4).loss(torch.zeros(2, 3), torch.zeros(2, 5), torch.ones(2, 1))
 
 
 # ---- in training

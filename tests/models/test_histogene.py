@@ -1,4 +1,4 @@
-"""The published size, positions, and what a section teaches."""
+"""HisToGene: the published size, positions, learning on a section."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from stpredict import models
 from stpredict.datasets import synthetic
-from stpredict.models.histogene import HisToGene, HisToGeneConfig, Places
+from stpredict.models.histogene import HisToGene, HisToGeneConfig, PositionEmbedding
 from stpredict.tl import FitConfig, Predictor, fit
 
 TINY = {"dim": 64, "depth": 1, "heads": 2, "mlp_dim": 64, "size_px": 16}
@@ -26,14 +26,11 @@ def section(n=6, step=200.0, n_outputs=4):
     )
 
 
-@pytest.mark.parametrize(("depth", "genes", "published"), [(8, 785, 106.6e6), (4, 1000, 73.3e6)])
-def test_published_size(depth, genes, published):
-    with torch.device("meta"):
-        model = models.build(models.config("histogene", genes, {"depth": depth}))
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(published, abs=0.05e6)
-
-
-def test_recipe_is_the_published_one():
+def test_published_size_and_recipe():
+    for depth, genes, published in [(8, 785, 106.6e6), (4, 1000, 73.3e6)]:
+        with torch.device("meta"):
+            model = models.build(models.config("histogene", genes, {"depth": depth}))
+        assert sum(p.numel() for p in model.parameters()) == pytest.approx(published, abs=0.05e6)
     recipe = models.recipe("histogene")
     assert (recipe["lr"], recipe["n_epochs"], recipe["flips"]) == (1e-5, 100, False)
 
@@ -42,28 +39,28 @@ def test_recipe_is_the_published_one():
 
 
 def test_whole_positions_are_rows_of_the_tables():
-    places = Places(5, 3)
+    places = PositionEmbedding(5, 3)
     x, y = places.positions
     found = places(torch.tensor([[10.0, 7.0], [12.0, 7.0], [11.0, 10.0]]))
     torch.testing.assert_close(found, torch.stack([x[0] + y[0], x[2] + y[0], x[1] + y[3]]))
 
 
 def test_between_two_positions_is_interpolated():
-    places = Places(5, 3)
+    places = PositionEmbedding(5, 3)
     x, y = places.positions
     torch.testing.assert_close(places(torch.tensor([[0.0, 0.0], [1.25, 0.0]]))[1], 0.75 * x[1] + 0.25 * x[2] + y[0])
 
 
-@pytest.mark.parametrize("far", [4.0, 5.0, 99.5])
-def test_beyond_the_table_is_its_last_row(far):
-    places = Places(5, 3)
+def test_beyond_the_table_is_its_last_row():
+    places = PositionEmbedding(5, 3)
     x, y = places.positions
-    torch.testing.assert_close(places(torch.tensor([[0.0, 0.0], [far, 0.0]]))[1], x[4] + y[0])
+    for far in (4.0, 5.0, 99.5):
+        torch.testing.assert_close(places(torch.tensor([[0.0, 0.0], [far, 0.0]]))[1], x[4] + y[0])
 
 
 def test_distances_are_in_pitches_of_the_training_spots():
     model, batch = network(), section(step=150.0)
-    model.start_from([batch])
+    model.initialize_from([batch])
     assert model.pitch_um == 150.0
     other = network()
     other.load_state_dict(model.state_dict())
@@ -88,10 +85,10 @@ def test_a_wide_slide_works():
 # ---- whole
 
 
-@pytest.mark.parametrize("wrong", [{"heads": 3}, {"dropout": 1.0}, {"context": "spot"}, {"fov_spots": (1.0, 2.0)}])
-def test_shapes_that_do_not_fit_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        network(**wrong)
+def test_wrong_fields_are_refused():
+    for field, value in {"heads": 3, "dropout": 1.0, "context": "spot", "fov_spots": (1.0, 2.0)}.items():
+        with pytest.raises(ValueError, match=field):
+            network(**{field: value})
 
 
 def test_learns_a_section_and_is_read_back(tmp_path):

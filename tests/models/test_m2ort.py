@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import stpredict
 from stpredict import models
-from stpredict.models.m2ort import LevelAttention, M2ORTConfig, PatchEmbedding, shrunk
+from stpredict.models.m2ort import LevelAttention, M2ORTConfig, PatchEmbedding, downsample
 
 PUBLISHED = {"m2ort": (7_620_874, 1.71), "m2ort_base": (17_137_946, 3.77), "m2ort_large": (55_485_754, 11.88)}
 
@@ -20,7 +20,7 @@ def small(**overrides):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_size_and_cost_are_the_published_ones(name, spots):
+def test_size_cost_and_recipe_are_the_published_ones(name, spots):
     parameters, giga = PUBLISHED[name]
     with torch.device("meta"):
         model = models.build(models.config(name, 250)).eval()
@@ -28,10 +28,6 @@ def test_size_and_cost_are_the_published_ones(name, spots):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(spots(1, 1, 224).to("meta"))
     assert counter.get_total_flops() / 2e9 == pytest.approx(giga, rel=0.005)
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_trained_as_published(name):
     recipe = models.recipe(name)
     assert (recipe["lr"], recipe["batch_size"], recipe["n_epochs"], recipe["weight_decay"]) == (1e-4, 96, 200, 0.0)
     assert stpredict.tl.FitConfig(**recipe).flips
@@ -58,13 +54,13 @@ def test_fine_stripes_vanish_at_low_resolution():
     stripes = torch.zeros(1, 1, 32, 32)
     stripes[..., ::2] = 1
     for by in (2, 4):
-        inner = shrunk(stripes, by)[..., 1:-1]
+        inner = downsample(stripes, by)[..., 1:-1]
         torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=0.02, rtol=0)
 
 
 def test_flat_patches_stay_flat():
-    assert shrunk(torch.full((1, 3, 16, 16), 0.3), 4).shape == (1, 3, 4, 4)
-    torch.testing.assert_close(shrunk(torch.full((1, 3, 16, 16), 0.3), 4), torch.full((1, 3, 4, 4), 0.3))
+    assert downsample(torch.full((1, 3, 16, 16), 0.3), 4).shape == (1, 3, 4, 4)
+    torch.testing.assert_close(downsample(torch.full((1, 3, 16, 16), 0.3), 4), torch.full((1, 3, 4, 4), 0.3))
 
 
 def test_tokens_are_smaller_where_pixels_are_larger():
@@ -96,9 +92,8 @@ def test_values_have_a_map_of_their_own():
 # ---- configuration
 
 
-@pytest.mark.parametrize(
-    ("overrides", "match"),
-    [
+def test_wrong_fields_are_refused():
+    for overrides, message in [
         ({"patch_size": 2}, "`patch_size` is 2; it is halved 2 times: give a multiple of 4"),
         ({"dim": 6}, "`dim` is 6; it is halved 2 times"),
         ({"size_px": 40}, "`size_px` is 40 and `patch_size` is 16"),
@@ -106,11 +101,9 @@ def test_values_have_a_map_of_their_own():
         ({"dropout": 1.0}, "`dropout` is 1.0"),
         ({"heads": 0}, "`heads` is 0"),
         ({"context": "slide"}, "`context` is 'slide'"),
-    ],
-)
-def test_impossible_configurations_are_refused(overrides, match):
-    with pytest.raises(ValueError, match=match):
-        small(**overrides)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            small(**overrides)
 
 
 def test_learns_what_a_held_out_slide_shows():

@@ -10,20 +10,26 @@ from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
 from stpredict.models import M2OST, M2OSTConfig
-from stpredict.models._attention import key_mask
-from stpredict.models._statistics import patch_statistics
+from stpredict.models.image_statistics import color_statistics, patch_statistics
 from stpredict.models.m2ost import (
     ChannelMixing,
     CrossAttention,
     NestedEmbedding,
     SelfAttention,
     center,
-    color_statistics,
+    key_mask,
 )
+from stpredict.models.m2ost_statistics import M2OSTStatistics, M2OSTStatisticsConfig
 
 
 def small(**overrides):
     return M2OSTConfig(**{"n_outputs": 4, "dim": 12, "depth": 1, "size_px": 32, "patch_size": 8, **overrides})
+
+
+def with_statistics(**overrides):
+    shape = small()
+    own = {each.name: getattr(shape, each.name) for each in fields(shape)}
+    return M2OSTStatistics(M2OSTStatisticsConfig(**{**own, **overrides}))
 
 
 def embedded(layer, patches):
@@ -76,11 +82,10 @@ def test_center_is_a_view():
     assert center(image, 1).data_ptr() == image.data_ptr()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "match"),
-    [
+def test_impossible_configurations_are_refused():
+    for overrides, match in [
         ({"size_px": 36}, r"`size_px` is 36 and `patch_size` is 8, which does not divide it. Give one of 1, 2, 3"),
-        ({"patch_size": 2, "size_px": 8}, r"2 / 4 is no whole number of pixels. Give a multiple of 4"),
+        ({"patch_size": 2, "size_px": 8}, r"2 / 4 is not a whole number of pixels. Give a multiple of 4"),
         ({"patch_size": 4, "size_px": 12}, r"does not begin at a whole pixel.*such as 16"),
         ({"heads": 5}, "`dim` is 12 and `heads` is 5"),
         ({"fov_spots": ()}, "narrowest field of view first"),
@@ -92,26 +97,27 @@ def test_center_is_a_view():
         ({"dropout": -0.1}, "`dropout` is -0.1"),
         ({"mlp_ratio": 0.0}, "`mlp_ratio` is 0.0"),
         ({"context": "slide"}, "`context` is 'slide'; give one of: 'spot'"),
-    ],
-)
-def test_impossible_configurations_are_refused(overrides, match):
-    with pytest.raises(ValueError, match=match):
-        small(**overrides)
+    ]:
+        with pytest.raises(ValueError, match=match):
+            small(**overrides)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "match"),
-    [
+def test_wrong_types_are_refused():
+    for overrides, match in [
         ({"dim": 12.0}, r"`dim` is 12.0 \(float\)"),
         ({"heads": True}, r"`heads` is True \(bool\)"),
         ({"mask_rate": "0.1"}, r"`mask_rate` is '0.1' \(str\)"),
-        ({"color_tokens": 1}, r"`color_tokens` is 1 \(int\)"),
         ({"fov_spots": [1.0, 2.0]}, "give a tuple of numbers"),
-    ],
-)
-def test_wrong_types_are_refused(overrides, match):
-    with pytest.raises(TypeError, match=match):
-        small(**overrides)
+    ]:
+        with pytest.raises(TypeError, match=match):
+            small(**overrides)
+
+
+def test_wrong_types_of_statistics_are_refused():
+    with pytest.raises(TypeError, match=r"`color_tokens` is 1 \(int\)"):
+        with_statistics(color_tokens=1)
+    with pytest.raises(ValueError, match=r"`statistics_share` is 1\.0"):
+        with_statistics(statistics_share=1.0)
 
 
 # ---- attention
@@ -135,7 +141,7 @@ def test_self_attention_is_softmax_attention():
 def test_hidden_keys_count_for_nothing_and_the_rest_sums_to_one():
     layer, x = SelfAttention(12, 3, 0.6, 0.0), torch.randn(2, 9, 12)
     torch.manual_seed(3)
-    seen = key_mask((2, 3, 9), 0.6, x.device)
+    seen = key_mask(torch.empty(2, 3, 9, 4), 0.6)
     assert not seen.all()
     mixed = softmax_attention(*heads_of(layer.qkv(x)), weight=seen.float())
     torch.manual_seed(3)
@@ -143,7 +149,7 @@ def test_hidden_keys_count_for_nothing_and_the_rest_sums_to_one():
 
 
 def test_mask_never_hides_the_class_token_and_has_its_rate():
-    seen = key_mask((200, 4, 51), 0.3, torch.device("cpu"))
+    seen = key_mask(torch.empty(200, 4, 51, 1), 0.3)
     assert seen.shape == (200, 4, 1, 51)
     assert seen[..., 0].all()
     assert float(seen[..., 1:].float().mean()) == pytest.approx(0.7, abs=0.01)
@@ -207,9 +213,10 @@ def test_color_statistics_of_a_flat_patch_with_another_center():
 
 def test_color_tokens_differ_from_the_paper_by_what_they_say():
     def shapes(**overrides):
-        return {name: tuple(p.shape) for name, p in M2OST(small(**overrides)).named_parameters()}
+        return {name: tuple(p.shape) for name, p in with_statistics(**overrides).named_parameters()}
 
-    paper, tokens, shared = shapes(), shapes(color_tokens=True), shapes(statistics_share=0.5)
+    paper = {name: tuple(p.shape) for name, p in M2OST(small()).named_parameters()}
+    tokens, shared = shapes(color_tokens=True), shapes(statistics_share=0.5)
     assert tokens.items() - paper.items() == {
         ("color.weight", (12, 12)),
         ("color.bias", (12,)),
@@ -219,8 +226,8 @@ def test_color_tokens_differ_from_the_paper_by_what_they_say():
 
 
 def test_statistics_share_is_a_weighted_mean_and_the_loss_leaves_it_out(spots):
-    model, batch = M2OST(small(statistics_share=0.25)), spots(12)
-    model.start_from([batch])
+    model, batch = with_statistics(statistics_share=0.25), spots(12)
+    model.initialize_from([batch])
     torch.nn.init.normal_(model.head.weight, std=0.1)
     alone = M2OST(small())
     alone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("statistics.")})
@@ -232,13 +239,13 @@ def test_statistics_share_is_a_weighted_mean_and_the_loss_leaves_it_out(spots):
     assert not [name for name, p in model.named_parameters() if name.startswith("statistics")]
 
 
-def test_start_from_takes_the_mean_of_the_targets(spots):
+def test_initialize_from_takes_the_mean_of_the_targets(spots):
     model, batch = M2OST(small()).eval(), spots(12)
-    model.start_from([batch])
+    model.initialize_from([batch])
     torch.testing.assert_close(model(batch), batch.targets.mean(dim=0).expand(12, -1))
 
 
-def test_start_from_takes_spots_some_at_a_time_once_each(spots):
+def test_initialize_from_takes_spots_some_at_a_time_once_each(spots):
     batch, taken = spots(12), []
 
     def pieces():
@@ -249,8 +256,8 @@ def test_start_from_takes_spots_some_at_a_time_once_each(spots):
 
     states = []
     for given in ([batch], pieces()):
-        model = M2OST(small(statistics_share=0.5))
-        model.start_from(given)
+        model = with_statistics(statistics_share=0.5)
+        model.initialize_from(given)
         states.append([x for name, x in model.state_dict().items() if name.startswith(("statistics", "head"))])
     assert len(taken) == 3
     torch.testing.assert_close(states[0], states[1], atol=1e-5, rtol=1e-4)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from stpredict import models
-from stpredict.models import _macs
-from stpredict.models._macs import cost, macs
+from stpredict.models import macs as macs_module
+from stpredict.models.macs import cost, macs
 
 PUBLISHED = {  # parameters in millions, 10^9 multiply-accumulates with attention; at 250 outputs
     "m2ost_reference": (7.04, 4.31),
@@ -65,7 +65,7 @@ class Product(models.SpotModel):
 
 @pytest.fixture
 def product(monkeypatch):
-    monkeypatch.setattr(_macs, "build", lambda config: Product(config))
+    monkeypatch.setattr(macs_module, "build", lambda config: Product(config))
 
 
 @pytest.mark.usefixtures("product")
@@ -93,7 +93,7 @@ def test_places_of_spots_are_known_where_pixels_are_not(monkeypatch):
             assert x[left].shape == x[left.nonzero()[:, 0]].shape == (8, 5)
             return self.head(x[near] + batch.xy_um[near][..., :1])  # of 8 times 3
 
-    monkeypatch.setattr(_macs, "build", lambda config: Near(config))
+    monkeypatch.setattr(macs_module, "build", lambda config: Near(config))
     assert macs(ProductConfig(context="slide")) == round((64 * 12 * 5 + 24 * 5 * 3) / 64)
 
 
@@ -102,7 +102,7 @@ def test_what_depends_on_pixels_is_counted_with_pixels(monkeypatch):
         def forward(self, batch):
             return self.head(self.first(batch.patches[batch.patches.sum((1, 2, 3, 4)) > 0].flatten(1).float()))
 
-    monkeypatch.setattr(_macs, "build", lambda config: Dark(config))
+    monkeypatch.setattr(macs_module, "build", lambda config: Dark(config))
     state = torch.get_rng_state()
     assert macs(ProductConfig(context="slide")) == 12 * 5 + 5 * 3
     assert torch.equal(torch.get_rng_state(), state)
@@ -118,7 +118,7 @@ def test_layers_of_torch_are_not_fused_out_of_sight(monkeypatch):
         def forward(self, batch):
             return self.head(self.first(batch.patches.flatten(1).float()[None])[0])
 
-    monkeypatch.setattr(_macs, "build", lambda config: Fused(config))
+    monkeypatch.setattr(macs_module, "build", lambda config: Fused(config))
     with torch.no_grad():
         assert macs(ProductConfig()) == 4 * 12 * 12 + 2 * 12 + 2 * 12 * 24 + 12 * 3
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stpredict import models
-from stpredict.models import _registry
+from stpredict.models import registry
 
 
 def test_named_models():
@@ -41,8 +41,6 @@ def test_paper_s_figures():
     config = models.config("m2ost", 250)
     shape = (config.dim, config.depth, config.heads, config.patch_size, config.size_px, config.mask_rate)
     assert shape == (192, 4, 3, 16, 224, 0.1)
-    assert not config.color_tokens
-    assert config.statistics_share == 0
 
 
 def test_saved_form():
@@ -66,7 +64,7 @@ def test_names_of_timm_are_networks_as_they_are():
     assert config.size_px == 240
     assert models.config("hf-hub:timm/resnet18.a1_in1k", 3).encoder == "hf-hub:timm/resnet18.a1_in1k"
     assert models.recipe("resnet18.a1_in1k") == models.recipe("resnet50")
-    assert "encoder" in _registry.named_fields("resnet18")
+    assert "encoder" in registry.config_fields("resnet18")
     assert models.config_from_dict(models.config_to_dict(config)) == config
     with pytest.raises(ValueError, match=r"No model 'resnet17' .*`timm.list_models\(\)`"):
         models.recipe("resnet17")
@@ -114,14 +112,31 @@ def test_spot_batch_moves_what_it_has(spots):
     assert batch.to("cpu").patches is batch.patches
 
 
+def test_statistics_are_an_option_of_every_m2ost():
+    shape = models.config("m2ost_small", 3, {"statistics_share": 0.3, "color_tokens": True})
+    assert type(models.build(shape)).__name__ == "M2OSTStatistics"
+    assert type(models.build(models.config("m2ost_small", 3))) is models.M2OST
+    assert {"color_tokens", "statistics_share", "depth"} <= set(registry.config_fields("m2ost"))
+
+
+def test_predictors_from_before_m2ost_statistics_load_and_keep_their_hash():
+    """They name ``M2OST``, with both fields of ``M2OSTStatistics`` whatever their values."""
+    for share in (0.0, 0.7):
+        fields = {"n_outputs": 3, "depth": 1, "color_tokens": False, "statistics_share": share}
+        config = models.config_from_dict({"model": "M2OST", "config": fields})
+        assert models.config_to_dict(config)["model"] == "M2OST"
+        assert models.config_to_dict(config)["config"].items() >= fields.items()
+        assert models.config_from_dict(models.config_to_dict(config)) == config
+
+
 def test_names_resolve_and_nothing_else():
-    assert set(models.__all__) == set(dir(models)) == set(models._HOME)
+    assert set(models.__all__) == set(dir(models))
     assert all(getattr(models, name).__name__ == name for name in models.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'm3ost'"):
+    with pytest.raises(AttributeError, match="m3ost"):
         models.m3ost  # noqa: B018
 
 
 def test_import_needs_no_torch():
-    code = "import sys; from stpredict import models; from stpredict.models import _registry; print(*sys.modules)"
+    code = "import sys; from stpredict import models; from stpredict.models import registry; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "pandas", "anndata", "spatialdata"} & set(loaded)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict.models._statistics import N_STATISTICS, patch_statistics
+from stpredict.models.image_statistics import N_STATISTICS, patch_statistics
 
 
 def pixels(n=3, scales=2, size=16, seed=0):

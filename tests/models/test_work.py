@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stpredict import models
 from stpredict.models import M2OST, M2OSTConfig
-from stpredict.models._attention import attend, plus, weighted_sum
+from stpredict.models._layers import add_residual, attend
+from stpredict.models.m2ost import weighted_sum
 
 ATTENTION = "_scaled_dot_product"
 
@@ -97,7 +98,7 @@ def plain_network(model, patches):
     return model.head(torch.cat([norm(x[:, 0]) for x, norm in zip(xs, model.norms, strict=True)], dim=-1))
 
 
-@pytest.mark.parametrize("n_scales", [2, 3, 4])
+@pytest.mark.parametrize("n_scales", [2, 3])
 def test_outputs_and_gradients_are_those_of_a_plain_network(n_scales, spots):
     torch.manual_seed(n_scales)
     model = M2OST(small(fov_spots=(1.0, 2.0, 4.0, 8.0)[:n_scales], mask_rate=0.0, patch_size=8))
@@ -130,8 +131,8 @@ def test_bfloat16_stays_near_float32(spots):
 
 def test_sums_in_place_keep_the_finer_precision():
     x, change = torch.randn(4), torch.randn(4)
-    assert torch.equal(plus(x, change.clone()), x + change)
-    coarse = plus(x, change.bfloat16())
+    assert torch.equal(add_residual(x, change.clone()), x + change)
+    coarse = add_residual(x, change.bfloat16())
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, x + change.bfloat16())
 
@@ -146,7 +147,7 @@ def test_weighted_sum():
 # ---- work
 
 
-@pytest.mark.parametrize("n_scales", [1, 2, 3, 4])
+@pytest.mark.parametrize("n_scales", [1, 3])
 def test_one_call_of_attention_per_scale_within_and_one_between(n_scales, spots):
     model = M2OST(small(fov_spots=(1.0, 2.0, 4.0, 8.0)[:n_scales]))
     for train in (False, True):
@@ -190,7 +191,9 @@ def test_multiplications_of_one_spot(name, spots):
 
 def test_names_and_shapes_of_saved_weights():
     """Predictors that are saved today must load tomorrow."""
-    shapes = {name: tuple(x.shape) for name, x in M2OST(small(depth=1, statistics_share=0.5)).state_dict().items()}
+    options = {"dim": 12, "depth": 1, "size_px": 32, "patch_size": 8, "statistics_share": 0.5}
+    model = models.build(models.config("m2ost", 4, options))
+    shapes = {name: tuple(x.shape) for name, x in model.state_dict().items()}
     expected = {"head.weight": (4, 36), "head.bias": (4,)}
     for i in range(3):
         linear = {

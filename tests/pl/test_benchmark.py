@@ -7,7 +7,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_hex
 
 from stpredict import pl
-from stpredict._comparison import joint_components, section
+from stpredict.pl.comparison import joint_components, section
 
 MODELS = {"ridge_color": 0.3, "m2ost": 0.6, "mean_profile": 0.0}
 ORDER = ["m2ost", "ridge_color", "mean_profile"]
@@ -168,7 +168,7 @@ def test_components_are_of_genes_that_all_have(benchmark):
 def test_sections_of_one_spot(compared):
     found = section(compared(MODELS, n_side=1), ORDER)
     assert found.pitch == 1.0
-    assert found.of_gene("GENE1")["m2ost"].shape == (1,)
+    assert found.gene_values("GENE1")["m2ost"].shape == (1,)
 
 
 def test_the_largest_section_is_the_default(compared):

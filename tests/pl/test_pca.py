@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.collections import EllipseCollection
 
 from stpredict import pl
-from stpredict.pl._pca import colors_of, components
+from stpredict.pl._pca import component_colors, components
 
 
 def colors(ax):
@@ -34,7 +34,7 @@ def test_components_do_not_see_missing_spots():
 def test_colors():
     scores = np.column_stack([np.linspace(-1, 1, 101), np.zeros(101), np.linspace(5, 0, 101)])
     scores[50] = np.nan
-    rgb = colors_of(scores, np.array([0.6, 0.3, 0.1]))
+    rgb = component_colors(scores, np.array([0.6, 0.3, 0.1]))
     assert (rgb >= 0).all()
     assert (rgb <= 1).all()
     assert (np.diff(np.delete(rgb[:, 0], 50)) >= 0).all()
@@ -44,7 +44,7 @@ def test_colors():
 
 def test_noise_has_no_colour():
     scores = np.random.default_rng(0).normal(size=(30, 3))
-    assert (colors_of(scores, np.array([0.9, 0.1, 0.004]))[:, 2] == 0.5).all()
+    assert (component_colors(scores, np.array([0.9, 0.1, 0.004]))[:, 2] == 0.5).all()
 
 
 def test_panels(predicted):

@@ -6,7 +6,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from stpredict import pl
-from stpredict.pl._scores import _free
+from stpredict.pl._scores import _labels_without_overlap
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_too_few_or_equal_for_a_density(values):
 
 def test_names_cover_nothing():
     xy = np.array([[0.8, 0.8], [0.79, 0.79], [0.5, 0.5], [0.45, 0.53]])
-    assert _free(xy, ["A", "B", "LONGNAME", "D"]) == [0, 3]
+    assert _labels_without_overlap(xy, ["A", "B", "LONGNAME", "D"]) == [0, 3]
 
 
 def test_given_axes(table):

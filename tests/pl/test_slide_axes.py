@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgba
 from stpredict._slides import Level, Selection, resolve
 from stpredict.pl._slide_axes import (
     Window,
-    _dimmed,
-    _thinned,
+    _dim,
+    _subsample_levels,
     draw_raster,
     draw_spots,
     draw_tissue,
@@ -19,7 +19,7 @@ from stpredict.pl._slide_axes import (
     scale_bar,
     spots_window,
 )
-from stpredict.pp._raster import raster_of
+from stpredict.pp.raster import fit_raster
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def test_beyond_the_image_is_white(slide):
 
 def test_dimming():
     pixels = np.array([[[200, 40, 120]]], np.uint8)
-    assert (_dimmed(pixels, 1.0) == pixels).all()
-    assert (_dimmed(pixels, 0.0) == 255).all()
-    half = _dimmed(pixels, 0.5).astype(int)
+    assert (_dim(pixels, 1.0) == pixels).all()
+    assert (_dim(pixels, 0.0) == 255).all()
+    half = _dim(pixels, 0.5).astype(int)
     assert (half > pixels).all()
     assert np.ptp(half) < np.ptp(pixels.astype(int)) / 2  # paler and greyer
 
@@ -89,11 +89,11 @@ def test_dimming():
 def test_one_coarse_level_is_thinned_lazily():
     pixels = da.zeros((3, 40_000, 40_000), chunks=(3, 1000, 1000), dtype=np.uint8)
     level = Level(pixels=pixels, factor=(1.0, 1.0))
-    first, thin = _thinned([level], ratio=50.0)
+    first, thin = _subsample_levels([level], ratio=50.0)
     assert first is level
     assert thin.factor == (25.0, 25.0)
     assert thin.pixels.shape == (3, 1600, 1600)
-    assert _thinned([level], ratio=3.0) == [level]
+    assert _subsample_levels([level], ratio=3.0) == [level]
 
 
 def test_spots_have_true_size():
@@ -145,7 +145,7 @@ def test_raster_and_circles_agree(angle, apart, shift):
     values = rng.random(len(xy))
     values[3] = np.nan
     circles = drawn(lambda ax: draw_spots(ax, xy, 13.0, values=values))
-    raster = drawn(lambda ax: draw_raster(ax, raster_of(xy), values))
+    raster = drawn(lambda ax: draw_raster(ax, fit_raster(xy), values))
     for x, y in xy.astype(int):
         near = np.s_[y - 3 : y + 4, x - 3 : x + 4]
         assert abs(circles[near] - raster[near]).max() <= 2
@@ -158,7 +158,7 @@ def test_shrunken_raster_has_no_rim():
     """Edges fade into what lies beneath, not into the colour of missing values."""
     xy = np.argwhere(np.ones((300, 300))).astype(float)[:, ::-1] + 50.5
     xy = xy[np.hypot(*(xy - 200).T) < 120]
-    picture = drawn(lambda ax: (draw_raster(ax, raster_of(xy), np.ones(len(xy)), cmap="Reds"), ax.set_xlim(0, 900)))
+    picture = drawn(lambda ax: (draw_raster(ax, fit_raster(xy), np.ones(len(xy)), cmap="Reds"), ax.set_xlim(0, 900)))
     red, green, _ = np.moveaxis(picture, -1, 0)
     assert (np.abs(red - green)[green < 200] > 15).all()
 

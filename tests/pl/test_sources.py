@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stpredict._slides import Selection
-from stpredict.pl._sources import agreement, sources
+from stpredict.pl._sources import source_pearson, sources
 
 
 def log_normalised(counts, total, target_sum):
@@ -43,14 +43,14 @@ def test_agreement_aligns_spots_by_instance(predicted):
     assert not np.array_equal(observed.slide.instances, given.slide.instances)
     rate = predicted["observed"].layers["rate"][(predicted["observed"].obs["region"] == "S1_spots").to_numpy(), 2]
     expected = np.corrcoef(observed.values(["GENE2"])[:, 0], rate)[0, 1]
-    assert agreement(observed, given, "GENE2") == pytest.approx(expected, abs=1e-5)
+    assert source_pearson(observed, given, "GENE2") == pytest.approx(expected, abs=1e-5)
 
 
 def test_agreement_of_what_cannot_agree(predicted):
     predicted["observed"].layers["one"] = predicted["observed"].layers["rate"].copy()
     predicted["observed"].layers["one"][2:, 0] = np.nan
     observed, few = sources(predicted, ("observed", "one"), Selection(shapes_key="S0_spots"))
-    assert agreement(observed, few, "GENE0") is None
+    assert source_pearson(observed, few, "GENE0") is None
 
 
 def test_layer_outside_the_panel(sdata):
@@ -126,7 +126,9 @@ def test_agreement_is_over_the_spots_that_are_scored(predicted):
     assert drawn[4] == 0
     rate = table.layers["rate"][at, 2]
     kept = np.arange(len(at)) != 4
-    assert agreement(observed, given, "GENE2") == pytest.approx(np.corrcoef(drawn[kept], rate[kept])[0, 1], abs=1e-5)
+    assert source_pearson(observed, given, "GENE2") == pytest.approx(
+        np.corrcoef(drawn[kept], rate[kept])[0, 1], abs=1e-5
+    )
     assert np.corrcoef(drawn, rate)[0, 1] != pytest.approx(np.corrcoef(drawn[kept], rate[kept])[0, 1], abs=1e-3)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
-from stpredict.pp._columns import columns_of
+from stpredict.pp.columns import read_columns
 
 VALUES = np.random.default_rng(0).random((20, 6)) * (np.random.default_rng(1).random((20, 6)) < 0.5)
 
@@ -22,7 +22,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [None, np.arange(20), np.array([5, 2, 19])])
 def test_columns(kind, rows):
-    found = columns_of(KINDS[kind](VALUES), [4, 1], rows)
+    found = read_columns(KINDS[kind](VALUES), [4, 1], rows)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, VALUES[:, [4, 1]][slice(None) if rows is None else rows].astype(np.float32))
 
@@ -35,5 +35,5 @@ def test_other_chunks_are_not_read():
         return x
 
     matrix = da.from_array(VALUES, chunks=(20, 2)).map_blocks(block, dtype=VALUES.dtype, meta=VALUES[:0])
-    columns_of(matrix, [3])
+    read_columns(matrix, [3])
     assert read == [(0, 1)]

@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse
 
 from stpredict.pp import select_genes, split
-from stpredict.pp._genes import normalized_dispersion
+from stpredict.pp.gene_ranking import normalized_dispersion
 
 
 def chosen(sdata):

@@ -15,8 +15,7 @@ from spatialdata.transformations import Affine, Identity, Scale
 
 import stpredict as stp
 from stpredict._slides import Selection, resolve
-from stpredict.pp._grid import PLATFORMS, SpotGeometry
-from stpredict.pp._placement import Spots
+from stpredict.pp.lattice import PLATFORMS, SpotGeometry, SpotLattice
 
 WIDTH, HEIGHT, UM = 400, 300, 0.5
 TILES = {"diameter_um": 10, "pitch_um": 10, "outline": "square"}  # 20 px: they tile the image
@@ -78,7 +77,7 @@ def test_partitions_do_not_matter():
 def test_sums_are_added_up_before_they_are_many(monkeypatch):
     whole = build(scattered())
     stp.pp.spots_from_transcripts(whole, **TILES)
-    monkeypatch.setattr("stpredict.pp._transcript_sums.AT_ONCE", 100)
+    monkeypatch.setattr("stpredict.pp._transcript_counts.MAX_PENDING", 100)
     parts = build(scattered(), n_partitions=9)
     stp.pp.spots_from_transcripts(parts, **TILES)
     pd.testing.assert_frame_equal(parts["pseudo_spots_counts"].to_df(), whole["pseudo_spots_counts"].to_df())
@@ -124,19 +123,19 @@ def test_between_circles_it_is_dropped_and_said(caplog):
     SpotGeometry(diameter_um=7, pitch_um=10),
 ])  # fmt: skip
 def test_places_by_brute_force(geometry):
-    spots = Spots(geometry=geometry, um_per_px=UM, width_px=WIDTH, height_px=HEIGHT)
+    spots = SpotLattice(geometry=geometry, um_per_px=UM, width_px=WIDTH, height_px=HEIGHT)
     xy = np.random.default_rng(1).uniform(-20, 420, (3000, 2))
-    ids, centres = spots.lattice.within(np.array([0.0, 0.0, WIDTH, HEIGHT]))
+    ids, centres = spots.within(np.array([0.0, 0.0, WIDTH, HEIGHT]))
     np.testing.assert_allclose(spots.centres(ids), centres)
     d = np.abs(xy[:, None] - centres)
     inside = (np.hypot(*d.T).T if geometry.outline == "circle" else d.max(axis=2)) <= geometry.diameter_um / UM / 2
     assert inside.sum(axis=1).max() == 1
-    np.testing.assert_array_equal(spots.place(xy), np.where(inside.any(axis=1), ids[inside.argmax(axis=1)], -1))
+    np.testing.assert_array_equal(spots.assign(xy), np.where(inside.any(axis=1), ids[inside.argmax(axis=1)], -1))
 
 
 def test_points_without_a_place_lie_nowhere():
-    spots = Spots(geometry=PLATFORMS["visium"], um_per_px=UM, width_px=WIDTH, height_px=HEIGHT)
-    assert spots.place(np.array([[np.nan, 5.0], [np.inf, 5.0]])).tolist() == [-1, -1]
+    spots = SpotLattice(geometry=PLATFORMS["visium"], um_per_px=UM, width_px=WIDTH, height_px=HEIGHT)
+    assert spots.assign(np.array([[np.nan, 5.0], [np.inf, 5.0]])).tolist() == [-1, -1]
 
 
 def test_the_grid_is_that_of_spot_grid():
@@ -249,16 +248,11 @@ def test_what_was_made_is_replaced_and_nothing_else_is():
     ({"diameter_um": 11, "pitch_um": 10}, "Spots overlap: a circle of 11 µm is wider than the 10 µm to the next"),
     ({**TILES, "layout": "hexagonal"}, r"a square of 10 µm is wider than the 8\.66 µm"),
     ({**TILES, "outline": "star"}, "`outline` is 'star'"),
-    ({"diameter_um": 5}, "both are needed"),
-    ({"like": "xenium"}, "`like` is 'xenium'; known: 'visium'"),
     ({**TILES, "min_transcripts": 0}, "`min_transcripts` is 0; it must be at least 1"),
     ({**TILES, "min_transcripts": 9}, "No spot has 9 transcripts: 2 transcripts count, 2 of them lie in a spot"),
     ({**TILES, "points_key": "cells"}, r"No points 'cells' in `sdata.points`\. Found: 'transcripts'"),
     ({**TILES, "feature_key": "name"}, r"No column 'name' names the gene of each transcript \(found: 'x', 'y', 'gene'"),
     ({**TILES, "exclude": "("}, r"`exclude` is '\(', which is no regular expression"),
-    ({**TILES, "image_key": "hes"}, "No image 'hes'"),
-    ({**TILES, "um_per_px": 0}, "`um_per_px` is 0"),
-    ({**TILES, "coordinate_system": "mm"}, "There is no image of coordinate system 'mm'"),
 ])  # fmt: skip
 def test_bad_input_is_refused_and_nothing_is_written(arguments, words):
     sdata = build(at((5, 5), (25, 5)))

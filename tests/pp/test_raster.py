@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpredict.pp._raster import raster_of
+from stpredict.pp.raster import fit_raster
 
 ROWS = {"square": (1.0, 0.0), "hexagonal": (np.sqrt(3) / 2, 0.5)}
 
@@ -27,7 +27,7 @@ def centres(raster):
 
 def test_square_lattice_is_one_pixel_a_place():
     xy = np.array([[x, y] for y in (20.0, 23.0) for x in (10.0, 13.0, 16.0)])
-    raster = raster_of(xy)
+    raster = fit_raster(xy)
     assert raster.layout == "square"
     np.testing.assert_allclose(raster.matrix, [[3, 0, 8.5], [0, 3, 18.5], [0, 0, 1]], atol=1e-12)
     painted = raster.paint(np.arange(12).reshape(6, 2))
@@ -36,7 +36,7 @@ def test_square_lattice_is_one_pixel_a_place():
 
 
 def test_hexagonal_lattice_is_two_pixels_a_place():
-    raster = raster_of(places("hexagonal", n=4, pitch=2.0))
+    raster = fit_raster(places("hexagonal", n=4, pitch=2.0))
     assert raster.layout == "hexagonal"
     assert (raster.down, raster.across) == (1, 2)
     painted = raster.paint(np.arange(16)[:, None])[0]
@@ -46,7 +46,7 @@ def test_hexagonal_lattice_is_two_pixels_a_place():
 
 
 def test_columns_of_a_hexagonal_lattice_may_be_staggered():
-    raster = raster_of(places("hexagonal", n=6)[:, ::-1])
+    raster = fit_raster(places("hexagonal", n=6)[:, ::-1])
     assert (raster.down, raster.across) == (2, 1)
     np.testing.assert_allclose(centres(raster), places("hexagonal", n=6)[:, ::-1], atol=1e-12)
 
@@ -64,7 +64,7 @@ def test_pixels_lie_on_their_places(layout, angle, pitch, share, origin, seed):
     """Turned, with gaps and in any order."""
     xy = places(layout, 20, pitch, angle, origin)
     xy = xy[np.random.default_rng(seed).permutation(len(xy))[: int(share * len(xy))]]
-    raster = raster_of(xy)
+    raster = fit_raster(xy)
     assert raster.layout == layout
     np.testing.assert_allclose(centres(raster), xy, atol=1e-6 * pitch + 1e-9)
     assert np.linalg.det(raster.matrix) > 0  # not mirrored
@@ -75,7 +75,7 @@ def test_pixels_lie_on_their_places(layout, angle, pitch, share, origin, seed):
 @pytest.mark.parametrize("layout", ["square", "hexagonal"])
 def test_pixels_are_nearest_to_their_place(layout):
     xy = places(layout, 12, 3.0, 0.1)
-    raster = raster_of(xy)
+    raster = fit_raster(xy)
     painted = raster.paint(np.arange(len(xy))[:, None])[0]
     row, column = np.nonzero(np.isfinite(painted))
     pixels = np.column_stack([column + 0.5, row + 0.5, np.ones(len(row))]) @ raster.matrix.T[:, :2]
@@ -86,16 +86,16 @@ def test_pixels_are_nearest_to_their_place(layout):
 def test_pieces_far_apart_are_on_one_lattice():
     xy = places("square", 300, 4.0, 0.003)
     xy = xy[np.r_[0:40, 300:340, 600:640, len(xy) - 40 : len(xy)]]
-    np.testing.assert_allclose(centres(raster_of(xy)), xy, atol=1e-9)
+    np.testing.assert_allclose(centres(fit_raster(xy)), xy, atol=1e-9)
 
 
 def test_rounded_centres_are_on_a_lattice():
     xy = places("hexagonal", 60, 20.0, 0.01)
-    np.testing.assert_allclose(centres(raster_of(np.rint(xy))), xy, atol=0.2)
+    np.testing.assert_allclose(centres(fit_raster(np.rint(xy))), xy, atol=0.2)
 
 
 def test_places_in_one_row():
-    raster = raster_of(places("square")[:20])
+    raster = fit_raster(places("square")[:20])
     assert (raster.height, raster.width) == (1, 20)
 
 
@@ -108,13 +108,13 @@ def test_places_in_one_row():
     pytest.param(places("square") * (1, 1.15), id="oblong"),
 ])  # fmt: skip
 def test_no_lattice(xy):
-    assert raster_of(xy) is None or np.allclose(centres(raster_of(xy)), xy)
+    assert fit_raster(xy) is None or np.allclose(centres(fit_raster(xy)), xy)
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_bands_together_are_the_picture(turned):
     xy = places("hexagonal", 9)[:, :: -1 if turned else 1]
-    raster = raster_of(xy)
+    raster = fit_raster(xy)
     values = np.random.default_rng(0).random((len(xy), 2))
     bands = [raster.band(top, min(top + 4, raster.height)) for top in range(0, raster.height, 4)]
     painted = np.concatenate([part.paint(values[at]) for at, part in bands], axis=1)

@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 
 from stpredict.datasets import synthetic
 from stpredict.pp import split
-from stpredict.pp._split import blocks
+from stpredict.pp.spatial_blocks import spatial_blocks
 
 GRID = np.stack(np.meshgrid(np.arange(12.0), np.arange(10.0)), -1).reshape(-1, 2)
 
@@ -41,17 +41,17 @@ def test_blocks_of_every_slide(sdata):
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
 @pytest.mark.parametrize("seed", range(4))
 def test_blocks_are_few_and_contiguous(fraction, seed):
-    marked = blocks(GRID, fraction=fraction, n_blocks=3, seed=seed)
+    marked = spatial_blocks(GRID, fraction=fraction, n_blocks=3, seed=seed)
     assert marked.sum() == round(fraction * len(GRID))
     pairs = cKDTree(GRID).query_pairs(1.5, output_type="ndarray")
     crossing = (marked[pairs[:, 0]] != marked[pairs[:, 1]]).mean()
     at_random = 2 * fraction * (1 - fraction)
     assert crossing < 0.6 * at_random
-    np.testing.assert_array_equal(marked, blocks(GRID, fraction=fraction, n_blocks=3, seed=seed))
+    np.testing.assert_array_equal(marked, spatial_blocks(GRID, fraction=fraction, n_blocks=3, seed=seed))
 
 
 def test_blocks_are_far_apart():
-    marked = blocks(GRID, fraction=0.05, n_blocks=2)
+    marked = spatial_blocks(GRID, fraction=0.05, n_blocks=2)
     xy = GRID[marked]
     distance = np.linalg.norm(xy[:, None] - xy, axis=-1)
     assert distance.max() > 9  # two blocks of three spots each
@@ -59,12 +59,12 @@ def test_blocks_are_far_apart():
 
 
 def test_another_seed_is_another_place():
-    assert len({blocks(GRID, seed=seed).tobytes() for seed in range(5)}) > 1
+    assert len({spatial_blocks(GRID, seed=seed).tobytes() for seed in range(5)}) > 1
 
 
 @pytest.mark.parametrize(("n", "expected"), [(0, 0), (1, 0), (2, 1), (3, 1)])
 def test_blocks_of_few_spots(n, expected):
-    assert blocks(GRID[:n], fraction=0.2).sum() == expected
+    assert spatial_blocks(GRID[:n], fraction=0.2).sum() == expected
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from stpredict.pp import TargetSpec
-from stpredict.pp._targets import Targets, slide_means
+from stpredict.pp.targets import Targets, slide_means
 
 COUNTS = csr_matrix([[1, 3, 6, 0], [0, 0, 5, 5], [2, 2, 0, 0], [0, 0, 0, 0]], dtype=np.float32)
 PANEL = [1, 0]

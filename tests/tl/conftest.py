@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from distributed import Client, LocalCluster
 from spatialdata import SpatialData
 
 from stpredict.datasets import synthetic
@@ -68,6 +69,23 @@ def quick(tmp_path: Path) -> Callable[..., Predictor]:
         return fit(sdata, model, config=FitConfig(**of_config), model_options={**TINY, **(options or {})}, **arguments)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    """A dask cluster of two processes that all tests share. It is not dask's default, so other tests do not use it."""
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions of 16 spots with 4 around, so that 75 spots on three slides are five, two of which hold two slides."""
+    monkeypatch.setattr("stpredict.tl._inference.plan.PARTITION_SIZE", 16)
+    monkeypatch.setattr("stpredict.tl._inference.plan.WINDOW_MARGIN", 4)
 
 
 @pytest.fixture(scope="session")

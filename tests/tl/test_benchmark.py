@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stpredict._files import lock
 from stpredict.datasets import synthetic
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
-from stpredict.tl._benchmark_summary import interval, summarised, unit_means
-from stpredict.tl._cost import PeakMemory, Stopwatch
-from stpredict.tl._entry import common_fields, entries_of
-from stpredict.tl._lock import lock
-from stpredict.tl._scores import agreement
+from stpredict.tl._benchmarking.cost import PeakMemory, Stopwatch
+from stpredict.tl._benchmarking.entry import common_fields, entries_of
+from stpredict.tl._benchmarking.summary import bootstrap_interval, summarize, unit_means
 
 from .conftest import TINY, copied
 
@@ -46,10 +45,20 @@ def pair(two):
 @pytest.fixture(scope="module")
 def done(two, tmp_path_factory):
     """Two folds, two seeds, one model and the baselines."""
-    folder = tmp_path_factory.mktemp("benchmark")
-    found = benchmark(copied(two), {"quick": QUICK}, seeds=(0, 3), config=ON_CPU, save_dir=folder,
+    folder, sdata = tmp_path_factory.mktemp("benchmark"), copied(two)
+    attrs, layers, uns = str(sdata.attrs), list(sdata["observed"].layers), list(sdata["observed"].uns)
+    found = benchmark(sdata, {"quick": QUICK}, seeds=(0, 3), config=ON_CPU, save_dir=folder,
                       keep_predictors=True, progress=False)  # fmt: skip
+    assert (str(sdata.attrs), list(sdata["observed"].layers), list(sdata["observed"].uns)) == (attrs, layers, uns)
+    pd.testing.assert_frame_equal(sdata["observed"].obs, two["observed"].obs)
     return folder, found
+
+
+@pytest.fixture(scope="module")
+def baselines(two, tmp_path_factory):
+    """Both baselines on both folds."""
+    folder = tmp_path_factory.mktemp("baselines")
+    return benchmark(copied(two), ["mean_profile"], save_dir=folder, progress=False)
 
 
 def written(folder):
@@ -150,6 +159,36 @@ def test_nothing_is_done_twice_and_more_can_be_added(done, pair):
     assert len(Benchmark.load(folder).runs) == len(found.runs) + 2
 
 
+def test_a_folder_written_before_is_read_and_continued(baselines, pair, tmp_path):
+    """There was no version of patches, and a protocol's note had another name; cells may be older than a score."""
+    shutil.copytree(baselines.folder, tmp_path / "old")
+    note = json.loads((tmp_path / "old/benchmark.json").read_text())
+    del note["patch_version"], note["protocol_note"]
+    (tmp_path / "old/benchmark.json").write_text(json.dumps({**note, "said": "As others do."}))
+    for file in (tmp_path / "old").glob("*/*/config.json"):
+        config = json.loads(file.read_text())
+        assert config.pop("patch_version") == 1
+        file.write_text(json.dumps(config))
+    for file in (tmp_path / "old").glob("*/*/run.json"):
+        run = json.loads(file.read_text())
+        del run["moran_agreement"]
+        file.write_text(json.dumps(run))
+    loaded = Benchmark.load(tmp_path / "old")
+    assert loaded.summary().attrs["protocol_note"] == "As others do."
+    assert loaded.summary()["moran_agreement"].isna().all()
+    before = written(tmp_path / "old/mean_profile")
+    found = benchmark(pair, ["mean_profile"], save_dir=tmp_path / "old", progress=False)
+    assert written(tmp_path / "old/mean_profile") == before
+    pd.testing.assert_frame_equal(found.scores, baselines.scores)
+
+
+def test_patches_cut_in_another_way_are_refused(baselines, pair, monkeypatch):
+    for module in ("runner", "cell", "study"):
+        monkeypatch.setattr(f"stpredict.tl._benchmarking.{module}.PATCH_VERSION", 2)
+    with pytest.raises(ValueError, match=r"was written when patches were cut in another way \(version 1, now 2\)"):
+        benchmark(pair, ["mean_profile"], save_dir=baselines.folder, progress=False)
+
+
 def test_other_options_or_data_are_refused(done, pair):
     folder, _ = done
     before = written(folder)
@@ -187,7 +226,7 @@ def test_a_failure_in_training_leaves_its_configuration(pair, tmp_path, monkeypa
         msg = "out of luck"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr("stpredict.tl._cell.score", broken)
+    monkeypatch.setattr("stpredict.tl._benchmarking.cell.train_members", broken)
     with pytest.raises(RuntimeError, match=r"Every cell failed: .* 'RuntimeError: out of luck'"):
         benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
     cell = tmp_path / "ridge_color/fold-1-seed-0"
@@ -195,34 +234,36 @@ def test_a_failure_in_training_leaves_its_configuration(pair, tmp_path, monkeypa
 
 
 KILLED = """
-import sys
+import os, signal, sys
 import torch
 torch.set_num_threads(1)
 import stpredict as stp
+from stpredict.tl._benchmarking import runner
+run_cell, begun = runner.run_cell, []
+
+def killed_in_the_third(cell, observations):
+    begun.append(cell)
+    if len(begun) == 3:
+        cell.folder.with_name(f".{cell.folder.name}.part").mkdir()  # as if it had begun to write
+        os.kill(os.getpid(), signal.SIGKILL)
+    run_cell(cell, observations)
+
+runner.run_cell = killed_in_the_third
 sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
-stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=sys.argv[1], progress=False)
+stp.tl.benchmark(sdata, ["mean_profile"], save_dir=sys.argv[1], progress=False)
 """
 
 
-def test_a_killed_run_goes_on(pair, tmp_path):
-    place = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(place)])
-    deadline = time.monotonic() + 120
-    while len(list(place.glob("*/fold-*/run.json"))) < 1 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = {path: at for path, at in written(place).items() if "/fold-" in str(path) and "/." not in str(path)}
-    n_done = len(list(place.glob("*/fold-*/run.json")))
-    assert 1 <= n_done < 6
-    models = ["knn_spatial"]
-    found = benchmark(pair, models, save_dir=place, progress=False)
-    assert {path: at for path, at in written(place).items() if path in kept} == kept
-    assert {path.suffix for path in place.glob("*/.*")} <= {".lock"}  # what was killed may leave an empty file
-    whole = benchmark(pair, models, save_dir=tmp_path / "whole", progress=False)
-    pd.testing.assert_frame_equal(found.scores, whole.scores)
-    assert len(found.runs) == 6
+def test_a_killed_run_is_continued(pair, baselines, tmp_path):
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert process.returncode == -signal.SIGKILL
+    kept = {path: at for path, at in written(tmp_path).items() if "/fold-" in str(path) and "/." not in str(path)}
+    assert len(list(tmp_path.glob("*/fold-*/run.json"))) == 2
+    found = benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
+    assert {path: at for path, at in written(tmp_path).items() if path in kept} == kept
+    assert {path.suffix for path in tmp_path.glob("*/.*")} <= {".lock"}  # a killed process may leave an empty file
+    pd.testing.assert_frame_equal(found.scores, baselines.scores)
+    assert len(found.runs) == 4
 
 
 SHARED = """
@@ -232,29 +273,28 @@ torch.set_num_threads(1)
 import stpredict as stp
 sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
 sys.stdin.readline()
-stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=sys.argv[1], progress=False)
+stp.tl.benchmark(sdata, ["mean_profile"], save_dir=sys.argv[1], progress=False)
 """
 
 
-def test_two_processes_share_the_cells(two, tmp_path):
-    """Whatever the order in which they come to the cells, each is done once, and nobody stumbles over the other."""
-    command = [sys.executable, "-c", SHARED, str(tmp_path / "shared")]
+def test_two_processes_share_the_cells(two, baselines, tmp_path):
+    """Whatever the order in which they come to the cells, each is done once, and neither disturbs the other."""
+    command = [sys.executable, "-c", SHARED, str(tmp_path)]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     with ThreadPoolExecutor() as pool:
-        said = list(pool.map(lambda each: each.communicate("go\n", timeout=240)[1], both))
-    for process, error in zip(both, said, strict=True):
-        assert process.returncode == 0 or "Another process is at" in error, error
-    found = benchmark(copied(two), ["knn_spatial"], save_dir=tmp_path / "shared", progress=False)
-    alone = benchmark(copied(two), ["knn_spatial"], save_dir=tmp_path / "alone", progress=False)
-    pd.testing.assert_frame_equal(found.scores, alone.scores)
+        errors = list(pool.map(lambda each: each.communicate("go\n")[1], both))
+    for process, error in zip(both, errors, strict=True):
+        assert process.returncode == 0 or "Another process is running" in error, error
+    found = benchmark(copied(two), ["mean_profile"], save_dir=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(found.scores, baselines.scores)
     assert len(found.failed) == 0
-    assert not list((tmp_path / "shared").glob("**/.*"))
+    assert not list(tmp_path.glob("**/.*"))
 
 
 def test_a_cell_that_another_process_is_at_is_left_to_it(pair, tmp_path):
     with lock(tmp_path / "ridge_color/fold-1-seed-0") as ours:
         assert ours
-        with pytest.warns(UserWarning, match=r"at 1 cells of this comparison: 'ridge_color/fold-1-seed-0'.*left out"):
+        with pytest.warns(UserWarning, match=r"running 1 cells of this .*'ridge_color/fold-1-seed-0'.*left out"):
             found = benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
     assert found.runs[["model", "fold"]].to_numpy().tolist() == [
         ["mean_profile", 0], ["ridge_color", 0], ["mean_profile", 1]
@@ -267,7 +307,7 @@ def test_nothing_is_returned_where_other_processes_are_at_every_cell(pair, tmp_p
         for fold in range(2):
             for model in BASELINES:
                 assert stack.enter_context(lock(tmp_path / f"{model}/fold-{fold}-seed-0"))
-        with pytest.raises(RuntimeError, match=r"Another process is at 4 cells .* None is finished yet"):
+        with pytest.raises(RuntimeError, match=r"Another process is running 4 cells .* None is finished yet"):
             benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
 
 
@@ -276,22 +316,13 @@ def test_leaks_are_marked_for_good(pair, tmp_path):
     with pytest.raises(ValueError, match="allow_leakage=True"):
         benchmark(pair, ["mean_profile"], save_dir=tmp_path / "a", progress=False)
     assert not (tmp_path / "a").exists()
-    found = benchmark(pair, {"quick": QUICK}, config=ON_CPU, allow_leakage=True, save_dir=tmp_path / "b",
-                      progress=False)  # fmt: skip
+    found = benchmark(pair, ["mean_profile"], allow_leakage=True, save_dir=tmp_path / "b", progress=False)
     assert found.runs["leaks"].all()
     assert "WITH LEAKAGE" in repr(found)
     assert "WITH LEAKAGE" in found._repr_html_()
     attrs = Benchmark.load(tmp_path / "b").summary().attrs
     assert (attrs["leaks"], attrs["unit"], attrs["n_units"]) == (True, "section", 2)
-    assert json.loads((tmp_path / "b/quick/fold-0-seed-0/config.json").read_text())["leaks"] is True
-
-
-def test_input_is_not_changed(pair, tmp_path):
-    attrs, layers = str(pair.attrs), list(pair["observed"].layers)
-    obs, uns = pair["observed"].obs.copy(), list(pair["observed"].uns)
-    benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
-    assert (str(pair.attrs), list(pair["observed"].layers), list(pair["observed"].uns)) == (attrs, layers, uns)
-    pd.testing.assert_frame_equal(pair["observed"].obs, obs)
+    assert json.loads((tmp_path / "b/mean_profile/fold-0-seed-0/config.json").read_text())["leaks"] is True
 
 
 def test_embeddings_go_to_models_that_take_them(pair, tmp_path):
@@ -356,7 +387,7 @@ def long(values, metric="pearson"):
 
 
 PATIENTS = {"s0": "p", "s1": "p", "s2": "q", "s3": "r"}
-NOTE = {"unit": "patient", "leaks": False, "protocol": None, "headline": "gene_pearson", "said": ""}
+NOTE = {"unit": "patient", "leaks": False, "protocol": None, "headline": "gene_pearson", "protocol_note": ""}
 
 
 def two_models():
@@ -383,7 +414,7 @@ def made_runs(labels):
 
 
 def test_summary_by_hand():
-    found = summarised(two_models(), made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
+    found = summarize(two_models(), made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
     assert list(found.index) == ["m", "ridge_color"]
     row = found.loc["m"]
     assert row["gene_pearson"] == pytest.approx(0.4)  # (0.3 + 0.4 + 0.5) / 3: a patient of two slides counts once
@@ -400,18 +431,18 @@ def test_summary_by_hand():
 def test_sections_are_the_units_where_there_is_one_patient():
     means = unit_means(two_models(), "pearson", "slide")
     assert means["m"].to_dict() == pytest.approx({"s0": 0.25, "s1": 0.35, "s2": 0.4, "s3": 0.5})
-    found = summarised(two_models(), made_runs(["m", "ridge_color"]), {**NOTE, "unit": "section"}, ["ridge_color"])
+    found = summarize(two_models(), made_runs(["m", "ridge_color"]), {**NOTE, "unit": "section"}, ["ridge_color"])
     assert found.attrs["n_units"] == 4
     assert found.loc["m", "gene_pearson"] == pytest.approx(0.375)
 
 
 def test_without_enough_units_or_a_baseline_there_is_no_interval():
     scores = two_models()
-    few = summarised(scores[scores["group"] != "r"], made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
+    few = summarize(scores[scores["group"] != "r"], made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
     assert few.attrs["n_units"] == 2
     assert few.loc["m", ["low", "high", "difference_low", "difference_high"]].isna().all()
     assert few.loc["m", "difference"] == pytest.approx(0.15)
-    alone = summarised(scores[scores["model"] == "m"], made_runs(["m"]), NOTE, [])
+    alone = summarize(scores[scores["model"] == "m"], made_runs(["m"]), NOTE, [])
     assert alone.attrs["baseline"] is None
     assert np.isnan(alone.loc["m", "difference"])
 
@@ -420,18 +451,11 @@ def test_the_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(300):
-        low, high = interval(rng.normal(size=30))
+        low, high = bootstrap_interval(rng.normal(size=30))
         hits += low < 0 < high
     assert 0.90 < hits / 300 < 0.98
-    assert interval(np.arange(9.0)) == interval(np.arange(9.0))
-    assert interval(np.array([1.0, 1.0, 1.0, np.nan])) == (1.0, 1.0)
-
-
-def test_agreement_of_two_scores():
-    one = np.array([0.1, 0.2, 0.6, np.nan])
-    assert agreement(one, 2 * one + 1) == pytest.approx(1)
-    assert np.isnan(agreement(one, np.array([np.nan, 1, 2, 3])))
-    assert np.isnan(agreement(one, np.ones(4)))
+    assert bootstrap_interval(np.arange(9.0)) == bootstrap_interval(np.arange(9.0))
+    assert bootstrap_interval(np.array([1.0, 1.0, 1.0, np.nan])) == (1.0, 1.0)
 
 
 def test_costs_are_measured():

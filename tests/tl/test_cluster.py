@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,36 +15,17 @@ from spatialdata import read_zarr
 from stpredict._slides import pyramid
 from stpredict.io import read_wsi
 from stpredict.pp import spot_grid
-from stpredict.tl import _cluster, _partitions, _sinks, predict
+from stpredict.tl import PredictOptions, predict
+from stpredict.tl._inference import cluster
+from stpredict.tl._inference.plan import PredictionPlan
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
-
-
-@pytest.fixture(scope="module")
-def client():
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 @pytest.fixture
 def on_disk(sdata, tmp_path):
     sdata.write(tmp_path / "slide.zarr")
     return read_zarr(tmp_path / "slide.zarr")
-
-
-def partitions_of_16():
-    """Small partitions in a worker, as `monkeypatch` makes them in this process."""
-    _partitions.PARTITION = _sinks.PARTITION = _cluster.PARTITION = 16
-
-
-@pytest.fixture
-def small_partitions(client, monkeypatch):
-    for module in (_partitions, _sinks, _cluster):
-        monkeypatch.setattr(module, "PARTITION", 16)
-    return partitions_of_16
 
 
 def test_values_are_those_of_this_process(on_disk, predictor, client):
@@ -79,13 +61,6 @@ def test_a_layer(on_disk, predictor, client):
     np.testing.assert_allclose(filled, on_disk["wanted"].X, atol=1e-6)
 
 
-def test_workers_write_into_the_store(on_disk, predictor, client, tmp_path):
-    predict(on_disk, predictor, key_added="wanted", **QUIET)
-    predict(on_disk, predictor, client=client, store=tmp_path / "store", **QUIET)
-    table, wanted = on_disk["predicted"], on_disk["wanted"]
-    np.testing.assert_allclose(np.asarray(table[wanted.obs_names].X), wanted.X, atol=1e-6)
-
-
 def test_an_image_file_is_opened_by_the_workers(on_disk, predictor):
     """A plan carries where pixels lie, not pixels: less than one patch."""
     import cloudpickle
@@ -94,19 +69,16 @@ def test_an_image_file_is_opened_by_the_workers(on_disk, predictor):
 
     slides = resolve(on_disk, Selection())
     n_pixels = sum(np.prod(level.pixels.shape) for slide in slides for level in slide.levels)
-    plan = _partitions.Plan.of(slides, predictor, _partitions.Settings())
+    plan = PredictionPlan.of(slides, predictor, PredictOptions())
     assert len(cloudpickle.dumps(plan)) < n_pixels / 10
 
 
-def test_a_worker_that_dies_costs_nothing_but_time(on_disk, predictor, tmp_path):
+def test_a_worker_that_dies_costs_nothing_but_time(on_disk, predictor, client, tmp_path):
     """One of two is killed while it computes: the result is whole, and what it had written is not computed again."""
     predict(on_disk, predictor, key_added="wanted", **QUIET)
     predictor.members[0].network.head.register_forward_hook(Killer(tmp_path / "killed"))
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as own,
-    ):
-        predict(on_disk, predictor, client=own, store=tmp_path / "store", **QUIET)
+    predict(on_disk, predictor, client=client, store=tmp_path / "store", **QUIET)
+    client.wait_for_workers(2)  # the next test finds two again
     assert (tmp_path / "killed").exists()
     table, wanted = on_disk["predicted"], on_disk["wanted"]
     np.testing.assert_allclose(np.asarray(table[wanted.obs_names].X), wanted.X, atol=1e-6)
@@ -130,8 +102,8 @@ def test_the_only_worker_dies_with_all_that_was_sent(on_disk, predictor, tmp_pat
     predict(on_disk, predictor, key_added="wanted", **QUIET)
     predictor.members[0].network.head.register_forward_hook(Killer(tmp_path / "killed"))
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as own,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as own_cluster,
+        Client(own_cluster) as own,
     ):
         predict(on_disk, predictor, client=own, **QUIET)
     assert (tmp_path / "killed").exists()
@@ -155,7 +127,7 @@ def asks_dask(x):
     import dask.array as da
     from distributed import get_client
 
-    with _cluster.alone():
+    with cluster.exclusive_worker():
         get_client()
         total = int((da.ones(10, chunks=3) * x).sum().compute())
         return total, dask.base.get_scheduler().__name__
@@ -173,26 +145,23 @@ def test_what_is_no_client(sdata, predictor):
 
 
 def test_a_cluster_without_workers(sdata, predictor):
-    with (
-        LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
-        Client(cluster) as empty,
-        pytest.raises(ValueError, match=r"cluster of `client` has no workers"),
-    ):
+    empty = SimpleNamespace(submit=None, scatter=None, nthreads=dict)
+    with pytest.raises(ValueError, match=r"cluster of `client` has no workers"):
         predict(sdata, predictor, client=empty, **QUIET)
 
 
 @pytest.mark.parametrize("n", [1, 4, 100])
-def test_stretches_are_runs_of_whole_partitions(n):
-    todo = [(0, 5 * 1024), (7 * 1024, 9 * 1024 + 7)]
-    stretches = _cluster._stretches(todo, n)
-    assert [i for first, last in stretches for i in range(first, last)] == [i for a, b in todo for i in range(a, b)]
-    assert all(first % 1024 == 0 for first, _ in stretches)
-    assert len(stretches) <= n + len(todo)
+def test_tasks_are_ranges_of_whole_partitions(n):
+    missing = [(0, 5 * 1024), (7 * 1024, 9 * 1024 + 7)]
+    ranges = cluster._task_ranges(missing, n, 1024)
+    assert [i for start, stop in ranges for i in range(start, stop)] == [i for a, b in missing for i in range(a, b)]
+    assert all(start % 1024 == 0 for start, _ in ranges)
+    assert len(ranges) <= n + len(missing)
 
 
-def test_partitions_by_whom_they_were_written(on_disk, predictor, client, small_partitions, tmp_path):
-    """Two processes share the work; every partition is marked."""
-    client.run(small_partitions)
+@pytest.mark.usefixtures("small_partitions")
+def test_workers_write_small_partitions(on_disk, predictor, client, tmp_path):
+    """Two processes share the work; every partition is a chunk."""
     predict(on_disk, predictor, key_added="wanted", **QUIET)
     predict(on_disk, predictor, client=client, store=tmp_path / "store", **QUIET)
     assert zarr.open_group(tmp_path / "store", mode="r")["X"].chunks == (16, 12)

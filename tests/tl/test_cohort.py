@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from distributed import Client, LocalCluster
 from PIL import Image
 from spatialdata import read_zarr
 
+from stpredict._files import lock
 from stpredict.datasets import synthetic
 from stpredict.pp import spot_grid
-from stpredict.tl import _cohort, _partitions, _sinks, predict, predict_cohort
-from stpredict.tl._lock import lock
+from stpredict.tl import Predictor, predict, predict_cohort
+from stpredict.tl._cohort import runner
+from stpredict.tl._inference import sinks
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -45,9 +48,18 @@ def paths(slides):
 
 
 @pytest.fixture(scope="module")
-def client():
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
-        yield client
+def finished(slides, trained, tmp_path_factory):
+    """The folder of three slides that are predicted."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    paths = [slides / f"slide{seed}.zarr" for seed in (1, 2, 3)]
+    predict_cohort(paths, Predictor.load(trained[0]), out, prepare=grid, **QUIET)
+    return out
+
+
+@pytest.fixture
+def out(finished, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(finished, tmp_path / "out", copy_function=shutil.copy2)
 
 
 def grid(sdata):
@@ -60,15 +72,15 @@ def written(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_slide_as_if_predicted_alone(paths, predictor, tmp_path):
-    summary = predict_cohort(paths, predictor, tmp_path / "out", prepare=grid, **QUIET)
+def test_every_slide_as_if_predicted_alone(paths, predictor, out):
+    summary = predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
     assert summary["status"].tolist() == ["done"] * 3
     assert summary.index.tolist() == ["slide1", "slide2", "slide3"]
     for path in paths:
         alone = read_zarr(path)
         grid(alone)
         predict(alone, predictor, shapes_key="grid", **QUIET)
-        found = read_zarr(tmp_path / "out" / path.stem / "predicted.zarr")
+        found = read_zarr(out / path.stem / "predicted.zarr")
         wanted = alone["predicted"]
         np.testing.assert_allclose(found["predicted"][wanted.obs_names].X, wanted.X, atol=1e-6)
         assert summary.loc[path.stem, "n_spots"] == wanted.n_obs == len(found["grid"])
@@ -115,41 +127,39 @@ def test_a_bad_slide_stops_no_other_and_is_tried_again(paths, predictor, tmp_pat
     assert written(tmp_path / "out/slide1") == before
 
 
-def test_a_slide_that_was_begun_goes_on(paths, predictor, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("small_partitions")
+def test_a_slide_that_was_begun_goes_on(paths, predictor, finished, tmp_path, monkeypatch):
     """Ctrl-C in the second slide: the first is left as it is, the second goes on after its second partition."""
-    for module in (_partitions, _sinks):
-        monkeypatch.setattr(module, "PARTITION", 16)
-    cut, calls = _sinks._partitions, iter(range(1000))
-    wanted = predict_cohort(paths[:2], predictor, tmp_path / "wanted", prepare=grid, **QUIET)
-    n_first = -(-int(wanted.loc["slide1", "n_spots"]) // 16)
+    split, calls = sinks.split_partitions, iter(range(1000))
+    n_first = -(-read_zarr(finished / "slide1/predicted.zarr")["predicted"].n_obs // 16)
 
-    def interrupted(pieces):
-        for values in cut(pieces):
+    def interrupted(pieces, size):
+        for values in split(pieces, size):
             if next(calls) == n_first + 2:
                 raise KeyboardInterrupt
             yield values
 
     with monkeypatch.context() as context:
-        context.setattr(_sinks, "_partitions", interrupted)
+        context.setattr(sinks, "split_partitions", interrupted)
         with pytest.raises(KeyboardInterrupt):
             predict_cohort(paths[:2], predictor, tmp_path / "out", prepare=grid, **QUIET)
     assert json.loads((tmp_path / "out/slide2/state.json").read_text())["status"] == "running"
     first, begun = written(tmp_path / "out/slide1"), written(tmp_path / "out/slide2/started.zarr/X")
     assert len([path for path in begun if path.name != "zarr.json"]) == 2
     seen = {}
-    keep = _sinks.Store.finish
+    keep = sinks.StoreSink.finish
 
     def looked_at(self, table):
         seen.update(written(self.path / "X"))
         keep(self, table)
 
-    monkeypatch.setattr(_sinks.Store, "finish", looked_at)
+    monkeypatch.setattr(sinks.StoreSink, "finish", looked_at)
     summary = predict_cohort(paths[:2], predictor, tmp_path / "out", prepare=grid, **QUIET)
     assert (summary["status"] == "done").all()
     assert written(tmp_path / "out/slide1") == first
     assert begun.items() <= seen.items()
-    values = [read_zarr(tmp_path / name / "slide2/predicted.zarr")["predicted"] for name in ("out", "wanted")]
-    np.testing.assert_allclose(values[0].X, values[1].X, atol=1e-6)
+    resumed, wanted = (read_zarr(out / "slide2/predicted.zarr")["predicted"] for out in (tmp_path / "out", finished))
+    np.testing.assert_allclose(resumed[wanted.obs_names].X, wanted.X, atol=1e-6)
 
 
 def test_a_slide_that_another_process_is_at_is_left_to_it(paths, predictor, tmp_path):
@@ -165,11 +175,9 @@ def test_a_slide_that_another_process_is_at_is_left_to_it(paths, predictor, tmp_
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_what_another_process_finished_meanwhile_is_not_done_again(paths, predictor, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
+def test_what_another_process_finished_meanwhile_is_not_done_again(paths, predictor, out, monkeypatch):
     before = written(out)
-    monkeypatch.setattr(_cohort, "done_by", lambda job: None)  # as it was when this process began
+    monkeypatch.setattr(runner, "_unfinished", lambda jobs, out: jobs)  # as it was when this process began
     summary = predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
     assert summary["status"].tolist() == ["done"] * 3
     assert {path: at for path, at in written(out).items() if path.name != "summary.csv"} == {
@@ -177,15 +185,16 @@ def test_what_another_process_finished_meanwhile_is_not_done_again(paths, predic
     }
 
 
-def test_two_processes(paths, predictor, tmp_path, client):
-    wanted = predict_cohort(paths, predictor, tmp_path / "wanted", prepare=grid, **QUIET)
-    summary = predict_cohort(paths, predictor, tmp_path / "out", prepare=grid, client=client, **QUIET)
-    assert summary[["status", "n_spots"]].equals(wanted[["status", "n_spots"]])
+def test_two_processes(paths, predictor, finished, tmp_path, client):
+    wanted = pd.read_csv(finished / "summary.csv", index_col="slide")
+    summary = predict_cohort(paths, predictor, tmp_path / "two", prepare=grid, client=client, **QUIET)
+    for column in ("status", "n_spots"):
+        assert summary[column].tolist() == wanted[column].tolist()
     for path in paths:
-        out, want = (
-            read_zarr(tmp_path / name / path.stem / "predicted.zarr")["predicted"] for name in ("out", "wanted")
+        two, one = (
+            read_zarr(each / path.stem / "predicted.zarr")["predicted"] for each in (tmp_path / "two", finished)
         )
-        np.testing.assert_allclose(out.X, want.X, atol=1e-6)
+        np.testing.assert_allclose(two.X, one.X, atol=1e-6)
 
 
 def test_fewer_slides_than_processes(paths, predictor, tmp_path, client):
@@ -208,18 +217,33 @@ class KilledIn:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_is_killed(paths, predictor, tmp_path):
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as own:
-        prepare = KilledIn(tmp_path / "killed")
-        summary = predict_cohort(paths, predictor, tmp_path / "out", prepare=prepare, client=own, **QUIET)
+def test_a_process_that_is_killed(paths, predictor, client, tmp_path):
+    prepare = KilledIn(tmp_path / "killed")
+    summary = predict_cohort(paths, predictor, tmp_path / "out", prepare=prepare, client=client, **QUIET)
+    client.wait_for_workers(2)  # the next test finds two again
     assert (tmp_path / "killed").exists()
     assert (summary["status"] == "done").all()
 
 
-def test_another_predictor_needs_another_folder(paths, predictor, tmp_path):
-    predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+def test_another_predictor_needs_another_folder(paths, predictor, out):
     with pytest.raises(ValueError, match=r"holds results of another predictor or other settings for 'slide1'"):
-        predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, n_views=2, **QUIET)
+        predict_cohort(paths[:1], predictor, out, prepare=grid, n_views=2, **QUIET)
+
+
+def test_a_cohort_of_another_version(paths, predictor, out, monkeypatch):
+    """States written before are read; results of other patches are refused."""
+    file = out / "slide1/state.json"
+    state = json.loads(file.read_text())
+    state["of"] = state.pop("fingerprint")
+    del state["patch_version"]
+    file.write_text(json.dumps(state))
+    before = written(out / "slide1")
+    predict_cohort(paths[:1], predictor, out, prepare=grid, **QUIET)
+    assert written(out / "slide1") == before
+    for module in ("job", "state", "runner"):
+        monkeypatch.setattr(f"stpredict.tl._cohort.{module}.PATCH_VERSION", 2)
+    with pytest.raises(ValueError, match=r"results for 'slide1' that were predicted from patches of version 1"):
+        predict_cohort(paths[:1], predictor, out, prepare=grid, **QUIET)
 
 
 @pytest.mark.parametrize(
@@ -242,20 +266,20 @@ def test_a_resolution_for_a_slide_that_is_not_there(paths, predictor, tmp_path):
         predict_cohort(paths[:1], predictor, tmp_path / "out", um_per_px={"slide9": 0.5}, **QUIET)
 
 
-def test_calls_for_parts_of_a_folder_share_the_summary(paths, predictor, tmp_path):
+def test_calls_for_parts_of_a_folder_share_the_summary(paths, predictor, out):
     """As jobs of an array do."""
-    for path in paths[:2]:
-        summary = predict_cohort([path], predictor, tmp_path / "out", prepare=grid, **QUIET)
-        assert summary.index.tolist() == [path.stem]
-    assert pd.read_csv(tmp_path / "out/summary.csv", index_col="slide")["status"].to_dict() == {
+    (out / "summary.csv").unlink()
+    shutil.rmtree(out / "slide3")
+    summary = predict_cohort(paths[1:2], predictor, out, prepare=grid, **QUIET)
+    assert summary.index.tolist() == ["slide2"]
+    assert pd.read_csv(out / "summary.csv", index_col="slide")["status"].to_dict() == {
         "slide1": "done",
         "slide2": "done",
     }
 
 
 def test_warnings_of_a_slide_are_in_its_row(paths, predictor, tmp_path):
-    predictor.provenance["slides"] = {
-        name: {**slide, "um_per_px": 0.25} for name, slide in predictor.provenance["slides"].items()
-    }
+    slides = {name: {**slide, "um_per_px": 0.25} for name, slide in predictor.provenance.slides.items()}
+    predictor.provenance = replace(predictor.provenance, slides=slides)
     summary = predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
     assert any("µm" in text for text in summary.loc["slide1", "warnings"])

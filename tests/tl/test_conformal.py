@@ -13,7 +13,7 @@ from spatialdata import SpatialData
 
 import stpredict as stp
 from stpredict.tl import FitConfig, Predictor, calibrate, fit, predict
-from stpredict.tl._conformal import MOST, Calibration, Ranked
+from stpredict.tl._predictor.conformal import MAX_RANKS, Calibration, OrderStatistics
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 RECORD = {"kind": "other slides", "leaks": False, "stain": None, "note": ""}
@@ -32,29 +32,28 @@ def observed(sdata):
 
 
 def test_a_quantile_is_the_score_of_its_rank():
-    ranked = Ranked.of(np.arange(1, 100, dtype=np.float32)[::-1, None])
+    ranked = OrderStatistics.of(np.arange(1, 100, dtype=np.float32)[::-1, None])
     assert ranked.n == 99
     assert ranked.quantile(0.9) == [90]  # (99 + 1) * 0.9
     assert ranked.quantile(0.901) == [91]
     assert ranked.quantile(0.99) == [99]
-    with pytest.raises(ValueError, match=r"calibrated on 99 spots .* promise 0\.990 at most"):
+    with pytest.raises(ValueError, match=r"calibrated on 99 spots .* guarantee 0\.990 at most"):
         ranked.quantile(0.995)
 
 
-@pytest.mark.parametrize("n", [MOST, MOST + 1, 7 * MOST + 3])
+@pytest.mark.parametrize("n", [MAX_RANKS, MAX_RANKS + 1, 7 * MAX_RANKS + 3])
 def test_of_many_scores_some_are_kept_and_none_promises_too_much(n):
     scores = np.random.default_rng(0).exponential(size=(n, 3)).astype(np.float32)
-    ranked, everything = Ranked.of(scores), Ranked.of(scores, n)
-    assert len(ranked.ranks) == MOST
+    ranked, everything = OrderStatistics.of(scores), OrderStatistics.of(scores, n)
+    assert len(ranked.ranks) == MAX_RANKS
     assert ranked.n == n
     for coverage in (0.02, 0.5, 0.9, 0.95):
         kept, exact = ranked.quantile(coverage), everything.quantile(coverage)
         assert (kept >= exact).all()
-        assert (np.mean(scores <= kept, axis=0) <= coverage + 2 / MOST).all()
+        assert (np.mean(scores <= kept, axis=0) <= coverage + 2 / MAX_RANKS).all()
 
 
-@pytest.mark.parametrize("n", [19, 60, 400])
-@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9])
+@pytest.mark.parametrize(("n", "coverage"), [(19, 0.5), (60, 0.8), (400, 0.9)])
 def test_exchangeable_spots_are_covered_as_often_as_said(n, coverage):
     """Over many draws of calibration and new spots, with noise that differs between spots and genes."""
     rng = np.random.default_rng(n)
@@ -179,7 +178,7 @@ def test_wrong_arguments(sdata, quick):
         predict(sdata, predictor, uncertainty="bayes", **QUIET)
     with pytest.raises(ValueError, match=r"`coverage` is 1\.5"):
         predict(sdata, predictor, uncertainty="conformal", coverage=1.5, **QUIET)
-    with pytest.raises(ValueError, match=r"calibrated on 25 spots .* promise 0\.962 at most"):
+    with pytest.raises(ValueError, match=r"calibrated on 25 spots .* guarantee 0\.962 at most"):
         predict(sdata, predictor, uncertainty="conformal", coverage=0.99, **QUIET)
     sdata["observed"] = sdata["observed"][:, 1:].copy()
     with pytest.raises(ValueError, match=r"Slide 'S0_spots' lacks 1 of the predictor's 12 genes: 'GENE0'"):
@@ -245,16 +244,15 @@ def test_streamed_to_disk(sdata, quick, tmp_path):
         np.testing.assert_allclose(again, wanted.obs["image_distance"], atol=1e-5)
     read = ad.read_zarr(tmp_path / "store")
     np.testing.assert_array_equal(read.layers["predicted_upper"], np.asarray(table.layers["predicted_upper"]))
-    with pytest.raises(FileExistsError, match="other settings"):
+    with pytest.raises(FileExistsError, match="with other options"):
         predict(sdata, predictor, uncertainty="conformal", coverage=0.8, store=tmp_path / "store", **QUIET)
-    with pytest.raises(FileExistsError, match="other settings"):
+    with pytest.raises(FileExistsError, match="with other options"):
         predict(sdata, predictor, store=tmp_path / "store", n_views=8, **QUIET)
 
 
-@pytest.mark.parametrize("encoder", ["statistics"])
-def test_frozen_encoders_are_calibrated_with_one_view(sdata, tmp_path, encoder):
+def test_frozen_encoders_are_calibrated_with_one_view(sdata, tmp_path):
     config = FitConfig(validation="slide", n_members=2, progress=False, accelerator="cpu", precision="32-true")
-    options = {"encoder": encoder, "size_px": 32}
+    options = {"encoder": "statistics", "size_px": 32}
     predictor = fit(sdata, "encoder_ridge", config=config, model_options=options, save_dir=tmp_path / "ridge")
     assert predictor.calibration.n_views == 1
     predict(sdata, predictor, uncertainty="conformal", **QUIET)

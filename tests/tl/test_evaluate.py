@@ -9,7 +9,6 @@ import pytest
 import stpredict as stp
 from stpredict.metrics import morans_i, noise_ceiling, pearson
 from stpredict.tl import evaluate, predict, summary
-from stpredict.tl._evaluate import known_mean
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 NEW = "S2_spots"
@@ -267,9 +266,3 @@ def test_errors(predicted, change, arguments, words):
 def test_only_what_evaluate_returned_can_be_summarised():
     with pytest.raises(ValueError, match=r"These scores carry no summary: give what `stp\.tl\.evaluate` returned"):
         summary(pd.DataFrame({"pearson": [1.0]}))
-
-
-def test_mean_of_what_is_known():
-    values = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
-    np.testing.assert_array_equal(known_mean(values, axis=0), [2, 5, np.nan])
-    assert known_mean(values) == 3

@@ -1,4 +1,4 @@
-"""The whole way from a slide file to a table that scanpy takes, in every format that can be written or is at hand."""
+"""From a slide file to a table that scanpy analyses, in every format that can be written or is available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from stpredict.datasets import synthetic
 from stpredict.io import read_wsi
 from stpredict.pp import spot_grid, tissue
-from stpredict.tl import predict
+from stpredict.tl import Predictor, predict
 
 write = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "io" / "slide_files.py")))
 pytestmark = pytest.mark.filterwarnings("ignore:The colours of slide 'grid'", "ignore:Slide 'grid' has")  # as they do
@@ -38,34 +38,27 @@ FORMATS = {
     "OME-Zarr 0.5": lambda folder, levels: write.ome_zarr(
         folder / "a.zarr", levels, version="0.5", um_per_px=UM_PER_PX
     ),
-    "PNG": lambda folder, levels: write.picture(folder / "a.png", levels[0]),
     "JPEG": lambda folder, levels: write.picture(folder / "a.jpg", levels[0], quality=98, subsampling=0),
 }
 
 
 def predicted(sdata, predictor):
-    """From a slide to the predicted table, with neighbours."""
+    """From a slide to the predicted table."""
     tissue(sdata)
     spot_grid(sdata, predictor)
     predict(sdata, predictor, shapes_key="grid", **QUIET)
-    return analysed(sdata)
-
-
-def analysed(sdata):
-    table = sdata["predicted"]
-    sc.pp.pca(table, n_comps=5)
-    sc.pp.neighbors(table, n_neighbors=5)
-    assert table.obsp["connectivities"].nnz > 0
-    return table
+    return sdata["predicted"]
 
 
 @pytest.fixture(scope="module")
 def wanted(pixels, trained, tmp_path_factory):
-    """What the same pixels give as PNG."""
-    from stpredict.tl import Predictor
-
+    """What the same pixels give as PNG, analysed by scanpy."""
     path = write.picture(tmp_path_factory.mktemp("wanted") / "a.png", pixels)
-    return predicted(read_wsi(path, um_per_px=UM_PER_PX), Predictor.load(trained[0]))
+    table = predicted(read_wsi(path, um_per_px=UM_PER_PX), Predictor.load(trained[0]))
+    sc.pp.pca(table, n_comps=5)
+    sc.pp.neighbors(table, n_neighbors=5)
+    assert table.obsp["connectivities"].nnz > 0
+    return table
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))

@@ -20,9 +20,10 @@ from spatialdata.transformations import get_transformation
 import stpredict as stp
 from stpredict._pixels import PatchReader
 from stpredict._slides import Selection, resolve
-from stpredict._train._color import apply_ridge, color_statistics
-from stpredict._train._data import read_pieces, read_spots
-from stpredict.tl import Predictor, _partitions, predict
+from stpredict._train.color import apply_ridge, color_statistics
+from stpredict._train.data import read_pieces, read_spots
+from stpredict.tl import Predictor, predict
+from stpredict.tl._inference import partitions
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 OF_IMAGE = ["image_distance", "unlike_training"]
@@ -93,7 +94,7 @@ def test_colour_baseline_travels_with_the_table(sdata, predictor):
     table = sdata["predicted"]
     slides = resolve(sdata, Selection())
     spots, _ = read_spots(slides, predictor.patch, progress=False)
-    colors = color_statistics(spots.patches.numpy(), 100 / 150)
+    colors = color_statistics(spots.patches, 100 / 150)
     np.testing.assert_allclose(table.obsm["color"], colors, atol=1e-5)
     ridge = apply_ridge(table.varm["ridge_color"], table.obsm["color"])
     truth = sdata["observed"].layers["rate"]
@@ -166,7 +167,7 @@ def test_batches_and_pieces_do_not_matter(sdata, predictor, monkeypatch):
     found = []
     for batch_size, at_once in ((64, 512), (7, 512), (64, 11), (None, 30)):
         arguments = {"piece_bytes": at_once * 3 * 3 * 32 * 32}
-        monkeypatch.setattr(_partitions, "read_pieces", partial(read_pieces, **arguments))
+        monkeypatch.setattr(partitions, "read_pieces", partial(read_pieces, **arguments))
         predict(sdata, predictor, batch_size=batch_size, **QUIET)
         found.append(sdata["predicted"].X)
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
@@ -196,8 +197,8 @@ def test_spots_are_read_while_others_are_computed(sdata, predictor, monkeypatch)
                 second.set()
             yield piece
 
-    monkeypatch.setattr(_partitions, "read_pieces", reading)
-    predictor.members[0].network.head.register_forward_hook(lambda *_: waited.append(second.wait(10)))
+    monkeypatch.setattr(partitions, "read_pieces", reading)
+    predictor.members[0].network.head.register_forward_hook(lambda *_: waited.append(second.wait(600)))
     predict(sdata, predictor, shapes_key="S0_spots", **QUIET)
     assert waited[0]
 
@@ -242,7 +243,7 @@ def test_views_are_averaged(sdata, predictor):
     slides = resolve(sdata, Selection())
     spots, _ = read_spots(slides, predictor.patch, progress=False)
     mirrored = [
-        predictor(replace(spots, patches=patches), stp._train._device.make_fabric(stp.tl.FitConfig(accelerator="cpu")))
+        predictor(replace(spots, patches=patches), stp._train.device.make_fabric(stp.tl.FitConfig(accelerator="cpu")))
         for patches in (spots.patches, spots.patches.flip(-1))
     ]
     np.testing.assert_allclose(found[2], np.mean(mirrored, axis=0), atol=2e-2)
@@ -377,7 +378,7 @@ def test_the_recorded_predictor_has_gone_or_changed(sdata, trained, predictor, t
         predict(sdata, **QUIET)
     other = replace(predictor, train_mean=predictor.train_mean + 1)
     other.save(tmp_path / "model")
-    with pytest.raises(ValueError, match="but that folder holds another one by now"):
+    with pytest.raises(ValueError, match="but that folder holds another predictor now"):
         predict(sdata, **QUIET)
     assert "predicted" not in sdata.tables
 
@@ -393,7 +394,7 @@ def test_a_slide_of_other_colours_is_warned_of_with_figures(alone, predictor):
     levels = [
         np.clip(image[scale]["image"].values * [[[0.5]], [[1]], [[1]]], 0, 255).astype(np.uint8) for scale in image
     ]
-    alone.images["S0_image"] = stp.io._images.pyramid(levels[0], "S0")
+    alone.images["S0_image"] = stp.io.images.pyramid(levels[0], "S0")
     with pytest.warns(UserWarning, match=r"colours of slide 'S0_spots' lie outside the training range: .*red \d"):
         predict(alone, predictor, **QUIET)
 
@@ -404,7 +405,7 @@ def test_stain_is_brought_to_that_of_training(alone, predictor, method):
     predict(alone, predictor, key_added="wanted", **QUIET)
     image = alone.images.pop("S0_image")
     paler = [np.rint(255 * (image[scale]["image"].values / 255) ** 0.7).astype(np.uint8) for scale in image]
-    alone.images["S0_image"] = stp.io._images.pyramid(paler[0], "S0")
+    alone.images["S0_image"] = stp.io.images.pyramid(paler[0], "S0")
     with pytest.warns(UserWarning, match="colours of slide 'S0_spots' lie outside"):
         predict(alone, predictor, key_added="as_scanned", **QUIET)
     predict(alone, predictor, stain=method, **QUIET)

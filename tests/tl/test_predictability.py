@@ -1,4 +1,4 @@
-"""Which genes the image tells of: colour genes are found, noise is not, nor what is smooth and invisible."""
+"""Predictability: genes that follow colour are found; noise, and smooth genes that the image does not show, are not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from scipy.ndimage import gaussian_filter
 
 import stpredict as stp
 from stpredict.tl import predictability
-from stpredict.tl._image_graph import Spots, displaced, standardised, within_slides
-from stpredict.tl._predictability import _scores
+from stpredict.tl._predictability.image_graph import (
+    ImageSpace,
+    pearson_within_slides,
+    standardize_by_slide,
+    torus_shift_permutation,
+)
+from stpredict.tl._predictability.predictability import _scores
 
 QUIET = {"progress": False}
 
@@ -131,10 +136,10 @@ def test_neighbours_are_elsewhere():
     features = np.random.default_rng(0).normal(size=(72, 3)).astype(np.float32)
     both = {"xy_um": np.concatenate([xy, xy]), "slide": np.concatenate([index, index + 1]), "pitch_um": 1.0}
     for group in (np.repeat(["a", "b"], 36), np.repeat(["a", "a"], 36)):
-        found = Spots(features=features, group=group, **both).neighbors(5)
+        found = ImageSpace(features=features, group=group, **both).neighbors(5)
         assert found.shape == (72, 5)
         assert (both["slide"][found] != both["slide"][:, None]).all()
-    alone = Spots(features=features[:36], xy_um=xy, slide=index, group=np.full(36, "a"), pitch_um=1.0)
+    alone = ImageSpace(features=features[:36], xy_um=xy, slide=index, group=np.full(36, "a"), pitch_um=1.0)
     found = alone.neighbors(5)
     away = np.linalg.norm(xy[:, None] - xy[found], axis=-1)
     assert (away > 2).all()
@@ -150,16 +155,16 @@ def smooth_fields(rng, side, n_slides, n):
     return inside.transpose(0, 2, 1).reshape(-1, n).astype(np.float32)
 
 
-def test_displaced_values_stay_together_and_on_their_slide():
+def test_permuted_values_stay_together_and_on_their_slide():
     xy, index = grid(20)
     places, slide = np.concatenate([xy, xy]), np.concatenate([index, index + 1])
     field = smooth_fields(np.random.default_rng(0), 20, 2, 30)
     rng, kept, agreement = np.random.default_rng(0), [], []
     for _ in range(40):
-        taken = displaced(places, slide, rng)
+        taken = torus_shift_permutation(places, slide, rng)
         assert (slide[taken] == slide).all()
         kept.append(stp.metrics.morans_i(field[taken][:400], xy).mean())
-        agreement.append(within_slides(field[taken], field, slide).mean())
+        agreement.append(pearson_within_slides(field[taken], field, slide).mean())
     assert stp.metrics.morans_i(field[:400], xy).mean() - np.mean(kept) < 0.1
     assert abs(np.mean(agreement)) < 0.1
 
@@ -170,18 +175,18 @@ def test_smooth_genes_are_called_predictable_as_often_as_p_says(n_slides):
     rng, p_values = np.random.default_rng(0), []
     xy, index = np.tile(grid(14)[0], (n_slides, 1)), np.repeat(np.arange(n_slides), 196)
     for seed in range(6):
-        features = standardised(smooth_fields(rng, 14, n_slides, 5), index)
-        spots = Spots(features=features, xy_um=xy, slide=index, group=index.astype(str), pitch_um=1.0)
+        features = standardize_by_slide(smooth_fields(rng, 14, n_slides, 5), index)
+        spots = ImageSpace(features=features, xy_um=xy, slide=index, group=index.astype(str), pitch_um=1.0)
         scores, chance = _scores(smooth_fields(rng, 14, n_slides, 50), spots, 10, 99, seed)
         p_values.append((1 + (chance >= scores).sum(axis=0)) / 100)
     assert np.mean(np.concatenate(p_values) <= 0.05) < 0.12
     assert 0.35 < np.mean(p_values) < 0.65
 
 
-def test_features_are_compared_within_slides():
+def test_features_are_standardised_within_slides():
     features = np.random.default_rng(0).normal(3, 2, (50, 4)).astype(np.float32)
     slide = np.repeat([0, 1], 25)
     shifted = features + 10 * slide[:, None].astype(np.float32)
-    np.testing.assert_allclose(standardised(shifted, slide), standardised(features, slide), atol=1e-4)
+    np.testing.assert_allclose(standardize_by_slide(shifted, slide), standardize_by_slide(features, slide), atol=1e-4)
     features[:, 0] = 1
-    assert np.isfinite(standardised(features, slide)).all()
+    assert np.isfinite(standardize_by_slide(features, slide)).all()

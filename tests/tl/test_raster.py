@@ -178,7 +178,7 @@ def test_faults(lattice, monkeypatch):
         rasterize(lattice, table_name="guess")
     with pytest.raises(ValueError, match=r"has no gene 'D', 'E' \(3 genes\)\. There are 'A', 'B', 'C'"):
         rasterize(lattice, ["A", "D", "E"])
-    with pytest.raises(ValueError, match=r"some come twice: 'B'"):
+    with pytest.raises(ValueError, match=r"some are repeated: 'B'"):
         rasterize(lattice, ["B", "A", "B"])
     with pytest.raises(ValueError, match=r"`genes` is empty"):
         rasterize(lattice, [])
@@ -187,9 +187,9 @@ def test_faults(lattice, monkeypatch):
     with pytest.raises(ValueError, match=r"No layer 'rate' in the table"):
         rasterize(lattice, layer="rate")
     for key in ("S0_image", "grid"):
-        with pytest.raises(ValueError, match=rf"has an element '{key}' already"):
+        with pytest.raises(ValueError, match=rf"already has an element '{key}'"):
             rasterize(lattice, key_added=key)
-    monkeypatch.setattr(module, "MOST_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match=r"All 3 genes .* of 0\.0 GiB .*`stp\.tl\.rasterize\(sdata, genes=\[…\]\)`"):
         rasterize(lattice)
     rasterize(lattice, GENES)

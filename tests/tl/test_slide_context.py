@@ -1,4 +1,4 @@
-"""Models that see more of a slide than one spot, from training to a store: who computes what must not matter."""
+"""Models with slide context, from training to a store: results do not depend on partitions or processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 import zarr
 
 from stpredict._slides import Selection, resolve
-from stpredict.tl import FitConfig, Predictor, _cluster, _partitions, _sinks, fit, predict
-from stpredict.tl._checkpoint import Reporter
-from stpredict.tl._partitions import Plan, Settings, compute
+from stpredict.tl import FitConfig, PredictOptions, Predictor, fit, predict
+from stpredict.tl._inference import plan as plan_module
+from stpredict.tl._inference.partitions import predict_positions, read_positions
+from stpredict.tl._inference.plan import PredictionPlan
+from stpredict.tl._inference.sinks import StoreSink
+from stpredict.tl._training.checkpoint import Reporter
 
 from .conftest import TESTED_ON, TRAINED_ON, copied
 
@@ -33,6 +36,10 @@ def trained_on(sdata, name, folder, **arguments):
 @pytest.fixture(scope="module", params=TINY)
 def name(request):
     return request.param
+
+
+one_model = pytest.mark.parametrize("name", ["histogene"], indirect=True)
+"""For tests of what is the same for all models of slides."""
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +68,6 @@ def embedded(sdata):
     return sdata
 
 
-@pytest.fixture
-def small_partitions(monkeypatch):
-    """Of 16 spots with 4 around, so that 75 spots on three slides are five, and each slide two."""
-    for module in (_partitions, _sinks, _cluster):
-        monkeypatch.setattr(module, "PARTITION", 16)
-    monkeypatch.setattr(_partitions, "AROUND", 4)
-
-
 def values(sdata, predictor, **arguments):
     """Predictions in the order of names."""
     predict(sdata, predictor, **arguments, **QUIET)
@@ -77,19 +76,20 @@ def values(sdata, predictor, **arguments):
 
 
 def stretch(plan, predictor, *ends):
-    found = [piece["X"] for first, last in pairwise(ends) for piece in compute(plan, predictor, first, last)]
+    found = [piece["X"] for first, last in pairwise(ends) for piece in predict_positions(plan, predictor, first, last)]
     return np.concatenate(found)
 
 
 # ---- prediction
 
 
+@one_model
 @pytest.mark.usefixtures("small_partitions")
 def test_windows_hold_the_stretch_once_and_what_is_around(sdata, predictor):
-    plan = Plan.of(resolve(sdata, Selection()), predictor, Settings())
+    plan = PredictionPlan.of(resolve(sdata, Selection()), predictor, PredictOptions())
     for first, last in ((0, 75), (3, 60), (20, 21), (16, 32)):
         found = []
-        for piece, inside in plan.neighbourhoods(predictor.patch, first, last):
+        for piece, inside in read_positions(plan, predictor, first, last):
             assert len(piece.rows) <= 16 + 4
             assert len(set(piece.rows)) == len(piece.rows)
             slide = int(piece.spots.slide[0])
@@ -100,28 +100,31 @@ def test_windows_hold_the_stretch_once_and_what_is_around(sdata, predictor):
 
 @pytest.mark.usefixtures("small_partitions")
 def test_stretches_do_not_matter(sdata, predictor):
-    plan = Plan.of(resolve(sdata, Selection()), predictor, Settings(device="cpu", precision="32-true"))
+    plan = PredictionPlan.of(resolve(sdata, Selection()), predictor, PredictOptions(device="cpu", precision="32-true"))
     whole = stretch(plan, predictor, 0, 75)
     assert whole.shape == (75, 12)
     for ends in ((0, 16, 32, 48, 64, 75), (0, 1, 40, 75), (0, 25, 50, 75)):
         np.testing.assert_allclose(stretch(plan, predictor, *ends), whole, atol=1e-5)
 
 
-def test_what_is_around_matters(sdata, predictor, monkeypatch):
-    monkeypatch.setattr(_partitions, "PARTITION", 8)
+@one_model
+def test_spots_around_a_partition_matter(sdata, predictor, monkeypatch):
+    monkeypatch.setattr(plan_module, "PARTITION_SIZE", 8)
     found = []
     for around in (0, 25):
-        monkeypatch.setattr(_partitions, "AROUND", around)
+        monkeypatch.setattr(plan_module, "WINDOW_MARGIN", around)
         found.append(values(sdata, predictor))
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_a_slide_whose_surroundings_are_the_slide_is_seen_whole(sdata, predictor, monkeypatch):
     wanted = values(sdata, predictor)
-    monkeypatch.setattr(_partitions, "PARTITION", 8)
+    assert np.array_equal(values(sdata, predictor), wanted)
+    monkeypatch.setattr(plan_module, "PARTITION_SIZE", 8)
     np.testing.assert_allclose(values(sdata, predictor), wanted, atol=1e-4)
 
 
+@one_model
 @pytest.mark.usefixtures("small_partitions")
 def test_slides_together_are_slides_alone(sdata, predictor):
     predict(sdata, predictor, key_added="together", **QUIET)
@@ -132,29 +135,26 @@ def test_slides_together_are_slides_alone(sdata, predictor):
         np.testing.assert_allclose(alone.X, together[alone.obs_names].X, atol=1e-5)
 
 
+@one_model
 @pytest.mark.usefixtures("small_partitions")
 def test_a_store_holds_what_memory_would_and_is_taken_up(sdata, predictor, tmp_path):
     wanted = values(sdata, predictor)
     np.testing.assert_allclose(values(sdata, predictor, store=tmp_path / "whole"), wanted, atol=1e-5)
-    plan = Plan.of(resolve(sdata, Selection()), predictor, Settings(device="cpu", precision="32-true"))
-    begun = _sinks.Store.begin(tmp_path / "begun", plan, predictor)
-    begun.take(16, compute(plan, predictor, 16, 48))  # the second and third of five partitions
+    plan = PredictionPlan.of(resolve(sdata, Selection()), predictor, PredictOptions(device="cpu", precision="32-true"))
+    begun = StoreSink.create(tmp_path / "begun", plan, predictor)
+    begun.write(16, predict_positions(plan, predictor, 16, 48))  # the second and third of five partitions
     assert zarr.open_group(tmp_path / "begun", mode="r")["finished"][:].tolist() == [0, 1, 1, 0, 0]
     np.testing.assert_allclose(values(sdata, predictor, store=tmp_path / "begun"), wanted, atol=1e-5)
 
 
+@one_model
 @pytest.mark.usefixtures("small_partitions")
-def test_a_cluster_gives_the_same(sdata, predictor):
-    distributed = pytest.importorskip("distributed")
+def test_a_cluster_gives_the_same(sdata, predictor, client):
     wanted = values(sdata, predictor)
-    with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
-        np.testing.assert_allclose(values(sdata, predictor, client=client), wanted, atol=1e-5)
+    np.testing.assert_allclose(values(sdata, predictor, client=client), wanted, atol=1e-5)
 
 
-def test_prediction_is_deterministic(sdata, predictor):
-    assert np.array_equal(values(sdata, predictor), values(sdata, predictor))
-
-
+@one_model
 def test_views_are_averaged(sdata, predictor):
     one, eight = values(sdata, predictor), values(sdata, predictor, n_views=8)
     assert np.isfinite(eight).all()

@@ -9,32 +9,29 @@ import scanpy as sc
 import zarr
 from spatialdata import read_zarr
 
-from stpredict.tl import _partitions, _predict, _sinks, predict
+from stpredict.tl import _predict, predict
+from stpredict.tl._inference import sinks
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
 
-@pytest.fixture(autouse=True)
-def small_partitions(monkeypatch):
-    """Of 16 spots, so that 75 spots on three slides are five, two of which hold spots of two slides."""
-    for module in (_partitions, _sinks):
-        monkeypatch.setattr(module, "PARTITION", 16)
+pytestmark = pytest.mark.usefixtures("small_partitions")
 
 
 @pytest.fixture
 def stopped(sdata, predictor, tmp_path, monkeypatch):
     """A store whose prediction was interrupted after the third partition."""
-    take, left = _sinks.Store.take, iter([None, None, None, KeyboardInterrupt])
+    write, left = sinks.StoreSink.write, iter([None, None, None, KeyboardInterrupt])
 
     def counted(pieces):
-        for values in _sinks._partitions(pieces):
+        for values in sinks.split_partitions(pieces, 16):
             error = next(left)
             if error is not None:
                 raise error
             yield values
 
     with monkeypatch.context() as context:
-        context.setattr(_sinks.Store, "take", lambda self, first, pieces: take(self, first, counted(pieces)))
+        context.setattr(sinks.StoreSink, "write", lambda self, start, pieces: write(self, start, counted(pieces)))
         with pytest.raises(KeyboardInterrupt):
             predict(sdata, predictor, store=tmp_path / "store", **QUIET)
     return tmp_path / "store"
@@ -87,14 +84,14 @@ def test_partitions_are_chunks_and_each_is_marked(stopped):
 
 
 def test_what_was_finished_is_not_computed_again(stopped, sdata, predictor, monkeypatch):
-    computed, compute = [], _predict.compute
+    computed, compute = [], _predict.predict_positions
 
     def noted(plan, predictor, first, last):
         computed.append((first, last))
         return compute(plan, predictor, first, last)
 
     predict(sdata, predictor, key_added="wanted", **QUIET)
-    monkeypatch.setattr(_predict, "compute", noted)
+    monkeypatch.setattr(_predict, "predict_positions", noted)
     predict(sdata, predictor, store=stopped, **QUIET)
     assert computed == [(48, 75)]
     np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
@@ -120,11 +117,22 @@ def test_a_store_of_another_prediction_is_left_alone(stopped, sdata, predictor, 
     assert zarr.open_group(stopped, mode="r")["finished"][:].tolist() == [1, 1, 1, 0, 0]
 
 
+def test_a_store_of_other_patches_is_left_alone(stopped, sdata, predictor, monkeypatch):
+    with monkeypatch.context() as context:
+        for module in ("plan", "sinks"):
+            context.setattr(f"stpredict.tl._inference.{module}.PATCH_VERSION", 2)
+        with pytest.raises(FileExistsError, match=r"from patches of version 1, .* of version 2, so it cannot"):
+            predict(sdata, predictor, store=stopped, **QUIET)
+    attrs = zarr.open_group(stopped, mode="r+").attrs
+    attrs["stpredict"] = {name: value for name, value in attrs["stpredict"].items() if name != "patch_version"}
+    predict(sdata, predictor, store=stopped, **QUIET)  # as stores were written before there was a version
+
+
 def test_a_folder_of_something_else_is_left_alone(sdata, predictor, tmp_path):
     place = tmp_path / "mine"
     place.mkdir()
     (place / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"mine' exists and was not begun by `stp\.tl\.predict`"):
+    with pytest.raises(FileExistsError, match=r"mine' exists and was not written by `stp\.tl\.predict`"):
         predict(sdata, predictor, store=place, **QUIET)
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
 
@@ -136,14 +144,14 @@ def test_a_store_is_no_layer(sdata, predictor, tmp_path):
 
 
 def test_too_much_for_memory_names_the_store(sdata, predictor, monkeypatch):
-    monkeypatch.setattr("stpredict._checks.prediction.LARGEST_TABLE_BYTES", 1024)
+    monkeypatch.setattr("stpredict.tl._inference.sinks.LARGEST_TABLE_BYTES", 1024)
     with pytest.raises(ValueError, match=r"75 spots x 12 genes take .* GiB.*Give `store=`"):
         predict(sdata, predictor, **QUIET)
 
 
 def test_a_disk_that_fails_leaves_what_is_finished(sdata, predictor, tmp_path, monkeypatch):
     calls = iter(range(100))
-    take = _sinks.Store.take
+    write = sinks.StoreSink.write
 
     def failing(self, first, pieces):
         def until_full():
@@ -153,9 +161,9 @@ def test_a_disk_that_fails_leaves_what_is_finished(sdata, predictor, tmp_path, m
                     msg = "No space left on device"
                     raise OSError(28, msg)
 
-        take(self, first, until_full())
+        write(self, first, until_full())
 
-    monkeypatch.setattr(_sinks.Store, "take", failing)
+    monkeypatch.setattr(sinks.StoreSink, "write", failing)
     with pytest.raises(OSError, match="No space left"):
         predict(sdata, predictor, store=tmp_path / "store", **QUIET)
     assert "predicted" not in sdata.tables

@@ -19,10 +19,10 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, get_transformation, set_transformation
 
 from stpredict._slides import Selection, resolve
-from stpredict._train._weak import Weights, choose, fit_head, standardised
 from stpredict.metrics import pearson
 from stpredict.tl import FitConfig, fit, predict, rasterize, super_resolve
-from stpredict.tl._superpixels import coarse, superpixels
+from stpredict.tl._super_resolution.superpixels import interpolation_grid, superpixels
+from stpredict.tl._super_resolution.weak_supervision import KernelWeights, choose_weights, fit_residuals, standardize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -329,7 +329,7 @@ def test_polygons_that_are_too_small_are_named(made):
 def test_bilinear_weights_are_exact_for_planes():
     rng = np.random.default_rng(0)
     xy = rng.uniform(-30, 70, (500, 2))
-    nodes, weights = coarse(xy, 7.0)
+    nodes, weights = interpolation_grid(xy, 7.0)
     np.testing.assert_allclose(weights @ nodes, xy, atol=1e-9)
     np.testing.assert_allclose(np.asarray(weights.sum(axis=1)).ravel(), 1)
 
@@ -338,15 +338,15 @@ def test_head_is_that_of_the_textbook():
     """Against kriging written out in full, and ridge regression where neighbours tell nothing."""
     rng = np.random.default_rng(0)
     features, xy, values = rng.normal(size=(30, 4)), rng.uniform(0, 1000, (30, 2)), rng.normal(size=(30, 3))
-    ridge = fit_head(features, xy, values, Weights(features=2.0, places=0.0, length_um=1.0))
+    ridge = fit_residuals(features, xy, values, KernelWeights(features=2.0, places=0.0, length_um=1.0))
     centred, variance = features - features.mean(axis=0), features.var(axis=0).sum()
     slope = np.linalg.solve(
         centred.T @ centred + variance / 2.0 * np.eye(4), centred.T @ (values - values.mean(axis=0))
     )
     np.testing.assert_allclose(ridge.slope, slope)
-    np.testing.assert_allclose(ridge.of_places(xy), np.tile(values.mean(axis=0), (30, 1)))
-    near = fit_head(features, xy, values, Weights(features=0.0, places=1e8, length_um=300.0))
-    np.testing.assert_allclose(near.of_places(xy), values, atol=1e-4)  # without noise, spots keep their values
+    np.testing.assert_allclose(ridge.from_positions(xy), np.tile(values.mean(axis=0), (30, 1)))
+    near = fit_residuals(features, xy, values, KernelWeights(features=0.0, places=1e8, length_um=300.0))
+    np.testing.assert_allclose(near.from_positions(xy), values, atol=1e-4)  # without noise, spots keep their values
 
 
 def test_weights_are_chosen_by_what_helps():
@@ -356,9 +356,9 @@ def test_weights_are_chosen_by_what_helps():
     noise = rng.normal(size=(196, 20))
     told = features @ rng.normal(size=(5, 20)) * 2 + 0.5 * noise
     smooth = np.sin(side / 300) @ rng.normal(size=(2, 20)) + 0.3 * noise
-    assert choose(features, side, (told - told.mean(0)) / told.std(0)).features >= 0.3
-    assert choose(features, side, (smooth - smooth.mean(0)) / smooth.std(0)).places >= 0.3
-    nothing = choose(features, side, (noise - noise.mean(0)) / noise.std(0))
+    assert choose_weights(features, side, (told - told.mean(0)) / told.std(0)).features >= 0.3
+    assert choose_weights(features, side, (smooth - smooth.mean(0)) / smooth.std(0)).places >= 0.3
+    nothing = choose_weights(features, side, (noise - noise.mean(0)) / noise.std(0))
     assert (nothing.features, nothing.places) == (0.0, 0.0)
     assert nothing.error == pytest.approx(1.0, abs=0.02)
 
@@ -367,7 +367,7 @@ def test_features_are_standardised_and_outliers_pulled_in():
     values = np.random.default_rng(0).normal(3, 5, (70_000, 2)).astype(np.float16)
     values[0] = 1000
     values[:, 1] = 7
-    found = standardised(values)
+    found = standardize(values)
     assert found.max() == 4.0
     np.testing.assert_allclose([found[:, 0].astype(float).mean(), found[:, 0].astype(float).std()], [0, 1], atol=0.3)
     assert not found[:, 1].any()

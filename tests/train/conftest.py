@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from stpredict._train._config import FitConfig
-from stpredict._train._device import make_fabric
-from stpredict._train._loop import seeded
+from stpredict._train.config import FitConfig
+from stpredict._train.device import make_fabric
+from stpredict._train.loop import seeded
 from stpredict.models import SpotBatch, build
 from stpredict.models import config as named_config
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stpredict._train._augment import N_SYMMETRIES, Views, dihedral, stain
-from stpredict._train._config import FitConfig
+from stpredict._train.augment import N_SYMMETRIES, Views, dihedral, jitter_stain
+from stpredict._train.config import FitConfig
 
 SQUARE = torch.arange(9.0).reshape(3, 3)
 VIEWS = [tuple(dihedral(SQUARE, k).flatten().tolist()) for k in range(N_SYMMETRIES)]
@@ -54,7 +54,7 @@ def test_stain_of_gain_1_and_shift_0_is_identity(as_float):
     patches = coloured()
     unit = patches.float() / 255
     given = unit.clone() if as_float else patches
-    same = stain(given, torch.ones(5, 3), torch.zeros(5, 3))
+    same = jitter_stain(given, torch.ones(5, 3), torch.zeros(5, 3))
     torch.testing.assert_close(same, unit, atol=1e-6, rtol=0)
     assert torch.equal(given, unit if as_float else patches)  # not changed in place
 
@@ -62,7 +62,7 @@ def test_stain_of_gain_1_and_shift_0_is_identity(as_float):
 def test_stain_scales_and_shifts_optical_density():
     patches = torch.full((1, 2, 3, 4, 4), 51, dtype=torch.uint8)  # a fifth
     gain, shift = torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.5, -9.0]])
-    red, green, blue = stain(patches, gain, shift)[0, 1, :, 0, 0].tolist()
+    red, green, blue = jitter_stain(patches, gain, shift)[0, 1, :, 0, 0].tolist()
     assert red == pytest.approx(0.2**2)
     assert green == pytest.approx(0.2 * torch.tensor(-0.5).exp().item())
     assert blue == 1.0  # kept within white
@@ -70,7 +70,7 @@ def test_stain_scales_and_shifts_optical_density():
 
 def test_black_stays_finite():
     patches = torch.zeros(1, 1, 3, 4, 4, dtype=torch.uint8)
-    assert stain(patches, torch.full((1, 3), 1.5), torch.zeros(1, 3)).isfinite().all()
+    assert jitter_stain(patches, torch.full((1, 3), 1.5), torch.zeros(1, 3)).isfinite().all()
 
 
 def augmented(batch, config, seed=0):

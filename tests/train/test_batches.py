@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stpredict._train._batches import BatchLimit, out_of_memory, sent, take, to_device
+from stpredict._train.batches import BatchLimit, device_batches, gather, is_out_of_memory, to_device
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
@@ -41,7 +41,7 @@ def test_one_spot_that_does_not_fit_is_an_error():
     (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
 ])  # fmt: skip
 def test_which_errors_are_of_memory(error, full):
-    assert out_of_memory(error) is full
+    assert is_out_of_memory(error) is full
 
 
 def test_other_errors_change_nothing():
@@ -53,7 +53,7 @@ def test_other_errors_change_nothing():
 def test_the_cpu_raises_what_is_understood():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60, dtype=torch.uint8)
-    assert out_of_memory(raised.value)
+    assert is_out_of_memory(raised.value)
 
 
 def test_a_limit_by_device_unless_one_is_given():
@@ -62,26 +62,26 @@ def test_a_limit_by_device_unless_one_is_given():
     assert BatchLimit.of(None, torch.device("cuda")).size >= 256
 
 
-def test_take_keeps_what_belongs_together(spots):
+def test_gather_keeps_tensors_together(spots):
     batch = spots()
     index = torch.tensor([5, 0, 5])
-    some = take(batch, index)
+    some = gather(batch, index)
     assert torch.equal(some.patches, batch.patches[index])
     assert torch.equal(some.targets, batch.targets[index])
     assert some.counts is None
-    assert take(replace(batch, targets=None, counts=batch.targets), index).targets is None
+    assert gather(replace(batch, targets=None, counts=batch.targets), index).targets is None
 
 
 def test_a_slice_copies_nothing(spots):
     batch = spots()
-    some = take(batch, slice(3, 5))
+    some = gather(batch, slice(3, 5))
     assert torch.equal(some.targets, batch.targets[3:5])
     assert some.patches.data_ptr() == batch.patches[3].data_ptr()
 
 
 def test_batches_are_sent_as_bytes(spots):
     batch = spots()
-    first, second = sent(batch, [torch.tensor([1, 2]), torch.tensor([0])], torch.device("cpu"))
+    first, second = device_batches(batch, [torch.tensor([1, 2]), torch.tensor([0])], torch.device("cpu"))
     assert torch.equal(first.patches, batch.patches[1:3])
     assert (second.patches.dtype, len(second)) == (torch.uint8, 1)
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from stpredict._train._config import FitConfig
-from stpredict._train._device import default_precision, make_fabric
+from stpredict._train.config import FitConfig
+from stpredict._train.device import default_precision, make_fabric
 
 
 @pytest.mark.parametrize(("fields", "words"), [

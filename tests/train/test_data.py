@@ -10,8 +10,8 @@ import torch
 
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
-from stpredict._train._config import FitConfig
-from stpredict._train._data import fold, read_pieces, read_spots, slide_index
+from stpredict._train.config import FitConfig
+from stpredict._train.data import read_pieces, read_spots, slide_index, validation_fold
 
 SPEC = PatchSpec(fov_um=(150, 600), size_px=8)
 
@@ -30,7 +30,7 @@ def grouped(slides, *groups):
 def held_slides(slides, found):
     """Names of slides that are held out, each as a whole."""
     index = slide_index(slides)
-    shares = [found.held[index == i].mean() for i in range(len(slides))]
+    shares = [found.held_out[index == i].mean() for i in range(len(slides))]
     assert set(shares) <= {0.0, 1.0}
     return {slide.name for slide, share in zip(slides, shares, strict=True) if share}
 
@@ -72,73 +72,76 @@ def test_spots_are_visited_in_the_order_of_the_reader(slides, monkeypatch):
 
 
 def test_by_default_the_last_group_is_held_out(slides):
-    found = fold(slides, FitConfig(), 0)
+    found = validation_fold(slides, FitConfig(), 0)
     assert (found.kind, found.groups, found.leaks) == ("slide", ("S2_spots",), False)
     assert held_slides(slides, found) == {"S2_spots"}
 
 
 def test_groups_stay_whole(slides):
     grouped_slides = grouped(slides, "p", "q", "p")
-    found = fold(grouped_slides, FitConfig(), 0)
+    found = validation_fold(grouped_slides, FitConfig(), 0)
     assert held_slides(grouped_slides, found) == {"S1_spots"}
-    found = fold(grouped_slides, FitConfig(), 1)
+    found = validation_fold(grouped_slides, FitConfig(), 1)
     assert held_slides(grouped_slides, found) == {"S0_spots", "S2_spots"}
     assert found.groups == ("p",)
 
 
 def test_members_rotate_through_the_groups_and_the_seed_begins_elsewhere(slides):
-    rotation = [fold(slides, FitConfig(), member).groups[0][:2] for member in range(5)]
+    rotation = [validation_fold(slides, FitConfig(), member).groups[0][:2] for member in range(5)]
     assert rotation == ["S2", "S1", "S0", "S2", "S1"]
-    assert fold(slides, FitConfig(seed=1), 0).groups == ("S1_spots",)
+    assert validation_fold(slides, FitConfig(seed=1), 0).groups == ("S1_spots",)
 
 
 def test_groups_or_slides_can_be_named(slides):
     grouped_slides = grouped(slides, "p", "q", "q")
-    assert held_slides(slides, fold(slides, FitConfig(), 0, ["S0_spots"])) == {"S0_spots"}
-    assert held_slides(grouped_slides, fold(grouped_slides, FitConfig(), 0, ["q"])) == {"S1_spots", "S2_spots"}
+    assert held_slides(slides, validation_fold(slides, FitConfig(), 0, ["S0_spots"])) == {"S0_spots"}
+    assert held_slides(grouped_slides, validation_fold(grouped_slides, FitConfig(), 0, ["q"])) == {
+        "S1_spots",
+        "S2_spots",
+    }
 
 
 def test_a_group_on_both_sides_is_refused_unless_allowed_and_then_marked(slides):
     grouped_slides = grouped(slides, "p", "q", "q")
     with pytest.raises(ValueError, match=r"share groups with training slides: 'q'.*allow_leakage=True"):
-        fold(grouped_slides, FitConfig(), 0, ["S2_spots"])
-    found = fold(grouped_slides, FitConfig(allow_leakage=True), 0, ["S2_spots"])
+        validation_fold(grouped_slides, FitConfig(), 0, ["S2_spots"])
+    found = validation_fold(grouped_slides, FitConfig(allow_leakage=True), 0, ["S2_spots"])
     assert found.leaks
     assert held_slides(grouped_slides, found) == {"S2_spots"}
 
 
 def test_one_group_of_several_slides(slides):
     same = grouped(slides, "p", "p", "p")
-    assert fold(same, FitConfig(), 0).kind == "block"
+    assert validation_fold(same, FitConfig(), 0).kind == "block"
     with pytest.raises(ValueError, match="share groups with training slides: 'p'"):
-        fold(same, FitConfig(validation="slide"), 0)
-    found = fold(same, FitConfig(validation="slide", allow_leakage=True), 0)
+        validation_fold(same, FitConfig(validation="slide"), 0)
+    found = validation_fold(same, FitConfig(validation="slide", allow_leakage=True), 0)
     assert (found.kind, found.leaks, held_slides(same, found)) == ("slide", True, {"S2_spots"})
-    assert fold(same, FitConfig(allow_leakage=True), 0).kind == "slide"
-    assert fold(same[:1], FitConfig(allow_leakage=True), 0).kind == "block"
+    assert validation_fold(same, FitConfig(allow_leakage=True), 0).kind == "slide"
+    assert validation_fold(same[:1], FitConfig(allow_leakage=True), 0).kind == "block"
 
 
 def test_one_slide_is_validated_on_blocks_and_marked(slides):
-    found = fold(slides[:1], FitConfig(), 0)
+    found = validation_fold(slides[:1], FitConfig(), 0)
     assert (found.kind, found.groups, found.leaks) == ("block", (), True)
-    assert found.held.sum() == 7  # a fifth of 36
-    assert (fold(slides[:1], FitConfig(), 1).held != found.held).any()
-    np.testing.assert_array_equal(fold(slides[:1], FitConfig(), 0).held, found.held)
+    assert found.held_out.sum() == 7  # a fifth of 36
+    assert (validation_fold(slides[:1], FitConfig(), 1).held_out != found.held_out).any()
+    np.testing.assert_array_equal(validation_fold(slides[:1], FitConfig(), 0).held_out, found.held_out)
 
 
 def test_blocks_are_taken_of_every_slide(slides):
-    found = fold(slides, FitConfig(validation="block"), 0)
-    assert np.bincount(slide_index(slides)[found.held]).tolist() == [7, 7, 7]
+    found = validation_fold(slides, FitConfig(validation="block"), 0)
+    assert np.bincount(slide_index(slides)[found.held_out]).tolist() == [7, 7, 7]
 
 
 def test_nothing_held_out(slides):
-    found = fold(slides, FitConfig(validation="none"), 0)
-    assert (found.kind, found.leaks, int(found.held.sum()), len(found.held)) == ("none", False, 0, 108)
+    found = validation_fold(slides, FitConfig(validation="none"), 0)
+    assert (found.kind, found.leaks, int(found.held_out.sum()), len(found.held_out)) == ("none", False, 0, 108)
 
 
-@pytest.mark.parametrize("validation", ["none", "block", "slide", "auto"])
+@pytest.mark.parametrize("validation", ["none", "slide"])
 def test_slides_that_are_named_are_held_out_whatever_the_rule(slides, validation):
-    found = fold(slides, FitConfig(validation=validation), 0, ["S1_spots"])
+    found = validation_fold(slides, FitConfig(validation=validation), 0, ["S1_spots"])
     assert (found.kind, held_slides(slides, found)) == ("slide", {"S1_spots"})
 
 
@@ -151,4 +154,4 @@ def test_slides_that_are_named_are_held_out_whatever_the_rule(slides, validation
 ])  # fmt: skip
 def test_folds_that_are_refused(slides, n, arguments, words):
     with pytest.raises(ValueError, match=words):
-        fold(slides[:n], arguments.get("config", FitConfig()), 0, arguments.get("validate_on"))
+        validation_fold(slides[:n], arguments.get("config", FitConfig()), 0, arguments.get("validate_on"))

@@ -1,5 +1,5 @@
-"""Every error and warning about user input, one file per subject.
+"""Errors and warnings about user input that several packages share, one file per subject.
 
-A message says what was given, what exists or is allowed, and what to call. Other modules ask these functions and
-word nothing themselves.
+A message says what was given, what exists or is allowed, and what to call. What only one package says is in its
+``_errors.py``, and what only one function says is in that function.
 """

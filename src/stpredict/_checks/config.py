@@ -22,8 +22,15 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(msg)
 
 
+def positive(name: str, value: float) -> None:
+    """Refuse a number that is not above zero."""
+    if not value > 0:
+        msg = f"`{name}` is {value!r}; it must be above 0."
+        raise ValueError(msg)
+
+
 def prediction(n_views: int, batch_size: int | None) -> None:
-    """Refuse views and batches that nobody can compute."""
+    """Refuse numbers of views and batch sizes that are out of range."""
     in_range("n_views", n_views, 1, 8)
     if batch_size is not None:
         in_range("batch_size", batch_size, 1, 1_000_000)
@@ -41,7 +48,7 @@ def patch_fits(fov_um: Sequence[float], size_px: int, n_scales: int, model_size_
 
 
 def patch_spec(fov_um: Sequence[float], size_px: int, fill: str) -> None:
-    """Refuse fields of view that are empty, not positive or not ascending, and sizes that are no size."""
+    """Refuse fields of view that are missing, not positive or not ascending, and patches of under 8 px."""
     if not fov_um or min(fov_um) <= 0 or list(fov_um) != sorted(set(fov_um)):
         msg = f"`fov_um` is {tuple(fov_um)}; give at least one side in µm, all positive, narrowest first, each once."
         raise ValueError(msg)
@@ -52,7 +59,7 @@ def patch_spec(fov_um: Sequence[float], size_px: int, fill: str) -> None:
 
 
 def embeddings_fit(model: str, options: Mapping[str, object], width: int | None, *, takes: bool) -> None:
-    """Refuse embeddings for a model that takes none, and a model that is to take some and is given none."""
+    """Refuse embeddings for a model that takes none, and their absence for a model that needs them."""
     if width is not None and not takes:
         msg = (
             f"`features_key` was given, but {model!r} takes no embeddings: it reads patches. Leave it out, or take a "
@@ -60,7 +67,7 @@ def embeddings_fit(model: str, options: Mapping[str, object], width: int | None,
         )
         raise ValueError(msg)
     if width is None and options.get("encoder") == "given":
-        msg = "`encoder='given'` needs embeddings that come with the spots: say in which `obsm` (`features_key`)."
+        msg = "`encoder='given'` needs embeddings in the table: name their `obsm` as `features_key`."
         raise ValueError(msg)
     if width is None:
         return
@@ -79,8 +86,16 @@ def embeddings_fit(model: str, options: Mapping[str, object], width: int | None,
 
 
 def same_width(widths: Mapping[str, int]) -> None:
-    """Refuse embeddings that are of different encoders on different slides."""
+    """Refuse embeddings of different widths on different slides: they come from different encoders."""
     if len(set(widths.values())) > 1:
         each = ", ".join(f"{name!r} {width}" for name, width in widths.items())
         msg = f"The embeddings have different numbers of features ({each}). Embed all slides with the same encoder."
+        raise ValueError(msg)
+
+
+def known_fields(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse options that do not exist, or are set elsewhere."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        msg = f"{what} has no {', '.join(map(repr, unknown))} here; there are: {', '.join(sorted(known))}."
         raise ValueError(msg)

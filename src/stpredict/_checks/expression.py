@@ -1,4 +1,4 @@
-"""Errors about expression values: counts that are none, genes that are missing, constant or named twice."""
+"""Errors about expression values: values that are not counts, genes that are missing or named twice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from .slides import listed
+from .training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,43 +17,28 @@ if TYPE_CHECKING:
 
 
 def counts(matrix: ArrayLike | sparse.spmatrix, *, genes: Sequence[object] = (), spots: Sequence[object] = ()) -> None:
-    """Refuse values that are no counts, and say how it was noticed.
-
-    Parameters
-    ----------
-    matrix
-        ``(n_spots, n_genes)``, dense or sparse.
-    genes
-        Names of the columns, for the message.
-    spots
-        Names of the rows, for the message.
-
-    Raises
-    ------
-    ValueError
-        If a value is missing, infinite, negative or not whole.
-    """
+    """Refuse values ``(n_spots, n_genes)`` that are not counts: missing, infinite, negative or not whole."""
     found = sparse.coo_matrix(matrix)
     values = np.asarray(found.data, dtype=np.float64)
     tests = (
         (~np.isfinite(values), "not finite", "Drop or fill these entries."),
-        (values < 0, "negative", "Scaled or centred values are no counts."),
-        (values != np.round(values), "not whole numbers", "Normalised or log-transformed values are no counts."),
+        (values < 0, "negative", "Scaled or centred values are not counts."),
+        (values != np.round(values), "not whole numbers", "Normalised or log-transformed values are not counts."),
     )
     for bad, what, advice in tests:
         if bad.any():
-            at = int(np.argmax(bad))
-            where = f"spot {_name(spots, found.row[at])}, gene {_name(genes, found.col[at])}"
+            i = int(np.argmax(bad))
+            where = f"spot {_name(spots, found.row[i])}, gene {_name(genes, found.col[i])}"
             msg = (
-                f"Raw counts are needed, but values are {what}: {values[at]:g} at {where} ({int(bad.sum())} such "
+                f"Raw counts are needed, but values are {what}: {values[i]:g} at {where} ({int(bad.sum())} such "
                 f"values; minimum {np.nanmin(values):g}, maximum {np.nanmax(values):g}{_looks_log(values)}). {advice} "
                 "Give the `layer` that holds raw counts."
             )
             raise ValueError(msg)
 
 
-def _name(names: Sequence[object], at: int) -> str:
-    return repr(str(names[at])) if len(names) else str(int(at))
+def _name(names: Sequence[object], i: int) -> str:
+    return repr(str(names[i])) if len(names) else str(int(i))
 
 
 def _looks_log(values: NDArray[np.float64]) -> str:
@@ -65,41 +51,13 @@ def _looks_log(values: NDArray[np.float64]) -> str:
 
 
 def zero_spots(matrix: ArrayLike | sparse.spmatrix) -> NDArray[np.bool_]:
-    """Which spots hold no count at all.
-
-    Parameters
-    ----------
-    matrix
-        ``(n_spots, n_genes)`` counts, dense or sparse.
-
-    Returns
-    -------
-    ``(n_spots,)`` mask.
-    """
+    """``(n_spots,)`` which spots have no count at all."""
     empty: NDArray[np.bool_] = np.asarray(sparse.csr_matrix(matrix).sum(axis=1)).ravel() == 0
     return empty
 
 
-def constant_genes(matrix: ArrayLike | sparse.spmatrix) -> NDArray[np.bool_]:
-    """Which genes have the same value in every spot.
-
-    Parameters
-    ----------
-    matrix
-        ``(n_spots, n_genes)``, dense or sparse.
-
-    Returns
-    -------
-    ``(n_genes,)`` mask.
-    """
-    columns = sparse.csc_matrix(matrix)
-    low, high = columns.min(axis=0).toarray().ravel(), columns.max(axis=0).toarray().ravel()
-    same: NDArray[np.bool_] = low == high
-    return same
-
-
 def some_spots(n_spots: int, what: str) -> None:
-    """Refuse to compute a spread from fewer than two spots."""
+    """Refuse fewer than two spots with counts."""
     if n_spots < 2:
         msg = f"{what} needs at least two spots with counts, found {n_spots}. Use more spots, or name `genes` yourself."
         raise ValueError(msg)
@@ -130,16 +88,6 @@ def unique_genes(names: Sequence[str], what: str) -> None:
         raise ValueError(msg)
 
 
-def variable_genes(n_variable: int, n_genes: int) -> None:
-    """Refuse a table in which no gene varies enough to be learnt."""
-    if n_variable == 0:
-        msg = (
-            f"None of {n_genes} genes varies over the training spots and is seen in enough of them. Lower "
-            "`min_fraction`, give more training slides, or name `genes` yourself."
-        )
-        raise ValueError(msg)
-
-
 def shared_genes(n_shared: int, n_each: Sequence[int]) -> None:
     """Refuse slides that have no gene in common."""
     if n_shared == 0:
@@ -150,20 +98,10 @@ def shared_genes(n_shared: int, n_each: Sequence[int]) -> None:
         raise ValueError(msg)
 
 
-def known_groups(asked: Sequence[str], available: Sequence[str], argument: str, key: str) -> None:
-    """Refuse groups that no spot belongs to, all of them at once."""
-    missing = [name for name in asked if name not in set(available)]
-    if missing or not len(asked):
-        what = listed(missing) if missing else "nothing"
-        msg = f"`{argument}` names {what}; obs[{key!r}] holds {listed(available)}. Give some of these."
-        raise ValueError(msg)
-
-
-def both_sides(n_train: int, n_test: int, by: str) -> None:
-    """Refuse a split with an empty side."""
-    if not (n_train and n_test):
-        msg = (
-            f"The split by {by!r} leaves {n_train} spots to train and {n_test} to test. Hold out some groups but not "
-            "all, or use `by='block'` where there is one group only."
+def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:
+    """Warn where predicted genes were not measured."""
+    if missing:
+        warn(
+            f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({listed(missing)}): these "
+            "cannot be compared with measurements."
         )
-        raise ValueError(msg)

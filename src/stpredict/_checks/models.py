@@ -1,7 +1,4 @@
-"""Errors about networks: their configuration, their input, their weights.
-
-Only checks live here. torch is not imported: shapes come as tuples.
-"""
+"""Checks of models: their configuration, their input, their weights. torch is not imported: shapes are tuples."""
 
 from __future__ import annotations
 
@@ -21,8 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+RENAMED = {
+    "start_from": "initialize_from",
+    "start_at": "initialize_at",
+    "takes_steps": "has_trainable_parameters",
+    "reads_both": "uses_patches_and_features",
+    "grows": "per_spot_buffers",
+}
+"""Former names of what a model may define: they would be ignored without a word."""
+
+
 def positive_int(name: str, value: object) -> None:
-    """Refuse what does not count something."""
+    """Refuse a value that is not a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         msg = f"`{name}` is {value!r} ({type(value).__name__}); it counts something: give a whole number of at least 1."
         raise TypeError(msg)
@@ -32,7 +39,7 @@ def positive_int(name: str, value: object) -> None:
 
 
 def number(name: str, value: object, *, low: float, high: float) -> None:
-    """Refuse what is not in ``[low, high)``."""
+    """Refuse a value that is not a number in ``[low, high)``."""
     if isinstance(value, bool) or not isinstance(value, Real):
         msg = f"`{name}` is {value!r} ({type(value).__name__}); give a number from {low:.3g} to below {high}."
         raise TypeError(msg)
@@ -42,14 +49,14 @@ def number(name: str, value: object, *, low: float, high: float) -> None:
 
 
 def flag(name: str, value: object) -> None:
-    """Refuse what is neither on nor off."""
+    """Refuse a value that is not a bool."""
     if not isinstance(value, bool):
         msg = f"`{name}` is {value!r} ({type(value).__name__}); give True or False."
         raise TypeError(msg)
 
 
 def text(name: str, value: object) -> None:
-    """Refuse what names nothing."""
+    """Refuse a value that is not text, or empty."""
     if not isinstance(value, str):
         msg = f"`{name}` is {value!r} ({type(value).__name__}); give a name as text."
         raise TypeError(msg)
@@ -59,14 +66,14 @@ def text(name: str, value: object) -> None:
 
 
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    """Refuse a word outside a closed set."""
+    """Refuse a value that is not one of those allowed."""
     if value not in allowed:
         msg = f"`{name}` is {value!r}; give one of: {', '.join(map(repr, allowed))}."
         raise ValueError(msg)
 
 
 def fov_spots(value: object, *, n_scales: int | None = None) -> None:
-    """Refuse fields of view that are not numbers above 0, each wider than the last; ``n_scales`` of them if given."""
+    """Refuse fields of view that are not increasing numbers above 0, ``n_scales`` of them if given."""
     if not isinstance(value, tuple) or not all(isinstance(v, Real) for v in value):
         msg = f"`fov_spots` is {value!r}; give a tuple of numbers, multiples of the spot diameter, such as (1.5, 3, 6)."
         raise TypeError(msg)
@@ -92,28 +99,21 @@ def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
         raise ValueError(msg)
 
 
-def multiple(name: str, value: int, of: int) -> None:
-    """Refuse a number that cannot be shared out among the scales."""
+def multiple_of(name: str, value: int, of: int) -> None:
+    """Refuse a number that is not divisible by the number of scales."""
     if value % of:
-        msg = f"`{name}` is {value}; it is shared out among {of} scales: give a multiple of {of}."
-        raise ValueError(msg)
-
-
-def halved(name: str, value: int, *, times: int) -> None:
-    """Refuse a number that cannot be halved so many times."""
-    if value % 2**times:
-        msg = f"`{name}` is {value}; it is halved {times} times: give a multiple of {2**times}."
+        msg = f"`{name}` is {value}; it is divided among {of} scales: give a multiple of {of}."
         raise ValueError(msg)
 
 
 def nested_patches(size_px: int, patch_size: int, n_scales: int) -> None:
-    """Refuse sizes at which the central 1/2, 1/4, ... of a patch does not split into as many tokens as the whole."""
+    """Refuse sizes for which the central 1/2, 1/4, ... of a patch has not as many tokens as the whole patch."""
     divides("patch_size", patch_size, "size_px", size_px)
     finest = 2 ** (n_scales - 1)
     if patch_size % finest:
         msg = (
             f"`patch_size` is {patch_size} and `fov_spots` has {n_scales} scales, each of which halves the finest "
-            f"tokens: {patch_size} / {finest} is no whole number of pixels. "
+            f"tokens: {patch_size} / {finest} is not a whole number of pixels. "
             f"Give a multiple of {finest} as `patch_size`, or fewer scales."
         )
         raise ValueError(msg)
@@ -137,16 +137,18 @@ def patches(shape: tuple[int, ...], n_scales: int, size_px: int) -> None:
         raise ValueError(msg)
 
 
-def given_targets(targets: Tensor | None) -> Tensor:
-    """The targets; refuse a batch that has none where a loss needs them."""
+def require_targets(targets: Tensor | None) -> Tensor:
+    """The targets of a batch; refuse a batch without."""
     if targets is None:
-        msg = "`batch.targets` is None; a loss compares with measured values. Give targets, or call the model itself."
+        msg = (
+            "`batch.targets` is None; the loss needs measured values. Give targets, or call the model for predictions."
+        )
         raise ValueError(msg)
     return targets
 
 
-def given_features(features: Tensor | None) -> Tensor:
-    """The features; refuse a batch that has none where the model has no encoder of its own."""
+def require_features(features: Tensor | None) -> Tensor:
+    """The features of a batch; refuse a batch without, for a model without an encoder."""
     if features is None:
         msg = (
             "`batch.features` is None, and this model has no encoder of its own (`encoder='given'`). Give embeddings "
@@ -157,7 +159,7 @@ def given_features(features: Tensor | None) -> Tensor:
 
 
 def features_width(features: Tensor, n_features: int) -> Tensor:
-    """The features; refuse a batch whose features are of another width than the model learnt from."""
+    """The features of a batch; refuse features of another width than in training."""
     if features.ndim != 2 or features.shape[1] != n_features:
         msg = (
             f"`batch.features` has the shape {tuple(features.shape)}; this model takes (b, {n_features}). Give "
@@ -168,7 +170,7 @@ def features_width(features: Tensor, n_features: int) -> Tensor:
 
 
 def embedding_width(encoder: str, n_features: object) -> None:
-    """Refuse embeddings without a width, and a width without embeddings."""
+    """Refuse embeddings without a width, and a width for an encoder that has its own."""
     if encoder == "given":
         positive_int("n_features", n_features)
     elif n_features != 0:
@@ -180,7 +182,7 @@ def embedding_width(encoder: str, n_features: object) -> None:
 
 
 def clip(value: object) -> None:
-    """Refuse what is no number of standard deviations."""
+    """Refuse a value that is neither a positive number nor None."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1e6:
@@ -189,69 +191,72 @@ def clip(value: object) -> None:
 
 
 def penalty(value: object) -> None:
-    """Refuse what is no penalty of a regression."""
+    """Refuse a value that is not a penalty of a ridge regression."""
     if value is None or value == "hest":
         return
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1e12:
-        msg = f"`penalty` is {value!r}; give a number above 0, None (chosen by leaving out groups), or 'hest'."
+        msg = f"`penalty` is {value!r}; give a number above 0, None (chosen by cross-validation), or 'hest'."
         raise ValueError(msg)
 
 
-def counted_genes(found: int, n_genes: int) -> None:
-    """Refuse counts of other genes than the network has heads for."""
+def count_columns(found: int, n_genes: int) -> None:
+    """Refuse counts of another number of genes than the network has."""
     if found != n_genes:
         msg = (
-            f"`batch.counts` has {found} columns; this network describes the counts of {n_genes} genes. Give these, or "
+            f"`batch.counts` has {found} columns; this network models the counts of {n_genes} genes. Give these, or "
             "build another with `n_genes` in `stp.models.config` (`stp.tl.fit` sets it)."
         )
         raise ValueError(msg)
 
 
 def mean_profile(shape: tuple[int, ...], n_outputs: int) -> None:
-    """Refuse a profile that has not one value per output."""
+    """Refuse a profile without exactly one value for each output."""
     if shape != (n_outputs,):
         msg = f"`mean` has the shape {shape}; this network has {n_outputs} outputs: give one value for each."
         raise ValueError(msg)
 
 
 def known_model(name: object, known: Iterable[str], *, or_timm: bool = False) -> None:
-    """Refuse a name that the registry does not have; where names of timm are taken too, say so."""
+    """Refuse a name that the registry does not have; ``or_timm``: mention the names of timm."""
     if name not in (names := sorted(known)):
         msg = (
-            f"No model {name!r} (there are: {', '.join(map(repr, names))}). One of your own is known once the module "
-            "that registers it (`stp.models.register`) is imported. See `stp.models.available()`."
+            f"No model {name!r} (there are: {', '.join(map(repr, names))}). For a model of your own, "
+            "the module that registers it (`stp.models.register`) must be imported first. See `stp.models.available()`."
         )
         if or_timm:
             msg += (
-                " Networks of timm go by their own names (`timm.list_models()`, 'hf-hub:owner/name') where timm is "
+                " Networks of timm have their own names (`timm.list_models()`, 'hf-hub:owner/name') if timm is "
                 'installed: pip install "stpredict-histology[encoders]".'
             )
         raise ValueError(msg)
 
 
 def model_class(model: object, base: type) -> None:
-    """Refuse what is no class of networks, or one that nobody could import."""
+    """Refuse a value that is not a class of models at the top level of a module."""
     if not isinstance(model, type) or not issubclass(model, base):
         msg = f"`model` is {model!r}; give a class that derives from `stp.models.SpotModel`."
         raise TypeError(msg)
     if model.__qualname__ != model.__name__:
-        msg = f"{model.__qualname__!r} is defined inside of something; define it at the top of a module."
+        msg = f"{model.__qualname__!r} is not at the top level of a module; define it at the top of a module."
+        raise ValueError(msg)
+    if old := [name for name in RENAMED if hasattr(model, name)]:
+        msg = f"{model.__name__} defines `{old[0]}`, which is now called `{RENAMED[old[0]]}`: rename it."
         raise ValueError(msg)
 
 
 def free_name(name: str, place: str, taken: Mapping[str, str], ours: Iterable[str]) -> None:
-    """Refuse a name or a class that others have; ``taken``: name to module and class, ``ours`` cannot be replaced."""
+    """Refuse a taken name or class; ``taken``: name to module and class, ``ours``: names that cannot be replaced."""
     if name in set(ours) or taken.get(name, place) != place:
         msg = f"The name {name!r} is taken by {taken[name]}. Register your model under another."
         raise ValueError(msg)
     same = [other for other in taken.values() if other != place and other.split(".")[-1] == place.split(".")[-1]]
     if same:
-        msg = f"There is a class of that name, {same[0]}, and saved predictors name the class. Rename yours, {place}."
+        msg = f"{same[0]} has that class name, and saved predictors store the class name. Rename yours, {place}."
         raise ValueError(msg)
 
 
 def config_class(place: str, found: object) -> None:
-    """Refuse a model without the configuration that goes with it."""
+    """Refuse a model without its configuration dataclass."""
     names = [each.name for each in fields(found)] if isinstance(found, type) and is_dataclass(found) else []
     if missing := [name for name in ("n_outputs", "fov_spots", "size_px", "context") if name not in names]:
         what = f"lacks {', '.join(map(repr, missing))}" if names else "is missing"
@@ -267,13 +272,13 @@ def known_fields(owner: str, given: Iterable[str], allowed: Sequence[str]) -> No
     if unknown := sorted(set(given) - set(allowed)):
         msg = (
             f"{owner} has no field {', '.join(map(repr, unknown))} (fields: {', '.join(map(repr, allowed))}). "
-            "Leave it out; if a file says so, load that with the version of stpredict that wrote it."
+            "Leave it out; if it is in a file, load the file with the version of stpredict that wrote it."
         )
         raise ValueError(msg)
 
 
 def saved_config(values: object) -> None:
-    """Refuse what ``config_to_dict`` did not write."""
+    """Refuse values that ``config_to_dict`` did not write."""
     if not isinstance(values, Mapping) or set(values) != {"model", "config"}:
         found = ", ".join(map(repr, values)) if isinstance(values, Mapping) else type(values).__name__
         msg = (
@@ -290,7 +295,7 @@ def saved_config(values: object) -> None:
 
 
 def released_names(given: Iterable[str], needed: Iterable[str], optional: Iterable[str]) -> None:
-    """Refuse weights under other names than the published network's; ``optional`` ones may be there."""
+    """Refuse weights with other names than those of the published network; ``optional`` names may be present."""
     names, wanted = set(given), set(needed)
     missing, unknown = sorted(wanted - names), sorted(names - wanted - set(optional))
     if missing or unknown:
@@ -301,8 +306,8 @@ def released_names(given: Iterable[str], needed: Iterable[str], optional: Iterab
         raise ValueError(msg)
 
 
-def timm() -> Any:
-    """The timm library; an error that says how to install it."""
+def import_timm() -> Any:
+    """The timm library; if it is missing, an error with the command to install it."""
     try:
         import timm as library
     except ImportError:
@@ -324,15 +329,15 @@ def timm_name(name: str, library: Any) -> None:
 
 
 def weights_file(path: Path) -> Path:
-    """The file; refuse one that is not there."""
+    """The path of an existing file."""
     if not path.is_file():
-        msg = f"`weights` is {str(path)!r}, which is no file. Give 'none', 'timm', or the path of a checkpoint."
+        msg = f"`weights` is {str(path)!r}, which is not a file. Give 'none', 'timm', or the path of a checkpoint."
         raise ValueError(msg)
     return path
 
 
-def plain_weights(path: Path, load: Callable[..., Any]) -> Mapping[str, Tensor]:
-    """The state dict in a file of torch; refuse one that holds code, or no tensors by name."""
+def tensors_only(path: Path, load: Callable[..., Any]) -> Mapping[str, Tensor]:
+    """The state dict in a file of torch; refuse a file with code, or without named tensors."""
     try:
         state = load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
@@ -342,13 +347,13 @@ def plain_weights(path: Path, load: Callable[..., Any]) -> Mapping[str, Tensor]:
     if isinstance(state, Mapping) and isinstance(state.get("state_dict", state.get("model")), Mapping):
         state = state.get("state_dict", state.get("model"))
     if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):
-        msg = f"{str(path)!r} holds no tensors by name. Save the state dict of the network."
+        msg = f"{str(path)!r} has no named tensors. Save the state dict of the network."
         raise ValueError(msg)
     return state
 
 
 def weights_fit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: str) -> None:
-    """Refuse weights of another network."""
+    """Refuse weights of another network, by names and shapes."""
     missing = [name for name in wanted if name not in found]
     other = [name for name in wanted if name in found and found[name] != wanted[name]]
     if missing or other:
@@ -359,9 +364,16 @@ def weights_fit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple
         raise ValueError(msg)
 
 
-def one_grid(tokens: object, name: str) -> Tensor:
-    """The tokens; refuse networks that have several grids of them."""
+def single_token_grid(tokens: object, name: str) -> Tensor:
+    """The tokens of a network; refuse networks with several grids of tokens."""
     if not hasattr(tokens, "ndim"):
         msg = f"{name!r} has several grids of tokens, not one. Name an encoder with one, such as 'resnet18'."
         raise ValueError(msg)
     return cast("Tensor", tokens)
+
+
+def splits_patch(size_px: int, side: int) -> None:
+    """Refuse a patch with fewer pixels than sub-patches along a side."""
+    if size_px < side:
+        msg = f"`size_px` is {size_px}; the patch is cut into {side} x {side}: give at least {side}."
+        raise ValueError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+MAX_RESOLUTION_DIFFERENCE = 0.05
+"""Largest relative difference between two sources of a resolution."""
+MAX_ANISOTROPY = 0.01
+"""Largest relative difference between the width and the height of a pixel."""
+
+
+class Resolution(Protocol):
+    """A resolution and its source."""
+
+    @property
+    def um_per_px(self) -> float:
+        """µm per full-resolution pixel."""
+
+    @property
+    def origin(self) -> str:
+        """The source."""
+
 
 def listed(names: Sequence[object]) -> str:
-    """Names for a message: quoted, the first eight."""
+    """The first eight names, quoted, for a message."""
     shown = ", ".join(repr(name) for name in list(names)[:8])
     return (shown + (f", … ({len(names)} in all)" if len(names) > 8 else "")) or "none"
 
@@ -35,7 +52,7 @@ def is_spatialdata(value: object) -> None:
 
 
 def each_once(names: Sequence[str]) -> None:
-    """Refuse an empty list of slides, or one that names a slide twice."""
+    """Refuse an empty list of slides, or a slide that is named twice."""
     if not names:
         msg = "No slide was given: the list of objects is empty. Give a SpatialData, or a list or mapping of them."
         raise ValueError(msg)
@@ -68,7 +85,7 @@ def one_table(names: Sequence[str]) -> None:
 
 
 def one_shapes(found: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse to guess among several spot elements where no table says which is meant, or to go on without any."""
+    """Refuse to guess among several spot elements where no table names one, or to go on without any."""
     if not found:
         msg = (
             f"No element holds spots; shapes and labels found: {listed(names)}. Lay spots over the slide with "
@@ -122,52 +139,20 @@ def has_image(names: Sequence[str], asked: str) -> None:
         raise ValueError(msg)
 
 
-def the_image(names: Sequence[str], coordinate_system: str | None = None) -> None:
-    """Refuse to guess among several images, or to go on without one."""
-    where = "" if coordinate_system is None else f" of coordinate system {coordinate_system!r}"
-    if not names:
-        msg = (
-            f"There is no image{where} in `sdata.images`. Add one, for instance with `stp.io.read_st`, or give another "
-            "object or coordinate system."
-        )
-        raise ValueError(msg)
-    if len(names) > 1:
-        msg = f"Which image{where} is meant? Found: {listed(names)}. Give one as `image_key`."
-        raise ValueError(msg)
-
-
-def may_write(sdata: SpatialData, key_added: str, made: Collection[str], function: str) -> None:
+def may_write(
+    sdata: SpatialData,
+    key_added: str,
+    made: Collection[str],
+    function: str,
+    kind: Literal["shapes", "images"] = "shapes",
+) -> None:
     """Refuse to overwrite an element that this function did not make."""
     taken = {name for _, name, _ in sdata.gen_elements()}
-    if key_added in taken and not (key_added in sdata.shapes and key_added in made):
+    if key_added in taken and not (key_added in getattr(sdata, kind) and key_added in made):
         msg = (
             f"The object already has an element {key_added!r} that `{function}` did not make (it made: "
             f"{listed(sorted(made))}), and it is not overwritten. Give another name as `key_added`, or delete it with "
             f"`del sdata[{key_added!r}]`."
-        )
-        raise ValueError(msg)
-
-
-def has_polygons(names: Sequence[str], asked: str, argument: str) -> None:
-    """Refuse an element with tissue that was asked for and is not there."""
-    if asked not in names:
-        msg = f"No element {asked!r} with tissue (found: {listed(names)}). Give one as `{argument}`, or None."
-        raise ValueError(msg)
-
-
-def areas(kinds: Collection[str], key: str, argument: str) -> None:
-    """Refuse tissue that is not drawn as polygons."""
-    if not set(kinds) <= {"Polygon", "MultiPolygon"}:
-        msg = f"Shapes {key!r} hold {listed(sorted(kinds))}; tissue must be polygons. Give others as `{argument}`."
-        raise ValueError(msg)
-
-
-def shares_system(shared: Collection[str], key: str, image_key: str, argument: str) -> None:
-    """Refuse tissue that lies in another coordinate system than the image."""
-    if not shared:
-        msg = (
-            f"Tissue {key!r} and image {image_key!r} share no coordinate system. Register them with "
-            f"`spatialdata.transformations.set_transformation`, or give another element as `{argument}`."
         )
         raise ValueError(msg)
 
@@ -199,7 +184,7 @@ def one_image(
 
 
 def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, table_name: str) -> None:
-    """Refuse table rows whose instance key names no spot, or none at all, and spots that share a name."""
+    """Refuse a table without rows of the element, rows that match no spot, and spots that share an index."""
     if not len(ids):
         msg = (
             f"No row of table {table_name!r} annotates {shapes_key!r}, though it is one of the table's regions. Give "
@@ -222,7 +207,7 @@ def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, ta
 
 
 def unique_spots(names: pd.Index[Any], table_name: str) -> None:
-    """Refuse rows that share a name, since predictions are matched to measurements by it."""
+    """Refuse rows that share a name: predictions are matched to measurements by it."""
     if not names.is_unique:
         twice = listed(names[names.duplicated()].unique().tolist())
         msg = (
@@ -233,7 +218,7 @@ def unique_spots(names: pd.Index[Any], table_name: str) -> None:
 
 
 def on_image(xy_px: NDArray[np.float64], shape: tuple[int, ...], shapes_key: str, image_key: str) -> None:
-    """Refuse spots that all lie off the image: a transformation is missing."""
+    """Refuse spots that all lie outside the image: a transformation is missing."""
     height, width = shape[-2:]
     inside = ((xy_px >= 0) & (xy_px < (width, height))).all(axis=1)
     if not inside.any():
@@ -249,7 +234,7 @@ def on_image(xy_px: NDArray[np.float64], shape: tuple[int, ...], shapes_key: str
 def isotropic(scales: tuple[float, float], image_key: str, system: str) -> None:
     """Refuse an image whose pixels are not square."""
     x, y = scales
-    if abs(x / y - 1) > 0.01:
+    if abs(x / y - 1) > MAX_ANISOTROPY:
         msg = (
             f"Pixels of image {image_key!r} are not square: one unit of {system!r} is {x:.4g} px along x, but {y:.4g} "
             "px along y. Resample the image, or correct it with `spatialdata.transformations.set_transformation`."
@@ -258,7 +243,7 @@ def isotropic(scales: tuple[float, float], image_key: str, system: str) -> None:
 
 
 def layers(table: AnnData) -> list[str]:
-    """Names of layers; anndata lists X among them, as None."""
+    """Names of layers, without X, which anndata lists as None."""
     return [name for name in table.layers.keys() if name is not None]  # noqa: SIM118  (mypy knows only this)
 
 
@@ -277,7 +262,7 @@ def has_column(table: AnnData, column: str) -> None:
 
 
 def embeddings(table: AnnData | None, key: str, shapes_key: str) -> NDArray[Any]:
-    """A dense, finite matrix of embeddings; refuse what is missing or is none."""
+    """A dense, finite matrix of embeddings; refuse anything else."""
     found = [] if table is None else [str(name) for name in table.obsm]
     if table is None or key not in found:
         msg = (
@@ -309,7 +294,7 @@ def one_group(values: pd.Series[Any], group_key: str, shapes_key: str) -> str:
 
 
 def resolution(um_per_px: float, image_key: str) -> None:
-    """Refuse a resolution that cannot be one."""
+    """Refuse a resolution out of range."""
     if not (math.isfinite(um_per_px) and 0.01 <= um_per_px <= 200):
         msg = (
             f"The resolution of image {image_key!r} is given as {um_per_px} µm per pixel; slides lie between 0.01 and "
@@ -318,14 +303,59 @@ def resolution(um_per_px: float, image_key: str) -> None:
         raise ValueError(msg)
 
 
-def resolution_known(diameter_um: float | None, image_key: str) -> None:
+def resolution_known(n_sources: int, image_key: str) -> None:
     """Refuse to guess a resolution."""
-    if diameter_um is None:
+    if not n_sources:
         msg = (
             f"The resolution of image {image_key!r} is not known: nothing is recorded and the platform is not. Call "
             "`stp.pp.resolution(sdata, um_per_px=…)`, or with `pitch_um=` or `diameter_um=` of the spots."
         )
         raise ValueError(msg)
+
+
+def similar_resolution(one: float, other: float) -> bool:
+    """Whether two resolutions differ by no more than 5 %."""
+    return bool(abs(one / other - 1) <= MAX_RESOLUTION_DIFFERENCE + 1e-9)
+
+
+def same_resolution(given: Resolution, measured: Resolution, image_key: str) -> None:
+    """Refuse two sources that differ by more than 5 %."""
+    if not similar_resolution(given.um_per_px, measured.um_per_px):
+        msg = (
+            f"The resolution of image {image_key!r} is {given.um_per_px:.4g} µm per pixel by {_source_name(given)}, "
+            f"but {measured.um_per_px:.4g} by {_source_name(measured)} "
+            f"({100 * (given.um_per_px / measured.um_per_px - 1):+.1f} %, at most 5 % is allowed). Correct the wrong "
+            "one, for instance with `stp.pp.resolution(sdata, um_per_px=…)`."
+        )
+        raise ValueError(msg)
+
+
+def _source_name(resolution: Resolution) -> str:
+    return {"argument": "the argument `um_per_px`", "record": "what the object records"}.get(
+        resolution.origin, f"its {resolution.origin}" if resolution.origin.startswith("spot") else resolution.origin
+    )
+
+
+def square_pixels(x: float, y: float, name: str) -> None:
+    """Refuse an image whose pixels are not square by what its file or its spots say."""
+    if not abs(x / y - 1) <= MAX_ANISOTROPY:
+        msg = (
+            f"Pixels of image {name!r} are not square: {x:.4g} µm wide and {y:.4g} µm high "
+            f"({100 * (x / y - 1):+.1f} %, at most 1 % is allowed). Resample the image to square pixels first."
+        )
+        raise ValueError(msg)
+
+
+def has_stain[Measured](stain: Measured | None, image_key: str) -> Measured:
+    """The stain; refuse slides on which it could not be measured."""
+    if stain is None:
+        msg = (
+            f"The stain of image {image_key!r} cannot be measured: its tissue is too small or too pale, or is stained "
+            "by one dye only. See whether it is stained with haematoxylin and eosin, and whether its tissue is right "
+            "(`stp.pp.tissue`); predict it without `stain`."
+        )
+        raise ValueError(msg)
+    return stain
 
 
 def colour_image(shape: tuple[int, ...], image_key: str) -> None:
@@ -334,16 +364,16 @@ def colour_image(shape: tuple[int, ...], image_key: str) -> None:
         what = "grey: one channel" if shape[0] == 1 else f"{shape[0]} channels"
         msg = (
             f"Image {image_key!r} is not H&E in colour ({what}, shape {tuple(shape)}); 3 (RGB) or 4 (RGBA) channels "
-            "are read. Give the colour image as `image_key`, or select its channels with `image.sel(c=[…])`."
+            "are supported. Give the colour image as `image_key`, or select its channels with `image.sel(c=[…])`."
         )
         raise ValueError(msg)
 
 
 def pixel_range(dtype: object, low: float, high: float, image_key: str) -> NoReturn:
-    """Refuse pixel values that fit no stated rule."""
+    """Refuse pixel values outside the known ranges."""
     msg = (
-        f"Pixels of image {image_key!r} are {dtype} in [{low:g}, {high:g}]; read are uint8, other whole numbers from 0 "
-        "to 65535 (as 8, 12 or 16 bits, the fewest that hold them) and floats in [0, 1] or [0, 255]. Rescale the image "
-        "to one of these, for instance `(image / image.max() * 255).astype('uint8')`."
+        f"Pixels of image {image_key!r} are {dtype} in [{low:g}, {high:g}]; supported are uint8, other whole numbers "
+        "from 0 to 65535 (as 8, 12 or 16 bits, the fewest that hold them) and floats in [0, 1] or [0, 255]. Rescale "
+        "the image to one of these, for instance `(image / image.max() * 255).astype('uint8')`."
     )
     raise ValueError(msg)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spatialdata import read_zarr
 
 from .. import _keys as keys
 from .. import tl
-from .._checks import cli as check
 from ..pp import select_genes
+from . import _errors as check
 from ._report import score_table
 
 if TYPE_CHECKING:
@@ -23,18 +23,12 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-FIT = ("n_epochs", "n_members", "seed", "validation")
-"""Options of `fit` that are fields of `stp.tl.FitConfig`; where they are not given, the recipe of the model counts."""
+FIT_FIELDS = ("n_epochs", "n_members", "seed", "validation")
+"""Options of `fit` that are fields of `stp.tl.FitConfig`; those not given follow the recipe of the model."""
 
 
 def fit(options: argparse.Namespace) -> None:
-    """Train a predictor.
-
-    Parameters
-    ----------
-    options
-        Parsed options.
-    """
+    """Train a predictor."""
     stores = {path.stem: _read(path) for path in options.slides}
     genes = options.genes.read_text(encoding="utf-8").split() if options.genes else None
     if genes is None and len(stores) == 1:
@@ -43,15 +37,11 @@ def fit(options: argparse.Namespace) -> None:
     predictor = tl.fit(
         stores if len(stores) > 1 else next(iter(stores.values())),
         options.model,
-        config={name: value for name in FIT if (value := getattr(options, name)) is not None},
+        config={name: value for name in FIT_FIELDS if (value := getattr(options, name)) is not None},
         genes=genes,
         group_key=options.group_key,
         layer=options.layer,
-        image_key=options.image_key,
-        shapes_key=options.shapes_key,
-        table_name=options.table_name,
-        coordinate_system=options.coordinate_system,
-        um_per_px=options.um_per_px,
+        **_selection(options),
         save_dir=options.out,
         resume_from=options.out if options.resume else None,
     )
@@ -59,24 +49,14 @@ def fit(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Predict a slide and write the table, or the whole object.
-
-    Parameters
-    ----------
-    options
-        Parsed options.
-    """
+    """Predict a slide and write the table, or the whole object."""
     check.new_output(options.out)
     sdata = _read(options.slide)
     tl.predict(
         sdata,
         options.predictor,
         n_views=options.views,
-        image_key=options.image_key,
-        shapes_key=options.shapes_key,
-        table_name=options.table_name,
-        coordinate_system=options.coordinate_system,
-        um_per_px=options.um_per_px,
+        **_selection(options),
     )
     table = sdata.tables[keys.PREDICTED]
     if options.out.suffix == ".h5ad":
@@ -88,17 +68,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def cohort(options: argparse.Namespace) -> bool:
-    """Predict many slides and print what became of them.
-
-    Parameters
-    ----------
-    options
-        Parsed options.
-
-    Returns
-    -------
-    Whether any failed.
-    """
+    """Predict many slides and print the result of each; returns whether any failed."""
     with ExitStack() as stack:
         summary = tl.predict_cohort(
             options.slides,
@@ -109,16 +79,16 @@ def cohort(options: argparse.Namespace) -> bool:
             n_views=options.views,
             stain=options.stain,
         )
-    left = summary[summary["status"] != "done"]
-    failed = left["status"] == "failed"
-    said = left["error"].where(failed, "another process is at it")
-    lines = [f"{name}: {why}\n" for name, why in said.items()]
-    sys.stdout.write("".join(lines) + f"{len(summary) - len(left)} of {len(summary)} slides: {options.out}\n")
+    unfinished = summary[summary["status"] != "done"]
+    failed = unfinished["status"] == "failed"
+    reasons = unfinished["error"].where(failed, "another process is at it")
+    lines = [f"{name}: {reason}\n" for name, reason in reasons.items()]
+    sys.stdout.write("".join(lines) + f"{len(summary) - len(unfinished)} of {len(summary)} slides: {options.out}\n")
     return bool(failed.any())
 
 
 def _client(options: argparse.Namespace, stack: ExitStack) -> Client | None:
-    """Client of the cluster that was asked for, closed with the stack."""
+    """Client of the requested cluster, closed with the stack."""
     if options.workers is None and options.scheduler is None:
         return None
     from distributed import Client, LocalCluster
@@ -133,13 +103,7 @@ def _client(options: argparse.Namespace, stack: ExitStack) -> Client | None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Print the scores of a store that holds predictions and counts.
-
-    Parameters
-    ----------
-    options
-        Parsed options.
-    """
+    """Print the scores of a store that holds predictions and counts."""
     scores = tl.evaluate(_read(options.slide), predicted=options.predicted, shapes_key=options.shapes_key)
     if options.out is not None:
         scores.to_csv(options.out)
@@ -147,17 +111,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def benchmark(options: argparse.Namespace) -> bool:
-    """Compare models and print one line each.
-
-    Parameters
-    ----------
-    options
-        Parsed options.
-
-    Returns
-    -------
-    Whether any cell failed.
-    """
+    """Compare models and print one line each; returns whether any cell failed."""
     stores = {path.stem: _read(path) for path in options.slides}
     found = tl.benchmark(
         stores if len(stores) > 1 else next(iter(stores.values())),
@@ -172,16 +126,18 @@ def benchmark(options: argparse.Namespace) -> bool:
         allow_leakage=options.allow_leakage,
         save_dir=options.out,
         layer=options.layer,
-        image_key=options.image_key,
-        shapes_key=options.shapes_key,
-        table_name=options.table_name,
-        coordinate_system=options.coordinate_system,
-        um_per_px=options.um_per_px,
+        **_selection(options),
     )
     if options.html is not None:
         found.to_html(options.html)
     sys.stdout.write(f"{found!r}\n")
     return len(found.failed) > 0
+
+
+def _selection(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `tl.fit`, `tl.predict` and `tl.benchmark` that select elements."""
+    names = ("image_key", "shapes_key", "table_name", "coordinate_system", "um_per_px")
+    return {name: getattr(options, name) for name in names}
 
 
 def _read(path: Path) -> SpatialData:

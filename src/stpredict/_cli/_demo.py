@@ -23,13 +23,7 @@ N_VIEWS = 8
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Run the demonstration.
-
-    Parameters
-    ----------
-    options
-        ``out``, ``epochs`` and ``synthetic``.
-    """
+    """Train on three sections, predict a fourth, write everything to a folder and print the scores."""
     started = time.monotonic()
     train, test, genes = _data(synthetic=options.synthetic)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -38,12 +32,12 @@ def demo(options: argparse.Namespace) -> None:
     tl.predict(test, predictor, n_views=N_VIEWS)
     scores = tl.evaluate(test)
     _write(test, predictor, scores, options.out)
-    _say("", score_table(scores, label="M2OST").rstrip(), "")
-    _say(f"{time.monotonic() - started:.0f} s. Written to {options.out}/:")
-    _say("  predicted.zarr   the test section with its table 'predicted', for SpatialData and napari")
-    _say("  predicted.h5ad   that table alone, for scanpy: sc.read_h5ad")
-    _say("  model/           the predictor, for stpredict predict")
-    _say("  *.png            expression, principal components, patches and scores")
+    _print("", score_table(scores, label="M2OST").rstrip(), "")
+    _print(f"{time.monotonic() - started:.0f} s. Written to {options.out}/:")
+    _print("  predicted.zarr   the test section with its table 'predicted', for SpatialData and napari")
+    _print("  predicted.h5ad   that table alone, for scanpy: sc.read_h5ad")
+    _print("  model/           the predictor, for stpredict predict")
+    _print("  *.png            expression, principal components, patches and scores")
 
 
 def _config(n_epochs: int) -> tl.FitConfig:
@@ -56,14 +50,14 @@ def _data(*, synthetic: bool) -> tuple[SpatialData, SpatialData, list[str] | Non
         try:
             train, test = datasets.her2st(TRAIN), datasets.her2st([TEST])
         except ConnectionError as error:
-            _say(f"Real sections cannot be had, so synthetic slides take their place ({error})")
+            _print(f"Real sections are not available, so synthetic slides are used ({error})")
         else:
-            _say(
+            _print(
                 f"her2st (HER2+ breast tumour, Andersson et al. 2021): train on {', '.join(TRAIN)}, test on {TEST}.",
                 "All four are sections of one patient: new patients are harder.",
             )
             return train, test, datasets.gene_panel("her2st")
-    _say("Synthetic slides: expression follows colour by construction, so these scores say nothing about tissue.")
+    _print("Synthetic slides: expression follows colour by construction, so these scores say nothing about tissue.")
     slides = datasets.synthetic(n_slides=4)
     names = [str(name) for name in slides.coordinate_systems]
     return _part(slides, names[:-1]), _part(slides, names[-1:]), None
@@ -93,6 +87,6 @@ def _png(axes: NDArray[Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _say(*lines: str) -> None:
+def _print(*lines: str) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._checks import cli as check
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +27,7 @@ A .zarr is a SpatialData store: an image, the spots on it, and a table with raw 
 
 
 def parser() -> argparse.ArgumentParser:
-    """All sub-commands and their options.
-
-    Returns
-    -------
-    The parser.
-    """
+    """All sub-commands and their options."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="stpredict", description=MAIN, formatter_class=raw)
     commands = top.add_subparsers(
@@ -41,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     _demo(commands.add_parser("demo", help="train on three sections, predict a fourth, and show the scores"))
     _fit(commands.add_parser("fit", help="train a predictor on slides with measured expression"))
     _predict(commands.add_parser("predict", help="predict the expression of every spot of a slide"))
-    _cohort(commands.add_parser("cohort", help="predict many slides; what is finished is not done again"))
+    _cohort(commands.add_parser("cohort", help="predict many slides; finished slides are skipped"))
     _evaluate(commands.add_parser("evaluate", help="score predictions beside baselines and the noise ceiling"))
     _benchmark(commands.add_parser("benchmark", help="compare models on patients that none of them has seen"))
     return top
@@ -50,16 +45,16 @@ def parser() -> argparse.ArgumentParser:
 def _demo(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Train on sections C2, C3 and C4 of a HER2+ breast tumour, predict section C5, and print the scores beside two "
-        "baselines and the noise ceiling. Without these files and without internet, synthetic slides take their place."
+        "baselines and the noise ceiling. Without these files and without internet, synthetic slides are used."
     )
-    command.add_argument("--out", type=Path, default=Path("stpredict-demo"), help="folder for what the demo writes")
+    command.add_argument("--out", type=Path, default=Path("stpredict-demo"), help="output folder")
     command.add_argument("--epochs", type=int, default=None, help="passes over the training spots (default: 30)")
-    command.add_argument("--synthetic", action="store_true", help="use synthetic slides even if real ones can be had")
+    command.add_argument("--synthetic", action="store_true", help="use synthetic slides even if real ones exist")
 
 
 def _fit(command: argparse.ArgumentParser) -> None:
     command.description = (
-        "Train a predictor. What is not given here is as the model's recipe has it (`stp.models.recipe`), also whether "
+        "Train a predictor. Options not given here follow the model's recipe (`stp.models.recipe`), including whether "
         "something is held out to decide when to stop: whole groups of slides (patients), or blocks of the only slide."
     )
     command.add_argument("slides", type=Path, nargs="+", help="SpatialData stores (.zarr) with raw counts")
@@ -70,9 +65,9 @@ def _fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--group", dest="group_key", help="column of the table that names the patient of each slide")
     command.add_argument("--epochs", dest="n_epochs", type=int, help="passes over the training spots, at most")
     command.add_argument("--members", dest="n_members", type=int, help="networks to train and average")
-    command.add_argument("--seed", type=int, help="seed of everything random")
+    command.add_argument("--seed", type=int, help="random seed")
     command.add_argument("--validation", choices=["auto", "slide", "block", "none"], help="what is held out")
-    command.add_argument("--resume", action="store_true", help="go on with a training into --out that was interrupted")
+    command.add_argument("--resume", action="store_true", help="resume an interrupted training in --out")
     _elements(command, counts=True)
 
 
@@ -90,8 +85,8 @@ def _predict(command: argparse.ArgumentParser) -> None:
 def _cohort(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Predict slide files, or SpatialData stores, each into a folder of its own under --out. Call it again after a "
-        "crash: finished slides are left as they are, and one that was begun goes on. Slides that fail stop no other; "
-        "the exit status is 1 if any did."
+        "crash: finished slides are left as they are, and one that was begun is resumed. A slide that fails "
+        "does not stop the others; the exit status is 1 if any did."
     )
     command.add_argument("predictor", type=Path, help="folder that `stpredict fit` wrote")
     command.add_argument("slides", type=Path, nargs="+", help="slide files (.svs, .ndpi, .tiff, ...) or stores (.zarr)")
@@ -119,7 +114,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
 def _benchmark(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Train every model once a fold and seed, score it on the patients held out, and print one line a model beside "
-        "two baselines. Call it again after a crash: what is finished is not done again. The exit status is 1 if "
+        "two baselines. Call it again after a crash: finished cells are skipped. The exit status is 1 if "
         "anything failed."
     )
     command.add_argument("slides", type=Path, nargs="+", help="SpatialData stores (.zarr) with raw counts")
@@ -151,17 +146,7 @@ def _elements(command: argparse.ArgumentParser, *, counts: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments
-        Words after the name of the program; by default those it was called with.
-
-    Returns
-    -------
-    Exit status: 0, 1 after an error that is explained or where slides failed, 130 after an interrupt.
-    """
+    """Run the command line; returns 0, 1 after an expected error or failed slides, 130 after an interrupt."""
     options = parser().parse_args(arguments)
     from . import _commands, _demo
 
@@ -178,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130
-    except check.EXPLAINED as error:
+    except check.EXPECTED as error:
         sys.stderr.write(f"stpredict {options.command}: {error}\n")
         return 1
     return int(bool(failed))

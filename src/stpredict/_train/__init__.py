@@ -1,6 +1,3 @@
-"""From samples to a trained network: batches, augmentation, the loop. Private; `tl` is what users call.
-
-torch, numpy and Lightning Fabric only: nothing here knows of files, tables or SpatialData.
-"""
+"""From slides to trained networks: patches, batches, augmentation, the training loop, devices. Private."""
 
 from __future__ import annotations

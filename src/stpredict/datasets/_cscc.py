@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ..io._st import STAGGERED, Layout
-from ._local import Kind, LocalDataset
+from ..io.sections import STAGGERED_ARRAY, SectionOptions
+from ._local import FileKind, LocalDataset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,9 +21,11 @@ ID = r"(P\d+)_ST_(rep\d+)"
 DATASET = LocalDataset(
     name="cscc",
     kinds={
-        "image": Kind(pattern=re.compile(rf"{GSM}{ID}\.jpe?g(?:\.gz)?"), example="GSM…_{0}_ST_{1}.jpg"),
-        "counts": Kind(pattern=re.compile(rf"{GSM}{ID}_stdata\.tsv(?:\.gz)?"), example="GSM…_{0}_ST_{1}_stdata.tsv"),
-        "spots": Kind(
+        "image": FileKind(pattern=re.compile(rf"{GSM}{ID}\.jpe?g(?:\.gz)?"), example="GSM…_{0}_ST_{1}.jpg"),
+        "counts": FileKind(
+            pattern=re.compile(rf"{GSM}{ID}_stdata\.tsv(?:\.gz)?"), example="GSM…_{0}_ST_{1}_stdata.tsv"
+        ),
+        "spots": FileKind(
             pattern=re.compile(rf"{GSM}spot_data-selection-{ID}\.tsv(?:\.gz)?"),
             example="GSM…_spot_data-selection-{0}_ST_{1}.tsv",
         ),
@@ -66,7 +68,7 @@ def cscc(path: str | PathLike[str], sections: Sequence[str] | None = None) -> Sp
     Published as :cite:p:`Ji2020`. The resolution of each section follows from its spots: their array is staggered, and
     150 µm is the distance of diagonal neighbours.
 
-    The layout is put together from public programs that read the files, not checked with the files themselves: names as
+    The layout was taken from public programs that read the files, and not checked with the files themselves: names as
     above; counts of all 1,933 spots of the array, one a row (``10x13``); spot files with ``x``, ``y``, ``pixel_x`` and
     ``pixel_y`` of the spots on tissue, in pixels of the image.
 
@@ -75,4 +77,4 @@ def cscc(path: str | PathLike[str], sections: Sequence[str] | None = None) -> Sp
     >>> import stpredict as stp
     >>> sdata = stp.datasets.cscc("GSE144240_RAW", ["P2_ST_rep1", "P5_ST_rep1"])  # doctest: +SKIP
     """
-    return DATASET.load(path, sections, Layout(pitch_um=STAGGERED[0], diameter_um=STAGGERED[1]))
+    return DATASET.load(path, sections, SectionOptions(**STAGGERED_ARRAY._asdict()))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ..io._genes import read_gene_map
-from ..io._st import Layout
-from ._local import Kind, LocalDataset
+from ..io.genes import read_gene_map
+from ..io.sections import SectionOptions
+from ._local import FileKind, LocalDataset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,10 +21,12 @@ ID = r"(?:BC|BT)(\d+)_([A-Z]\d)"
 DATASET = LocalDataset(
     name="hbc",
     kinds={
-        "image": Kind(pattern=re.compile(rf"HE_{ID}\.jpe?g(?:\.gz)?"), example="HE_BC{0}_{1}.jpg"),
-        "counts": Kind(pattern=re.compile(rf"{ID}_stdata\.tsv(?:\.gz)?"), example="BC{0}_{1}_stdata.tsv"),
-        "spots": Kind(pattern=re.compile(rf"spots_{ID}\.csv(?:\.gz)?"), example="spots_BC{0}_{1}.csv"),
-        "labels": Kind(pattern=re.compile(rf"{ID}_Coords\.tsv(?:\.gz)?"), example="BC{0}_{1}_Coords.tsv", needed=False),
+        "image": FileKind(pattern=re.compile(rf"HE_{ID}\.jpe?g(?:\.gz)?"), example="HE_BC{0}_{1}.jpg"),
+        "counts": FileKind(pattern=re.compile(rf"{ID}_stdata\.tsv(?:\.gz)?"), example="BC{0}_{1}_stdata.tsv"),
+        "spots": FileKind(pattern=re.compile(rf"spots_{ID}\.csv(?:\.gz)?"), example="spots_BC{0}_{1}.csv"),
+        "labels": FileKind(
+            pattern=re.compile(rf"{ID}_Coords\.tsv(?:\.gz)?"), example="BC{0}_{1}_Coords.tsv", required=False
+        ),
     },
     section="BC{0}_{1}",
     patient="BC{0}",
@@ -73,8 +75,8 @@ def hbc(
     Published as :cite:p:`He2020`. The resolution of each section follows from its spots (200 µm pitch). Files leave out
     genes without any count in their section, so the more sections are read, the fewer genes all of them have.
 
-    The layout is put together from public descriptions of the files and from programs that read them, not checked with
-    the files themselves: names as above; counts with one spot a row (``10x13``); spots with a first column of such
+    The layout was taken from public descriptions of the files and from programs that read them, and not checked with
+    the files themselves: names as above; counts with a spot in each row (``10x13``); spots with a first column of such
     names and pixels in ``X`` and ``Y``; annotations with carriage returns as line ends, a name in front of each row
     that the header lacks, and columns ``xcoord``, ``ycoord``, ``lab``, ``tumor``. ``metadata.csv`` (which lists these
     names, and the subtype of each patient) is not read.
@@ -84,4 +86,4 @@ def hbc(
     >>> import stpredict as stp
     >>> sdata = stp.datasets.hbc("29ntw7sh4r", ["BC23209_C1", "BC23268_C1"])  # doctest: +SKIP
     """
-    return DATASET.load(path, sections, Layout(symbols=read_gene_map(gene_map), label_column="tumor"))
+    return DATASET.load(path, sections, SectionOptions(symbols=read_gene_map(gene_map), label_column="tumor"))

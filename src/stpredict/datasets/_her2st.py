@@ -6,9 +6,8 @@ import csv
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from .._checks import files as check
-from ..io._sections import assemble
-from ..io._st import read_section
+from ..io.sections import assemble, read_section
+from . import _errors as check
 from ._fetch import RemoteFile, fetch, writable_dir
 from ._image_cache import cached_image
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataTree
 
-    from ..io._sections import Section
+    from ..io.sections import Section
 
 BASE_URL = "https://raw.githubusercontent.com/almaan/her2st/85df7411b987a7dec3feff9718b869a7a82091ec"
 DATASET = "her2st"
@@ -60,20 +59,14 @@ def her2st(sections: Sequence[str] = ("C2", "C3", "C4", "C5")) -> SpatialData:
     >>> sdata = stp.datasets.her2st(["C2", "C3"])  # doctest: +SKIP
     """
     names = [sections] if isinstance(sections, str) else list(sections)
-    known = registry()
-    check.known("sections", names, known, "stp.datasets.her2st")
-    check.distinct("sections", names)
+    known = read_registry()
+    check.known_names("sections", names, known, "stp.datasets.her2st")
     read = [_section(name, known[name]) for name in names]
     return assemble(read, {name: _image(name, known[name]["image"]) for name in names})
 
 
-def registry() -> dict[str, dict[str, RemoteFile]]:
-    """Files of every section.
-
-    Returns
-    -------
-    Section to kind (``"image"``, ``"counts"``, ``"spots"`` and, for some, ``"labels"``) to file, by name of section.
-    """
+def read_registry() -> dict[str, dict[str, RemoteFile]]:
+    """Files by section and kind: ``"image"``, ``"counts"``, ``"spots"`` and, for some sections, ``"labels"``."""
     kinds = {"ST-imgs": "image", "ST-cnts": "counts", "ST-spotfiles": "spots", "ST-pat": "labels"}
     found: dict[str, dict[str, RemoteFile]] = {}
     with (files(__package__) / "her2st.tsv").open(encoding="utf-8") as lines:

@@ -1,49 +1,37 @@
-"""Decoded images, kept on disk as chunked pyramids: converted once, read lazily from then on."""
+"""A cache of decoded images on disk, as chunked pyramids: converted once, then read lazily."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spatialdata import SpatialData, read_zarr
 
-from ..io._images import pyramid, read_image
+from .._files import atomic_file, atomic_folder
+from ..io.images import pyramid, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from xarray import DataTree
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Raised whenever what is written changes, so that old caches are made anew."""
+CACHE_VERSION = 1
+"""Increased whenever what is written changes, so that old caches are replaced."""
 STALE_S = 3600.0
-"""Age at which the remains of an interrupted conversion are removed."""
+"""Age in seconds at which the remains of an interrupted conversion are removed."""
 
 
 def cached_image(name: str, source: str, folder: Path, fetch: Callable[[], Path]) -> DataTree:
-    """Multiscale image element of a section, read lazily from the cache; converted first if it is not there.
+    """The multiscale image element of a section, read lazily from the cache; converted first if it is not there.
 
-    Parameters
-    ----------
-    name
-        Name of the section and of its coordinate system.
-    source
-        Hash of the image file: a cache made from another one is not used.
-    folder
-        Folder of the caches.
-    fetch
-        Gives the path of the image file; called only if it is needed.
-
-    Returns
-    -------
-    The element, backed by chunks on disk.
+    ``source`` is the hash of the image file: a cache made from another file is not used. ``fetch`` gives the path of
+    the file, and is called only if it is needed.
     """
     store, receipt = folder / f"{name}.zarr", folder / f"{name}.json"
     if not _is_valid(store, receipt, source):
@@ -63,26 +51,20 @@ def _is_valid(store: Path, receipt: Path, source: str) -> bool:
 
 def _receipt(store: Path, source: str) -> dict[str, object]:
     sizes = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
-    return {"format": FORMAT, "source": source, "n_files": len(sizes), "n_bytes": sum(sizes)}
+    return {"format": CACHE_VERSION, "source": source, "n_files": len(sizes), "n_bytes": sum(sizes)}
 
 
 def _convert(path: Path, name: str, store: Path, receipt: Path, source: str) -> None:
     logger.info("Section %s: converting its image to a chunked pyramid in '%s' (once).", name, store.parent)
-    store.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(store.parent, name)
-    with tempfile.TemporaryDirectory(dir=store.parent, prefix=f".{name}-") as folder:
-        part = Path(folder) / store.name
-        SpatialData(images={f"{name}_image": pyramid(read_image(path), name)}).write(part)
-        noted = Path(folder) / receipt.name
-        noted.write_text(json.dumps(_receipt(part, source)), "utf-8")
+    _remove_stale(store)
+    with atomic_file(receipt) as new_receipt, atomic_folder(store) as new_store:  # the receipt appears last
+        SpatialData(images={f"{name}_image": pyramid(read_image(path), name)}).write(new_store)
+        new_receipt.write_text(json.dumps(_receipt(new_store, source)), "utf-8")
         receipt.unlink(missing_ok=True)
-        shutil.rmtree(store, ignore_errors=True)
-        part.replace(store)
-        noted.replace(receipt)
 
 
-def _sweep(folder: Path, name: str) -> None:
-    """Remove what interrupted conversions left, unless another process may still be at it."""
-    for part in folder.glob(f".{name}-*"):
+def _remove_stale(store: Path) -> None:
+    """Remove what interrupted conversions left, unless another process may still be writing it."""
+    for part in store.parent.glob(f".{store.name}-*"):
         if time.time() - part.stat().st_mtime > STALE_S:
             shutil.rmtree(part, ignore_errors=True)

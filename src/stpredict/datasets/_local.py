@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._checks import files as check
-from ..io._sections import assemble
-from ..io._st import on_image, read_section
+from ..io.sections import assemble, read_section, require_spots_on_image
+from . import _errors as check
 from ._fetch import writable_dir
 from ._image_cache import cached_image
 
@@ -21,121 +20,24 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataTree
 
-    from ..io._sections import Section
-    from ..io._st import Layout
+    from ..io.sections import Section, SectionOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kind:
+class FileKind:
     """A kind of file that sections have."""
 
     pattern: re.Pattern[str]
-    """What its name is like; the groups are patient and replicate."""
+    """Pattern of its name; the groups are patient and replicate."""
     example: str
     """Its name, with patient and replicate as ``{0}`` and ``{1}``."""
-    needed: bool = True
+    required: bool = True
     """Whether a section without it cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LocalDataset:
-    """Layout of a data set in a folder, as its authors publish it."""
-
-    name: str
-    """Name of the loader."""
-    kinds: Mapping[str, Kind]
-    """Kinds of files: ``image``, ``counts``, ``spots`` and, where there are any, ``labels``."""
-    section: str
-    """Name of a section, with patient and replicate as ``{0}`` and ``{1}``."""
-    patient: str = "{0}"
-    """Name of a patient."""
-
-    def load(self, folder: str | PathLike[str], sections: Sequence[str] | None, layout: Layout) -> SpatialData:
-        """Read sections of the folder.
-
-        Parameters
-        ----------
-        folder
-            The folder; files may be in folders below it.
-        sections
-            Names of the sections; None for all.
-        layout
-            How their files are to be understood.
-
-        Returns
-        -------
-        One object with a region a section.
-        """
-        path = Path(folder)
-        found = self.find(path)
-        names = [sections] if isinstance(sections, str) else list(found if sections is None else sections)
-        check.known("sections", names, found, f"stp.datasets.{self.name}")
-        check.distinct("sections", names)
-        self._complete({name: found[name] for name in names}, path)
-        read = [self._section(name, found[name], layout) for name in names]
-        return assemble(read, {part.name: self._image(part, found[part.name].files["image"]) for part in read})
-
-    def find(self, folder: Path) -> dict[str, LocalSection]:
-        """Sections of which the folder has any file.
-
-        Parameters
-        ----------
-        folder
-            The folder.
-
-        Returns
-        -------
-        Section by name, in the order of patients and replicates.
-        """
-        layout = ", ".join(f"'{kind.example.format('<patient>', '<replicate>')}'" for kind in self.kinds.values())
-        check.is_folder(folder, layout)
-        found: dict[tuple[str, ...], dict[str, Path]] = {}
-        for path in sorted(folder.rglob("*")):
-            for kind, what in self.kinds.items():
-                match = what.pattern.fullmatch(path.name)
-                if match is not None and path.is_file():
-                    found.setdefault(match.groups(), {}).setdefault(kind, path)
-        check.some_sections(len(found), folder, layout)
-        return {
-            self.section.format(*parts): LocalSection(
-                parts=parts, patient=self.patient.format(*parts), files=found[parts]
-            )
-            for parts in sorted(found, key=_in_order)
-        }
-
-    def _complete(self, sections: Mapping[str, LocalSection], path: Path) -> None:
-        lacking = {
-            name: [
-                what.example.format(*section.parts)
-                for kind, what in self.kinds.items()
-                if what.needed and kind not in section.files
-            ]
-            for name, section in sections.items()
-        }
-        check.complete({name: files for name, files in lacking.items() if files}, path)
-
-    def _section(self, name: str, section: LocalSection, layout: Layout) -> Section:
-        return read_section(
-            section.files["counts"],
-            section.files["spots"],
-            name=name,
-            patient=section.patient,
-            labels=section.files.get("labels"),
-            layout=layout,
-        )
-
-    def _image(self, section: Section, file: Path) -> DataTree:
-        with file.open("rb") as content:
-            source = hashlib.file_digest(content, "sha256").hexdigest()
-        image = cached_image(section.name, source, writable_dir() / f"{self.name}-zarr", lambda: file)
-        height, width = image["scale0"]["image"].shape[1:]
-        on_image(section, (width, height))
-        return image
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LocalSection:
-    """Files of a section."""
+class SectionFiles:
+    """The files of a section."""
 
     parts: tuple[str, ...]
     """Patient and replicate, as file names spell them."""
@@ -145,6 +47,87 @@ class LocalSection:
     """File by kind."""
 
 
-def _in_order(parts: tuple[str, ...]) -> list[tuple[int, str]]:
-    """P2 before P10."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalDataset:
+    """A data set in a folder, laid out as its authors publish it."""
+
+    name: str
+    """Name of the function in `stp.datasets`."""
+    kinds: Mapping[str, FileKind]
+    """Kinds of files: ``image``, ``counts``, ``spots`` and, where there are any, ``labels``."""
+    section: str
+    """Name of a section, with patient and replicate as ``{0}`` and ``{1}``."""
+    patient: str = "{0}"
+    """Name of a patient."""
+
+    def load(self, folder: str | PathLike[str], sections: Sequence[str] | None, options: SectionOptions) -> SpatialData:
+        """Read some or all (None) sections of a folder and the folders below it into one object."""
+        path = Path(folder)
+        available = self.find_sections(path)
+        names = [sections] if isinstance(sections, str) else list(available if sections is None else sections)
+        check.known_names("sections", names, available, f"stp.datasets.{self.name}")
+        chosen = {name: available[name] for name in names}
+        self._require_complete(chosen, path)
+        read = [
+            read_section(
+                found.files["counts"],
+                found.files["spots"],
+                name=name,
+                patient=found.patient,
+                labels=found.files.get("labels"),
+                options=options,
+            )
+            for name, found in chosen.items()
+        ]
+        return assemble(read, {part.name: self._image(part, chosen[part.name].files["image"]) for part in read})
+
+    def find_sections(self, folder: Path) -> dict[str, SectionFiles]:
+        """Sections of which the folder has any file, by name, in the order of patients and replicates."""
+        layout = ", ".join(f"'{kind.example.format('<patient>', '<replicate>')}'" for kind in self.kinds.values())
+        if not folder.is_dir():
+            msg = f"There is no folder '{folder}'. Give the folder that holds {layout}."
+            raise FileNotFoundError(msg)
+        found: dict[tuple[str, ...], dict[str, Path]] = {}
+        for path in sorted(folder.rglob("*")):
+            for name, kind in self.kinds.items():
+                match = kind.pattern.fullmatch(path.name)
+                if match is not None and path.is_file():
+                    found.setdefault(match.groups(), {}).setdefault(name, path)
+        if not found:
+            msg = (
+                f"Folder '{folder}' holds no section: no file is named like {layout}. Give the folder of the download."
+            )
+            raise FileNotFoundError(msg)
+        return {
+            self.section.format(*parts): SectionFiles(
+                parts=parts, patient=self.patient.format(*parts), files=found[parts]
+            )
+            for parts in sorted(found, key=_sort_key)
+        }
+
+    def _require_complete(self, sections: Mapping[str, SectionFiles], folder: Path) -> None:
+        required = {name: kind for name, kind in self.kinds.items() if kind.required}
+        missing = {
+            section: [kind.example.format(*found.parts) for name, kind in required.items() if name not in found.files]
+            for section, found in sections.items()
+        }
+        incomplete = [f"{section}: {', '.join(files)}" for section, files in missing.items() if files]
+        if incomplete:
+            msg = (
+                f"{len(incomplete)} sections in '{folder}' lack files ({'; '.join(incomplete)}). Put them there (plain "
+                "or '.gz'), or name the sections to read by `sections`."
+            )
+            raise FileNotFoundError(msg)
+
+    def _image(self, section: Section, file: Path) -> DataTree:
+        with file.open("rb") as content:
+            source = hashlib.file_digest(content, "sha256").hexdigest()
+        image = cached_image(section.name, source, writable_dir() / f"{self.name}-zarr", lambda: file)
+        height, width = image["scale0"]["image"].shape[1:]
+        require_spots_on_image(section, (width, height))
+        return image
+
+
+def _sort_key(parts: tuple[str, ...]) -> list[tuple[int, str]]:
+    """A key by which P2 comes before P10."""
     return [(int(re.sub(r"\D", "", part) or 0), part) for part in parts]

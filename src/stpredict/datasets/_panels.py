@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 
-from .._checks import files as check
+from . import _errors as check
 
 
 def gene_panel(name: str = "her2st") -> list[str]:
@@ -28,5 +28,5 @@ def gene_panel(name: str = "her2st") -> list[str]:
     (250, True)
     """
     panels: dict[str, list[str]] = json.loads((files(__package__) / "panels.json").read_text("utf-8"))["panels"]
-    check.known("name", [name], panels, "stp.datasets.gene_panel")
+    check.known_names("name", [name], panels, "stp.datasets.gene_panel")
     return panels[name]

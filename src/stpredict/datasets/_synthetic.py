@@ -1,4 +1,4 @@
-"""Made-up slides whose expression is a known function of colour at a known scale. No file is read or written."""
+"""Synthetic slides whose expression is a known function of colour at a known scale. No file is read or written."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from scipy import ndimage, sparse
 
 from .. import _keys as keys
 from .._checks import config as check
-from ..io._images import pyramid
-from ..io._sections import Section, assemble
+from ..io.images import pyramid
+from ..io.sections import Section, assemble
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 PITCH_UM, DIAMETER_UM = 200.0, 100.0
 WINDOWS_UM = (150.0, 300.0, 600.0)
-"""Sides of the windows whose colour sets the expression of genes 0, 1, 2, then 3, 4, 5 and so on."""
+"""Sides of the windows whose colour determines the expression of genes 0, 1, 2, then 3, 4, 5 and so on."""
 TISSUE_UM, MARGIN_UM = 350.0, 450.0
-"""How far tissue, and the image, reach beyond the outermost spots."""
+"""Distance from the outermost spots to the edge of the tissue, and of the image."""
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.10, 0.25, 0.96]])
 """Optical density in red, green and blue of haematoxylin (nuclei), eosin and a yellow-brown pigment."""
 SLOPE = 0.6
@@ -30,11 +30,12 @@ SLOPE = 0.6
 def synthetic(
     *, n_slides: int = 3, n_side: int = 10, n_genes: int = 12, um_per_px: float = 4.0, seed: int = 0
 ) -> SpatialData:
-    """Slides whose expression is a known function of colour at a known scale.
+    """Synthetic slides whose expression is a known function of colour at a known scale.
 
-    Each slide is one patient: a square array of spots (100 µm in diameter, 200 µm apart) on tissue with three stains.
-    Nuclei vary finely, eosin over middle distances, a pigment coarsely. Gene ``j`` follows the mean of stain ``j % 3``
-    in a square window around the spot, of 150, 300 and 600 µm respectively.
+    Each slide is one patient: a square array of spots (100 µm in diameter, 200 µm apart) on tissue with three stains,
+    which vary at different scales: nuclei at the finest, eosin at an intermediate and a pigment at the coarsest one.
+    Gene ``j`` depends on the mean of stain ``j % 3`` in a square window around the spot, of 150, 300 and 600 µm
+    respectively.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def synthetic(
     um_per_px
         Resolution of the images in µm per pixel.
     seed
-        Seed of everything random.
+        Seed of the random number generator.
 
     Returns
     -------
@@ -109,7 +110,7 @@ def _array(n_side: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 def _amounts(n_side: int, um_per_px: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Amount of each stain at each pixel, ``(3, y, x)``: what colour is made of and expression follows."""
+    """Amount of each stain at each pixel ``(3, y, x)``, which determines colour and expression."""
     size = round(((n_side - 1) * PITCH_UM + 2 * MARGIN_UM) / um_per_px)
     nuclei = _field(size, 40 / um_per_px, rng)
     eosin = _field(size, 75 / um_per_px, rng)
@@ -158,7 +159,7 @@ def _tissue(size: int, um_per_px: float, rng: np.random.Generator) -> NDArray[np
 
 
 def _render(amounts: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Colour by Beer and Lambert, with the stain vectors and strengths of this slide."""
+    """Colour by the Beer-Lambert law, with stain vectors and strengths drawn for this slide."""
     stains = STAINS * rng.uniform(0.95, 1.05, STAINS.shape) * rng.uniform(0.96, 1.04, (3, 1))
     density = np.einsum("sc,syx->cyx", stains.astype(np.float32), amounts)
     pixels = 245 * np.exp(-density) + rng.normal(0, 2, density.shape)
@@ -167,7 +168,7 @@ def _render(amounts: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
 
 
 def _window_means(amounts: NDArray[np.float32], xy_px: NDArray[np.float64], um_per_px: float) -> NDArray[np.float64]:
-    """Mean of each stain in its window around each spot, ``(n, 3)``; windows end between pixels if they must."""
+    """Mean of each stain in its window around each spot ``(n, 3)``; windows may end between pixels."""
     found = np.empty((len(xy_px), len(WINDOWS_UM)))
     for s, side_um in enumerate(WINDOWS_UM):
         total = np.pad(amounts[s].astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))

@@ -11,21 +11,21 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import Identity
 
 from .. import _keys as keys
-from .._checks import files as check_files
-from .._checks import platforms as check
-from .._resolution import Known, settle
-from . import _bundle as bundle
-from ._images import pyramid
-from ._lattice import neighbour_pitch
+from .._checks import config as check_config
+from .._checks.slides import listed
+from .._geometry import neighbour_pitch
+from .._resolution import Resolution, reconcile_resolution
+from ._platforms import image_size, linked_table, open_image, sample_attrs
+from .images import pyramid
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from xarray import DataTree
 
-LINKS = (keys.REGION, keys.SPOT_ID)
+LINK_COLUMNS = (keys.REGION, keys.SPOT_ID)
+"""Columns of ``obs`` that link a table to its spots."""
 
 
 def from_anndata(
@@ -44,7 +44,7 @@ def from_anndata(
     Parameters
     ----------
     adata
-        Spots (or cells) by genes; raw counts in ``X`` or a layer, if it is to be trained on. It is copied.
+        Spots (or cells) by genes, with raw counts in ``X`` or a layer if you train on it. It is copied.
     image
         Path of the image, of any format of `stp.io.read_wsi`, or its pixels: ``(3, y, x)`` or ``(y, x, 3)`` uint8.
     name
@@ -54,11 +54,11 @@ def from_anndata(
     um_per_px
         Resolution of the image in µm per pixel; by default what its file states.
     pitch_um
-        Distance between neighbouring spots in µm: 100 for Visium, 200 for legacy arrays. The resolution follows from it
-        where neither ``um_per_px`` nor the file says it, and is compared with what they say.
+        Distance between neighbouring spots in µm: 100 for Visium, 200 for legacy arrays. The resolution is computed
+        from it if neither ``um_per_px`` nor the file gives one, and otherwise compared with the given one.
     xy
-        Where the centres are, in pixels of the image: a key of ``obsm`` whose first two columns are x and y, or two
-        columns of ``obs``, that of x first.
+        Centres of the spots in pixels of the image: a key of ``obsm`` whose first two columns are x and y, or two
+        columns of ``obs``, first that of x.
     patient
         What must stay on one side of a split; ``name`` by default.
 
@@ -70,8 +70,8 @@ def from_anndata(
     Raises
     ------
     ValueError
-        If spots lie off the image (the message says whether x and y look swapped), nothing says how large a pixel is,
-        or two sources differ by more than 5 %.
+        If spots lie off the image (the message says whether x and y look swapped), the resolution is not known, or two
+        sources of it differ by more than 5 %.
 
     Examples
     --------
@@ -84,57 +84,105 @@ def from_anndata(
     lengths = {"diameter_um": diameter_um, "um_per_px": um_per_px, "pitch_um": pitch_um}
     for argument, value in lengths.items():
         if value is not None:
-            check_files.positive(argument, value)
-    check.free_columns([column for column in LINKS if column in adata.obs])
+            check_config.positive(argument, value)
+    taken = [column for column in LINK_COLUMNS if column in adata.obs]
+    if taken:
+        msg = (
+            f"`adata.obs` has columns {listed(taken)}, which link the table to its spots. Rename yours: "
+            "`adata.obs.rename(columns={…: …})`."
+        )
+        raise ValueError(msg)
     centres = _centres(adata, xy)
-    element, stated = _opened(image, name)
-    _on_image(centres, bundle.size(element), ("x", "y") if isinstance(xy, str) else xy)
-    told = stated if um_per_px is None else Known(um_per_px=um_per_px, origin="argument")
-    known = _resolution(centres, told, pitch_um, name)
+    if isinstance(image, np.ndarray):
+        element, stated = pyramid(_channels_first(image, name), name), None
+    else:
+        element, stated = open_image(Path(image), name)
+    _require_on_image(centres, image_size(element), ("x", "y") if isinstance(xy, str) else xy)
+    if um_per_px is not None:
+        stated = Resolution(um_per_px=um_per_px, origin="argument")
+    known = _resolution(centres, stated, pitch_um, name)
     shapes_key, image_key, instances = f"{name}_spots", f"{name}_image", np.arange(len(centres))
     radius = diameter_um / 2 / known.um_per_px
+    table = linked_table(adata, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=centres)
     return SpatialData(
         images={image_key: element},
         shapes={shapes_key: ShapesModel.parse(centres, geometry=0, radius=radius, transformations={name: Identity()})},
-        tables={
-            keys.OBSERVED: bundle.linked(
-                adata, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=centres
-            )
-        },
-        attrs=bundle.notes({image_key: known}),
+        tables={keys.OBSERVED: table},
+        attrs=sample_attrs({image_key: known}),
     )
 
 
-def _centres(adata: AnnData, xy: str | tuple[str, str]) -> NDArray[np.float64]:
+def _centres(adata: AnnData, xy: str | tuple[str, str]) -> NDArray[np.float64]:  # (n, 2)
     obs: Any = adata.obs  # a frame, or one that is read as needed
-    found = None
-    if isinstance(xy, str):
-        found = np.asarray(adata.obsm[xy])[:, :2] if xy in adata.obsm else None
-    elif set(xy) <= set(obs.columns):
+    if isinstance(xy, str) and xy in adata.obsm:
+        found = np.asarray(adata.obsm[xy])[:, :2]
+    elif not isinstance(xy, str) and set(xy) <= set(obs.columns):
         found = obs[list(xy)].to_numpy()
-    if found is None:
-        check.coordinates(xy, list(adata.obsm), list(obs.columns))
+    else:
+        msg = (
+            f"`xy` is {xy!r}; it must be a key of `obsm` (found: {listed(list(adata.obsm))}) or two columns of `obs` "
+            f"(found: {listed(list(obs.columns))})."
+        )
+        raise ValueError(msg)
     centres: NDArray[np.float64] = np.asarray(found, np.float64)
-    check.finite(int((~np.isfinite(centres)).any(axis=1).sum()), len(centres))
+    n_missing = int((~np.isfinite(centres)).any(axis=1).sum())
+    if n_missing or not len(centres):
+        msg = (
+            f"{n_missing} of {len(centres)} spots have no finite coordinates. Give at least one spot, and leave these "
+            "out."
+        )
+        raise ValueError(msg)
     return centres
 
 
-def _opened(image: str | PathLike[str] | NDArray[np.uint8], name: str) -> tuple[DataTree, Known | None]:
-    if isinstance(image, np.ndarray):
-        return pyramid(bundle.as_colour(image, name), name), None
-    return bundle.opened(Path(image), name)
+def _channels_first(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:  # (3, y, x)
+    """Pixels with the channels first, from ``(3, y, x)`` or ``(y, x, 3)``; a fourth channel is left out."""
+    if pixels.dtype != np.uint8:
+        msg = (
+            f"Image '{name}' is of type {pixels.dtype}; H&E in 8-bit colour (uint8) is needed. Export it as 8-bit RGB, "
+            "for instance divide 16-bit values by 257, and give that file as `image`."
+        )
+        raise ValueError(msg)
+    if pixels.ndim != 3 or not {3, 4} & {pixels.shape[0], pixels.shape[-1]}:
+        msg = (
+            f"Image '{name}' has shape {pixels.shape}; H&E in colour is needed: height x width x 3. Export it as "
+            "8-bit RGB and give that as `image`."
+        )
+        raise ValueError(msg)
+    channels_last = pixels.shape[-1] in {3, 4}
+    return np.ascontiguousarray((pixels.transpose(2, 0, 1) if channels_last else pixels)[:3])
 
 
-def _on_image(xy: NDArray[np.float64], size: tuple[int, int], names: tuple[str, str]) -> None:
-    off, swapped = (int(((at < 0) | (at > size)).any(axis=1).sum()) for at in (xy, xy[:, ::-1]))
-    check.on_image(off, swapped, len(xy), size, names)
+def _require_on_image(xy: NDArray[np.float64], size: tuple[int, int], columns: tuple[str, str]) -> None:
+    """Refuse spots off the image, and say so if they lie on it once x and y are swapped."""
+    n_off, n_off_swapped = (int(((at < 0) | (at > size)).any(axis=1).sum()) for at in (xy, xy[:, ::-1]))
+    if n_off == 0:
+        return
+    x, y = columns
+    what = f"{n_off} of {len(xy)} spots lie off the image of {size[0]} x {size[1]} px (width x height)"
+    if n_off_swapped == 0:
+        msg = (
+            f"{what}, but all lie on it with x and y swapped: {x} seems to be the row and {y} the column. Give "
+            f"`xy=({y!r}, {x!r})`, or swap the columns of `obsm`."
+        )
+    else:
+        msg = (
+            f"{what} ({n_off_swapped} with x and y swapped). Spots must be in pixels of this image: give the image "
+            "they refer to, scale them, or leave these spots out."
+        )
+    raise ValueError(msg)
 
 
-def _resolution(xy: NDArray[np.float64], told: Known | None, pitch_um: float | None, name: str) -> Known:
+def _resolution(xy: NDArray[np.float64], stated: Resolution | None, pitch_um: float | None, name: str) -> Resolution:
+    """The stated resolution, compared with that of the pitch; or the latter."""
     pitch_px = np.nan if pitch_um is None else neighbour_pitch(xy)
-    by_pitch = [Known(um_per_px=float(pitch_um or np.nan) / pitch_px, origin="spot pitch")]
-    if not np.isfinite(pitch_px):
-        by_pitch = []
-    if told is None and not by_pitch:
-        check.no_resolution(name)
-    return settle(told, by_pitch, name)
+    by_pitch = []
+    if pitch_um is not None and np.isfinite(pitch_px):
+        by_pitch = [Resolution(um_per_px=pitch_um / pitch_px, origin="spot pitch")]
+    if stated is None and not by_pitch:
+        msg = (
+            f"The resolution of {name!r} is not known. Give `um_per_px` to `stp.io.from_anndata`, or `pitch_um`: the "
+            "distance of neighbouring spots (100 for Visium, 200 for legacy arrays)."
+        )
+        raise ValueError(msg)
+    return reconcile_resolution(stated, by_pitch, name)

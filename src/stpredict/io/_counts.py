@@ -11,20 +11,21 @@ import pandas as pd
 from scipy import sparse
 
 from .._checks import expression as check_expression
-from .._checks import files as check
-from ._genes import rename
+from .._checks.slides import listed
+from . import _errors as check
 from ._tables import (
     BARCODE,
-    SPOT,
-    UNREADABLE,
-    carries,
-    fields,
+    DECODING_ERRORS,
+    SPOT_NAME,
+    find_separator,
+    mostly_match,
     open_text,
-    position,
+    parse_spot_name,
     read_text,
-    separator,
+    split_fields,
     spot_name,
 )
+from .genes import rename_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,140 +51,162 @@ class Counts:
 
 
 def read_counts(path: Path, *, genes_in: GenesIn | None = None, symbols: Mapping[str, str] | None = None) -> Counts:
-    """Read a counts matrix.
+    """Read a counts matrix, of any kind that `read_st` takes; the content decides which, not the name.
 
-    Parameters
-    ----------
-    path
-        Table with a header and a name in front of each row, plain or gzipped, separated by tabs, commas or blanks; or
-        a Matrix Market file with ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``) beside it, or their folder.
-        The content decides, not the name.
-    genes_in
-        Which axis holds genes. By default the axis with names such as ``10x13`` or barcodes holds spots.
-    symbols
-        Symbol by Ensembl id.
-
-    Returns
-    -------
-    The counts.
+    Without ``genes_in``, spots are on the axis whose names are array coordinates or barcodes.
     """
-    check.genes_in(genes_in)
-    path = _matrix_in(path) if path.is_dir() else path
-    check.exists(path, "counts file")
-    spots, genes, matrix = (_read_market if _is_market(path) else _read_text)(path, genes_in)
-    check.some_counts(len(spots), len(genes), path)
-    by_position = carries(SPOT, spots)
-    names = [_canonical(name, path) for name in spots] if by_position else spots
-    check.unique_spots(names, path)
+    if genes_in not in {None, "rows", "columns"}:
+        msg = f"`genes_in` is {genes_in!r}; it must be 'rows', 'columns', or None to detect it by the names of spots."
+        raise ValueError(msg)
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.name in {"matrix.mtx", "matrix.mtx.gz"})
+        path = found[0] if found else path / "matrix.mtx"
+    check.require_file(path, "counts file")
+    spots, genes, matrix = (_read_matrix_market if _is_matrix_market(path) else _read_text_counts)(path, genes_in)
+    check.require_counts(len(spots), len(genes), path)
+    by_position = mostly_match(SPOT_NAME, spots)
+    names = [_rounded_spot_name(name, path) for name in spots] if by_position else spots
+    check.require_unique_spots(names, path)
     check_expression.unique_genes(genes, f"'{path.name}'")
     check_expression.counts(matrix, genes=genes, spots=names)
-    matrix, genes = rename(matrix, genes, symbols or {})
+    matrix, genes = rename_genes(matrix, genes, symbols or {})
     return Counts(spots=names, genes=genes, matrix=matrix, by_position=by_position)
 
 
-def _canonical(name: str, path: Path) -> str:
-    found = position(name)
-    if found is None:
-        check.spot_name(name, path)
-    return spot_name(*found)
+def _rounded_spot_name(name: str, path: Path) -> str:
+    xy = parse_spot_name(name)
+    if xy is None:
+        msg = (
+            f"Spot {name!r} of '{path.name}' is no array coordinate such as '10x13', as the other spots are. Remove or "
+            "rename it; if it is a gene, give the axis of the genes as `genes_in`."
+        )
+        raise ValueError(msg)
+    return spot_name(*xy)
 
 
-def _read_text(path: Path, genes_in: GenesIn | None) -> tuple[list[str], list[str], sparse.csr_matrix]:
-    names, header, matrix = _labelled(path)
-    if genes_in is None and header and names:
-        genes_in = _genes_axis(names, header, path)
-    if genes_in == "rows":
-        return header, names, matrix.T.tocsr()
-    return names, header, matrix
+def _read_text_counts(path: Path, genes_in: GenesIn | None) -> tuple[list[str], list[str], sparse.csr_matrix]:
+    rows, columns, matrix = _read_labelled_matrix(path)
+    if genes_in is None and columns and rows:
+        genes_in = _genes_axis(rows, columns, path)
+    return (columns, rows, matrix.T.tocsr()) if genes_in == "rows" else (rows, columns, matrix)
 
 
 def _genes_axis(rows: Sequence[str], columns: Sequence[str], path: Path) -> GenesIn:
-    """The axis whose names are no spots, if that is one of both."""
-    spots_in_rows, spots_in_columns = (carries(SPOT, axis) or carries(BARCODE, axis) for axis in (rows, columns))
+    """The axis whose names are not those of spots, if this holds for exactly one axis."""
+    spots_in_rows, spots_in_columns = (
+        mostly_match(SPOT_NAME, axis) or mostly_match(BARCODE, axis) for axis in (rows, columns)
+    )
     if spots_in_rows == spots_in_columns:
-        check.orientation(rows, columns, path)
+        msg = (
+            f"It is not clear whether genes are the rows or the columns of '{path.name}': rows are {listed(rows)}, "
+            f"columns {listed(columns)}, and names of spots such as '10x13' or 'ACGTACGTACGTACGT-1' must be on exactly "
+            "one axis. Give `genes_in='rows'` or `genes_in='columns'`."
+        )
+        raise ValueError(msg)
     return "columns" if spots_in_rows else "rows"
 
 
-def _labelled(path: Path) -> tuple[list[str], list[str], sparse.csr_matrix]:
-    """Names of rows and columns, and what is between, read row by row."""
+def _read_labelled_matrix(path: Path) -> tuple[list[str], list[str], sparse.csr_matrix]:
+    """Row names, column names and values, read row by row to save memory."""
     names: list[str] = []
     rows: list[sparse.csr_matrix] = []
     header: list[str] = []
     try:
         with open_text(path) as lines:
             first = next(lines, "")
-            mark = separator(first)
-            header = fields(first, mark)
+            separator = find_separator(first)
+            header = split_fields(first, separator)
             for line in lines:
-                name, *values = line.rstrip("\r\n").split(mark)
+                name, *values = line.rstrip("\r\n").split(separator)
                 header = header if rows or len(header) == len(values) else header[1:]  # R writes no corner
                 names.append(name.strip().strip('"'))
-                rows.append(sparse.csr_matrix(_numbers(values, names[-1], len(header), path)))
-    except UNREADABLE as reason:
+                rows.append(sparse.csr_matrix(_parse_row(values, names[-1], len(header), path)))
+    except DECODING_ERRORS as reason:
         check.unreadable(path, "counts file", reason)
-    check.some_counts(len(rows), len(header), path)
+    check.require_counts(len(rows), len(header), path)
     return names, header, sparse.vstack(rows, format="csr")
 
 
-def _numbers(values: Sequence[str], name: str, expected: int, path: Path) -> NDArray[np.float32]:
+def _parse_row(values: Sequence[str], name: str, n_columns: int, path: Path) -> NDArray[np.float32]:  # (1, n_columns)
     try:
-        found = np.array(values, dtype=np.float32)
+        row = np.array(values, dtype=np.float32)
     except ValueError:
-        found = np.empty(0, np.float32)
-    check.row_length(name, len(found), expected, path)
-    return found[None]
+        row = np.empty(0, np.float32)
+    if len(row) != n_columns:
+        msg = (
+            f"Row {name!r} of '{path.name}' has {len(row)} readable numbers for {n_columns} columns. The file is "
+            "cut short, or holds text where counts belong; fetch it again or repair that row."
+        )
+        raise ValueError(msg)
+    return row[None]
 
 
-def _is_market(path: Path) -> bool:
+def _is_matrix_market(path: Path) -> bool:
     try:
         with open_text(path) as file:
             return file.read(14) == "%%MatrixMarket"
-    except UNREADABLE as reason:
+    except DECODING_ERRORS as reason:
         check.unreadable(path, "counts file", reason)
 
 
-def _matrix_in(folder: Path) -> Path:
-    found = sorted(path for path in folder.iterdir() if path.name in {"matrix.mtx", "matrix.mtx.gz"})
-    return found[0] if found else folder / "matrix.mtx"
-
-
-def _read_market(path: Path, genes_in: GenesIn | None) -> tuple[list[str], list[str], sparse.csr_matrix]:
+def _read_matrix_market(path: Path, genes_in: GenesIn | None) -> tuple[list[str], list[str], sparse.csr_matrix]:
     stem = re.sub(r"(matrix)?\.mtx(\.gz)?$", "", path.name)
-    spots, genes = _companion(path, stem, ("barcodes",)), _companion(path, stem, ("features", "genes"))
-    check.companions([what for what, file in {"barcodes.tsv": spots, "features.tsv": genes}.items() if not file], path)
-    spot_names, gene_names = _first_column(spots), _first_column(genes)
-    matrix = _market(path)
-    n_spots, n_genes = len(spot_names), len(gene_names)
-    check.matrix_shape(matrix.shape, n_spots, n_genes, path)
-    if genes_in is None and n_spots == n_genes:
-        check.square(n_spots, path)
-    in_rows = genes_in == "rows" if n_spots == n_genes else matrix.shape[0] == n_genes
-    return spot_names, gene_names, sparse.csr_matrix(matrix.T if in_rows else matrix, dtype=np.float32)
+    spot_file, gene_file = _companion(path, stem, ("barcodes",)), _companion(path, stem, ("features", "genes"))
+    missing = [what for what, file in {"barcodes.tsv": spot_file, "features.tsv": gene_file}.items() if file is None]
+    if missing:
+        msg = (
+            f"Matrix '{path.name}' needs {listed(missing)} (plain or '.gz') beside it in '{path.parent}'. Put them "
+            "there, or give counts as a table with names to `stp.io.read_st`."
+        )
+        raise FileNotFoundError(msg)
+    spots, genes = _first_column(spot_file), _first_column(gene_file)
+    matrix = _read_coordinates(path)
+    if matrix.shape not in {(len(genes), len(spots)), (len(spots), len(genes))}:
+        msg = (
+            f"Matrix '{path.name}' is {matrix.shape[0]} x {matrix.shape[1]}, but its companion files name {len(spots)} "
+            f"spots and {len(genes)} genes. Check that the three files belong together and are whole."
+        )
+        raise ValueError(msg)
+    square = len(spots) == len(genes)
+    if genes_in is None and square:
+        msg = (
+            f"Matrix '{path.name}' has {len(spots)} rows and {len(spots)} columns, so its shape does not say which are "
+            "genes. Give `genes_in='rows'` (as Cell Ranger writes it) or `genes_in='columns'`."
+        )
+        raise ValueError(msg)
+    genes_in_rows = genes_in == "rows" if square else matrix.shape[0] == len(genes)
+    return spots, genes, sparse.csr_matrix(matrix.T if genes_in_rows else matrix, dtype=np.float32)
 
 
 def _companion(path: Path, stem: str, kinds: Sequence[str]) -> Path | None:
-    """File that names an axis: ``GSM1_features.tsv.gz`` beside ``GSM1_matrix.mtx.gz``."""
-    names = [f"{stem}{kind}.tsv{end}" for kind in kinds for end in ("", ".gz")]
+    """The file that names an axis, such as ``GSM1_features.tsv.gz`` beside ``GSM1_matrix.mtx.gz``."""
+    names = [f"{stem}{kind}.tsv{suffix}" for kind in kinds for suffix in ("", ".gz")]
     return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
 
 
 def _first_column(path: Path | None) -> list[str]:
     lines = [] if path is None else read_text(path, "names of an axis").splitlines()
-    return [fields(line, "\t")[0] for line in lines if line.strip()]
+    return [split_fields(line, "\t")[0] for line in lines if line.strip()]
 
 
-def _market(path: Path) -> sparse.coo_matrix:
+def _read_coordinates(path: Path) -> sparse.coo_matrix:
+    """The matrix of a Matrix Market file in coordinate format."""
     try:
         with open_text(path) as lines:
-            check.market(next(lines))
+            header = next(lines)
+            kind = header.lower().split()[1:]
+            if kind not in (["matrix", "coordinate", number, "general"] for number in ("integer", "real")):
+                msg = f"its first line is {header.strip()!r}, not '%%MatrixMarket matrix coordinate integer general'"
+                raise ValueError(msg)
             shape = next(line for line in lines if line.strip() and not line.startswith("%"))
             n_rows, n_columns, n_values = (int(number) for number in shape.split())
             frame = pd.read_csv(lines, sep=r"\s+", header=None, names=["row", "column", "value"], comment="%")
         row, column = (frame[name].to_numpy(np.int64) - 1 for name in ("row", "column"))
         values = frame["value"].to_numpy(np.float32)
-        found = sparse.coo_matrix((values, (row, column)), shape=(n_rows, n_columns))
-    except (*UNREADABLE, ValueError, StopIteration) as reason:
+        matrix = sparse.coo_matrix((values, (row, column)), shape=(n_rows, n_columns))
+    except (*DECODING_ERRORS, ValueError, StopIteration) as reason:
         check.unreadable(path, "counts file", reason)
-    check.all_values(len(values), n_values, path)
-    return found
+    if len(values) != n_values:
+        msg = f"Matrix '{path.name}' holds {len(values)} values, but announces {n_values}. Fetch it again."
+        raise ValueError(msg)
+    return matrix

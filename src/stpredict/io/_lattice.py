@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._checks import files as check
-from .._geometry import spot_pitch
+from .._checks.slides import MAX_ANISOTROPY, similar_resolution
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OUTLIER = 4.0
-"""Spots whose residual exceeds this many robust standard deviations do not count."""
+"""Spots are left out if their residual exceeds this multiple of the median residual."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,24 +23,15 @@ class Lattice:
     pitch_px: NDArray[np.float64]
     """``(2,)`` pixels per step of the array along its x and its y."""
     diagonal_px: float
-    """Pixels from a spot to the one a step of x and a step of y away, mean of both diagonals."""
+    """Distance in pixels to the diagonal neighbour, mean of both diagonals."""
     error: float
-    """Relative standard error of the larger of both."""
+    """Relative standard error of the pitch, the larger one of x and y."""
 
 
 def fit_lattice(array_xy: NDArray[np.float64], xy_px: NDArray[np.float64]) -> Lattice | None:
-    """Least-squares affine map from array coordinates to pixels, spots off the lattice left out.
+    """Least-squares affine map from ``(n, 2)`` array coordinates to pixels, without outliers.
 
-    Parameters
-    ----------
-    array_xy
-        ``(n, 2)`` column and row of each spot in the array.
-    xy_px
-        ``(n, 2)`` spot centres in pixels.
-
-    Returns
-    -------
-    The lattice; None where the spots do not span one.
+    None where the spots lie in one line or are fewer than three.
     """
     design = np.column_stack([array_xy, np.ones(len(array_xy))])
     kept = np.ones(len(design), bool)
@@ -56,11 +46,11 @@ def fit_lattice(array_xy: NDArray[np.float64], xy_px: NDArray[np.float64]) -> La
         kept = distance <= limit
     pitch = np.linalg.norm(matrix[:2], axis=1)
     diagonals = np.linalg.norm([matrix[0] + matrix[1], matrix[0] - matrix[1]], axis=1)
-    error = _error(design[kept], distance[kept], pitch)
+    error = _pitch_error(design[kept], distance[kept], pitch)
     return Lattice(pitch_px=pitch, diagonal_px=float(diagonals.mean()), error=error)
 
 
-def _error(design: NDArray[np.float64], distance: NDArray[np.float64], pitch: NDArray[np.float64]) -> float:
+def _pitch_error(design: NDArray[np.float64], distance: NDArray[np.float64], pitch: NDArray[np.float64]) -> float:
     n_free = max(2 * len(design) - 6, 1)
     variance = float(np.sum(distance**2)) / n_free
     slopes = np.linalg.inv(design.T @ design)[[0, 1], [0, 1]]
@@ -70,83 +60,44 @@ def _error(design: NDArray[np.float64], distance: NDArray[np.float64], pitch: ND
 def is_staggered(array_xy: NDArray[np.integer] | NDArray[np.floating]) -> bool:
     """Whether every other position of an array is empty, as on arrays of about 2,000 spots.
 
-    Parameters
-    ----------
-    array_xy
-        ``(n, 2)`` column and row of each spot.
-
-    Returns
-    -------
-    True if all x + y are even, or all are odd. Fewer than ten spots could be so by chance and give False.
+    Then x + y is even for all spots, or odd for all. Fewer than ten spots could be so by chance: False.
     """
     odd = np.asarray(array_xy).sum(axis=1) % 2
     return len(odd) >= 10 and bool((odd == odd[0]).all())
 
 
-def neighbour_pitch(xy_px: NDArray[np.float64]) -> float:
-    """Typical distance between neighbouring spots where no array coordinates are known.
-
-    Parameters
-    ----------
-    xy_px
-        ``(n, 2)`` spot centres in pixels, of a square or a hexagonal array.
-
-    Returns
-    -------
-    Median length of the pairs that are neighbours; NaN for fewer than two spots.
-
-    Notes
-    -----
-    The nearest neighbour alone is biased when spots are placed with an error: it is the nearest of four or six.
-    """
-    nearest = spot_pitch(xy_px)
-    if not np.isfinite(nearest):
-        return nearest
-    from scipy.spatial import cKDTree  # costs 100 ms of import
-
-    tree = cKDTree(xy_px)
-    pairs = tree.query_pairs(1.3 * nearest, output_type="ndarray")
-    return float(np.median(np.linalg.norm(xy_px[pairs[:, 0]] - xy_px[pairs[:, 1]], axis=1)))
-
-
-def um_per_px(
+def resolution_from_lattice(
     array_xy: NDArray[np.float64], xy_px: NDArray[np.float64], pitch_um: float, *, given: float | None, name: str
 ) -> float:
-    """Resolution of a section whose spots lie on an array of known pitch.
+    """µm per pixel of a section whose spots have a known pitch: ``given`` if it agrees with the spots within 5 %.
 
-    Parameters
-    ----------
-    array_xy
-        ``(n, 2)`` column and row of each spot in the array.
-    xy_px
-        ``(n, 2)`` spot centres in pixels.
-    pitch_um
-        Distance of neighbouring spots in µm: a step of the array, or on a staggered array a diagonal one.
-    given
-        The user's word, which counts if it agrees with the spots.
-    name
-        Name of the section, for messages.
-
-    Returns
-    -------
-    µm per pixel.
-
-    Raises
-    ------
-    ValueError
-        If the pitches along x and y differ by more than 1 % (beyond what the scatter of the spots explains; not on
-        staggered arrays, whose steps differ), or if ``given`` differs from the measured value by more than 5 %.
+    On a staggered array ``pitch_um`` is the distance of diagonal neighbours. Pixels must be square within 1 % plus what
+    the scatter of the spots explains; this is not checked on staggered arrays, whose steps along x and y differ.
     """
-    found = fit_lattice(array_xy, xy_px)
-    if found is None:
-        if given is None:
-            check.lattice(len(xy_px), name)
+    lattice = fit_lattice(array_xy, xy_px)
+    if lattice is None and given is None:
+        msg = (
+            f"The resolution of {name!r} cannot be derived from the pitch of its {len(xy_px)} spots: at least three "
+            "that do not lie in one line are needed. Give `um_per_px`."
+        )
+        raise ValueError(msg)
+    if lattice is None:
         return float(given or np.nan)
     staggered = is_staggered(array_xy)
-    if not staggered:
-        check.isotropic(found.pitch_px, found.error, name)
-    measured = pitch_um / (found.diagonal_px if staggered else float(found.pitch_px.mean()))
-    if given is None:
-        return measured
-    check.agrees(given, measured, name)
-    return given
+    x, y = (float(value) for value in lattice.pitch_px)
+    excess = abs(x / y - 1)
+    if not staggered and excess > MAX_ANISOTROPY + 3 * lattice.error:
+        msg = (
+            f"The pitch of {name!r} is {x:.2f} px along x and {y:.2f} px along y ({100 * excess:.1f} % apart, at most "
+            "1 % is allowed): its pixels are not square. Resample the image to square pixels first."
+        )
+        raise ValueError(msg)
+    measured = pitch_um / (lattice.diagonal_px if staggered else float(lattice.pitch_px.mean()))
+    if given is not None and not similar_resolution(given, measured):
+        msg = (
+            f"The resolution of {name!r} is given as {given:.4g} µm per pixel, but its spots say {measured:.4g} "
+            f"({100 * (given / measured - 1):+.1f} %, at most 5 % is allowed). Correct `um_per_px`, or `pitch_um` or "
+            "`diameter_um` of the platform."
+        )
+        raise ValueError(msg)
+    return measured if given is None else given

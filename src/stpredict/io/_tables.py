@@ -1,4 +1,4 @@
-"""Text tables: plain or gzipped, with tabs, commas or blanks, with or without a header. Files in, frames out."""
+"""Text tables: plain or gzipped, separated by tabs, commas or blanks, with or without a header."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
-from .._checks import files as check
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,144 +19,83 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-UNREADABLE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError)
-"""What Python raises for a file that is cut short or holds no text."""
-SPOT = re.compile(r"(\d+(?:\.\d+)?)[x_](\d+(?:\.\d+)?)")
+DECODING_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError)
+"""What Python raises for a file that is truncated or is not text."""
+SPOT_NAME = re.compile(r"(\d+(?:\.\d+)?)[x_](\d+(?:\.\d+)?)")
 """Array coordinates as a name: ``10x13``, ``16.92x9.015``, ``17_9``."""
 BARCODE = re.compile(r"[ACGTN]{10,}(?:-\d+)?")
 """A spatial barcode as a name."""
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether a file is gzipped, by its first bytes.
-
-    Parameters
-    ----------
-    path
-        An existing file, whatever it is called.
-
-    Returns
-    -------
-    The answer.
-    """
+    """Whether a file is gzipped, by its first bytes."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open a text file, gzipped or not, with any line endings.
-
-    Parameters
-    ----------
-    path
-        An existing file.
-
-    Returns
-    -------
-    The open file. A byte order mark is skipped.
-    """
+    """Open a text file, gzipped or not; a byte order mark is skipped."""
     if is_gzip(path):
         return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig"))
     return path.open(encoding="utf-8-sig")
 
 
 def read_text(path: Path, what: str) -> str:
-    """Content of a text file.
-
-    Parameters
-    ----------
-    path
-        The file, plain or gzipped.
-    what
-        What it is, for messages.
-
-    Returns
-    -------
-    Its text, lines ended by a line feed.
-    """
-    check.exists(path, what)
+    """The content of a text file, gzipped or not; ``what`` names it in messages."""
+    check.require_file(path, what)
     try:
         with open_text(path) as file:
             return file.read()
-    except UNREADABLE as reason:
+    except DECODING_ERRORS as reason:
         check.unreadable(path, what, reason)
 
 
-def separator(line: str) -> str | None:
-    """What separates the fields of a line.
-
-    Parameters
-    ----------
-    line
-        A header or a row.
-
-    Returns
-    -------
-    Tab, comma or semicolon, the first of them that occurs; None for blanks.
-    """
+def find_separator(line: str) -> str | None:
+    """The first of tab, comma and semicolon that occurs in a line; None for blanks."""
     return next((mark for mark in "\t,;" if mark in line), None)
 
 
-def fields(line: str, mark: str | None) -> list[str]:
-    """Fields of a line, without quotes and blanks around them.
-
-    Parameters
-    ----------
-    line
-        A header or a row.
-    mark
-        What `separator` gave.
-
-    Returns
-    -------
-    The fields.
-    """
-    return [field.strip().strip('"') for field in line.rstrip("\r\n").split(mark)]
+def split_fields(line: str, separator: str | None) -> list[str]:
+    """The fields of a line, without the quotes and blanks around them."""
+    return [field.strip().strip('"') for field in line.rstrip("\r\n").split(separator)]
 
 
 def read_table(path: Path, what: str, headers: Mapping[int, Sequence[str]] | None = None) -> pd.DataFrame:
-    """Read a table whose separator and header are found out.
+    """Read a table, detecting its separator and header; row names become the first column.
 
-    Parameters
-    ----------
-    path
-        Table, plain or gzipped. Where rows have one field more than the header (as R writes them), or the header ends
-        in an empty field and the rows do not, the first field is a name.
-    what
-        What it is, for messages.
-    headers
-        Names of the columns by their number, for tables without a header: those whose first line holds numbers, but
-        for a name in front.
-
-    Returns
-    -------
-    The columns; names in front are in the first one.
+    Rows have names where they have one field more than the header (as R writes tables), or where only the header ends
+    in an empty field. ``headers`` gives the column names, by the number of columns, of tables without a header: those
+    whose first line holds only numbers after an optional name.
     """
     text = read_text(path, what)
-    mark = separator(text.partition("\n")[0])
-    given = _header(text, mark, path, headers)
-    bare = given is not None and headers is not None and tuple(headers.get(len(given), ())) == tuple(given)
+    separator = find_separator(text.partition("\n")[0])
+    names = _column_names(text, separator, path, headers)
+    no_header = names is not None and headers is not None and tuple(headers.get(len(names), ())) == tuple(names)
     try:
-        frame = pd.read_csv(io.StringIO(text), sep=mark or r"\s+", header=None if bare else 0, names=given)
+        frame = pd.read_csv(io.StringIO(text), sep=separator or r"\s+", header=None if no_header else 0, names=names)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as reason:
         check.unreadable(path, what, reason)
     return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
 
 
-def _header(text: str, mark: str | None, path: Path, headers: Mapping[int, Sequence[str]] | None) -> list[str] | None:
-    """Names of the columns where the first line does not say them rightly; None where it does."""
-    first, second = ([*(fields(line, mark) for line in text.split("\n", 2)[:2]), [], []])[:2]
+def _column_names(
+    text: str, separator: str | None, path: Path, headers: Mapping[int, Sequence[str]] | None
+) -> list[str] | None:
+    """Column names where the first line does not give them correctly; None where it does."""
+    first, second = ([*(split_fields(line, separator) for line in text.split("\n", 2)[:2]), [], []])[:2]
     if len(first) > 1 and first[-1] == "" and len(second) == len(first) and second[-1] != "":
         return ["name", *first[:-1]]
-    if headers is None or not first or not _is_spot_or_number(first[0]) or not all(map(_is_number, first[1:])):
+    has_data = _is_number(first[0]) or SPOT_NAME.fullmatch(first[0]) if first else False
+    if headers is None or not has_data or not all(map(_is_number, first[1:])):
         return None
     if len(first) not in headers:
-        check.headerless(len(first), path)
+        msg = (
+            f"Table '{path.name}' has no header and {len(first)} columns. Tables without a header may have two columns "
+            "(x, y), three (name, pixel_x, pixel_y), six (x, y, new_x, new_y, pixel_x, pixel_y) or seven (selected "
+            "added); otherwise add a header line that names the columns."
+        )
+        raise ValueError(msg)
     return list(headers[len(first)])
-
-
-def _is_spot_or_number(text: str) -> bool:
-    return _is_number(text) or SPOT.fullmatch(text) is not None
 
 
 def _is_number(text: str) -> bool:
@@ -167,72 +106,26 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def position(name: str) -> tuple[float, float] | None:
-    """Array coordinates in the name of a spot.
-
-    Parameters
-    ----------
-    name
-        Such as ``10x13``, ``16.92x9.015`` or ``17_9``.
-
-    Returns
-    -------
-    The coordinates, not rounded; None for any other name.
-    """
-    match = SPOT.fullmatch(name.strip().strip('"'))
+def parse_spot_name(name: str) -> tuple[float, float] | None:
+    """Array coordinates in a name such as ``10x13``, ``16.92x9.015`` or ``17_9``; None for any other name."""
+    match = SPOT_NAME.fullmatch(name.strip().strip('"'))
     return None if match is None else (float(match[1]), float(match[2]))
 
 
 def spot_name(x: float, y: float) -> str:
-    """Name of a position of the array.
-
-    Parameters
-    ----------
-    x, y
-        Array coordinates, which are rounded.
-
-    Returns
-    -------
-    Such as ``10x13``.
-    """
+    """The name of a position of the array, such as ``10x13``; coordinates are rounded."""
     return f"{round(x)}x{round(y)}"
 
 
-def carries(pattern: re.Pattern[str], names: Iterable[object]) -> bool:
-    """Whether at least half of some names are of a kind.
-
-    Parameters
-    ----------
-    pattern
-        ``SPOT`` or ``BARCODE``.
-    names
-        Names of one axis of a table.
-
-    Returns
-    -------
-    The answer; False for no names.
-    """
-    found = [pattern.fullmatch(str(name).strip()) is not None for name in names]
-    return bool(found) and sum(found) * 2 >= len(found)
+def mostly_match(pattern: re.Pattern[str], names: Iterable[object]) -> bool:
+    """Whether at least half of the names match a pattern; False for no names."""
+    matches = [pattern.fullmatch(str(name).strip()) is not None for name in names]
+    return bool(matches) and sum(matches) * 2 >= len(matches)
 
 
-def numbers(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> NDArray[np.float64]:
-    """Columns of a table as numbers.
-
-    Parameters
-    ----------
-    frame
-        The table.
-    columns
-        Names of the columns.
-    path
-        Where it was read, for messages.
-
-    Returns
-    -------
-    ``(n, len(columns))`` finite numbers.
-    """
+def numeric_columns(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> NDArray[np.float64]:
+    """Columns of a table as finite numbers ``(n, len(columns))``."""
     values = frame[list(columns)].apply(pd.to_numeric, errors="coerce")
-    check.finite_columns([name for name in columns if not np.isfinite(values[name]).all()], path)
+    check.require_finite_columns([name for name in columns if not np.isfinite(values[name]).all()], path)
     array: NDArray[np.float64] = values.to_numpy(np.float64)
     return array

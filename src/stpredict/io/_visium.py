@@ -1,4 +1,4 @@
-"""Read Visium: what `spatialdata_io.visium` reads, with its resolution and the image that patches are cut from."""
+"""Read Visium through `spatialdata_io.visium`, and add the resolution and the full-resolution image."""
 
 from __future__ import annotations
 
@@ -8,26 +8,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from spatialdata import SpatialData
 from spatialdata.models import ShapesModel
-from spatialdata.transformations import Identity, Scale
+from spatialdata.transformations import Identity, Scale, set_transformation
 
 from .. import _keys as keys
-from .._checks import files as check_files
-from .._checks import platforms as check
-from .._resolution import VISIUM, Known, of_sides, settle
-from . import _bundle as bundle
+from .._checks import config as check_config
+from .._checks.slides import MAX_RESOLUTION_DIFFERENCE, listed
+from .._resolution import VISIUM, Resolution, reconcile_resolution, resolution_from_pixel_size
+from . import _errors as check
 from ._lattice import fit_lattice
+from ._platforms import (
+    IMAGE_SUFFIXES,
+    call_spatialdata_io,
+    find_file,
+    image_size,
+    linked_table,
+    open_image,
+    read_json,
+    require_whole_matrix,
+    sample_attrs,
+    sample_name,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
     from xarray import DataTree
 
-COUNTS = ("filtered_feature_bc_matrix.h5", "raw_feature_bc_matrix.h5")
-POSITIONS = ("tissue_positions_list.csv", "tissue_positions.csv")
-FACTORS = "scalefactors_json.json"
+MATRIX_FILES = ("filtered_feature_bc_matrix.h5", "raw_feature_bc_matrix.h5")
+POSITION_FILES = ("tissue_positions_list.csv", "tissue_positions.csv")
+SCALE_FACTORS_FILE = "scalefactors_json.json"
 OVERVIEWS = ("hires", "lowres")
-STEPS_UM = (50.0, 50.0 * np.sqrt(3))
+ARRAY_STEPS_UM = (50.0, 50.0 * np.sqrt(3))
 """Distance of neighbouring columns and rows of the array: every second column is empty in a row."""
 DIAMETER_UM = 55.0
 
@@ -52,9 +65,9 @@ def read_visium(
         Folder with ``filtered_feature_bc_matrix.h5`` (or the raw one) and ``spatial``, of any version of Space Ranger;
         the matrix may have a prefix.
     image
-        Path of the image that Space Ranger was given, of any format of `stp.io.read_wsi`; it is read as needed. By
-        default the only image in the folder or its ``microscope_image``. ``"hires"`` or
-        ``"lowres"`` take an overview instead, in which a spot is a few pixels wide.
+        Path of the input image of Space Ranger, of any format of `stp.io.read_wsi`; it is read lazily. By default the
+        only image in the folder or its ``microscope_image``. ``"hires"`` or ``"lowres"`` use an overview instead, in
+        which a spot is a few pixels wide.
     name
         Name of the sample; its elements and its coordinate system are named after it. By default that of the folder.
     patient
@@ -62,8 +75,8 @@ def read_visium(
     um_per_px
         Resolution of the full-resolution image in µm per pixel. By default it follows from the pitch of the spots.
     overviews
-        Whether to keep the other overviews too, as ``{name}_hires_image`` and ``{name}_lowres_image``. Functions then
-        need ``image_key`` to know which is meant.
+        Whether to add the overviews, as ``{name}_hires_image`` and ``{name}_lowres_image``. Functions then need
+        ``image_key`` to know which image to use.
 
     Returns
     -------
@@ -81,8 +94,8 @@ def read_visium(
 
     Notes
     -----
-    The resolution is that of the pitch, 100 µm. ``spot_diameter_fullres`` is compared with it: Space Ranger writes the
-    diameter of a theoretical spot of 65 µm, other programs that of the 55 µm that a spot has.
+    The resolution is computed from the pitch, 100 µm, and compared with ``spot_diameter_fullres``, for which Space
+    Ranger writes the diameter of a theoretical spot of 65 µm, other programs the true one of 55 µm.
 
     Examples
     --------
@@ -92,91 +105,81 @@ def read_visium(
     FileNotFoundError: 'no/such/folder' does not exist. Give the folder of a Visium sample to `stp.io.read_visium`.
     """
     folder = Path(path)
-    check.folder(folder, "a Visium sample", "stp.io.read_visium")
+    check.require_folder(folder, "a Visium sample", "stp.io.read_visium")
     if um_per_px is not None:
-        check_files.positive("um_per_px", um_per_px)
-    counts = bundle.find(folder, COUNTS, "matrix of counts")
-    bundle.whole_matrix(counts)
-    positions = bundle.find(folder / "spatial", POSITIONS, "file of positions")
-    needed = ["spot_diameter_fullres", *(f"tissue_{kind}_scalef" for kind in OVERVIEWS)]
-    factors = bundle.read_json(folder / "spatial" / FACTORS, "file of scale factors", needed)
-    name = bundle.sample_name(folder, name)
-    source = bundle.call("visium", folder, {"dataset_id": name, "counts_file": counts.name})
-    table = on_tissue(source["table"], positions)
+        check_config.positive("um_per_px", um_per_px)
+    counts = find_file(folder, MATRIX_FILES, "matrix of counts")
+    require_whole_matrix(counts)
+    positions = find_file(folder / "spatial", POSITION_FILES, "file of positions")
+    fields = ["spot_diameter_fullres", *(f"tissue_{kind}_scalef" for kind in OVERVIEWS)]
+    factors = read_json(folder / "spatial" / SCALE_FACTORS_FILE, "file of scale factors", fields)
+    name = sample_name(folder, name)
+    source = call_spatialdata_io("visium", folder, {"dataset_id": name, "counts_file": counts.name})
+    table = spots_on_tissue(source["table"], positions)
     xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)
     known = _resolution(table.obs, xy, um_per_px, factors, folder)
     images = _images(folder, image, factors, xy, name=name, overviews=overviews)
-    resolutions = {key: Known(um_per_px=known.um_per_px / shrunk, origin=known.origin) for key, (_, shrunk) in images}
+    resolutions = {
+        key: Resolution(um_per_px=known.um_per_px / factor, origin=known.origin) for key, (_, factor) in images.items()
+    }
     shapes_key, instances = f"{name}_spots", np.arange(len(xy))
     radius = DIAMETER_UM / 2 / known.um_per_px
     circles = ShapesModel.parse(xy, geometry=0, radius=radius, transformations={name: Identity()})
-    made = bundle.linked(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
+    linked = linked_table(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
     return SpatialData(
-        images={key: element for key, (element, _) in images},
+        images={key: element for key, (element, _) in images.items()},
         shapes={shapes_key: circles},
-        tables={keys.OBSERVED: made},
-        attrs=bundle.notes(resolutions, source),
+        tables={keys.OBSERVED: linked},
+        attrs=sample_attrs(resolutions, source),
     )
 
 
-def on_tissue(table: Any, positions: Path) -> Any:
-    """Rows of spots on tissue.
-
-    Parameters
-    ----------
-    table
-        What spatialdata-io read.
-    positions
-        The file of positions, for messages.
-
-    Returns
-    -------
-    Those rows.
-    """
-    lost = ~np.isfinite(np.asarray(table.obsm[keys.SPATIAL], np.float64)).all(axis=1)
-    check.placed(int(lost.sum()), table.n_obs, positions)
-    kept = np.asarray(table.obs["in_tissue"], np.float64) == 1
-    check.some_tissue(int(kept.sum()), positions)
-    return table[kept].copy()
+def spots_on_tissue(table: Any, positions: Path) -> Any:
+    """The rows of a table of spatialdata-io that lie on tissue; all must have positions in the file."""
+    n_missing = int((~np.isfinite(np.asarray(table.obsm[keys.SPATIAL], np.float64)).all(axis=1)).sum())
+    if n_missing:
+        msg = (
+            f"{n_missing} of {table.n_obs} spots with counts have no position in '{positions}'. It is cut short or of "
+            "another sample; fetch it again."
+        )
+        raise ValueError(msg)
+    on_tissue = np.asarray(table.obs["in_tissue"], np.float64) == 1
+    if not on_tissue.any():
+        msg = f"No spot with counts lies on tissue by 'in_tissue' of '{positions}'. Give another sample."
+        raise ValueError(msg)
+    return table[on_tissue].copy()
 
 
-def _resolution(obs: Any, xy: NDArray[np.float64], given: float | None, factors: dict[str, Any], folder: Path) -> Known:
-    """By the argument or the pitch, both and the diameter compared."""
-    array_um = obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64) * STEPS_UM
-    by_pitch = pitch_resolution(array_um, xy, folder.name)
-    told = None if given is None else Known(um_per_px=given, origin="argument")
-    known = settle(told, [] if by_pitch is None else [by_pitch], folder.name)
+def _resolution(
+    obs: Any, xy: NDArray[np.float64], given: float | None, factors: dict[str, Any], folder: Path
+) -> Resolution:
+    """The given resolution or that of the pitch, compared with each other and with the spot diameter."""
+    array_um = obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64) * ARRAY_STEPS_UM
+    stated = None if given is None else Resolution(um_per_px=given, origin="argument")
+    known = reconcile_resolution(stated, resolution_from_pitch(array_um, xy, folder.name), folder.name)
     diameter_px = float(factors["spot_diameter_fullres"])
-    check.spot_diameter(diameter_px, known.um_per_px, VISIUM.diameters_um, folder / "spatial" / FACTORS)
+    diameter_um = diameter_px * known.um_per_px
+    if not any(abs(diameter_um / size - 1) <= MAX_RESOLUTION_DIFFERENCE for size in VISIUM.diameters_um):
+        by_diameter = " or ".join(f"{size / diameter_px:.4g} (if it is {size:g} µm)" for size in VISIUM.diameters_um)
+        msg = (
+            f"The pitch of the positions (100 µm) says {known.um_per_px:.4g} µm per pixel, but 'spot_diameter_fullres' "
+            f"= {diameter_px:.4g} px in '{folder / 'spatial' / SCALE_FACTORS_FILE}' says {by_diameter}; at most 5 % "
+            "apart is allowed. Positions and scale factors are not of one sample, or one of them was rescaled."
+        )
+        raise ValueError(msg)
     return known
 
 
-def pitch_resolution(array_um: NDArray[np.float64], xy_px: NDArray[np.float64], name: str) -> Known | None:
-    """Resolution by the places of spots in an array.
+def resolution_from_pitch(array_um: NDArray[np.float64], xy_px: NDArray[np.float64], name: str) -> list[Resolution]:
+    """Resolution by ``(n, 2)`` positions of spots in the array and on the image; none where they span no lattice.
 
-    Parameters
-    ----------
-    array_um
-        ``(n, 2)`` places in the array in µm.
-    xy_px
-        ``(n, 2)`` centres in pixels.
-    name
-        Name of the sample, for messages.
-
-    Returns
-    -------
-    The resolution, None where too few spots span no lattice.
-
-    Raises
-    ------
-    ValueError
-        If pixels are not square within 1 %.
+    Pixels must be square within 1 %.
     """
     lattice = fit_lattice(array_um, xy_px)
     if lattice is None:
-        return None
+        return []
     x, y = 1 / lattice.pitch_px
-    return of_sides(float(x), float(y), "spot pitch", name)
+    return [resolution_from_pixel_size(float(x), float(y), "spot pitch", name)]
 
 
 def _images(
@@ -187,67 +190,65 @@ def _images(
     *,
     name: str,
     overviews: bool,
-) -> list[tuple[str, tuple[DataTree, float]]]:
-    """Every image by its name, and its size relative to the full-resolution one."""
-    there = [kind for kind in OVERVIEWS if (folder / "spatial" / f"tissue_{kind}_image.png").is_file()]
-    asked = image if isinstance(image, str) and image in OVERVIEWS else None
-    if asked is None:
-        found = [(f"{name}_image", (whole_slide(full_image(folder, image, there), xy, name), 1.0))]
+) -> dict[str, tuple[DataTree, float]]:
+    """Image elements by name, each with its size relative to the full-resolution image."""
+    available = [kind for kind in OVERVIEWS if (folder / "spatial" / f"tissue_{kind}_image.png").is_file()]
+    main = image if isinstance(image, str) and image in OVERVIEWS else None
+    if main is None:
+        images = {f"{name}_image": (open_full_image(find_full_image(folder, image, available), xy, name), 1.0)}
+    elif main in available:
+        images = {f"{name}_image": _open_overview(folder, main, factors, name)}
     else:
-        check.overview(asked, there, folder / "spatial")
-        found = [(f"{name}_image", _overview(folder, asked, factors, name))]
-    rest = [kind for kind in there if overviews and kind != asked]
-    return found + [(f"{name}_{kind}_image", _overview(folder, kind, factors, name)) for kind in rest]
+        has = f"there is {listed(available)}" if available else "there is none"
+        msg = (
+            f"No '{main}' image in '{folder / 'spatial'}' ({has}). Give the path of the full-resolution image as "
+            f"`image`. {check.WHERE_FULL_IMAGE}"
+        )
+        raise FileNotFoundError(msg)
+    for kind in available:
+        if overviews and kind != main:
+            images[f"{name}_{kind}_image"] = _open_overview(folder, kind, factors, name)
+    return images
 
 
-def whole_slide(path: Path, xy: NDArray[np.float64], name: str) -> DataTree:
-    """The full-resolution image, on which all spots lie.
-
-    Parameters
-    ----------
-    path
-        The image.
-    xy
-        ``(n, 2)`` centres of the spots in its pixels.
-    name
-        Name of the sample.
-
-    Returns
-    -------
-    Multiscale image in pixels of the coordinate system ``name``.
-    """
-    image, _ = bundle.opened(path, name)
-    size = bundle.size(image)
-    off = ((xy < 0) | (xy >= size)).any(axis=1)
-    check.covers(int(off.sum()), len(xy), xy.max(axis=0).tolist(), size, path.name)
+def open_full_image(path: Path, xy: NDArray[np.float64], name: str) -> DataTree:
+    """Open the full-resolution image, on which all spots ``(n, 2)`` must lie."""
+    image, _ = open_image(path, name)
+    size = image_size(image)
+    n_off = int(((xy < 0) | (xy >= size)).any(axis=1).sum())
+    if n_off:
+        x, y = xy.max(axis=0)
+        msg = (
+            f"{n_off} of {len(xy)} spots lie off image '{path.name}': they reach x = {x:.0f}, y = {y:.0f}, it is "
+            f"{size[0]} x {size[1]} px. It is not the image that the positions refer to, perhaps a smaller copy. "
+            f"{check.WHERE_FULL_IMAGE}"
+        )
+        raise ValueError(msg)
     return image
 
 
-def _overview(folder: Path, kind: str, factors: dict[str, Any], name: str) -> tuple[DataTree, float]:
+def _open_overview(folder: Path, kind: str, factors: dict[str, Any], name: str) -> tuple[DataTree, float]:
     factor = float(factors[f"tissue_{kind}_scalef"])
-    image, _ = bundle.opened(folder / "spatial" / f"tissue_{kind}_image.png", name)
-    return bundle.placed(image, name, Scale([1 / factor, 1 / factor], ("x", "y"))), factor
+    image, _ = open_image(folder / "spatial" / f"tissue_{kind}_image.png", name)
+    set_transformation(image, {name: Scale([1 / factor, 1 / factor], ("x", "y"))}, set_all=True)
+    return image, factor
 
 
-def full_image(folder: Path, image: str | PathLike[str] | None, overviews: list[str]) -> Path:
-    """Path of the full-resolution image.
-
-    Parameters
-    ----------
-    folder
-        Where to look for it.
-    image
-        The user's word, if any.
-    overviews
-        Overviews that are there, for messages.
-
-    Returns
-    -------
-    As given, or the only image in the folder or its ``microscope_image``.
-    """
+def find_full_image(folder: Path, image: str | PathLike[str] | None, overviews: Sequence[str] = ()) -> Path:
+    """The given path, or the only image in the folder or its ``microscope_image``; messages name the overviews."""
     if image is not None:
         return Path(image)
     places = [place for place in (folder, folder / "microscope_image") if place.is_dir()]
-    files = [file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in bundle.IMAGES]
+    files = [file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
     found = [file for file in files if not any(word in file.name for word in ("hires", "lowres", "cytassist"))]
-    return check.full_image(found, folder, overviews)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        check.several_images(found, folder)
+    there = f"there are only overviews ({', '.join(overviews)})" if overviews else "there is no overview either"
+    options = " or ".join(f"`image={name!r}`" for name in overviews)
+    msg = (
+        f"No full-resolution image in '{folder}'; {there}. {check.WHERE_FULL_IMAGE} Give its path as `image`."
+        + f" To use an overview instead, in which a spot is a few pixels wide, give {options}." * bool(overviews)
+    )
+    raise FileNotFoundError(msg)

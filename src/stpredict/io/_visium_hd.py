@@ -1,4 +1,4 @@
-"""Read Visium HD: what `spatialdata_io.visium_hd` reads, with its resolution and the image patches are cut from."""
+"""Read Visium HD through `spatialdata_io.visium_hd`, and add the resolution and the full-resolution image."""
 
 from __future__ import annotations
 
@@ -10,18 +10,33 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Identity, set_transformation
 
 from .. import _keys as keys
-from .._checks import platforms as check
-from .._resolution import HD_BIN, Known, settle
-from . import _bundle as bundle
-from ._visium import COUNTS, FACTORS, full_image, on_tissue, pitch_resolution, whole_slide
+from .._resolution import VISIUM_HD_BIN, Resolution, reconcile_resolution
+from . import _errors as check
+from ._platforms import (
+    call_spatialdata_io,
+    find_file,
+    linked_table,
+    read_json,
+    require_whole_matrix,
+    require_whole_parquet,
+    sample_attrs,
+    sample_name,
+)
+from ._visium import (
+    MATRIX_FILES,
+    SCALE_FACTORS_FILE,
+    find_full_image,
+    open_full_image,
+    resolution_from_pitch,
+    spots_on_tissue,
+)
 
 if TYPE_CHECKING:
     from os import PathLike
 
-SLICES = ("feature_slice.h5",)
-POSITIONS = ("tissue_positions.parquet",)
-MANY = 20_000
-"""So many bins are enough to find the pitch."""
+SLICE_FILE = "feature_slice.h5"
+PITCH_SAMPLE = 20_000
+"""Number of bins from which the pitch is measured, where there are more."""
 
 
 def read_visium_hd(
@@ -42,10 +57,10 @@ def read_visium_hd(
     path
         Folder with ``feature_slice.h5`` (it may have a prefix) and ``binned_outputs``.
     image
-        Path of the image that Space Ranger was given, of any format of `stp.io.read_wsi`; it is read as needed. By
-        default the only one in the folder or its ``microscope_image``.
+        Path of the input image of Space Ranger, of any format of `stp.io.read_wsi`; it is read lazily. By default the
+        only image in the folder or its ``microscope_image``.
     bin_um
-        Side of a bin in µm: 2, 8 or 16, or what else the sample has.
+        Side of a bin in µm: 2, 8 or 16, or another size that the sample has.
     name
         Name of the sample; its elements and its coordinate system are named after it. By default that of the folder.
     patient
@@ -62,12 +77,12 @@ def read_visium_hd(
     FileNotFoundError
         If a file is missing: the message says which, or what to fetch.
     ValueError
-        If a file is damaged, bins lie off the image, pixels are not square within 1 %, or scale factors and places of
-        the bins differ by more than 5 %.
+        If a file is damaged, bins lie off the image, pixels are not square within 1 %, or the resolutions of the scale
+        factors and of the bins' positions differ by more than 5 %.
 
     Notes
     -----
-    Bins of 2 µm are millions: each is a polygon in memory.
+    A sample has millions of bins of 2 µm, each of which is a polygon in memory.
 
     Examples
     --------
@@ -77,56 +92,53 @@ def read_visium_hd(
     FileNotFoundError: 'no/folder' does not exist. Give the folder of a Visium HD sample to `stp.io.read_visium_hd`.
     """
     folder = Path(path)
-    check.folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")
-    slices = bundle.find(folder, SLICES, "feature slice")
+    check.require_folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")
+    slices = find_file(folder, [SLICE_FILE], "feature slice")
     bins = folder / "binned_outputs"
-    found = [HD_BIN.fullmatch(place.name) for place in (sorted(bins.iterdir()) if bins.is_dir() else [])]
-    check.bin_known(bin_um, [int(match[1]) for match in found if match], bins)
+    _require_bin_size(bin_um, bins)
     spatial = bins / f"square_{bin_um:03}um" / "spatial"
-    bundle.whole_matrix(bundle.find(spatial.parent, COUNTS[:1], "matrix of counts"))
-    positions = bundle.find(spatial, POSITIONS, "file of positions")
-    bundle.whole_parquet(positions)
-    name = bundle.sample_name(folder, name)
-    prefix = slices.name.removesuffix(SLICES[0]).removesuffix("_")
-    arguments = {"dataset_id": prefix or name, "bin_size": bin_um, "load_segmentations_only": False}
-    elsewhere = folder / "read here, not there"  # else each image would be opened twice, a .btf wholly
-    factors = bundle.read_json(spatial / FACTORS, "file of scale factors", ["microns_per_pixel", "bin_size_um"])
-    path_of_image = full_image(folder, image, [])
-    source = bundle.call("visium_hd", folder, {**arguments, "fullres_image_file": elsewhere})
-    table = on_tissue(source[f"square_{bin_um:03}um"], positions)
+    require_whole_matrix(find_file(spatial.parent, MATRIX_FILES[:1], "matrix of counts"))
+    positions = find_file(spatial, ["tissue_positions.parquet"], "file of positions")
+    require_whole_parquet(positions)
+    name = sample_name(folder, name)
+    prefix = slices.name.removesuffix(SLICE_FILE).removesuffix("_") or name
+    factors = read_json(spatial / SCALE_FACTORS_FILE, "file of scale factors", ["microns_per_pixel", "bin_size_um"])
+    image_path = find_full_image(folder, image)
+    arguments = {
+        "dataset_id": prefix,
+        "bin_size": bin_um,
+        "load_segmentations_only": False,
+        # no such file: the image is opened here, else it would be opened twice, and a .btf decoded
+        "fullres_image_file": folder / "opened by stpredict",
+    }
+    source = call_spatialdata_io("visium_hd", folder, arguments)
+    table = spots_on_tissue(source[f"square_{bin_um:03}um"], positions)
     known = _resolution(table, bin_um, float(factors["microns_per_pixel"]), name)
-    return _assembled(source, table, known, path_of_image, name=name, patient=patient, bin_um=bin_um, prefix=prefix)
-
-
-def _resolution(table: Any, bin_um: int, um_per_px: float, name: str) -> Known:
-    """By the scale factors, with which the places of the bins are compared."""
-    some = np.linspace(0, table.n_obs - 1, min(table.n_obs, MANY)).astype(np.int64)
-    array_um = table.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[some] * bin_um
-    by_pitch = pitch_resolution(array_um, np.asarray(table.obsm[keys.SPATIAL], np.float64)[some], name)
-    told = Known(um_per_px=um_per_px, origin=f"'{FACTORS}'")
-    return settle(told, [] if by_pitch is None else [by_pitch], name)
-
-
-def _assembled(
-    source: SpatialData,
-    table: Any,
-    known: Known,
-    image: Path,
-    *,
-    name: str,
-    patient: str | None,
-    bin_um: int,
-    prefix: str,
-) -> SpatialData:
     xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)
     shapes_key, image_key = f"{name}_square_{bin_um:03}um", f"{name}_image"
     instances = table.obs["location_id"].to_numpy()
-    squares = source[f"{prefix or name}_square_{bin_um:03}um"].loc[instances]
+    squares = source[f"{prefix}_square_{bin_um:03}um"].loc[instances]
     set_transformation(squares, {name: Identity()}, set_all=True)
-    made = bundle.linked(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
+    linked = linked_table(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
     return SpatialData(
-        images={image_key: whole_slide(image, xy, name)},
+        images={image_key: open_full_image(image_path, xy, name)},
         shapes={shapes_key: squares},
-        tables={keys.OBSERVED: made},
-        attrs=bundle.notes({image_key: known}, source),
+        tables={keys.OBSERVED: linked},
+        attrs=sample_attrs({image_key: known}, source),
     )
+
+
+def _require_bin_size(bin_um: int, bins: Path) -> None:
+    matches = [VISIUM_HD_BIN.fullmatch(place.name) for place in (sorted(bins.iterdir()) if bins.is_dir() else [])]
+    sizes = [int(match[1]) for match in matches if match]
+    if bin_um not in sizes:
+        msg = f"`bin_um` is {bin_um!r}; '{bins}' has bins of {', '.join(map(str, sizes)) or 'no size'} µm. Give one."
+        raise ValueError(msg)
+
+
+def _resolution(table: Any, bin_um: int, um_per_px: float, name: str) -> Resolution:
+    """The resolution of the scale factors, compared with the pitch of the bins."""
+    sample = np.linspace(0, table.n_obs - 1, min(table.n_obs, PITCH_SAMPLE)).astype(np.int64)
+    array_um = table.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[sample] * bin_um
+    by_pitch = resolution_from_pitch(array_um, np.asarray(table.obsm[keys.SPATIAL], np.float64)[sample], name)
+    return reconcile_resolution(Resolution(um_per_px=um_per_px, origin=f"'{SCALE_FACTORS_FILE}'"), by_pitch, name)

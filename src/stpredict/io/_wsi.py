@@ -1,13 +1,15 @@
-"""Read a slide without measurements. How each format is opened is in `_wsi_tiff`, `_wsi_openslide` and `_wsi_zarr`."""
+"""Read a slide without measurements.
+
+To add a format: open it in a `_wsi_<format>` module that returns a `SlideFile`, call that in `open_slide_file` and name
+the format in `FORMATS` and in the docstring of `read_wsi`.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from uuid import uuid4
 
 import dask
 import numpy as np
@@ -20,21 +22,26 @@ from spatialdata.transformations import Identity, set_transformation
 from xarray import DataArray, Dataset, DataTree
 
 from .. import _keys as keys
-from .._checks import files as check_files
-from .._checks import resolution as check_resolution
+from .._checks import config as check_config
 from .._checks import slides as check_slides
-from .._checks import wsi as check
-from .._resolution import Known, of_sides
+from .._checks.slides import listed
+from .._files import atomic_folder
+from .._resolution import Resolution, reconcile_resolution, resolution_from_pixel_size
+from . import _errors as check
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
-from ._images import CHUNKS, pyramid, read_image
-from ._wsi_levels import SlideFile, block_px, with_overview
+from ._wsi_levels import SlideFile, block_size_px, with_coarse_levels
+from .images import CHUNKS, no_pixel_limit, pyramid, read_image
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from os import PathLike
 
-TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PICTURES: Final = (b"\x89PNG", b"\xff\xd8\xff")
-MOST_PX: Final = 1 << 29
+FORMATS: Final = "SVS, NDPI, MRXS, SCN, tiled TIFF, OME-TIFF, DICOM, PNG, JPEG and OME-Zarr"
+"""What is read, for messages."""
+BACKENDS: Final = ("auto", "tiffslide", "openslide")
+TIFF_SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PICTURE_SIGNATURES: Final = (b"\x89PNG", b"\xff\xd8\xff")
+MAX_PICTURE_PX: Final = 1 << 29
 """Largest PNG or JPEG: it is decoded as a whole, with 1.6 GB for the pixels and as much again while it is read."""
 
 
@@ -46,10 +53,10 @@ def read_wsi(
     backend: Literal["auto", "tiffslide", "openslide"] = "auto",
     to_zarr: str | PathLike[str] | None = None,
 ) -> SpatialData:
-    """Read a slide without measurements: an image, lazily, over the file's own pyramid.
+    """Read a slide without measurements: a lazy multiscale image over the pyramid of the file.
 
-    The content of the file decides how it is read, not its name. Nothing is decoded before it is needed, and nothing is
-    copied unless ``to_zarr`` is given. The object can be sent to other processes, which open the file themselves.
+    The format is detected from the content of the file, not from its name. Pixels are decoded when they are needed, and
+    copied only if ``to_zarr`` is given. The object can be pickled; other processes open the file themselves.
 
     Parameters
     ----------
@@ -57,49 +64,49 @@ def read_wsi(
         SVS, NDPI, MRXS, SCN, BIF, tiled TIFF, OME-TIFF, DICOM (one of its files), PNG, JPEG, or the folder of an
         OME-Zarr image (0.4 or 0.5).
     name
-        Name of the image; by default that of the file, with ``_`` for what SpatialData does not allow.
+        Name of the image; by default that of the file, with ``_`` for characters that SpatialData does not allow.
     um_per_px
         Resolution in µm per full-resolution pixel, where the file does not state it.
     backend
-        What reads TIFF. ``"auto"`` takes tiffslide (pure Python), and openslide where that fails. MRXS, DICOM, SCN and
-        BIF need openslide; pictures and OME-Zarr need neither.
+        Library that reads TIFF. ``"auto"`` takes tiffslide (pure Python), and openslide if that fails. MRXS, DICOM, SCN
+        and BIF need openslide; PNG, JPEG and OME-Zarr need neither.
     to_zarr
-        Where to write the object, which is then opened from there: worthwhile where a slide is read many times, or has
-        no pyramid. It appears when it is complete; nothing is left behind if writing fails.
+        Path to which the object is written and from which it is then opened: worthwhile if a slide is read many times,
+        or has no pyramid. The store appears only when it is complete; nothing remains if writing fails.
 
     Returns
     -------
     Object with one multiscale image ``name``: ``(c, y, x)``, 8-bit RGB for nearly every slide, in pixels of the
     coordinate system ``name``. ``attrs["stpredict"]["um_per_px"]`` holds the resolution where it is known,
-    ``attrs["stpredict"]["slide"][name]`` what the file says: ``file``, ``backend``, ``vendor``, ``objective_power`` and
-    ``um_per_px`` along x and y.
+    ``attrs["stpredict"]["slide"][name]`` the metadata of the file: ``file``, ``backend``, ``vendor``,
+    ``objective_power`` and ``um_per_px`` along x and y.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file, or MRXS lacks its folder.
+        If there is no such file, or the folder of an MRXS file is missing.
     ValueError
-        If the file is damaged, of no known kind, a stack or grey; if its pixels are not square within 1 %; or if
-        ``um_per_px`` differs from what it states by more than 5 %. Where the file is wrong, leave out ``um_per_px`` and
-        call `stp.pp.resolution` afterwards.
+        If the file is damaged, of an unknown format, a stack or grey; if its pixels are not square within 1 %; or if
+        ``um_per_px`` differs from what the file states by more than 5 %. If the file is wrong, leave out ``um_per_px``
+        and call `stp.pp.resolution` afterwards.
 
     Notes
     -----
-    Of several pictures in a file the largest in colour is read: labels, macros and thumbnails are left out.
+    If a file holds several pictures, the largest one in colour is read, not labels, macros or thumbnails.
 
-    The resolution is the vendor's, that of OME-XML or OME-Zarr with a unit of length, or that of TIFF tags in pixels
-    per inch or centimetre; values outside 0.05 to 40 µm per pixel are not believed, since 72, 96 or 300 dots per inch
-    are settings of a screen or printer. PNG and JPEG state none. Where none is known a warning says so.
+    The resolution is that of the vendor's metadata, of OME-XML or OME-Zarr with a unit of length, or of TIFF tags in
+    pixels per inch or centimetre. Values outside 0.05 to 40 µm per pixel are ignored, since 72, 96 or 300 dots per inch
+    are settings of a screen or printer. PNG and JPEG state none. If the resolution is not known, there is a warning.
 
-    PNG and JPEG, and TIFF with a palette, CMYK or uncommon YCbCr, are decoded as a whole and held, up to 537 million
-    pixels. RGBA is laid on white when it is read, of OME-Zarr and TIFF as of openslide's. Pixels of 16 bits in TIFF and
-    OME-Zarr are kept, and brought to 8 bits where patches are cut; in PNG they become 8 bits at once.
+    PNG and JPEG, and TIFF with a palette, CMYK or uncommon YCbCr, are decoded as a whole and kept in memory, up to 537
+    million pixels. RGBA is composed over white when pixels are read. Pixels of 16 bits in TIFF and OME-Zarr are kept,
+    and converted to 8 bits when patches are cut; those in PNG are converted at once.
 
-    Where the coarsest level is longer than 4096 pixels or the only one, coarser ones are added: means of 2 x 2 pixels,
-    computed whenever they are read, which decodes all that lies under them. ``to_zarr`` computes them once.
+    If the coarsest level is longer than 4096 pixels, or the only level, coarser ones are added: means of 2 x 2 pixels,
+    computed whenever they are read, which decodes all pixels below them. ``to_zarr`` computes them once.
 
-    Read in tests are SVS, generic TIFF, OME-TIFF, DICOM, PNG, JPEG and OME-Zarr; NDPI, MRXS, SCN and BIF go through
-    tiffslide or openslide, and were not tried for want of free samples.
+    Tested are SVS, generic TIFF, OME-TIFF, DICOM, PNG, JPEG and OME-Zarr. NDPI, MRXS, SCN and BIF are read by tiffslide
+    or openslide, and were not tested for lack of free samples.
 
     Examples
     --------
@@ -116,129 +123,158 @@ def read_wsi(
     >>> sdata.attrs["stpredict"]["um_per_px"]
     {'slide': 0.5}
     """
-    check.exists(os.fspath(path), is_there=Path(path).exists())
-    check.backend(backend)
-    path, name = Path(path), _name(Path(path)) if name is None else name
-    check.name(name, valid=_is_valid(name))
+    _require_exists(os.fspath(path))
+    if backend not in BACKENDS:
+        msg = f"`backend` is {backend!r}; it must be one of {listed(BACKENDS)}."
+        raise ValueError(msg)
+    path, name = Path(path), _default_name(Path(path)) if name is None else name
+    if not _is_valid_name(name):
+        msg = f"`name` is {name!r}; it must consist of letters, digits, '_', '-' and '.', and not begin with '__'."
+        raise ValueError(msg)
     if um_per_px is not None:
-        check_files.positive("um_per_px", um_per_px)
+        check_config.positive("um_per_px", um_per_px)
         check_slides.resolution(um_per_px, name)
     if to_zarr is not None:
-        check.new_store(Path(to_zarr))
-    file = slide_file(path, backend)
+        _require_new_store(Path(to_zarr))
+    file = open_slide_file(path, backend)
     check_slides.colour_image(file.levels[0].shape, name)
-    known = _resolution(file, um_per_px, name)
-    image = _element(file, name, rechunk=to_zarr is not None)
+    stated = [resolution_from_pixel_size(*file.um_per_px, "image metadata", name)] if file.um_per_px else []
+    given = None if um_per_px is None else Resolution(um_per_px=float(um_per_px), origin="argument")
+    known = reconcile_resolution(given, stated, name) if given or stated else None
+    image = image_element(file, name, rechunk=to_zarr is not None)
     sdata = SpatialData(images={name: image}, attrs=_attrs(path, file, known, name))
     if known is None:
-        check.no_resolution(name)
-    return sdata if to_zarr is None else _stored(sdata, Path(to_zarr))
+        check.warn_unknown_resolution(name)
+    return sdata if to_zarr is None else _write_and_reopen(sdata, Path(to_zarr))
 
 
-def _name(path: Path) -> str:
+def _require_exists(path: str) -> None:
+    if not path:
+        msg = f"The path is empty. Give that of a slide to `stp.io.read_wsi` ({FORMATS})."
+        raise ValueError(msg)
+    if not Path(path).exists():
+        msg = f"No slide at '{path}'. Give the path of an existing file to `stp.io.read_wsi` ({FORMATS})."
+        raise FileNotFoundError(msg)
+
+
+def _require_new_store(path: Path) -> None:
+    if path.exists():
+        msg = f"`to_zarr` is '{path}', which exists. Read it with `spatialdata.read_zarr`, remove it, or give another."
+        raise FileExistsError(msg)
+    if not path.parent.is_dir():
+        msg = f"`to_zarr` is '{path}', but there is no folder '{path.parent}'. Make it first."
+        raise FileNotFoundError(msg)
+
+
+def _default_name(path: Path) -> str:
     stem = path.stem.removesuffix(".ome")
     stem = "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in stem)
     stem = stem.lstrip("_") if stem.startswith("__") else stem
-    return stem if _is_valid(stem) else "slide"
+    return stem if _is_valid_name(stem) else "slide"
 
 
-def _is_valid(name: str) -> bool:
+def _is_valid_name(name: str) -> bool:
+    """Whether SpatialData allows a name of an element."""
     letters = bool(name) and all(letter.isalnum() or letter in "_-." for letter in name)
     return letters and name not in {".", ".."} and not name.startswith("__")
 
 
-def slide_file(path: Path, backend: str) -> SlideFile:
-    """Open a slide by its content.
-
-    Parameters
-    ----------
-    path
-        An existing file or folder.
-    backend
-        ``"auto"``, ``"tiffslide"`` or ``"openslide"``.
-
-    Returns
-    -------
-    Its levels and what it says of itself.
-    """
+def open_slide_file(path: Path, backend: str) -> SlideFile:
+    """Open an existing slide; its content decides how."""
     if path.is_dir():
         if not _wsi_zarr.is_zarr(path):
-            check.folder(path, sorted(inside.name for inside in path.iterdir()))
-        check.backend_reads(backend, (), path, "OME-Zarr")
-        return _wsi_zarr.slide_file(path)
-    with path.open("rb") as opened:
-        head = opened.read(132)
-    if head.startswith(TIFF):
-        return _tiff(path, backend)
+            msg = (
+                f"'{path}' is a folder without zarr metadata (it holds {listed(sorted(f.name for f in path.iterdir()))}"
+                "). Give the slide itself: the file of that name beside it (MRXS), one of the files in it (DICOM), or "
+                "a folder with 'zarr.json' or '.zattrs' (OME-Zarr)."
+            )
+            raise ValueError(msg)
+        _require_backend(backend, (), path, "OME-Zarr")
+        return _wsi_zarr.open_slide_file(path)
+    with path.open("rb") as file:
+        head = file.read(132)
+    if head.startswith(TIFF_SIGNATURES):
+        return _open_tiff(path, backend)
     if path.suffix.lower() == ".mrxs":  # begins like a JPEG
-        check.companion(path, path.with_suffix("") / "Slidedat.ini")
-    elif head.startswith(PICTURES):
-        check.backend_reads(backend, (), path, "a picture")
-        return _picture(path)
-    elif not (head and (head[128:] == b"DICM" or _wsi_openslide.knows(path))):
-        check.unknown(path, head)
-    check.backend_reads(backend, ("openslide",), path, "no TIFF")
-    return _wsi_openslide.slide_file(path)
+        _require_mrxs_folder(path)
+    elif head.startswith(PICTURE_SIGNATURES):
+        _require_backend(backend, (), path, "a picture")
+        return _decode_picture(path)
+    elif not (head and (head[128:] == b"DICM" or _wsi_openslide.recognises(path))):
+        what = f"begins with {head[:8]!r}, as no kind of slide does" if head else "is empty"
+        msg = (
+            f"'{path.name}' {what}. The content decides, not the name; {FORMATS} are read. Fetch it again, or convert "
+            "it."
+        )
+        raise ValueError(msg)
+    _require_backend(backend, ("openslide",), path, "no TIFF")
+    return _wsi_openslide.open_slide_file(path)
 
 
-def _tiff(path: Path, backend: str) -> SlideFile:
-    """Through tifffile; where that fails through openslide, or as a picture."""
+def _require_backend(backend: str, allowed: Collection[str], path: Path, kind: str) -> None:
+    if backend not in {"auto", *allowed}:
+        msg = f"'{path.name}' is {kind}, which `backend={backend!r}` does not read. Leave out `backend`."
+        raise ValueError(msg)
+
+
+def _require_mrxs_folder(path: Path) -> None:
+    needed = path.with_suffix("") / "Slidedat.ini"
+    if not needed.is_file():
+        msg = (
+            f"'{path.name}' holds no pixels of its own: '{needed}' is missing. Put the folder '{needed.parent.name}' "
+            "that came with it beside it."
+        )
+        raise FileNotFoundError(msg)
+
+
+def _open_tiff(path: Path, backend: str) -> SlideFile:
+    """Through tifffile; where that cannot read it, through openslide or as a picture."""
     if backend == "openslide":
-        return _wsi_openslide.slide_file(path)
-    found = _wsi_tiff.slide_file(path)
-    if isinstance(found, SlideFile):
-        return found
+        return _wsi_openslide.open_slide_file(path)
+    slide = _wsi_tiff.open_slide_file(path)
+    if isinstance(slide, SlideFile):
+        return slide
     if backend == "tiffslide":
-        check.unreadable(path, found)
-    return _wsi_openslide.slide_file(path) if _wsi_openslide.knows(path) else _picture(path)
+        check.unreadable(path, "slide", slide)
+    return _wsi_openslide.open_slide_file(path) if _wsi_openslide.recognises(path) else _decode_picture(path)
 
 
-def _picture(path: Path) -> SlideFile:
+def _decode_picture(path: Path) -> SlideFile:
     """Decode a file as a whole."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # whole slides exceed PIL's guard
     try:
-        with Image.open(path) as image:
-            size = image.size
+        with no_pixel_limit(), Image.open(path) as image:
+            width, height = image.size
     except (OSError, SyntaxError, ValueError) as reason:
-        check.unreadable(path, reason)
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-    check.fits_memory(path, size, MOST_PX)
+        check.unreadable(path, "slide", reason)
+    if width * height > MAX_PICTURE_PX:
+        msg = (
+            f"'{path.name}' has {width} x {height} pixels and can only be decoded as a whole; at most "
+            f"{MAX_PICTURE_PX / 1e6:.0f} million are. Convert it to a tiled pyramid, for instance with "
+            "`vips tiffsave slide.jpg slide.tif --tile --pyramid --compression jpeg`, and read that."
+        )
+        raise ValueError(msg)
     return SlideFile(levels=(read_image(path),), backend="pillow")
 
 
-def _resolution(file: SlideFile, given: float | None, name: str) -> Known | None:
-    """What the user says, else what the file says; they must agree."""
-    stated = None
-    if file.um_per_px is not None:
-        stated = of_sides(*file.um_per_px, "image metadata", name)
-    if given is None:
-        return stated
-    known = Known(um_per_px=float(given), origin="argument")
-    if stated is not None:
-        check_resolution.agrees(known, stated, name)
-    return known
-
-
-def _attrs(path: Path, file: SlideFile, known: Known | None, name: str) -> dict[str, Any]:
-    said = {
+def _attrs(path: Path, file: SlideFile, known: Resolution | None, name: str) -> dict[str, Any]:
+    metadata = {
         "file": path.name,
         "backend": file.backend,
         "vendor": file.vendor,
         "objective_power": file.objective_power,
         keys.UM_PER_PX: None if file.um_per_px is None else list(file.um_per_px),
     }
-    noted: dict[str, Any] = {keys.SLIDE: {name: said}}
+    ours: dict[str, Any] = {keys.SLIDE: {name: metadata}}
     if known is not None:
-        noted |= {keys.UM_PER_PX: {name: known.um_per_px}, keys.UM_PER_PX_FROM: {name: known.origin}}
-    return {keys.ATTRS: noted}
+        ours |= {keys.UM_PER_PX: {name: known.um_per_px}, keys.UM_PER_PX_FROM: {name: known.origin}}
+    return {keys.ATTRS: ours}
 
 
-def _element(file: SlideFile, name: str, *, rechunk: bool) -> DataTree:
+def image_element(file: SlideFile, name: str, *, rechunk: bool) -> DataTree:
     """The multiscale image, in pixels of the coordinate system of its name."""
     if isinstance(file.levels[0], np.ndarray):
         return pyramid(file.levels[0], name)
-    levels = [_dask(level) for level in with_overview(file.levels)]
+    levels = [_to_dask(level) for level in with_coarse_levels(file.levels)]
     if rechunk:
         levels = [level.rechunk((level.shape[0], *CHUNKS[1:])) for level in levels]
     full = levels[0].shape
@@ -248,30 +284,28 @@ def _element(file: SlideFile, name: str, *, rechunk: bool) -> DataTree:
     return tree
 
 
-def _dask(level: Any) -> da.Array:
-    """An array as one that SpatialData takes; `_chunks` reads the one behind it."""
+def _to_dask(level: Any) -> da.Array:
+    """A dask array, which SpatialData needs; `_chunks` reads the array behind it without dask."""
     if hasattr(level, "store_path"):
         stored: da.Array = da.from_zarr(level)
         return stored
-    chunks = (level.shape[0], *map(block_px, level.chunks[1:]))
+    chunks = (level.shape[0], *map(block_size_px, level.chunks[1:]))
     decoded: da.Array = da.from_array(level, chunks=chunks, name=False, meta=np.empty((0, 0, 0), level.dtype))
     return decoded
 
 
 def _level(pixels: da.Array, full: tuple[int, ...]) -> DataArray:
-    """A level with the places of its pixels' centres in the finest one."""
+    """A level, with the centres of its pixels in pixels of the finest level as coordinates."""
     y, x = ((np.arange(n) + 0.5) * (size / n) for n, size in zip(pixels.shape[1:], full[1:], strict=True))
     channels = ["r", "g", "b", "a"][: len(pixels)]
     return DataArray(pixels, name="image", dims=("c", "y", "x"), coords={"c": channels, "y": y, "x": x})
 
 
-def _stored(sdata: SpatialData, store: Path) -> SpatialData:
-    """Write an object where it appears when it is complete, and open it from there."""
-    part = store.with_name(f".{store.name}.{uuid4().hex}.part")
-    try:
-        with ThreadPoolExecutor(CPU_COUNT) as pool, dask.config.set(pool=pool):  # where one fails, the others end first
-            sdata.write(part)
-        part.rename(store)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def _write_and_reopen(sdata: SpatialData, store: Path) -> SpatialData:
+    with (
+        atomic_folder(store) as part,
+        ThreadPoolExecutor(CPU_COUNT) as pool,  # if one task fails, the others end before the folder is removed
+        dask.config.set(pool=pool),
+    ):
+        sdata.write(part)
     return read_zarr(store)

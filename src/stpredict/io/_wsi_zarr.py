@@ -4,44 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._checks import wsi as check
-from ._wsi_levels import SlideFile, Turned
-from ._wsi_resolution import of_axes
+from .._checks.slides import listed
+from . import _errors as check
+from ._wsi_levels import SlideFile, TransposedPlane
+from ._wsi_resolution import resolution_from_ome_zarr
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-OLD_AXES = "tczyx"
+DEFAULT_AXES = "tczyx"
 """Axes where the metadata name none."""
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a folder is a zarr group.
-
-    Parameters
-    ----------
-    path
-        The folder.
-
-    Returns
-    -------
-    True or False.
-    """
+    """Whether a folder is a zarr group."""
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
-def slide_file(path: Path) -> SlideFile:
-    """What an OME-Zarr image holds; of several in one folder (``bioformats2raw``) the first.
-
-    Parameters
-    ----------
-    path
-        The folder.
-
-    Returns
-    -------
-    Its levels and what is said about it.
-    """
+def open_slide_file(path: Path) -> SlideFile:
+    """Open an OME-Zarr image; of several in one folder (``bioformats2raw``) the first."""
     import zarr
 
     try:
@@ -50,33 +31,41 @@ def slide_file(path: Path) -> SlideFile:
             group = zarr.open_group(path / "0", mode="r")
         metadata = _metadata(group)
     except (OSError, ValueError, LookupError) as reason:
-        check.unreadable(path, reason)
-    check.is_multiscale(path, group.attrs, metadata)
+        check.unreadable(path, "slide", reason)
+    if not metadata.get("multiscales"):
+        hint = "Give the folder of one image, whose metadata hold 'multiscales'"
+        if "spatialdata_attrs" in group.attrs:
+            hint = "It is a SpatialData object: read it with `spatialdata.read_zarr(path)`"
+        msg = f"Zarr folder '{path}' is no OME-Zarr image (its metadata hold {listed(list(group.attrs))}). {hint}."
+        raise ValueError(msg)
     multiscale = metadata["multiscales"][0]
-    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes", OLD_AXES)]
+    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes", DEFAULT_AXES)]
     arrays = _arrays(group, [dataset["path"] for dataset in multiscale["datasets"]], path)
-    names = [axis["name"] for axis in axes]
-    check.one_plane(path, names, arrays[0].shape, _planes(names, arrays[0].shape))
-    levels = arrays if names == ["c", "y", "x"] else [Turned(array, names) for array in arrays]
-    return SlideFile(levels=tuple(levels), um_per_px=of_axes(multiscale, axes), vendor="ome-zarr", backend="zarr")
+    names, shape = [axis["name"] for axis in axes], arrays[0].shape
+    others = [size for name, size in zip(names, shape, strict=False) if name not in {"c", "y", "x"}]
+    if len(names) != len(shape) or not {"y", "x"} <= set(names) or not set(others) <= {1}:
+        check.not_one_plane(path, names, shape)
+    levels = arrays if names == ["c", "y", "x"] else [TransposedPlane(array, names) for array in arrays]
+    um_per_px = resolution_from_ome_zarr(multiscale, axes)
+    return SlideFile(levels=tuple(levels), um_per_px=um_per_px, vendor="ome-zarr", backend="zarr")
 
 
 def _metadata(group: Any) -> dict[str, Any]:
-    """Version 0.5 keeps its metadata under a key of their own."""
+    """The OME metadata; version 0.5 has them under a key."""
     attrs = dict(group.attrs)
-    found: dict[str, Any] = attrs.get("ome", attrs)
-    return found
+    metadata: dict[str, Any] = attrs.get("ome", attrs)
+    return metadata
 
 
 def _arrays(group: Any, paths: list[str], path: Path) -> list[Any]:
+    """The levels, finest first."""
     import zarr
 
     missing = [name for name in paths if not isinstance(group.get(name), zarr.Array)]
-    check.all_levels(path, missing, paths)
+    if missing or not paths:
+        msg = (
+            f"OME-Zarr '{path.name}' names levels {listed(paths)}, of which {listed(missing)} are missing. Copy or "
+            "fetch the folder again."
+        )
+        raise ValueError(msg)
     return sorted((group[name] for name in paths), key=lambda array: -array.size)
-
-
-def _planes(names: list[str], shape: tuple[int, ...]) -> list[list[str]]:
-    """The axes, if they are those of one plane: all but c, y and x have length 1."""
-    others = [size for name, size in zip(names, shape, strict=False) if name not in {"c", "y", "x"}]
-    return [names] if len(names) == len(shape) and {"y", "x"} <= set(names) and set(others) <= {1} else []

@@ -1,4 +1,4 @@
-"""Read Xenium: what `spatialdata_io.xenium` reads of cells and transcripts, with an H&E image and its resolution."""
+"""Read cells and transcripts of Xenium through `spatialdata_io.xenium`, and add the H&E image and its resolution."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Affine, get_transformation, set_transformation
 
 from .. import _keys as keys
-from .._checks import platforms as check
-from .._checks import resolution as check_resolution
+from .._checks import slides as check_slides
 from .._geometry import apply_affine, axis_scales
-from .._resolution import Known, settle
-from . import _bundle as bundle
+from .._resolution import Resolution, reconcile_resolution
+from . import _errors as check
+from ._platforms import (
+    call_spatialdata_io,
+    find_file,
+    image_size,
+    linked_table,
+    open_image,
+    read_json,
+    require_whole_matrix,
+    require_whole_parquet,
+    sample_attrs,
+    sample_name,
+)
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -23,9 +34,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import DataTree
 
-SPECS = "experiment.xenium"
-TABLES = ("cells.parquet", "transcripts.parquet")
-HE_IMAGE = "he_image.ome.tif"
+SPECS_FILE = "experiment.xenium"
+TABLE_FILES = ("cells.parquet", "transcripts.parquet")
+LEFT_OUT = (
+    "cells_boundaries", "nucleus_boundaries", "cells_labels", "nucleus_labels", "morphology_mip", "morphology_focus",
+    "aligned_images",
+)  # fmt: skip
+"""Arguments of `spatialdata_io.xenium` for elements that are not read."""
 
 
 def read_xenium(
@@ -48,11 +63,11 @@ def read_xenium(
     path
         Folder of the output, with ``experiment.xenium``.
     image
-        Path of the H&E image, of any format of `stp.io.read_wsi`; it is read as needed. By default the file in the
-        folder whose name ends in ``he_image.ome.tif``.
+        Path of the H&E image, of any format of `stp.io.read_wsi`; it is read lazily. By default the file in the folder
+        whose name ends in ``he_image.ome.tif``.
     alignment
         CSV file of the 3 x 3 matrix from pixels of the H&E image to pixels of the morphology image, or the matrix; by
-        default the file beside the image whose name ends in ``he_imagealignment.csv``.
+        default the file in the folder of the image whose name ends in ``he_imagealignment.csv``.
     transcripts
         Whether to read transcripts; they stay on disk until they are needed.
     name
@@ -83,61 +98,78 @@ def read_xenium(
     FileNotFoundError: 'no/such/folder' does not exist. Give the folder of a Xenium sample to `stp.io.read_xenium`.
     """
     folder = Path(path)
-    check.folder(folder, "a Xenium sample", "stp.io.read_xenium")
-    pixel_um = float(bundle.read_json(folder / SPECS, "description of the run", ["pixel_size"])["pixel_size"])
-    for file in TABLES if transcripts else TABLES[:1]:
-        bundle.whole_parquet(bundle.find(folder, [file], "table"))
-    bundle.whole_matrix(bundle.find(folder, ["cell_feature_matrix.h5"], "matrix of counts"))
-    archive = bundle.find(folder, ["cells.zarr.zip"], "archive of cells")
+    check.require_folder(folder, "a Xenium sample", "stp.io.read_xenium")
+    pixel_um = float(read_json(folder / SPECS_FILE, "description of the run", ["pixel_size"])["pixel_size"])
+    for file in TABLE_FILES if transcripts else TABLE_FILES[:1]:
+        require_whole_parquet(find_file(folder, [file], "table"))
+    require_whole_matrix(find_file(folder, ["cell_feature_matrix.h5"], "matrix of counts"))
+    archive = find_file(folder, ["cells.zarr.zip"], "archive of cells")
     if not is_zipfile(archive):
         check.unreadable(archive, "archive of cells", "it has no table of contents")
-    he_image = check.he_image(sorted(folder.glob(f"*{HE_IMAGE}")), folder) if image is None else Path(image)
-    check.image_file(he_image)
-    to_morphology = _alignment(alignment, he_image)
-    name = bundle.sample_name(folder, name)
+    he_image = _find_he_image(folder) if image is None else Path(image)
+    check.require_image(he_image)
+    to_morphology = _read_alignment(alignment, he_image)
+    name = sample_name(folder, name)
     known = _resolution(to_morphology, pixel_um, he_image.name)
-    source = bundle.call("xenium", folder, _only(transcripts=transcripts))
-    opened, _ = bundle.opened(he_image, name)
-    return _assembled(source, opened, to_morphology, known, name=name, patient=patient)
+    arguments = {**dict.fromkeys(LEFT_OUT, False), "cells_as_circles": True, "transcripts": transcripts}
+    source = call_spatialdata_io("xenium", folder, arguments)
+    opened, _ = open_image(he_image, name)
+    return _assemble(source, opened, to_morphology, known, name=name, patient=patient)
 
 
-def _only(*, transcripts: bool) -> dict[str, bool]:
-    left_out = (
-        "cells_boundaries", "nucleus_boundaries", "cells_labels", "nucleus_labels", "morphology_mip",
-        "morphology_focus", "aligned_images",
-    )  # fmt: skip
-    return {**dict.fromkeys(left_out, False), "cells_as_circles": True, "transcripts": transcripts}
+def _find_he_image(folder: Path) -> Path:
+    found = sorted(folder.glob("*he_image.ome.tif"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        check.several_images(found, folder)
+    msg = (
+        f"No H&E image ('*he_image.ome.tif') in '{folder}'; the morphology image is fluorescence. Fetch "
+        "'Supplemental: Post-Xenium H&E image (OME-TIFF)' and 'H&E image alignment file (CSV)' from 10x Genomics' page "
+        "of the data set, and give them as `image` and `alignment`."
+    )
+    raise FileNotFoundError(msg)
 
 
-def _alignment(given: str | PathLike[str] | NDArray[np.float64] | None, image: Path) -> NDArray[np.float64]:
+def _read_alignment(given: str | PathLike[str] | NDArray[np.float64] | None, image: Path) -> NDArray[np.float64]:
     """``(3, 3)`` from pixels of the H&E image to those of the morphology image."""
     if isinstance(given, np.ndarray):
         matrix, what = given.astype(np.float64), "that was given"
     else:
         path = image.with_name(image.name.removesuffix(".ome.tif") + "alignment.csv") if given is None else Path(given)
         if not path.is_file():
-            check.alignment(None if given is None else path, image)
+            msg = (
+                f"No alignment of '{image.name}'{f' at {str(path)!r}' if given is not None else ''}. Give `alignment`: "
+                "the CSV file of the 3 x 3 matrix from pixels of the H&E image to pixels of the morphology image "
+                "(Xenium Explorer exports it), or the matrix itself; `numpy.eye(3)` if the image is aligned already."
+            )
+            raise FileNotFoundError(msg)
         try:
             matrix, what = np.loadtxt(path, delimiter=",", ndmin=2), f"'{path}'"
         except ValueError as reason:
             check.unreadable(path, "alignment", reason)
-    last = matrix.shape == (3, 3) and bool(np.allclose(matrix[2], [0, 0, 1]))
-    valid = last and bool(np.isfinite(matrix).all()) and abs(float(np.linalg.det(matrix))) > 1e-9
-    check.affine(matrix.shape, valid=valid, what=what)
+    affine = matrix.shape == (3, 3) and bool(np.isfinite(matrix).all()) and bool(np.allclose(matrix[2], [0, 0, 1]))
+    if not affine or abs(float(np.linalg.det(matrix))) <= 1e-9:
+        msg = (
+            f"The alignment {what} is no affine matrix (shape {matrix.shape}): 3 x 3 numbers are needed, the last row "
+            "0 0 1 and the rest invertible. Export it again, or give the matrix as `alignment`."
+        )
+        raise ValueError(msg)
     return matrix
 
 
-def _resolution(to_morphology: NDArray[np.float64], pixel_um: float, name: str) -> Known:
+def _resolution(to_morphology: NDArray[np.float64], pixel_um: float, name: str) -> Resolution:
     x, y = axis_scales(to_morphology)
-    check_resolution.square_pixels(x * pixel_um, y * pixel_um, name)
-    return settle(Known(um_per_px=pixel_um * (x + y) / 2, origin=f"'{SPECS}' and the alignment"), [], name)
+    check_slides.square_pixels(x * pixel_um, y * pixel_um, name)
+    stated = Resolution(um_per_px=pixel_um * (x + y) / 2, origin=f"'{SPECS_FILE}' and the alignment")
+    return reconcile_resolution(stated, [], name)
 
 
-def _assembled(
+def _assemble(
     source: SpatialData,
     image: DataTree,
     to_morphology: NDArray[np.float64],
-    known: Known,
+    known: Resolution,
     *,
     name: str,
     patient: str | None,
@@ -150,19 +182,29 @@ def _assembled(
     instances = table.obs["cell_id"].astype(str).to_numpy()
     to_px = np.linalg.inv(to_morphology) @ get_transformation(cells, name).to_affine_matrix(("x", "y"), ("x", "y"))
     xy = apply_affine(to_px, np.asarray(table.obsm[keys.SPATIAL], np.float64))
-    _on_image(xy, to_morphology, bundle.size(image), name)
-    bundle.placed(image, name, Affine(to_morphology, ("x", "y"), ("x", "y")))
-    made = bundle.linked(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
+    _require_cells_on_image(xy, to_morphology, image_size(image), name)
+    set_transformation(image, {name: Affine(to_morphology, ("x", "y"), ("x", "y"))}, set_all=True)
+    linked = linked_table(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
     return SpatialData(
         images={image_key: image},
         shapes={shapes_key: cells},
         points={f"{name}_{key}": element for key, element in points.items()},
-        tables={keys.OBSERVED: made},
-        attrs=bundle.notes({image_key: known}, source),
+        tables={keys.OBSERVED: linked},
+        attrs=sample_attrs({image_key: known}, source),
     )
 
 
-def _on_image(xy: NDArray[np.float64], matrix: NDArray[np.float64], size: tuple[int, int], name: str) -> None:
-    inverse = apply_affine(matrix @ matrix, xy)
-    share, of_inverse = (float(((at >= 0) & (at < size)).all(axis=1).mean()) for at in (xy, inverse))
-    check.cells_on_image(share, of_inverse, name)
+def _require_cells_on_image(
+    xy: NDArray[np.float64], to_morphology: NDArray[np.float64], size: tuple[int, int], name: str
+) -> None:
+    """Refuse an alignment that puts all cells off the image, and say so if its inverse does not."""
+    by_inverse = apply_affine(to_morphology @ to_morphology, xy)
+    share, inverse_share = (float(((at >= 0) & (at < size)).all(axis=1).mean()) for at in (xy, by_inverse))
+    if share == 0:
+        advice = (
+            f"With its inverse {100 * inverse_share:.0f} % do: give the inverse as `alignment`"
+            if inverse_share
+            else "Give the alignment of this image and this sample as `alignment`"
+        )
+        msg = f"No cell lies on H&E image '{name}' as `alignment` places it. {advice}."
+        raise ValueError(msg)

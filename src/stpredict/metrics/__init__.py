@@ -7,9 +7,9 @@ constant genes count.
 from __future__ import annotations
 
 from ._ceiling import noise_ceiling
-from ._correlation import pearson, spearman
 from ._error import mae, rmse
 from ._spatial import morans_i
 from ._summary import best, top_variable
+from .correlation import pearson, spearman
 
 __all__ = ["best", "mae", "morans_i", "noise_ceiling", "pearson", "rmse", "spearman", "top_variable"]

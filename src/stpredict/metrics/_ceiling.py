@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._checks import metrics as check
-from ._correlation import LEAST
+from . import _errors as check
 from ._rows import as_float, blocks, is_constant, row_products, unit_rows
+from .correlation import LEAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,14 +140,14 @@ def _split_correlation(
     first.data = rng.binomial(panel.data, 0.5)
     first_rest = rng.binomial(rest, 0.5)
     halves = zip(
-        _normalized(first, first_rest, target_sum, log1p=log1p),
-        _normalized(panel - first, rest - first_rest, target_sum, log1p=log1p),
+        _normalize(first, first_rest, target_sum, log1p=log1p),
+        _normalize(panel - first, rest - first_rest, target_sum, log1p=log1p),
         strict=True,
     )
     return np.concatenate([row_products(unit_rows(one), unit_rows(other)) for one, other in halves])
 
 
-def _normalized(
+def _normalize(
     panel: csc_array, rest: NDArray[np.int64], target_sum: float | None, *, log1p: bool
 ) -> Iterator[NDArray[np.float64]]:
     """Yield blocks of genes, ``(genes, n_spots)``, scaled by library size; a half without any count stays 0."""
@@ -161,4 +161,4 @@ def _normalized(
 def _constant_genes(
     panel: csc_array, rest: NDArray[np.int64], target_sum: float | None, *, log1p: bool
 ) -> NDArray[np.bool_]:
-    return np.concatenate([is_constant(rows) for rows in _normalized(panel, rest, target_sum, log1p=log1p)])
+    return np.concatenate([is_constant(rows) for rows in _normalize(panel, rest, target_sum, log1p=log1p)])

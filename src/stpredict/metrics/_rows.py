@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .._checks import metrics as check
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,10 +47,7 @@ def score_rows(
     axis: Literal["gene", "spot"],
     needed: int,
 ) -> NDArray[np.float64]:
-    """Score each gene or each spot: check, leave out spots with NaN, apply ``score`` to blocks of rows.
-
-    ``needed`` is the least number of values one score is taken over.
-    """
+    """Score each gene or each spot, without spots with NaN; one score needs at least ``needed`` values."""
     check.axis(axis)
     observed, predicted = as_matrix(observed, "observed"), as_matrix(predicted, "predicted")
     check.same_shape(observed, predicted)

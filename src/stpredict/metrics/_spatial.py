@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._checks import metrics as check
-from ._correlation import LEAST
+from . import _errors as check
 from ._rows import as_float, as_matrix, blocks, complete_spots, is_constant, row_products, unit_rows
+from .correlation import LEAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +125,7 @@ def _neighbours(
     from scipy.spatial import cKDTree  # deferred: slow to import
 
     points = xy[members]
-    check.spread(points, label)
+    check.several_positions(points, label)
     tree = cKDTree(points)
     nearest = min(n_neighbors + 1, len(points))  # the spot itself, at distance 0, is one of them
     distance, _ = tree.query(points, k=[nearest])

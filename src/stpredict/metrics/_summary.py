@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._checks import metrics as check
+from . import _errors as check
 from ._rows import as_float, as_matrix, blocks, complete_spots, is_constant
 
 if TYPE_CHECKING:

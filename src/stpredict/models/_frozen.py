@@ -1,4 +1,4 @@
-"""One encoder on every scale of a patch, frozen unless said otherwise, or the embeddings that came with the spots."""
+"""Models on the features of one encoder, applied to every scale, or on embeddings that came with the spots."""
 
 from __future__ import annotations
 
@@ -8,35 +8,20 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
-from ._contract import SpotModel, known_features
-from ._encoder import GIVEN, Encoder
+from .contract import SpotModel, batch_features
+from .encoder import Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 
 class ScaleEncoder(nn.Module):
-    """An encoder that describes each scale of a patch.
-
-    Parameters
-    ----------
-    name
-        ``"statistics"``, any name that timm knows, or ``"given"``: embeddings that come with the spots.
-    weights
-        What `load` loads, as `Encoder` has it.
-    n_given
-        Width of the embeddings that come with the spots.
-    size_px
-        Side of the patches.
-    n_scales
-        Scales of a patch.
-    frozen
-        Whether nothing of it is trained.
-    """
+    """An encoder applied to each scale of a patch; without one if ``name`` is ``"given"``."""
 
     def __init__(
         self, name: str, weights: str, n_given: int, size_px: int, n_scales: int, *, frozen: bool = True
@@ -47,94 +32,40 @@ class ScaleEncoder(nn.Module):
         self.n_features = n_given if self.encoder is None else n_scales * self.encoder.n_features
 
     def forward(self, batch: SpotBatch) -> Tensor | None:
-        """Describe spots.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_features)``, scale after scale; None where embeddings come with the spots.
-        """
+        """Features ``(b, n_features)``, scale after scale; None if embeddings come with the spots."""
         if self.encoder is None:
             return None
         check.patches(tuple(batch.patches.shape), self.n_scales, self.size_px)
-        described: Tensor = self.encoder(rearrange(batch.patches, "b s c y x -> (b s) c y x"))
-        return rearrange(described, "(b s) d -> b (s d)", s=self.n_scales)
+        features: Tensor = self.encoder(rearrange(batch.patches, "b s c y x -> (b s) c y x"))
+        return rearrange(features, "(b s) d -> b (s d)", s=self.n_scales)
 
     def load(self) -> dict[str, str]:
-        """Load the weights that were named.
-
-        Returns
-        -------
-        What was loaded, by part of the network.
-        """
+        """Load the named weights; returns what was loaded by part of the network."""
         loaded = "" if self.encoder is None else self.encoder.load()
         return {"encoder": loaded} if loaded else {}
 
 
-class Encoded(SpotModel):
-    """A model whose patches are described scale by scale, by ``views``."""
+class FrozenEncoderModel(SpotModel):
+    """A model whose patches are encoded scale by scale, by ``views``."""
 
     views: ScaleEncoder
 
     def load_pretrained(self) -> dict[str, str]:
-        """Load the weights that the configuration names.
-
-        Returns
-        -------
-        What was loaded.
-        """
+        """Load the weights that the configuration names; returns what was loaded."""
         return self.views.load()
 
     def encode(self, batch: SpotBatch) -> Tensor | None:
-        """What the encoder says of every scale.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_features)``; None where embeddings come with the spots.
-        """
-        described: Tensor | None = self.views(batch)
-        return described
+        """Features ``(b, n_features)`` of every scale; None if embeddings come with the spots."""
+        features: Tensor | None = self.views(batch)
+        return features
 
     def features_of(self, batch: SpotBatch) -> Tensor:
-        """Features of some spots, as given or as encoded; refuse those of another width than the model learnt from.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_features)``.
-        """
-        return check.features_width(known_features(self, batch), self.views.n_features)
+        """Features ``(b, n_features)`` of some spots, given or encoded; refuses those of another width."""
+        return check.features_width(batch_features(self, batch), self.views.n_features)
 
 
 def check_encoder(encoder: str, weights: str, n_features: int, fov_spots: Sequence[float], size_px: int) -> None:
-    """Refuse fields of a configuration that do not fit together.
-
-    Parameters
-    ----------
-    encoder
-        Name of the encoder.
-    weights
-        What it loads.
-    n_features
-        Width of the embeddings that come with the spots.
-    fov_spots
-        Fields of view.
-    size_px
-        Side of the patches.
-    """
+    """Refuse fields of a configuration that do not fit together."""
     check.text("encoder", encoder)
     check.text("weights", weights)
     check.embedding_width(encoder, n_features)

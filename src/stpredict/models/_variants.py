@@ -1,6 +1,6 @@
-"""Named models as data: which file, which classes, which fields differ from the defaults.
+"""Named models as data: the file, the class, and the fields that differ from the defaults.
 
-A new model is one row here and one file beside this one. No network is defined here, and none imported.
+A new model is one row here and one file in this package. No network is defined or imported here.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ class Variant:
     """One row of the registry."""
 
     module: str
-    """File in that package."""
+    """Module in ``package``."""
     model: str
-    """Class of the network; its configuration is called the same with ``Config`` behind."""
+    """Class of the network; the name of its configuration has the suffix ``Config``."""
     citation: str
     """Where it was published."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields that differ from the defaults of the configuration."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `stp.tl.FitConfig` that differ from its defaults where nobody says otherwise."""
+    """Fields of `stp.tl.FitConfig` whose defaults for this model differ from those of the class."""
     package: str = "stpredict.models"
-    """Where that file is; empty where ``module`` says it all."""
+    """Package of that file; empty if ``module`` is a full name."""
 
     @property
     def place(self) -> str:
@@ -36,22 +36,8 @@ class Variant:
         return f"{self.package}.{self.module}.{self.model}".removeprefix(".")
 
 
-def plain(encoder: str, citation: str, size_px: int = 224) -> Variant:
-    """The row of an image network as it is, trained as Wang et al. (AAAI 2025) trained those they compare with.
-
-    Parameters
-    ----------
-    encoder
-        Name that timm knows.
-    citation
-        Where the network was published.
-    size_px
-        Side of the patches it is made for.
-
-    Returns
-    -------
-    The row.
-    """
+def timm_network(encoder: str, citation: str, size_px: int = 224) -> Variant:
+    """The row of a plain image network, trained as Wang et al. (AAAI 2025) trained the networks they compare with."""
     return Variant(
         module="backbone",
         model="Backbone",
@@ -67,7 +53,7 @@ _BASELINE = "stpredict"
 _HEST = "Jaume et al., NeurIPS 2024, arXiv 2406.16192"
 _SECTIONS = {**_PLAIN, "flips": False}
 _M2OST = "Wang et al., AAAI 2025, arXiv 2409.15092"
-_TABLE_1: tuple[Mapping[str, Any], ...] = (  # each takes away what the one before did, and one thing more
+_TABLE_1: tuple[Mapping[str, Any], ...] = (  # each row removes one part more than the row before
     {"embedding": "plain"},
     {"embedding": "plain", "within": "joint"},
     {"embedding": "plain", "within": "joint", "between": "concat"},
@@ -81,13 +67,16 @@ _M2ORT: Mapping[str, Mapping[str, Any]] = {
     "_base": {"dim": 256, "depth": 8, "heads": 12, "mlp_dim": 512},
     "_large": {"dim": 384, "depth": 12, "heads": 18, "mlp_dim": 768},
 }
+EXTENSIONS: Mapping[str, str] = MappingProxyType({"M2OST": "M2OSTStatistics"})
+"""Model classes that extend another: options of the extension select it, and it is saved under the base's name, so that
+predictors from before ``M2OSTStatistics`` was a class load and keep their hash."""
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         "m2ost": Variant(module="m2ost", model="M2OST", citation=_M2OST),
         "m2ost_small": Variant(module="m2ost", model="M2OST", citation=_M2OST, overrides={"dim": 96, "mlp_ratio": 2.0}),
         "m2ost_tiny": Variant(
-            module="m2ost",
-            model="M2OST",
+            module="m2ost_statistics",
+            model="M2OSTStatistics",
             citation=_M2OST,
             overrides=_TINY,
             recipe={"validation": "none"},
@@ -116,11 +105,11 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             )
             for name, overrides in _M2ORT.items()
         },
-        "resnet50": plain("resnet50", "He et al., CVPR 2016, arXiv 1512.03385"),
-        "vit_b_16": plain("vit_base_patch16_224", "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"),
-        "swin_t": plain("swin_tiny_patch4_window7_224", "Liu et al., ICCV 2021, arXiv 2103.14030"),
-        "convnext_t": plain("convnext_tiny", "Liu et al., CVPR 2022, arXiv 2201.03545"),
-        "crossvit_small": plain("crossvit_small_240", "Chen et al., ICCV 2021, arXiv 2103.14899", 240),
+        "resnet50": timm_network("resnet50", "He et al., CVPR 2016, arXiv 1512.03385"),
+        "vit_b_16": timm_network("vit_base_patch16_224", "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"),
+        "swin_t": timm_network("swin_tiny_patch4_window7_224", "Liu et al., ICCV 2021, arXiv 2103.14030"),
+        "convnext_t": timm_network("convnext_tiny", "Liu et al., CVPR 2022, arXiv 2201.03545"),
+        "crossvit_small": timm_network("crossvit_small_240", "Chen et al., ICCV 2021, arXiv 2103.14899", 240),
         "stnet": Variant(
             module="stnet",
             model="STNet",

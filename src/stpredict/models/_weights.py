@@ -1,4 +1,4 @@
-"""Pretrained weights that are of use here, as data: where they lie, who may have them. Nothing is fetched."""
+"""A table of pretrained weights: their location and licence. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 _RECALL = "recall - check the model card"
 _NAMED = "as its repository says"
-_NOT = "not to be used: the network they are of is unknown"
+_NOT = "do not use: their network is unknown"
 WEIGHTS: tuple[tuple[str, str, str, str, str], ...] = (
     ("UNI", "hf-hub:MahmoodLab/UNI", "gated", "CC-BY-NC-ND", _RECALL),
     ("UNI2-h", "hf-hub:MahmoodLab/UNI2-h", "gated", "CC-BY-NC-ND", _RECALL),
@@ -35,21 +35,22 @@ WEIGHTS: tuple[tuple[str, str, str, str, str], ...] = (
     ("Hist2ST", "Synapse syn29738084", "open", "", "none stated"),
     ("M2OST", "GitHub Dootmaan/M2OST, weights/MSViT_*.pth", "open", "MIT", _NOT),
 )
-"""Name, where, gate, licence and what is known about that; an empty licence is one that nobody here has read."""
+"""Name, location, access, licence, and a note on the licence; an empty licence is unknown."""
 
 
 def weights() -> pd.DataFrame:
-    """Pretrained weights of pathology networks, and of published models of expression where any were released.
+    """List pretrained weights of pathology encoders, and of published models if their authors released any.
 
-    Nothing of it is needed or fetched. Those of timm and ``hf-hub:`` go by that name wherever a model takes an
-    ``encoder``; others as a local file (``weights="path"``) or as embeddings in ``obsm`` (``features_key``). Terms are
-    as remembered unless the note says otherwise: read the model card before use. For ST-Net, DeepSpaCE, BLEEP, TRIPLEX
-    and STFlow none were released. Networks of ImageNet: column ``licence`` of `stp.models.available`.
+    No weights are required, and this function downloads nothing. Weights of timm and ``hf-hub:`` can be named wherever
+    a model takes an ``encoder``; use others as a local file (``weights="path"``) or as embeddings in ``obsm``
+    (``features_key``). Unless the note says otherwise, licences are from memory: read the model card before use. The
+    authors of ST-Net, DeepSpaCE, BLEEP, TRIPLEX and STFlow released none. For ImageNet networks see the column
+    ``licence`` of `stp.models.available`.
 
     Returns
     -------
-    One row per name: ``where``, ``gate`` (``"open"``, ``"registration"`` or ``"gated"``), ``licence`` (missing where it
-    is not known) and ``note``.
+    One row for each name: ``where``, ``gate`` (``"open"``, ``"registration"`` or ``"gated"``), ``licence`` (missing if
+    unknown) and ``note``.
 
     Examples
     --------

@@ -1,15 +1,16 @@
-"""Any image network of timm as a regressor of one patch: features of the patch, one linear map.
+"""Any image network of timm as a regressor of one patch: features of the patch and a linear head.
 
-The plain networks that M2OST is compared with (Wang et al., AAAI 2025, Table 3: ResNet-50, ViT-B/16, Swin-T,
-ConvNeXt-T, CrossViT-small), and any other that timm knows by name. CrossViT averages the outputs of one linear head a
-branch; that is one linear map of both branches' class tokens side by side, as here.
+These are the plain networks that M2OST is compared with (Wang et al., AAAI 2025, Table 3: ResNet-50, ViT-B/16, Swin-T,
+ConvNeXt-T, CrossViT-small), and any other that timm knows by name. CrossViT averages the outputs of one linear head for
+each branch; that equals one linear map of the concatenated class tokens of both branches, as here.
 
 Deviations
     - The head starts at zero weights and the mean profile (He et al. 2020), not at random.
-    - Colours are normalised as the weights of the network want them; the paper hands over pixels in [0, 1].
-    - The recipe keeps the paper's rate, batch and epochs. Fits here use AdamW without decay for its Adam, warm up and
-      decay the rate along a cosine, and turn patches by right angles only, so that no corner is filled with white.
-    - The parameters and multiplications of the paper's table leave out attention and parameters outside of modules; a
+    - Colours are normalised with the statistics of the network's weights; the paper uses pixels in [0, 1].
+    - The recipe keeps the paper's learning rate, batch size and number of epochs. Training uses AdamW without weight
+      decay in place of Adam, with warm-up and cosine decay, and rotates patches by right angles only, so that no corner
+      is filled with white.
+    - The parameters and multiplications in the paper's table omit attention and parameters outside of modules; a
       ViT-B/16 has 85.99 M, not 57.45 M.
 """
 
@@ -22,21 +23,22 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .._checks import models as check
-from ._contract import FloatLinear, SpotModel, known_features
-from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS, Encoder
+from .contract import FloatLinear, SpotModel, batch_features
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 SIZE_PX = 224
-"""Side of a patch where a network says nothing of the images it is made for."""
+"""Side of a patch if timm does not know the input size of a network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:
-    """Which network, and the patch it sees."""
+    """The image network, and its patch."""
 
     n_outputs: int
     """Number of values predicted per spot."""
@@ -45,7 +47,7 @@ class BackboneConfig:
     weights: str = NO_WEIGHTS
     """``"none"``, ``"timm"`` for those that timm knows, or the path of a checkpoint."""
     frozen: bool = False
-    """Train the head alone: a linear probe."""
+    """Train only the head (linear probing)."""
     n_features: int = 0
     """Width of the embeddings, for ``encoder="given"``."""
     fov_spots: tuple[float, ...] = (1.5,)
@@ -68,20 +70,10 @@ class BackboneConfig:
 
 
 def own_size(name: str) -> int | None:
-    """The side of the patches that a network of timm is made for.
-
-    Parameters
-    ----------
-    name
-        Any name.
-
-    Returns
-    -------
-    Pixels; None where timm does not know the name, or is not installed.
-    """
+    """Input size in pixels of a network of timm; None if timm does not know the name, or is not installed."""
     if find_spec("timm") is None:
         return None
-    timm = check.timm()
+    timm = check.import_timm()
     if name.startswith("hf-hub:"):
         return SIZE_PX
     if not timm.is_model(name):
@@ -92,11 +84,6 @@ def own_size(name: str) -> int | None:
 
 class Backbone(SpotModel):
     """An image network with a linear head.
-
-    Parameters
-    ----------
-    config
-        Which network.
 
     Examples
     --------
@@ -117,48 +104,23 @@ class Backbone(SpotModel):
         self.encoder = None if given else Encoder(config.encoder, config.weights, config.size_px, frozen=frozen)
         width = config.n_features if self.encoder is None else self.encoder.n_features
         self.head = FloatLinear(width, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of the image network, where any were named.
-
-        Returns
-        -------
-        What was loaded, in words.
-        """
+        """Load the weights of the image network, if the configuration names any."""
         loaded = "" if self.encoder is None else self.encoder.load()
         return {"encoder": loaded} if loaded else {}
 
     def encode(self, batch: SpotBatch) -> Tensor | None:
-        """Features of the patches, where the network is frozen.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, d)``, or None where the network is trained or not there.
-        """
+        """Features ``(b, d)`` of the patches; None if the network is trained, or embeddings come with the spots."""
         if self.encoder is None or not self.encoder.frozen:
             return None
         return self._features(batch.patches)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         trained = self.encoder is not None and not self.encoder.frozen
-        y: Tensor = self.head(self._features(batch.patches) if trained else known_features(self, batch))
+        y: Tensor = self.head(self._features(batch.patches) if trained else batch_features(self, batch))
         return y
 
     def _features(self, patches: Tensor) -> Tensor:

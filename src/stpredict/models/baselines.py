@@ -1,15 +1,15 @@
-"""What every network has to beat: the training mean, colour alone, place alone. Nothing here is trained by steps.
+"""Baselines for every network: the training mean, colour alone, position alone. None is trained by gradient steps.
 
-- ``mean_profile``: the mean of the training spots, everywhere. It scores 0 gene by gene, and spot by spot as much as
-  some published networks.
-- ``ridge_color``: ridge regression on the colour of the same patches, mean and standard deviation of the optical
-  density of each channel, in the spot and in every field of view. It sees no shape at all. The same baseline that
-  `stp.tl.predict` writes beside every prediction, with the penalty chosen as in ``encoder_ridge``.
-- ``knn_spatial``: the mean of the training spots at the nearest places, on all training slides together, places
-  being relative to the centre of the spots of their slide. The image is not looked at. Where slides are serial
-  sections of one block, laid on the glass alike, this is what a model gains by knowing the block; between
-  patients, or turned sections, the same place means nothing, and so does this baseline. Of a slide with more spots
-  than are predicted together (1,024 and those around them) it sees the centre of those only, and means as little.
+- ``mean_profile``: the mean of the training spots, for every spot. Its gene-wise correlation is 0; spot-wise it scores
+  as high as some published networks.
+- ``ridge_color``: ridge regression on the colour of the same patches: mean and standard deviation of the optical
+  density of each channel, in the spot and in every field of view. It does not use any shape. The same baseline that
+  `stp.tl.predict` writes with every prediction, with the penalty chosen as in ``encoder_ridge``.
+- ``knn_spatial``: k nearest neighbours in space: the mean of the training spots at the nearest positions, over all
+  training slides; positions are relative to the centre of the spots of their slide. It does not use the image. If
+  slides are serial sections of one block in the same orientation, it measures what a model gains by knowing the block.
+  Between patients, or rotated sections, the same position has no meaning, and neither has this baseline. A slide with
+  more spots than are predicted together (1,024 and those around them) is centred on those only, with the same caveat.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import torch
 from .._checks import models as check
 from .._geometry import margin_px
 from ._closed_form import Ridge
-from ._contract import SpotModel, full_precision, known_features
-from ._penalty import gathered, without_slide_mean
-from ._statistics import N_MOMENTS, window_colors
+from ._penalty import TrainingSpots, center_by_slide, gather_training_spots, inner_folds
+from ._precision import full_precision
+from .contract import SpotModel, batch_features
+from .image_statistics import N_MOMENTS, window_colors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 AT_ONCE = 256
-"""Spots whose distances to all training spots are held at a time."""
+"""Spots whose distances to all training spots are computed at a time."""
 _EXACT = "donot_use_mm_for_euclid_dist"
 
 
@@ -47,9 +48,9 @@ class MeanProfileConfig:
     n_outputs: int
     """Number of values predicted per spot."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
-    """Field of view of each scale in spot diameters, narrowest first; not looked at."""
+    """Field of view of each scale in spot diameters, narrowest first; not used."""
     size_px: int = 112
-    """Side in pixels of the patch of every scale; not looked at."""
+    """Side in pixels of the patch of every scale; not used."""
     context: Literal["spot"] = "spot"
     """What one prediction sees: nothing."""
 
@@ -61,13 +62,7 @@ class MeanProfileConfig:
 
 
 class MeanProfile(SpotModel):
-    """The mean of the training spots, everywhere.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+    """The mean of the training spots, for every spot."""
 
     config: MeanProfileConfig
     profile: Tensor
@@ -77,29 +72,13 @@ class MeanProfile(SpotModel):
         self.config = config
         self.register_buffer("profile", torch.zeros(config.n_outputs))
 
-    def start_at(self, mean: Tensor) -> None:
-        """Predict one profile everywhere.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile.
-        """
+    def initialize_at(self, mean: Tensor) -> None:
+        """Make the model predict one profile for every spot."""
         check.mean_profile(tuple(mean.shape), len(self.profile))
         self.profile.copy_(mean)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         return self.profile.expand(len(batch), -1).clone()
 
 
@@ -110,7 +89,8 @@ class RidgeColorConfig:
     n_outputs: int
     """Number of values predicted per spot."""
     penalty: float | None = None
-    """Weight of the squared coefficients, for standardised statistics; None chooses it by leaving out groups."""
+    """Weight of the squared coefficients, for standardised statistics; None chooses it by cross-validation over
+    groups."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
     """Field of view of each scale in spot diameters, narrowest first."""
     size_px: int = 112
@@ -126,14 +106,17 @@ class RidgeColorConfig:
         check.choice("context", self.context, ("spot",))
 
 
-class RidgeColor(SpotModel):
-    """Ridge regression on the colour of the patches.
+def color_ridge(features: Tensor, targets: Tensor, spots: SpotBatch) -> Ridge:
+    """The regression of a `RidgeColor` on features that are computed already; the penalty is chosen."""
+    fold = inner_folds(spots.slide if spots.group is None else spots.group, spots.slide, spots.xy_um)
+    known = TrainingSpots(features=features.float(), targets=targets.float(), fold=fold, slide=spots.slide)
+    ridge = Ridge(features.shape[1], targets.shape[1])
+    ridge.solve(known, features.shape[1], None)
+    return ridge
 
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+
+class RidgeColor(SpotModel):
+    """Ridge regression on the colour of the patches."""
 
     config: RidgeColorConfig
 
@@ -143,54 +126,22 @@ class RidgeColor(SpotModel):
         self.ridge = Ridge(N_MOMENTS * (len(config.fov_spots) + 1), config.n_outputs)
 
     def encode(self, batch: SpotBatch) -> Tensor:
-        """Colour of the spot and of every field of view.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, 6 * (s + 1))``, the spot first: three means and three standard deviations a window.
-        """
+        """Colour statistics ``(b, 6 * (s + 1))`` of the spot and of every field of view."""
         check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
         return window_colors(batch.patches, margin_px(self.config.size_px, 1 / self.config.fov_spots[0]))
 
-    def start_at(self, mean: Tensor) -> None:
-        """Predict one profile everywhere.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile.
-        """
+    def initialize_at(self, mean: Tensor) -> None:
+        """Make the model predict one profile for every spot."""
         self.ridge.constant(mean)
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Solve the regression; this is all that is learnt.
-
-        Parameters
-        ----------
-        pieces
-            All training spots, with ``targets``, some at a time; iterated once.
-        """
-        known = gathered(pieces, partial(known_features, self))
-        self.ridge.solve(known, known.features.shape[1], self.config.penalty)
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Solve the regression; nothing else is learnt."""
+        spots = gather_training_spots(batches, partial(batch_features, self))
+        self.ridge.solve(spots, spots.features.shape[1], self.config.penalty)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
-        predicted: Tensor = self.ridge(known_features(self, batch))
+        """Predict ``(b, n_outputs)`` float32, in target space."""
+        predicted: Tensor = self.ridge(batch_features(self, batch))
         return predicted
 
 
@@ -201,13 +152,13 @@ class KNNSpatialConfig:
     n_outputs: int
     """Number of values predicted per spot."""
     k: int = 8
-    """Training spots whose mean is predicted."""
+    """Number of nearest training spots whose mean is predicted."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
-    """Field of view of each scale in spot diameters, narrowest first; not looked at."""
+    """Field of view of each scale in spot diameters, narrowest first; not used."""
     size_px: int = 112
-    """Side in pixels of the patch of every scale; not looked at."""
+    """Side in pixels of the patch of every scale; not used."""
     context: Literal["slide"] = "slide"
-    """What one prediction sees: where the spots of its slide lie."""
+    """What one prediction sees: the positions of the spots of its slide."""
 
     def __post_init__(self) -> None:
         check.positive_int("n_outputs", self.n_outputs)
@@ -218,20 +169,14 @@ class KNNSpatialConfig:
 
 
 class KNNSpatial(SpotModel):
-    """The mean of the training spots at the nearest places.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+    """The mean of the training spots at the nearest positions."""
 
     config: KNNSpatialConfig
     bank: Tensor
     """``(n, n_outputs)`` targets of the training spots."""
     places: Tensor
-    """``(n, 2)`` where they lie, in µm from the centre of their slide."""
-    grows: ClassVar[frozenset[str]] = frozenset({"bank", "places"})
+    """``(n, 2)`` their positions in µm from the centre of their slide."""
+    per_spot_buffers: ClassVar[frozenset[str]] = frozenset({"bank", "places"})
 
     def __init__(self, config: KNNSpatialConfig) -> None:
         super().__init__()
@@ -239,62 +184,28 @@ class KNNSpatial(SpotModel):
         self.register_buffer("bank", torch.zeros(1, config.n_outputs))
         self.register_buffer("places", torch.zeros(1, 2))
 
-    def start_at(self, mean: Tensor) -> None:
-        """Predict one profile everywhere: it is all that the bank holds.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile.
-        """
+    def initialize_at(self, mean: Tensor) -> None:
+        """Predict one profile everywhere: it is all that the bank holds."""
         check.mean_profile(tuple(mean.shape), self.config.n_outputs)
         self.bank, self.places = mean[None].to(self.bank), torch.zeros_like(self.places[:1])
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Keep the training spots; this is all that is learnt.
-
-        Parameters
-        ----------
-        pieces
-            All training spots, with ``targets``, some at a time; iterated once.
-        """
-        known = [(check.given_targets(piece.targets), piece.xy_um, piece.slide) for piece in pieces]
-        targets, xy_um, slide = (torch.cat(parts) for parts in zip(*known, strict=True))
-        self.bank, self.places = targets.to(self.bank), from_centre(xy_um, slide).to(self.places)
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Store the training spots; nothing else is learnt."""
+        spots = [(check.require_targets(batch.targets), batch.xy_um, batch.slide) for batch in batches]
+        targets, xy_um, slide = (torch.cat(parts) for parts in zip(*spots, strict=True))
+        self.bank, self.places = targets.to(self.bank), relative_to_slide(xy_um, slide).to(self.places)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         k = min(self.config.k, len(self.bank))
         with full_precision(self.bank.device):
             nearest = [
                 torch.cdist(part, self.places, compute_mode=_EXACT).topk(k, dim=-1, largest=False).indices
-                for part in from_centre(batch.xy_um.float(), batch.slide).split(AT_ONCE)
+                for part in relative_to_slide(batch.xy_um.float(), batch.slide).split(AT_ONCE)
             ]
         return self.bank[torch.cat(nearest)].mean(dim=1)
 
 
-def from_centre(xy_um: Tensor, slide: Tensor) -> Tensor:
-    """Places relative to the mean of the spots of their slide.
-
-    Parameters
-    ----------
-    xy_um
-        ``(n, 2)`` spot centres.
-    slide
-        ``(n,)`` slide of each spot.
-
-    Returns
-    -------
-    ``(n, 2)`` whole µm, so that spots that are equally far are so whatever the order of summing.
-    """
-    return without_slide_mean(xy_um.cpu().double(), slide.cpu()).round().to(xy_um)
+def relative_to_slide(xy_um: Tensor, slide: Tensor) -> Tensor:
+    """Positions relative to the mean of their slide, ``(n, 2)``, in whole µm: ties do not depend on rounding."""
+    return center_by_slide(xy_um.cpu().double(), slide.cpu()).round().to(xy_um)

@@ -1,13 +1,13 @@
-"""A frozen image encoder, and a small network on what it says.
+"""A multilayer perceptron on the features of a frozen image encoder.
 
-What pathology encoders are most often used with (for instance Chen et al., "Towards a general-purpose foundation model
-for computational pathology", Nat. Med. 2024, doi 10.1038/s41591-024-02857-3): the features of `encoder_ridge`,
-standardised and projected on the principal components of the training spots, then a multilayer perceptron with dropout.
+The usual way to use a pathology encoder (for instance Chen et al., "Towards a general-purpose foundation model for
+computational pathology", Nat. Med. 2024, doi 10.1038/s41591-024-02857-3): the features of `encoder_ridge`, standardised
+and projected on the principal components of the training spots, then a multilayer perceptron with dropout.
 
-Ours
-    - Components keep their relative sizes (one number divides all): small ones are mostly noise, and dividing each by
-      its own spread would make them as loud as the rest.
-    - The encoder runs once, before training, on the patches as they are: flips and stain jitter do not apply.
+Our choices
+    - Components keep their relative sizes (one number divides all): small ones are mostly noise, which dividing each
+      component by its own standard deviation would amplify.
+    - The encoder runs once, before training, on the patches without augmentation: no flips, no stain jitter.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from .._checks import models as check
-from ._closed_form import Components
-from ._contract import FloatLinear
-from ._encoder import NO_WEIGHTS, STATISTICS
-from ._frozen import Encoded, ScaleEncoder, check_encoder
-from ._penalty import gathered
+from ._closed_form import PrincipalComponents
+from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
+from ._penalty import gather_training_spots
+from .contract import FloatLinear
+from .encoder import NO_WEIGHTS, STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,15 +47,15 @@ class EncoderMLPConfig:
     n_features: int = 0
     """Width of the embeddings, for ``encoder="given"``."""
     clip: float | None = 3.0
-    """Standard deviations that a feature may lie from the training mean; more is drawn in, unless None."""
+    """Features are clipped at this many standard deviations from the training mean, unless None."""
     n_components: int = 256
-    """Principal components of the features that the network sees, at most."""
+    """Maximum number of principal components of the features, the input of the network."""
     hidden: int = 256
     """Width of the hidden layers."""
     depth: int = 1
     """Number of hidden layers."""
     dropout: float = 0.5
-    """Share of activations dropped after each hidden layer in training."""
+    """Dropout rate after each hidden layer."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
     """Field of view of each scale in spot diameters, narrowest first."""
     size_px: int = 224
@@ -72,14 +72,8 @@ class EncoderMLPConfig:
         check.choice("context", self.context, ("spot",))
 
 
-class EncoderMLP(Encoded):
-    """Frozen encoder, standardise, principal components, multilayer perceptron.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+class EncoderMLP(FrozenEncoderModel):
+    """Frozen encoder, standardisation, principal components, multilayer perceptron."""
 
     config: EncoderMLPConfig
 
@@ -88,7 +82,7 @@ class EncoderMLP(Encoded):
         self.config = config
         shape = (config.encoder, config.weights, config.n_features, config.size_px, len(config.fov_spots))
         self.views = ScaleEncoder(*shape)
-        self.components = Components(self.views.n_features, config.n_components, config.clip)
+        self.components = PrincipalComponents(self.views.n_features, config.n_components, config.clip)
         widths = [len(self.components.axes), *[config.hidden] * config.depth]
         self.layers = nn.Sequential(
             *(
@@ -98,29 +92,13 @@ class EncoderMLP(Encoded):
         )
         self.head = FloatLinear(config.hidden, config.n_outputs)
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Take statistics and components of the features, and the mean profile, from the training spots.
-
-        Parameters
-        ----------
-        pieces
-            All training spots, with ``targets``, some at a time; iterated once.
-        """
-        known = gathered(pieces, self.features_of)
-        self.components.solve(known.features)
-        self.start_at(known.targets.mean(dim=0))
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Compute the scale and components of the features, and the mean profile, from the training spots."""
+        spots = gather_training_spots(batches, self.features_of)
+        self.components.solve(spots.features)
+        self.initialize_at(spots.targets.mean(dim=0))
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         predicted: Tensor = self.head(self.layers(self.components(self.features_of(batch))))
         return predicted

@@ -1,18 +1,18 @@
-"""A frozen image encoder, and ridge regression on what it says: the bar that every trained network has to clear.
+"""Ridge regression on the features of a frozen image encoder: the baseline that every trained network should beat.
 
 The recipe of HEST-bench (Jaume et al., "HEST-1k: A Dataset for Spatial Transcriptomics and Histology Image Analysis",
-NeurIPS 2024, arXiv 2406.16192): a frozen encoder describes the patch, features are standardised and projected on
-principal components, and expression is regressed on those. Nothing is trained by steps.
+NeurIPS 2024, arXiv 2406.16192): the features of a frozen encoder are standardised and projected on principal
+components, and expression is regressed on those. Nothing is trained by gradient steps.
 
 Deviations
-    - The penalty is chosen by leaving out groups of training spots (patients, else slides, else stripes of the only
-      slide). HEST-bench has it fixed at 100 / (components x genes), hardly any: ``penalty="hest"``.
-    - Several fields of view, each described by the same encoder, side by side; HEST-bench has one, of 112 µm:
-      ``fov_spots=(112 / 55,)`` for Visium.
-    - What lies far from the training spots in a feature is drawn in (``clip=None`` does not).
-    - The mean of the targets is added. HEST-bench adds none and does not centre its targets either: ``intercept=False``
+    - The penalty is chosen by cross-validation over groups of training spots (patients, else slides, else stripes of
+      the only slide). HEST-bench fixes it at 100 / (components x genes), which is very small: ``penalty="hest"``.
+    - The features of several fields of view, from the same encoder, are concatenated. HEST-bench has one field of view,
+      of 112 µm: ``fov_spots=(112 / 55,)`` for Visium.
+    - Features are clipped (``clip=None`` turns this off).
+    - The mean of the targets is added. HEST-bench adds none and does not centre its targets: ``intercept=False``
       predicts the same up to a constant for each gene, since features are centred.
-    - Solved exactly, in double precision, not by iteration.
+    - The solution is exact, in double precision, not iterative.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Literal
 
 from .._checks import models as check
 from ._closed_form import Ridge
-from ._encoder import NO_WEIGHTS, STATISTICS
-from ._frozen import Encoded, ScaleEncoder, check_encoder
-from ._penalty import gathered
+from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
+from ._penalty import gather_training_spots
+from .encoder import NO_WEIGHTS, STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,12 +48,12 @@ class EncoderRidgeConfig:
     n_features: int = 0
     """Width of the embeddings, for ``encoder="given"``."""
     clip: float | None = 3.0
-    """Standard deviations that a feature may lie from the training mean; more is drawn in, unless None."""
+    """Features are clipped at this many standard deviations from the training mean, unless None."""
     n_components: int = 256
-    """Principal components of the features that are regressed on, at most."""
+    """Maximum number of principal components of the features in the regression."""
     penalty: float | Literal["hest"] | None = None
-    """Weight of the squared coefficients; None chooses it by leaving out groups; ``"hest"`` is 100 / (components x
-    outputs)."""
+    """Weight of the squared coefficients; None chooses it by cross-validation over groups; ``"hest"`` is 100 /
+    (components x outputs)."""
     intercept: bool = True
     """Whether the mean of the targets is added."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
@@ -73,14 +73,8 @@ class EncoderRidgeConfig:
         check.choice("context", self.context, ("spot",))
 
 
-class EncoderRidge(Encoded):
-    """Frozen encoder, standardise, principal components, ridge regression.
-
-    Parameters
-    ----------
-    config
-        Shape of the model.
-    """
+class EncoderRidge(FrozenEncoderModel):
+    """Frozen encoder, standardisation, principal components, ridge regression."""
 
     config: EncoderRidgeConfig
 
@@ -91,39 +85,16 @@ class EncoderRidge(Encoded):
         self.views = ScaleEncoder(*shape)
         self.ridge = Ridge(self.views.n_features, config.n_outputs, config.clip)
 
-    def start_at(self, mean: Tensor) -> None:
-        """Predict one profile everywhere.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile.
-        """
+    def initialize_at(self, mean: Tensor) -> None:
+        """Make the model predict one profile for every spot."""
         self.ridge.constant(mean)
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Solve the regression; this is all that is learnt.
-
-        Parameters
-        ----------
-        pieces
-            All training spots, with ``targets``, some at a time; iterated once.
-        """
-        config = self.config
-        known = gathered(pieces, self.features_of)
-        self.ridge.solve(known, config.n_components, config.penalty, intercept=config.intercept)
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Solve the regression; nothing else is learnt."""
+        config, spots = self.config, gather_training_spots(batches, self.features_of)
+        self.ridge.solve(spots, config.n_components, config.penalty, intercept=config.intercept)
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)`` float32, in target space."""
         predicted: Tensor = self.ridge(self.features_of(batch))
         return predicted

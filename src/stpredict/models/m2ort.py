@@ -1,18 +1,19 @@
-"""M2ORT: the patch of a spot at three resolutions, each of which gives attention one of queries, keys and values.
+"""M2ORT: one patch at three resolutions; queries, keys and values of attention come from one resolution each.
 
 Wang et al., "M2ORT: Many-To-One Regression Transformer for Spatial Transcriptomics Prediction from Histopathology
-Images", arXiv 2401.10608. The predecessor of M2OST: one field of view, not several.
+Images", arXiv 2401.10608. The predecessor of M2OST, with one field of view.
 
-Names: level -> resolution; level 0 is the patch as it is read, levels 1 and 2 have a half and a quarter of its pixels a
-side. Their tokens are smaller by as much, so that token i of every level shows the same place; the three are laid side
-by side by channel. C -> ``dim``.
+Names: level -> resolution; level 0 is the patch as it is read, levels 1 and 2 have a half and a quarter of its pixels
+along each side. Their tokens are smaller by the same factor, so that token i shows the same place at every level; the
+tokens of the three levels are concatenated by channel. C -> ``dim``.
 
 Deviations
-    - Resolutions are made here, of the patch, with an antialiasing filter; nobody has to read it three times.
-    - Values come from the map of level 2. Until October 2025 the published code took that of level 1 by mistake.
-    - Class token and positions start small (0.02), and the head at zero weights and the mean profile (``start_at``).
-    - The recipe keeps the published rate, batch and epochs. Fits here use AdamW without decay for its Adam, warm up and
-      decay the rate along a cosine, and keep a moving average of the weights.
+    - The lower resolutions are computed from the patch with an antialiasing filter; the image is read only once.
+    - Values use the projection of level 2. Until October 2025 the published code used that of level 1 by mistake.
+    - Class token and positions are initialised with a standard deviation of 0.02, the head with zero weights and the
+      mean profile (``initialize_at``).
+    - The recipe keeps the published learning rate, batch size and number of epochs. Fits here use AdamW without weight
+      decay instead of Adam, warm-up and cosine decay, and a moving average of the weights.
     - Sizes are those of the published code, parameter for parameter: 7.62, 17.14 and 55.49 M at 250 outputs.
 """
 
@@ -27,14 +28,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._attention import attend, plus
-from ._contract import FloatLinear, SpotModel, unit_pixels
-from ._layers import perceptron
+from ._layers import add_residual, attend, perceptron
+from ._precision import unit_pixels
+from .contract import FloatLinear, SpotModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 N_LEVELS = 3
 """Resolutions: attention takes queries from the first, keys from the second, values from the third."""
@@ -42,7 +43,7 @@ N_LEVELS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class M2ORTConfig:
-    """Shape of an ``M2ORT``. The defaults are the published small one's."""
+    """Shape of an ``M2ORT``. The defaults are those of the published small network."""
 
     n_outputs: int
     """Number of values predicted per spot."""
@@ -51,7 +52,7 @@ class M2ORTConfig:
     depth: int = 6
     """Number of transformer layers."""
     heads: int = 9
-    """Attention heads."""
+    """Number of attention heads."""
     dim_head: int = 64
     """Width of a head."""
     mlp_dim: int = 384
@@ -59,27 +60,35 @@ class M2ORTConfig:
     patch_size: int = 16
     """Side in pixels of the tokens at full resolution, a multiple of 4."""
     dropout: float = 0.0
-    """Share of activations dropped after attention and in MLPs in training."""
+    """Dropout rate after attention and in MLPs."""
     fov_spots: tuple[float, ...] = (1.5,)
     """Field of view in spot diameters."""
     size_px: int = 224
     """Side in pixels of the patch."""
     context: Literal["spot"] = "spot"
-    """What one prediction sees: the patch of one spot."""
+    """What one prediction depends on: the patch of one spot."""
 
     def __post_init__(self) -> None:
         for name in ("n_outputs", "dim", "depth", "heads", "dim_head", "mlp_dim", "patch_size", "size_px"):
             check.positive_int(name, getattr(self, name))
-        check.halved("patch_size", self.patch_size, times=N_LEVELS - 1)
-        check.halved("dim", self.dim, times=N_LEVELS - 1)
+        for name in ("patch_size", "dim"):  # halved at every level
+            if getattr(self, name) % 2 ** (N_LEVELS - 1):
+                msg = f"`{name}` is {getattr(self, name)}; it is halved {N_LEVELS - 1} times: give a multiple of 4."
+                raise ValueError(msg)
         check.divides("patch_size", self.patch_size, "size_px", self.size_px)
         check.number("dropout", self.dropout, low=0, high=1)
         check.fov_spots(self.fov_spots, n_scales=1)
         check.choice("context", self.context, ("spot",))
 
 
+def downsample(pixels: Tensor, factor: int) -> Tensor:
+    """Antialiased resize of ``(b, c, p, p)`` to ``(b, c, p / factor, p / factor)``."""
+    size = pixels.shape[-1] // factor
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
 class PatchEmbedding(nn.Module):
-    """Pixels of square windows of one resolution to tokens."""
+    """Tokens of one resolution from square windows of pixels."""
 
     def __init__(self, size: int, hidden: int, dim: int) -> None:
         super().__init__()
@@ -104,7 +113,7 @@ class LevelAttention(nn.Module):
         self.out = nn.Sequential(nn.Linear(heads * dim_head, N_LEVELS * dim), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix tokens: ``(b, n, 3 * d)`` to the same shape."""
+        """Map ``(b, n, 3 * d)`` to the same shape."""
         levels = self.norm(x).chunk(N_LEVELS, dim=-1)
         q, k, v = (
             rearrange(project(level), "b n (h d) -> b h n d", h=self.heads)
@@ -115,7 +124,7 @@ class LevelAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention between resolutions, then an MLP over all of them."""
+    """Attention between resolutions, then an MLP over all channels."""
 
     def __init__(self, dim: int, heads: int, dim_head: int, mlp_dim: int, dropout: float) -> None:
         super().__init__()
@@ -124,27 +133,12 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(b, n, 3 * d)`` to the same shape."""
-        x = plus(x, self.attention(x))
-        return plus(x, self.mlp(x))
+        x = add_residual(x, self.attention(x))
+        return add_residual(x, self.mlp(x))
 
 
 class M2ORT(SpotModel):
-    """The patch of a spot at three resolutions predicts its expression.
-
-    Parameters
-    ----------
-    config
-        Shape of the network.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from stpredict import models
-    >>> model = models.build(models.config("m2ort", 5, {"dim": 12, "depth": 1, "size_px": 32}))
-    >>> patches = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8)
-    >>> model(models.SpotBatch(patches=patches, xy_um=torch.zeros(2, 2), slide=torch.zeros(2, dtype=torch.long))).shape
-    torch.Size([2, 5])
-    """
+    """Predicts expression from the patch of a spot at three resolutions."""
 
     config: M2ORTConfig
 
@@ -152,7 +146,7 @@ class M2ORT(SpotModel):
         super().__init__()
         self.config = config
         dim, width = config.dim, N_LEVELS * config.dim
-        self.embed = nn.ModuleList(  # hidden widths of the published code: 3, 3/2 and 3/4 of what comes out
+        self.embed = nn.ModuleList(  # hidden widths of the published code: 3, 3/2 and 3/4 times the output width
             PatchEmbedding(config.patch_size // 2**level, 3 * dim // 2**level, dim) for level in range(N_LEVELS)
         )
         self.cls = nn.Parameter(torch.empty(1, 1, width))
@@ -163,20 +157,10 @@ class M2ORT(SpotModel):
         self.layers = nn.ModuleList(Layer(*shape) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head = FloatLinear(width, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
+        """Predict ``(b, n_outputs)``."""
         check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
         tokens = self._tokens(batch.patches[:, 0])  # (b, L, 3 * d)
         x = torch.cat([self.cls.expand(len(tokens), -1, -1), tokens], dim=1) + self.positions
@@ -186,25 +170,7 @@ class M2ORT(SpotModel):
         return y
 
     def _tokens(self, patches: Tensor) -> Tensor:
-        """Tokens of all resolutions side by side: ``(b, 3, p, p)``, uint8 or in [0, 1], to ``(b, L, 3 * d)``."""
+        """Concatenated tokens of all resolutions: ``(b, 3, p, p)``, uint8 or in [0, 1], to ``(b, L, 3 * d)``."""
         pixels = unit_pixels(patches)
-        levels = [pixels, *(shrunk(pixels, 2**level) for level in range(1, N_LEVELS))]
+        levels = [pixels, *(downsample(pixels, 2**level) for level in range(1, N_LEVELS))]
         return torch.cat([embed(level) for embed, level in zip(self.embed, levels, strict=True)], dim=-1)
-
-
-def shrunk(pixels: Tensor, by: int) -> Tensor:
-    """Images with fewer pixels, each a weighted mean of the old ones around it.
-
-    Parameters
-    ----------
-    pixels
-        ``(b, c, p, p)`` floating point.
-    by
-        How many old pixels a new one is wide.
-
-    Returns
-    -------
-    ``(b, c, p / by, p / by)``.
-    """
-    size = pixels.shape[-1] // by
-    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)

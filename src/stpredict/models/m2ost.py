@@ -1,37 +1,30 @@
 """M2OST: three patches of one spot, at three fields of view, regress its expression together.
 
 Wang et al., "M2OST: Many-to-one Regression for Predicting Spatial Transcriptomics from Digital Pathology Images",
-AAAI 2025, arXiv 2409.15092. Any number of scales from 1 up, not only three. This file follows the paper;
-``m2ost_reference`` follows the published code.
+AAAI 2025, arXiv 2409.15092. The network takes any number of scales from 1 up, not only three. This file follows the
+paper; ``m2ost_reference`` follows the published code, and ``m2ost_statistics`` adds colour statistics to the network.
 
 Names: level -> scale; DPE -> ``NestedEmbedding``; ITMM -> ``SelfAttention`` and ``mlp``; CTMM -> ``CrossAttention``
 (omega -> ``weights``); CCMM -> ``ChannelMixing``; L -> tokens of one grid.
 
 Where the paper is silent or contradicts itself
-    - Random-mask attention: DropAttention (Zehui et al. 2019, arXiv 1907.11065) on whole keys, drawn anew for each
-      spot and head; what remains is renormalised; the class token is never dropped.
+    - Random-mask attention is DropAttention (Zehui et al. 2019, arXiv 1907.11065) on whole keys, with a new
+      mask for each spot and head. Attention is renormalised over the remaining keys; the class token is never dropped.
     - Cross-level attention follows equation (1), the omega-weighted sum, with the output projection and the residual of
       Fig. 5a. The weights start as an average.
     - The gate of the channel mixing is ``2 * sigmoid``, in (0, 2), and starts near 1: four plain sigmoids in a row
-      would start by shrinking everything sixteenfold. It multiplies as in the paper, without a residual.
-    - Every sublayer normalises its input. The paper gives no width of the MLP: with ``mlp_ratio=1`` the network has
-      6.56 M parameters beside its class tokens and positions, near the 6.81 M it reports.
-    - The head starts at zero weights (``start_at``), so that training starts at the mean profile.
+      would shrink every token sixteenfold at the start. It multiplies as in the paper, without a residual.
+    - Every sublayer normalises its input. The paper does not give the width of the MLP: with ``mlp_ratio=1`` the
+      network has 6.56 M parameters besides its class tokens and positions, near the 6.81 M that the paper reports.
+    - The weights of the head start at zero (``initialize_at``), so training starts at the mean profile.
 
-Ours, off unless asked for
-    - ``color_tokens`` hands the network the colour statistics of the patches.
-    - ``statistics_share``: with a few hundred spots a ridge regression on statistics of the same patches predicts as
-      well as the network and errs elsewhere. The prediction is their weighted mean; the network is trained as if alone.
-
-What Table 1 takes away, one after the other (``Stacked``, ``PlainEmbedding``)
-    - The table's sizes and costs say what took its place, and fit to the third digit: without nested tokens all scales
-      have equally many, and then "concatenated sequences" are laid side by side by channel: a transformer layer of
-      width ``3 C`` (hidden ``2 C``) in place of ITMM, nothing but the joined class tokens in place of CTMM, a network
-      ``3 C -> 2 C -> 3 C`` for every token in place of CCMM.
-    - Each can be had alone. Nested sequences of unlike length are padded: token t of every scale then shows the same
-      place of the slide, where each field of view is twice the last.
-
-Published code against paper: see ``m2ost_reference``.
+Ablations of Table 1 (``Stacked``, ``PlainEmbedding``)
+    - The sizes and costs in the table determine the replacement of each part, to three digits. Without nested tokens
+      all scales have equally many tokens, and "concatenated sequences" means concatenated channels: a transformer layer
+      of width ``3 C`` (hidden ``2 C``) replaces ITMM, the joined class tokens alone replace CTMM, and a network
+      ``3 C -> 2 C -> 3 C`` for every token replaces CCMM.
+    - Each replacement also works alone. Nested sequences of different lengths are padded: token t of every scale then
+      shows the same place of the slide, if each field of view is twice the last.
 """
 
 from __future__ import annotations
@@ -45,22 +38,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._attention import attend, heads_of, key_mask, plus, weighted_sum
-from ._closed_form import Ridge
-from ._contract import FloatLinear, SpotModel, unit_pixels
-from ._layers import PixelLinear, PlainEmbedding, Stacked, perceptron
-from ._penalty import gathered
-from ._statistics import N_COLOR, N_STATISTICS, center, color_statistics, patch_statistics
+from ._layers import add_residual, attend, center, perceptron, split_heads
+from .contract import FloatLinear, SpotModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
-
-CLIP = 3.0
-"""Standard deviations that a statistic may lie from the training mean; more is drawn in."""
+    from .contract import SpotBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,21 +77,17 @@ class M2OSTConfig:
     mlp_ratio: float = 1.0
     """Hidden width of an MLP as a multiple of ``dim``."""
     mask_rate: float = 0.1
-    """Share of keys hidden from self-attention in training."""
+    """Probability that a key is hidden from self-attention in training."""
     dropout: float = 0.0
     """Share of activations dropped after attention and in MLPs in training."""
     embedding: Literal["nested", "plain"] = "nested"
-    """Tokens: finer towards the centre, or of ``patch_size`` everywhere, embedded by each scale for itself."""
+    """Tokens that are finer towards the centre, or of ``patch_size`` everywhere with one embedder for each scale."""
     within: Literal["scale", "joint"] = "scale"
-    """First half of a block: attention and MLP of each scale, or one of both over all scales side by side."""
+    """First half of a block: attention and MLP of each scale, or one of both over the joined channels."""
     between: Literal["cross", "concat", "sum"] = "cross"
-    """Where scales meet: in cross-attention, or only before the head, where class tokens are joined or summed."""
+    """Where scales meet: in cross-attention, or only before the head, with class tokens concatenated or summed."""
     channels: Literal["mixing", "dense"] = "mixing"
     """End of a block: a gate for each channel, or a network over the channels of all scales, token by token."""
-    color_tokens: bool = False
-    """Add a token of colour statistics to each scale (not in the paper)."""
-    statistics_share: float = 0.0
-    """Weight of a ridge regression on patch statistics in the prediction, from 0 to below 1 (not in the paper)."""
     context: Literal["spot"] = "spot"
     """What one prediction sees: the patches of one spot."""
 
@@ -118,9 +100,8 @@ class M2OSTConfig:
         if self.embedding == "nested":
             check.nested_patches(self.size_px, self.patch_size, len(self.fov_spots))
         check.number("mlp_ratio", self.mlp_ratio, low=1 / self.dim, high=64)
-        for name in ("mask_rate", "dropout", "statistics_share"):
+        for name in ("mask_rate", "dropout"):
             check.number(name, getattr(self, name), low=0, high=1)
-        check.flag("color_tokens", self.color_tokens)
         check.choice("embedding", self.embedding, ("nested", "plain"))
         check.choice("within", self.within, ("scale", "joint"))
         check.choice("between", self.between, ("cross", "concat", "sum"))
@@ -129,7 +110,7 @@ class M2OSTConfig:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; in training some keys are hidden."""
+    """Multi-head self-attention that hides random keys in training."""
 
     def __init__(self, dim: int, heads: int, mask_rate: float, dropout: float) -> None:
         super().__init__()
@@ -139,15 +120,21 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of one scale: ``(b, n, d)`` to ``(b, n, d)``."""
-        q, k, v = heads_of(self.qkv(x), self.heads)
-        masked = self.training and self.mask_rate > 0
-        seen = key_mask((k.shape[0], k.shape[1], k.shape[2]), self.mask_rate, k.device) if masked else None
-        mixed: Tensor = self.out(attend(q, k, v, seen))
+        q, k, v = split_heads(self.qkv(x), self.heads)
+        mask = key_mask(k, self.mask_rate) if self.training and self.mask_rate > 0 else None
+        mixed: Tensor = self.out(attend(q, k, v, mask))
         return mixed
 
 
+def key_mask(k: Tensor, rate: float) -> Tensor:
+    """Which keys ``(b, h, n, d)`` attention may see, each hidden at ``rate`` but the class token: ``(b, h, 1, n)``."""
+    mask = torch.rand(*k.shape[:2], 1, k.shape[2], device=k.device) >= rate
+    mask[..., 0] = True
+    return mask
+
+
 class CrossAttention(nn.Module):
-    """Each scale asks every other; the answers are weighted, projected and added."""
+    """Each scale attends to every other; the results are weighted, projected and added."""
 
     def __init__(self, dim: int, heads: int, n_scales: int, dropout: float) -> None:
         super().__init__()
@@ -160,20 +147,29 @@ class CrossAttention(nn.Module):
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Mix between scales: one ``(b, n_i, d)`` each to the same shapes."""
         qkv = [
-            heads_of(project(norm(x)), self.heads) for x, norm, project in zip(xs, self.norms, self.qkv, strict=True)
+            split_heads(project(norm(x)), self.heads) for x, norm, project in zip(xs, self.norms, self.qkv, strict=True)
         ]
-        return [plus(x, out(heard)) for x, out, heard in zip(xs, self.outs, self._heard(qkv), strict=True)]
+        mixed = self._weighted_attention(qkv)
+        return [add_residual(x, out(y)) for x, out, y in zip(xs, self.outs, mixed, strict=True)]
 
-    def _heard(self, qkv: Sequence[Tensor]) -> list[Tensor]:
-        """What each scale hears from the others, ``(b, n_i, d)``. A scale answers all others in one call."""
-        answers: list[list[Tensor]] = [[] for _ in qkv]  # of each scale, in the order of the scales that gave them
+    def _weighted_attention(self, qkv: Sequence[Tensor]) -> list[Tensor]:
+        """Weighted sum of each scale's attention to the others, ``(b, n_i, d)``; one kernel call for each key scale."""
+        results: list[list[Tensor]] = [[] for _ in qkv]  # of each query scale, in the order of the key scales
         for scale, (_, k, v) in enumerate(qkv):
-            asking = [i for i in range(len(qkv)) if i != scale]
-            queries = [qkv[i][0] for i in asking]
-            together = attend(torch.cat(queries, dim=2), k, v)  # (b, n of all others, d)
-            for i, answer in zip(asking, together.split([q.shape[2] for q in queries], dim=1), strict=True):
-                answers[i].append(answer)
-        return [weighted_sum(some, weights) for some, weights in zip(answers, self.weights, strict=True)]
+            others = [i for i in range(len(qkv)) if i != scale]
+            queries = [qkv[i][0] for i in others]
+            attended = attend(torch.cat(queries, dim=2), k, v)  # (b, n of all others, d)
+            for i, part in zip(others, attended.split([q.shape[2] for q in queries], dim=1), strict=True):
+                results[i].append(part)
+        return [weighted_sum(parts, weights) for parts, weights in zip(results, self.weights, strict=True)]
+
+
+def weighted_sum(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Sum of tensors of one shape, each multiplied by its entry of ``weights``, ``(n,)``."""
+    total = xs[0] * weights[0]
+    for x, weight in zip(xs[1:], weights[1:], strict=True):
+        total.addcmul_(x, weight)
+    return total
 
 
 class ChannelMixing(nn.Module):
@@ -193,6 +189,22 @@ class ChannelMixing(nn.Module):
         return [x * gate[:, None] for x, gate in zip(xs, gates.chunk(len(xs), dim=-1), strict=True)]
 
 
+class Stacked(nn.Module):
+    """Sublayers over the concatenated channels of all scales; short sequences are padded with zeros."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """One ``(b, n_i, d)`` for each scale to the same shapes."""
+        longest = max(x.shape[1] for x in xs)
+        y = torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[1])) for x in xs], dim=-1)  # (b, n, s * d)
+        for layer in self.layers:
+            y = add_residual(y, layer(y))
+        return [part[:, : x.shape[1]] for part, x in zip(y.chunk(len(xs), dim=-1), xs, strict=True)]
+
+
 class Block(nn.Module):
     """Attention within each scale, an MLP per scale, attention between scales, mixing of channels."""
 
@@ -202,14 +214,14 @@ class Block(nn.Module):
         hidden, width = max(1, round(config.mlp_ratio * dim)), dim * n_scales
 
         def attention(scales: int) -> nn.Sequential:
-            """Self-attention over so many scales side by side, its norm before it."""
+            """Self-attention over the joined channels of ``scales`` scales, with its normalisation."""
             attend = SelfAttention(scales * dim, scales * heads, config.mask_rate, dropout)
             return nn.Sequential(nn.LayerNorm(scales * dim), attend)
 
-        alone = range(n_scales if config.within == "scale" else 0)
-        self.within = nn.ModuleList(attention(1) for _ in alone)
-        self.mlp = nn.ModuleList(perceptron(dim, hidden, dropout) for _ in alone)
         joint = config.within == "joint"
+        separate = range(0 if joint else n_scales)
+        self.within = nn.ModuleList(attention(1) for _ in separate)
+        self.mlp = nn.ModuleList(perceptron(dim, hidden, dropout) for _ in separate)
         self.joint = Stacked(attention(n_scales), perceptron(width, 2 * hidden, dropout)) if joint else None
         crossed = config.between == "cross" and n_scales > 1
         self.between = CrossAttention(dim, heads, n_scales, dropout) if crossed else None
@@ -221,12 +233,21 @@ class Block(nn.Module):
         if self.joint is not None:
             xs = self.joint(xs)
         else:
-            xs = [plus(x, attention(x)) for x, attention in zip(xs, self.within, strict=True)]
-            xs = [plus(x, mlp(x)) for x, mlp in zip(xs, self.mlp, strict=True)]
+            xs = [add_residual(x, attention(x)) for x, attention in zip(xs, self.within, strict=True)]
+            xs = [add_residual(x, mlp(x)) for x, mlp in zip(xs, self.mlp, strict=True)]
         if self.between is not None:
             xs = self.between(xs)
         mixed: list[Tensor] = self.channels(xs)
         return mixed
+
+
+class PixelLinear(nn.Linear):
+    """A linear map of pixels scaled to [-1, 1]; the scaling is folded into the weights, so bytes are only converted."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map ``(..., in_features)``, uint8 or floating point in [0, 1], to ``(..., out_features)``."""
+        scale = 2 if pixels.is_floating_point() else 2 / 255
+        return F.linear(pixels.to(self.weight.dtype), self.weight * scale, self.bias - self.weight.sum(dim=1))
 
 
 class NestedEmbedding(nn.Module):
@@ -251,6 +272,20 @@ class NestedEmbedding(nn.Module):
         return [[grids[k][i - k] for k in range(i, -1, -1)] for i in range(len(grids))]
 
 
+class PlainEmbedding(nn.Module):
+    """Tokens of one size over the whole patch; every scale has an embedder of its own."""
+
+    def __init__(self, dim: int, patch_size: int, n_scales: int) -> None:
+        super().__init__()
+        self.size = patch_size
+        self.embedders = nn.ModuleList(PixelLinear(3 * patch_size**2, dim) for _ in range(n_scales))
+
+    def forward(self, patches: Tensor) -> list[list[Tensor]]:
+        """Patches ``(b, s, 3, p, p)``, uint8 or in [0, 1], to the one grid of each scale, ``(b, L, d)``."""
+        tokens = rearrange(patches, "b s c (h y) (w x) -> s b (h w) (c y x)", y=self.size, x=self.size)
+        return [[embed(grid)] for embed, grid in zip(self.embedders, tokens, strict=True)]
+
+
 class M2OST(SpotModel):
     """Many-to-one regression: the patches of one spot at several fields of view predict its expression.
 
@@ -258,6 +293,9 @@ class M2OST(SpotModel):
     ----------
     config
         Shape of the network.
+    extra_token
+        Given ``dim``, builds an embedder of one more token for each scale: ``(b, s, 3, p, p)`` to ``(b, s, dim)``. The
+        paper has none.
 
     Examples
     --------
@@ -271,54 +309,24 @@ class M2OST(SpotModel):
 
     config: M2OSTConfig
 
-    def __init__(self, config: M2OSTConfig) -> None:
+    def __init__(self, config: M2OSTConfig, extra_token: Callable[[int], nn.Module] | None = None) -> None:
         super().__init__()
         self.config = config
         dim, n_scales = config.dim, len(config.fov_spots)
-        grid, extra = (config.size_px // config.patch_size) ** 2, 2 if config.color_tokens else 1
+        grid, single = (config.size_px // config.patch_size) ** 2, 1 if extra_token is None else 2
         nested = config.embedding == "nested"
         self.embed = (NestedEmbedding if nested else PlainEmbedding)(dim, config.patch_size, n_scales)
         self.cls = nn.ParameterList(nn.Parameter(torch.empty(1, 1, dim)) for _ in range(n_scales))
         self.positions = nn.ParameterList(
-            nn.Parameter(torch.empty(1, extra + (i + 1 if nested else 1) * grid, dim)) for i in range(n_scales)
+            nn.Parameter(torch.empty(1, single + (i + 1 if nested else 1) * grid, dim)) for i in range(n_scales)
         )
         for parameter in (*self.cls, *self.positions):
             nn.init.trunc_normal_(parameter, std=0.02)
-        self.color = nn.Linear(N_COLOR, dim) if config.color_tokens else None
+        self.color = None if extra_token is None else extra_token(dim)  # saved weights have this name
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(n_scales))
         self.head = FloatLinear(dim if config.between == "sum" else n_scales * dim, config.n_outputs)
-        self.n_statistics = (n_scales + 1) * N_STATISTICS
-        self.statistics = Ridge(self.n_statistics, config.n_outputs, CLIP) if config.statistics_share > 0 else None
-        super().start_at(torch.zeros(config.n_outputs))
-
-    @torch.no_grad()
-    def start_at(self, mean: Tensor) -> None:
-        """Let the untrained network predict one profile everywhere.
-
-        Parameters
-        ----------
-        mean
-            ``(n_outputs,)`` profile, for instance the mean of the training targets.
-        """
-        super().start_at(mean)
-        if self.statistics is not None:
-            self.statistics.constant(mean)
-
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Take the mean profile, and solve the regression on statistics, from the training spots.
-
-        Parameters
-        ----------
-        pieces
-            All training spots, with ``targets``, some at a time; iterated once.
-        """
-        if self.statistics is None:
-            super().start_from(pieces)
-            return
-        known = gathered(pieces, self._known)
-        self.start_at(known.targets.mean(dim=0))
-        self.statistics.solve(known, self.n_statistics, penalty=None)
+        SpotModel.initialize_at(self, torch.zeros(config.n_outputs))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict.
@@ -332,34 +340,8 @@ class M2OST(SpotModel):
         -------
         ``(b, n_outputs)`` float32, in target space.
         """
-        y = self._attend(batch.patches)
-        if self.statistics is None:
-            return y
-        known: Tensor = self.statistics(self._known(batch))
-        return torch.lerp(y, known, self.config.statistics_share)
-
-    def loss(self, batch: SpotBatch) -> Tensor:
-        """Mean squared error of the network alone, without the regression on statistics.
-
-        Parameters
-        ----------
-        batch
-            The spots, with ``targets``.
-
-        Returns
-        -------
-        A scalar.
-        """
-        return F.mse_loss(self._attend(batch.patches), check.given_targets(batch.targets))
-
-    def _known(self, batch: SpotBatch) -> Tensor:
-        """Statistics of the patches, ``(b, (s + 1) * 27)``."""
-        return patch_statistics(batch.patches, 1 / self.config.fov_spots[0])
-
-    def _attend(self, patches: Tensor) -> Tensor:
-        """The network alone: ``(b, s, 3, p, p)``, uint8 or in [0, 1], to ``(b, n_outputs)``."""
-        check.patches(tuple(patches.shape), len(self.config.fov_spots), self.config.size_px)
-        xs = self._tokens(patches)
+        check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
+        xs = self._tokens(batch.patches)
         for block in self.blocks:
             xs = block(xs)
         summaries = torch.stack([norm(x[:, 0]) for x, norm in zip(xs, self.norms, strict=True)], dim=1)  # (b, s, d)
@@ -367,11 +349,10 @@ class M2OST(SpotModel):
         return y
 
     def _tokens(self, patches: Tensor) -> list[Tensor]:
-        """The sequence of each scale: class token, colour token if wanted, image tokens; with their positions."""
-        colors = None if self.color is None else self.color(color_statistics(unit_pixels(patches)))  # (b, s, d)
+        """Class token, extra token if any, image tokens of each scale, with their positions."""
+        extra = None if self.color is None else self.color(patches)  # (b, s, d)
         xs = []
         for i, grids in enumerate(self.embed(patches)):
-            color = [] if colors is None else [colors[:, i : i + 1]]
-            cls = self.cls[i].expand(len(patches), -1, -1)
-            xs.append(torch.cat([cls, *color, *grids], dim=1).add_(self.positions[i]))
+            single = [self.cls[i].expand(len(patches), -1, -1)] + ([] if extra is None else [extra[:, i : i + 1]])
+            xs.append(torch.cat([*single, *grids], dim=1).add_(self.positions[i]))
         return xs

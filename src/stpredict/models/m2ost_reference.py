@@ -1,11 +1,11 @@
-"""M2OST as its published code has it, with only the bounds of one crop repaired.
+"""M2OST as in its published code; only the bounds of one crop are repaired.
 
-Wang et al., AAAI 2025, arXiv 2409.15092; code: github.com/Dootmaan/M2OST at 60fd90a. For comparison and for weights
-trained with that code; to train, take ``m2ost``.
+Wang et al., AAAI 2025, arXiv 2409.15092; code: github.com/Dootmaan/M2OST at 60fd90a. Use it for comparisons and for
+weights trained with that code; to train a new model, use ``m2ost``.
 
 Repaired: the central quarter of the widest patch ended at ``H - H/4`` instead of ``H - 3H/8``, which crashes.
 
-Where the code departs from the paper, and this file follows the code
+Differences between the code and the paper, in which this file follows the code
     - no random-mask attention; no normalisation before self-attention;
     - one MLP (hidden ``mlp_dim / 3``, a GELU also at its end), one class token and one final normalisation, shared by
       all scales;
@@ -13,8 +13,8 @@ Where the code departs from the paper, and this file follows the code
       scales, three heads whatever ``heads`` is, and no residual;
     - channel mixing multiplies by 1 + s; positions start with a standard deviation of 1.
 
-Each of its self-attentions also owns a layer norm that nothing uses, 4,608 parameters at full size. They are not
-carried here: 7,038,858 parameters instead of 7,043,466.
+Each self-attention of the code also has an unused layer norm, 4,608 parameters in total at full size. They are left out
+here: 7,038,858 parameters instead of 7,043,466.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
-from ._attention import attend, heads_of
-from ._contract import FloatLinear, SpotModel, unit_pixels
-from ._statistics import center
+from ._layers import attend, center, split_heads
+from ._precision import unit_pixels
+from .contract import FloatLinear, SpotModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
 N_SCALES = 3
 
@@ -71,7 +71,7 @@ class M2OSTReferenceConfig:
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
     """Field of view of each of the three scales in spot diameters, narrowest first."""
     pool: Literal["cls", "mean"] = "cls"
-    """What the head sees of each scale: its class token, or the mean of all its tokens."""
+    """Input of the head from each scale: its class token, or the mean of all its tokens."""
     context: Literal["spot"] = "spot"
     """What one prediction sees: the patches of one spot."""
 
@@ -81,7 +81,7 @@ class M2OSTReferenceConfig:
         check.fov_spots(self.fov_spots, n_scales=N_SCALES)
         check.nested_patches(self.size_px, self.patch_size, N_SCALES)
         for name in ("dim", "heads"):
-            check.multiple(name, getattr(self, name), N_SCALES)
+            check.multiple_of(name, getattr(self, name), N_SCALES)
         check.choice("pool", self.pool, ("cls", "mean"))
         check.choice("context", self.context, ("spot",))
 
@@ -97,12 +97,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(b, n, d)`` to ``(b, n, d)``."""
-        mixed: Tensor = self.out(attend(*heads_of(self.qkv(x), self.heads)))
+        mixed: Tensor = self.out(attend(*split_heads(self.qkv(x), self.heads)))
         return mixed
 
 
 class CrossAttention(nn.Module):
-    """Each scale asks the two others; their answers, side by side, replace its tokens."""
+    """Each scale attends to the two others; the two results, concatenated, replace its tokens."""
 
     def __init__(self, width: int, dim_head: int) -> None:
         super().__init__()
@@ -113,12 +113,11 @@ class CrossAttention(nn.Module):
 
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """One ``(b, n_i, d)`` each to the same shapes."""
-        qkv = [heads_of(project(self.norm(x)), N_SCALES) for x, project in zip(xs, self.qkv, strict=True)]
+        qkv = [split_heads(project(self.norm(x)), N_SCALES) for x, project in zip(xs, self.qkv, strict=True)]
         mixed = []
-        for asking, out in enumerate(self.outs):
-            others = [answer for scale, answer in enumerate(qkv) if scale != asking]
-            answers = [attend(qkv[asking][0], k, v) for _, k, v in others]
-            mixed.append(out(torch.cat(answers, dim=-1)))
+        for i, out in enumerate(self.outs):
+            attended = [attend(qkv[i][0], k, v) for j, (_, k, v) in enumerate(qkv) if j != i]
+            mixed.append(out(torch.cat(attended, dim=-1)))
         return mixed
 
 
@@ -226,16 +225,16 @@ class M2OSTReference(SpotModel):
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under our names, from a ``state_dict`` of the published code.
+    """Rename the weights in a ``state_dict`` of the published code.
 
     Parameters
     ----------
     state
-        Tensors under their original names. The unused layer norms may be there and are left out.
+        Tensors under their original names. The unused layer norms are ignored.
 
     Returns
     -------
-    What ``M2OSTReference.load_state_dict`` takes, for a configuration of the same shape.
+    A state dict for ``M2OSTReference.load_state_dict``, for a configuration of the same shape.
     """
     depth = sum(name.startswith("transformer.layers.") and name.endswith(".0.to_qkv1.weight") for name in state)
     names = dict(_released_names(depth))
@@ -245,7 +244,7 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _released_names(depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Our name of every tensor, and the original names of the tensors it is stacked from."""
+    """Our name of every tensor, and the original names of the tensors that are concatenated to it."""
     yield "cls", ("cls_token",)
     for i in range(N_SCALES):
         yield f"positions.{i}", (f"pos_embedding{i + 1}",)
@@ -260,7 +259,7 @@ def _released_names(depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _released_block(ours: str, theirs: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The same for one block."""
+    """Our names and the original names for one block."""
     for i in range(N_SCALES):
         yield f"{ours}.within.{i}.qkv.weight", (f"{theirs}.0.to_qkv{i + 1}.weight",)
         yield f"{ours}.between.qkv.{i}.weight", tuple(f"{theirs}.2.to_{part}{i}.weight" for part in "qkv")

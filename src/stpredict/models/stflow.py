@@ -1,29 +1,30 @@
-"""STFlow: expression of a whole slide drawn along a flow from noise, told by frozen features and by neighbours.
+"""STFlow: flow matching from noise to the expression of a whole slide, conditioned on frozen features and neighbours.
 
 Huang, Liu, Babadi, Jin and Ying, "Scalable generation of spatial transcriptomics from histology images via whole-slide
 flow matching", ICML 2025, arXiv 2506.05361.
 
 Names: x_0, x_1 -> prior and targets; x_t -> ``state``, on the straight line between them at ``time``; denoiser ->
-``Block`` and what is around them; frame averaging -> ``in_frames`` (``_frames``); local attention -> ``Block``.
+``Block`` and `STFlow._denoise`; frame averaging -> ``frame_coordinates``; local attention -> ``Block``.
 
-The network is given a state and predicts where it leads, x_1, by least squares. A prediction walks there from the
-prior in a few steps: at each, the state moves by its share of the way that is left.
+The network receives a state and predicts the end point x_1, with a squared loss. A prediction integrates from the prior
+to x_1 in a few Euler steps: each moves the state by its share of the remaining way.
 
 Deviations
     - Targets here are standardised, or principal components: there is no ReLU on the outputs, and the prior is normal
-      with the mean and spread of the training targets. ``prior="zinb"`` is the paper's, for targets that are plain
-      log1p counts (``TargetSpec(standardize=False, n_components=None)``); ``"zero"`` starts at the mean.
-    - The noise of a prediction follows from the place of the spot: the same spot gets the same noise in every batch, on
-      every machine. ``n_draws`` of it are averaged; 0 starts once at the centre of the prior.
-    - The frame of a neighbourhood is undefined where its spots lie alike in all directions, as they do on a lattice.
-      What is seen in a frame is therefore weighted by how far its axes differ: distances alone are left on a lattice.
-    - Distances are in pitches of the training spots, features standardised on the training spots.
-    - A spot without neighbours attends to itself. The published code holds all distances of a slide at once.
-    - The estimates of the blocks are averaged before the one last layer that they share, not after one each.
-    - Time is drawn a slide and step; windows take the place of random chunks. Ten chunks a slide and epoch in batches
-      of two are five steps; the recipe has five times the epochs.
-    - The published code stops early on the test slides; here `stp.tl.fit` holds others out.
-    - 50 genes are not written into the network.
+      with the mean and standard deviation of the training targets. ``prior="zinb"`` is the paper's, for targets that
+      are plain log1p counts (``TargetSpec(standardize=False, n_components=None)``); ``"zero"`` starts at the mean.
+    - The noise of a prediction is a function of the position of the spot (a counter-based generator): the same spot
+      gets the same noise in every batch and on every machine. Predictions from ``n_draws`` draws are averaged; 0 starts
+      once at the mean of the prior.
+    - The frame of a neighbourhood is undefined if its spots have no principal direction, as on a lattice. Coordinates
+      in a frame are therefore weighted by the difference of its axes: on a lattice only distances remain.
+    - Distances are in pitches of the training spots, features are standardised on the training spots.
+    - A spot without neighbours attends to itself. The published code holds all distances of a slide in memory.
+    - The estimates of the blocks are averaged before the one last layer that they share, not after one layer each.
+    - One time is drawn per slide and step; windows replace random chunks. Ten chunks per slide and epoch in batches of
+      two are five steps; the recipe has five times as many epochs.
+    - The published code stops early on the test slides; here `stp.tl.fit` holds out others.
+    - The number of genes is not fixed at 50.
 """
 
 from __future__ import annotations
@@ -33,64 +34,67 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._contract import FloatLinear, SpotModel, full_precision, known_features
-from ._encoder import GIVEN, NO_WEIGHTS, STATISTICS, Encoder
-from ._frames import Around
-from ._places import PITCH_UM, each_slide, gathered, pitch
-from ._prior import PRIORS, drawn, uniform
+from ._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, typical_pitch
+from ._precision import full_precision
+from .contract import FloatLinear, SpotModel, batch_features
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ._contract import SpotBatch
+    from .contract import SpotBatch
 
-_FIRST = 0.01
-"""Time at which a prediction starts."""
-_WAVES = 256
-"""Sines and cosines that tell the time."""
+PRIORS = ("gaussian", "zero", "zinb")
+"""Normal, the mean, or log1p of zero-inflated counts."""
+_ZINB_LOGITS, _ZINB_DROPOUT = 0.1, 0.5  # of a negative binomial with one failure, and its zero inflation
+_GRID_UM = 0.125  # positions are rounded to this before they become noise
+_MASK, _BITS = 0xFFFFFFFF, 24
+_START_TIME = 0.01  # time at which a prediction starts
+_N_WAVES = 256  # sines and cosines of the time embedding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class STFlowConfig:
-    """Shape of an ``STFlow``. The defaults are the paper's, but for the encoder."""
+    """Shape of an ``STFlow``. The defaults are the paper's, except for the encoder."""
 
     n_outputs: int
     """Number of values predicted per spot."""
     encoder: str = STATISTICS
-    """``"statistics"``, a name that timm knows, or ``"given"``: embeddings that come with the spots."""
+    """``"statistics"``, a model name of timm, or ``"given"``: precomputed embeddings of the spots."""
     weights: str = NO_WEIGHTS
     """``"none"``, ``"timm"``, or the path of a checkpoint of the encoder."""
     n_features: int = 1024
-    """Width of embeddings that come with the spots; otherwise the encoder says."""
+    """Width of given embeddings; ignored for other encoders."""
     dim: int = 128
-    """Width of a spot."""
+    """Width of a token (spot)."""
     depth: int = 4
     """Number of blocks."""
     heads: int = 4
-    """Attention heads; divides ``dim``."""
+    """Number of attention heads; divides ``dim``."""
     n_neighbours: int = 8
-    """Nearest spots that a spot attends to, at most."""
+    """Maximum number of nearest spots that a spot attends to."""
     dropout: float = 0.2
-    """Share of activations dropped in training."""
+    """Dropout rate."""
     prior: Literal["gaussian", "zero", "zinb"] = "gaussian"
-    """What the flow starts from."""
+    """Distribution at the start of the flow."""
     n_times: int = 5
-    """Points in time of a prediction; one fewer calls of the network."""
+    """Number of time points of a prediction; the network is called once less."""
     n_draws: int = 1
-    """Draws of the prior that a prediction averages; 0 starts at its centre."""
+    """Number of draws from the prior over which a prediction is averaged; 0 starts at its mean."""
     fov_spots: tuple[float, ...] = (2.0,)
-    """Field of view in spot diameters: 112 µm on Visium, as HEST has it."""
+    """Field of view in spot diameters: 112 µm on Visium, as in HEST."""
     size_px: int = 224
     """Side in pixels of the patch."""
     context: Literal["slide"] = "slide"
-    """What one prediction sees: spots around spots, as many times as there are blocks and steps."""
+    """What one prediction depends on: neighbours of neighbours, over as many steps as there are blocks and times."""
 
     def __post_init__(self) -> None:
         for name in ("n_outputs", "n_features", "dim", "depth", "heads", "n_neighbours", "n_times", "size_px"):
@@ -107,8 +111,86 @@ class STFlowConfig:
         check.choice("context", self.context, ("slide",))
 
 
-class Gated(nn.Module):
-    """An MLP, half of which gates the other."""
+# ---- prior
+
+
+def sample_prior(prior: str, uniform: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Transform uniform numbers ``(2, b, g)`` in [0, 1) to samples ``(b, g)``; ``mean`` and ``std`` are ``(g,)``."""
+    first, second = uniform
+    if prior == "zero":
+        return mean.expand(first.shape)
+    if prior == "zinb":
+        success = torch.tensor(_ZINB_LOGITS).sigmoid().log().item()
+        counts = (torch.log1p(-first) / success).floor()
+        return torch.where(second < _ZINB_DROPOUT, 0.0, counts.log1p())
+    radius = (-2 * torch.log1p(-first)).sqrt()  # Box and Muller
+    return torch.addcmul(mean, std, radius * (2 * torch.pi * second).cos())
+
+
+def counter_based_uniform(xy_um: Tensor, n: int, draw: int) -> Tensor:
+    """Uniform numbers ``(2, b, n)`` in [0, 1) that are a hash of positions ``(b, 2)`` and the number of the draw."""
+    x, y = (xy_um.float() / _GRID_UM).round().long().unbind(dim=1)
+    place = _mix_bits(_mix_bits(x & _MASK) ^ (y & _MASK))[None, :, None]  # (1, b, 1)
+    column = torch.arange(2 * n, device=xy_um.device).reshape(2, 1, n) + 2 * n * draw
+    bits = _mix_bits((_mix_bits(place ^ _mix_bits(column)) + column) & _MASK) >> (32 - _BITS)
+    return bits.float().div_(2**_BITS)
+
+
+def _mix_bits(x: Tensor) -> Tensor:
+    """Hash 32 bits held in int64; factors have less than 31 bits, so that products do not overflow."""
+    for factor, shift in ((0x45D9F3B, 16), (0x119DE1F3, 15)):
+        x = ((x ^ (x >> shift)) * factor) & _MASK
+    return x ^ (x >> 16)
+
+
+# ---- neighbours
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The neighbours of each spot, the spot itself first."""
+
+    index: Tensor
+    """``(b, k + 1)`` positions in the batch."""
+    exists: Tensor
+    """``(b, k + 1)`` which of them exist; the spot itself counts only if it has no other neighbour."""
+    frames: Tensor
+    """``(b, k + 1, 4, 3)`` coordinates relative to the spot, see `frame_coordinates`."""
+
+    @classmethod
+    def find(cls, xy: Tensor, slide: Tensor, k: int) -> Neighbours:
+        """The ``k`` nearest spots of the same slide; ``xy`` is ``(b, 2)`` in pitches."""
+        index, distance = nearest_spots(xy, slide, k)
+        itself = torch.arange(len(xy), device=xy.device)[:, None]
+        index, exists = torch.cat([itself, index], dim=1), distance.isfinite()
+        exists = torch.cat([~exists.any(dim=1, keepdim=True), exists], dim=1)
+        return cls(index, exists, frame_coordinates(xy[index] - xy[:, None], exists))
+
+
+def frame_coordinates(offset: Tensor, exists: Tensor) -> Tensor:
+    """Coordinates of neighbours in the four frames that the principal axes of a neighbourhood define.
+
+    ``(b, k, 2)`` offsets to ``(b, k, 4, 3)``: along both axes, weighted by the difference of the axes (0 where the
+    frame is undefined), and the distance. Rotation, reflection or translation of all spots only permutes the frames.
+    """
+    here = offset * exists[..., None]
+    mean = here.sum(dim=1, keepdim=True) / exists.sum(dim=1).clamp(min=1)[:, None, None]
+    x, y = ((offset - mean) * exists[..., None]).unbind(dim=-1)  # (b, k)
+    difference, mixed = (x * x - y * y).sum(dim=1), 2 * (x * y).sum(dim=1)
+    angle = torch.atan2(mixed, difference) / 2
+    weight = torch.hypot(difference, mixed) / (x * x + y * y).sum(dim=1).clamp(min=1e-9)  # (b,)
+    cos, sin = (weight * angle.cos())[:, None], (weight * angle.sin())[:, None]
+    along, across = here[..., 0] * cos + here[..., 1] * sin, here[..., 1] * cos - here[..., 0] * sin
+    distance = repeat(here.norm(dim=-1), "b k -> b k four", four=4)
+    signs = offset.new_tensor([[1, 1, -1, -1], [1, -1, 1, -1]])
+    return torch.stack([along[..., None] * signs[0], across[..., None] * signs[1], distance], dim=-1)
+
+
+# ---- network
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU: an MLP in which one half of the hidden values gates the other."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -116,16 +198,16 @@ class Gated(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., d)`` to the same shape."""
+        """Map ``(..., d)`` to the same shape."""
         value, gate = self.up(x).chunk(2, dim=-1)
         mapped: Tensor = self.down(self.dropout(value * F.silu(gate)))
         return mapped
 
 
-class Score(nn.Module):
-    """An MLP on what asks, what answers, the way between them and the difference of their states.
+class AttentionScore(nn.Module):
+    """Attention score from an MLP of query, key, edge and difference of states.
 
-    Its first layer is linear in each of these, so that it is applied to spots, before pairs are made of them.
+    Its first layer is linear in each of these, so it is applied to spots before they are combined to pairs.
     """
 
     def __init__(self, width: int, n_outputs: int, hidden: int) -> None:
@@ -136,119 +218,71 @@ class Score(nn.Module):
         self.out = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, q: Tensor, k: Tensor, edge: Tensor, state: Tensor, index: Tensor) -> Tensor:
-        """Score pairs.
-
-        Parameters
-        ----------
-        q, k
-            ``(b, h, d)`` what asks, and what answers.
-        edge
-            ``(b, k, h, d)`` ways.
-        state
-            ``(b, g)``.
-        index
-            ``(b, k)`` positions of those that answer.
-
-        Returns
-        -------
-        ``(b, k, h, 1)``.
-        """
-        there = self.state(state)[:, None]  # (b, 1, m)
-        pairs = (self.answer(k) + there)[index] + (self.ask(q) - there)[:, None]
-        scored: Tensor = self.out(F.silu(pairs + self.way(edge)))
-        return scored
+        """``q`` and ``k`` ``(b, h, d)``, ``edge`` ``(b, k, h, d)``, ``state`` ``(b, g)`` to scores ``(b, k, h, 1)``."""
+        state_term = self.state(state)[:, None]  # (b, 1, m)
+        pairs = (self.answer(k) + state_term)[index] + (self.ask(q) - state_term)[:, None]  # (b, k, h, m)
+        score: Tensor = self.out(F.silu(pairs + self.way(edge)))
+        return score
 
 
 class Block(nn.Module):
-    """Attention to neighbours, scored by an MLP."""
+    """Local attention to neighbours and a gated MLP, each with a residual connection."""
 
     def __init__(self, dim: int, heads: int, n_outputs: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.norm, self.qkv = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim)
         self.frame, self.edge = nn.Sequential(nn.Linear(3, dim), nn.SiLU()), nn.Linear(dim, dim)
-        self.score = Score(dim // heads, n_outputs, dim)
+        self.score = AttentionScore(dim // heads, n_outputs, dim)
         self.out = nn.Sequential(nn.Linear(2 * dim, dim), nn.Dropout(dropout))
-        self.mlp = nn.Sequential(nn.LayerNorm(dim), Gated(dim, 2 * dim, dropout), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), GatedMLP(dim, 2 * dim, dropout), nn.Dropout(dropout))
         self.estimate = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU())
 
     def edges(self, frames: Tensor) -> Tensor:
-        """What ways look like, the mean over their frames: ``(b, k, 4, 3)`` to ``(b, k, h, d)``."""
-        seen = self.edge(self.frame(frames).mean(dim=2))
-        split: Tensor = rearrange(seen, "b k (h d) -> b k h d", h=self.heads)
+        """Edge embeddings, the mean over frames: ``(b, k, 4, 3)`` to ``(b, k, h, d)``."""
+        embedded = self.edge(self.frame(frames).mean(dim=2))
+        split: Tensor = rearrange(embedded, "b k (h d) -> b k h d", h=self.heads)
         return split
 
-    def forward(self, x: Tensor, state: Tensor, edge: Tensor, around: Around) -> tuple[Tensor, Tensor]:
-        """Mix neighbours.
-
-        Parameters
-        ----------
-        x
-            ``(b, d)`` spots.
-        state
-            ``(b, g)`` their states.
-        edge
-            ``(b, k, h, d)`` what the ways to their neighbours look like.
-        around
-            The neighbours.
-
-        Returns
-        -------
-        ``(b, d)`` spots, and ``(b, d)`` what the estimate is made of.
-        """
+    def forward(self, x: Tensor, state: Tensor, edge: Tensor, neighbours: Neighbours) -> tuple[Tensor, Tensor]:
+        """Map spots ``(b, d)`` with states ``(b, g)`` and edges ``(b, k, h, d)`` to spots and estimates ``(b, d)``."""
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (qkv h d) -> qkv b h d", qkv=3, h=self.heads)
-        score = self.score(q, k, edge, state, around.index)
-        weight = score.masked_fill(~around.is_near[..., None, None], -torch.inf).softmax(dim=1)
-        heard = (torch.cat([v[around.index], edge], dim=-1) * weight).sum(dim=1)  # (b, h, 2 * d)
-        x = x + self.out(heard.flatten(1))
+        score = self.score(q, k, edge, state, neighbours.index)
+        weight = score.masked_fill(~neighbours.exists[..., None, None], -torch.inf).softmax(dim=1)
+        mixed = (torch.cat([v[neighbours.index], edge], dim=-1) * weight).sum(dim=1)  # (b, h, 2 * d)
+        x = x + self.out(mixed.flatten(1))
         x = x + self.mlp(x)
         return x, self.estimate(x)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a network sees at every time alike."""
+class Conditioning:
+    """Inputs of the denoiser that do not change with time."""
 
     features: Tensor
-    """``(b, d)`` embedded."""
-    around: Around
-    """The neighbours."""
+    """``(b, d)`` embedded image features."""
+    neighbours: Neighbours
     edges: list[Tensor]
-    """For each block ``(b, k + 1, h, d / h)``, what the ways to them look like."""
+    """``(b, k + 1, h, d / h)`` edge embeddings of each block."""
 
 
-class Clock(nn.Module):
-    """Time in [0, 1] as waves, mapped."""
+class TimeEmbedding(nn.Module):
+    """Sinusoidal embedding of time in [0, 1] and an MLP."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.map = nn.Sequential(nn.Linear(_WAVES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.map = nn.Sequential(nn.Linear(_N_WAVES, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, time: Tensor) -> Tensor:
-        """``(b,)`` to ``(b, d)``."""
-        steps = torch.arange(_WAVES // 2, device=time.device) / (_WAVES // 2)
+        """Map ``(b,)`` to ``(b, d)``."""
+        steps = torch.arange(_N_WAVES // 2, device=time.device) / (_N_WAVES // 2)
         waves = 1000 * time[:, None] * 1e4 ** (-steps)
-        told: Tensor = self.map(torch.cat([waves.cos(), waves.sin()], dim=1))
-        return told
+        embedding: Tensor = self.map(torch.cat([waves.cos(), waves.sin()], dim=1))
+        return embedding
 
 
 class STFlow(SpotModel):
-    """A flow from a prior to the expression of all spots of a slide.
-
-    Parameters
-    ----------
-    config
-        Shape of the network.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from stpredict import models
-    >>> model = models.build(models.config("stflow", 5, {"dim": 16, "depth": 1, "size_px": 16}))
-    >>> patches = torch.zeros(3, 1, 3, 16, 16, dtype=torch.uint8)
-    >>> model(models.SpotBatch(patches=patches, xy_um=torch.rand(3, 2), slide=torch.tensor([0, 0, 1]))).shape
-    torch.Size([3, 5])
-    """
+    """A flow from a prior to the expression of all spots of a slide."""
 
     config: STFlowConfig
     pitch_um: Tensor
@@ -266,121 +300,82 @@ class STFlow(SpotModel):
         self.register_buffer("pitch_um", torch.tensor(PITCH_UM))
         for name, n in (("", config.n_outputs), ("feature_", n_features)):
             self.register_buffer(f"{name}mean", torch.zeros(n))
-            self.register_buffer(f"{name}spread", torch.ones(n))
-        self.embed, self.clock = nn.Linear(n_features, dim), Clock(dim)
+            self.register_buffer(f"{name}spread", torch.ones(n))  # standard deviation
+        self.embed, self.clock = nn.Linear(n_features, dim), TimeEmbedding(dim)
         self.blocks = nn.ModuleList(
             Block(dim, config.heads, config.n_outputs, config.dropout) for _ in range(config.depth)
         )
         self.head = FloatLinear(dim, config.n_outputs)
-        self.start_at(torch.zeros(config.n_outputs))
+        self.initialize_at(torch.zeros(config.n_outputs))
 
     def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of the encoder.
-
-        Returns
-        -------
-        What was loaded, in words.
-        """
+        """Load the weights of the encoder, if the configuration names any."""
         loaded = "" if self.encoder is None else self.encoder.load()
         return {"encoder": loaded} if loaded else {}
 
+    @torch.no_grad()
     def encode(self, batch: SpotBatch) -> Tensor | None:
-        """What the frozen encoder says of the patches.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, n_features)``; None where features come with the spots.
-        """
+        """Features ``(b, n_features)`` of the frozen encoder; None with given embeddings."""
         if self.encoder is None:
             return None
         check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
-        with torch.no_grad():
-            found: Tensor = self.encoder(batch.patches[:, 0])
-        return found
+        features: Tensor = self.encoder(batch.patches[:, 0])
+        return features
 
-    def start_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Take mean and spread of targets and features, and the distance of neighbouring spots.
-
-        Parameters
-        ----------
-        pieces
-            All training spots, with ``targets`` and ``features``, some at a time; iterated once.
-        """
-        spots = gathered(pieces)
-        super().start_from([spots])
-        self.pitch_um.fill_(pitch(spots))
-        for name, values in (("", check.given_targets(spots.targets)), ("feature_", known_features(self, spots))):
-            spread, mean = torch.std_mean(values.float(), dim=0, correction=0)
+    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
+        """Compute statistics of targets and features, and the pitch, from the training spots."""
+        spots = concatenate_spots(pieces)
+        super().initialize_from([spots])
+        self.pitch_um.fill_(typical_pitch(spots))
+        for name, values in (("", check.require_targets(spots.targets)), ("feature_", batch_features(self, spots))):
+            std, mean = torch.std_mean(values.float(), dim=0, correction=0)
             getattr(self, f"{name}mean").copy_(mean)
-            getattr(self, f"{name}spread").copy_(torch.where(spread > 1e-6, spread, 1.0))
+            getattr(self, f"{name}spread").copy_(torch.where(std > 1e-6, std, 1.0))
 
     def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict: the mean over some draws of the prior.
-
-        Parameters
-        ----------
-        batch
-            The spots; those of one slide see each other.
-
-        Returns
-        -------
-        ``(b, n_outputs)`` float32, in target space.
-        """
-        seen, n = self._seen(batch), self.config.n_outputs
-        starts = [self._prior(uniform(batch.xy_um, n, number)) for number in range(self.config.n_draws)]
-        given = [self._walk(start, seen) for start in starts or [self.mean.expand(len(batch), -1)]]
-        return torch.stack(given).mean(dim=0)
+        """Predict ``(b, n_outputs)``, the mean over draws of the prior; the spots of a slide affect each other."""
+        conditioning, n = self._condition(batch), self.config.n_outputs
+        starts = [
+            self._sample_prior(counter_based_uniform(batch.xy_um, n, draw)) for draw in range(self.config.n_draws)
+        ]
+        ends = [self._integrate(start, conditioning) for start in starts or [self.mean.expand(len(batch), -1)]]
+        return torch.stack(ends).mean(dim=0)
 
     def loss(self, batch: SpotBatch) -> Tensor:
-        """Mean squared error of what is predicted from a state between noise and targets.
-
-        Parameters
-        ----------
-        batch
-            The spots, with ``targets``.
-
-        Returns
-        -------
-        A scalar.
-        """
-        targets, seen = check.given_targets(batch.targets), self._seen(batch)
+        """Mean squared error of the end point that is predicted from a state between prior and targets."""
+        targets, conditioning = check.require_targets(batch.targets), self._condition(batch)
         time = torch.empty_like(targets[:, 0])
-        for rows in each_slide(batch.slide):
+        for rows in rows_by_slide(batch.slide):
             time[rows] = torch.rand((), device=time.device)
-        start = self._prior(torch.rand(2, *targets.shape, device=targets.device))
-        return F.mse_loss(self._led(torch.lerp(start, targets, time[:, None]), time, seen), targets)
+        start = self._sample_prior(torch.rand(2, *targets.shape, device=targets.device))
+        state = torch.lerp(start, targets, time[:, None])
+        return F.mse_loss(self._denoise(state, time, conditioning), targets)
 
-    def _seen(self, batch: SpotBatch) -> Seen:
-        """What stays the same along the way."""
-        features = (known_features(self, batch).float() - self.feature_mean) / self.feature_spread
-        around = Around.of(batch.xy_um / self.pitch_um, batch.slide, self.config.n_neighbours)
-        return Seen(self.embed(features), around, [block.edges(around.frames) for block in self.blocks])  # type: ignore[operator]
+    def _sample_prior(self, uniform: Tensor) -> Tensor:
+        return sample_prior(self.config.prior, uniform, self.mean, self.spread)
 
-    def _prior(self, chance: Tensor) -> Tensor:
-        """The start, ``(b, g)``, from ``(2, b, g)`` numbers in [0, 1)."""
-        return drawn(self.config.prior, chance, self.mean, self.spread)
+    def _condition(self, batch: SpotBatch) -> Conditioning:
+        features = (batch_features(self, batch).float() - self.feature_mean) / self.feature_spread
+        neighbours = Neighbours.find(batch.xy_um / self.pitch_um, batch.slide, self.config.n_neighbours)
+        edges = [block.edges(neighbours.frames) for block in self.blocks]  # type: ignore[operator]
+        return Conditioning(self.embed(features), neighbours, edges)
 
-    def _walk(self, state: Tensor, seen: Seen) -> Tensor:
-        """From a start to what it leads to."""
-        times = torch.linspace(_FIRST, 1, self.config.n_times).tolist()
-        led = state
+    def _integrate(self, state: Tensor, conditioning: Conditioning) -> Tensor:
+        """Euler steps from a sample of the prior, ``(b, g)``, to the prediction."""
+        times = torch.linspace(_START_TIME, 1, self.config.n_times).tolist()
+        end = state
         for time, after in pairwise(times):
-            led = self._led(state, state.new_full((len(state),), time), seen)
-            state = state + (after - time) / (1 - time) * (led - state)
-        return led
+            end = self._denoise(state, state.new_full((len(state),), time), conditioning)
+            state = state + (after - time) / (1 - time) * (end - state)
+        return end
 
-    def _led(self, state: Tensor, time: Tensor, seen: Seen) -> Tensor:
-        """Where states lead, ``(b, g)`` float32."""
+    def _denoise(self, state: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        """Predict the end point, ``(b, g)`` float32, from states ``(b, g)`` at times ``(b,)``."""
         with full_precision(state.device):
-            change = (state - self.mean) / self.spread
-        x, estimates = seen.features + self.clock(time), []
-        for block, edge in zip(self.blocks, seen.edges, strict=True):
-            x, estimate = block(x, change, edge, seen.around)
+            standard = (state - self.mean) / self.spread
+        x, estimates = conditioning.features + self.clock(time), []
+        for block, edge in zip(self.blocks, conditioning.edges, strict=True):
+            x, estimate = block(x, standard, edge, conditioning.neighbours)
             estimates.append(estimate)
         y: Tensor = self.head(torch.stack(estimates).mean(dim=0))
         return y

@@ -1,17 +1,18 @@
-"""Models of a benchmark beside each other: scores over genes, and which genes which model predicts."""
+"""The models of a benchmark side by side: scores over genes, and which model predicts which gene."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
 
 from .._checks import config as check_config
-from .._checks import plots as check
-from .._comparison import best_genes, by_gene, ceiling_by_gene, ranked
+from ..metrics.scores import GENE_SCORES
+from . import _errors as check
 from ._slide_axes import LUMA
-from ._style import BLUE, NEUTRAL, ORANGE, WIDTH_IN, look, number, panels, tidy
+from ._style import BLUE, DASHES, NEUTRAL, ORANGE, WIDTH_IN, look, number, panels, tidy
+from .comparison import best_genes, ceiling_by_gene, mean_gene_scores, ranked_summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,35 +20,27 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
-    from .._comparison import Compared
+    from .comparison import BenchmarkLike
 
-LABELS = {
-    "pearson": "Pearson r of a gene over spots",
-    "spearman": "Spearman ρ of a gene over spots",
-    "rmse": "root mean squared error of a gene",
-    "mae": "mean absolute error of a gene",
-    "ceiling": "noise ceiling of a gene",
-    "moran_observed": "Moran's I of a gene, observed",
-    "moran_predicted": "Moran's I of a gene, predicted",
-}
+LABELS = {score.name: score.label for score in GENE_SCORES}
+LOWER_IS_BETTER = {score.name for score in GENE_SCORES if score.higher_is_better is False}
 CEILING = "noise ceiling"
 ROW_IN, JITTER, HALF_BOX = 0.27, 0.2, 0.27
-DASHES: Any = (0, (4, 3))
 MOST_NUMBERS, NUMBER_IN = 8, 0.3
-"""Models up to which cells of the heat map tell their numbers, and how wide a cell must be for that."""
+"""Largest number of models for which the cells of the heat map show numbers, and the width a cell needs, in inches."""
 
 
-def benchmark_scores(benchmark: Compared, *, metric: str = "pearson", ax: Axes | None = None) -> Axes:
+def benchmark_scores(benchmark: BenchmarkLike, *, metric: str = "pearson", ax: Axes | None = None) -> Axes:
     """Scores of all genes, one row a model, the best model on top.
 
-    A dot is a gene (its mean over folds, seeds and sections), a box holds the middle half of them, the number is the
-    mean of the model as the summary has it. The best baseline is orange, with a dashed line at its mean; the noise
-    ceiling, where it is known, is grey: what the noise of the counts lets any prediction reach.
+    A dot is a gene (its mean over folds, seeds and sections), a box spans the middle half of the genes, and the number
+    is the mean of the model in the summary. The best baseline is orange, with a dashed line at its mean. The noise
+    ceiling, if it is known, is grey: the highest score that a prediction can reach given the noise of the counts.
 
     Parameters
     ----------
     benchmark
-        What `tl.benchmark` gives.
+        The result of `tl.benchmark`.
     metric
         Which score: ``"pearson"``, ``"spearman"``, ``"rmse"``, ``"mae"``, or another in ``benchmark.scores``.
     ax
@@ -67,8 +60,8 @@ def benchmark_scores(benchmark: Compared, *, metric: str = "pearson", ax: Axes |
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
     ['ridge_color', 'mean_profile', 'noise ceiling']
     """
-    summary = ranked(benchmark)
-    values = by_gene(benchmark, metric, summary.index.tolist())
+    summary = ranked_summary(benchmark)
+    values = mean_gene_scores(benchmark, metric, summary.index.tolist())
     means = summary["gene_pearson"] if metric == "pearson" else values.mean()
     rows = {name: values[name].dropna().to_numpy() for name in summary.index}
     ceiling = ceiling_by_gene(benchmark).to_numpy() if metric in {"pearson", "spearman"} else np.empty(0)
@@ -94,7 +87,7 @@ def benchmark_scores(benchmark: Compared, *, metric: str = "pearson", ax: Axes |
 
 
 def _row(ax: Axes, y: int, genes: NDArray[np.float64], mean: float, color: str) -> None:
-    """Dots, a box and the mean; a model without a score of any gene has its mean only, or no number."""
+    """Dots, a box and the mean of one model; without scores of genes only the mean, if there is one."""
     spread = np.random.default_rng(0).uniform(-JITTER, JITTER, len(genes))
     ax.scatter(genes, y + spread, s=4, color=color, alpha=0.6, linewidths=0, rasterized=len(genes) > 2000)
     if len(genes):
@@ -107,21 +100,26 @@ def _row(ax: Axes, y: int, genes: NDArray[np.float64], mean: float, color: str) 
 
 
 def benchmark_genes(
-    benchmark: Compared, *, n_genes: int = 30, metric: str = "pearson", cmap: str = "viridis", ax: Axes | None = None
+    benchmark: BenchmarkLike,
+    *,
+    n_genes: int = 30,
+    metric: str = "pearson",
+    cmap: str = "viridis",
+    ax: Axes | None = None,
 ) -> Axes:
     """Scores of the best predicted genes under every model, as a heat map.
 
-    Genes are those with the best mean over all models, models stand in the order of the summary; the last column is the
-    noise ceiling, where it is known. Grey cells have no score.
+    The genes are those with the best mean over all models. Models are in the order of the summary. The last column is
+    the noise ceiling, if it is known. Grey cells have no score.
 
     Parameters
     ----------
     benchmark
-        What `tl.benchmark` gives.
+        The result of `tl.benchmark`.
     n_genes
-        How many genes are drawn, at most.
+        Largest number of genes that are drawn.
     metric
-        Which score, one where more is better.
+        Which score.
     cmap
         Name of a colour map of matplotlib.
     ax
@@ -142,14 +140,14 @@ def benchmark_genes(
     5
     """
     check_config.in_range("n_genes", n_genes, 1, 1000)
-    values = by_gene(benchmark, metric, ranked(benchmark).index.tolist())
+    values = mean_gene_scores(benchmark, metric, ranked_summary(benchmark).index.tolist())
     check.some_score(values.to_numpy(), metric)
-    drawn = values.loc[best_genes(values, n_genes)]
+    drawn = values.loc[best_genes(-values if metric in LOWER_IS_BETTER else values, n_genes)]
     ceiling = ceiling_by_gene(benchmark)
     if metric == "pearson" and len(ceiling):
         drawn = drawn.assign(**{CEILING: ceiling.reindex(drawn.index)})
     with look():
-        size = (1.6 + (0.55 if _tells(drawn) else 0.3) * drawn.shape[1], 0.95 + 0.17 * len(drawn))
+        size = (1.6 + (0.55 if _shows_numbers(drawn) else 0.3) * drawn.shape[1], 0.95 + 0.17 * len(drawn))
         ax = panels(ax, 1, panel_in=size)[0]
         image = _heat_map(ax, drawn, cmap)
         bar = ax.figure.colorbar(image, ax=ax, label=LABELS.get(metric, metric), fraction=0.05, pad=0.02, aspect=25)
@@ -157,7 +155,7 @@ def benchmark_genes(
     return ax
 
 
-def _tells(drawn: pd.DataFrame) -> bool:
+def _shows_numbers(drawn: pd.DataFrame) -> bool:
     return drawn.shape[1] <= MOST_NUMBERS
 
 
@@ -173,7 +171,7 @@ def _heat_map(ax: Axes, drawn: pd.DataFrame, cmap: str) -> AxesImage:
     if CEILING in drawn.columns:
         ax.axvline(drawn.shape[1] - 1.5, color=ax.get_facecolor(), linewidth=3)
     cell_in = ax.get_window_extent().width / ax.figure.dpi / drawn.shape[1]
-    if _tells(drawn) and cell_in > NUMBER_IN:
+    if _shows_numbers(drawn) and cell_in > NUMBER_IN:
         _numbers(ax, values, image)
     return image
 

@@ -1,4 +1,4 @@
-"""Held-out predictions of all models of a benchmark on one section, beside what was measured."""
+"""Held-out predictions of all models of a benchmark on one section, beside the measurement."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks import plots as check
-from .._comparison import agreement, joint_components, ranked, section
-from .._components import colors_of
+from . import _errors as check
+from ._components import component_colors
 from ._pca import components_legend
 from ._slide_axes import BELOW, Window, bare, draw_spots, scale_bar
 from ._style import WIDTH_IN, look, number, panels
+from .comparison import gene_pearson, joint_components, ranked_summary, section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from .._comparison import Compared, Section
+    from .comparison import BenchmarkLike, Section
 
 N_COLUMNS = 4
 TEXT_IN = 0.36
 """Height of the text above and below a map, in inches."""
-ROBUST = (0.01, 0.99)
+COLOR_QUANTILES = (0.01, 0.99)
 """Quantiles at the two ends of the colour map."""
 SPOT = 0.9
 """Diameter of circles in distances between neighbouring spots."""
 
 
 def benchmark_maps(
-    benchmark: Compared,
+    benchmark: BenchmarkLike,
     gene: str,
     slide: str | None = None,
     *,
@@ -42,15 +42,15 @@ def benchmark_maps(
     spot_size: float = SPOT,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> NDArray[Any]:
-    """One gene on a held-out section: measured, then predicted by every model, the best model first.
+    """One gene on a held-out section: the measurement, then the prediction of every model, best model first.
 
-    No model has seen the section when it predicted it (see ``benchmark.runs["leaks"]``). Every panel tells its Pearson
-    correlation with the measurement, over all spots of the section.
+    No model was trained on the section (see ``benchmark.runs["leaks"]``). Every panel shows its Pearson correlation
+    with the measurement over all spots of the section.
 
     Parameters
     ----------
     benchmark
-        What `tl.benchmark` gives.
+        The result of `tl.benchmark`.
     gene
         Name of the gene.
     slide
@@ -63,7 +63,7 @@ def benchmark_maps(
     spot_size
         Diameter of the circles in distances between neighbouring spots.
     ax
-        Axes to draw on, one a model and one for the measurement; a new figure by default.
+        Axes to draw on, one for the measurement and one for each model; a new figure by default.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def benchmark_maps(
     check_config.in_range("spot_size", spot_size, 0.01, 100)
     found = _section(benchmark, slide)
     check.known_gene(gene, found.genes, "the benchmark")
-    values = found.of_gene(gene)
+    values = found.gene_values(gene)
     for name, part in values.items():
         check.some_value(part, f"gene {gene!r}", name)
     ends = _limits(list(values.values()), limits)
@@ -100,27 +100,27 @@ def benchmark_maps(
 
 
 def benchmark_pca(
-    benchmark: Compared,
+    benchmark: BenchmarkLike,
     slide: str | None = None,
     *,
     spot_size: float = SPOT,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> NDArray[Any]:
-    """All genes of a held-out section as colour: measured, then predicted by every model, the best model first.
+    """Principal components of all genes of a held-out section as colour, for the measurement and every model.
 
-    Three principal components are learnt from the measurement and the predictions of all models together, and become
-    red, green and blue. Spots of like colour have like expression, in all panels alike.
+    Three principal components are computed from the measurement and the predictions of all models together and are
+    shown as red, green and blue. Spots of similar colour have similar expression, within a panel and between panels.
 
     Parameters
     ----------
     benchmark
-        What `tl.benchmark` gives.
+        The result of `tl.benchmark`.
     slide
         Name of the section; by default the one with the most spots.
     spot_size
         Diameter of the circles in distances between neighbouring spots.
     ax
-        Axes to draw on, one a model and one for the measurement; a new figure by default.
+        Axes to draw on, one for the measurement and one for each model; a new figure by default.
 
     Returns
     -------
@@ -128,9 +128,9 @@ def benchmark_pca(
 
     Notes
     -----
-    Genes are those that were measured, vary, and that every model predicts, each standardised within its panel. The 2
-    and 98 % quantiles of a component, taken in each panel, become no and full colour. A model that says the same
-    everywhere is grey.
+    The genes are those that were measured, that vary, and that every model predicts, each standardised within its
+    panel. The 2 and 98 % quantiles of a component in each panel map to no and full colour. A model that predicts the
+    same values everywhere is grey.
 
     Examples
     --------
@@ -148,15 +148,15 @@ def benchmark_pca(
     with look():
         axes, window = _axes(ax, found)
         for panel, (name, scores) in zip(axes, parts.items(), strict=True):
-            draw_spots(panel, found.xy, found.pitch * spot_size, colors=colors_of(scores, share))
+            draw_spots(panel, found.xy, found.pitch * spot_size, colors=component_colors(scores, share))
             panel.set_title(name, loc="left")
         _legend(axes[0], found, window)
         components_legend(axes[-1], share)
     return axes
 
 
-def _section(benchmark: Compared, slide: str | None) -> Section:
-    summary = ranked(benchmark)
+def _section(benchmark: BenchmarkLike, slide: str | None) -> Section:
+    summary = ranked_summary(benchmark)
     return section(benchmark, summary.index[summary["gene_pearson"].notna()].tolist(), slide)
 
 
@@ -166,14 +166,14 @@ def _limits(
     if not isinstance(limits, str):
         return [(float(limits[0]), float(limits[1]))] * len(values)
     check_config.one_of("limits", limits, ("shared", "each"))
-    each = [tuple(np.nanquantile(part, ROBUST).tolist()) for part in values]
+    each = [tuple(np.nanquantile(part, COLOR_QUANTILES).tolist()) for part in values]
     if limits == "shared":
         each = [(min(low for low, _ in each), max(high for _, high in each))] * len(values)
     return [(low, high) if high > low else (low - 0.5, low + 0.5) for low, high in each]
 
 
 def _axes(ax: Axes | Sequence[Axes] | None, found: Section, extra_in: float = 0.0) -> tuple[NDArray[Any], Window]:
-    """Bare panels that show all spots, one for the measurement and one a model."""
+    """Panels without ticks that show all spots, one for the measurement and one for each model."""
     window = Window.around(found.xy, found.pitch)
     width = WIDTH_IN / N_COLUMNS
     size = (width, width * window.aspect + TEXT_IN)
@@ -190,13 +190,13 @@ def _titles(axes: NDArray[Any], values: Mapping[str, NDArray[np.float64]]) -> No
     for ax, (name, part) in zip(axes, values.items(), strict=True):
         ax.set_title(name, loc="left")
         if name != keys.OBSERVED:
-            r = agreement(values[keys.OBSERVED], part)
+            r = gene_pearson(values[keys.OBSERVED], part)
             text = f"r = {number(r)}" if np.isfinite(r) else "r not defined"
             ax.text(0, BELOW, text, transform=ax.transAxes, va="center", fontsize=7)
 
 
 def _legend(ax: Axes, found: Section, window: Window) -> None:
-    """A bar of a round length where lengths are known, and the name of the section."""
+    """A scale bar if the resolution is known, and the name of the section."""
     if found.in_um:
         scale_bar(ax, window)
     ax.text(1, BELOW, found.name, transform=ax.transAxes, ha="right", va="center", fontsize=7)

@@ -1,4 +1,4 @@
-"""One gene on the tissue, under one or several keys side by side."""
+"""One gene on the tissue, for one or several keys side by side."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import _keys as keys_of
 from .._checks import config as check_config
-from .._checks import plots as check
 from .._slides import Selection
+from . import _errors as check
 from ._slide_axes import (
     PANEL_IN,
     TEXT_IN,
@@ -20,7 +20,7 @@ from ._slide_axes import (
     scale_bar,
     spots_window,
 )
-from ._sources import agreement, sources
+from ._sources import source_pearson, sources
 from ._style import look, number, panels
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Limits = tuple[float, float]
 
-ROBUST = (0.01, 0.99)
+COLOR_QUANTILES = (0.01, 0.99)
 """Quantiles at the two ends of the colour map."""
 
 BAR_IN = 0.6
@@ -61,11 +61,12 @@ def expression(
 ) -> NDArray[Any]:
     """Expression of a gene on the H&E image, observed beside predicted.
 
-    Counts are normalised as those that the predictor was trained on, so that panels have the same units. Where counts
-    are drawn, every other panel tells its Pearson correlation with them, over the spots that `tl.evaluate` scores.
+    Counts are normalised like the counts that the predictor was trained on, so that all panels have the same units. If
+    counts are drawn, every other panel shows its Pearson correlation with them over the spots that `tl.evaluate`
+    scores.
 
-    Spots of a regular lattice, square or hexagonal, are drawn as an image without gaps where they touch each other or
-    are more than 10,000.
+    Spots on a regular lattice, square or hexagonal, are drawn as an image without gaps if they touch each other or if
+    there are more than 10,000.
 
     Parameters
     ----------
@@ -74,29 +75,29 @@ def expression(
     gene
         Name of the gene.
     keys
-        What to draw, one panel each: ``"observed"`` is the table of counts, anything else a table of `tl.predict` or
-        a layer of the table of counts, drawn as it is.
+        What to draw, one panel each: ``"observed"`` is the table of counts; any other key is a table of `tl.predict`
+        or a layer of the table of counts, drawn without normalisation.
     region
-        The spots element to draw; may be left out if all keys have just one in common.
+        The spots element to draw; it can be left out if the keys have only one in common.
     table_name
-        Table of counts; by default ``"observed"``, or the only one that is no prediction.
+        Table of counts; by default ``"observed"``, or the only table that is not a prediction.
     layer
         Layer of the table of counts that holds raw counts; None is X.
     image_key
-        Image, where several lie under the spots.
+        Image, if there are several under the spots.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
     limits
         ``"shared"``: the 1 and 99 % quantiles of all panels that have the same units; ``"each"``: those of each panel;
         or two numbers.
     cmap
         Name of a colour map of matplotlib.
     spot_size
-        Diameter of the circles in true spot diameters; any but 1 draws circles, however many.
+        Diameter of the circles in true spot diameters. Any value other than 1 draws circles, whatever their number.
     image_alpha
-        Strength of the image, from 0 (white) to 1 (as it is).
+        Opacity of the image, from 0 (white) to 1 (unchanged).
     ax
-        Axes to draw on, one a key; a new figure by default.
+        Axes to draw on, one for each key; a new figure by default.
 
     Returns
     -------
@@ -153,7 +154,7 @@ def _draw(
 
 
 def _groups(found: Sequence[Source], limits: object) -> list[tuple[int, ...]]:
-    """Panels that share a colour bar: those of the same units, unless each has its own."""
+    """Panels that share a colour bar: those with the same units, unless every panel has its own."""
     if limits == "each":
         return [(i,) for i in range(len(found))]
     units = dict.fromkeys(source.units for source in found)
@@ -165,12 +166,12 @@ def _limits(values: Sequence[NDArray[np.float32]], limits: Literal["shared", "ea
         return float(limits[0]), float(limits[1])
     check_config.one_of("limits", limits, ("shared", "each"))
     together = np.concatenate(values)
-    low, high = np.quantile(together[np.isfinite(together)], ROBUST)
+    low, high = np.quantile(together[np.isfinite(together)], COLOR_QUANTILES)
     return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
 
 
 def _color_bar(drawn: ScalarMappable, axes: list[Axes], values: Sequence[NDArray[np.float32]], units: str) -> None:
-    """A bar beside the panels, with an arrow at an end that values go beyond."""
+    """A colour bar beside the panels, with an arrow at each end that some values exceed."""
     low, high = drawn.get_clim()
     below = any(np.nanmin(part) < low for part in values)
     above = any(np.nanmax(part) > high for part in values)
@@ -184,6 +185,6 @@ def _titles(axes: NDArray[Any], found: Sequence[Source], gene: str) -> None:
     counts = next((source for source in found if source.is_counts), None)
     for ax, source in zip(axes, found, strict=True):
         ax.set_title(f"{gene} {source.key}", loc="left")
-        r = None if counts is None or source.is_counts else agreement(counts, source, gene)
+        r = None if counts is None or source.is_counts else source_pearson(counts, source, gene)
         if r is not None:
             ax.set_title(f"r = {number(r)}", loc="right")

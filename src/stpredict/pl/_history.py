@@ -1,4 +1,4 @@
-"""How training went: loss and validation score of every epoch."""
+"""Training history: loss and validation score of every epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .._checks import plots as check
+from . import _errors as check
 from ._style import NEUTRAL, category, look, panels, tidy
 
 if TYPE_CHECKING:
@@ -32,20 +32,20 @@ DASHES: Any = (0, (3, 1.5))
 def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | None = None) -> NDArray[Any]:
     """Loss and validation score (Pearson correlation of a gene over spots, mean over genes) by epoch.
 
-    One colour a member of the ensemble. Full lines are the training loss, dashed ones the validation loss; a ring marks
-    the epoch whose weights were kept.
+    Each member of the ensemble has a colour. Solid lines are the training loss, dashed lines the validation loss. A
+    ring marks the epoch whose weights were kept.
 
     Parameters
     ----------
     history
-        A predictor, or its ``history``: columns ``"epoch"`` and ``"train_loss"`` and, where they are known,
+        A predictor, or its ``history``: columns ``"epoch"`` and ``"train_loss"`` and, if they are known,
         ``"member"``, ``"val_loss"`` and ``"val_pearson"``.
     ax
-        Axes to draw on, two, or one where nothing was validated; a new figure by default.
+        Two axes to draw on, or one if there was no validation; a new figure by default.
 
     Returns
     -------
-    ``(2,)`` axes, loss and score; ``(1,)`` where there is no ``"val_pearson"``.
+    ``(2,)`` axes, loss and score; ``(1,)`` if there is no ``"val_pearson"``.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | N
     check.is_table(table, "history", CALL)
     check.has_columns(table, ["epoch", "train_loss"], "history", CALL)
     members = _members(table)
-    validated = _known(table, SCORE)
+    validated = _has_values(table, SCORE)
     with look():
         axes = panels(ax, 1 + validated, panel_in=(2.9, 2.2))
         for i, (_, rows) in enumerate(members):
@@ -69,7 +69,7 @@ def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | N
             if validated:
                 axes[1].plot(rows["epoch"], rows[SCORE], color=category(i))
                 _mark(axes[1], rows, SCORE, category(i), best)
-        _finish(axes, [str(name) for name, _ in members], has_val_loss=_known(table, "val_loss"))
+        _finish(axes, [str(name) for name, _ in members], has_val_loss=_has_values(table, "val_loss"))
     return axes
 
 
@@ -79,19 +79,19 @@ def _members(table: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     return [(name, rows.sort_values("epoch")) for name, rows in table.groupby("member")]
 
 
-def _known(table: pd.DataFrame, column: str) -> bool:
+def _has_values(table: pd.DataFrame, column: str) -> bool:
     return column in table.columns and bool(table[column].notna().any())
 
 
 def _best(rows: pd.DataFrame) -> int | None:
-    """Position of the epoch with the highest validation score, the first of several."""
+    """Position of the epoch with the highest validation score; the first one if several are equal."""
     scores = rows[SCORE].to_numpy(dtype=np.float64)
     return int(np.nanargmax(scores)) if np.isfinite(scores).any() else None
 
 
 def _loss(ax: Axes, rows: pd.DataFrame, color: str, best: int | None) -> None:
     ax.plot(rows["epoch"], rows["train_loss"], color=color)
-    if _known(rows, "val_loss"):
+    if _has_values(rows, "val_loss"):
         ax.plot(rows["epoch"], rows["val_loss"], color=color, linestyle=DASHES)
         _mark(ax, rows, "val_loss", color, best)
 

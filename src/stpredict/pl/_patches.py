@@ -1,4 +1,4 @@
-"""What a model sees of one spot: its fields of view on the slide, and the patch of every scale."""
+"""The input of a model for one spot: its fields of view on the slide, and the patch of every scale."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from .. import _keys as keys
-from .._checks import plots as check
 from .._checks import slides as check_slides
 from .._geometry import PatchSpec
 from .._pixels import PatchReader
 from .._slides import Selection, resolve
+from . import _errors as check
 from ._slide_axes import Window, draw_spots, draw_tissue, length_label, scale_bar
 from ._style import category, look, panels
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .._slides import Slide
 
 FOV_SPOTS = (1.5, 3.0, 6.0)
-"""Fields of view in spot diameters where none are given or recorded: the default of the models."""
+"""Fields of view in spot diameters if none are given or recorded: the default of the models."""
 AROUND = 1.25
 """Side of the overview in widest fields of view."""
 
@@ -43,7 +43,7 @@ def patches(
     coordinate_system: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> NDArray[Any]:
-    """The patches of one spot at every scale, and where they lie on the slide.
+    """The patches of one spot at every scale, and their place on the slide.
 
     Parameters
     ----------
@@ -52,18 +52,18 @@ def patches(
     spot
         Name in ``obs_names`` of the table, or index in the spots element.
     patch
-        Fields of view and size, such as ``predictor.patch``; by default what the table ``"predicted"`` was predicted
-        with, else 1.5, 3 and 6 spot diameters at 224 px.
+        Fields of view and size, such as ``predictor.patch``. By default those recorded in the table ``"predicted"``,
+        or else 1.5, 3 and 6 spot diameters at 224 px.
     region
         The spots element to look in; all by default.
     table_name
-        Table that names the spots; by default ``"observed"``, else ``"predicted"``, else the only one.
+        Table that names the spots; by default ``"observed"``, or else ``"predicted"``, or else the only table.
     image_key
-        Image, where several lie under the spots.
+        Image, if there are several under the spots.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
     ax
-        Axes to draw on, one for the slide and one a scale; a new figure by default.
+        Axes to draw on, one for the slide and one for each scale; a new figure by default.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def patches(
     table = _table(sdata, table_name)
     selection = Selection(image_key=image_key, table_name=table, coordinate_system=coordinate_system)
     slide, i = _find(sdata, spot, region, selection)
-    spec = patch or _recorded(sdata) or PatchSpec(fov_um=tuple(fov * slide.diameter_um for fov in FOV_SPOTS))
+    spec = patch or _recorded_patch_spec(sdata) or PatchSpec(fov_um=tuple(fov * slide.diameter_um for fov in FOV_SPOTS))
     pixels = PatchReader(slide.levels, slide.um_per_px, spec, axes=slide.axes).read(slide.xy_px[i : i + 1])[0][0]
     with look():
         axes = panels(ax, 1 + len(pixels), panel_in=(1.8, 2.05), n_columns=6, layout="compressed")
@@ -105,8 +105,8 @@ def _table(sdata: SpatialData, table_name: str | None) -> str | None:
     return names[0] if names else None
 
 
-def _recorded(sdata: SpatialData) -> PatchSpec | None:
-    """The patches that predictions in this object were made from."""
+def _recorded_patch_spec(sdata: SpatialData) -> PatchSpec | None:
+    """The patches that the predictions in this object were made from, if they are recorded."""
     if keys.PREDICTED not in sdata.tables:
         return None
     params = sdata.tables[keys.PREDICTED].uns.get(keys.PREDICTED, {}).get("params", {})
@@ -132,7 +132,7 @@ def _find(sdata: SpatialData, spot: int | str, region: str | None, selection: Se
 
 
 def _positions(slides: Sequence[Slide], names: str, spot: int | str) -> list[tuple[Slide, int]]:
-    """Where a spot of this name is: at most one place a slide."""
+    """The slides that have a spot of this name, and its position on each."""
     places = [(slide, np.flatnonzero(getattr(slide, names).astype(str) == str(spot))) for slide in slides]
     return [(slide, int(at[0])) for slide, at in places if len(at)]
 

@@ -1,4 +1,4 @@
-"""A whole prediction in one picture: its first three principal components as red, green and blue."""
+"""All genes in one picture: their first three principal components as red, green and blue."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from .. import _keys as keys_of
 from .._checks import config as check_config
-from .._checks import plots as check
-from .._components import colors_of, components
 from .._slides import Selection
+from . import _errors as check
+from ._components import component_colors, components
 from ._slide_axes import (
     BELOW,
     PANEL_IN,
@@ -53,33 +53,33 @@ def pca(
 ) -> NDArray[Any]:
     """The first three principal components of all genes as red, green and blue.
 
-    Spots of like colour have like expression; those of a regular lattice are drawn as an image where they touch each
-    other or are more than 10,000. The components are learnt from the first prediction among ``keys`` (else
-    from the first key) and applied to all of them, so that colours mean the same in every panel.
+    Spots of similar colour have similar expression. Spots on a regular lattice are drawn as an image if they touch each
+    other or if there are more than 10,000. The components are computed from the first prediction among ``keys`` (or
+    from the first key if there is none) and applied to all keys, so that colours mean the same in every panel.
 
     Parameters
     ----------
     sdata
         Object with an image, spots and at least one table.
     keys
-        What to draw, one panel each: ``"observed"`` is the table of counts, anything else a table of `tl.predict` or
-        a layer of the table of counts.
+        What to draw, one panel each: ``"observed"`` is the table of counts; any other key is a table of `tl.predict`
+        or a layer of the table of counts.
     region
-        The spots element to draw; may be left out if all keys have just one in common.
+        The spots element to draw; it can be left out if the keys have only one in common.
     table_name
-        Table of counts; by default ``"observed"``, or the only one that is no prediction.
+        Table of counts; by default ``"observed"``, or the only table that is not a prediction.
     layer
         Layer of the table of counts that holds raw counts; None is X.
     image_key
-        Image, where several lie under the spots.
+        Image, if there are several under the spots.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
     spot_size
         Diameter of the circles in true spot diameters.
     image_alpha
-        Strength of the image, from 0 (white) to 1 (as it is).
+        Opacity of the image, from 0 (white) to 1 (unchanged).
     ax
-        Axes to draw on, one a key; a new figure by default.
+        Axes to draw on, one for each key; a new figure by default.
 
     Returns
     -------
@@ -87,10 +87,10 @@ def pca(
 
     Notes
     -----
-    Genes are those that all keys have and that vary in all of them, each standardised within its key. A component
-    points to where its largest loading is positive; its 2 and 98 % quantiles, taken in each panel, become no and full
-    colour. The percentages are shares of the variance of the standardised genes that the components were learnt from; a
-    component with less than 0.5 % is not shown, its colour is the same everywhere.
+    The genes are those that all keys have and that vary in all of them, each standardised within its key. The sign of a
+    component makes its largest loading positive. The 2 and 98 % quantiles of a component in each panel map to no and
+    full colour. The percentages are shares of the variance of the standardised genes from which the components were
+    computed; a component with less than 0.5 % is not shown, and its colour is the same everywhere.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def pca(
         image_key=image_key, shapes_key=region, table_name=table_name, coordinate_system=coordinate_system, layer=layer
     )
     found = sources(sdata, keys, selection)
-    standard = _standardised(found)
+    standard = _standardize(found)
     learnt = next((i for i, source in enumerate(found) if not source.is_counts), 0)
     loadings, share = components(standard[learnt])
     window = spots_window(found[0].slide)
@@ -115,7 +115,7 @@ def pca(
         axes = panels(ax, len(found), panel_in=size, n_columns=3, layout="compressed")
         draw_tissue(axes, found[0].slide, window, image_alpha=image_alpha)
         for panel, source, values in zip(axes, found, standard, strict=True):
-            colors = colors_of(values @ loadings.T, share)
+            colors = component_colors(values @ loadings.T, share)
             raster = full_raster(source.slide, spot_size)
             if raster is None:
                 draw_spots(panel, source.slide.xy_um, source.slide.diameter_um * spot_size, colors=colors)
@@ -128,8 +128,8 @@ def pca(
     return axes
 
 
-def _standardised(found: Sequence[Source]) -> list[NDArray[np.float64]]:
-    """Values of the genes that all sources have and that vary in all of them, mean 0 and variance 1 each."""
+def _standardize(found: Sequence[Source]) -> list[NDArray[np.float64]]:
+    """Standardised values of the genes that all sources have and that vary in all of them."""
     names = [source.key for source in found]
     genes = [gene for gene in found[0].panel if all(gene in source.panel for source in found)]
     check.enough_for_components(len(found[0].slide.xy_px), len(genes), names)
@@ -146,17 +146,7 @@ def _standardised(found: Sequence[Source]) -> list[NDArray[np.float64]]:
 
 
 def components_legend(ax: Axes, share: NDArray[np.float64], *, line: int = 0) -> None:
-    """Which colour is which component, and its share of variance, below the picture from the right.
-
-    Parameters
-    ----------
-    ax
-        Where.
-    share
-        ``(3,)`` shares of variance.
-    line
-        0 is the line of the scale bar, 1 the next.
-    """
+    """The colour of each component and its share of variance, below the picture at the right."""
     for i, (color, part) in enumerate(zip(CHANNELS, share, strict=True)):
         ax.annotate(
             f"\N{BLACK SQUARE} {100 * part:.0f} %",

@@ -1,4 +1,4 @@
-"""How well genes are predicted: the scores of all of them, beside a baseline and what noise allows."""
+"""Scores of all genes, beside a baseline and the noise ceiling."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._checks import config as check_config
-from .._checks import plots as check
-from ._style import BLUE, NEUTRAL, ORANGE, look, number, panels, tidy
+from . import _errors as check
+from ._style import BLUE, DASHES, NEUTRAL, ORANGE, look, number, panels, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 CALL = "`stp.tl.evaluate(sdata)`"
 ROWS = (("pearson_ridge_color", ORANGE), ("pearson", BLUE), ("ceiling", NEUTRAL))
-"""What is drawn, from the baseline to the ceiling."""
+"""Columns that are drawn with their colours, from the baseline to the ceiling."""
 JITTER, ABOVE = 0.09, 1.01
-DASHES: Any = (0, (4, 3))
 
 
 def scores(
@@ -33,25 +32,25 @@ def scores(
 ) -> NDArray[Any]:
     """Gene-wise Pearson correlations, beside a ridge on colour and the noise ceiling.
 
-    Left: the distribution over genes, with the mean of each row. The dashed line at 0 is what the mean profile of the
-    training spots scores. Right: each gene against its ceiling; the line is as good as the noise of the counts lets any
-    prediction be.
+    Left: the distribution over genes, with the mean of each row. The dashed line at 0 is the score of the mean profile
+    of the training spots. Right: each gene against its noise ceiling; the line marks scores equal to the ceiling, the
+    highest that a prediction can reach given the noise of the counts.
 
     Parameters
     ----------
     scores
-        What `tl.evaluate` gives, one row a gene: ``"pearson"``, and ``"pearson_ridge_color"`` and ``"ceiling"`` where
-        they are known. Genes without a score (NaN) are counted below the plot.
+        The result of `tl.evaluate`, one row for each gene: ``"pearson"`` and, if they are known,
+        ``"pearson_ridge_color"`` and ``"ceiling"``. The number of genes without a score (NaN) is written on the plot.
     label
         Name of what was evaluated.
     n_labels
-        How many of the best predicted genes are named, as far as their names cover no points.
+        Largest number of best predicted genes that are named. Names that would cover points are left out.
     ax
-        Axes to draw on, two, or one where there is no ceiling; a new figure by default.
+        Two axes to draw on, or one if there is no ceiling; a new figure by default.
 
     Returns
     -------
-    ``(2,)`` axes, or ``(1,)`` where there is no ceiling.
+    ``(2,)`` axes, or ``(1,)`` if there is no ceiling.
 
     Examples
     --------
@@ -77,14 +76,14 @@ def scores(
         for panel in axes:
             tidy(panel)
         _distributions(axes[0], drawn, label)
-        _missing(axes[0], columns["pearson"])
+        _count_missing(axes[0], columns["pearson"])
         if both:
             _against_ceiling(axes[1], drawn, scores.index.astype(str).tolist(), label, n_labels)
     return axes
 
 
 def _distributions(ax: Axes, drawn: dict[str, NDArray[np.float64]], label: str) -> None:
-    """One row a score: density above, genes below, mean as a line with its number."""
+    """One row for each score: density above, genes below, and the mean as a line with its number."""
     names = {"pearson_ridge_color": "ridge on colour", "pearson": label, "ceiling": "noise ceiling"}
     rows = [(name, color) for name, color in ROWS if name in drawn]
     ax.axvline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
@@ -123,8 +122,8 @@ def _density(ax: Axes, values: NDArray[np.float64], y: float, color: str) -> Non
     ax.fill_between(at, y, y + 0.32 * height / height.max(), color=color, alpha=0.4, linewidth=0)
 
 
-def _missing(ax: Axes, values: NDArray[np.float64]) -> None:
-    """How many genes are not in the picture."""
+def _count_missing(ax: Axes, values: NDArray[np.float64]) -> None:
+    """The number of genes without a score, as text above the plot."""
     n = int((~np.isfinite(values)).sum())
     if n:
         text = f"{n} of {len(values)} genes have no score"
@@ -139,7 +138,7 @@ def _against_ceiling(
     low, high = min(0.0, float(y[complete].min())), max(float(x[complete].max()), float(y[complete].max()))
     margin = 0.05 * (high - low)
     ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=0.8)
-    _along(ax, 0.5 * high, "ceiling")
+    _diagonal_text(ax, 0.5 * high, "ceiling")
     ax.axhline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
     ax.scatter(x[complete], y[complete], s=9, color=BLUE, alpha=0.75, linewidths=0)
     ax.set(
@@ -151,12 +150,12 @@ def _against_ceiling(
     best = complete[np.argsort(-y[complete])]
     n_tried = 3 * n_labels
     share = np.column_stack([x[best], y[best]]) / (high + margin - low)
-    for i in _free(share, [genes[at] for at in best[:n_tried]])[:n_labels]:
+    for i in _labels_without_overlap(share, [genes[at] for at in best[:n_tried]])[:n_labels]:
         at = best[i]
         ax.annotate(genes[at], (x[at], y[at]), xytext=(-3, 2), textcoords="offset points", ha="right", fontsize=7)
 
 
-def _along(ax: Axes, at: float, text: str) -> None:
+def _diagonal_text(ax: Axes, at: float, text: str) -> None:
     """Text on the diagonal."""
     ax.text(
         at,
@@ -172,11 +171,8 @@ def _along(ax: Axes, at: float, text: str) -> None:
     )
 
 
-def _free(xy: NDArray[np.float64], names: list[str]) -> list[int]:
-    """Points, first ones first, whose names, to the left above them, cover neither points nor other names.
-
-    Lengths are shares of the width and height of the panel.
-    """
+def _labels_without_overlap(xy: NDArray[np.float64], names: list[str]) -> list[int]:
+    """Indices of points whose names, placed above and left of them, cover neither points nor earlier names."""
     kept: list[int] = []
     boxes: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for i, name in enumerate(names):

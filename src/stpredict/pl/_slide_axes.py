@@ -1,4 +1,4 @@
-"""What every slide plot shares: dimmed tissue, spots at true size, a scale bar. Axes are in µm, y downwards."""
+"""Shared parts of all slide plots: pale tissue, spots at true size, a scale bar. Axes are in µm, y points down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.transforms import Affine2D
 from .._geometry import PatchSpec, spot_pitch
 from .._pixels import PatchReader
 from .._slides import Level
-from ..pp._raster import raster_of
+from ..pp.raster import fit_raster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .._slides import Slide
-    from ..pp._raster import Raster
+    from ..pp.raster import Raster
 
 THUMBNAIL_PX = 800
-"""Side of the picture of the tissue: sharp at 300 dpi in a panel of a third of a page."""
+"""Side of the tissue image: sharp at 300 dpi in a panel of a third of a page."""
 BUDGET_BYTES = 1 << 26
-"""Decoded image held at a time."""
+"""Largest amount of decoded image in memory."""
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-GREYED = 0.35
-"""How far dimmed tissue loses its colour, so that it is not mistaken for a value."""
+DESATURATION = 0.35
+"""How much colour pale tissue loses, so that it is not mistaken for a value."""
 PANEL_IN, TEXT_IN = 2.4, 0.4
-"""Width of a picture, and height of the text above and below it, in inches."""
+"""Width of a panel, and height of the text above and below it, in inches."""
 BELOW = -0.035
-"""Where text below a picture stands, in heights of the picture."""
+"""Position of text below a panel, in heights of the panel."""
 MANY_SPOTS, TOUCHING = 10_000, 0.99
-"""Spots on a regular lattice are drawn as an image above so many, or from so many times their distance in diameter.
-Other spots are, above so many, pixels in vector files."""
+"""Spots on a regular lattice are drawn as an image if there are more than this number, or if their diameter is at least
+this share of their distance. Other spots above this number are pixels in vector files."""
 WHITE = np.full((1, 1, 3), 255, dtype=np.uint8)
-"""A picture of nothing."""
+"""An empty image."""
 MISSING = "0.75"
 """Colour of a spot without a value."""
 
@@ -59,19 +59,7 @@ class Window:
 
     @classmethod
     def around(cls, xy_um: NDArray[np.float64], margin_um: float) -> Window:
-        """The smallest window that holds some points with a margin.
-
-        Parameters
-        ----------
-        xy_um
-            ``(n, 2)`` points.
-        margin_um
-            How far it reaches beyond them.
-
-        Returns
-        -------
-        The window.
-        """
+        """The smallest window that contains some points with a margin."""
         (x0, y0), (x1, y1) = xy_um.min(axis=0) - margin_um, xy_um.max(axis=0) + margin_um
         return cls(x=float(x0), y=float(y0), width=float(x1 - x0), height=float(y1 - y0))
 
@@ -82,37 +70,15 @@ class Window:
 
 
 def spots_window(slide: Slide) -> Window:
-    """The part of a slide that has spots.
-
-    Parameters
-    ----------
-    slide
-        The slide.
-
-    Returns
-    -------
-    The window, one spot diameter wider than the spots on each side.
-    """
+    """The part of a slide that has spots, with a margin of one spot diameter."""
     return Window.around(slide.xy_um, 1.5 * slide.diameter_um)
 
 
 def draw_tissue(axes: Iterable[Axes], slide: Slide, window: Window, *, image_alpha: float = 1.0) -> None:
-    """Draw the H&E image of a window and set axes up as a slide.
-
-    Parameters
-    ----------
-    axes
-        Where; the image is read once for all of them.
-    slide
-        The slide.
-    window
-        The part to show; beyond the image it is white.
-    image_alpha
-        1 shows the image as it is, 0 shows white without reading it; in between it is paler and greyer.
-    """
+    """Draw the H&E image of a window, read once for all axes; an ``image_alpha`` of 0 reads nothing and draws white."""
     side = max(window.width, window.height)
     centre = np.array([window.x + window.width / 2, window.y + window.height / 2])
-    pixels = _dimmed(_square(slide, centre, side) if image_alpha > 0 else WHITE, image_alpha)
+    pixels = _dim(_square(slide, centre, side) if image_alpha > 0 else WHITE, image_alpha)
     x0, y0 = centre - side / 2
     for ax in axes:
         ax.imshow(pixels, extent=(x0, x0 + side, y0 + side, y0), interpolation="antialiased")
@@ -121,13 +87,7 @@ def draw_tissue(axes: Iterable[Axes], slide: Slide, window: Window, *, image_alp
 
 
 def bare(ax: Axes) -> None:
-    """Take ticks and frame away.
-
-    Parameters
-    ----------
-    ax
-        The axes.
-    """
+    """Remove ticks and frame."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -143,31 +103,7 @@ def draw_spots(
     cmap: str = "viridis",
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> EllipseCollection:
-    """Draw spots as circles whose size is a length on the tissue.
-
-    Parameters
-    ----------
-    ax
-        Where.
-    xy_um
-        ``(n, 2)`` centres.
-    diameter_um
-        Diameter of every circle.
-    values
-        ``(n,)`` numbers that become colours; NaN becomes grey.
-    colors
-        Colours to use where there are no ``values``.
-    edge
-        Colour of the outline.
-    cmap
-        Colour map of ``values``.
-    limits
-        Values at the two ends of the colour map.
-
-    Returns
-    -------
-    The circles.
-    """
+    """Draw spots as circles of a diameter on the tissue, coloured by ``values`` (NaN is grey) or with ``colors``."""
     size = np.full(len(xy_um), diameter_um)
     spots = EllipseCollection(
         size,
@@ -188,47 +124,17 @@ def draw_spots(
 
 
 def full_raster(slide: Slide, spot_size: float) -> Raster | None:
-    """The lattice of spots that are better drawn as an image: many, or touching, and nobody asked for another size.
-
-    Parameters
-    ----------
-    slide
-        The spots.
-    spot_size
-        Diameter of the circles that are asked for, in true spot diameters.
-
-    Returns
-    -------
-    The lattice in µm; None where spots are to be circles.
-    """
+    """The lattice of spots to draw as an image: many, or touching each other, at their true size; otherwise None."""
     if spot_size != 1:
         return None
     full = len(slide.xy_um) > MANY_SPOTS or slide.diameter_um > TOUCHING * spot_pitch(slide.xy_um)
-    return raster_of(slide.xy_um) if full else None
+    return fit_raster(slide.xy_um) if full else None
 
 
 def draw_raster(
     ax: Axes, raster: Raster, values: NDArray[Any], *, cmap: str = "viridis", limits: tuple[float, float] = (0.0, 1.0)
 ) -> AxesImage:
-    """Draw spots of a regular lattice as an image without gaps: each covers the pixels that are nearest to it.
-
-    Parameters
-    ----------
-    ax
-        Where; shows a window already.
-    raster
-        The lattice, in µm.
-    values
-        ``(n,)`` numbers that become colours, NaN grey; or ``(n, 3)`` red, green and blue from 0 to 1.
-    cmap
-        Colour map of ``values``.
-    limits
-        Values at the two ends of the colour map.
-
-    Returns
-    -------
-    The image. It shows nothing where there is no spot; where it is shrunk, colours are averaged.
-    """
+    """Draw spots of a regular lattice as an image without gaps, from numbers ``(n,)`` or colours ``(n, 3)``."""
     painted = raster.paint(np.column_stack([values, np.ones(len(values))]))
     covered = np.nan_to_num(painted[-1])
     shown = np.ma.masked_invalid(painted[0]) if values.ndim == 1 else np.nan_to_num(np.moveaxis(painted, 0, -1))
@@ -245,15 +151,7 @@ def draw_raster(
 
 
 def scale_bar(ax: Axes, window: Window) -> None:
-    """Draw a bar of a round length below the picture, with its length beside it.
-
-    Parameters
-    ----------
-    ax
-        Where.
-    window
-        What the axes show.
-    """
+    """Draw a bar of a round length below the panel, with its length beside it."""
     length = round_length(0.25 * window.width)
     share = length / window.width
     color = rcParams["text.color"]
@@ -271,42 +169,22 @@ def scale_bar(ax: Axes, window: Window) -> None:
 
 
 def round_length(most_um: float) -> float:
-    """The largest of 1, 2, 5, 10, 20, … that is not above a length.
-
-    Parameters
-    ----------
-    most_um
-        The length.
-
-    Returns
-    -------
-    A round length.
-    """
+    """The largest of 1, 2, 5, 10, 20, … that does not exceed a length."""
     power = 10.0 ** math.floor(math.log10(most_um) + 1e-9)
     return max(step * power for step in (1, 2, 5) if step * power <= most_um * (1 + 1e-9))
 
 
 def length_label(length_um: float) -> str:
-    """A length in words: µm below a millimetre, mm from there on.
-
-    Parameters
-    ----------
-    length_um
-        The length.
-
-    Returns
-    -------
-    Number and unit.
-    """
+    """A length as text: in µm below a millimetre, else in mm."""
     return f"{length_um:g} µm" if length_um < 1000 else f"{length_um / 1000:g} mm"
 
 
 def _square(slide: Slide, centre_um: NDArray[np.float64], side_um: float) -> NDArray[np.uint8]:
-    """Pixels ``(y, x, 3)`` of a square, read from the coarsest level that is fine enough."""
+    """Pixels ``(y, x, 3)`` of a square, read from the coarsest level that has the resolution."""
     size = int(np.clip(side_um / slide.um_per_px, 8, THUMBNAIL_PX))
     ratio = side_um / slide.um_per_px / size
     reader = PatchReader(
-        _thinned(slide.levels, ratio),
+        _subsample_levels(slide.levels, ratio),
         slide.um_per_px,
         PatchSpec(fov_um=(side_um,), size_px=size),
         budget_bytes=BUDGET_BYTES,
@@ -316,8 +194,8 @@ def _square(slide: Slide, centre_um: NDArray[np.float64], side_um: float) -> NDA
     return pixels
 
 
-def _thinned(levels: Sequence[Level], ratio: float) -> list[Level]:
-    """The levels, and where even the coarsest is far finer than needed, that one with every k-th pixel only."""
+def _subsample_levels(levels: Sequence[Level], ratio: float) -> list[Level]:
+    """The levels, with every k-th pixel of the coarsest as one more if even that is far finer than needed."""
     coarsest = levels[-1]
     step = int(ratio / max(coarsest.factor) / 2)
     if step < 2:
@@ -327,11 +205,11 @@ def _thinned(levels: Sequence[Level], ratio: float) -> list[Level]:
     return [*levels, Level(pixels=pixels, factor=(rows * step, columns * step))]
 
 
-def _dimmed(pixels: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
+def _dim(pixels: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
     if alpha >= 1:
         return pixels
     values = pixels.astype(np.float32)
     grey = (values @ LUMA)[..., None]
-    dimmed = 255 - alpha * (255 - (GREYED * grey + (1 - GREYED) * values))
+    dimmed = 255 - alpha * (255 - (DESATURATION * grey + (1 - DESATURATION) * values))
     rounded: NDArray[np.uint8] = np.rint(dimmed).astype(np.uint8)
     return rounded

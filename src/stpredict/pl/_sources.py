@@ -1,4 +1,4 @@
-"""Where the values to draw come from: measured counts, a table of predictions, a layer. Nothing here draws."""
+"""The values that plots draw: from counts, from a table of predictions, or from a layer. Nothing here draws."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from spatialdata.models import get_table_keys
 
 from .. import _keys as keys
 from .._checks import expression as check_expression
-from .._checks import plots as check
 from .._checks import slides as check_slides
 from .._slides import resolve, slide_images
 from ..metrics import pearson
 from ..pp import TargetSpec
-from ..pp._columns import columns_of
+from ..pp.columns import read_columns
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,39 +30,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Source:
-    """The values of one slide under one key."""
+    """The values of one slide for one key."""
 
     key: str
     slide: Slide
     matrix: Any
-    """``(n, n_genes)`` values as stored; of predictions only the genes that are asked for are read."""
+    """``(n, n_genes)`` values as stored; of predictions only the requested genes are read."""
     rows: NDArray[np.intp]
     """Rows of ``matrix`` that are the spots of the slide."""
     is_counts: bool
-    """Whether they are raw counts, to be normalised before they are drawn."""
+    """Whether the values are raw counts, which are normalised before they are drawn."""
     target: TargetSpec
-    """How counts become the units that are drawn."""
+    """The normalisation of counts."""
     panel: tuple[str, ...]
     """Genes that have values."""
     units: str
 
     def values(self, genes: Sequence[str], like: Source | None = None) -> NDArray[np.float32]:
-        """Normalised expression.
-
-        Parameters
-        ----------
-        genes
-            Names of genes.
-        like
-            Normalise counts as those behind this source were; None is as behind itself.
-
-        Returns
-        -------
-        ``(n_spots, len(genes))``, float32; NaN where a spot has no counts at all.
-        """
+        """Normalised expression ``(n_spots, len(genes))``; counts are normalised like those behind ``like``."""
         at = {gene: i for i, gene in enumerate(self.slide.genes)}
         if not self.is_counts:
-            return columns_of(self.matrix, [at[gene] for gene in genes], self.rows)
+            return read_columns(self.matrix, [at[gene] for gene in genes], self.rows)
         scheme = like or self
         panel = list(genes) if scheme.target.over == "all" else [gene for gene in scheme.panel if gene in at]
         normal = scheme.target.normalize(self.matrix, [at[gene] for gene in panel])
@@ -71,21 +59,7 @@ class Source:
 
 
 def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection) -> list[Source]:
-    """Read one slide's values under each key.
-
-    Parameters
-    ----------
-    sdata
-        The object.
-    names
-        ``"observed"`` is the table of counts; anything else is a table, or a layer of the table of counts.
-    selection
-        Which elements are meant; ``shapes_key`` is the region.
-
-    Returns
-    -------
-    One source a key, all of the same region.
-    """
+    """Read the values of one slide for each key; all keys are of the same region."""
     check_slides.is_spatialdata(sdata)
     asked = [names] if isinstance(names, str) else list(names)
     check.some_key(asked)
@@ -107,22 +81,8 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     return [drawn[key] for key in asked]
 
 
-def agreement(observed: Source, predicted: Source, gene: str) -> float | None:
-    """Pearson correlation of a gene over the spots that `tl.evaluate` scores: those with a count of a predicted gene.
-
-    Parameters
-    ----------
-    observed
-        Counts; normalised as those behind the prediction were.
-    predicted
-        Predictions.
-    gene
-        The gene.
-
-    Returns
-    -------
-    The correlation; None where it is not defined.
-    """
+def source_pearson(observed: Source, predicted: Source, gene: str) -> float | None:
+    """Pearson correlation of a gene over the spots that `tl.evaluate` scores; None if it is not defined."""
     _, left, right = np.intersect1d(observed.slide.instances, predicted.slide.instances, return_indices=True)
     measured, given = observed.values([gene], predicted)[left], predicted.values([gene])[right]
     predicted_genes = set(predicted.panel)
@@ -146,7 +106,7 @@ def _counts_table(sdata: SpatialData, asked: Sequence[str], table_name: str | No
 
 
 def _place(sdata: SpatialData, key: str, counts_table: str | None, layer: str | None) -> tuple[str, str | None]:
-    """Table and layer that a key means."""
+    """The table and layer that a key names."""
     if counts_table is not None and key in {keys.OBSERVED, counts_table}:
         return counts_table, layer
     if key in sdata.tables:
@@ -157,7 +117,7 @@ def _place(sdata: SpatialData, key: str, counts_table: str | None, layer: str | 
 
 
 def _prediction(key: str, sdata: SpatialData, meant: Selection) -> Source:
-    """Values drawn as they are; without a record of their units they are taken for the default ones."""
+    """A prediction, drawn without normalisation; units that are not recorded are assumed to be the default."""
     table = sdata.tables[str(meant.table_name)]
     records = [table.uns[name] for name in (key, keys.PREDICTED) if isinstance(table.uns.get(name), Mapping)]
     record = records[0] if records else {}
@@ -198,7 +158,7 @@ def _counts(key: str, slide: Slide, like: Source | None) -> Source:
 
 
 def _places(sdata: SpatialData, meant: Selection) -> tuple[NDArray[np.intp], Slide]:
-    """Rows of a table that annotate a region, and these spots without values, which may be more than memory holds."""
+    """Rows of a table that annotate a region, and its spots without values, since these may not fit into memory."""
     table_name, region = str(meant.table_name), str(meant.shapes_key)
     check_slides.has_element(sdata, region, table_name)
     table = sdata.tables[table_name]
@@ -219,10 +179,10 @@ def _places(sdata: SpatialData, meant: Selection) -> tuple[NDArray[np.intp], Sli
 
 
 def _panel(matrix: Any, rows: NDArray[np.intp], genes: Sequence[str]) -> tuple[str, ...]:
-    """Genes with a value in some spot: the others of a layer of predictions are NaN."""
-    first = columns_of(matrix, range(len(genes)), rows[:1])
-    doubtful = np.flatnonzero(np.isnan(first).all(axis=0))
-    if not len(doubtful):
+    """Genes with a value in any spot; in a layer of predictions, all other genes are NaN."""
+    first = read_columns(matrix, range(len(genes)), rows[:1])
+    candidates = np.flatnonzero(np.isnan(first).all(axis=0))
+    if not len(candidates):
         return tuple(genes)
-    missing = set(doubtful[np.isnan(columns_of(matrix, doubtful.tolist(), rows)).all(axis=0)].tolist())
+    missing = set(candidates[np.isnan(read_columns(matrix, candidates.tolist(), rows)).all(axis=0)].tolist())
     return tuple(gene for i, gene in enumerate(genes) if i not in missing)

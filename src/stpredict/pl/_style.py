@@ -1,6 +1,6 @@
-"""The one look of all plots: font sizes, colours, panels. Nothing here knows what is drawn.
+"""The style of all plots: font sizes, colours, panels. Nothing here depends on what is drawn.
 
-Text and axes keep the colours of the user's style sheet, so plots fit light and dark backgrounds.
+Text and axes keep the colours of the user's style sheet, so that plots fit light and dark backgrounds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
-from .._checks import plots as check
+from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,12 +29,14 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
     "#D55E00",
     "#F0E442",
 )
-"""The palette of Okabe and Ito: told apart by every kind of colour vision, on black and on white."""
+"""The palette of Okabe and Ito: shown apart by every kind of colour vision, on black and on white."""
 CATEGORIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
 NEUTRAL = "0.55"
-"""Grey that shows on black and on white."""
+"""Grey that is visible on black and on white."""
+DASHES: Any = (0, (4, 3))
+"""Dashes of lines that mark a reference."""
 WIDTH_IN = 7.2
-"""Width of a page of two journal columns."""
+"""Width of a journal page of two columns, in inches."""
 LOOK: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -57,15 +59,7 @@ LOOK: Any = {
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Sizes and line widths of all plots, for a ``with`` block.
-
-    Only what is changed here is put back: Jupyter's backend sets options when the first figure is made, and a whole
-    ``rc_context`` would undo that.
-
-    Yields
-    ------
-    Nothing; on leaving, the user's settings are back.
-    """
+    """Set font sizes and line widths in a ``with`` block; an ``rc_context`` would undo those of Jupyter's backend."""
     before = {name: mpl.rcParams[name] for name in LOOK}
     mpl.rcParams.update(LOOK)
     try:
@@ -83,27 +77,7 @@ def panels(
     n_columns: int = 4,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> NDArray[Any]:
-    """The axes to draw on: those given, or those of a new figure, which is no wider than a page.
-
-    Parameters
-    ----------
-    ax
-        What the user gave.
-    n
-        How many are needed.
-    panel_in
-        Width and height of a new panel in inches, at most.
-    extra_in
-        Width of what stands beside all panels of a new figure, in inches.
-    n_columns
-        Panels a row, at most.
-    layout
-        Layout engine of a new figure.
-
-    Returns
-    -------
-    ``(n,)`` axes.
-    """
+    """The ``n`` axes to draw on: those given, or those of a new figure that is not wider than a page."""
     if ax is not None:
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
         check.n_axes(len(given), n)
@@ -120,13 +94,7 @@ def panels(
 
 
 def tidy(ax: Axes) -> None:
-    """Give axes that the user made the spines, ticks and sizes of text of ours.
-
-    Parameters
-    ----------
-    ax
-        The axes.
-    """
+    """Apply our spines, ticks and text sizes to axes that the user made."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=LOOK["xtick.labelsize"], width=LOOK["xtick.major.width"], length=2.5)
     for label in (ax.xaxis.label, ax.yaxis.label):
@@ -134,30 +102,10 @@ def tidy(ax: Axes) -> None:
 
 
 def category(i: int) -> str:
-    """Colour of the i-th category; after the seventh they begin again.
-
-    Parameters
-    ----------
-    i
-        Number of the category, from 0.
-
-    Returns
-    -------
-    A colour.
-    """
+    """Colour of the i-th category; colours repeat after the seventh."""
     return CATEGORIES[i % len(CATEGORIES)]
 
 
 def number(value: float) -> str:
-    """A score in words: two decimals, a minus sign that is none of a hyphen.
-
-    Parameters
-    ----------
-    value
-        The score.
-
-    Returns
-    -------
-    Its text.
-    """
+    """A score as text, with two decimals and a typographic minus sign."""
     return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")

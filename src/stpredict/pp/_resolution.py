@@ -1,4 +1,4 @@
-"""Note the resolution of images: what the user says, what is recorded, or what the spots imply."""
+"""Record the resolution of images: as given, as recorded, or as the spots imply."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import numpy as np
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
-from .._checks import files as check_files
-from .._checks import resolution as check_resolution
-from .._checks import slides as check
-from .._resolution import Known, Spots, measured, platform, settle, told
+from .._checks import config as check_config
+from .._checks import slides as check_slides
+from .._geometry import neighbour_pitch
+from .._resolution import (
+    Resolution,
+    SpotsOnImage,
+    reconcile_resolution,
+    resolutions_from_spots,
+    spot_platform,
+    stated_resolution,
+)
 from .._slides import Selection, resolve, slide_images
-from ..io._lattice import neighbour_pitch
+from . import _errors as check
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -31,11 +38,11 @@ def resolution(
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
 ) -> None:
-    """Note the resolution of images.
+    """Record the resolution of images.
 
-    It is, in this order: ``um_per_px``, what the object already records, what the metadata of the image's file say, and
-    what follows from the pitch or diameter of the spots: as given, or of the platform whose reader made the object
-    (Visium, Visium HD). What the spots say is compared with what was said before.
+    The first that is known counts: ``um_per_px``, what the object already records, the metadata of the image file, and
+    the pitch or diameter of the spots: as given, or of the platform whose reader made the object (Visium, Visium HD).
+    A resolution from spots is compared with the one before it.
 
     Parameters
     ----------
@@ -48,21 +55,21 @@ def resolution(
     diameter_um
         Diameter of a spot in µm (100 for legacy arrays; for Visium 65 as Space Ranger writes it, though spots are 55).
     image_key
-        Image that is meant; by default every image.
+        The image; by default every image.
     shapes_key
         Spots to measure; by default all.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
 
     Returns
     -------
-    Nothing. Writes ``sdata.attrs["stpredict"]["um_per_px"][image]``, and its origin, such as ``"argument"`` or
-    ``"spot pitch"``, under ``um_per_px_from``.
+    Nothing. Writes ``sdata.attrs["stpredict"]["um_per_px"][image]``, and its source, such as ``"argument"`` or
+    ``"spot pitch"``, in ``um_per_px_from``.
 
     Raises
     ------
     ValueError
-        If nothing is known, two sources differ by more than 5 %, or pixels are not square within 1 %.
+        If no resolution is known, two sources differ by more than 5 %, or pixels are not square within 1 %.
 
     Examples
     --------
@@ -73,25 +80,21 @@ def resolution(
     >>> round(sdata.attrs["stpredict"]["um_per_px"]["S0_image"], 3)
     4.0
     """
-    check.is_spatialdata(sdata)
+    check_slides.is_spatialdata(sdata)
     for name, value in {"um_per_px": um_per_px, "pitch_um": pitch_um, "diameter_um": diameter_um}.items():
         if value is not None:
-            check_files.positive(name, value)
-    names = _images(sdata, image_key)
-    said = {name: told(sdata, name, um_per_px) for name in names}
-    found: dict[str, Known] = {}
-    if pitch_um is not None or diameter_um is not None or keys.READER in sdata.attrs or None in said.values():
-        selection = Selection(
-            image_key=_meant(sdata, image_key), shapes_key=shapes_key, coordinate_system=coordinate_system, in_px=True
-        )
-        for slide in _on_image(sdata, selection, image_key):
-            by_spots = _measured(slide, pitch_um, diameter_um, sdata)
-            found[slide.image_key] = settle(said[slide.image_key], by_spots, slide.image_key)
-    rest = {name: settle(known, [], name) for name, known in said.items() if known is not None and name not in found}
-    _note(sdata, {**rest, **found})
-
-
-def _note(sdata: SpatialData, found: dict[str, Known]) -> None:
+            check_config.positive(name, value)
+    if image_key is not None:
+        check_slides.has_image(list(sdata.images), image_key)
+    names = slide_images(sdata) if image_key is None else [image_key]
+    stated = {name: stated_resolution(sdata, name, um_per_px) for name in names}
+    by_spots: dict[str, Resolution] = {}
+    if pitch_um is not None or diameter_um is not None or keys.READER in sdata.attrs or None in stated.values():
+        for slide in _slides_in_px(sdata, image_key, shapes_key, coordinate_system):
+            measured = _from_spots(slide, pitch_um, diameter_um, sdata)
+            by_spots[slide.image_key] = reconcile_resolution(stated[slide.image_key], measured, slide.image_key)
+    without_spots = {name: known for name, known in stated.items() if known is not None and name not in by_spots}
+    found = {name: reconcile_resolution(known, [], name) for name, known in without_spots.items()} | by_spots
     ours = sdata.attrs.get(keys.ATTRS, {})
     values = {name: known.um_per_px for name, known in found.items()}
     origins = {name: known.origin for name, known in found.items()}
@@ -102,47 +105,41 @@ def _note(sdata: SpatialData, found: dict[str, Known]) -> None:
     }
 
 
-def _images(sdata: SpatialData, image_key: str | None) -> list[str]:
-    if image_key is None:
-        return slide_images(sdata)
-    check.has_image(list(sdata.images), image_key)
-    return [image_key]
-
-
-def _meant(sdata: SpatialData, image_key: str | None) -> dict[str, str] | None:
-    """The image, for every element that shares a coordinate system with it: others have their own."""
-    if image_key is None:
-        return None
-    systems = set(get_transformation(sdata.images[image_key], get_all=True))
+def _slides_in_px(
+    sdata: SpatialData, image_key: str | None, shapes_key: str | None, coordinate_system: str | None
+) -> list[Slide]:
+    """Slides as if a pixel were 1 µm, so that their lengths are in pixels."""
     elements = {**sdata.shapes, **sdata.labels}
-    sharing = [name for name in elements if systems & set(get_transformation(elements[name], get_all=True))]
-    return dict.fromkeys(sharing, image_key)
-
-
-def _on_image(sdata: SpatialData, selection: Selection, image_key: str | None) -> list[Slide]:
-    """Slides as if a pixel were 1 µm, so that lengths are in pixels."""
-    if not {*sdata.shapes, *sdata.labels}:
-        check.resolution_known(None, image_key or next(iter(sdata.images), "of none"))
+    if not elements:
+        check_slides.resolution_known(0, image_key or next(iter(sdata.images), "of none"))
+    images = None
+    if image_key is not None:  # for elements that share a coordinate system with it; others have their own image
+        systems = set(get_transformation(sdata.images[image_key], get_all=True))
+        sharing = [name for name in elements if systems & set(get_transformation(elements[name], get_all=True))]
+        images = dict.fromkeys(sharing, image_key)
+    selection = Selection(image_key=images, shapes_key=shapes_key, coordinate_system=coordinate_system, in_px=True)
     slides = resolve(sdata, selection, needs_table=False)
     if image_key is None:
         return slides
     matching = [slide for slide in slides if slide.image_key == image_key]
-    check_files.spots_on_image(len(matching), image_key)
+    check.spots_on_image(len(matching), image_key)
     return matching
 
 
-def _measured(slide: Slide, pitch_um: float | None, diameter_um: float | None, sdata: SpatialData) -> list[Known]:
-    """What spots of the given lengths say, else what those of the platform do."""
+def _from_spots(
+    slide: Slide, pitch_um: float | None, diameter_um: float | None, sdata: SpatialData
+) -> list[Resolution]:
+    """Resolutions from spots of the given lengths, else of those of the platform."""
     if pitch_um is None and diameter_um is None:
-        spots = Spots(shapes_key=slide.shapes_key, xy_px=slide.xy_px, diameter_px=slide.diameter_um)
-        return measured(platform(sdata, slide.shapes_key), spots)
-    pitch_px = neighbour_pitch(slide.xy_px)
-    found = [(pitch_um, pitch_px, "spot pitch"), (diameter_um, slide.diameter_um, "spot diameter")]
+        spots = SpotsOnImage(shapes_key=slide.shapes_key, xy_px=slide.xy_px, diameter_px=slide.diameter_um)
+        return resolutions_from_spots(spot_platform(sdata, slide.shapes_key), spots)
+    lengths = [(pitch_um, neighbour_pitch(slide.xy_px), "spot pitch"),
+               (diameter_um, slide.diameter_um, "spot diameter")]  # fmt: skip
     known = [
-        Known(um_per_px=length_um / length_px, origin=origin)
-        for length_um, length_px, origin in found
+        Resolution(um_per_px=length_um / length_px, origin=origin)
+        for length_um, length_px, origin in lengths
         if length_um is not None and np.isfinite(length_px)
     ]
     for other in known[1:]:
-        check_resolution.agrees(known[0], other, slide.image_key)
+        check_slides.same_resolution(known[0], other, slide.image_key)
     return known[:1]

@@ -9,8 +9,9 @@ import pandas as pd
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks import expression as check
+from . import _errors as check
 from ._tables import counts_table, group_names
+from .spatial_blocks import spatial_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ def split(
     key_added
         Column of ``obs`` that is written.
     seed
-        Seed of the choice.
+        Seed of the random choice.
 
     Returns
     -------
@@ -60,8 +61,8 @@ def split(
 
     Notes
     -----
-    Spots beside a held-out block see part of its pixels through their wider patches, so scores on blocks are
-    optimistic; use them only where there is a single slide.
+    Patches of spots beside a test block overlap it, so scores on blocks are optimistic; use them only where there is
+    a single slide.
 
     Examples
     --------
@@ -73,7 +74,7 @@ def split(
     """
     check_config.in_range("fraction", fraction, 0.0, 1.0)
     table = counts_table(sdata, table_name)
-    test = _blocks_of(table, fraction, n_blocks, seed) if by == BLOCK else _groups(table, by, held_out, fraction, seed)
+    test = _blocks(table, fraction, n_blocks, seed) if by == BLOCK else _groups(table, by, held_out, fraction, seed)
     check.both_sides(int((~test).sum()), int(test.sum()), by)
     table.obs[key_added] = pd.Categorical(np.where(test, "test", "train"), categories=["train", "test"])
 
@@ -90,58 +91,11 @@ def _groups(table: AnnData, by: str, held_out: Sequence[str] | None, fraction: f
     return np.isin(names, chosen)
 
 
-def _blocks_of(table: AnnData, fraction: float, n_blocks: int, seed: int) -> NDArray[np.bool_]:
+def _blocks(table: AnnData, fraction: float, n_blocks: int, seed: int) -> NDArray[np.bool_]:
     names = group_names(table, None)
     test = np.zeros(table.n_obs, bool)
     for i, name in enumerate(dict.fromkeys(names.tolist())):
         rows = np.flatnonzero(names == name)
         xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)[rows]
-        test[rows] = blocks(xy, fraction=fraction, n_blocks=n_blocks, seed=seed + i)
+        test[rows] = spatial_blocks(xy, fraction=fraction, n_blocks=n_blocks, seed=seed + i)
     return test
-
-
-def blocks(xy: NDArray[np.float64], *, fraction: float = 0.2, n_blocks: int = 3, seed: int = 0) -> NDArray[np.bool_]:
-    """Contiguous blocks of spots, far from each other.
-
-    Parameters
-    ----------
-    xy
-        ``(n, 2)`` spot centres of one slide, any unit.
-    fraction
-        Fraction of the spots to mark.
-    n_blocks
-        Number of blocks; fewer where there are fewer spots to mark.
-    seed
-        Seed of the place of the first block.
-
-    Returns
-    -------
-    ``(n,)`` mask with ``round(fraction * n)`` spots, at least one and not all where there are two or more.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> xy = np.stack(np.meshgrid(np.arange(6.0), np.arange(6.0)), -1).reshape(-1, 2)
-    >>> int(blocks(xy, fraction=0.25, n_blocks=3).sum())
-    9
-    """
-    n = len(xy)
-    marked = np.zeros(n, bool)
-    n_marked = min(max(round(fraction * n), 1), n - 1)
-    sizes = [len(part) for part in np.array_split(np.arange(max(n_marked, 0)), max(1, n_blocks)) if len(part)]
-    centres: list[NDArray[np.float64]] = []
-    for size in sizes:
-        centre = _far_spot(xy, centres, seed)
-        centres.append(centre)
-        distance = np.where(marked, np.inf, np.linalg.norm(xy - centre, axis=1))
-        marked[np.argsort(distance, kind="stable")[:size]] = True
-    return marked
-
-
-def _far_spot(xy: NDArray[np.float64], centres: Sequence[NDArray[np.float64]], seed: int) -> NDArray[np.float64]:
-    if not centres:
-        first: NDArray[np.float64] = xy[np.random.default_rng(seed).integers(len(xy))]
-        return first
-    nearest = np.min([np.linalg.norm(xy - centre, axis=1) for centre in centres], axis=0)
-    far: NDArray[np.float64] = xy[int(np.argmax(nearest))]
-    return far

@@ -1,4 +1,4 @@
-"""Write the stain of a slide into a SpatialData. What a stain is, and what is done with it, is in `_stain_fit`."""
+"""Write the stain of a slide into a SpatialData. See `stain_normalization` for what a stain is and how it is used."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
-from .._checks import stain as check
-from .._slides import pyramid, resolution
-from . import _elements as elements
-from ._stain_fit import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
+from .._slides import image_resolution, pyramid
+from . import _errors as check
+from . import elements
+from .stain_normalization import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,30 +30,30 @@ def stain(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
 ) -> None:
-    """Measure the stain of a slide, for instance to see how slides differ.
+    """Measure the stain of a slide, for instance to compare slides.
 
-    `stp.tl.fit` measures that of the training slides at their spots by itself, and so does `stp.tl.predict` where it
-    normalises stain; what is recorded here counts more than what it would measure at the spots.
+    `stp.tl.fit` measures the stain of training slides at their spots, and `stp.tl.predict` does so where it normalises
+    stain; a stain that is recorded here takes precedence over one measured at the spots.
 
     Parameters
     ----------
     sdata
         The object.
     image_key
-        The image; by default the only one there is.
+        The image; by default the only one.
     tissue_key
-        Shapes element with the tissue as polygons. Where there is no ``"tissue"`` it is found as `stp.pp.tissue` does,
+        Shapes element with the tissue as polygons. Without any ``"tissue"`` it is found as by `stp.pp.tissue`,
         and not written.
     coordinate_system
-        Coordinate system in which image and tissue meet, where they share several.
+        Coordinate system shared by image and tissue, if there are several.
     um_per_px
-        Resolution in µm per full-resolution pixel; by default what the object records.
+        Resolution in µm per full-resolution pixel; by default as recorded in the object.
 
     Returns
     -------
     Nothing. Writes ``sdata.attrs["stpredict"]["stain"][image_key]``, ready for JSON: ``vectors`` (optical density of
     haematoxylin and of eosin in red, green and blue), ``concentration`` (99th percentiles), ``mean`` and ``std`` (l,
-    alpha, beta), ``n_px`` (pixels looked at).
+    alpha, beta), ``n_px`` (number of pixels).
 
     Raises
     ------
@@ -63,7 +63,7 @@ def stain(
     Notes
     -----
     At most 64 windows of 256 µm, on a lattice over the tissue, are read at 4 µm per pixel; pixels with a mean optical
-    density of 0.15 or more count, unless they are ink as `stp.pp.tissue` knows it. Densities are taken against white
+    density of 0.15 or more count, except for ink as `stp.pp.tissue` defines it. Densities are taken against white
     (255), so a tinted background counts as stain. Vectors are those of Macenko et al. (2009): the first and 99th
     percentile of the angle in the plane of the two largest singular vectors of the densities. ``mean`` and ``std`` are
     those of Reinhard et al. (2001) :cite:p:`Macenko2009,Reinhard2001`.
@@ -77,16 +77,16 @@ def stain(
     [3, 3]
     """
     check_slides.is_spatialdata(sdata)
-    image_key = elements.image_name(sdata, image_key, coordinate_system)
-    um_per_px = resolution(sdata, image_key, um_per_px)
+    image_key = elements.find_image(sdata, image_key, coordinate_system)
+    um_per_px = image_resolution(sdata, image_key, um_per_px)
     levels = pyramid(sdata.images[image_key])
     check_slides.colour_image(levels[0].pixels.shape, image_key)
-    places = _places(sdata, levels, um_per_px, image_key, tissue_key, coordinate_system)
-    measured = check.measured(fit_stain(levels, um_per_px, places, image_key=image_key), image_key)
-    elements.note(sdata, keys.STAIN, image_key, measured.to_dict())
+    places = _window_centres(sdata, levels, um_per_px, image_key, tissue_key, coordinate_system)
+    found = check_slides.has_stain(fit_stain(levels, um_per_px, places, image_key=image_key), image_key)
+    elements.write_attrs(sdata, keys.STAIN, image_key, found.to_dict())
 
 
-def _places(
+def _window_centres(
     sdata: SpatialData, levels: tuple[Level, ...], um_per_px: float, image_key: str, tissue_key: str, system: str | None
 ) -> Float:
     """Centres of windows on the tissue, in pixels of the image."""
@@ -98,24 +98,12 @@ def _places(
     if tissue is None:
         polygons, _ = found_polygons(levels, um_per_px, image_key)
         tissue = shapely.union_all(polygons.geometry.to_numpy())
-    check.some_tissue(shapely.area(tissue), image_key)
+    check.tissue_to_stain(shapely.area(tissue), image_key)
     return lattice_within(tissue, WINDOW_PX * max(RESOLUTION_UM, um_per_px) / um_per_px)
 
 
 def lattice_within(tissue: Any, side_px: float) -> Float:
-    """Centres of windows that lie on tissue, on a square lattice.
-
-    Parameters
-    ----------
-    tissue
-        One polygon or multipolygon, in pixels.
-    side_px
-        Side of a window, and least distance of two.
-
-    Returns
-    -------
-    ``(n, 2)`` of about `N_WINDOWS` at most; where tissue is too small for any, a point inside of every piece.
-    """
+    """Centres ``(n, 2)`` of about `N_WINDOWS` windows on a square lattice within tissue; at least one in each piece."""
     import shapely
 
     step = max(side_px, float(np.sqrt(shapely.area(tissue) / N_WINDOWS)))

@@ -1,6 +1,6 @@
-"""Colours through a table of colours: one compiled loop, which holds no lock.
+"""Map colours through a lookup table: one compiled loop, which releases the interpreter's lock.
 
-Imported only where it is called, since numba costs half a second.
+Imported only where it is called, since importing numba takes half a second.
 """
 
 from __future__ import annotations
@@ -18,21 +18,15 @@ STEP = 5
 N_NODES = 255 // STEP + 1
 """Nodes along each channel."""
 UNIT = 64
-"""Parts of a grey value in which the table counts."""
+"""Steps of the table within a grey value."""
 
 
 @njit(nogil=True, cache=True)
 def look_up(table: NDArray[np.uint16], pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Replace every colour, between the nodes by trilinear interpolation in whole numbers, halves rounded up.
+    """Replace every colour of ``pixels`` ``(n, 3, m)`` by trilinear interpolation in whole numbers, halves rounded up.
 
-    Parameters
-    ----------
-    table
-        ``(N_NODES ** 3 * 4,)`` colours of the nodes, red slowest, in ``1 / UNIT`` grey values; every fourth is unused.
-    pixels
-        ``(n, 3, m)``.
-    out
-        ``(n, 3, m)``.
+    The table ``(N_NODES ** 3 * 4,)`` holds the colours of the nodes, red slowest, in ``1 / UNIT`` grey values; every
+    fourth value is unused.
     """
     size = np.uint32(STEP)
     whole = np.uint32(STEP**3 * UNIT)

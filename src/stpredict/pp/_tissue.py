@@ -1,4 +1,4 @@
-"""Write tissue into a SpatialData as polygons: found by its stain, or taken from a mask. Pixels: `_tissue_mask`."""
+"""Write tissue into a SpatialData as polygons, found by its stain or taken from a mask. Pixels: see `_tissue_mask`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from .. import _keys as keys
-from .._checks import files as check_files
+from .._checks import config as check_config
 from .._checks import slides as check_slides
-from .._checks import tissue as check
 from .._geometry import axis_scales
-from .._slides import pyramid, resolution
-from . import _elements as elements
+from .._slides import image_resolution, pyramid
+from . import _errors as check
+from . import elements
 from ._tissue_mask import MIN_AREA_UM2, MIN_HOLE_UM2, RESOLUTION_UM, found_polygons, mask_outlines, pieces
 
 if TYPE_CHECKING:
@@ -36,26 +36,26 @@ def tissue(
     """Find tissue on an image stained with haematoxylin and eosin.
 
     Backgrounds may be white, grey or hazed with dye; ink of blue, green and black pens, grey fiducial dots, dust and
-    areas masked in black are left out. The same image always gives the same polygons. Where somebody else has found the
-    tissue, ``mask_key`` takes that instead.
+    areas masked in black are left out. The same image always gives the same polygons. ``mask_key`` takes a mask that
+    was made elsewhere instead.
 
     Parameters
     ----------
     sdata
         The object.
     image_key
-        The image; by default the only one there is.
+        The image; by default the only one.
     um_per_px
         Resolution in µm per full-resolution pixel, if it is not recorded in the object.
     resolution_um
-        µm per pixel to look at: the coarsest level that is at least as fine is read, and averaged down to about this.
+        µm per pixel at which tissue is found: the coarsest level that is at least as fine is read, and averaged to it.
     min_area_um2
         Area in µm² of the smallest piece that is kept.
     min_hole_um2
         Area in µm² of the smallest hole that is kept. Fat is pale: groups of fat cells up to this are filled.
     mask_key
         Labels (anything but 0 is tissue, as `squidpy.experimental.im.detect_tissue` writes them) or polygons that are
-        taken as they are in place of what the pixels say; they share a coordinate system with the image.
+        used in place of the pixels; they must share a coordinate system with the image.
     key_added
         Name of the polygons.
 
@@ -63,7 +63,7 @@ def tissue(
     -------
     Nothing. Writes ``sdata.shapes[key_added]``: a polygon for each piece of tissue, the largest first, with its holes,
     in full-resolution pixels of the image and with the image's transformations; the column ``area_um2`` is its area.
-    ``sdata.attrs["stpredict"]["tissue"][key_added]`` keeps parameters, and background colour and threshold or the mask.
+    ``sdata.attrs["stpredict"]["tissue"][key_added]`` records parameters, and background and threshold or the mask.
 
     Raises
     ------
@@ -81,8 +81,8 @@ def tissue(
     tissue. An opening takes off the margin that averaging adds, and with it what is narrower than about 40 µm; then
     small pieces go and small holes are filled.
 
-    The background must be seen: on an image that is tissue from edge to edge a part of it is taken for background. A
-    navy pen, as violet as haematoxylin, is not told from nuclei.
+    The background must be visible: on an image that is tissue from edge to edge, part of it counts as background. A
+    navy pen, as violet as haematoxylin, cannot be distinguished from nuclei.
 
     Examples
     --------
@@ -94,43 +94,40 @@ def tissue(
     """
     check_slides.is_spatialdata(sdata)
     for name, value in {"resolution_um": resolution_um, "min_area_um2": min_area_um2}.items():
-        check_files.positive(name, value)
+        check_config.positive(name, value)
     check.not_negative("min_hole_um2", min_hole_um2)
-    image_key = elements.image_name(sdata, image_key)
-    check_slides.may_write(sdata, key_added, elements.made(sdata, keys.TISSUE), "stp.pp.tissue")
-    um_per_px = resolution(sdata, image_key, um_per_px)
+    image_key = elements.find_image(sdata, image_key)
+    check_slides.may_write(sdata, key_added, elements.read_attrs(sdata, keys.TISSUE), "stp.pp.tissue")
+    um_per_px = image_resolution(sdata, image_key, um_per_px)
     levels = pyramid(sdata.images[image_key])
-    options = {
-        "resolution_um": float(resolution_um),
-        "min_area_um2": float(min_area_um2),
-        "min_hole_um2": float(min_hole_um2),
-    }
+    options = {"resolution_um": float(resolution_um), "min_area_um2": float(min_area_um2),
+               "min_hole_um2": float(min_hole_um2)}  # fmt: skip
     if mask_key is None:
-        polygons, figures = found_polygons(levels, um_per_px, image_key, **options)
-        check.found(len(polygons), image_key, min_area_um2, um_per_px)
-        how = {"method": METHOD, "background": list(figures.background), "threshold": figures.threshold}
+        polygons, found = found_polygons(levels, um_per_px, image_key, **options)
+        check.found_tissue(len(polygons), image_key, min_area_um2, um_per_px)
+        source = {"method": METHOD, "background": list(found.background), "threshold": found.threshold}
     else:
         outlines = _outlines(sdata, mask_key, image_key, resolution_um / um_per_px)
         polygons = pieces(outlines, levels[0].pixels.shape[1:], um_per_px, min_area_um2, min_hole_um2)
-        check.in_mask(len(polygons), mask_key, min_area_um2)
-        how = {"method": "mask", "mask_key": mask_key}
+        check.mask_on_image(len(polygons), mask_key, min_area_um2)
+        source = {"method": "mask", "mask_key": mask_key}
     elements.write_shapes(sdata, key_added, polygons, image_key)
-    note = {"image_key": image_key, "um_per_px": um_per_px, **options, **how}
-    elements.note(sdata, keys.TISSUE, key_added, note)
+    record = {"image_key": image_key, "um_per_px": um_per_px, **options, **source}
+    elements.write_attrs(sdata, keys.TISSUE, key_added, record)
 
 
 def _outlines(sdata: SpatialData, mask_key: str, image_key: str, step_px: float) -> list[Any]:
     """Polygons of a mask, in pixels of the image."""
-    check_slides.has_polygons([*sdata.labels, *sdata.shapes], mask_key, "mask_key")
+    check.has_polygons([*sdata.labels, *sdata.shapes], mask_key, "mask_key")
     if mask_key in sdata.shapes:
         return [elements.polygons_in_pixels(sdata, mask_key, image_key, None, "mask_key")]
-    to_px = elements.to_image(sdata, mask_key, image_key, None, "mask_key")
+    to_px = elements.affine_to_image(sdata, mask_key, image_key, None, "mask_key")
     mask, shrunk = _labels(sdata.labels[mask_key], step_px / max(axis_scales(to_px)))
     return mask_outlines(mask, to_px @ shrunk)
 
 
 def _labels(element: Any, ratio: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """What is labelled, of the coarsest level with no more than so many pixels a pixel; and the way to the finest."""
+    """Mask of the coarsest level within ``ratio`` of the finest, and its matrix to pixels of the finest."""
     from spatialdata import get_pyramid_levels
 
     scales = list(get_pyramid_levels(element)) if hasattr(element, "children") else [element]

@@ -1,4 +1,4 @@
-"""Find tissue on an image: stained and textured areas, as a mask and as polygons. No SpatialData here."""
+"""Find tissue on an image: stained and textured areas, as a mask and as polygons. No SpatialData."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 RESOLUTION_UM: Final = 8.0
-"""µm per pixel to look at."""
+"""µm per pixel at which tissue is found."""
 MIN_AREA_UM2: Final = 20_000.0
 """Smallest piece."""
 MIN_HOLE_UM2: Final = 100_000.0
-"""Smallest hole: what is less pale fat, for the most part."""
+"""Smallest hole; smaller ones are mostly pale fat."""
 STRIP_ROWS: Final = 2048
-"""Rows decoded at a time, about."""
+"""Approximate number of rows decoded at a time."""
 SMOOTH_UM: Final = 16.0
 """Standard deviation of the Gaussian over which stain and texture are averaged."""
-TAKE_OFF: Final = 2.5
-"""What the opening takes off, where it puts back 1: averaging adds a margin of about 1.5 (all times `SMOOTH_UM`)."""
-FAINTEST: Final = 0.02
-"""The least threshold: what noise and haze of a blank slide do not reach (optical density)."""
-NOTHING: Final = 0.005
-"""Stain and texture below this count as none (optical density)."""
+EROSION: Final = 2.5
+"""Erosion of the opening, whose dilation is 1 (times `SMOOTH_UM`): averaging adds a margin of about 1.5."""
+MIN_THRESHOLD: Final = 0.02
+"""Lower bound of the threshold, above noise and haze of a blank slide (optical density)."""
+MIN_SCORE: Final = 0.005
+"""Lower bound of stain and texture (optical density)."""
 EMPTY: Final = 0.05
 """Pixels that differ from the background by less than this in every channel are empty (optical density)."""
 BLACK: Final = 10.0
 """Pixels darker than this in every channel (of 255) are masked out or ink."""
 NEUTRAL: Final = 0.15
-"""Part of the mean optical density that is taken off the stain, so that grey shadows and dots leave none."""
+"""Fraction of the mean optical density that is subtracted from the stain, so that grey shadows and dots have none."""
 PEN_RATIO: Final = 1.2
-"""Red absorbed for green absorbed, above which a pixel is ink: haematoxylin and eosin absorb green the most."""
+"""Ratio of red to green density above which a pixel is ink: haematoxylin and eosin absorb green the most."""
 PEN_DENSITY: Final = 0.1
-"""Optical density in red from which on the ratio is looked at."""
+"""Optical density in red above which the ratio is tested."""
 PEN_WIDTH_PX: Final = 3
 """Ink is at least this wide; single blue nuclei are not."""
 
@@ -64,8 +64,8 @@ class Thumbnail:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Found:
-    """What was called tissue, and by which figures."""
+class TissueMask:
+    """Where tissue was found, and by which threshold."""
 
     mask: Mask
     """``(y, x)``."""
@@ -83,28 +83,8 @@ def found_polygons(
     resolution_um: float = RESOLUTION_UM,
     min_area_um2: float = MIN_AREA_UM2,
     min_hole_um2: float = MIN_HOLE_UM2,
-) -> tuple[GeoDataFrame, Found]:
-    """Tissue of an image as polygons.
-
-    Parameters
-    ----------
-    levels
-        The image pyramid, finest first.
-    um_per_px
-        µm per full-resolution pixel.
-    image_key
-        Name of the image, for messages.
-    resolution_um
-        µm per pixel to look at.
-    min_area_um2
-        Area of the smallest piece.
-    min_hole_um2
-        Area of the smallest hole that is not filled.
-
-    Returns
-    -------
-    A polygon a piece in full-resolution pixels, perhaps none, with ``area_um2``; and by which figures it was found.
-    """
+) -> tuple[GeoDataFrame, TissueMask]:
+    """Tissue as polygons in full-resolution pixels with ``area_um2``, perhaps none, and the mask they come from."""
     small = thumbnail(levels, um_per_px, resolution_um, image_key)
     found = find_tissue(small.rgb, small.um_per_px, min_area_um2, min_hole_um2)
     (y, x), (top, left) = small.step, small.origin
@@ -113,23 +93,7 @@ def found_polygons(
 
 
 def thumbnail(levels: tuple[Level, ...], um_per_px: float, resolution_um: float, image_key: str) -> Thumbnail:
-    """Average an image down to about ``resolution_um``, and never beyond it.
-
-    Parameters
-    ----------
-    levels
-        The image pyramid, finest first.
-    um_per_px
-        µm per full-resolution pixel.
-    resolution_um
-        µm per pixel asked for.
-    image_key
-        Name of the image, for messages.
-
-    Returns
-    -------
-    Means of whole blocks of pixels; the last row and column have what is left of the image.
-    """
+    """Average an image in whole blocks down to about ``resolution_um``, never coarser."""
     position = best_level(levels, resolution_um / um_per_px)
     k = max(1, int(resolution_um / um_per_px / max(levels[position].factor) * (1 + 1e-6)))
     level, strips = rgb_strips(levels, position, max(1, STRIP_ROWS // k) * k, image_key)
@@ -150,39 +114,23 @@ def _block_means(pixels: NDArray[np.uint8], k: int) -> Float:
     return means
 
 
-def find_tissue(rgb: Float, um_per_px: float, min_area_um2: float, min_hole_um2: float) -> Found:
-    """Tell tissue from background, haze, ink and dots.
-
-    Parameters
-    ----------
-    rgb
-        ``(y, x, 3)`` in [0, 255].
-    um_per_px
-        µm per pixel of ``rgb``.
-    min_area_um2
-        Area of the smallest piece.
-    min_hole_um2
-        Area of the smallest hole that is not filled.
-
-    Returns
-    -------
-    The mask, the background's colour and the threshold.
-    """
+def find_tissue(rgb: Float, um_per_px: float, min_area_um2: float, min_hole_um2: float) -> TissueMask:
+    """Separate tissue from background, haze, ink and dots on an image ``(y, x, 3)`` in [0, 255]."""
     from skimage.filters import threshold_otsu
 
     background = _background(rgb)
     density = np.log((background + 1) / (rgb + 1))
-    seen = rgb.max(axis=2) >= BLACK
-    density[~seen] = 0
-    empty = seen & (np.abs(density).max(axis=2) < EMPTY)
+    visible = rgb.max(axis=2) >= BLACK
+    density[~visible] = 0
+    empty = visible & (np.abs(density).max(axis=2) < EMPTY)
     score = np.sqrt(_smooth(_stain(density), um_per_px) * _texture(density[..., 1], um_per_px, empty))
-    log_score = np.log(np.maximum(score, NOTHING))
-    otsu = float(np.exp(threshold_otsu(log_score))) if np.ptp(log_score) > 0 else FAINTEST  # type: ignore[no-untyped-call]
-    threshold = max(otsu, FAINTEST)
-    mask = _opened(score > threshold, SMOOTH_UM / um_per_px)
+    log_score = np.log(np.maximum(score, MIN_SCORE))
+    otsu = float(np.exp(threshold_otsu(log_score))) if np.ptp(log_score) > 0 else MIN_THRESHOLD  # type: ignore[no-untyped-call]
+    threshold = max(otsu, MIN_THRESHOLD)
+    mask = _open(score > threshold, SMOOTH_UM / um_per_px)
     mask = _without_small(mask, min_area_um2 / um_per_px**2)
     mask = ~_without_small(~mask, min_hole_um2 / um_per_px**2)
-    return Found(mask=mask, background=tuple(background.astype(float).tolist()), threshold=threshold)
+    return TissueMask(mask=mask, background=tuple(background.astype(float).tolist()), threshold=threshold)
 
 
 def _background(rgb: Float) -> Float:
@@ -190,38 +138,28 @@ def _background(rgb: Float) -> Float:
     from scipy.ndimage import gaussian_filter1d
     from skimage.filters import threshold_otsu
 
-    seen = rgb[rgb.max(axis=2) >= BLACK]
-    if not len(seen):
+    visible = rgb[rgb.max(axis=2) >= BLACK]
+    if not len(visible):
         return np.full(3, 255, np.float32)
-    brightness = seen.mean(axis=1)
+    brightness = visible.mean(axis=1)
     light = brightness[brightness >= threshold_otsu(brightness)] if np.ptp(brightness) > 0 else brightness  # type: ignore[no-untyped-call]
     counts, edges = np.histogram(light, 256, (0, 256))
     mode = edges[np.argmax(gaussian_filter1d(counts.astype(np.float64), 2))] + 0.5
     near = np.abs(brightness - mode)
-    median: Float = np.median(seen[near <= max(3.0, float(near.min()))], axis=0).astype(np.float32)
+    median: Float = np.median(visible[near <= max(3.0, float(near.min()))], axis=0).astype(np.float32)
     return median
 
 
 def _stain(density: Float) -> Float:
-    """How much more green is absorbed than by something grey; none where there is ink."""
+    """Density in green beyond that of something grey; 0 where there is ink."""
     red, green, blue = (density[..., c] for c in range(3))
     stain = np.maximum(green - np.minimum(red, blue) - NEUTRAL * np.maximum(density.mean(axis=2), 0), 0)
-    stain[ink(density)] = 0
+    stain[ink_mask(density)] = 0
     return stain
 
 
-def ink(density: Float) -> Mask:
-    """Where blue and green pens drew: more red is absorbed than by haematoxylin, over three pixels and more.
-
-    Parameters
-    ----------
-    density
-        ``(..., y, x, 3)`` optical density.
-
-    Returns
-    -------
-    ``(..., y, x)``, a pixel wider than the stroke.
-    """
+def ink_mask(density: Float) -> Mask:
+    """Where pens drew, and a pixel around: more red is absorbed than by haematoxylin, over three pixels or more."""
     from scipy.ndimage import binary_dilation, binary_opening
 
     red, green = density[..., 0], density[..., 1]
@@ -232,7 +170,7 @@ def ink(density: Float) -> Mask:
 
 
 def _texture(density: Float, um_per_px: float, empty: Mask) -> Float:
-    """Standard deviation within a Gaussian window, less twice that of the calm quarter of the empty pixels: noise."""
+    """Standard deviation within a Gaussian window, less twice the noise: the lower quartile over empty pixels."""
     variance = _smooth((density - _smooth(density, um_per_px)) ** 2, um_per_px)
     deviation = np.sqrt(np.maximum(variance, 0))
     noise = np.quantile(deviation[empty], 0.25) if empty.any() else 0.0
@@ -247,13 +185,13 @@ def _smooth(values: Float, um_per_px: float) -> Float:
     return smooth
 
 
-def _opened(mask: Mask, margin_px: float) -> Mask:
-    """Take off the margin two and a half times, put it back once; the edge of the image takes nothing off."""
+def _open(mask: Mask, margin_px: float) -> Mask:
+    """Morphological opening: erode by 2.5 margins, dilate by one; the edge of the image does not erode."""
     from scipy.ndimage import distance_transform_edt
 
     if mask.all() or not mask.any():
         return mask
-    core: Mask = distance_transform_edt(mask) > TAKE_OFF * margin_px
+    core: Mask = distance_transform_edt(mask) > EROSION * margin_px
     if not core.any():
         return core
     opened: Mask = distance_transform_edt(~core) <= margin_px
@@ -272,19 +210,7 @@ def _without_small(mask: Mask, n_px: float) -> Mask:
 
 
 def mask_outlines(mask: Mask, to_px: NDArray[np.float64]) -> list[Any]:
-    """Polygons around the connected pieces of a mask.
-
-    Parameters
-    ----------
-    mask
-        ``(y, x)``.
-    to_px
-        ``(3, 3)`` homogeneous matrix of points ``(x, y)`` from pixels of the mask to those of the image.
-
-    Returns
-    -------
-    A polygon a piece, with holes, in pixels of the image.
-    """
+    """A polygon for each connected piece of a mask, with holes; ``to_px`` ``(3, 3)`` maps its pixels to the image."""
     import shapely
     from scipy.ndimage import find_objects, label
 
@@ -310,37 +236,19 @@ def _outline(piece: Mask, corner: tuple[int, int]) -> Any:
 def pieces(
     outlines: list[Any], size: tuple[int, int], um_per_px: float, min_area_um2: float, min_hole_um2: float
 ) -> GeoDataFrame:
-    """One polygon a piece, within the image, the largest first.
-
-    Parameters
-    ----------
-    outlines
-        Polygons and multipolygons in full-resolution pixels.
-    size
-        Rows and columns of the image.
-    um_per_px
-        µm per full-resolution pixel.
-    min_area_um2
-        Area of the smallest piece.
-    min_hole_um2
-        Area of the smallest hole that is not filled.
-
-    Returns
-    -------
-    Polygons and their ``area_um2``.
-    """
+    """A polygon with ``area_um2`` for each piece in the image, the largest first, without small pieces and holes."""
     from geopandas import GeoDataFrame, GeoSeries
     from shapely.geometry import box
 
     inside = GeoSeries(outlines).intersection(box(0, 0, size[1], size[0])).explode(ignore_index=True)
-    inside = inside[inside.geom_type == "Polygon"].map(lambda piece: _filled(piece, min_hole_um2 / um_per_px**2))
+    inside = inside[inside.geom_type == "Polygon"].map(lambda piece: _fill_holes(piece, min_hole_um2 / um_per_px**2))
     frame = GeoDataFrame({"geometry": inside, "area_um2": inside.area * um_per_px**2})
     frame = frame[frame["area_um2"] >= min_area_um2]
     return frame.sort_values("area_um2", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _filled(piece: Any, least: float) -> Any:
-    """A polygon without its holes of less area."""
+def _fill_holes(piece: Any, min_area: float) -> Any:
+    """A polygon without its holes of smaller area."""
     from shapely.geometry import Polygon
 
-    return Polygon(piece.exterior, [ring for ring in piece.interiors if Polygon(ring).area >= least])
+    return Polygon(piece.exterior, [ring for ring in piece.interiors if Polygon(ring).area >= min_area])

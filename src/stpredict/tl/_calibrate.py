@@ -1,46 +1,33 @@
-"""Where intervals come from: members scored on the groups that they did not see, or a predictor on other slides."""
+"""Calibrate the prediction intervals of a predictor on other slides than it was trained on."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
-from .._checks import config as check_config
-from .._checks import conformal as check
-from .._checks import predictor as check_predictor
+from .._checks.slides import listed
 from .._slides import Selection, resolve
-from .._train._augment import N_SYMMETRIES
-from .._train._batches import BatchLimit, take
-from .._train._data import slide_index
-from .._train._spread import with_spread
-from .._train._windows import seen_together
-from ._conformal import Calibration, spread_of
-from ._partitions import Plan, Settings, read
-from ._planned import columns_of, with_counts
-from ._run import digest
+from .._train.augment import N_SYMMETRIES
+from .._train.batches import BatchLimit
+from .._train.data import slide_index
+from ._inference.partitions import read_positions
+from ._inference.plan import PredictionPlan
+from ._options import PredictOptions
+from ._predictor.conformal import Calibration
+from ._training.plan import drop_low_count_spots, gene_columns, slide_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lightning_fabric import Fabric
     from numpy.typing import NDArray
     from spatialdata import SpatialData
-    from torch import Tensor
 
     from .._slides import Slide
-    from .._train._config import FitConfig
-    from ..models import SpotBatch
-    from ..pp._stain_fit import StainMethod
-    from ._predictor import Member, Predictor
-    from ._run import Run
-
-AT_ONCE = 256
-"""Held-out spots that are looked at together."""
-NOTE = "the same spots chose the epoch whose weights are kept, so intervals are slightly too narrow"
+    from ..pp.stain_normalization import StainMethod
+    from ._predictor.predictor import Predictor
 
 
 def calibrate(
@@ -62,36 +49,37 @@ def calibrate(
     precision: str = "auto",
     progress: bool = True,
 ) -> Predictor:
-    """Measure the errors of a predictor on slides with counts that it never saw, for intervals.
+    """Calibrate the prediction intervals of a predictor on slides that it was not trained on.
 
     Parameters
     ----------
     predictor
         What `fit` returned.
     sdata
-        Slides with counts, like those to be predicted: one object, or a list or mapping of such.
+        Slides with counts, similar to those to predict: one object, or a list or mapping of objects.
     group_key
-        Column of ``obs`` that says which slides belong together (the patient). By default every slide is a group.
+        Column of ``obs`` with the group of each slide (the patient). By default every slide is a group.
     n_views
-        Flips and turns of the patches whose mean is predicted, and whose disagreement widens an interval.
+        Number of flips and rotations of the patches. Their mean is the prediction; the larger their standard deviation,
+        the wider the interval.
     stain
-        As in `predict`; predict with the same.
+        Stain normalisation as in `predict`; predict with the same.
     layer
         Layer with raw counts; by default X.
     image_key
-        Image, or a mapping of spot elements to images, where there are several.
+        Image, or a mapping of spot elements to images, if there are several.
     shapes_key
         Elements that hold the spots; by default all that the table annotates.
     table_name
         Table with the counts; by default ``"observed"``, or the only one.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
     um_per_px
-        Resolution in µm per pixel; by default what the object records.
+        Resolution in µm per pixel; by default the one that the object records.
     features_key
-        Matrix of ``obsm`` with embeddings of the spots' images, if the predictor was trained on such.
+        Matrix of ``obsm`` with image embeddings of the spots, if the predictor was trained on such.
     allow_leakage
-        Take slides or groups that were trained on, too; the calibration then carries the mark.
+        Whether slides or groups that were trained on are allowed; the calibration then records it.
     device
         ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
     precision
@@ -101,19 +89,20 @@ def calibrate(
 
     Returns
     -------
-    A predictor with the same networks and this calibration, in place of any that `fit` made. Nothing is written.
+    A predictor with the same networks and this calibration in place of that by `fit`. Nothing is written.
 
     Raises
     ------
     ValueError
-        If a slide, or another one of its group, was trained on or chose the epoch; or genes are missing.
+        If a slide or its group was used for training or validation, or if genes are missing.
 
     Notes
     -----
-    Split-conformal prediction: the score of a spot and gene is ``|observed - predicted| / spread``, where the spread is
-    the standard deviation over views and a quarter of the gene's. An interval is as many spreads wide as the score of
-    rank ``(n + 1) * coverage``: exact for spots that are exchangeable with the ``n`` calibrated on. Spots of one slide
-    resemble each other, so a new slide as a whole may be covered more or less; see ``uncertainty`` of `predict`.
+    Split conformal prediction with normalised scores. The score of a spot and gene is
+    ``|observed - predicted| / spread``; the spread is the standard deviation over views plus a quarter of the standard
+    deviation of the gene. The half-width of an interval is the spread times the score of rank ``(n + 1) * coverage``,
+    which is exact for spots that are exchangeable with the ``n`` spots of the calibration. Spots of one slide are
+    correlated, so the coverage of a new slide may be higher or lower; see ``uncertainty`` of `predict`.
 
     Examples
     --------
@@ -126,8 +115,13 @@ def calibrate(
     >>> sdata["predicted"].layers["predicted_upper"].shape
     (16, 12)
     """
-    check_predictor.is_one(predictor)
-    check_config.prediction(n_views, None)
+    if not hasattr(predictor, "members"):
+        msg = (
+            f"`predictor` is a {type(predictor).__name__}; give what `stp.tl.fit` returned, or read one with "
+            "`stp.tl.Predictor.load(path)`. The order is `stp.tl.calibrate(predictor, sdata)`."
+        )
+        raise TypeError(msg)
+    options = PredictOptions(n_views=n_views, stain=stain, device=device, precision=precision)
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -138,114 +132,58 @@ def calibrate(
         um_per_px=um_per_px,
         features_key=features_key,
     )
-    slides = with_counts(resolve(sdata, selection), predictor.provenance["fit"]["min_library"])
-    seen = _seen(slides, predictor)
-    check.untrained(seen, allowed=allow_leakage)
+    slides = drop_low_count_spots(resolve(sdata, selection), predictor.provenance.fit["min_library"])
+    leaks = _check_unseen(slides, predictor, allow_leakage=allow_leakage)
     for slide in slides:
         missing = [gene for gene in predictor.genes if gene not in set(slide.genes)]
-        check.measured(missing, len(predictor.genes), slide.name)
-    plan = Plan.of(slides, predictor, Settings(n_views=n_views, stain=stain, device=device, precision=precision))
-    predicted, spread = _predicted(plan, predictor, progress=progress)
-    found = Calibration.of(
-        np.concatenate([_observed(slide, predictor) for slide in slides]) - predicted,
+        if missing:
+            msg = (
+                f"Slide {slide.name!r} lacks {len(missing)} of the predictor's {len(predictor.genes)} genes: "
+                f"{listed(missing)}. Calibrate on slides that have them all."
+            )
+            raise ValueError(msg)
+    predicted, spread = _predict_with_spread(
+        PredictionPlan.of(slides, predictor, options), predictor, progress=progress
+    )
+    observed = [predictor.target.normalize(slide.counts, gene_columns(slide, predictor.genes)) for slide in slides]
+    calibration = Calibration.of(
+        np.concatenate(observed) - predicted,
         spread,
         np.array([slide.group for slide in slides])[slide_index(slides)],
         n_views=n_views,
-        record={"kind": "other slides", "leaks": bool(seen), "stain": stain, "note": "none of them was trained on"},
+        record={"kind": "other slides", "leaks": leaks, "stain": stain, "note": "none of them was trained on"},
     )
-    return replace(predictor, calibration=found)
+    return replace(predictor, calibration=calibration)
 
 
-def _seen(slides: Sequence[Slide], predictor: Predictor) -> list[str]:
-    """Slides that were trained or validated on, whatever they are called, or whose group was."""
-    known = predictor.provenance["slides"]
+def _check_unseen(slides: Sequence[Slide], predictor: Predictor, *, allow_leakage: bool) -> bool:
+    """Whether a slide or its group was used for training, under any name; an error unless that is allowed."""
+    known = predictor.provenance.slides
     digests, groups = {each["sha256"] for each in known.values()}, {each["group"] for each in known.values()}
-    return [s.name for s in slides if s.name in known or s.group in groups or digest(s) in digests]
+    seen = [s.name for s in slides if s.name in known or s.group in groups or slide_digest(s) in digests]
+    if seen and not allow_leakage:
+        msg = (
+            f"The predictor was trained or validated on {listed(seen)}, or on another slide of the same group: its "
+            "errors there are too small. Calibrate on other slides (`shapes_key`), name groups with `group_key`, or "
+            "accept it with `allow_leakage=True`, which the calibration then records."
+        )
+        raise ValueError(msg)
+    return bool(seen)
 
 
-def _observed(slide: Slide, predictor: Predictor) -> NDArray[np.float32]:
-    return predictor.target.normalize(slide.counts, columns_of(slide, predictor.genes))
-
-
-def _predicted(plan: Plan, predictor: Predictor, *, progress: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _predict_with_spread(
+    plan: PredictionPlan, predictor: Predictor, *, progress: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Prediction and spread of all spots of a plan, in the order of the slides."""
-    fabric, n = plan.settings.fabric(), len(plan.order)
+    fabric, n = plan.options.fabric(), len(plan.order)
     limit = BatchLimit.of(None, fabric.device)
     predicted, spread = (np.empty((n, len(predictor.genes)), np.float32) for _ in range(2))
-    at = 0
+    position = 0
     with tqdm(total=n, desc="calibrate", unit="spot", disable=not progress) as bar:
-        for piece, inside in read(plan, predictor, 0, n):
-            mean, deviation = predictor.with_spread(
-                piece.spots, fabric, batch_size=limit, n_views=plan.settings.n_views
-            )
-            rows = plan.order[at : at + len(mean[inside])]
-            predicted[rows], spread[rows] = mean[inside], deviation[inside]
-            at += len(rows)
+        for piece, inside in read_positions(plan, predictor, 0, n):
+            found = predictor.with_spread(piece.spots, fabric, batch_size=limit, n_views=plan.options.n_views)
+            rows = plan.order[position : position + len(found[0][inside])]
+            predicted[rows], spread[rows] = (values[inside] for values in found)
+            position += len(rows)
             bar.update(len(rows))
     return predicted, spread
-
-
-def cross_calibrated(
-    run: Run, members: tuple[Member, ...], spots: SpotBatch, values: NDArray[np.float32], fabric: Fabric
-) -> Calibration | None:
-    """What members are wrong by on the spots that were held out from them, while patches are at hand.
-
-    Parameters
-    ----------
-    run
-        The training.
-    members
-        Its members.
-    spots
-        All spots, as they were read.
-    values
-        ``(n, g)`` normalised expression.
-    fabric
-        Where to compute.
-
-    Returns
-    -------
-    The calibration; None where nothing was held out.
-    """
-    left = np.ones(len(values), bool)
-    n_views = 1 if spots.features is not None or _freezes(members[0], spots, fabric) else N_SYMMETRIES
-    names, parts = np.array([slide.group for slide in run.slides])[run.slide_index], []
-    for fold, member in zip(run.folds, members, strict=True):
-        rows = np.flatnonzero(fold.held & left)  # a spot that several members left out counts once
-        left[rows] = False
-        if len(rows):
-            mean, spread = _held(member, spots, torch.from_numpy(rows), run.config, fabric, n_views)
-            parts.append((values[rows] - mean, spread_of(members, spread), names[rows]))
-    if not parts:
-        return None
-    residuals, spread, group = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Calibration.of(residuals, spread, group, n_views=n_views, record=_record(run))
-
-
-def _record(run: Run) -> dict[str, Any]:
-    blocks = any(fold.kind == "block" for fold in run.folds)
-    kind = "held-out blocks" if blocks else "held-out groups"
-    return {"kind": kind, "leaks": any(fold.leaks for fold in run.folds), "stain": None, "note": NOTE}
-
-
-def _freezes(member: Member, spots: SpotBatch, fabric: Fabric) -> bool:
-    """Whether a frozen encoder does most of the work, which eight views would make eight times as much."""
-    with torch.inference_mode():
-        some = take(spots, slice(0, 1)).to(fabric.device)
-        return member.network.to(fabric.device).eval().encode(some) is not None
-
-
-def _held(
-    member: Member, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric, n_views: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Prediction and its spread over views, some spots or a window at a time, in the order of ``rows``."""
-    network, limit = member.network.to(fabric.device), BatchLimit.of(None, fabric.device)
-    context = network.config.context
-    parts, order = seen_together(spots, rows, context=context, window=config.window, batch_size=AT_ONCE)
-    found = []
-    for part in parts:
-        at_once = BatchLimit(len(part)) if context == "slide" else limit
-        found.append(with_spread(network, member.targets.decode, take(spots, part), fabric, at_once, n_views))
-    network.cpu()
-    mean, spread = (np.concatenate(values)[order.numpy()] for values in zip(*found, strict=True))
-    return mean, spread

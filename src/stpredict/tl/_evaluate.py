@@ -1,4 +1,4 @@
-"""Score predictions against what was measured, beside two baselines and the noise ceiling.
+"""Score predictions against observed expression, beside two baselines and the noise ceiling.
 
 Reads tables only: no image, no network.
 """
@@ -6,21 +6,20 @@ Reads tables only: no image, no network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from .. import _keys as keys
-from .._checks import comparison as check_comparison
-from .._checks import evaluation as check
 from .._checks import expression as check_expression
 from .._checks import slides as check_slides
-from .._train._color import apply_ridge
+from .._train.color import apply_ridge
 from ..metrics import pearson
-from ..metrics._correlation import LEAST
-from ..pp._targets import TargetSpec
-from ._scores import by_gene, known_mean, limits, overall
+from ..metrics.correlation import LEAST
+from ..metrics.scores import Prediction, Spots, all_gene_scores, nan_mean, summary_scores
+from ..pp.targets import TargetSpec
+from . import _errors as check
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,12 +28,9 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-COLUMNS = ["pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed", "moran_predicted", "pearson_ridge_color"]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Paired:
-    """Predicted and measured expression of the same spots and genes."""
+    """Predicted and observed expression of the same spots and genes."""
 
     genes: list[str]
     counts: csr_matrix
@@ -48,15 +44,10 @@ class Paired:
     xy: NDArray[np.float64]
     slide: NDArray[np.str_]
     n_empty: int
-    """Spots that were left out for want of counts."""
+    """Number of spots that were left out because they have no counts."""
 
-    def on_slides(self) -> list[NDArray[np.bool_]]:
-        """The spots of each slide that has enough of them.
-
-        Returns
-        -------
-        Masks ``(n,)``.
-        """
+    def slide_masks(self) -> list[NDArray[np.bool_]]:
+        """Masks ``(n,)`` of the slides that have enough spots for a correlation."""
         masks = [self.slide == name for name in np.unique(self.slide)]
         return [rows for rows in masks if rows.sum() >= LEAST]
 
@@ -71,7 +62,7 @@ def evaluate(
     n_splits: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score predictions, gene by gene, against what was measured.
+    """Score predictions, gene by gene, against observed expression.
 
     Parameters
     ----------
@@ -123,14 +114,13 @@ def evaluate(
     source, measured = _tables(sdata, predicted, table_name)
     spec = TargetSpec(**source.uns[predicted]["target"])
     genes = _genes(source, measured, predicted, table_name)
-    paired = _paired(source, measured, spec, genes, predicted, layer, shapes_key)
-    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.on_slides()]
-    mean = known_mean(np.stack([frame.to_numpy() for frame in per_slide]), axis=0)
-    scores = pd.DataFrame(mean, index=pd.Index(paired.genes, name="gene"), columns=per_slide[0].columns)
-    ceiling = float(known_mean(scores["ceiling"].to_numpy()))
-    scores.attrs["summary"] = {
-        name: overall(paired.observed, values, paired.on_slides(), ceiling) for name, values in paired.predicted.items()
-    }
+    paired = _pair_spots(source, measured, spec, genes, predicted, layer, shapes_key)
+    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
+    by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
+    index = pd.Index(paired.genes, name="gene")
+    scores = pd.DataFrame({name: nan_mean(values, axis=0) for name, values in by_slide.items()}, index=index)
+    ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
+    scores.attrs["summary"] = {name: _summary(paired, name, by_slide["ceiling"]) for name in paired.predicted}
     scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
     scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
     scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
@@ -147,13 +137,13 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores
-        What `evaluate` returned.
+        The result of `evaluate`.
 
     Returns
     -------
     Rows ``mean_profile``, ``ridge_color``, ``model``. Columns, averaged over genes or spots: ``gene_pearson`` (genes,
     across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary most), ``best50`` (the 50
-    that this row predicts best: chosen by the score itself, so flattering), ``spot_pearson`` (spots, across genes: the
+    that this row predicts best: chosen by the score itself, so optimistic), ``spot_pearson`` (spots, across genes: the
     number of the M2OST paper), ``rmse`` and ``mae`` a spot, ``share_of_ceiling`` (``gene_pearson`` over the mean
     ceiling).
 
@@ -167,7 +157,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     >>> list(stp.tl.summary(stp.tl.evaluate(sdata, shapes_key="S2_spots")).index)
     ['mean_profile', 'ridge_color', 'model']
     """
-    check.evaluated(scores)
+    check.has_summary(scores)
     return pd.DataFrame.from_dict(scores.attrs["summary"], orient="index")
 
 
@@ -182,12 +172,12 @@ def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnDat
         source = observed
         check.has_prediction(predicted, list(sdata.tables), check_slides.layers(observed))
     check.is_prediction(predicted, source)
-    check_comparison.not_cross_validated(predicted, ours=keys.FOLDS in source.uns[predicted])
+    check.not_cross_validated(predicted, ours=keys.FOLDS in source.uns[predicted])
     check_slides.unique_spots(observed.obs_names, table_name)
     return source, observed
 
 
-def _paired(
+def _pair_spots(
     source: AnnData,
     observed: AnnData,
     spec: TargetSpec,
@@ -200,14 +190,14 @@ def _paired(
 
     check_slides.has_layer(observed, layer)
     rows = source.obs_names.get_indexer(observed.obs_names)
-    given = _predictions(source, genes, predicted)
-    wanted = (rows >= 0) & np.isfinite(given["model"]).all(axis=1)[rows]
+    predictions = _predictions(source, genes, predicted)
+    wanted = (rows >= 0) & np.isfinite(predictions["model"]).all(axis=1)[rows]
     region_key = observed.uns["spatialdata_attrs"]["region_key"]
     regions = observed.obs[region_key].astype(str).to_numpy()
     if shapes_key is not None:
-        asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
-        check_slides.has_regions(sorted(set(regions)), asked)
-        wanted &= np.isin(regions, asked)
+        elements = [shapes_key] if isinstance(shapes_key, str) else shapes_key
+        check_slides.has_regions(sorted(set(regions)), elements)
+        wanted &= np.isin(regions, elements)
     counts = csr_matrix(observed.X if layer is None else observed.layers[layer])
     check_expression.counts(counts, genes=list(observed.var_names), spots=list(observed.obs_names))
     columns = observed.var_names.get_indexer(pd.Index(genes))
@@ -219,7 +209,7 @@ def _paired(
         genes=genes,
         counts=counts,
         columns=columns,
-        predicted={name: values[rows[kept]] for name, values in given.items()},
+        predicted={name: values[rows[kept]] for name, values in predictions.items()},
         observed=spec.normalize(counts, columns),
         xy=np.asarray(source.obsm[keys.SPATIAL])[rows[kept]],
         slide=regions[kept],
@@ -233,12 +223,12 @@ def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str) 
     panel, known = source.var_names[inside].tolist(), set(measured.var_names)
     genes = [gene for gene in panel if gene in known]
     check.genes_to_score(len(genes), panel, list(measured.var_names))
-    check.panel_measured([gene for gene in panel if gene not in known], len(panel), table_name)
+    check_expression.panel_measured([gene for gene in panel if gene not in known], len(panel), table_name)
     return genes
 
 
 def _predictions(source: AnnData, genes: list[str], predicted: str) -> dict[str, NDArray[np.float32]]:
-    """What the model and each baseline give for every row of the table."""
+    """Predictions of the model and of each baseline, ``(n_rows, g)``."""
     columns = source.var_names.get_indexer(pd.Index(genes))
     values = source.layers.get(predicted, source.X)
     mean = np.asarray(source.var[keys.TRAIN_MEAN], np.float32)[columns]
@@ -247,12 +237,32 @@ def _predictions(source: AnnData, genes: list[str], predicted: str) -> dict[str,
     return {"mean_profile": np.broadcast_to(mean, model.shape), "ridge_color": ridge, "model": model}
 
 
-def _score(paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: int, seed: int) -> pd.DataFrame:
-    """Every gene-wise score on one slide."""
-    observed, xy = paired.observed[rows], paired.xy[rows]
-    found = by_gene(observed, paired.predicted["model"][rows], xy)
-    counts = paired.counts[rows]
+def _score(
+    paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Every score of every gene on one slide."""
+    counts, observed = paired.counts[rows], paired.observed[rows]
     library = np.asarray(counts.sum(axis=1)).ravel()
-    found |= limits(counts[:, paired.columns], library, observed, xy, spec, n_splits=n_splits, seed=seed)
-    found["pearson_ridge_color"] = pearson(observed, paired.predicted["ridge_color"][rows])
-    return pd.DataFrame(found)[COLUMNS]
+    of_ceiling = ceiling_arguments(counts[:, paired.columns], library, spec)
+    spots = Spots(
+        observed=observed,
+        predicted=paired.predicted["model"][rows],
+        xy=paired.xy[rows],
+        counts={**of_ceiling, "n_splits": n_splits, "seed": seed},
+    )
+    found = all_gene_scores(spots)
+    return found | {"pearson_ridge_color": pearson(observed, paired.predicted["ridge_color"][rows])}
+
+
+def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64], spec: TargetSpec) -> dict[str, Any]:
+    """Arguments of `noise_ceiling` for counts ``(n, g)`` that are normalised by ``spec``."""
+    total = library if spec.over == "all" else None
+    return {"counts": counts, "total": total, "target_sum": spec.target_sum, "log1p": spec.log1p}
+
+
+def _summary(paired: Paired, name: str, ceiling: NDArray[np.float64]) -> dict[str, float]:
+    """Scores of the model or a baseline as a whole."""
+    predicted = paired.predicted[name]
+    by_slide = np.stack([pearson(paired.observed[rows], predicted[rows]) for rows in paired.slide_masks()])
+    by_gene = {"pearson": by_slide, "ceiling": ceiling}
+    return summary_scores(Prediction(observed=paired.observed, predicted=predicted, by_gene=by_gene))

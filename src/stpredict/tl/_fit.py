@@ -1,4 +1,4 @@
-"""Train a predictor on slides: what is typed. What is decided before is in `_planned`, the training in `_trained`."""
+"""Train a predictor on slides: `plan_training` decides and checks everything, `train_members` trains."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pooch
 
 from .._slides import Selection, resolve
-from .._train._config import settled
-from ..pp._targets import TargetSpec
-from ._planned import planned
-from ._provenance import record
-from ._trained import trained
+from .._train.config import fit_config
+from ..pp.targets import TargetSpec
+from ._predictor.attrs import record_predictor
+from ._training.plan import plan_training
+from ._training.train_members import train_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._geometry import PatchSpec
-    from .._train._config import FitConfig
-    from ._predictor import Predictor
+    from .._train.config import FitConfig
+    from ._predictor.predictor import Predictor
 
 
 def fit(
@@ -48,7 +48,7 @@ def fit(
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
 ) -> Predictor:
-    """Train a model that predicts expression from the patches of a spot.
+    """Train a model that predicts gene expression from image patches of the spots.
 
     Parameters
     ----------
@@ -57,11 +57,10 @@ def fit(
     model
         Name of the model; `stp.models.available` lists them.
     config
-        How to train: a mapping of fields of `FitConfig` to change in what `stp.models.recipe` says of the model, or a
-        `FitConfig`, which replaces that as a whole. Models without anything to train by steps keep all spots where
-        ``validation`` is ``"auto"``.
+        How to train: fields to change in the recipe of the model (`stp.models.recipe`), or a `FitConfig`, which
+        replaces the recipe. Models without trainable parameters use all spots if ``validation`` is ``"auto"``.
     target
-        How counts become what is predicted; by default log1p CP10k over all genes.
+        How counts are normalised; by default log1p CP10k over all genes.
     patch
         Fields of view; by default the model's multiples of the median spot diameter.
     model_options
@@ -69,10 +68,10 @@ def fit(
     genes
         Genes to predict; by default those that `stp.pp.select_genes` marked, else the 250 most dispersed.
     group_key
-        Column of ``obs`` that says which slides belong together (the patient): groups are never split between training
-        and validation. By default every slide is its own group.
+        Column of ``obs`` that names the group of a slide (the patient); groups are never split between training and
+        validation. By default every slide is its own group.
     validate_on
-        Groups or slides to hold out for early stopping, whatever ``config`` says; by default what it says.
+        Groups or slides to hold out for early stopping; by default chosen as ``config.validation`` says.
     layer
         Layer with raw counts; by default X.
     image_key
@@ -86,29 +85,30 @@ def fit(
     um_per_px
         Resolution in µm per pixel; by default what the object records.
     features_key
-        Matrix of ``obsm`` with embeddings of the spots' images, for models that take such features (``encoder``).
+        Matrix of ``obsm`` with image embeddings of the spots, for models with an ``encoder``.
     save_dir
         Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
     resume_from
-        Folder of a training that was interrupted: continue it. Data and options must be the same.
+        Folder of an interrupted training run to resume. Data and options must be the same.
 
     Returns
     -------
-    The predictor. Its place and hash are written to ``sdata.attrs["stpredict"]["predictor"]``; nothing else changes.
+    The predictor. Its path and hash are written to ``sdata.attrs["stpredict"]["predictor"]``; nothing else changes.
 
     Raises
     ------
     ValueError
-        If elements do not fit together, values are no counts, or groups would leak.
+        If elements do not match, values are not counts, or training and validation share groups.
     RuntimeError
         If another process is training into the same folder.
     KeyboardInterrupt
-        If training is interrupted; the best weights so far are kept for ``resume_from``.
+        If training is interrupted; its state is kept for ``resume_from``.
 
     Notes
     -----
-    Targets are standardised and projected on statistics of training spots only. The head starts at the training mean.
-    A moving average of the weights is validated after every epoch, and the best is kept.
+    Targets are standardised, and projected on principal components, with statistics of the training spots only. The
+    output layer starts at the training mean. A moving average of the weights is validated after every epoch, and the
+    best one is kept.
 
     Examples
     --------
@@ -128,33 +128,24 @@ def fit(
         um_per_px=um_per_px,
         features_key=features_key,
     )
-    run = planned(
+    plan = plan_training(
         resolve(sdata, selection),
         model,
-        config=settled(config, model),
+        config=fit_config(config, model),
         target=target or TargetSpec(),
         patch=patch,
         model_options=model_options,
         genes=genes,
         validate_on=validate_on,
+        selection=selection,
     )
-    folder = Path(resume_from or save_dir or default_folder(run.values()))
-    predictor = trained(run, folder, resume=resume_from is not None)
-    record(run.slides, folder, predictor)
+    folder = Path(resume_from or save_dir or default_folder(plan.fingerprint()))
+    predictor = train_members(plan, folder, resume=resume_from is not None)
+    record_predictor(plan.slides, folder, predictor)
     return predictor
 
 
-def default_folder(run: Mapping[str, Any]) -> Path:
-    """Where a predictor goes if nobody says: the user's cache, by a hash of data and options.
-
-    Parameters
-    ----------
-    run
-        Data and options, ready for JSON.
-
-    Returns
-    -------
-    The folder.
-    """
-    digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+def default_folder(fingerprint: Mapping[str, Any]) -> Path:
+    """Default folder of a predictor: in the user's cache, named by a hash of data and options."""
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     return Path(pooch.os_cache("stpredict")) / "predictors" / digest[:16]

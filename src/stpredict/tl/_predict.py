@@ -1,26 +1,25 @@
-"""Predict slides and write a table that scanpy and squidpy take as it is."""
+"""Predict slides and write a table that scanpy and squidpy can use as it is."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks import conformal as check_conformal
-from .._checks import evaluation as check_evaluation
-from .._checks import prediction as check_prediction
-from .._checks import predictor as check
 from .._checks import slides as check_slides
-from .._checks import training as check_training
 from .._slides import Selection, resolve
-from ._cluster import spread
-from ._partitions import Plan, Settings, compute
-from ._provenance import predictor_of, warn_unseen_color
-from ._sinks import Memory, Store
-from ._table import as_table, beside, fill_layer, run_record
+from ..models.model_config import uses_embeddings
+from ._inference.cluster import check_client, predict_on_cluster
+from ._inference.partitions import predict_positions
+from ._inference.plan import PredictionPlan
+from ._inference.sinks import MemorySink, StoreSink
+from ._inference.table import check_destination, prediction_record, prediction_table, write_layer
+from ._options import PredictOptions
+from ._predictor.attrs import resolve_predictor
+from ._predictor.provenance import warn_unseen_color, warn_unseen_resolution
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,11 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides import Slide
-    from ..pp._stain_fit import StainMethod
-    from ._conformal import Uncertainty
-    from ._predictor import Predictor
-    from ._sinks import Sink
+    from ..pp.stain_normalization import StainMethod
+    from ._inference.sinks import Sink
+    from ._options import Uncertainty
+    from ._predictor.predictor import Predictor
 
 
 def predict(
@@ -67,44 +65,45 @@ def predict(
     sdata
         The object; its slides may have measured expression or not.
     predictor
-        What `fit` returned, or where it was saved; by default the one that `fit` recorded on this object.
+        What `fit` returned, or where it was saved; by default the predictor that `fit` recorded on this object.
     key_added
         Name of the table that is written.
     layer
         Write into this layer of the existing table instead, beside the measured counts; ``"X"`` overwrites X.
     n_views
-        Average over this many of the eight flips and turns of the patches; 8 costs eight times as much as 1.
+        Number of the eight flips and rotations of the patches to average over; 8 costs eight times as much as 1.
     uncertainty
-        Give an interval for every spot and gene, from the errors at spots that were not trained on: ``"conformal"``
-        takes spots for exchangeable, ``"conformal_groups"`` only groups, and is wider (Notes). As many views are
-        averaged as when the predictor was calibrated (8, or 1 with a frozen encoder), whatever ``n_views`` says.
+        Prediction intervals by conformal prediction, from the errors at held-out spots. ``"conformal"`` assumes that
+        spots are exchangeable; ``"conformal_groups"`` assumes that only of groups, and is wider (see Notes). The number
+        of views is then that of the calibration (8, or 1 with a frozen encoder), whatever ``n_views`` is.
     coverage
-        Share of measured values that intervals shall cover.
+        Share of measured values that the intervals shall cover.
     stain
-        Give the patches the stain of the training slides: ``"reinhard"`` (mean and standard deviation of colours) or
-        ``"macenko"`` (stain vectors and concentrations). The stain of a slide is what `stp.pp.stain` recorded, or is
-        measured at its spots. It lowers errors where stains differ, and can harm where they do not.
+        Stain normalisation to the training slides: ``"reinhard"`` (mean and standard deviation of colours) or
+        ``"macenko"`` (stain vectors and concentrations). The stain of a slide is the one that `stp.pp.stain` recorded,
+        or is measured at its spots. Normalisation lowers errors if stains differ, and can raise them if they do not.
     image_key
-        Image, or a mapping of spot elements to images, where there are several.
+        Image, or a mapping of spot elements to images, if there are several.
     shapes_key
         Elements that hold the spots; by default all that the table annotates.
     table_name
         Table that annotates the spots; by default ``"observed"``, or the only one, or none.
     coordinate_system
-        Coordinate system shared by image and spots, where there are several.
+        Coordinate system shared by image and spots, if there are several.
     um_per_px
-        Resolution in µm per pixel; by default what the object records.
+        Resolution in µm per pixel; by default the one that the object records.
     features_key
-        Matrix of ``obsm`` with embeddings of the spots' images, if the predictor was trained on such.
+        Matrix of ``obsm`` with image embeddings of the spots, if the predictor was trained on such.
     store
-        Folder on disk that the matrix is streamed to, in the order of reading: for tables too large for memory. ``X``
-        is then a dask array that reads from there. If it exists, it must be of the same prediction: what is written
-        already is not computed again. In the end ``anndata.read_zarr`` reads it too.
+        Folder to which the matrix is streamed in reading order, for tables that are too large for memory. ``X`` is then
+        a dask array that reads from it. An existing store must be of the same prediction: partitions that are written
+        are not computed again. When all are written, ``anndata.read_zarr`` can read the store.
     client
-        Client of a dask cluster whose workers compute, each reading the image files by itself: the result is the same.
-        Workers write into ``store`` themselves, if it is given.
+        Client of a dask cluster whose workers compute the prediction, each reading the image files by itself. The
+        result is the same. With ``store``, workers write into it themselves.
     batch_size
-        Spots a forward pass; by default what suits the device. Halved where memory runs out: the result is the same.
+        Spots per forward pass; by default a number that suits the device. Halved if memory runs out, with the same
+        result.
     device
         ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
     precision
@@ -116,29 +115,30 @@ def predict(
     -------
     Nothing. Writes ``sdata.tables[key_added]``: ``X`` ``(n_spots, n_genes)`` float32 in the units of the predictor
     (log1p CP10k unless trained otherwise: do not normalise it again), ``obs["at_border"]``, ``obsm["spatial"]`` in
-    pixels, ``obsm["color"]``, ``var["train_mean"]``, ``varm["ridge_color"]`` (the two baselines), ``uns[key_added]``
-    (units, target, model, parameters). ``obs["image_distance"]`` is how far the patches lie from those trained on in
-    colour and texture, ``obs["unlike_training"]`` whether that is more than 1, which 1 % of training spots exceed when
-    their slide is left out (predictors of older versions: neither). With ``uncertainty`` also
-    ``layers["predicted_lower"]`` and ``layers["predicted_upper"]`` (``f"{layer}_lower"``, ``f"{layer}_upper"`` beside a
-    layer). With ``layer``: that layer of the existing table, NaN for genes outside the
-    panel and spots of other elements, ``var[layer]`` which is True for the panel (``var["predicted"]`` where the layer
-    is X), and beside it what the table of predictions would hold.
+    pixels, ``obsm["color"]``, ``var["train_mean"]`` and ``varm["ridge_color"]`` (the two baselines), and
+    ``uns[key_added]`` (units, target, model, parameters). ``obs["image_distance"]`` is the distance of the patches from
+    the training patches in colour and texture (out-of-distribution detection). ``obs["unlike_training"]`` is True
+    beyond 1, the distance that 1 % of training spots exceed if their slide is left out. Predictors of older versions
+    give neither column. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
+
+    With ``layer``, writes that layer of the existing table instead, NaN for genes outside the panel and spots of other
+    elements; ``var[layer]`` is True for the panel (``var["predicted"]`` if the layer is X), intervals are
+    ``layers[f"{layer}_lower"]`` and ``layers[f"{layer}_upper"]``, and the other columns are as above.
 
     Raises
     ------
     ValueError
         If no predictor is given or recorded, elements do not fit together, something measured would be overwritten, or
-        intervals are asked of a predictor that was not calibrated.
+        intervals are asked of a predictor without calibration.
 
     Notes
     -----
-    An interval covers a measured value of a new spot with a probability of at least ``coverage`` if that spot is
-    exchangeable with those that the predictor was calibrated on. Spots of a new slide are so at best on average over
-    slides: ``"conformal"`` then is right on average, and may cover clearly less on one slide. ``"conformal_groups"``
-    takes for each gene the widest quantile of the K groups: on a new group it covers enough with probability
-    K / (K + 1). `fit` calibrates on the validation groups, which also chose the epoch, so intervals are slightly too
-    narrow; `calibrate` does so on slides that played no part. Lower ends are not below 0.
+    An interval covers the measured value of a new spot with a probability of at least ``coverage`` if the spot is
+    exchangeable with those of the calibration. Spots of a new slide are exchangeable only on average over slides:
+    ``"conformal"`` covers enough on average over slides, but may cover clearly less on one slide.
+    ``"conformal_groups"`` takes the widest quantile of the K calibration groups for each gene: it covers enough on a
+    new group with probability K / (K + 1). `fit` calibrates on the validation groups, which also chose the epoch, so
+    its intervals are slightly too narrow; `calibrate` uses other slides. Lower bounds are not below 0.
 
     Examples
     --------
@@ -149,13 +149,15 @@ def predict(
     >>> sdata["predicted"].shape
     (32, 12)
     """
-    check_config.prediction(n_views, batch_size)
-    check_conformal.uncertainty(uncertainty, coverage)
-    if store is not None:
-        check_prediction.own_table(layer)
-    if client is not None:
-        check_prediction.is_client(client)
-    check_slides.is_spatialdata(sdata)
+    options = PredictOptions(
+        n_views=n_views,
+        stain=stain,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        uncertainty=uncertainty,
+        coverage=coverage,
+    )
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -164,95 +166,85 @@ def predict(
         um_per_px=um_per_px,
         features_key=features_key,
     )
+    predict_slides(
+        sdata,
+        predictor,
+        selection,
+        options,
+        key_added=key_added,
+        layer=layer,
+        store=store,
+        client=client,
+        progress=progress,
+    )
+
+
+def predict_slides(
+    sdata: SpatialData,
+    predictor: Predictor | str | PathLike[str] | None,
+    selection: Selection,
+    options: PredictOptions,
+    *,
+    key_added: str = keys.PREDICTED,
+    layer: str | None = None,
+    store: str | PathLike[str] | None = None,
+    client: Client | None = None,
+    progress: bool = True,
+) -> None:
+    """`predict` with its options packed."""
+    if store is not None and layer is not None:
+        msg = f"`store` is for a table of its own, but `layer` is {layer!r}. Give one of the two."
+        raise ValueError(msg)
+    check_client(client)
+    check_slides.is_spatialdata(sdata)
     slides = resolve(sdata, selection, needs_table=layer is not None)
-    found = predictor_of(sdata, predictor)
-    check_config.embeddings_fit(found.model, asdict(found.model_config), _width(slides), takes=_takes_embeddings(found))
-    _check_place(sdata, slides[0].table_name, found, key_added, layer)
-    _warn_unseen_resolution(slides, found)
-    settings = Settings(n_views=n_views, stain=stain, batch_size=batch_size, device=device, precision=precision)
-    if uncertainty is not None:
-        settings = _with_intervals(settings, found, uncertainty, coverage)
-    plan = Plan.of(slides, found, settings)
-    sink = Memory.of(plan, found) if store is None else Store.begin(store, plan, found)
-    _fill(sink, plan, found, client, progress=progress)
-    values, uns = sink.values(), run_record(found, settings)
-    for slide, first, last in zip(slides, plan.starts, plan.starts[1:], strict=False):
-        colors, flagged = values[keys.COLOR][first:last], values[keys.AT_BORDER][first:last]
-        warn_unseen_color(colors, flagged, found.provenance, slide.name, normalized=stain is not None)
+    predictor = resolve_predictor(sdata, predictor)
+    config, features = predictor.model_config, slides[0].features
+    check_config.embeddings_fit(
+        predictor.model,
+        asdict(config),
+        None if features is None else features.shape[1],
+        takes=uses_embeddings(config),
+    )
+    check_destination(sdata, slides[0].table_name, predictor, key_added, layer)
+    for slide in slides:
+        warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
+
+    plan = PredictionPlan.of(slides, predictor, options)
+    sink = MemorySink.of(plan, predictor) if store is None else StoreSink.create(store, plan, predictor)
+    _compute_missing(sink, plan, predictor, client, progress=progress)
+    values, record = sink.values(), prediction_record(predictor, plan.options)
+    for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
+        colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
+        normalized = options.stain is not None
+        warn_unseen_color(colors, flagged, predictor.provenance["color"], slide.name, normalized=normalized)
     if layer is not None:
-        fill_layer(slides, values, found, layer, uns)
+        write_layer(slides, values, predictor, layer, record)
         return
-    table = as_table(slides, sink, found, key_added, uns)
-    if isinstance(sink, Store):
+    table = prediction_table(slides, sink, predictor, key_added, record)
+    if isinstance(sink, StoreSink):
         sink.finish(table)
     if key_added in sdata.tables:
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
 
 
-def _with_intervals(settings: Settings, predictor: Predictor, uncertainty: Uncertainty, coverage: float) -> Settings:
-    """The settings under which the predictor was calibrated."""
-    calibration = check_conformal.calibrated(predictor.calibration)
-    calibration.quantile(uncertainty, coverage)  # or says that there are too few spots
-    check_conformal.calibration_of_others(calibration.record, settings.stain)
-    return replace(settings, n_views=calibration.n_views, uncertainty=uncertainty, coverage=coverage)
-
-
-def _width(slides: Sequence[Slide]) -> int | None:
-    return None if slides[0].features is None else slides[0].features.shape[1]
-
-
-def _takes_embeddings(predictor: Predictor) -> bool:
-    return getattr(predictor.model_config, "encoder", None) == "given"
-
-
-def _check_place(
-    sdata: SpatialData, table_name: str | None, predictor: Predictor, key_added: str, layer: str | None
+def _compute_missing(
+    sink: Sink, plan: PredictionPlan, predictor: Predictor, client: Client | None, *, progress: bool
 ) -> None:
-    """Refuse, before anything is computed, to overwrite what was measured."""
-    if layer is None:
-        kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _predicted(sdata, name, name)]
-        check.overwritable("key_added", key_added, kept)
-    if table_name is None:
-        return
-    table = sdata.tables[table_name]
-    check_slides.unique_spots(table.obs_names, table_name)
-    missing = [gene for gene in predictor.genes if gene not in set(table.var_names)]
-    if layer is not None:
-        predicted = [name for name in check_slides.layers(table) if _predicted(sdata, table_name, name)]
-        ours = {*predicted, *(end for name in predicted for end in beside(name).values())}
-        kept = [name for name in check_slides.layers(table) if name not in ours]
-        for name in (layer, *beside(layer).values()):
-            check.overwritable("layer", name, kept)
-        check.panel_in_table(missing, len(predictor.genes), table_name)
-    else:
-        check_evaluation.panel_measured(missing, len(predictor.genes), table_name)
-
-
-def _predicted(sdata: SpatialData, table_name: str, key: str) -> bool:
-    return keys.TARGET in sdata.tables[table_name].uns.get(key, {})
-
-
-def _fill(sink: Sink, plan: Plan, predictor: Predictor, client: Client | None, *, progress: bool) -> None:
     """Compute what the sink lacks, here or on a cluster."""
-    todo = sink.todo()
-    left, n = sum(last - first for first, last in todo), len(plan.order)
+    ranges = sink.missing_ranges()
+    n, n_missing = len(plan.order), sum(stop - start for start, stop in ranges)
     name = plan.slides[0].name if len(plan.slides) == 1 else f"{len(plan.slides)} slides"
-    with tqdm(total=n, initial=n - left, desc=f"predict {name}", unit="spot", disable=not progress) as bar:
-        if client is not None and todo:
-            spread(client, plan, predictor, sink, bar.update)
+    with tqdm(total=n, initial=n - n_missing, desc=f"predict {name}", unit="spot", disable=not progress) as bar:
+        if client is not None and ranges:
+            predict_on_cluster(client, plan, predictor, sink, bar.update)
             return
-        for first, last in todo:
-            sink.take(first, _counted(compute(plan, predictor, first, last), bar))
+        for start, stop in ranges:
+            sink.write(start, _update_bar(predict_positions(plan, predictor, start, stop), bar))
 
 
-def _counted(pieces: Iterable[dict[str, NDArray[Any]]], bar: tqdm[NoReturn]) -> Iterator[dict[str, NDArray[Any]]]:
+def _update_bar(pieces: Iterable[dict[str, NDArray[Any]]], bar: tqdm[NoReturn]) -> Iterator[dict[str, NDArray[Any]]]:
     for piece in pieces:
         yield piece
         bar.update(len(piece[keys.AT_BORDER]))
-
-
-def _warn_unseen_resolution(slides: Sequence[Slide], predictor: Predictor) -> None:
-    seen = [s["um_per_px"] for s in predictor.provenance["slides"].values()]
-    for slide in slides:
-        check_training.seen_resolution(slide.um_per_px, seen, slide.name)

@@ -1,4 +1,4 @@
-"""Learn from slides that nobody measured: a teacher labels their spots for its student. Training is in `_trained`."""
+"""Self-training: a teacher network labels the spots of unmeasured slides for its student."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._checks import config as check_config
-from .._checks import training as check
 from .._slides import Selection, resolve
-from .._train._config import settled
+from .._train.config import fit_config
 from ..models import build
-from ..pp._targets import TargetSpec
+from ..pp.targets import TargetSpec
 from ._fit import default_folder
-from ._planned import planned
-from ._provenance import record
-from ._trained import trained
+from ._predictor.attrs import record_predictor
+from ._training import _errors
+from ._training.plan import plan_training
+from ._training.train_members import train_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._geometry import PatchSpec
-    from .._train._config import FitConfig
-    from ._predictor import Predictor
-    from ._run import Run
+    from .._train.config import FitConfig
+    from ._predictor.predictor import Predictor
 
 
 def self_train(
@@ -54,27 +53,27 @@ def self_train(
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
 ) -> Predictor:
-    """Train a model on measured spots and on spots of slides without measurements, which its last version labels.
+    """Train a model by self-training: on measured spots, and on pseudo-labels of spots without measurements.
 
-    A first network is trained as `stp.tl.fit` does. Then, as often as ``rounds`` says, a new network learns from the
-    measured spots and from what the last network predicts at the others, as DeepSpaCE does (Monjo et al. 2022). Members
-    of an ensemble teach their own students alone, so that nothing of a group that is held out reaches them.
+    The first network is trained as in `stp.tl.fit`. In each of ``rounds`` rounds a new network (the student) is trained
+    on the measured spots and on the predictions of the previous network (its teacher) at the other spots, as in
+    DeepSpaCE (Monjo et al. 2022). Each member of an ensemble has its own students, so that no information about its
+    held-out groups reaches them.
 
     Parameters
     ----------
     sdata
         Slides with counts: one object, or a list or mapping of such objects.
     unlabelled
-        Slides with spots, for instance by `stp.pp.spot_grid`; counts they may have are not looked at.
+        Slides with spots, for instance from `stp.pp.spot_grid`; their counts, if any, are not used.
     model
-        Name of the model; `stp.models.available` lists them. It must be trained by steps, and not on counts.
+        Name of the model; `stp.models.available` lists them. It must be trained by gradient steps, and not on counts.
     rounds
-        How many students follow the first network.
+        Number of students after the first network.
     config
-        How to train every one of the networks: fields to change in the recipe of the model, or a whole `FitConfig`, as
-        in `fit`.
+        How to train each network: fields to change in the recipe of the model, or a whole `FitConfig`, as in `fit`.
     target
-        How counts become what is predicted; by default log1p CP10k over all genes.
+        How counts are normalised; by default log1p CP10k over all genes.
     patch
         Fields of view; by default the model's multiples of the median spot diameter of the slides with counts.
     model_options
@@ -82,9 +81,9 @@ def self_train(
     genes
         Genes to predict; by default as in `stp.tl.fit`.
     group_key
-        Column of ``obs`` that says which slides belong together (the patient).
+        Column of ``obs`` that names the group of a slide (the patient).
     validate_on
-        Groups or slides to hold out for early stopping, whatever ``config`` says; by default what it says.
+        Groups or slides to hold out for early stopping; by default chosen as ``config.validation`` says.
     layer
         Layer with raw counts; by default X.
     image_key
@@ -102,18 +101,18 @@ def self_train(
     save_dir
         Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
     resume_from
-        Folder of a training that was interrupted: continue it. Data and options must be the same.
+        Folder of an interrupted training run to resume. Data and options must be the same.
 
     Returns
     -------
-    The last students. In ``history`` every network counts as a member, students after their teachers; ``provenance``
-    names rounds and slides. Its place and hash are written to the attributes of ``sdata``; ``unlabelled`` stays as it
-    is.
+    A predictor with the last students. In ``history`` each network counts as a member, students after their teachers;
+    ``provenance.self_training`` holds rounds and slides. Its path and hash are written to the attributes of ``sdata``;
+    ``unlabelled`` is not changed.
 
     Raises
     ------
     ValueError
-        As `stp.tl.fit`; and where a model cannot be a student.
+        As in `stp.tl.fit`, and if the model cannot be a student.
 
     Examples
     --------
@@ -121,7 +120,7 @@ def self_train(
     >>> sdata, other = (stp.datasets.synthetic(n_slides=n, n_side=4, seed=n) for n in (2, 1))
     >>> config = stp.tl.FitConfig(n_epochs=1, progress=False)
     >>> predictor = stp.tl.self_train(sdata, other, "m2ost_tiny", rounds=1, config=config)
-    >>> predictor.provenance["self_training"]["rounds"]
+    >>> predictor.provenance.self_training["rounds"]
     1
     """
     selection = Selection(
@@ -134,27 +133,23 @@ def self_train(
         um_per_px=um_per_px,
     )
     check_config.in_range("rounds", rounds, 1, 100)
-    run = planned(
+    plan = plan_training(
         resolve(sdata, selection),
         model,
-        config=settled(config, model),
+        config=fit_config(config, model),
         target=target or TargetSpec(),
         patch=patch,
         model_options=model_options,
         genes=genes,
         validate_on=validate_on,
+        selection=selection,
     )
     others = resolve(unlabelled, Selection(shapes_key=unlabelled_key), needs_table=False)
-    run = dataclasses.replace(run, unlabelled=others, rounds=rounds)
-    _check_student(run)
-    folder = Path(resume_from or save_dir or default_folder(run.values()))
-    predictor = trained(run, folder, resume=resume_from is not None)
-    record(run.slides, folder, predictor)
-    return predictor
-
-
-def _check_student(run: Run) -> None:
-    """Refuse a model that could not learn from what a teacher says."""
+    plan = dataclasses.replace(plan, unlabelled=others, rounds=rounds)
     with torch.device("meta"):
-        network = build(run.shape)
-    check.can_be_student(run.model, steps=network.takes_steps, needs_counts=network.needs_counts)
+        network = build(plan.model_config)
+    _errors.check_student(model, trainable=network.has_trainable_parameters, needs_counts=network.needs_counts)
+    folder = Path(resume_from or save_dir or default_folder(plan.fingerprint()))
+    predictor = train_members(plan, folder, resume=resume_from is not None)
+    record_predictor(plan.slides, folder, predictor)
+    return predictor

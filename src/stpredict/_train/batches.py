@@ -1,0 +1,101 @@
+"""Batches of spots: gathered, copied to a device, and limited to the size that its memory holds. Tensors only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from traceback import clear_frames
+from typing import TYPE_CHECKING
+
+import torch
+
+from . import _errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from torch import Tensor
+
+    from ..models.contract import SpotBatch
+
+START_SIZES = {"cpu": 16, "cuda": 512, "mps": 64}
+"""Initial number of spots of a forward pass, by device; on a CPU 8 to 64 are equally fast."""
+
+
+@dataclass(slots=True)
+class BatchLimit:
+    """Maximum number of spots of a pass; halved when memory runs out, and remembered."""
+
+    size: int
+
+    @classmethod
+    def of(cls, batch_size: int | None, device: torch.device) -> BatchLimit:
+        """A limit to begin with; None is the default of the device."""
+        return cls(START_SIZES.get(device.type, 64) if batch_size is None else batch_size)
+
+    def parts(self, n: int) -> list[slice]:
+        """Consecutive parts of ``n`` spots, none larger than the limit and all about equal."""
+        n_parts = -(-n // self.size)
+        ends = [n * i // n_parts for i in range(n_parts + 1)]
+        return [slice(start, end) for start, end in pairwise(ends)]
+
+    def shrink(self, tried: int, error: RuntimeError) -> bool:
+        """Halve the limit if memory ran out with ``tried`` spots; False for any other error."""
+        if not is_out_of_memory(error):
+            return False
+        _errors.check_one_spot_fits(tried, error)
+        self.size = (tried + 1) // 2
+        clear_frames(error.__traceback__)  # they hold the tensors computed so far
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        return True
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the computer, has no memory left; torch's CPU allocator raises a plain RuntimeError."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error).lower() for text in words)
+
+
+def map_tensors(spots: SpotBatch, function: Callable[[Tensor], Tensor]) -> SpotBatch:
+    """A batch with a function applied to every tensor."""
+    tensors = {each.name: getattr(spots, each.name) for each in fields(spots)}
+    return replace(spots, **{name: function(value) for name, value in tensors.items() if value is not None})
+
+
+def gather(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:
+    """The spots at some positions, in their order; a slice copies nothing."""
+    if isinstance(index, slice):
+        return map_tensors(spots, lambda x: x[index])
+    rows = index.numpy()
+
+    def take(x: Tensor) -> Tensor:
+        """With numpy on the CPU, which uses one thread: the others compute."""
+        return torch.from_numpy(x.numpy().take(rows, axis=0)) if x.device.type == "cpu" else x[index]
+
+    return map_tensors(spots, take)
+
+
+def device_batches(spots: SpotBatch, indices: Iterable[Tensor], device: torch.device) -> Iterator[SpotBatch]:
+    """Gather batches and copy them to a device; meant to run in the thread of `prefetch`."""
+    for index in indices:
+        yield to_device(gather(spots, index), device)
+
+
+def to_device(spots: SpotBatch, device: torch.device) -> SpotBatch:
+    """Copy spots to a device from a background thread, for use on its default stream.
+
+    On CUDA the copy uses pinned memory and a stream of its own, so that no computation waits for it.
+    """
+    if device.type != "cuda":
+        return spots.to(device)
+    compute_stream, copy_stream = torch.cuda.default_stream(device), torch.cuda.Stream(device)
+    with torch.cuda.stream(copy_stream):
+        pinned = map_tensors(spots, lambda x: x.pin_memory() if x.device.type == "cpu" else x)
+        copied = pinned.to(device, non_blocking=True)
+    copy_stream.synchronize()
+    for each in fields(copied):
+        value = getattr(copied, each.name)
+        if value is not None:
+            value.record_stream(compute_stream)  # the next copy must not reuse its memory while it is in use
+    return copied

@@ -1,0 +1,139 @@
+"""Errors that several readers raise, and warnings. An error of one function is raised there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from .._checks.slides import listed
+from .._checks.training import warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+WHERE_FULL_IMAGE = (
+    "From 10x Genomics' page of the data set fetch 'Input image (TIFF)' or 'Microscope image'; of your own sample take "
+    "the file that Space Ranger was given as `--image`."
+)
+
+
+@contextmanager
+def required_module(name: str) -> Iterator[None]:
+    """Say how to install an optional library if importing it fails."""
+    try:
+        yield
+    except (ImportError, OSError) as error:  # OSError: the C library that openslide loads
+        msg = (
+            f"This slide is read with {name}, which is not installed or does not load ({error}). Call "
+            "`pip install 'stpredict-histology[io]'`."
+        )
+        raise ModuleNotFoundError(msg, name=name) from error
+
+
+def require_file(path: Path, what: str) -> None:
+    """Refuse a file of a section that is not there."""
+    if not path.is_file():
+        msg = f"No {what} at '{path}'. Give the path of an existing file to `stp.io.read_st`."
+        raise FileNotFoundError(msg)
+
+
+def require_image(path: Path) -> None:
+    """Refuse an image that is not there."""
+    if not path.is_file():
+        msg = f"There is no image '{path}'. Give the path of an existing file as `image`."
+        raise FileNotFoundError(msg)
+
+
+def require_folder(path: Path, what: str, function: str) -> None:
+    """Refuse a folder of a platform that is not there."""
+    if path.is_file():
+        msg = f"'{path}' is a file. Give the folder of {what} to `{function}`."
+        raise NotADirectoryError(msg)
+    if not path.is_dir():
+        msg = f"'{path}' does not exist. Give the folder of {what} to `{function}`."
+        raise FileNotFoundError(msg)
+
+
+def unreadable(path: Path, what: str, reason: object) -> NoReturn:
+    """Report a file that cannot be decoded."""
+    msg = f"The {what} '{path.name}' cannot be read: {reason}. Check that the file is whole, or fetch it again."
+    raise ValueError(msg)
+
+
+def exactly_one(found: Sequence[Path], names: Sequence[str], folder: Path, what: str) -> Path:
+    """The one file that was found; an error if there is none, or several."""
+    if len(found) > 1:
+        msg = f"'{folder}' holds several {what}: {listed([file.name for file in found])}. Keep one sample a folder."
+        raise ValueError(msg)
+    if not found:
+        has = "there is no such folder"
+        if folder.is_dir():
+            has = f"it holds {listed(sorted(file.name for file in folder.iterdir()))}"
+        msg = (
+            f"No {what} in '{folder}' (looked for {listed(names)}; {has}). Is this the right folder, and is the "
+            "download complete? Give the folder that holds the whole output of one sample."
+        )
+        raise FileNotFoundError(msg)
+    return found[0]
+
+
+def several_images(found: Sequence[Path], folder: Path) -> NoReturn:
+    """Report that the image to read must be named."""
+    msg = f"Which image is it? '{folder}' holds {listed([file.name for file in found])}. Give one as `image`."
+    raise ValueError(msg)
+
+
+def require_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> None:
+    """Refuse a table without the given columns."""
+    missing = [name for name in needed if name not in found]
+    if missing:
+        msg = (
+            f"Table '{path.name}' has no column {listed(missing)} (found: {listed(found)}). Name its columns "
+            f"{listed(needed)}."
+        )
+        raise ValueError(msg)
+
+
+def require_finite_columns(bad: Sequence[str], path: Path) -> None:
+    """Refuse coordinates that are missing or not numbers."""
+    if bad:
+        msg = f"Table '{path.name}' has missing or non-numeric values in {listed(bad)}. Remove these rows or fill them."
+        raise ValueError(msg)
+
+
+def require_counts(n_spots: int, n_genes: int, path: Path) -> None:
+    """Refuse a counts matrix without a spot or without a gene."""
+    if not (n_spots and n_genes):
+        msg = (
+            f"Counts file '{path.name}' is empty: {n_spots} spots, {n_genes} genes. Give a table with a header of "
+            "names and one row a spot or a gene to `stp.io.read_st`, or fetch the file again."
+        )
+        raise ValueError(msg)
+
+
+def require_unique_spots(names: Sequence[str], path: Path) -> None:
+    """Refuse two rows for one position of the array."""
+    twice = sorted(name for name, n in Counter(names).items() if n > 1)
+    if twice:
+        msg = f"'{path.name}' holds more than one row for array position {listed(twice)}. Keep one row a spot."
+        raise ValueError(msg)
+
+
+def not_one_plane(path: Path, axes: Sequence[str], shape: Sequence[int]) -> NoReturn:
+    """Refuse stacks: several planes, times or pictures of one size."""
+    sizes = ", ".join(f"{axis} {n}" for axis, n in zip(axes, shape, strict=False))
+    msg = (
+        f"'{path.name}' is no single picture: its axes are {sizes}. One plane in colour is read; export that plane "
+        "as OME-TIFF or OME-Zarr."
+    )
+    raise ValueError(msg)
+
+
+def warn_unknown_resolution(image_key: str) -> None:
+    """Warn that the size of a pixel is not known."""
+    warn(
+        f"The file of image {image_key!r} does not say how large a pixel is (dots per inch of a screen or printer do "
+        "not count), and nothing was recorded. Give `um_per_px`, or call `stp.pp.resolution(sdata, um_per_px=…)`."
+    )

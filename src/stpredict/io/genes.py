@@ -1,0 +1,80 @@
+"""Gene names: Ensembl ids without version, symbols in their place, counts of duplicates summed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from ._tables import find_separator, mostly_match, read_text, split_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+ENSEMBL_ID = re.compile(r"(ENS[A-Z]*G\d{11})(?:\.\d+)?")
+"""Ensembl id of a gene of any species, with or without version."""
+SYMBOL_COLUMNS = {"symbol", "approved symbol", "gene_name", "gene name", "gene_symbol", "hgnc_symbol"}
+"""Headers of a column of gene symbols, in lower case."""
+
+
+def read_gene_map(gene_map: Mapping[str, str] | str | PathLike[str] | None) -> dict[str, str]:
+    """Gene symbol by Ensembl id without version, from a mapping or a file; ids without a symbol are left out.
+
+    A file has two columns in any order, with or without a header. If it has more, the symbols are the column with one
+    of the headers `SYMBOL_COLUMNS`, or without a header the column after the ids.
+    """
+    if gene_map is None:
+        return {}
+    if isinstance(gene_map, (str, Path)) or hasattr(gene_map, "__fspath__"):
+        pairs = _read_pairs(Path(gene_map))
+    else:
+        pairs = list(gene_map.items())
+    return {without_version(gene): symbol for gene, symbol in pairs if symbol}
+
+
+def _read_pairs(path: Path) -> list[tuple[str, str]]:
+    lines = read_text(path, "gene map").splitlines()
+    separator = find_separator(lines[0]) if lines else None
+    rows = [split_fields(line, separator) for line in lines if line.strip()]
+    width = min((len(row) for row in rows), default=0)
+    ids = next((i for i in range(width) if mostly_match(ENSEMBL_ID, (row[i] for row in rows))), None)
+    symbols = None if ids is None else _symbol_column(rows[0], ids)
+    if ids is None or symbols is None or symbols >= width:
+        msg = (
+            f"'{path.name}' is no map of genes ({width} columns): it needs one column of Ensembl ids (such as "
+            "ENSG00000141736) and one of symbols, which is called 'symbol' if there are more than two columns."
+        )
+        raise ValueError(msg)
+    return [(row[ids], row[symbols]) for row in rows if ENSEMBL_ID.fullmatch(row[ids])]
+
+
+def _symbol_column(header: Sequence[str], id_column: int) -> int | None:
+    if len(header) == 2:
+        return 1 - id_column
+    if ENSEMBL_ID.fullmatch(header[id_column]):  # no header: features.tsv of Cell Ranger has id, symbol, type
+        return id_column + 1
+    return next((i for i, name in enumerate(header) if name.lower() in SYMBOL_COLUMNS), None)
+
+
+def without_version(gene: str) -> str:
+    """``ENSG00000141736`` of ``ENSG00000141736.13``; any other name is unchanged."""
+    match = ENSEMBL_ID.fullmatch(gene)
+    return gene if match is None else match[1]
+
+
+def rename_genes(
+    matrix: sparse.csr_matrix, genes: Sequence[str], symbols: Mapping[str, str]
+) -> tuple[sparse.csr_matrix, list[str]]:
+    """Replace Ensembl ids by symbols; columns that then share a name are summed, in the place of the first."""
+    named = [symbols.get(gene, gene) for gene in map(without_version, genes)]
+    unique = list(dict.fromkeys(named))
+    if len(unique) == len(named):
+        return matrix, named
+    at = {gene: i for i, gene in enumerate(unique)}
+    ones = np.ones(len(named), np.float32)
+    sums = sparse.csr_matrix((ones, (np.arange(len(named)), [at[gene] for gene in named])))
+    return sparse.csr_matrix(matrix @ sums), unique

@@ -1,0 +1,117 @@
+"""Decode image files, and turn pixels into the multiscale image element. Nothing here knows of spots."""
+
+from __future__ import annotations
+
+import gzip
+from contextlib import contextmanager
+from io import BytesIO
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from dask import array as da
+from PIL import Image, UnidentifiedImageError
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import Identity
+
+from . import _errors as check
+from ._tables import DECODING_ERRORS, is_gzip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from xarray import DataTree
+
+N_COARSER_LEVELS = 3
+CHUNKS = (3, 512, 512)
+
+
+@contextmanager
+def no_pixel_limit() -> Iterator[None]:
+    """Let PIL open images of any size: whole slides exceed its limit."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
+    """Decode a JPEG, PNG or TIFF of any size, gzipped or not, to RGB.
+
+    RGBA is composed over white; palettes, CMYK and YCbCr are converted; of 16-bit colour the upper 8 bits are kept;
+    grey (of 8 or 16 bits), black and white and floating point are refused.
+    """
+    check.require_file(path, "image")
+    try:
+        with no_pixel_limit(), _open(path) as file, Image.open(file) as image:
+            _require_colour(image.mode, path)
+            return _to_array(_to_rgb(image))
+    except (UnidentifiedImageError, OSError, SyntaxError, *DECODING_ERRORS) as reason:
+        check.unreadable(path, "image", reason)
+
+
+def _require_colour(mode: str, path: Path) -> None:
+    if mode not in {"RGB", "RGBA", "P", "CMYK", "YCbCr"}:
+        kind = {"L": "grey", "LA": "grey", "1": "black and white", "F": "floating point"}.get(mode, f"of mode {mode}")
+        msg = (
+            f"Image '{path.name}' is {kind}; H&E in 8-bit colour is needed (RGB; RGBA is laid on white; palette, CMYK "
+            "and YCbCr are converted). Export it as 8-bit RGB and call `stp.io.read_st` again."
+        )
+        raise ValueError(msg)
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The file, decompressed if it is gzipped: GEO gzips images too."""
+    return BytesIO(gzip.decompress(path.read_bytes())) if is_gzip(path) else path.open("rb")
+
+
+def _to_array(image: Image.Image) -> NDArray[np.uint8]:  # (3, y, x)
+    """Copy pixels in bands: at once, PIL would need three times the memory of the image."""
+    pixels = np.empty((3, image.height, image.width), np.uint8)
+    for y in range(0, image.height, 1024):
+        band = image.crop((0, y, image.width, min(y + 1024, image.height)))
+        pixels[:, y : y + 1024] = np.asarray(band).transpose(2, 0, 1)
+    return pixels
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGBA" or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def pyramid(pixels: NDArray[np.uint8], coordinate_system: str) -> DataTree:
+    """The multiscale image element of ``(3, y, x)`` RGB in memory, in pixels of a coordinate system.
+
+    Each level is the truncated 2 x 2 mean of the finer one, computed once; `Image2DModel` would compute it at every
+    read. Where a side is odd, the last row or column is dropped, so that pixel ``i`` of level ``k`` covers the pixels
+    ``[i 2^k, (i + 1) 2^k)`` of the image. `Image2DModel` drops the first one, which shifts the level by a pixel.
+    """
+    n_coarser = sum(min(pixels.shape[1:]) // 2**k > 1 for k in range(1, N_COARSER_LEVELS + 1))
+    tree: DataTree = Image2DModel.parse(
+        da.from_array(pixels, chunks=CHUNKS, name=False),
+        dims=("c", "y", "x"),
+        c_coords=["r", "g", "b"],
+        transformations={coordinate_system: Identity()},
+        scale_factors=[2] * n_coarser,
+        chunks=CHUNKS,
+    )
+    level = pixels
+    for k in range(1, len(tree.children)):
+        level = halve(level)
+        tree[f"scale{k}"]["image"].data = da.from_array(level, chunks=CHUNKS, name=False)
+    return tree
+
+
+def halve(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:  # (c, y, x) -> (c, y // 2, x // 2)
+    """Truncated mean of 2 x 2 pixels; an odd last row or column is dropped."""
+    height, width = (side // 2 * 2 for side in pixels.shape[1:])
+    half = np.empty((len(pixels), height // 2, width // 2), np.uint8)
+    for y in range(0, height, 512):  # in bands, so that the sums stay in the processor's cache
+        band = pixels[:, y : min(y + 512, height), :width]
+        rows = band[:, ::2].astype(np.uint16) + band[:, 1::2]
+        half[:, y // 2 : y // 2 + rows.shape[1]] = (rows[..., ::2] + rows[..., 1::2]) >> 2
+    return half

@@ -1,0 +1,220 @@
+"""Errors about the arrays and options given to `stpredict.metrics`; nothing here converts or computes a score."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+AXES = ("gene", "spot")
+
+
+def axis(value: str) -> None:
+    """Refuse an axis other than "gene" and "spot"."""
+    if value not in AXES:
+        msg = (
+            f"`axis` is {value!r}, but must be 'gene' (one score per gene, over spots) or 'spot' (one score per spot, "
+            "over genes). Call with `axis='gene'` or `axis='spot'`."
+        )
+        raise ValueError(msg)
+
+
+def dense(values: object, name: str) -> None:
+    """Refuse a sparse matrix where a dense array is needed."""
+    if hasattr(values, "toarray"):
+        msg = (
+            f"`{name}` is a {type(values).__name__}, but scores need a dense array (n_spots, n_genes). "
+            f"Choose the genes first and pass `{name}.toarray()`."
+        )
+        raise TypeError(msg)
+
+
+def matrix(values: NDArray[Any], name: str) -> None:
+    """Refuse anything but a non-empty two-dimensional array of real numbers."""
+    if values.dtype.kind not in "biuf":
+        msg = f"`{name}` has dtype {values.dtype}, but must hold real numbers. Convert it with `.astype('float32')`."
+        raise TypeError(msg)
+    if values.ndim != 2:
+        msg = (
+            f"`{name}` has shape {values.shape}, but must be (n_spots, n_genes). "
+            f"For a single gene call with `{name}[:, None]`."
+        )
+        raise ValueError(msg)
+    if 0 in values.shape:
+        msg = f"`{name}` is empty: shape {values.shape}, but needs at least one spot and one gene. Pass a filled one."
+        raise ValueError(msg)
+
+
+def finite_or_nan(values: NDArray[Any], name: str) -> None:
+    """Refuse infinite values; NaN marks a spot to leave out and passes."""
+    infinite = np.isinf(values)
+    if infinite.any():
+        spot, gene = np.argwhere(infinite)[0].tolist()
+        msg = (
+            f"`{name}` holds {infinite.sum():,} infinite values (first: spot {spot}, gene {gene}), but must be finite, "
+            f"or NaN where a spot is to be left out. Find their cause with `np.argwhere(np.isinf({name}))`."
+        )
+        raise ValueError(msg)
+
+
+def same_shape(observed: NDArray[Any], predicted: NDArray[Any]) -> None:
+    """Refuse two arrays that do not describe the same spots and genes."""
+    if observed.shape != predicted.shape:
+        msg = (
+            f"`observed` has shape {observed.shape} and `predicted` {predicted.shape}, but both must be "
+            "(n_spots, n_genes) with the same spots and genes in one order. Align them, e.g. with `adata[:, genes]`."
+        )
+        raise ValueError(msg)
+
+
+def some_spot_per_gene(missing: NDArray[np.bool_], name: str) -> None:
+    """Refuse genes that are NaN at every spot: they would leave no spot for the others."""
+    genes = np.flatnonzero(missing.all(axis=0))
+    if genes.size:
+        msg = (
+            f"`{name}` is NaN at every spot for {genes.size:,} of {missing.shape[1]:,} genes (columns "
+            f"{_join(genes)}): not predicted, or not measured. Pass only the genes present in both, e.g. "
+            "`keep = ~np.isnan(predicted).all(0)` and then `observed[:, keep], predicted[:, keep]`."
+        )
+        raise ValueError(msg)
+
+
+def enough(n: int, needed: int, noun: str, n_missing: int = 0) -> None:
+    """Refuse to score fewer values than a score needs."""
+    if n < needed:
+        dropped = f" ({n_missing:,} more have NaN and are left out)" if n_missing else ""
+        msg = f"{n} {noun}{dropped}, but at least {needed} are needed for this score. Pass arrays with more {noun}."
+        raise ValueError(msg)
+
+
+def at_least_one(value: object, name: str) -> None:
+    """Refuse a number that is not a whole one from 1 upwards."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        msg = f"`{name}` is {value!r}, but must be a whole number >= 1. Call with e.g. `{name}=10`."
+        raise ValueError(msg)
+
+
+def vector(values: NDArray[Any], name: str) -> None:
+    """Refuse anything but a one-dimensional array of real numbers."""
+    if values.ndim != 1 or values.dtype.kind not in "biuf":
+        msg = (
+            f"`{name}` has shape {values.shape} and dtype {values.dtype}, but must be one number per gene, as returned "
+            f"by `stp.metrics.pearson(observed, predicted)`."
+        )
+        raise ValueError(msg)
+
+
+def whole_counts(values: NDArray[Any], name: str) -> None:
+    """Refuse values that cannot be raw counts, and say how that was noticed."""
+    advice = f"Pass raw counts as `{name}`, e.g. `adata.layers['counts']`, or `adata.X` before normalisation."
+    bad = ~np.isfinite(values)
+    if bad.any():
+        msg = f"`{name}` must be raw counts, but {bad.sum():,} of its values are NaN or infinite. {advice}"
+        raise ValueError(msg)
+    bad = values < 0
+    if bad.any():
+        msg = (
+            f"`{name}` must be raw counts, but {bad.sum():,} of its values are negative (lowest {values.min():.4g}): "
+            f"they look centred or standardised. {advice}"
+        )
+        raise ValueError(msg)
+    bad = values != np.rint(values)
+    if bad.any():
+        msg = (
+            f"`{name}` must be raw counts, but {bad.sum():,} of its {np.count_nonzero(values):,} non-zero values are "
+            f"not whole numbers (first {values[bad][0]:.4g}, largest {values.max():.4g}): they look normalised or "
+            f"log-transformed. {advice}"
+        )
+        raise ValueError(msg)
+
+
+def library(total: NDArray[Any], panel: NDArray[np.int64]) -> None:
+    """Refuse library sizes that are not one whole number per spot, at least the sum of the given genes."""
+    if total.shape != panel.shape:
+        msg = (
+            f"`total` has shape {total.shape}, but must be {panel.shape}: the library size of each spot over all "
+            "genes. Pass `np.asarray(all_counts.sum(axis=1)).ravel()`, or None for the sum over the given genes."
+        )
+        raise ValueError(msg)
+    whole_counts(total, "total")
+    short = np.flatnonzero(total < panel)
+    if short.size:
+        first = short[0]
+        msg = (
+            f"`total` is below the sum of `counts` at {short.size:,} spots (spot {first}: {total[first]:.0f} < "
+            f"{panel[first]}), but must include these genes. Sum it over all genes of the same spots, in order."
+        )
+        raise ValueError(msg)
+
+
+def target_sum(value: float) -> None:
+    """Refuse a target sum that is not positive and finite."""
+    if not 0 < value < np.inf:
+        msg = f"`target_sum` is {value!r}, but must be a positive finite number. Call with e.g. `target_sum=1e4`."
+        raise ValueError(msg)
+
+
+def positions(xy: NDArray[Any], n_spots: int) -> None:
+    """Refuse positions that are not one finite (x, y) per spot."""
+    if xy.shape != (n_spots, 2) or xy.dtype.kind not in "biuf":
+        msg = (
+            f"`xy` has shape {xy.shape} and dtype {xy.dtype}, but must be ({n_spots}, 2): the centre (x, y) of each "
+            "row of `values`. Pass e.g. `adata.obsm['spatial']` of the same spots."
+        )
+        raise ValueError(msg)
+    bad = np.flatnonzero(~np.isfinite(xy).all(axis=1))
+    if bad.size:
+        msg = (
+            f"`xy` is NaN or infinite at {bad.size:,} of {n_spots:,} spots (rows {_join(bad)}), but must be finite. "
+            "Leave these spots out of `values` and `xy`."
+        )
+        raise ValueError(msg)
+
+
+def slide_labels(labels: NDArray[Any], n_spots: int) -> None:
+    """Refuse slide labels that are not one per spot, or missing for some."""
+    if labels.shape != (n_spots,):
+        msg = (
+            f"`slide` has shape {labels.shape}, but must be ({n_spots},): the slide of each row of `values`. "
+            "Pass e.g. `adata.obs['section']`, or None for a single slide."
+        )
+        raise ValueError(msg)
+    bad = np.flatnonzero([label is None or (isinstance(label, float) and np.isnan(label)) for label in labels.tolist()])
+    if bad.size:
+        msg = (
+            f"`slide` is missing for {bad.size:,} of {n_spots:,} spots (rows {_join(bad)}), but each spot needs one. "
+            "Leave these spots out of `values`, `xy` and `slide`."
+        )
+        raise ValueError(msg)
+
+
+def several_positions(xy: NDArray[np.float64], label: object) -> None:
+    """Refuse a slide whose spots all lie on one point."""
+    if len(xy) > 1 and not np.ptp(xy, axis=0).any():
+        where = "" if label is None else f" of slide {label!r}"
+        msg = (
+            f"all {len(xy):,} spots{where} lie at the same position {tuple(xy[0].tolist())}, so they have no "
+            "neighbours to compare. Pass their centres as `xy`, e.g. `adata.obsm['spatial']`."
+        )
+        raise ValueError(msg)
+
+
+def neighbours(n: int) -> None:
+    """Refuse positions among which no spot has a neighbour."""
+    if n == 0:
+        msg = (
+            "every spot is alone on its slide, so none has a neighbour; at least one slide must hold two spots. "
+            "Check `slide`, or call with `slide=None`."
+        )
+        raise ValueError(msg)
+
+
+def _join(indices: Iterable[int], most: int = 5) -> str:
+    """Spell the first few of some indices."""
+    listed = [str(int(i)) for i in indices]
+    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")

@@ -1,0 +1,53 @@
+"""What every configuration of a model declares, and whether it asks for embeddings. No torch.
+
+Shared machinery without an underscore: `tl` reads it too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from dataclasses import Field
+    from typing import ClassVar
+
+GIVEN = "given"
+"""Value of ``encoder`` for embeddings that come with the spots."""
+
+
+class ModelConfig(Protocol):
+    """What every configuration declares, so that patches can be read and the loop needs to know no model.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> shape = models.config("m2ost", 250)
+    >>> shape.n_outputs, shape.fov_spots, shape.size_px, shape.context
+    (250, (1.5, 3.0, 6.0), 224, 'spot')
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of values predicted per spot."""
+
+    @property
+    def fov_spots(self) -> tuple[float, ...]:
+        """Field of view of each scale in spot diameters, narrowest first."""
+
+    @property
+    def size_px(self) -> int:
+        """Side in pixels of the patch of every scale."""
+
+    @property
+    def context(self) -> str:
+        """What one prediction sees: ``"spot"`` or ``"slide"``."""
+
+    def __hash__(self) -> int:
+        """Equal for equal configurations."""
+
+
+def uses_embeddings(config: ModelConfig) -> bool:
+    """Whether a model takes embeddings that come with the spots in place of an encoder of its own."""
+    return getattr(config, "encoder", None) == GIVEN

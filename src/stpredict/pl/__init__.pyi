@@ -1,0 +1,19 @@
+from ._benchmark import benchmark_genes, benchmark_scores
+from ._benchmark_maps import benchmark_maps, benchmark_pca
+from ._expression import expression
+from ._history import history
+from ._patches import patches
+from ._pca import pca
+from ._scores import scores
+
+__all__ = [
+    "benchmark_genes",
+    "benchmark_maps",
+    "benchmark_pca",
+    "benchmark_scores",
+    "expression",
+    "history",
+    "patches",
+    "pca",
+    "scores",
+]

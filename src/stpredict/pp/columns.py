@@ -1,0 +1,25 @@
+"""Some columns (genes) of a large matrix, however it is stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+def read_columns(matrix: Any, columns: Sequence[int], rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+    """``(n_rows, n_columns)`` of a numpy, sparse or dask matrix, in the order of ``rows``; reads no other columns."""
+    part = matrix[:, list(columns)]
+    if rows is not None and not np.array_equal(rows, np.arange(matrix.shape[0])):
+        part = part[rows]
+    return to_dense(part.compute() if hasattr(part, "compute") else part)
+
+
+def to_dense(matrix: Any) -> NDArray[np.float32]:
+    """A dense or sparse matrix in memory as an array."""
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float32)

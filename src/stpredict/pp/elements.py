@@ -1,0 +1,102 @@
+"""Images and polygons of a SpatialData: which are meant, where they lie, and how our own are replaced."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from spatialdata.transformations import get_transformation
+
+from .. import _keys as keys
+from .._checks import slides as check_slides
+from .._geometry import apply_affine, axis_scales
+from .._slides import affine_matrix, slide_images
+from . import _errors as check
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+logger = logging.getLogger(__name__)
+
+
+def find_image(sdata: SpatialData, image_key: str | None, coordinate_system: str | None = None) -> str:
+    """Name of the image, by default the only one (in the coordinate system); its pixels must be square."""
+    systems = {name: set(get_transformation(sdata[name], get_all=True)) for name in slide_images(sdata)}
+    if image_key is None:
+        names = [name for name, own in systems.items() if coordinate_system is None or coordinate_system in own]
+        check.one_image(names, coordinate_system)
+        image_key = names[0]
+    check_slides.has_image(list(systems), image_key)
+    check.in_system(systems[image_key], coordinate_system, image_key)
+    system = coordinate_system or min(systems[image_key])
+    check_slides.isotropic(axis_scales(np.linalg.inv(affine_matrix(sdata[image_key], system))), image_key, system)
+    return image_key
+
+
+def affine_to_image(
+    sdata: SpatialData, key: str, image_key: str, coordinate_system: str | None, argument: str
+) -> NDArray[np.float64]:
+    """``(3, 3)`` matrix from coordinates ``(x, y)`` of an element, given as ``argument``, to pixels of an image.
+
+    Without a coordinate system it goes through any that both share.
+    """
+    element, image = sdata[key], sdata.images[image_key]
+    systems = set(get_transformation(element, get_all=True)) & set(get_transformation(image, get_all=True))
+    shared = sorted(systems if coordinate_system is None else systems & {coordinate_system})
+    check.shares_system(shared, key, image_key, argument)
+    matrix: NDArray[np.float64] = np.linalg.inv(affine_matrix(image, shared[0])) @ affine_matrix(element, shared[0])
+    return matrix
+
+
+def polygons_in_pixels(
+    sdata: SpatialData, key: str, image_key: str, coordinate_system: str | None, argument: str
+) -> Any:
+    """The union of all polygons of an element, in pixels of an image; invalid ones are repaired."""
+    import shapely
+
+    shapes = sdata.shapes[key]
+    check.only_polygons(set(shapes.geometry.geom_type), key, argument)
+    to_px = affine_to_image(sdata, key, image_key, coordinate_system, argument)
+    areas = shapely.make_valid(shapely.transform(shapes.geometry.to_numpy(), lambda xy: apply_affine(to_px, xy)))
+    parts = shapely.get_parts(shapely.get_parts(areas))  # repairs may nest polygons, and leave lines
+    return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+
+
+def tissue_in_pixels(sdata: SpatialData, tissue_key: str | None, image_key: str, coordinate_system: str | None) -> Any:
+    """The tissue as one (multi)polygon in pixels of an image; None without a key, or if ``"tissue"`` is missing."""
+    if tissue_key is None or (tissue_key == keys.TISSUE and tissue_key not in sdata.shapes):
+        logger.info("No tissue is drawn on image %r.", image_key)
+        return None
+    check.has_polygons(list(sdata.shapes), tissue_key, "tissue_key")
+    return polygons_in_pixels(sdata, tissue_key, image_key, coordinate_system, "tissue_key")
+
+
+def write_shapes(sdata: SpatialData, key_added: str, frame: GeoDataFrame, image_key: str) -> None:
+    """Write shapes that are in pixels of an image, with the image's transformations, over any of that name."""
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import Affine, Identity
+
+    transformations = {}
+    for system, transformation in get_transformation(sdata.images[image_key], get_all=True).items():
+        matrix = transformation.to_affine_matrix(("x", "y"), ("x", "y"))
+        same = np.array_equal(matrix, np.eye(3))
+        transformations[system] = Identity() if same else Affine(matrix, ("x", "y"), ("x", "y"))
+    element = ShapesModel.parse(frame, transformations=transformations)
+    if key_added in sdata.shapes:
+        del sdata.shapes[key_added]
+    sdata.shapes[key_added] = element
+
+
+def write_attrs(sdata: SpatialData, kind: str, key_added: str, values: dict[str, Any]) -> None:
+    """Record how an element was made, ready for JSON, in ``sdata.attrs["stpredict"][kind][key_added]``."""
+    ours = sdata.attrs.get(keys.ATTRS, {})
+    sdata.attrs[keys.ATTRS] = {**ours, kind: {**ours.get(kind, {}), key_added: values}}
+
+
+def read_attrs(sdata: SpatialData, kind: str) -> dict[str, Any]:
+    """What `write_attrs` recorded of one kind, by name of the element."""
+    found: dict[str, Any] = sdata.attrs.get(keys.ATTRS, {}).get(kind, {})
+    return found

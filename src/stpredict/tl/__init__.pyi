@@ -1,0 +1,38 @@
+from ._benchmarking.benchmark import Benchmark, benchmark
+from ._benchmarking.cross_validate import cross_validate
+from ._benchmarking.entry import Entry
+from ._calibrate import calibrate
+from ._cohort.runner import predict_cohort
+from ._evaluate import evaluate, summary
+from ._fit import fit
+from ._options import FitConfig, PatchSpec, PredictOptions, Selection
+from ._predict import predict
+from ._predictability.predictability import predictability
+from ._predictor.predictor import Predictor
+from ._predictor.provenance import Provenance
+from ._raster import rasterize
+from ._self_train import self_train
+from ._super_resolution.super_resolve import super_resolve
+
+__all__ = [
+    "Benchmark",
+    "Entry",
+    "FitConfig",
+    "PatchSpec",
+    "PredictOptions",
+    "Predictor",
+    "Provenance",
+    "Selection",
+    "benchmark",
+    "calibrate",
+    "cross_validate",
+    "evaluate",
+    "fit",
+    "predict",
+    "predict_cohort",
+    "predictability",
+    "rasterize",
+    "self_train",
+    "summary",
+    "super_resolve",
+]

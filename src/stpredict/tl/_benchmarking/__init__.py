@@ -1,0 +1,1 @@
+"""Compare models on the same folds: folds, entries, cells of the comparison, results and summaries."""

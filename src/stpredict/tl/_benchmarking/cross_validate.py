@@ -1,0 +1,255 @@
+"""One model on all folds: scores, and held-out predictions beside the observed expression."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ... import _keys as keys
+from ..._checks import slides as check_slides
+from ..._slides import Selection
+from . import _errors as check
+from .benchmark import run_benchmark
+from .entry import Entry, common_fields, entries_of
+from .results import read_fold
+from .study import plan_study
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from ..._geometry import PatchSpec
+    from ..._slides import Slide
+    from ..._train.config import FitConfig
+    from ...pp.targets import TargetSpec
+    from .folds import By
+    from .study import Study
+
+
+def cross_validate(
+    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    model: str = "m2ost_tiny",
+    *,
+    group_key: str | None = keys.PATIENT,
+    by: By = "group",
+    n_folds: int | None = None,
+    seeds: Sequence[int] = (0,),
+    genes: Sequence[str] | None = None,
+    config: FitConfig | Mapping[str, Any] | None = None,
+    target: TargetSpec | None = None,
+    patch: PatchSpec | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    n_views: int = 1,
+    protocol: str | None = None,
+    allow_leakage: bool = False,
+    save_dir: str | PathLike[str] | None = None,
+    keep_predictors: bool = False,
+    key_added: str = keys.CROSS_VALIDATED,
+    layer: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | Sequence[str] | None = None,
+    table_name: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    features_key: str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Cross-validate a model over patients: predict every slide with a model that was not trained on its group.
+
+    The same as `stp.tl.benchmark` with one model, except that predictions are written beside the observed expression,
+    and that an error of the model is raised.
+
+    Parameters
+    ----------
+    sdata
+        One object, or a list or mapping of objects.
+    model
+        Name of the model; `stp.models.available` lists them.
+    group_key
+        Column of ``obs`` that names the patient; groups are never split. None makes every slide a group of its own.
+    by
+        ``"group"``, or ``"section"`` to hold out sections one by one. If there is only one group, sections are held
+        out in any case. Both need ``allow_leakage`` if a group is then on both sides.
+    n_folds
+        Number of folds, of about equal numbers of spots; None holds out one group at a time.
+    seeds
+        Seeds of training; the predictions of the first are written.
+    genes
+        Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; the choice
+        of `stp.pp.select_genes` is not used, since it may have included test slides.
+    config
+        Training options: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which only the fields
+        that differ from their defaults are used. They override the recipe of the model (`stp.models.recipe`).
+    target
+        How counts become the values that are predicted and scored; by default log1p CP10k.
+    patch
+        Fields of view; by default the model's multiples of the median spot diameter.
+    model_options
+        Fields of the model's configuration to change.
+    n_views
+        Number of flips and turns of the patches whose predictions are averaged.
+    protocol
+        ``"m2ost"``, ``"m2ost_code"`` or ``"hest"``: a published protocol, as in `stp.tl.benchmark`.
+    allow_leakage
+        Accept folds in which a group is on both sides. The result then carries ``leaks``.
+    save_dir
+        Folder for the cells, which a further call continues; by default nothing is kept.
+    keep_predictors
+        Whether every cell in ``save_dir`` keeps its predictor.
+    key_added
+        Name of the layer that is written.
+    layer
+        Layer with raw counts; by default X.
+    image_key
+        Image, or a mapping of spot elements to images, if there are several.
+    shapes_key
+        Elements that hold the spots; by default all that the table annotates.
+    table_name
+        Table with the counts; by default ``"observed"``, or the only one.
+    coordinate_system
+        Coordinate system shared by image and spots, if there are several.
+    um_per_px
+        Resolution in µm per pixel; by default what the object records.
+    features_key
+        Matrix of ``obsm`` with embeddings; models with an ``encoder`` take it unless their options name another.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    The scores of the model and of the baselines ``"mean_profile"`` and ``"ridge_color"``: one row a model, fold, seed,
+    slide, group, gene and metric. `stp.tl.summary` gives one row a model. ``attrs["leaks"]`` says whether a group was
+    on both sides of a fold.
+
+    Writes ``layers[key_added]`` of the measured table, ``(n_spots, n_genes)`` float32: held-out predictions of the
+    first seed, NaN outside the panel of the fold and on slides that are in no test part; ``var[key_added]``, True where
+    any fold predicts the gene; ``obs["fold"]``; ``uns[key_added]``: units, target, model, folds, ``leaks``.
+
+    Raises
+    ------
+    ValueError
+        If groups would leak, there is one slide only, or a layer of that name was not written by this function.
+    RuntimeError
+        If another process is running one of its folds, in the same ``save_dir``.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
+    >>> scores = stp.tl.cross_validate(sdata, "encoder_ridge", progress=False)
+    >>> sorted(stp.tl.summary(scores).index)
+    ['encoder_ridge', 'mean_profile', 'ridge_color']
+    >>> sdata["observed"].obs["fold"].value_counts(sort=False).to_dict()
+    {'0': 16, '1': 16, '2': 16}
+    """
+    check.some_seeds(seeds)
+    entry = Entry(model, options=dict(model_options or {}), patch=patch, n_views=n_views)
+    selection = Selection(
+        image_key=image_key,
+        shapes_key=shapes_key,
+        table_name=table_name,
+        coordinate_system=coordinate_system,
+        layer=layer,
+        group_key=group_key,
+        um_per_px=um_per_px,
+        features_key=features_key,
+    )
+    study = plan_study(
+        sdata,
+        selection,
+        by=by,
+        n_folds=n_folds,
+        genes=genes,
+        common=common_fields(config),
+        target=target,
+        protocol=protocol,
+        allow_leakage=allow_leakage,
+    )
+    _check_layer(study, key_added)
+    with ExitStack() as stack:
+        folder = Path(save_dir or stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
+        found, _, busy = run_benchmark(
+            study,
+            entries_of({model: entry}),
+            seeds,
+            folder,
+            grouped=group_key is not None,
+            keep_predictors=keep_predictors and save_dir is not None,
+            raise_errors=True,
+            progress=progress,
+        )
+        check.all_finished(busy)
+        summary = found.summary()
+        _write_predictions(study, folder, model, seeds[0], key_added)
+    scores = found.scores
+    scores.attrs["summary"] = summary.to_dict(orient="index")
+    scores.attrs.update(
+        {name: summary.attrs[name] for name in ("leaks", "unit", "n_units", "protocol", "protocol_note")}
+    )
+    return scores
+
+
+def _check_layer(study: Study, key: str) -> None:
+    """Refuse, before anything is computed, to overwrite a layer of somebody else."""
+    for table, _ in _tables(study):
+        check_slides.unique_spots(table.obs_names, "the measured table")
+        if key in check_slides.layers(table) and keys.FOLDS not in table.uns.get(key, {}):
+            msg = f"Layer {key!r} exists and was not written by `stp.tl.cross_validate`. Give another `key_added`."
+            raise ValueError(msg)
+
+
+def _tables(study: Study) -> list[tuple[AnnData, list[Slide]]]:
+    """Every measured table with its slides."""
+    found: dict[int, tuple[AnnData, list[Slide]]] = {}
+    for slide in study.slides.values():
+        table = slide.source.tables[str(slide.table_name)]
+        found.setdefault(id(slide.source), (table, []))[1].append(slide)
+    return list(found.values())
+
+
+def _write_predictions(study: Study, folder: Path, model: str, seed: int, key: str) -> None:
+    """Write held-out predictions into every object."""
+    folds = {split.number: read_fold(folder, model, split.number, seed) for split in study.splits}
+    for table, slides in _tables(study):
+        values, panel = np.full(table.shape, np.nan, np.float32), np.zeros(table.n_vars, bool)
+        fold = np.full(table.n_obs, -1)
+        for number, (observations, arrays) in folds.items():
+            columns = table.var_names.get_indexer(pd.Index(observations.genes))
+            rows = np.isin(observations.slide, [slide.name for slide in slides])
+            if rows.any():
+                at = table.obs_names.get_indexer(pd.Index(observations.names[rows]))
+                values[np.ix_(at, columns)] = arrays["predicted"][rows]
+                fold[at], panel[columns] = number, True
+        table.layers[key], table.var[key] = values, panel
+        table.obs[keys.FOLD] = _categories(fold)
+        table.uns[key] = _record(study, model, seed)
+
+
+def _categories(fold: NDArray[np.int64]) -> pd.Categorical:
+    """Fold numbers as strings; missing for spots that no fold tests."""
+    known = [str(number) for number in sorted(set(fold[fold >= 0].tolist()))]
+    return pd.Categorical([str(number) if number >= 0 else None for number in fold.tolist()], categories=known)
+
+
+def _record(study: Study, model: str, seed: int) -> dict[str, Any]:
+    """What is stored in ``uns`` beside the predictions."""
+    spec = study.target
+    return {
+        "units": spec.units,
+        keys.TARGET: {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
+        "model": {"name": model, "seed": seed},
+        keys.FOLDS: {
+            str(split.number): {"train": list(split.train), "test": list(split.test)} for split in study.splits
+        },
+        "leaks": study.leaks,
+        "protocol": study.protocol_name or "",
+    }

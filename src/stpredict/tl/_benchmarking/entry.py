@@ -1,0 +1,115 @@
+"""One row of a benchmark: a model, and how it departs from its published recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ..._checks import config as check_config
+from ..._train.config import FitConfig, fit_config
+from . import _errors as check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..._geometry import PatchSpec
+    from ...pp.targets import TargetSpec
+
+BASELINES = ("mean_profile", "ridge_color")
+"""Models that every benchmark contains."""
+TARGET_FIELDS = ("standardize", "n_components", "center")
+"""Fields of a target that do not change its units."""
+RESERVED = ("seed", "progress")
+"""Training options that the benchmark sets itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of a benchmark: a model and its own options.
+
+    Training options are merged in this order, later ones override earlier ones: the defaults of `stp.tl.FitConfig`, the
+    model's `stp.models.recipe`, ``config`` of `stp.tl.benchmark`, ``recipe`` here.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.tl.Entry("m2ost_tiny", options={"depth": 3}, recipe={"n_epochs": 5}).model
+    'm2ost_tiny'
+    """
+
+    model: str
+    """Name of the model, as `stp.models.available` lists it."""
+    options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """Fields of the model's configuration to change."""
+    recipe: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """Fields of `stp.tl.FitConfig` to change, for this row only."""
+    target: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """Fields of `stp.pp.TargetSpec` to change: ``standardize``, ``n_components`` or ``center``. Units are shared."""
+    patch: PatchSpec | None = field(default=None, kw_only=True)
+    """Fields of view; by default the model's multiples of the spot diameter."""
+    n_views: int = field(default=1, kw_only=True)
+    """Number of flips and turns of the patches whose predictions are averaged."""
+
+    def __post_init__(self) -> None:
+        check_config.known_fields("`recipe` of an entry", list(self.recipe), _training_options())
+        check_config.known_fields("`target` of an entry", list(self.target), TARGET_FIELDS)
+
+    def fit_config(self, common: Mapping[str, Any], seed: int) -> FitConfig:
+        """How this row is trained.
+
+        Parameters
+        ----------
+        common
+            Fields given for all rows.
+        seed
+            The seed.
+
+        Returns
+        -------
+        All fields.
+        """
+        return fit_config({**common, **self.recipe, "seed": seed, "progress": False}, self.model)
+
+    def target_spec(self, common: TargetSpec) -> TargetSpec:
+        """What this row regresses.
+
+        Parameters
+        ----------
+        common
+            The target of all rows.
+
+        Returns
+        -------
+        One of the same units.
+        """
+        return replace(common, **self.target)
+
+
+def entries_of(models: Sequence[str] | Mapping[str, str | Entry]) -> dict[str, Entry]:
+    """Rows by label, the baselines first."""
+    if isinstance(models, str):
+        models = [models]
+    given = list(models.items()) if isinstance(models, Mapping) else [(name, name) for name in models]
+    if not given:
+        msg = "`models` is empty. Name some, for instance `['m2ost_tiny', 'encoder_ridge']` (`stp.models.available()`)."
+        raise ValueError(msg)
+    rows = {label: Entry(value) if isinstance(value, str) else value for label, value in given}
+    for label, value in rows.items():
+        check.is_entry(str(label), value, Entry)
+    check.labels([str(label) for label, _ in given])
+    return {**{name: Entry(name) for name in BASELINES}, **rows}
+
+
+def common_fields(config: FitConfig | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Training options given for all rows: a whole mapping, or the fields of a configuration that are not defaults."""
+    if isinstance(config, FitConfig):
+        default, known = FitConfig(), _training_options()
+        return {name: value for name in known if (value := getattr(config, name)) != getattr(default, name)}
+    given = dict(config or {})
+    check_config.known_fields("`config`", list(given), _training_options())
+    return given
+
+
+def _training_options() -> list[str]:
+    return [each.name for each in fields(FitConfig) if each.name not in RESERVED]

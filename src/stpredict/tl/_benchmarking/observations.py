@@ -1,0 +1,137 @@
+"""Measured expression of the test slides of one fold: the same for all models, so it is computed once and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..._checks import expression as check_expression
+from ...metrics.correlation import LEAST
+from ...metrics.scores import Prediction, Spots, gene_scores, nan_mean, summary_scores
+from .._evaluate import ceiling_arguments
+from .._training.plan import gene_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from ..._slides import Slide
+    from ...pp.targets import TargetSpec
+
+POOLED = "all test spots"
+"""Name in place of a slide where the spots of all test slides are scored together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Observations:
+    """Measured expression of all test spots of a fold."""
+
+    genes: tuple[str, ...]
+    names: NDArray[np.str_]
+    """``(n,)`` rows of the table."""
+    slide: NDArray[np.str_]
+    """``(n,)`` slide of each spot."""
+    group: NDArray[np.str_]
+    """``(n,)`` group of each spot."""
+    xy: NDArray[np.float64]
+    """``(n, 2)`` centres in pixels."""
+    observed: NDArray[np.float32]
+    """``(n, g)`` in the units of the target."""
+    counted: NDArray[np.bool_]
+    """``(n,)`` whether a spot has counts of any of the genes; the others are not scored."""
+    scored: NDArray[np.str_]
+    """``(s,)`` slides that are scored, or `POOLED`."""
+    ceiling: NDArray[np.float64]
+    """``(s, g)`` noise ceilings."""
+    moran: NDArray[np.float64]
+    """``(s, g)`` Moran's I of observed expression."""
+
+    def scored_parts(self) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+        """Spots that are scored together: name of the slide, its group, and a mask ``(n,)``."""
+        for name in self.scored.tolist():
+            rows = self.counted if name == POOLED else self.counted & (self.slide == name)
+            yield name, "+".join(sorted(set(self.group[rows].tolist()))), rows
+
+    @property
+    def mean_ceiling(self) -> float:
+        """Mean over genes of the mean over slides."""
+        return float(nan_mean(nan_mean(self.ceiling, axis=0)))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All fields as arrays, for `numpy.savez`."""
+        return {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Observations:
+        """The inverse of `to_arrays`."""
+        values: dict[str, Any] = {name: arrays[name] for name in cls.__dataclass_fields__}
+        return cls(**{**values, "genes": tuple(arrays["genes"].tolist())})
+
+
+def collect_observations(
+    slides: Sequence[Slide], genes: Sequence[str], spec: TargetSpec, *, fold: int, pooled: bool, n_splits: int
+) -> Observations:
+    """Normalise the counts of test slides, and compute noise ceilings and Moran's I, per slide or over all spots."""
+    from scipy.sparse import vstack
+
+    counts = vstack([_panel_counts(slide, genes) for slide in slides], format="csr")
+    library = np.concatenate([np.asarray(slide.counts.sum(axis=1)).ravel() for slide in slides])  # type: ignore[union-attr]
+    n_spots = [len(slide.xy_px) for slide in slides]
+    name = np.repeat([slide.name for slide in slides], n_spots)
+    xy = np.concatenate([slide.xy_px for slide in slides])
+    observed = np.concatenate([spec.normalize(slide.counts, gene_columns(slide, genes)) for slide in slides])
+    counted = ~check_expression.zero_spots(counts)
+    enough = [each for each in dict.fromkeys(name.tolist()) if (counted & (name == each)).sum() >= LEAST]
+    if not enough:
+        msg = f"No test slide of fold {fold} has {LEAST} spots with counts of the genes: nothing can be scored."
+        raise ValueError(msg)
+    scores = []
+    for part in [POOLED] if pooled else enough:
+        rows = counted if pooled else counted & (name == part)
+        of_ceiling = ceiling_arguments(counts[rows], library[rows], spec) | {"n_splits": n_splits, "seed": 0}
+        scores.append(gene_scores(Spots(observed=observed[rows], xy=xy[rows], slide=name[rows], counts=of_ceiling)))
+    return Observations(
+        genes=tuple(genes),
+        names=np.concatenate([slide.obs_names.astype(str) for slide in slides]),
+        slide=name,
+        group=np.repeat([slide.group for slide in slides], n_spots),
+        xy=xy,
+        observed=observed,
+        counted=counted,
+        scored=np.array([POOLED] if pooled else enough),
+        ceiling=np.stack([each["ceiling"] for each in scores]),
+        moran=np.stack([each["moran_observed"] for each in scores]),
+    )
+
+
+def _panel_counts(slide: Slide, genes: Sequence[str]) -> csr_matrix:
+    return slide.counts[:, gene_columns(slide, genes)]  # type: ignore[index]
+
+
+def score_predictions(
+    observations: Observations, predicted: NDArray[np.float32]
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Scores of predictions ``(n, g)`` of the test spots: one row a slide and gene, and those of the whole."""
+    if not np.isfinite(predicted).all():
+        msg = "The model predicts values that are not finite."
+        raise ValueError(msg)
+    frames, by_slide = [], []
+    for i, (name, group, rows) in enumerate(observations.scored_parts()):
+        spots = Spots(
+            observed=observations.observed[rows],
+            predicted=predicted[rows],
+            xy=observations.xy[rows],
+            slide=observations.slide[rows],
+        )
+        scores = gene_scores(spots) | {"ceiling": observations.ceiling[i], "moran_observed": observations.moran[i]}
+        frames.append(pd.DataFrame({"slide": name, "group": group, "gene": observations.genes, **scores}))
+        by_slide.append(scores)
+    by_gene = {name: np.stack([scores[name] for scores in by_slide]) for name in by_slide[0]}
+    counted = observations.counted
+    whole = Prediction(observed=observations.observed[counted], predicted=predicted[counted], by_gene=by_gene)
+    return pd.concat(frames, ignore_index=True), summary_scores(whole) | {"ceiling": observations.mean_ceiling}

@@ -1,0 +1,162 @@
+"""The data of a comparison: slides, folds, genes and targets. All is fixed before the first model is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..._checks import config as check_config
+from ..._checks import expression as check_expression
+from ..._checks.slides import listed
+from ..._pixels import PATCH_VERSION
+from ..._slides import resolve, shared_genes
+from ..._train.config import FitConfig
+from ...pp.targets import TargetSpec
+from .._training.plan import DEFAULT_N_GENES, drop_low_count_spots, most_dispersed_genes, slide_digest
+from . import _errors as check
+from .folds import cross_validation_splits
+from .protocols import PROTOCOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from spatialdata import SpatialData
+
+    from ..._slides import Selection, Slide
+    from .folds import By, Split
+    from .protocols import Protocol
+
+N_SPLITS = 10
+"""Random halvings for noise ceilings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Study:
+    """Slides, folds, genes and targets."""
+
+    slides: Mapping[str, Slide]
+    """All slides, by name."""
+    splits: tuple[Split, ...]
+    """The folds."""
+    panels: tuple[tuple[str, ...], ...]
+    """Genes of each fold."""
+    target: TargetSpec
+    """How counts become the values that are predicted and scored."""
+    common: Mapping[str, Any]
+    """Training options of all models."""
+    protocol_name: str | None
+    """Name of a published protocol, if one is followed."""
+
+    @property
+    def protocol(self) -> Protocol | None:
+        """The published protocol."""
+        return PROTOCOLS[self.protocol_name] if self.protocol_name else None
+
+    @property
+    def pools_spots(self) -> bool:
+        """Whether the test spots of a fold are scored together."""
+        return self.protocol is not None and self.protocol.pooled
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a group is on both sides of any fold."""
+        return any(split.leaks for split in self.splits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides the folds and the observations in them, ready for JSON."""
+        return {
+            "protocol": self.protocol_name,
+            "target": {name: getattr(self.target, name) for name in ("target_sum", "over", "log1p")},
+            "slides": {
+                name: {"group": slide.group, "sha256": slide_digest(slide), "um_per_px": slide.um_per_px}
+                for name, slide in self.slides.items()
+            },
+            "folds": [{name: value for name, value in asdict(s).items() if name != "number"} for s in self.splits],
+            "genes": [list(panel) for panel in self.panels],
+            "n_splits": N_SPLITS,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of `to_dict` and of the way patches are cut."""
+        values = self.to_dict()
+        if PATCH_VERSION != 1:  # version 1 is left out, so that folders named before there was a version are found
+            values["patch_version"] = PATCH_VERSION
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plan_study(
+    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    selection: Selection,
+    *,
+    by: By,
+    n_folds: int | None,
+    genes: Sequence[str] | None,
+    common: Mapping[str, Any],
+    target: TargetSpec | None,
+    protocol: str | None,
+    allow_leakage: bool,
+) -> Study:
+    """Find slides, folds and genes; arguments are those of `benchmark`."""
+    if protocol is not None:
+        check_config.one_of("protocol", protocol, tuple(PROTOCOLS))
+    rule = None if protocol is None else PROTOCOLS[protocol]
+    if rule is not None and (by != "group" or n_folds is not None):
+        msg = f"`protocol={protocol!r}` fixes the folds. Leave `n_folds` and `by` out, or the protocol."
+        raise ValueError(msg)
+    found = resolve(sdata, selection)
+    common = {**(rule.config if rule else {}), **common}
+    counted = drop_low_count_spots(found, float(common.get("min_library", FitConfig().min_library)))
+    names = {slide.name for slide in counted}
+    slides = [slide for slide in found if slide.name in names]
+    if rule is None:
+        splits = cross_validation_splits(slides, by=by, n_folds=n_folds, allow_leakage=allow_leakage)
+    else:
+        splits = rule.splits(slides)
+    if rule is not None and target is not None:
+        check.same_target(target.to_dict(), rule.target.to_dict(), str(protocol))
+    shared = shared_genes(slides)
+    check_expression.shared_genes(len(shared), [len(slide.genes) for slide in slides])
+    return Study(
+        slides={slide.name: slide for slide in slides},
+        splits=splits,
+        panels=_panels(counted, splits, shared, rule, genes),
+        target=rule.target if rule else target or TargetSpec(),
+        common=common,
+        protocol_name=protocol,
+    )
+
+
+def _panels(
+    slides: Sequence[Slide],
+    splits: Sequence[Split],
+    shared: Sequence[str],
+    rule: Protocol | None,
+    genes: Sequence[str] | None,
+) -> tuple[tuple[str, ...], ...]:
+    """Genes of each fold: as given, by the rule of the protocol, or chosen from the training slides of the fold."""
+    if genes is not None:
+        wanted = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
+        check_expression.known_genes(wanted, list(dict.fromkeys(gene for slide in slides for gene in slide.genes)))
+        if missing := [gene for gene in wanted if gene not in set(shared)]:
+            msg = f"{len(missing)} of the `genes` are not in every slide: {listed(missing)}. Leave them out."
+            raise ValueError(msg)
+        return (tuple(wanted),) * len(splits)
+    if rule is not None:
+        return (tuple(rule.genes(slides)),) * len(splits)
+    training = ([slide for slide in slides if slide.name in split.train] for split in splits)
+    return tuple(tuple(most_dispersed_genes(some, shared, DEFAULT_N_GENES)) for some in training)
+
+
+def without_features(slides: Sequence[Slide], *, keep: bool) -> list[Slide]:
+    """Slides without their embeddings, unless the model takes them (``keep``)."""
+    return list(slides) if keep else [replace(slide, features=None) for slide in slides]
+
+
+def median_diameter_um(slides: Mapping[str, Slide]) -> float:
+    """Median spot diameter over slides."""
+    return float(np.median([slide.diameter_um for slide in slides.values()]))

@@ -1,0 +1,143 @@
+"""One slide of a cohort: opened, prepared, predicted and written into its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import zarr
+from spatialdata import SpatialData, read_zarr
+
+from ... import _keys as keys
+from ..._files import atomic_folder, lock
+from ..._pixels import PATCH_VERSION
+from ..._slides import Selection
+from ...io import read_wsi
+from ...pp import resolution, spot_grid, tissue
+from .._predict import predict_slides
+from .state import RESULT, SlideState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from distributed import Client
+
+    from .._options import PredictOptions
+    from .._predictor.predictor import Predictor
+
+STORE = "started.zarr"
+"""Where a prediction is streamed to until it is complete."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlideJob:
+    """Everything that the prediction of one slide needs but the predictor."""
+
+    name: str
+    path: Path
+    """Slide file or SpatialData store."""
+    folder: Path
+    """Where the result is written."""
+    prepare: Callable[[SpatialData], None] | None
+    """Writes the spots into the object; None for tissue and grid."""
+    shapes_key: str
+    """Element with the spots."""
+    um_per_px: float | None
+    """Resolution, if the file does not state it."""
+    options: PredictOptions
+    predictor_hash: str
+    """Hash of the predictor, which takes time to compute."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything but the slide that decides the result."""
+        options = self.options
+        parts: tuple[object, ...] = (
+            self.predictor_hash, self.shapes_key, self.um_per_px, options.n_views, options.stain
+        )  # fmt: skip
+        if PATCH_VERSION != 1:  # version 1 is left out, so that cohorts written before there was a version resume
+            parts += (("patches", PATCH_VERSION),)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def predict_slide(job: SlideJob, predictor: Predictor, client: Client | None) -> SlideState:
+    """Predict one slide, on the cluster if there is one, unless another process is at it or has just finished it."""
+    with lock(job.folder) as acquired:
+        if acquired:
+            finished = SlideState.read_finished(job.folder)
+            if finished is None or finished.fingerprint != job.fingerprint:
+                return _predict_locked(job, predictor, client)
+    return SlideState.read(job.folder) or SlideState(status="running")
+
+
+def _predict_locked(job: SlideJob, predictor: Predictor, client: Client | None) -> SlideState:
+    start, state = time.monotonic(), SlideState.running(job)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            state.write(job.folder)
+            state = _predict(job, predictor, client, state)
+        # A slide can be broken in any way, and readers and user code raise anything. It must not stop the other slides
+        # of a cohort, which may run for days: the error is written into its state, and the summary shows it.
+        except Exception as error:  # noqa: BLE001
+            state = state.failed(error)
+    messages = sorted({str(each.message) for each in caught if issubclass(each.category, UserWarning)})
+    return replace(state, seconds=round(time.monotonic() - start, 2), warnings=messages).write(job.folder)
+
+
+def _predict(job: SlideJob, predictor: Predictor, client: Client | None, state: SlideState) -> SlideState:
+    sdata = _open(job)
+    if job.shapes_key not in {*sdata.shapes, *sdata.labels}:
+        if job.prepare is None:
+            tissue(sdata)
+            spot_grid(sdata, predictor)
+        else:
+            job.prepare(sdata)
+    selection, store = Selection(shapes_key=job.shapes_key), job.folder / STORE
+    predict_slides(sdata, predictor, selection, job.options, store=store, client=client, progress=False)
+    _write_result(sdata, job)
+    recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.UM_PER_PX, {})
+    return replace(
+        state,
+        status="done",
+        n_spots=sdata[keys.PREDICTED].n_obs,
+        um_per_px=next(iter(recorded.values()), None),
+        path=str(job.folder / RESULT),
+    )
+
+
+def _open(job: SlideJob) -> SpatialData:
+    """Read a SpatialData store, or else a slide file."""
+    if not job.path.exists():
+        msg = f"No slide at {str(job.path)!r}."
+        raise FileNotFoundError(msg)
+    if not _is_spatialdata(job.path):
+        return read_wsi(job.path, um_per_px=job.um_per_px)
+    sdata = read_zarr(job.path)
+    if job.um_per_px is not None:
+        resolution(sdata, um_per_px=job.um_per_px)
+    return sdata
+
+
+def _is_spatialdata(path: Path) -> bool:
+    return (
+        path.is_dir()
+        and any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+        and ("spatialdata_attrs" in zarr.open_group(path, mode="r").attrs)
+    )
+
+
+def _write_result(sdata: SpatialData, job: SlideJob) -> None:
+    """Write spots, tissue and table as a store that appears when it is complete, and remove the streamed matrix."""
+    shapes = {name: sdata.shapes[name] for name in {job.shapes_key, keys.TISSUE} & set(sdata.shapes)}
+    labels = {name: sdata.labels[name] for name in {job.shapes_key} & set(sdata.labels)}
+    tables = {keys.PREDICTED: sdata.tables[keys.PREDICTED]}
+    with atomic_folder(job.folder / RESULT, locked=True) as part:
+        SpatialData(shapes=shapes, labels=labels, tables=tables, attrs=sdata.attrs).write(part)
+    shutil.rmtree(job.folder / STORE)

@@ -1,0 +1,1 @@
+"""Predict spots partition by partition, on one machine or on a dask cluster, into memory or a store."""

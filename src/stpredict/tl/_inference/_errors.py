@@ -1,0 +1,59 @@
+"""Errors and warnings about calibrations, stores that cannot be resumed, and elements that are not overwritten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ... import _keys as keys
+from ..._checks.slides import listed
+from ..._checks.training import warn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from .._predictor.conformal import Calibration
+
+
+def warn_other_calibration(calibration: Calibration, stain: str | None) -> None:
+    """Warn if the spots of the calibration differ from those to predict."""
+    record = calibration.record
+    if record["leaks"]:
+        warn(
+            f"Intervals were calibrated on {record['kind']} of slides that were also trained on: on new slides they "
+            "will cover less than they say. Calibrate on others with `stp.tl.calibrate`."
+        )
+    if record["stain"] != stain:
+        warn(
+            f"Intervals were calibrated with `stain={record['stain']!r}`, and `stain` is {stain!r}. Calibrate with the "
+            "same by `stp.tl.calibrate`."
+        )
+
+
+def check_resumable(path: Path, attrs: Mapping[str, Any], fingerprint: str, patch_version: int) -> None:
+    """Refuse to write into a folder that was not begun for this prediction."""
+    if "fingerprint" not in attrs:
+        msg = f"{str(path)!r} exists and was not written by `stp.tl.predict`, so it is kept. Give another `store`."
+        raise FileExistsError(msg)
+    if (found := attrs.get(keys.PATCH_VERSION, 1)) != patch_version:
+        msg = (
+            f"{str(path)!r} was predicted from patches of version {found}, and this version of stpredict cuts patches "
+            f"of version {patch_version}, so it cannot be resumed. Delete it or give another `store`."
+        )
+        raise FileExistsError(msg)
+    if attrs["fingerprint"] != fingerprint:
+        msg = (
+            f"{str(path)!r} holds a prediction of other spots, or by another predictor or with other options, so it "
+            "cannot be resumed. Delete it or give another `store`."
+        )
+        raise FileExistsError(msg)
+
+
+def check_overwritable(argument: str, name: str, kept: Sequence[str]) -> None:
+    """Refuse to overwrite an element or layer that is not a prediction."""
+    if name in kept:
+        msg = (
+            f"`{argument}` is {name!r}, which exists and was not written by `stp.tl.predict`, so it is not overwritten "
+            f"(kept are: {listed(kept)}). Give another name; `layer='X'` overwrites X."
+        )
+        raise ValueError(msg)

@@ -1,0 +1,141 @@
+"""Compute a prediction with the workers of a dask cluster, each of which reads the images by itself."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import dask
+import numpy as np
+import torch
+
+from .partitions import predict_positions
+from .sinks import StoreSink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from distributed import Client, Future
+    from numpy.typing import NDArray
+
+    from .._predictor.predictor import Predictor
+    from .plan import PredictionPlan
+    from .sinks import Sink
+
+TASKS_PER_WORKER = 8
+"""Tasks per worker, about: enough that all workers finish at the same time."""
+MAX_ATTEMPTS = 3
+"""Most attempts at tasks whose arguments were lost together with every worker that held them."""
+
+
+def predict_on_cluster(
+    client: Client, plan: PredictionPlan, predictor: Predictor, sink: Sink, on_progress: Callable[[int], object]
+) -> None:
+    """Compute what a sink lacks on a cluster, calling ``on_progress`` with the number of spots of each finished task.
+
+    Workers write into a `StoreSink` themselves, so its folder must be one that all of them can reach.
+    """
+    path = sink.path if isinstance(sink, StoreSink) else None
+    ranges = _task_ranges(sink.missing_ranges(), count_workers(client) * TASKS_PER_WORKER, plan.partition_size)
+    tasks = [(start, stop, path) for start, stop in ranges]
+    for (start, stop, _), future in run_tasks(client, _predict_range, [plan, predictor], tasks):
+        values = future.result()  # raises what the task raised
+        if values is not None:
+            sink.write(start, [values])
+        on_progress(stop - start)
+
+
+def run_tasks[*Task](
+    client: Client, function: Callable[..., Any], shared: Sequence[Any], tasks: Sequence[tuple[*Task]]
+) -> Iterator[tuple[tuple[*Task], Future[Any]]]:
+    """Call ``function(*shared, *task)`` on the workers; yields each task with its finished or failed future.
+
+    The shared arguments are sent to every worker once. If all workers that held them die, their tasks start again.
+    """
+    from distributed import as_completed
+
+    for _ in range(MAX_ATTEMPTS):
+        scattered = client.scatter(list(shared), broadcast=True, hash=False)
+        futures = {client.submit(function, *scattered, *task, pure=False): task for task in tasks}
+        tasks = []
+        try:
+            for future in as_completed(futures, loop=client.loop):  # without a loop it needs a default client
+                if future.status in {"finished", "error"}:
+                    yield futures[future], future
+                else:
+                    tasks.append(futures[future])
+        finally:
+            for future in futures:
+                future.cancel()
+        if not tasks:
+            return
+    msg = (
+        f"Workers of the cluster were lost {MAX_ATTEMPTS} times, and {len(tasks)} parts of the prediction are missing. "
+        "Give them more memory, and call again: with `store=` what is written already is not computed again."
+    )
+    raise RuntimeError(msg)
+
+
+def check_client(client: object) -> None:
+    """Refuse anything but a dask client, or None."""
+    if client is not None and not (hasattr(client, "submit") and hasattr(client, "scatter")):
+        msg = (
+            f"`client` is a {type(client).__name__}; give a `dask.distributed.Client`, for instance "
+            "`Client(LocalCluster(n_workers=2))`."
+        )
+        raise TypeError(msg)
+
+
+def count_workers(client: Client) -> int:
+    """Number of workers of a cluster; none is an error."""
+    n = len(client.nthreads())
+    if n == 0:
+        msg = "The cluster of `client` has no workers. Scale it up, or call `client.wait_for_workers(1)` first."
+        raise ValueError(msg)
+    return n
+
+
+@contextmanager
+def exclusive_worker() -> Iterator[None]:
+    """Use all threads of the worker for one task at a time: two networks at once are slower.
+
+    Inside, dask computes in this thread. Sent to the cluster, a computation would wait for this very worker.
+    """
+    from distributed import get_client, get_worker
+
+    get_client()  # the first call makes the worker's client the scheduler of dask, which the next line overrides
+    with _worker_lock(), dask.config.set(scheduler="synchronous"):
+        torch.set_num_threads(int(get_worker().state.nthreads))
+        yield
+
+
+@cache
+def _worker_lock() -> Lock:
+    return Lock()
+
+
+def _task_ranges(ranges: Iterable[tuple[int, int]], n_tasks: int, partition_size: int) -> list[tuple[int, int]]:
+    """Split ranges of positions into about ``n_tasks`` ranges of whole partitions."""
+    ranges = list(ranges)
+    total = sum(stop - start for start, stop in ranges)
+    step = max(1, -(-total // (n_tasks * partition_size))) * partition_size
+    return [(first, min(first + step, stop)) for start, stop in ranges for first in range(start, stop, step)]
+
+
+def _predict_range(
+    plan: PredictionPlan, predictor: Predictor, start: int, stop: int, path: Path | None
+) -> dict[str, NDArray[Any]] | None:
+    """Predict a range in a worker; returned, or written into the store at ``path``."""
+    with exclusive_worker():
+        if path is None:
+            pieces = list(predict_positions(plan, predictor, start, stop))
+            return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        store = StoreSink.open(path, plan)
+        for first, last in store.missing_ranges():  # a worker that died may have written some partitions
+            first, last = max(first, start), min(last, stop)
+            if first < last:
+                store.write(first, predict_positions(plan, predictor, first, last))
+    return None

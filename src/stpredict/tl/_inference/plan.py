@@ -1,0 +1,104 @@
+"""A prediction as a plan: which spots, in which order, with which options. Partitions are computed in `partitions`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..._pixels import PATCH_VERSION
+from ..._train.data import reading_order
+from .._predictor.stain import stain_normalizers
+from .._training.plan import slide_digest
+from ._errors import warn_other_calibration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ..._slides import Slide
+    from ...pp.stain_normalization import StainNormalizer
+    from .._options import PredictOptions
+    from .._predictor.conformal import Calibration
+    from .._predictor.predictor import Predictor
+
+PARTITION_SIZE = 1024
+"""Spots that are computed and written together."""
+WINDOW_MARGIN = 256
+"""Most spots around a partition that a model of context ``"slide"`` sees too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PredictionPlan:
+    """Spots of some slides in reading order; a position is an index into this order.
+
+    Small enough to be sent to other processes if the images are files.
+    """
+
+    slides: tuple[Slide, ...]
+    """The slides, without their SpatialData objects."""
+    order: NDArray[np.intp]
+    """``(n,)`` row of the spot at each position; rows count through all slides, and slides stay contiguous."""
+    starts: NDArray[np.intp]
+    """``(n_slides + 1,)`` first row of each slide, which is its first position too, and the number of all spots."""
+    options: PredictOptions
+    normalizers: tuple[StainNormalizer, ...] = ()
+    """Stain normalisation of each slide; empty for patches as they were scanned."""
+    partition_size: int = PARTITION_SIZE
+    """Spots per partition."""
+    window_margin: int = WINDOW_MARGIN
+    """Spots around a partition that a model of context ``"slide"`` sees too."""
+
+    @classmethod
+    def of(cls, slides: Sequence[Slide], predictor: Predictor, options: PredictOptions) -> PredictionPlan:
+        """Plan the prediction of some slides."""
+        options = _calibrated_options(options, predictor.calibration)
+        starts = np.cumsum([0, *(len(slide.xy_px) for slide in slides)])
+        orders = [
+            start + reading_order(slide, predictor.patch) for start, slide in zip(starts[:-1], slides, strict=True)
+        ]
+        normalizers = stain_normalizers(slides, predictor.provenance, options.stain) if options.stain else []
+        return cls(
+            slides=tuple(slide.without_counts() for slide in slides),
+            order=np.concatenate(orders),
+            starts=starts,
+            options=options,
+            normalizers=tuple(normalizers),
+            partition_size=PARTITION_SIZE,
+            window_margin=WINDOW_MARGIN,
+        )
+
+    @property
+    def n_partitions(self) -> int:
+        """Number of partitions; the last one may be smaller."""
+        return -(-len(self.order) // self.partition_size)
+
+    def fingerprint(self, predictor: Predictor) -> str:
+        """Digest of everything but the pixels that decides the result; a store with another one is not resumed."""
+        parts: list[Any] = [predictor.hash, self.options.n_views, self.partition_size]
+        parts += [(slide_digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
+        parts += [hashlib.sha256(normalizer.table.tobytes()).hexdigest() for normalizer in self.normalizers]
+        if self.options.uncertainty is not None:
+            parts += [self.options.uncertainty, self.options.coverage]
+        if PATCH_VERSION != 1:  # version 1 is left out, so that stores written before there was a version resume
+            parts.append(("patches", PATCH_VERSION))
+        return hashlib.sha256(repr(parts).encode() + self.order.tobytes()).hexdigest()[:16]
+
+
+def _calibrated_options(options: PredictOptions, calibration: Calibration | None) -> PredictOptions:
+    """The options with the number of views of the calibration, if intervals are asked for."""
+    if options.uncertainty is None:
+        return options
+    if calibration is None:
+        msg = (
+            "This predictor was not calibrated: it was trained without validation, or by an older version. Calibrate "
+            "it on slides that it was not trained on with `stp.tl.calibrate`, or train it again with groups held out "
+            "(`stp.tl.FitConfig(validation='slide', n_members=2)`)."
+        )
+        raise ValueError(msg)
+    calibration.quantile(options.uncertainty, options.coverage)  # an error if it has too few spots
+    warn_other_calibration(calibration, options.stain)
+    return replace(options, n_views=calibration.n_views)

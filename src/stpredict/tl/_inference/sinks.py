@@ -1,0 +1,221 @@
+"""Where predictions go as they are computed: into memory, or partition by partition into a zarr store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anndata as ad
+import dask.array as da
+import numpy as np
+import zarr
+
+from ... import _keys as keys
+from ..._pixels import PATCH_VERSION
+from ._errors import check_resumable
+from .partitions import X, matrix_names, output_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from os import PathLike
+
+    from numpy.typing import NDArray
+
+    from .._predictor.predictor import Predictor
+    from .plan import PredictionPlan
+
+    Values = Mapping[str, NDArray[Any]]
+
+LARGEST_TABLE_BYTES = 1 << 32
+"""Predictions larger than this are not held in memory."""
+FINISHED = "finished"
+"""Array of a store with a 1 for every partition that is written, and attribute that is true when all are."""
+FINAL_PATHS = {
+    keys.AT_BORDER: f"obs/{keys.AT_BORDER}",
+    keys.IMAGE_DISTANCE: f"obs/{keys.IMAGE_DISTANCE}",
+    keys.COLOR: f"obsm/{keys.COLOR}",
+}
+"""Where a finished store holds the arrays that are not matrices of genes."""
+LAYER_PATHS = {name: f"layers/{name}" for name in (keys.LOWER, keys.UPPER)}
+CHUNK_GENES = 256
+"""Genes per chunk, so that a map of one gene does not read all genes."""
+DICT_ATTRS = {"encoding-type": "dict", "encoding-version": "0.1.0"}
+ANNDATA_ATTRS = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
+ARRAY_ATTRS = {"encoding-type": "array", "encoding-version": "0.2.0"}
+
+
+class Sink(Protocol):
+    """A place that predictions are written to."""
+
+    def missing_ranges(self) -> list[tuple[int, int]]:
+        """Ranges of positions, first and past the last, that are not written yet."""
+
+    def write(self, start: int, pieces: Iterable[Values]) -> None:
+        """Write pieces of consecutive positions from ``start`` on."""
+
+    def values(self) -> dict[str, Any]:
+        """All that was written, by name."""
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The row of the spot that each of the values belongs to."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class MemorySink:
+    """Arrays in memory, in the order of the rows."""
+
+    plan: PredictionPlan
+    arrays: dict[str, NDArray[Any]]
+
+    @classmethod
+    def of(cls, plan: PredictionPlan, predictor: Predictor) -> MemorySink:
+        """Allocate the arrays, or refuse predictions that are too large for memory."""
+        n, n_genes = len(plan.order), len(predictor.genes)
+        n_bytes = 4 * n * n_genes * len(matrix_names(plan.options))
+        if n_bytes > LARGEST_TABLE_BYTES:
+            msg = (
+                f"The predictions of {n:,} spots x {n_genes:,} genes take {n_bytes / 2**30:.1f} GiB, more than the "
+                f"{LARGEST_TABLE_BYTES >> 30} GiB that are held in memory. Give `store=`, a folder on disk that they "
+                "are written to as they are computed."
+            )
+            raise ValueError(msg)
+        columns = output_columns(predictor, plan.options)
+        return cls(plan=plan, arrays={name: np.empty((n, *shape), dtype) for name, (shape, dtype) in columns.items()})
+
+    def missing_ranges(self) -> list[tuple[int, int]]:
+        """All positions."""
+        return [(0, len(self.plan.order))]
+
+    def write(self, start: int, pieces: Iterable[Values]) -> None:
+        """Put the values of consecutive positions into their rows."""
+        for piece in pieces:
+            rows = self.plan.order[start : start + len(piece[X])]
+            for name, array in self.arrays.items():
+                array[rows] = piece[name]
+            start += len(rows)
+
+    def values(self) -> dict[str, Any]:
+        """The arrays."""
+        return self.arrays
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The rows in ascending order."""
+        return np.arange(len(self.plan.order))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StoreSink:
+    """A zarr group that becomes an AnnData, in reading order.
+
+    Several processes may write into it: every partition is a chunk of its own, and is marked when it is written.
+    """
+
+    plan: PredictionPlan
+    path: Path
+    group: zarr.Group
+
+    @classmethod
+    def create(cls, path: str | PathLike[str], plan: PredictionPlan, predictor: Predictor) -> StoreSink:
+        """Create a store, or resume one that was begun for the same prediction."""
+        path, fingerprint = Path(path), plan.fingerprint(predictor)
+        if path.exists():
+            check_resumable(path, _stored_attrs(path), fingerprint, PATCH_VERSION)
+            return cls.open(path, plan)
+        group = zarr.open_group(path, mode="w-")
+        n = len(plan.order)
+        for name, (shape, dtype) in output_columns(predictor, plan.options).items():
+            group.create_array(
+                LAYER_PATHS.get(name, name),
+                shape=(n, *shape),
+                chunks=(plan.partition_size, *(min(size, CHUNK_GENES) for size in shape)),
+                dtype=dtype,
+                attributes=dict(ARRAY_ATTRS),
+            )
+        group.create_array(FINISHED, shape=(plan.n_partitions,), chunks=(1,), dtype=np.uint8)
+        # written last: a group without these attributes is not a store
+        group.attrs[keys.ATTRS] = {"fingerprint": fingerprint, keys.PATCH_VERSION: PATCH_VERSION, FINISHED: False}
+        return cls.open(path, plan)
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], plan: PredictionPlan) -> StoreSink:
+        """Open a store that `create` made, in any process."""
+        return cls(plan=plan, path=Path(path), group=zarr.open_group(path, mode="r+", use_consolidated=False))
+
+    def missing_ranges(self) -> list[tuple[int, int]]:
+        """Ranges of positions of the partitions that are not written."""
+        if self._is_finished:
+            return []
+        missing = np.flatnonzero(np.asarray(self.group[FINISHED]) == 0)
+        runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1) if len(missing) else []
+        n, size = len(self.plan.order), self.plan.partition_size
+        return [(int(run[0]) * size, min((int(run[-1]) + 1) * size, n)) for run in runs]
+
+    def write(self, start: int, pieces: Iterable[Values]) -> None:
+        """Write consecutive positions; ``start`` begins a partition."""
+        for values in split_partitions(pieces, self.plan.partition_size):
+            stop = start + len(values[X])
+            for name, value in values.items():
+                self.group[LAYER_PATHS.get(name, name)][start:stop] = value  # type: ignore[index]
+            self.group[FINISHED][start // self.plan.partition_size] = 1  # type: ignore[index]
+            start = stop
+
+    def values(self) -> dict[str, Any]:
+        """Matrices as dask arrays that read the store; the other arrays, which are small, in memory."""
+        matrices = {name: da.from_zarr(self._array(name)) for name in matrix_names(self.plan.options)}
+        return matrices | {name: self._array(name)[:] for name in FINAL_PATHS if self._path(name) in self.group}
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The rows in reading order."""
+        return self.plan.order
+
+    def finish(self, table: ad.AnnData) -> None:
+        """Write everything but the matrices of the table, so that ``anndata.read_zarr`` reads the store."""
+        if not self._is_finished:
+            for name in ("obs", "var", "obsm", "varm", "uns"):
+                element = getattr(table, name)
+                ad.io.write_elem(self.group, name, element if name in {"obs", "var"} else dict(element))
+            if table.layers:
+                self.group.require_group("layers").attrs.update(DICT_ATTRS)
+            self.group.attrs.update({**ANNDATA_ATTRS, keys.ATTRS: {**self._attrs, FINISHED: True}})
+        for name in {FINISHED, *FINAL_PATHS} & set(self.group.array_keys()):
+            del self.group[name]
+
+    @property
+    def _attrs(self) -> dict[str, Any]:
+        attrs: Any = self.group.attrs[keys.ATTRS]
+        return dict(attrs)
+
+    @property
+    def _is_finished(self) -> bool:
+        return bool(self._attrs[FINISHED])
+
+    def _array(self, name: str) -> Any:
+        return self.group[self._path(name)]
+
+    def _path(self, name: str) -> str:
+        return LAYER_PATHS.get(name) or (FINAL_PATHS.get(name, name) if self._is_finished else name)
+
+
+def split_partitions(pieces: Iterable[Values], size: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Regroup consecutive spots into partitions of ``size``; the last one may be smaller."""
+    rest: dict[str, NDArray[Any]] = {}
+    for piece in pieces:
+        rest = {name: np.concatenate([rest[name], value]) if rest else value for name, value in piece.items()}
+        while len(rest[X]) >= size:
+            yield {name: value[:size] for name, value in rest.items()}
+            rest = {name: value[size:] for name, value in rest.items()}
+    if rest and len(rest[X]):
+        yield rest
+
+
+def _stored_attrs(path: Path) -> dict[str, Any]:
+    """What `StoreSink.create` recorded in a store; empty if the folder is not a store."""
+    try:
+        attrs = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(keys.ATTRS)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return dict(attrs) if isinstance(attrs, dict) else {}

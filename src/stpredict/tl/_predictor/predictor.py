@@ -1,0 +1,308 @@
+"""The predictor: what `fit` returns and `predict` applies. Its files are written and read in `serialization`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..._geometry import PatchSpec
+from ..._train.augment import N_SYMMETRIES
+from ..._train.batches import BatchLimit
+from ..._train.loop import outputs
+from ..._train.test_time_augmentation import tta_mean_std
+from ...models import build, config_from_dict, config_to_dict
+from ...pp.targets import Targets
+from . import serialization
+from .conformal import Calibration, residual_spread
+from .ood import ImageRange
+from .provenance import Provenance
+from .tensors import add_prefix, select_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    from lightning_fabric import Fabric
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ...models import ModelConfig, SpotBatch, SpotModel
+    from ...pp import TargetSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Member:
+    """One network with the targets it was trained on."""
+
+    network: SpotModel
+    targets: Targets
+    pretrained: Mapping[str, str] = field(default_factory=dict)
+    """Weights that were loaded before training, by part of the network."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that are saved, by name: those of the network and the statistics of the targets."""
+        network = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        arrays = {"mean": self.targets.mean, "scale": self.targets.scale}
+        if self.targets.components is not None:
+            arrays["components"] = self.targets.components
+        targets = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return {**add_prefix("network", network), **add_prefix("targets", targets)}
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        tensors: Mapping[str, Tensor],
+        *,
+        config: ModelConfig,
+        target: Mapping[str, Any],
+        genes: Sequence[str],
+        path: str | PathLike[str],
+    ) -> Member:
+        """Rebuild what `state_dict` gave; ``path`` is named in errors."""
+        network = build(config)
+        serialization.load_weights(network, select_prefix("network", tensors), path)
+        arrays = {name: tensor.numpy() for name, tensor in select_prefix("targets", tensors).items()}
+        return cls(network=network.eval(), targets=Targets.from_arrays(target, genes, arrays))
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Predictor:
+    """A trained model with all it needs to predict a new slide.
+
+    Made by `stp.tl.fit`, or read with `Predictor.load`. The predictions of its networks are averaged. `patch` describes
+    the input, `genes` and `units` the output.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
+    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> len(predictor.genes), predictor.units
+    (12, 'log1p CP10k')
+    """
+
+    members: tuple[Member, ...]
+    """The networks, one or several."""
+    model: str
+    """Name of the model, as `stp.models.available` lists it."""
+    model_config: ModelConfig
+    """Configuration of the networks."""
+    patch: PatchSpec
+    """Fields of view and size of the patches."""
+    train_mean: NDArray[np.float32]
+    """``(g,)`` mean of the training spots in `units`, the first baseline."""
+    ridge_color: NDArray[np.float32]
+    """``(g, d + 1)`` weights of the ridge regression on colour statistics, intercept last: the second baseline."""
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row per member and epoch: losses, validation score, learning rate, spots per second."""
+    provenance: Provenance = field(default_factory=Provenance)
+    """Training slides, options, validation, resolution and colour range, and versions."""
+    calibration: Calibration | None = None
+    """Errors at held-out spots, for prediction intervals; None without held-out spots."""
+    image_range: ImageRange | None = None
+    """Distribution of colour and texture of the training patches; None in predictors of older versions."""
+
+    @property
+    def genes(self) -> list[str]:
+        """Names of the predicted genes, in order."""
+        return list(self.members[0].targets.genes)
+
+    @property
+    def target(self) -> TargetSpec:
+        """How expression was normalised."""
+        return self.members[0].targets.spec
+
+    @property
+    def units(self) -> str:
+        """Units of the predictions."""
+        return self.target.units
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters of all networks together."""
+        return sum(p.numel() for member in self.members for p in member.network.parameters())
+
+    @property
+    def hash(self) -> str:
+        """Digest of weights and configuration: equal for equal predictors."""
+        return serialization.digest(self.to_json(), self.state_dict())
+
+    def __call__(
+        self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 1
+    ) -> NDArray[np.float32]:
+        """Predict spots whose patches are in memory.
+
+        Parameters
+        ----------
+        spots
+            The spots.
+        fabric
+            Device and precision.
+        batch_size
+            Spots per forward pass; None for a number that suits the device. Halved if memory runs out.
+        n_views
+            Number of the eight flips and rotations to average over, from 1 to 8.
+
+        Returns
+        -------
+        ``(n, g)`` float32 in `units`.
+        """
+        views = min(max(n_views, 1), N_SYMMETRIES)
+        limit = self._limit(spots, fabric, batch_size)
+        given = [
+            member.targets.decode(
+                outputs(member.network.to(fabric.device), spots, fabric, limit, symmetries=views).numpy()
+            )
+            for member in self.members
+        ]
+        return np.mean(given, axis=0, dtype=np.float64).astype(np.float32)
+
+    def with_spread(
+        self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 8
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Predict spots and the spread that scales their prediction intervals.
+
+        Parameters
+        ----------
+        spots
+            The spots.
+        fabric
+            Device and precision.
+        batch_size
+            Spots per forward pass; None for a number that suits the device. Halved if memory runs out.
+        n_views
+            Number of flips and rotations, from 1 to 8. Their mean is the prediction, their standard deviation part of
+            the spread.
+
+        Returns
+        -------
+        Prediction and spread, which is above 0: ``(n, g)`` float32 in `units` each.
+        """
+        limit = self._limit(spots, fabric, batch_size)
+        found = [
+            tta_mean_std(member.network.to(fabric.device), member.targets.decode, spots, fabric, limit, n_views)
+            for member in self.members
+        ]
+        mean, views = (np.mean(part, axis=0, dtype=np.float64) for part in zip(*found, strict=True))
+        return mean.astype(np.float32), residual_spread(views, target_scale(self.members))
+
+    def _limit(self, spots: SpotBatch, fabric: Fabric, batch_size: int | BatchLimit | None) -> BatchLimit:
+        if self.model_config.context == "slide":  # all given spots are one batch
+            return BatchLimit(max(1, len(spots)))
+        return batch_size if isinstance(batch_size, BatchLimit) else BatchLimit.of(batch_size, fabric.device)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the predictor to a folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``README.md``.
+
+        The folder appears whole or not at all. An existing predictor is replaced only after the new one is written.
+
+        Parameters
+        ----------
+        path
+            The folder. If it exists, it must be empty or hold a predictor.
+        """
+        serialization.write(path, self.to_json(), self.state_dict(), self.history)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Predictor:
+        """Read a predictor. No code from the folder is run.
+
+        Parameters
+        ----------
+        path
+            A folder that `save` wrote, or the id of a Hugging Face repository with such files.
+
+        Returns
+        -------
+        The predictor, on the CPU.
+        """
+        values, tensors, history = serialization.read(path)
+        config = config_from_dict(values["model_config"])
+        calibration, image_range = (select_prefix(part, tensors) for part in ("calibration", "image_range"))
+        return cls(
+            members=tuple(
+                Member.from_state_dict(
+                    select_prefix(str(i), tensors),
+                    config=config,
+                    target=values["target"],
+                    genes=values["genes"],
+                    path=path,
+                )
+                for i in range(values["n_members"])
+            ),
+            model=values["model"],
+            model_config=config,
+            patch=PatchSpec.from_dict(values["patch"]),
+            train_mean=tensors["train_mean"].numpy(),
+            ridge_color=tensors["ridge_color"].numpy(),
+            history=history,
+            provenance=Provenance.from_json(values["provenance"]),
+            calibration=Calibration.from_state_dict(calibration, values["calibration"]) if calibration else None,
+            image_range=ImageRange.from_state_dict(image_range) if image_range else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that is saved in ``config.json`` but versions and digests."""
+        return {
+            # left out without a calibration, so that predictors of older versions keep their hash
+            **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
+            "model": self.model,
+            "model_config": config_to_dict(self.model_config),
+            "patch": self.patch.to_dict(),
+            "target": self.target.to_dict(),
+            "units": self.units,
+            "genes": self.genes,
+            "n_members": len(self.members),
+            "provenance": self.provenance.to_json(),
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that are saved in ``weights.safetensors``, on the CPU, by name."""
+        tensors = {
+            "train_mean": torch.from_numpy(self.train_mean),
+            "ridge_color": torch.from_numpy(self.ridge_color),
+        }
+        for i, member in enumerate(self.members):
+            tensors |= add_prefix(str(i), member.state_dict())
+        if self.calibration is not None:
+            tensors |= add_prefix("calibration", self.calibration.state_dict())
+        if self.image_range is not None:
+            tensors |= add_prefix("image_range", self.image_range.state_dict())
+        return tensors
+
+    def _summary(self) -> dict[str, str]:
+        """The rows of the representations, by name."""
+        trained = self.provenance.slides
+        fov = ", ".join(f"{side:.0f}" for side in self.patch.fov_um)
+        return {
+            "model": f"{self.model} ({len(self.members)} x {self.n_parameters // len(self.members):,} parameters)",
+            "genes": f"{len(self.genes)} ({', '.join(self.genes[:4])}, …)",
+            "units": self.units,
+            "fields of view": f"{fov} µm, {self.patch.size_px} px each",
+            "trained on": f"{', '.join(trained)} ({sum(s['n_spots'] for s in trained.values())} spots)",
+            "validation": self.provenance.validation_note,
+            "intervals": "not calibrated"
+            if self.calibration is None
+            else f"calibrated on {self.calibration.pooled.n} spots of {self.calibration.record['kind']}",
+        }
+
+    def __repr__(self) -> str:
+        return "Predictor\n" + "\n".join(f"    {name}: {value}" for name, value in self._summary().items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in self._summary().items()
+        )
+        return f"<table><caption>stpredict Predictor</caption>{rows}</table>"
+
+
+def target_scale(members: Sequence[Member]) -> NDArray[np.float64]:
+    """Standard deviation of each gene, the mean over members: ``(g,)``."""
+    scale: NDArray[np.float64] = np.mean([member.targets.scale for member in members], axis=0, dtype=np.float64)
+    return scale

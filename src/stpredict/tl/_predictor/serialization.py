@@ -1,0 +1,158 @@
+"""A predictor as a folder: written whole or not at all, read without running any code from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..._checks.slides import listed
+from ..._files import atomic_folder
+from . import _errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    from torch import Tensor
+
+    from ...models import SpotModel
+
+FORMAT = 1
+"""Version of the layout; other versions are refused."""
+CONFIG, WEIGHTS, HISTORY, CARD = "config.json", "weights.safetensors", "history.csv", "README.md"
+HEADER_FIELDS = ("format", "stpredict", "weights_sha256", "hash")
+"""Fields of ``config.json`` that do not enter the hash."""
+REQUIRED_FIELDS = (
+    "model", "model_config", "patch", "target", "genes", "n_members", "provenance", "hash", "weights_sha256"
+)  # fmt: skip
+
+
+def package_version() -> str:
+    """Version of stpredict, or ``"unknown"`` if it is not installed."""
+    try:
+        return version("stpredict-histology")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def digest(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of JSON values and CPU tensors: equal for equal predictors."""
+    sha256 = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        sha256.update(name.encode())
+        sha256.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return sha256.hexdigest()
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to write a predictor over anything but a predictor or an empty folder."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / CONFIG).is_file()):
+        msg = f"{str(path)!r} exists and is no predictor, so it is not overwritten. Give another folder."
+        raise FileExistsError(msg)
+
+
+def write(
+    path: str | PathLike[str], values: Mapping[str, Any], tensors: Mapping[str, Tensor], history: pd.DataFrame
+) -> None:
+    """Write the folder of a predictor; nothing is changed if that fails."""
+    target = Path(path)
+    check_replaceable(target)
+    try:
+        with atomic_folder(target) as folder:
+            folder.mkdir()
+            save_file(dict(tensors), folder / WEIGHTS)
+            hashes = {"weights_sha256": _sha256(folder / WEIGHTS), "hash": digest(values, tensors)}
+            config = {"format": FORMAT, "stpredict": package_version(), **hashes, **values}
+            (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+            history.to_csv(folder / HISTORY, index=False)
+            (folder / CARD).write_text(_model_card(config), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        _errors.raise_not_written(target, error)
+
+
+def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], pd.DataFrame]:
+    """Read configuration, tensors and history of a folder or Hugging Face repository, and check their digests."""
+    folder = _local_folder(path)
+    _errors.check_is_predictor(folder, CONFIG, WEIGHTS)
+    try:
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        _errors.raise_unreadable(folder / CONFIG, error)
+    _errors.check_config(values, folder / CONFIG, FORMAT, REQUIRED_FIELDS)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        _errors.raise_unreadable(folder / WEIGHTS, error)
+    _errors.check_weights_match(_sha256(folder / WEIGHTS), values["weights_sha256"], folder / WEIGHTS)
+    hashed = {name: value for name, value in values.items() if name not in HEADER_FIELDS}
+    _errors.check_config_unchanged(digest(hashed, tensors), values["hash"], folder)
+    file = folder / HISTORY
+    has_rows = file.is_file() and file.read_text(encoding="utf-8").strip() != ""
+    return values, tensors, pd.read_csv(file) if has_rows else pd.DataFrame()
+
+
+def load_weights(network: SpotModel, weights: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
+    """Load weights into a network, refusing any that do not fit; ``path`` is named in the error."""
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in network.per_spot_buffers & given.keys():  # one row per training spot
+        shapes[name] = (*given[name][:1], *shapes[name][1:])
+    wrong = [name for name in {**shapes, **given} if given.get(name) != shapes.get(name)]
+    if wrong:
+        msg = (
+            f"The weights in {str(path)!r} do not fit the network that its configuration describes: {listed(wrong)}. "
+            "It was changed by hand; save or download it again."
+        )
+        raise ValueError(msg)
+    network.load_state_dict(dict(weights))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _local_folder(path: str | PathLike[str]) -> Path:
+    """The folder itself, or the local copy of a Hugging Face repository."""
+    folder, name = Path(path), os.fspath(path)
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        _errors.raise_hub_missing(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, HISTORY, CARD]))
+    except (OSError, ValueError) as error:  # the hub raises one or the other
+        _errors.raise_not_on_hub(name, error)
+
+
+def _model_card(config: Mapping[str, Any]) -> str:
+    provenance = config["provenance"]
+    slides = provenance.get("slides", {})
+    rows = "\n".join(f"| {name} | {s['group']} | {s['n_spots']} | {s['um_per_px']:.3f} |" for name, s in slides.items())
+    genes = ", ".join(config["genes"][:20]) + (", …" if len(config["genes"]) > 20 else "")
+    return f"""# {config["model"]}: gene expression from H&E
+
+Predicts {len(config["genes"])} genes ({genes}) in **{config["units"]}** from patches of
+{", ".join(f"{side:.0f}" for side in config["patch"]["fov_um"])} µm ({config["patch"]["size_px"]} px each).
+Trained with stpredict {config["stpredict"]}; {config["n_members"]} network(s).
+
+| slide | group | spots | µm per pixel |
+|---|---|---|---|
+{rows}
+
+Validation: {provenance.get("validation_note", "none")}.
+Not for diagnosis. Compare its predictions with measured tissue of your own before you rely on them.
+
+    import stpredict as stp
+    stp.tl.predict(sdata, stp.tl.Predictor.load("this folder"))
+"""

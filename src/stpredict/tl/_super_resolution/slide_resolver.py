@@ -1,0 +1,123 @@
+"""Super-resolution of one slide: prediction, weak supervision on its residuals, and exact means of spots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..._train.data import read_pieces
+from ..._train.prefetch import prefetch
+from . import _errors
+from .superpixels import interpolation_grid, match_spot_means, row_blocks
+from .weak_supervision import fit_residuals, window_features
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from ..._slides import Slide
+    from ..._train.batches import BatchLimit
+    from .._predictor.predictor import Predictor
+    from .superpixels import Superpixels
+    from .weak_supervision import ResidualModel
+
+Anchor = Literal["denoised", "observed", "predicted"]
+
+NODES_PER_FOV = 3.0
+"""The predictor is evaluated this often along its narrowest field of view, and interpolated in between."""
+MIN_SPOTS = 8
+MIN_LIBRARY = 0.05
+"""Spots with counts below this share of the median of their slide count as failed: they have no observed value."""
+FLOOR = 1e-7
+"""Minimum value of a superpixel before means are matched, as a share of all expression."""
+HEADROOM = 1.0
+"""How far a superpixel may exceed the highest spot before means are matched, in log units."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SlideResolver:
+    """Predictor and options of super-resolution, the same for all slides."""
+
+    predictor: Predictor
+    columns: NDArray[np.intp]
+    """Requested genes, as columns of the predictor's genes."""
+    step_um: float
+    anchor: Anchor
+    n_views: int
+    fabric: Fabric
+    limit: BatchLimit
+    progress: bool
+
+    def resolve(self, superpixels: Superpixels, x: NDArray[np.float32]) -> ResidualModel:
+        """Write the expression of the superpixels of one slide into ``x``; return the model of the residuals."""
+        slide, step_um = superpixels.slide, self.step_um
+        spacing = max(superpixels.step_px, self.predictor.patch.fov_um[0] / NODES_PER_FOV / slide.um_per_px)
+        nodes, interpolation = interpolation_grid(superpixels.xy_px, spacing)
+        at_nodes = self._predict(replace(slide, xy_px=nodes))
+        features = window_features(replace(slide, xy_px=superpixels.xy_px), step_um, progress=self.progress)
+        prior = _spot_means_of_prediction(superpixels, interpolation, at_nodes)
+        values, known = self._spot_values(slide)
+        per_spot = _spot_means(superpixels, features)
+        _errors.check_enough_spots(int(known.sum()), MIN_SPOTS, slide.name)
+        residuals = fit_residuals(per_spot[known], slide.xy_um[known], (values - prior)[known])
+        estimate = prior + residuals.from_features(per_spot) + residuals.from_positions(slide.xy_um)
+        means = np.where(known[:, None], values, estimate) if self.anchor != "denoised" else estimate
+        smooth = at_nodes + residuals.from_positions(nodes * slide.um_per_px)
+        highest = np.maximum(means.max(axis=0), 0.0) + HEADROOM
+        floor = FLOOR * (self.predictor.target.target_sum or 1e4)
+        for rows in row_blocks(len(x)):
+            log = interpolation[rows] @ smooth + residuals.from_features(features[rows])
+            x[rows] = np.maximum(np.expm1(np.minimum(log, highest)), floor)
+        match_spot_means(x, superpixels, np.expm1(np.maximum(means, 0.0)))
+        if self.predictor.target.log1p:
+            np.log1p(x, out=x)
+        return residuals
+
+    def _predict(self, slide: Slide) -> NDArray[np.float64]:
+        """Prediction at every point of a slide, ``(n, g)`` log1p."""
+        found = np.empty((len(slide.xy_px), len(self.columns)))
+        with (
+            tqdm(total=len(found), desc=f"predict {slide.name}", unit="point", disable=not self.progress) as bar,
+            prefetch(read_pieces(slide, self.predictor.patch)) as pieces,
+        ):
+            for piece in pieces:
+                predicted = self.predictor(piece.spots, self.fabric, batch_size=self.limit, n_views=self.n_views)
+                found[piece.rows] = self._log(predicted[:, self.columns])
+                bar.update(len(piece.rows))
+        return found
+
+    def _spot_values(self, slide: Slide) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Value of each spot as log1p, and which spots have one."""
+        if self.anchor == "predicted" or slide.counts is None:
+            return self._predict(slide), np.ones(len(slide.xy_px), bool)
+        column = {gene: i for i, gene in enumerate(slide.genes)}
+        genes = [column[gene] for gene in self.predictor.genes]
+        library = np.asarray(slide.counts.sum(axis=1), np.float64).ravel()
+        known = library > MIN_LIBRARY * np.median(library)
+        return self._log(self.predictor.target.normalize(slide.counts, genes)[:, self.columns]), known
+
+    def _log(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Values in the units of the predictor as log1p, at least 0."""
+        positive = np.maximum(values.astype(np.float64), 0.0)
+        return positive if self.predictor.target.log1p else np.log1p(positive)
+
+
+def _spot_means_of_prediction(
+    superpixels: Superpixels, interpolation: csr_matrix, at_nodes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Means over spots of the interpolated prediction, taken of linear values, as log1p."""
+    averaging, means = superpixels.averaging.tocsc(), np.zeros((len(superpixels.slide.xy_px), at_nodes.shape[1]))
+    for rows in row_blocks(len(superpixels)):
+        means += averaging[:, rows] @ np.expm1(interpolation[rows] @ at_nodes)
+    return np.log1p(means)
+
+
+def _spot_means(superpixels: Superpixels, features: NDArray[np.float16]) -> NDArray[np.float64]:
+    averaging, means = superpixels.averaging.tocsc(), np.zeros((len(superpixels.slide.xy_px), features.shape[1]))
+    for rows in row_blocks(len(superpixels)):
+        means += averaging[:, rows] @ features[rows].astype(np.float64)
+    return means

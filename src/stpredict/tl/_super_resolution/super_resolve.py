@@ -1,0 +1,303 @@
+"""Super-resolution of slides that have spots: a table of superpixels, with one `SlideResolver` for all slides."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from spatialdata.models import TableModel
+
+from ... import _keys as keys
+from ..._checks import config as check_config
+from ..._checks import slides as check_slides
+from ..._geometry import spot_pitch
+from ..._slides import Selection, resolve
+from ..._train.batches import BatchLimit
+from ..._train.config import FitConfig
+from ..._train.device import make_fabric
+from ...pp import elements
+from .._predictor.attrs import resolve_predictor
+from . import _errors
+from .slide_resolver import MIN_SPOTS, SlideResolver
+from .superpixels import squares, superpixels
+from .weak_supervision import WINDOWS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from ..._slides import Slide
+    from .._predictor.predictor import Predictor
+    from .slide_resolver import Anchor
+    from .superpixels import Superpixels
+    from .weak_supervision import ResidualModel
+
+SUPERPIXEL_BYTES = 1200
+"""Approximate memory of a superpixel without its expression: features, position, square, name, weights."""
+
+
+def super_resolve(
+    sdata: SpatialData,
+    predictor: Predictor | str | PathLike[str] | None = None,
+    *,
+    step_um: float = 8.0,
+    anchor: Anchor = "denoised",
+    genes: Sequence[str] | None = None,
+    tissue_key: str | None = keys.TISSUE,
+    key_added: str = keys.SUPER_RESOLVED,
+    n_views: int = 1,
+    image_key: str | None = None,
+    shapes_key: str | Sequence[str] | None = None,
+    table_name: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    memory_bytes: int = 4 << 30,
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> None:
+    r"""Super-resolution: infer expression below the size of spots, on slides that have spots.
+
+    Squares of ``step_um`` (superpixels) cover the spots and the gaps between them. Their expression is the sum of three
+    parts: the predictor, evaluated over the whole slide; a regression on colour and texture around each superpixel,
+    learnt from the spots of the slide by weak supervision (only the mean over a spot is known); and a spatial
+    interpolation of what remains at nearby spots. Then the mean over the superpixels of each spot is made equal to the
+    value of the spot. Superpixels are not measured: differences within a spot are inferred from the image.
+
+    Parameters
+    ----------
+    sdata
+        The object; its spots may have measured expression or not.
+    predictor
+        The predictor, or the path where it was saved; by default the one that `fit` recorded on this object.
+    step_um
+        Side of a superpixel in µm: at least two pixels of the image, at most the radius of a spot.
+    anchor
+        The value of a spot: ``"observed"``, the measured expression with its noise; ``"predicted"``, the output of
+        `predict`, which needs no counts; or ``"denoised"``, prediction and measurement combined with weights chosen by
+        leave-one-out cross-validation over spots, the most accurate where counts are low.
+    genes
+        Genes to resolve; by default all genes of the predictor.
+    tissue_key
+        Polygons of tissue: gaps between spots are filled on tissue only. Ignored if it is the default and there are
+        none; None to fill all gaps.
+    key_added
+        Name of the table that is written.
+    n_views
+        Average predictions over this many of the eight flips and rotations of the patches.
+    image_key
+        Image, where there are several.
+    shapes_key
+        Elements that hold the spots; by default all that the table annotates.
+    table_name
+        Table that annotates the spots; by default ``"observed"``, or the only one, or none.
+    coordinate_system
+        Coordinate system shared by image and spots, where there are several.
+    um_per_px
+        Resolution in µm per pixel; by default what the object records.
+    memory_bytes
+        Maximum memory of the tables and features of superpixels; more is refused before anything is computed.
+    batch_size
+        Points of a forward pass; by default chosen for the device.
+    device
+        ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+    precision
+        Lightning Fabric precision, or ``"auto"``.
+    progress
+        Whether to show progress bars.
+
+    Returns
+    -------
+    Nothing. Writes the table ``sdata.tables[key_added]``: ``X`` ``(n_superpixels, n_genes)`` float32 in the units of
+    the predictor (log1p CP10k unless trained otherwise), ``obs["spot"]`` (name of the spot that a superpixel lies in,
+    missing between spots), ``obsm["spatial"]`` (centres in pixels), ``uns[key_added]`` (units, parameters, and for each
+    slide the weights of pixels and of nearby spots); and for each spot element a shapes element of squares that the
+    table annotates, ``f"{key_added}_{shapes_key}"``. Results of an earlier call under this name are replaced.
+
+    Raises
+    ------
+    ValueError
+        If there are too few spots, the step does not suit image or spots, genes or counts are missing, memory does not
+        suffice, or another element would be overwritten.
+
+    Notes
+    -----
+    With ``f`` the linear expression (``expm1`` of log values), ``D_i`` the superpixels whose centre lies in spot ``i``
+    and ``y_i`` the value of the spot:
+
+    .. math::
+
+        g_s = p_s + (\bar\phi_s - \bar\phi) W + \sum_i k(s, i) \alpha_i, \qquad
+        f_s = \mathrm{expm1}(g_s)\, c_s, \qquad
+        c_s = \frac{\mathrm{expm1}(y_i)}{\frac{1}{|D_i|} \sum_{t \in D_i} \mathrm{expm1}(g_t)} \quad (s \in D_i)
+
+    so that :math:`\frac{1}{|D_i|} \sum_{s \in D_i} f_s = \mathrm{expm1}(y_i)`. Means are taken of linear values, not
+    of logs, since a spot counts molecules. To compare with a spot, average ``expm1(X)`` over ``obs["spot"]`` and take
+    ``log1p``. Between spots ``c`` is interpolated.
+
+    ``p`` is the predictor, evaluated at every third of its narrowest field of view and interpolated; ``phi`` are
+    statistics of windows of 1 to 16 steps; ``W`` and ``alpha`` come from one Gaussian process regression of
+    ``y_i - log1p(mean of expm1(p))`` on the mean features and positions of the spots, in closed form. The variances of
+    its kernels are chosen by leave-one-out cross-validation over spots. Failed spots (counts below 5 % of the median)
+    are excluded from training and get the estimate of ``"denoised"``. Supervision by the means of spots follows iStar
+    (Zhang et al. 2024), which trains a network on pixels alone.
+
+    Memory is that of the table, ``4 * n_superpixels * n_genes`` bytes, and about 1.2 kB per superpixel for features and
+    positions; pixels are read piece by piece.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
+    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> stp.tl.super_resolve(sdata, predictor, step_um=25, shapes_key="S0_spots", progress=False)
+    >>> sdata["super_resolved"].shape
+    (1216, 12)
+    """
+    check_slides.is_spatialdata(sdata)
+    check_config.one_of("anchor", anchor, ("denoised", "observed", "predicted"))
+    check_config.in_range("memory_bytes", memory_bytes, 1, 2**63 - 1)
+    check_config.prediction(n_views, batch_size)
+    selection = Selection(
+        image_key=image_key,
+        shapes_key=shapes_key,
+        table_name=table_name,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+    )
+    slides = resolve(sdata, selection, needs_table=False)
+    found = resolve_predictor(sdata, predictor)
+    columns = _columns(found, genes)
+    _check(sdata, slides, found, columns, step_um, anchor, memory_bytes, key_added)
+    fabric = make_fabric(FitConfig(accelerator=device, precision=precision))
+    resolver = SlideResolver(
+        predictor=found,
+        columns=columns,
+        step_um=step_um,
+        anchor=anchor,
+        n_views=n_views,
+        fabric=fabric,
+        limit=BatchLimit.of(batch_size, fabric.device),
+        progress=progress,
+    )
+    tilings = [
+        superpixels(
+            slide, step_um, elements.tissue_in_pixels(sdata, tissue_key, slide.image_key, slide.coordinate_system)
+        )
+        for slide in slides
+    ]
+    x = np.empty((sum(map(len, tilings)), len(columns)), np.float32)
+    models, start = [], 0
+    for tiling in tilings:
+        models.append(resolver.resolve(tiling, x[start : start + len(tiling)]))
+        start += len(tiling)
+    _write(sdata, _table(tilings, x, resolver, models, key_added), tilings, key_added)
+
+
+def _columns(predictor: Predictor, genes: Sequence[str] | None) -> NDArray[np.intp]:
+    column = {gene: i for i, gene in enumerate(predictor.genes)}
+    wanted = predictor.genes if genes is None else list(dict.fromkeys(genes))
+    _errors.check_some_genes(len(wanted), predictor.genes)
+    _errors.check_known_genes([gene for gene in wanted if gene not in column], predictor.genes)
+    return np.array([column[gene] for gene in wanted], np.intp)
+
+
+def _check(
+    sdata: SpatialData,
+    slides: Sequence[Slide],
+    predictor: Predictor,
+    columns: NDArray[np.intp],
+    step_um: float,
+    anchor: Anchor,
+    memory_bytes: int,
+    key_added: str,
+) -> None:
+    """Check everything before anything is read."""
+    n_superpixels = 0
+    for slide in slides:
+        _errors.check_enough_spots(len(slide.xy_px), MIN_SPOTS, slide.name)
+        _errors.check_step(step_um, slide.diameter_um, slide.um_per_px, slide.name)
+        if anchor != "predicted":
+            known = set(slide.genes)
+            missing = [gene for gene in predictor.genes if gene not in known]
+            _errors.check_measured(
+                len(missing), missing, len(predictor.genes), anchor, has_table=slide.counts is not None
+            )
+        pitch_um = spot_pitch(slide.xy_px) * slide.um_per_px
+        n_superpixels += round(len(slide.xy_px) * (max(pitch_um, slide.diameter_um) / step_um) ** 2)
+    needed = n_superpixels * (4 * len(columns) + SUPERPIXEL_BYTES)
+    _errors.check_memory(n_superpixels, len(columns), needed, memory_bytes, step_um)
+    ours = _written(sdata, key_added)
+    names = {key_added, *(f"{key_added}_{slide.shapes_key}" for slide in slides)} - set(ours)
+    _errors.check_overwrite([name for _, name, _ in sdata.gen_elements() if name in names], key_added)
+
+
+def _written(sdata: SpatialData, key_added: str) -> list[str]:
+    """Names of the table and squares that an earlier call wrote."""
+    if key_added not in sdata.tables:
+        return []
+    table = sdata.tables[key_added]
+    if keys.STEP_UM not in table.uns.get(key_added, {}).get("params", {}):
+        return []
+    return [key_added, *check_slides.annotated_regions(table, key_added)]
+
+
+def _table(
+    tilings: Sequence[Superpixels],
+    x: NDArray[np.float32],
+    resolver: SlideResolver,
+    models: Sequence[ResidualModel],
+    key_added: str,
+) -> ad.AnnData:
+    regions = [f"{key_added}_{tiling.slide.shapes_key}" for tiling in tilings]
+    obs = pd.concat([_obs(tiling, region) for tiling, region in zip(tilings, regions, strict=True)])
+    obs[keys.REGION], obs[keys.SPOT] = pd.Categorical(obs[keys.REGION]), pd.Categorical(obs[keys.SPOT])
+    genes = [resolver.predictor.genes[i] for i in resolver.columns]
+    adata = ad.AnnData(X=x, obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
+    adata.obsm[keys.SPATIAL] = np.concatenate([tiling.xy_px for tiling in tilings])
+    weights = {tiling.slide.shapes_key: asdict(model.weights) for tiling, model in zip(tilings, models, strict=True)}
+    adata.uns[key_added] = _record(resolver, weights)
+    linked: ad.AnnData = TableModel.parse(adata, region=regions, region_key=keys.REGION, instance_key=keys.SPOT_ID)
+    return linked
+
+
+def _obs(tiling: Superpixels, region: str) -> pd.DataFrame:
+    names = pd.Index([f"{region}_{i}" for i in range(len(tiling))])
+    obs = pd.DataFrame({keys.REGION: region, keys.SPOT_ID: np.arange(len(tiling))}, index=names)
+    obs[keys.SPOT] = pd.Series(tiling.slide.obs_names[tiling.spot], index=names).where(tiling.spot >= 0)
+    return obs
+
+
+def _record(resolver: SlideResolver, weights: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    spec, predictor = resolver.predictor.target, resolver.predictor
+    return {
+        "units": predictor.units,
+        keys.TARGET: {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
+        "params": {
+            keys.STEP_UM: resolver.step_um,
+            "anchor": resolver.anchor,
+            "n_views": resolver.n_views,
+            "windows_um": [resolver.step_um * side for side in (1.0, *WINDOWS)],
+            "fov_um": list(predictor.patch.fov_um),
+        },
+        "model": {"name": predictor.model, "hash": predictor.hash, "trained_on": list(predictor.provenance.slides)},
+        "weights": {name: dict(each) for name, each in weights.items()},
+    }
+
+
+def _write(sdata: SpatialData, table: ad.AnnData, tilings: Sequence[Superpixels], key_added: str) -> None:
+    """Replace the results of an earlier call, once everything is computed."""
+    for name in _written(sdata, key_added):
+        if name in sdata:
+            del sdata[name]
+    for tiling in tilings:
+        slide = tiling.slide
+        elements.write_shapes(sdata, f"{key_added}_{slide.shapes_key}", squares(tiling), slide.image_key)
+    sdata.tables[key_added] = table

@@ -1,0 +1,1 @@
+"""Train the members of a predictor: the plan, checkpoints, pseudo-labels and provenance."""

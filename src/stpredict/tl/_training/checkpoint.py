@@ -1,0 +1,187 @@
+"""Checkpoints of an unfinished training run, from which it is resumed. Tensors and JSON only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from ..._files import atomic_file, lock
+from ..._train.loop import TrainingState
+from . import _errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ..._train.config import FitConfig
+    from .._predictor.provenance import BestEpoch
+
+SUFFIX = ".checkpoint"
+INTERVAL_S = 30.0
+"""Minimum number of seconds between two checkpoints of one network."""
+
+
+@dataclass(slots=True, eq=False)
+class Checkpoint:
+    """The training states of all networks of a predictor, by number."""
+
+    folder: Path
+    """Folder of the predictor; the checkpoint is the folder of the same name with a suffix."""
+    states: dict[int, TrainingState] = field(default_factory=dict)
+    writes: bool = True
+    """False in all but the first of several processes that train together."""
+
+    @property
+    def path(self) -> Path:
+        """Folder of the checkpoint."""
+        return self.folder.with_name(self.folder.name + SUFFIX)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, folder: Path, fingerprint: Mapping[str, Any], *, resume: bool, writes: bool = True
+    ) -> Iterator[Checkpoint]:
+        """Begin or resume a checkpoint under a lock; its files are removed when the predictor is saved."""
+        checkpoint = cls(folder, writes=writes)
+        if resume:
+            _errors.check_checkpoint_exists(str(folder), found=(checkpoint.path / "run.json").is_file())
+        with ExitStack() as stack:
+            if writes:
+                try:
+                    _errors.check_only_process(str(folder), locked=stack.enter_context(lock(checkpoint.path)))
+                    if not resume:
+                        checkpoint._begin(fingerprint)
+                except OSError as error:
+                    _errors.folder_not_writable(str(folder), error)
+            if resume:
+                checkpoint._read(fingerprint)
+            stack.push(checkpoint._end)
+            yield checkpoint
+
+    def _begin(self, fingerprint: Mapping[str, Any]) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        (self.path / "run.json").write_text(json.dumps(fingerprint), encoding="utf-8")
+
+    def _read(self, fingerprint: Mapping[str, Any]) -> None:
+        begun = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        current = json.loads(json.dumps(fingerprint))
+        patches = begun.pop("patch_version", 1), current.pop("patch_version", 1)  # version 1 is not recorded
+        _errors.check_same_patches(*patches, str(self.folder))
+        _errors.check_same_run([name for name in current if begun.get(name) != current[name]], str(self.folder))
+        files = sorted(self.path.glob("member*.safetensors"))
+        self.states.update({int(file.stem.removeprefix("member")): _load(file) for file in files})
+
+    @contextmanager
+    def follow(self, number: int, config: FitConfig, n_networks: int) -> Iterator[Reporter]:
+        """Show the progress of the training of one network, and write its checkpoint from time to time."""
+        state = self.states.setdefault(number, TrainingState())
+        title = "fit" if n_networks == 1 else f"fit {number + 1}/{n_networks}"
+        with tqdm(
+            total=config.n_epochs,
+            initial=state.epoch,
+            desc=title,
+            unit="epoch",
+            disable=not (config.progress and self.writes),
+        ) as bar:
+            file = self.path / f"member{number}.safetensors"
+            reporter = Reporter(state=state, bar=bar, file=file if self.writes else None)
+            try:
+                yield reporter
+            except KeyboardInterrupt:
+                reporter.write()
+                bar.write(f"Interrupted. Go on with stp.tl.fit(..., resume_from={str(self.folder)!r}).")
+                raise
+            reporter.write()
+
+    def history(self) -> pd.DataFrame:
+        """One row per network and epoch."""
+        rows = [{"member": i, **row} for i, state in sorted(self.states.items()) for row in state.history]
+        history = pd.DataFrame(rows)
+        return history.astype({"epoch": int}) if len(history) else history
+
+    def best(self) -> list[BestEpoch]:
+        """The epoch whose weights each network keeps, and its validation score."""
+        found: list[BestEpoch] = []
+        for _, state in sorted(self.states.items()):
+            row = next((row for row in state.history if row["epoch"] == state.best_epoch), {})
+            found.append({"epoch": state.best_epoch, "score": row.get("val_pearson")})
+        return found
+
+    def _end(self, error: type[BaseException] | None, *_: object) -> None:
+        if self.writes and (error is None or not any(self.path.glob("member*.safetensors"))):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+@dataclass(slots=True, eq=False)
+class Reporter:
+    """Progress bar and checkpoint file of one network."""
+
+    state: TrainingState
+    bar: Any
+    file: Path | None
+    """Where the checkpoint is written, if this process writes it."""
+    written: float = field(default_factory=time.monotonic)
+
+    def report(self, state: TrainingState) -> None:
+        """Show the state after an epoch, and write a checkpoint if the last one is old."""
+        self.state = state
+        row = state.history[-1] if state.history else {}
+        shown = {}
+        if "train_loss" in row:
+            shown["loss"] = f"{row['train_loss']:.3f}"
+        elif row:  # nothing was trained by steps: one epoch is all
+            self.bar.total = state.epoch
+        if "val_pearson" in row:
+            shown["validation r"] = f"{row['val_pearson']:.3f}"
+        if "spots_per_s" in row:
+            shown["spots/s"] = f"{row['spots_per_s']:.0f}"
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(state.epoch - self.bar.n)
+        if time.monotonic() - self.written > INTERVAL_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write the checkpoint; after a failure training goes on with a warning."""
+        if not self.state.weights or self.file is None:
+            return
+        self.written = time.monotonic()
+        state = self.state
+        scalars = {name: getattr(state, name) for name in ("epoch", "best_score", "best_epoch", "history")}
+        try:
+            with atomic_file(self.file) as part:
+                save_file(_tensors(state), part, metadata={"progress": json.dumps(scalars)})
+        except (OSError, SafetensorError) as error:
+            _errors.warn_checkpoint_not_written(str(self.file), error)
+
+
+def _tensors(state: TrainingState) -> dict[str, Tensor]:
+    kinds = {"weights": state.weights, "average": state.average, "best": state.best}
+    tensors = {f"{kind}/{name}": value for kind, values in kinds.items() for name, value in values.items()}
+    tensors |= {f"moments/{p}/{name}": value for p, values in state.moments.items() for name, value in values.items()}
+    return {name: value.clone().contiguous() for name, value in tensors.items()}
+
+
+def _load(file: Path) -> TrainingState:
+    with safe_open(file, framework="pt") as opened:
+        scalars = json.loads(opened.metadata()["progress"])
+    state = TrainingState(**scalars)
+    for name, value in load_file(file).items():
+        kind, rest = name.split("/", 1)
+        if kind == "moments":
+            parameter, moment = rest.rsplit("/", 1)
+            state.moments.setdefault(parameter, {})[moment] = value
+        else:
+            getattr(state, kind)[rest] = value
+    return state

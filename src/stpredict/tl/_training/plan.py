@@ -1,0 +1,237 @@
+"""A training run as a plan: everything that is decided and checked before the first patch is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ... import _keys as keys
+from ..._checks import config as check_config
+from ..._checks import expression as check_expression
+from ..._geometry import PatchSpec
+from ..._pixels import PATCH_VERSION
+from ..._slides import shared_genes
+from ..._train.data import slide_index, validation_fold
+from ...models import build
+from ...models import config as named_config
+from ...models.model_config import GIVEN
+from ...models.registry import accepts_embeddings, config_fingerprint
+from ...pp.gene_ranking import rank_genes
+from . import _errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from ..._slides import Selection, Slide
+    from ..._train.config import FitConfig
+    from ..._train.data import Fold
+    from ...models import ModelConfig
+    from ...pp.targets import TargetSpec
+
+DEFAULT_N_GENES = 250
+"""Number of genes to predict if neither the user nor `pp.select_genes` chose any."""
+HARDWARE_FIELDS = {"accelerator", "devices", "num_nodes", "strategy", "precision", "memory_bytes", "progress"}
+"""Fields of `FitConfig` that say where and how a run computes, not what; a resumed run may change them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingPlan:
+    """The inputs of a training run."""
+
+    slides: Sequence[Slide]
+    """Training slides, without empty spots."""
+    genes: Sequence[str]
+    """Genes to predict."""
+    model: str
+    """Name of the model."""
+    model_config: ModelConfig
+    """Its configuration; `n_outputs` is set when the targets are known."""
+    patch: PatchSpec
+    """Fields of view."""
+    target: TargetSpec
+    """How counts are normalised."""
+    config: FitConfig
+    """How to train."""
+    folds: Sequence[Fold]
+    """Validation spots of each member."""
+    selection: Selection | None = None
+    """Which elements of the objects the slides were resolved from."""
+    unlabelled: Sequence[Slide] = ()
+    """Slides whose spots get pseudo-labels in self-training."""
+    rounds: int = 0
+    """Number of student networks that follow the first network in self-training."""
+
+    @property
+    def slide_index(self) -> NDArray[np.int64]:
+        """Slide of each spot."""
+        return slide_index(self.slides)
+
+    @property
+    def diameter_um(self) -> float:
+        """Median spot diameter of the slides, in µm."""
+        return float(np.median([slide.diameter_um for slide in self.slides]))
+
+    def normalized_counts(self) -> NDArray[np.float32]:
+        """Normalised expression of all training spots."""  # (n, g)
+        return np.concatenate([self.target.normalize(s.counts, gene_columns(s, self.genes)) for s in self.slides])
+
+    def self_training(self) -> dict[str, Any] | None:
+        """Rounds and unlabelled slides, ready for JSON; None without self-training."""
+        if not self.unlabelled:
+            return None
+        slides = {each.name: {"n_spots": len(each.xy_px), "sha256": slide_digest(each)} for each in self.unlabelled}
+        return {"rounds": self.rounds, "slides": slides}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the outcome, ready for JSON: a resumed run must agree in all of it."""
+        self_training = self.self_training()
+        return {
+            "slides": {slide.name: slide_digest(slide) for slide in self.slides},
+            "genes": list(self.genes),
+            "model": self.model,
+            "model_options": config_fingerprint(self.model_config),
+            "patch": self.patch.to_dict(),
+            "target": self.target.to_dict(),
+            "config": {name: value for name, value in self.config.to_dict().items() if name not in HARDWARE_FIELDS},
+            "validation": [hashlib.sha256(np.packbits(f.held_out).tobytes()).hexdigest()[:16] for f in self.folds],
+            **({} if self_training is None else {"self_training": self_training}),
+            **({} if PATCH_VERSION == 1 else {"patch_version": PATCH_VERSION}),  # version 1 had no such entry
+        }
+
+
+def slide_digest(slide: Slide) -> str:
+    """16 hexadecimal digits that identify the spots, counts and embeddings of a slide, but not its pixels."""
+    sha256 = hashlib.sha256(np.round(slide.xy_um, 3).tobytes())
+    if slide.counts is not None:
+        sha256.update(np.asarray(slide.counts.sum(axis=0), np.float64).tobytes())
+        sha256.update(np.asarray(slide.counts.sum(axis=1), np.float64).tobytes())
+    if slide.features is not None:
+        sha256.update(np.ascontiguousarray(slide.features).tobytes())
+    return sha256.hexdigest()[:16]
+
+
+def plan_training(
+    slides: Sequence[Slide],
+    model: str,
+    *,
+    config: FitConfig,
+    target: TargetSpec,
+    patch: PatchSpec | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    genes: Sequence[str] | None = None,
+    validate_on: Sequence[str] | None = None,
+    selection: Selection | None = None,
+) -> TrainingPlan:
+    """Decide and check everything about a training run; the arguments are those of `fit`."""
+    slides = drop_low_count_spots(slides, config.min_library)
+    genes = _target_genes(slides, genes)
+    model_config = named_config(model, len(genes), _model_options(model, model_options, slides))
+    patch = patch or _default_patch(model_config, slides)
+    check_config.patch_fits(patch.fov_um, patch.size_px, len(model_config.fov_spots), model_config.size_px)
+    with torch.device("meta"):
+        has_trainable_parameters = build(model_config).has_trainable_parameters
+    if (
+        not has_trainable_parameters and config.validation == "auto" and validate_on is None
+    ):  # no early stopping: keep all spots
+        config = dataclasses.replace(config, validation="none")
+    return TrainingPlan(
+        slides=slides,
+        genes=genes,
+        model=model,
+        model_config=model_config,
+        patch=patch,
+        target=target,
+        config=config,
+        folds=[validation_fold(slides, config, member, validate_on) for member in range(config.n_members)],
+        selection=selection,
+    )
+
+
+def drop_low_count_spots(slides: Sequence[Slide], min_library: float) -> list[Slide]:
+    """Leave out spots without counts, or with less than ``min_library`` of their slide's median; check the counts."""
+    kept = []
+    for slide in slides:
+        check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist())
+        check_expression.unique_genes(slide.genes, repr(slide.name))
+        empty = check_expression.zero_spots(slide.counts)
+        library = np.zeros(len(empty)) if slide.counts is None else np.asarray(slide.counts.sum(axis=1)).ravel()
+        enough = ~empty & (library >= min_library * np.median(library[~empty] if not empty.all() else library))
+        kept.append(slide if enough.all() else _subset(slide, enough))
+    n_all, n_kept = (sum(len(slide.xy_px) for slide in some) for some in (slides, kept))
+    _errors.warn_low_count_spots(n_kept, n_all)
+    _errors.check_enough_spots(n_kept)
+    return [slide for slide in kept if len(slide.xy_px)]
+
+
+def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
+    return dataclasses.replace(
+        slide,
+        xy_px=slide.xy_px[rows],
+        instances=slide.instances[rows],
+        obs_names=slide.obs_names[rows],
+        counts=None if slide.counts is None else slide.counts[rows],
+        features=None if slide.features is None else slide.features[rows],
+    )
+
+
+def _model_options(model: str, options: Mapping[str, Any] | None, slides: Sequence[Slide]) -> dict[str, Any]:
+    """Options of the model, with the width of the embeddings that came with the spots."""
+    widths = {slide.name: slide.features.shape[1] for slide in slides if slide.features is not None}
+    check_config.same_width(widths)
+    width = next(iter(widths.values()), None)
+    check_config.embeddings_fit(model, options or {}, width, takes=accepts_embeddings(model, {}))
+    return {**(options or {}), **({} if width is None else {"encoder": GIVEN, "n_features": width})}
+
+
+def _target_genes(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[str]:
+    common = shared_genes(slides)
+    check_expression.shared_genes(len(common), [len(slide.genes) for slide in slides])
+    known = list(dict.fromkeys(gene for slide in slides for gene in slide.genes))
+    requested, shared = _requested_genes(genes, slides), set(common)
+    wanted = known if requested is None else requested
+    check_expression.known_genes(wanted, known)
+    _errors.check_shared_genes([gene for gene in wanted if gene not in shared], len(wanted))
+    if requested is not None:
+        return [gene for gene in requested if gene in shared]
+    return most_dispersed_genes(slides, common, DEFAULT_N_GENES)
+
+
+def _requested_genes(genes: Sequence[str] | None, slides: Sequence[Slide]) -> list[str] | None:
+    """Genes that the user named, or that `pp.select_genes` recorded in the first object that has a record."""
+    if genes is not None:
+        return list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
+    for slide in slides:
+        chosen = slide.source.tables[slide.table_name].uns.get(keys.ATTRS, {}).get(keys.GENES)
+        if chosen is not None:
+            return [str(gene) for gene in chosen]
+    return None
+
+
+def most_dispersed_genes(slides: Sequence[Slide], genes: Sequence[str], n_genes: int) -> list[str]:
+    """The most dispersed of some genes, by falling rank; all of them where there are at most ``n_genes``."""
+    if len(genes) <= n_genes:
+        return list(genes)
+    from scipy.sparse import vstack
+
+    counts = vstack([slide.counts[:, gene_columns(slide, genes)] for slide in slides], format="csr")  # type: ignore[index]
+    return [genes[i] for i in rank_genes(counts, "dispersion", 0.1)[:n_genes]]
+
+
+def gene_columns(slide: Slide, genes: Sequence[str]) -> list[int]:
+    """Columns of some genes in the counts of a slide."""
+    column = {gene: i for i, gene in enumerate(slide.genes)}
+    return [column[gene] for gene in genes]
+
+
+def _default_patch(model_config: ModelConfig, slides: Sequence[Slide]) -> PatchSpec:
+    diameter = float(np.median([slide.diameter_um for slide in slides]))
+    return PatchSpec(
+        fov_um=tuple(round(fov * diameter, 6) for fov in model_config.fov_spots), size_px=model_config.size_px
+    )

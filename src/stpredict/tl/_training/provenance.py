@@ -1,0 +1,98 @@
+"""The provenance of a predictor, put together at the end of training."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..._train.color import CHANNELS
+from ...pp.lattice import infer_lattice
+from .._predictor.provenance import Provenance
+from .._predictor.serialization import package_version
+from .._predictor.stain import training_stain
+from .plan import slide_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from ..._slides import Slide
+    from ..._train.data import Fold
+    from .._predictor.provenance import BestEpoch, ColorRange
+    from .plan import TrainingPlan
+
+
+def training_provenance(
+    plan: TrainingPlan,
+    colors: NDArray[np.float32],  # (n, d)
+    *,
+    ridge_penalty: float,
+    n_at_border: int,
+    best: Sequence[BestEpoch],
+    pretrained: Mapping[str, str],
+) -> Provenance:
+    """What a predictor records about its training."""
+    density = colors[:, -6:-3]  # mean optical density of the widest field of view
+    return Provenance(
+        slides={
+            slide.name: {
+                "group": slide.group,
+                "n_spots": len(slide.xy_px),
+                "um_per_px": slide.um_per_px,
+                "sha256": slide_digest(slide),
+            }
+            for slide in plan.slides
+        },
+        selection=plan.selection,
+        fit=plan.config.to_dict(),
+        validation=[{"kind": f.kind, "groups": list(f.groups), "leaks": f.leaks} for f in plan.folds],
+        validation_note=_validation_note(plan.folds),
+        best=best,
+        diameter_um=plan.diameter_um,
+        **_lattice(plan.slides),
+        color=color_range(density, plan.slide_index),
+        stain=training_stain(plan.slides),
+        ridge_penalty=ridge_penalty,
+        n_at_border=n_at_border,
+        pretrained=pretrained,
+        self_training=plan.self_training(),
+        versions={
+            "stpredict": package_version(),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _lattice(slides: Sequence[Slide]) -> dict[str, Any]:
+    """Median pitch of the spots over the slides, and the layout of the slide with the most spots."""
+    found = [infer_lattice(slide.xy_um) for slide in sorted(slides, key=lambda slide: -len(slide.xy_um))]
+    pitches = [pitch for pitch, _ in found if pitch]
+    return {"pitch_um": float(np.median(pitches)) if pitches else None, "layout": found[0][1]}
+
+
+def color_range(density: NDArray[np.float32], slide: NDArray[np.int64]) -> ColorRange:
+    """Mean and standard deviation of the optical density over spots, and the range of the means of slides."""
+    means = np.array([density[slide == i].mean(axis=0) for i in np.unique(slide)])
+    return {
+        "channels": list(CHANNELS),
+        "mean": density.mean(axis=0).astype(float).tolist(),
+        "std": density.std(axis=0).astype(float).tolist(),
+        "low": means.min(axis=0).astype(float).tolist(),
+        "high": means.max(axis=0).astype(float).tolist(),
+    }
+
+
+def _validation_note(folds: Sequence[Fold]) -> str:
+    first = folds[0]
+    if first.kind == "none":
+        return "none: the weights of the last epoch are kept"
+    if first.kind == "block":
+        return "held-out blocks of slides that are also trained on: scores on new slides will be lower"
+    groups = "; ".join(", ".join(f.groups) for f in folds)
+    leaks = any(f.leaks for f in folds)
+    return f"held-out groups ({groups})" + (" that are also trained on (leakage was allowed)" if leaks else "")
