@@ -120,7 +120,7 @@ def scored(predictor, test):
     columns = [test.genes.index(gene) for gene in predictor.genes]
     observed = predictor.target.normalize(test.counts, columns)
     spots, _ = read_spots([test], predictor.patch, progress=False)
-    colors = color_statistics(spots.patches.numpy(), spot_share(predictor))
+    colors = color_statistics(spots.patches, spot_share(predictor))
     predicted = predictor(spots, make_fabric(FitConfig()), n_views=8)
     rows = {
         "mean profile": np.broadcast_to(predictor.train_mean, observed.shape),
