@@ -38,8 +38,8 @@ def test_blocks_of_every_slide(sdata):
     assert test.groupby(sdata["observed"].obs["region"], observed=True).sum().tolist() == [9, 9, 9]
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+@pytest.mark.parametrize("seed", range(2))
 def test_blocks_are_few_and_contiguous(fraction, seed):
     marked = spatial_blocks(GRID, fraction=fraction, n_blocks=3, seed=seed)
     assert marked.sum() == round(fraction * len(GRID))
