@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,13 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Translation, get_transformation, set_transformation
 
 import stpredict as stp
+from stpredict._checks.models import single_token_grid, splits_patch
+from stpredict._slides import Selection, resolve
+from stpredict._train._errors import check_finite_features
+from stpredict.io._counts import _read_coordinates
+from stpredict.io._errors import exactly_one
 from stpredict.tl import FitConfig, PatchSpec, fit, predict
+from stpredict.tl._benchmarking.observations import collect_observations
 
 SOURCE = Path(stp.__file__).parent
 TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
@@ -273,7 +280,35 @@ def test_missing_pixels_are_flagged_and_predicted(sdata, predictor):
     assert np.isfinite(table.X).all()
 
 
-N_LETTERS, N_MESSAGES = 8, 3
+PIECE, SHARED = 12, 3
+"""Letters of a piece of a message, and how many messages may have the same one."""
+
+
+def no_counts(folder):
+    slide = resolve(stp.datasets.synthetic(n_slides=1, n_side=3), Selection())[0]
+    slide = replace(slide, counts=0 * slide.counts)
+    collect_observations([slide], list(slide.genes), stp.pp.TargetSpec(), fold=1, pooled=False, n_splits=2)
+
+
+def dense_matrix_market(folder):
+    (folder / "a.mtx").write_text("%%MatrixMarket matrix array real general\n1 1\n3\n")
+    _read_coordinates(folder / "a.mtx")
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (no_counts, "No test slide of fold 1 has .* spots with counts of the genes"),
+    (dense_matrix_market, "its first line is '%%MatrixMarket matrix array real general', not"),
+    (lambda folder: exactly_one([Path("a.h5"), Path("b.h5")], ["*.h5"], folder, "matrices"),
+     "holds several matrices: 'a.h5', 'b.h5'"),
+    (lambda folder: check_finite_features(finite=False), "The frozen encoder gives values that are not finite"),
+    (lambda folder: single_token_grid(["fine", "coarse"], "hrnet"), "'hrnet' has several grids of tokens, not one"),
+    (lambda folder: splits_patch(4, 8), "`size_px` is 4; the patch is cut into 8 x 8: give at least 8"),
+])  # fmt: skip
+def test_errors_that_no_other_test_provokes(tmp_path, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(tmp_path)
+
+
 CHECKS = {*(SOURCE / "_checks").glob("[a-z]*.py"), *SOURCE.rglob("_errors.py")}
 
 
@@ -317,21 +352,50 @@ def words_of(node):
             if isinstance(part, ast.Constant) and isinstance(part.value, str)]  # fmt: skip
 
 
-def pieces(texts):
-    return {text[i : i + N_LETTERS] for text in texts for i in range(len(text) - N_LETTERS + 1)}
+def pieces(texts, length):
+    return {text[i : i + length] for text in texts for i in range(len(text) - length + 1)}
+
+
+def messages(file):
+    """Place and words of each message of a file, with those that a variable puts into it."""
+    for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef):
+            assigned = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
+            for node in assigned:
+                if ast.unparse(node.targets[0]) == "msg":
+                    names = {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
+                    parts = [part.value for part in assigned if ast.unparse(part.targets[0]) in names]
+                    words = [text for part in (node.value, *parts) for text in words_of(part)]
+                    yield f"{file.relative_to(SOURCE)}:{node.lineno}", words
+
+
+def patterns(file):
+    """Strings of a file of tests that may be compared with messages: all but docstrings and what is only passed on."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in ("pytest.raises", "pytest.warns"):
+                yield from words_of(ast.Tuple([keyword.value for keyword in node.keywords]))
+            elif name.endswith((".parametrize", ".param")):
+                yield from words_of(node)
+        elif isinstance(node, ast.Assign):
+            yield from words_of(node.value)
+        elif isinstance(node, ast.For):
+            yield from words_of(node.iter)
 
 
 def test_every_message_is_matched_by_a_test():
-    """Tests hold a piece of each message that hardly any other message has."""
-    messages = {}
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "msg":
-                messages[f"{path.relative_to(SOURCE)}:{node.lineno}"] = pieces(words_of(node.value))
-    n_messages = Counter(piece for found in messages.values() for piece in found)
-    tests = Path(__file__).parent.rglob("test_*.py")
-    patterns = [text for path in tests for text in words_of(ast.parse(path.read_text(encoding="utf-8")))]
-    matched = pieces(re.sub(r"\\(.)", r"\1", text) for text in patterns)
-    own = {place: {piece for piece in found if n_messages[piece] <= N_MESSAGES} for place, found in messages.items()}
-    assert len(messages) > 300
-    assert not [place for place, found in own.items() if not found & matched]
+    """Tests compare with a piece of each message that hardly any other message has."""
+    texts = dict(found for file in SOURCE.rglob("*.py") for found in messages(file))
+    tests = [text for file in Path(__file__).parent.rglob("test_*.py") for text in patterns(file)]
+    tests = [re.sub(r"\\(.)", r"\1", text) for text in tests]
+    lengths = {place: min(PIECE, max(map(len, words))) for place, words in texts.items() if words}
+    n_messages, matched = {}, {}
+    for length in set(lengths.values()):
+        n_messages[length] = Counter(piece for words in texts.values() for piece in pieces(words, length))
+        matched[length] = pieces(tests, length)
+    assert len(texts) > 200
+    assert not [
+        place for place, length in lengths.items()
+        if not any(n_messages[length][piece] <= SHARED for piece in pieces(texts[place], length) & matched[length])
+    ]  # fmt: skip

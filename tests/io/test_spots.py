@@ -147,7 +147,7 @@ def test_labels(write, layout):
 def test_label_column(write):
     path = write("x\ty\tlayer\n3\t2\tgranular\n")
     assert read_labels(path, np.array([[3, 2]]), "layer") == ["granular"]
-    with pytest.raises(ValueError, match=r"no column 'label' \(found: 'x', 'y', 'layer'\)"):
+    with pytest.raises(ValueError, match=r"no column 'label' \(found: 'x', 'y', 'layer'\)\. Name its columns"):
         read_labels(path, np.array([[3, 2]]))
 
 

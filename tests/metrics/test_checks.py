@@ -44,7 +44,9 @@ class TestPaired:
             score(VALUES[:, :0], VALUES[:, :0])
 
     def test_types(self, score):
-        with pytest.raises(TypeError, match=r"`observed` is a csr_array.*`observed.toarray\(\)`"):
+        with pytest.raises(
+            TypeError, match=r"`observed` is a csr_array, but scores need a dense .*`observed.toarray\(\)`"
+        ):
             score(scipy.sparse.csr_array(VALUES), VALUES)
         with pytest.raises(TypeError, match=r"`predicted` has dtype <U\d+, but must hold real numbers"):
             score(VALUES, VALUES.astype(str))

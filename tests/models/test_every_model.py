@@ -123,8 +123,6 @@ CHANGES = {
         "mask_rate": 0.5,
         "dropout": 0.5,
         **ALONE,
-        "color_tokens": True,
-        "statistics_share": 0.5,
     },
     "m2ost_reference": {
         "n_outputs": 5,
@@ -201,11 +199,13 @@ CHANGES |= {
     "m2ost_encoder": {
         **CHANGES["m2ost"],
         "mlp_ratio": 1.0,
+        "color_tokens": True,
         "statistics_share": 0.2,
         "encoder": "resnet10t",
         "n_components": 2,
         "encoder_share": 0.9,
     },
+    "m2ost_tiny": {**CHANGES["m2ost"], "mlp_ratio": 1.0, "color_tokens": True, "statistics_share": 0.2},
     "mean_profile": {"n_outputs": 5},
     "resnet50": {"n_outputs": 5, "encoder": "test_vit", "frozen": True, "size_px": 64},
     "stnet": {"n_outputs": 5, "size_px": 64},
@@ -248,6 +248,7 @@ CHANGES |= {
 }
 DECLARED = {  # fields that say what the model wants, or that only act in training on real data
     "m2ost": {"context"},
+    "m2ost_tiny": {"context"},
     "m2ost_encoder": {"context", "weights", "n_features"},
     "m2ost_reference": {"context", "fov_spots"},
     "m2ort": {"context", "fov_spots"},

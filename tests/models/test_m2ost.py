@@ -114,7 +114,7 @@ def test_wrong_types_are_refused():
 
 
 def test_wrong_types_of_statistics_are_refused():
-    with pytest.raises(TypeError, match=r"`color_tokens` is 1 \(int\)"):
+    with pytest.raises(TypeError, match=r"`color_tokens` is 1 \(int\); give True or False"):
         with_statistics(color_tokens=1)
     with pytest.raises(ValueError, match=r"`statistics_share` is 1\.0"):
         with_statistics(statistics_share=1.0)

@@ -75,4 +75,4 @@ def test_what_was_measured_is_on_the_pages():
     tables = json.loads((ZOO / "zoo.json").read_text(encoding="utf-8"))
     assert set(zoo.LABELS) == set(PAGES) - {"index"}
     for name in zoo.LABELS:
-        assert zoo.measured(PAGES[name], tables, name) == PAGES[name]
+        assert zoo.with_block(PAGES[name], tables, name) == PAGES[name]

@@ -144,6 +144,14 @@ def test_a_model_that_failed_on_a_section_is_left_out_there(benchmark):
     assert titles == ["observed", "m2ost", "mean_profile"]
 
 
+def test_a_gene_without_any_value(benchmark):
+    tables = {name: benchmark.table(name).copy() for name in MODELS}
+    tables["m2ost"].X[:, 2] = np.nan
+    benchmark.table = lambda model, seed=None: tables[model]
+    with pytest.raises(ValueError, match="Every value of gene 'GENE2' in 'm2ost' is missing in this region"):
+        pl.benchmark_maps(benchmark, "GENE2")
+
+
 def test_colours_of_all_genes(benchmark):
     axes = pl.benchmark_pca(benchmark, "S0")
     assert [ax.get_title(loc="left") for ax in axes] == ["observed", *ORDER]
@@ -192,7 +200,7 @@ def test_faults(benchmark):
         pl.benchmark_scores({})
     with pytest.raises(ValueError, match=r"No score 'r2' .* \(found: 'ceiling', 'pearson'\)"):
         pl.benchmark_scores(benchmark, metric="r2")
-    with pytest.raises(ValueError, match=r"No section 'S7' .* \(found: 'S0', 'S1'\)"):
+    with pytest.raises(ValueError, match=r"No section 'S7' among the held-out ones\. .* \(found: 'S0', 'S1'\)"):
         pl.benchmark_maps(benchmark, "GENE1", "S7")
     with pytest.raises(ValueError, match=r"No gene 'GENE11' in 'the benchmark' .*Did you mean 'GENE1'"):
         pl.benchmark_maps(benchmark, "GENE11")

@@ -95,7 +95,7 @@ def test_given_axes(table):
 def test_faults(table):
     with pytest.raises(TypeError, match=r"`scores` is dict; expected the DataFrame that `stp\.tl\.evaluate"):
         pl.scores({"pearson": [1.0]})
-    with pytest.raises(ValueError, match=r"no column 'pearson' \(found: 'spearman', 'ceiling'"):
+    with pytest.raises(ValueError, match=r"`scores` has no column 'pearson' \(found: 'spearman', 'ceiling'"):
         pl.scores(table.drop(columns="pearson"))
     with pytest.raises(ValueError, match=r"`scores` is empty"):
         pl.scores(table.iloc[:0])

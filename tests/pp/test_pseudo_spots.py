@@ -116,7 +116,6 @@ def test_between_circles_it_is_dropped_and_said(caplog):
 
 
 @pytest.mark.parametrize("geometry", [
-    PLATFORMS["visium"],
     PLATFORMS["visium_hd_8um"],
     SpotGeometry(diameter_um=10, pitch_um=10, layout="hexagonal"),
     SpotGeometry(diameter_um=8, pitch_um=10, layout="hexagonal", outline="square"),
@@ -300,7 +299,6 @@ def test_cells_between_spots_are_said(sdata):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     ({}, "Cells of several samples were found: 'S0_spots', 'S1_spots', 'S2_spots'"),
-    ({"shapes_key": "S0_spots", "min_cells": 0}, "`min_cells` is 0"),
     ({"shapes_key": "S0_spots", "min_cells": 99}, "No spot has 99 cells: 36 cells count"),
     ({"shapes_key": "S0_spots", "layer": "rate"}, "Raw counts are needed"),
     ({"shapes_key": "S0_spots", "key_added": "S1_spots"}, "already has an element 'S1_spots'"),

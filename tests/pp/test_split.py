@@ -38,8 +38,8 @@ def test_blocks_of_every_slide(sdata):
     assert test.groupby(sdata["observed"].obs["region"], observed=True).sum().tolist() == [9, 9, 9]
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+@pytest.mark.parametrize("seed", range(2))
 def test_blocks_are_few_and_contiguous(fraction, seed):
     marked = spatial_blocks(GRID, fraction=fraction, n_blocks=3, seed=seed)
     assert marked.sum() == round(fraction * len(GRID))
@@ -68,7 +68,7 @@ def test_blocks_of_few_spots(n, expected):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ({"held_out": ["P7", "P0"]}, r"`held_out` names 'P7'; obs\['patient'\] holds 'P0', 'P1', 'P2'"),
+    ({"held_out": ["P7", "P0"]}, r"`held_out` names 'P7'; obs\['patient'\] holds 'P0', .*'P2'\. Give some of these"),
     ({"held_out": ["P0", "P1", "P2"]}, "leaves 0 spots to train"),
     ({"by": "donor"}, "No column 'donor'"),
     ({"fraction": 2.0}, "`fraction` is 2.0"),

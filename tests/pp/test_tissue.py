@@ -64,8 +64,9 @@ def rasterised(sdata: SpatialData, step: float = 1.0, key: str = "tissue") -> np
     return shapely.contains_xy(union, X * step, Y * step)
 
 
-@pytest.mark.parametrize("haze", [0.0, 0.2])
-@pytest.mark.parametrize("background", [WHITE, GREY, PINK], ids=["white", "grey", "pink"])
+@pytest.mark.parametrize(
+    ("background", "haze"), [(WHITE, 0.0), (GREY, 0.0), (GREY, 0.2), (PINK, 0.2)], ids=["white", "grey", "haze", "pink"]
+)
 def test_disc_on_any_background(background, haze):
     rgb, mask = drawn(background, haze=haze)
     assert iou(found(rgb), mask) > (0.92 if haze else 0.96)
@@ -152,17 +153,12 @@ def test_minimal_area_drops_pieces_and_fills_holes():
     assert [len(polygon.interiors) for polygon in sdata["tissue"].geometry] == [0, 0]
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_other_pixel_types_give_the_same(dtype):
+def test_other_pixel_types_give_the_same():
     rgb, _ = drawn()
-    first, second = (as_object(image) for image in (rgb, _as(rgb, dtype)))
+    first, second = (as_object(image) for image in (rgb, rgb.astype(np.uint16) * 257))
     for sdata in (first, second):
         stp.pp.tissue(sdata, um_per_px=UM)
     assert first["tissue"].geometry.equals(second["tissue"].geometry)
-
-
-def _as(rgb: np.ndarray, dtype: str) -> np.ndarray:
-    return rgb.astype(np.uint16) * 257 if dtype == "uint16" else (rgb / np.float32(255)).astype(np.float32)
 
 
 @pytest.mark.parametrize("scale_factors", [None, [2, 2, 2]], ids=["one level", "pyramid"])

@@ -177,7 +177,7 @@ def test_a_slide_that_another_process_is_at_is_left_to_it(paths, predictor, tmp_
 
 def test_what_another_process_finished_meanwhile_is_not_done_again(paths, predictor, out, monkeypatch):
     before = written(out)
-    monkeypatch.setattr(runner, "_unfinished", lambda jobs, out: jobs)  # as it was when this process began
+    monkeypatch.setattr(runner, "_unfinished_jobs", lambda jobs, out: jobs)  # as it was when this process began
     summary = predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
     assert summary["status"].tolist() == ["done"] * 3
     assert {path: at for path, at in written(out).items() if path.name != "summary.csv"} == {

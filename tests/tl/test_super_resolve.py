@@ -179,7 +179,7 @@ def test_means_over_spots_are_those_that_were_measured_or_predicted(made, slide)
     predict(slide, made.predictor, **QUIET)
     expected = {"observed": log_cp10k(slide["observed"].X), "predicted": slide["predicted"].X}
     for anchor, values in expected.items():
-        super_resolve(slide, made.predictor, step_um=16, anchor=anchor, **INSIDE)
+        super_resolve(slide, made.predictor, step_um=25, anchor=anchor, **INSIDE)
         found = spot_means(slide["super_resolved"]).loc[slide["observed"].obs_names]
         np.testing.assert_allclose(found, np.expm1(values.astype(np.float64)), rtol=1e-4)
 
@@ -205,7 +205,7 @@ def test_squares_tile_the_spots_and_the_gaps(made, slide):
 def test_the_object_can_be_used_and_written_as_before(made, slide, tmp_path):
     before = slide["observed"].copy()
     for _ in range(2):
-        super_resolve(slide, made.predictor, step_um=25, **INSIDE)
+        super_resolve(slide, made.predictor, step_um=40, **INSIDE)
     predict(slide, made.predictor, **QUIET)
     rasterize(slide, ["A"], table_name="super_resolved")
     np.testing.assert_array_equal(slide["observed"].X.toarray(), before.X.toarray())
@@ -256,7 +256,7 @@ def test_failed_spots_are_not_learnt_from(made, slide):
 def test_gaps_off_the_tissue_are_left_out(made, slide):
     half = shapely.box(0, 0, (N_SIDE + 1) * PITCH_UM / UM_PER_PX / 2, (N_SIDE + 1) * PITCH_UM / UM_PER_PX)
     slide.shapes["tissue"] = ShapesModel.parse(GeoDataFrame(geometry=[half]), transformations={"global": Identity()})
-    super_resolve(slide, made.predictor, step_um=25, **QUIET)
+    super_resolve(slide, made.predictor, step_um=40, **QUIET)
     table = slide["super_resolved"]
     off = table.obsm["spatial"][:, 0] > half.bounds[2]
     assert off.any()
@@ -269,7 +269,7 @@ def test_other_coordinates_give_the_same(made, slide):
     for name in ("image", "spots", "corner"):
         set_transformation(scaled[name], Scale([0.5, 0.5], axes=("x", "y")), "global")
     for each in (slide, scaled):
-        super_resolve(each, made.predictor, step_um=25, **INSIDE)
+        super_resolve(each, made.predictor, step_um=40, **INSIDE)
     np.testing.assert_allclose(scaled["super_resolved"].X, slide["super_resolved"].X, atol=1e-5)
     assert get_transformation(scaled["super_resolved_spots"], "global").to_affine_matrix("x", "x")[0, 0] == 0.5
 

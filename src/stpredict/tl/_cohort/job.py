@@ -86,7 +86,7 @@ def _predict_locked(job: SlideJob, predictor: Predictor, client: Client | None) 
         # A slide can be broken in any way, and readers and user code raise anything. It must not stop the other slides
         # of a cohort, which may run for days: the error is written into its state, and the summary shows it.
         except Exception as error:  # noqa: BLE001
-            state = state.failed(error)
+            state = state.with_error(error)
     messages = sorted({str(each.message) for each in caught if issubclass(each.category, UserWarning)})
     return replace(state, seconds=round(time.monotonic() - start, 2), warnings=messages).write(job.folder)
 

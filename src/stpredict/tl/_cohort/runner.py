@@ -135,7 +135,7 @@ def predict_cohort(
         )
         for name, path in slides.items()
     ]
-    todo = _unfinished(jobs, out)
+    todo = _unfinished_jobs(jobs, out)
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="slides", unit="slide", disable=not progress) as bar:
         n_failed = 0
         for state in _run_jobs(todo, predictor, client):
@@ -173,7 +173,7 @@ def _slide_paths(paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathL
     return {name: Path(path).absolute() for name, path in pairs}
 
 
-def _unfinished(jobs: Sequence[SlideJob], out: Path) -> list[SlideJob]:
+def _unfinished_jobs(jobs: Sequence[SlideJob], out: Path) -> list[SlideJob]:
     """Slides that are not finished; an error if others were finished in another way."""
     states = {job.name: SlideState.read_finished(job.folder) for job in jobs}
     finished = [(job, state) for job in jobs if (state := states[job.name]) is not None]
@@ -206,7 +206,7 @@ def _run_jobs(jobs: Sequence[SlideJob], predictor: Predictor, client: Client | N
         if error is None:
             yield future.result()
         else:
-            yield SlideState.running(job).failed(error).write(job.folder)
+            yield SlideState.running(job).with_error(error).write(job.folder)
 
 
 def _predict_in_worker(predictor: Predictor, job: SlideJob) -> SlideState:

@@ -41,7 +41,7 @@ class SlideState:
         """The state of a slide that is begun."""
         return cls(status="running", fingerprint=job.fingerprint, patch_version=PATCH_VERSION)
 
-    def failed(self, error: BaseException) -> SlideState:
+    def with_error(self, error: BaseException) -> SlideState:
         """The same slide after an error."""
         text = f"{type(error).__name__}: {error}"
         return replace(self, status="failed", error=text, traceback=traceback.format_exception(error))

@@ -77,11 +77,11 @@ class Provenance(Mapping[str, Any]):
     """Which elements of the objects were used."""
     fit: Mapping[str, Any] = field(default_factory=dict)
     """The fields of `FitConfig`."""
-    validation: Sequence[ValidationRecord] = ()
+    validation: Sequence[ValidationRecord] = field(default_factory=list)
     """What each member held out."""
     validation_note: str = "none"
     """The same as a sentence."""
-    best: Sequence[BestEpoch] = ()
+    best: Sequence[BestEpoch] = field(default_factory=list)
     """Best epoch and its validation score, by network."""
     diameter_um: float | None = None
     """Median diameter of the training spots in µm."""
