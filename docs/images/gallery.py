@@ -1,7 +1,7 @@
-"""The pictures of docs/gallery.md, drawn by the code on that page: `python docs/images/gallery.py`. Made-up data only.
+"""Draw the figures of docs/gallery.md with the code on that page: `python docs/images/gallery.py`. Synthetic data only.
 
-Blocks run in order, in one namespace. The figure that a block leaves is saved under the name of the image above it; a
-block that stands under no image only prepares. Arguments are names of images: then only these are saved.
+The code blocks run in order, in one namespace. The current figure after a block is saved as the image above the block;
+a block without an image above it only prepares data. Given names of images as arguments, the script saves only these.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DPI, MOST_BYTES = 130, 150_000
 
 
 def blocks() -> Iterator[tuple[str | None, str]]:
-    """The code blocks of the page, each with the image above it, if there is any."""
+    """Yield the code blocks of the page, each with the image above it, or None."""
     image = None
     for part in PARTS.finditer((DOCS / "gallery.md").read_text(encoding="utf-8")):
         if part["python"]:
@@ -32,7 +32,7 @@ def blocks() -> Iterator[tuple[str | None, str]]:
 
 
 def save(path: Path) -> None:
-    """Save the current figure in 256 colours of its own, spread so that those of few pixels are kept too."""
+    """Save the current figure with a palette of 256 colours that also covers rare colours."""
     from matplotlib import pyplot as plt
     from PIL import Image
 
@@ -44,7 +44,7 @@ def save(path: Path) -> None:
 
 
 def main(names: list[str]) -> None:
-    """Run the page."""
+    """Run the code of the page."""
     import matplotlib as mpl
 
     mpl.use("Agg")

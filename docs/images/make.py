@@ -1,4 +1,4 @@
-"""The pictures of the guide: `python docs/images/make.py start`, `fields_of_view` or `design`. Synthetic data only."""
+"""Draw figures of the guide: `python docs/images/make.py start`, `fields_of_view` or `design`. Synthetic data only."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import textwrap
 from pathlib import Path
 
 HERE = Path(__file__).parent
-INK = "#808080"  # grey that shows on black and on white
-COLOURS = ("#0072B2", "#E69F00", "#CC79A7")  # of Okabe and Ito, narrowest field of view first
+INK = "#808080"  # grey that is visible on black and on white
+COLOURS = ("#0072B2", "#E69F00", "#CC79A7")  # of Okabe and Ito; narrowest field of view first
 SPOT_UM, PITCH_UM = 55.0, 100.0
 FOVS = (1.5, 3.0, 9.0)
 SIZE_PX = 112
 LEVELS = (0.5, 1.0, 2.0, 4.0)  # µm per pixel
-STEPS = {  # what flows: its column and row in the drawing, and what is known of it
+STEPS = {  # objects of a run: column and row in the diagram, and contents
     "SpatialData": (0, 0, "image, spots, counts"),
-    "Slide": (1, 0, "pyramid, centres in px, µm/px, group"),
+    "Slide": (1, 0, "pyramid, spot centres, µm/px, group"),
     "PatchReader": (2, 0, "windows, 8-bit patches"),
-    "SpotBatch": (3, 0, "patches, places, targets"),
+    "SpotBatch": (3, 0, "patches, coordinates, targets"),
     "model": (3, 1, "batch in, values out"),
     "loop": (3, 2, "Fabric: devices, seeds, checkpoint"),
-    "Predictor": (2, 2, "networks, targets, baselines, range"),
-    "Plan": (1, 1, "partitions of 1,024 spots"),
-    "sink": (1, 2, "memory, or a store on disk"),
+    "Predictor": (2, 2, "networks, targets, baselines, provenance"),
+    "PredictionPlan": (1, 1, "partitions of 1,024 spots"),
+    "Sink": (1, 2, "in memory, or a store on disk"),
     "table": (0, 2, "AnnData: predicted, baselines"),
-    "scores": (0, 1, "gene by score, beside the ceiling"),
+    "scores": (0, 1, "one row per gene, with the noise ceiling"),
 }
-PLACES = {  # where in `src/stpredict` each is, and its layer by colour
+PLACES = {  # module of each object in `src/stpredict`, and index of its colour
     "SpatialData": ("io, datasets, pp", 0), "Slide": ("_slides", 0), "PatchReader": ("_pixels, _chunks", 0),
     "SpotBatch": ("_train", 1), "model": ("models", 1), "loop": ("_train", 1), "Predictor": ("tl", 2),
-    "Plan": ("tl", 2), "sink": ("tl", 2), "table": ("tl", 2), "scores": ("tl, metrics", 2),
+    "PredictionPlan": ("tl", 2), "Sink": ("tl", 2), "table": ("tl", 2), "scores": ("tl, metrics", 2),
 }  # fmt: skip
 FLOWS = (
     ("SpatialData", "Slide"), ("Slide", "PatchReader"), ("PatchReader", "SpotBatch"), ("SpotBatch", "model"),
-    ("model", "loop"), ("loop", "Predictor"), ("Slide", "Plan"), ("Predictor", "sink"), ("Plan", "sink"),
-    ("sink", "table"), ("table", "scores"),
+    ("model", "loop"), ("loop", "Predictor"), ("Slide", "PredictionPlan"), ("Predictor", "Sink"),
+    ("PredictionPlan", "Sink"), ("Sink", "table"), ("table", "scores"),
 )  # fmt: skip
 
 
 def start() -> None:
-    """What the example of the start page draws."""
+    """Draw the figure of the example on the start page."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -53,17 +53,17 @@ def start() -> None:
 
 
 def fields_of_view() -> None:
-    """Three fields of view of one spot, the level that each is read from, and the patches."""
+    """Draw three fields of view of one spot, the level that each is read from, and the patches."""
     parts = [*_tissue(at=(10, 34), side=330), *_pyramid(x=392, y=34), *_patches(x=590, y=34)]
     style = f"text{{font:12px sans-serif;fill:{INK}}} .b{{font-weight:bold}} .m{{text-anchor:middle}}"
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 400" role="img">'
-    title = "<title>Three fields of view of one spot are read from three levels and become three patches</title>"
+    title = "<title>Three fields of view of one spot, read from three levels and resampled to three patches</title>"
     body = "\n".join([head, title, f"<style>{style}</style>", *parts, "</svg>"])
     (HERE / "fields_of_view.svg").write_text(body + "\n", encoding="utf-8")
 
 
 def design() -> None:
-    """One run, from a slide to its scores: what flows, and which module owns it."""
+    """Draw the data flow of a run, from a slide to its scores, with the module of each object."""
     boxes = {name: (10 + 182 * column, 34 + 104 * row) for name, (column, row, _) in STEPS.items()}
     parts = [_arrow(boxes[a], boxes[b]) for a, b in FLOWS]
     for name, (x, y) in boxes.items():
@@ -99,7 +99,7 @@ def _folded(text: str, width: int = 25) -> list[str]:
 
 
 def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
-    """From the edge of one box to the nearest edge of another, along a row or a column."""
+    """Draw an arrow from the edge of one box to the nearest edge of another, along a row or a column."""
     (x0, y0), (x1, y1) = start, end
     if y0 == y1:
         ends = (x0 + 154, x1 - 2) if x1 > x0 else (x0, x1 + 156)
@@ -111,10 +111,10 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 
 def _tissue(at: tuple[float, float], side: float) -> list[str]:
-    """Spots of a hexagonal array at true scale, and the squares around one of them; part lies beyond the image."""
+    """Draw spots of a hexagonal array to scale, and the squares around one of them, which extend beyond the image."""
     x0, y0 = at
-    scale = side / 560.0  # pixels of the drawing a µm
-    edge = x0 + 70 * scale  # the image begins here
+    scale = side / 560.0  # pixels of the diagram per µm
+    edge = x0 + 70 * scale  # left edge of the image
     centre = (x0 + side / 2, y0 + side / 2)
     parts = [
         f'<text x="{x0}" y="18" class="b">on the slide (Visium)</text>',
@@ -144,13 +144,13 @@ def _tissue(at: tuple[float, float], side: float) -> list[str]:
     parts += [
         f'<path d="M{x:.1f} {y}h{bar:.1f}" stroke="{INK}" stroke-width="3"/>',
         f'<text x="{x - 6:.1f}" y="{y + 4}" text-anchor="end">100 µm</text>',
-        f'<text x="{x0}" y="{y + 4}">hatched: beyond the image</text>',
+        f'<text x="{x0}" y="{y + 4}">hatched: outside the image</text>',
     ]
     return parts
 
 
 def _pyramid(x: float, y: float) -> list[str]:
-    """Levels as bars of halving width, and arrows to the patches that are read from each."""
+    """Draw the levels as trapezoids, each half as wide as the level above."""
     parts = [f'<text x="{x}" y="18" class="b">image pyramid</text>']
     for i, um in enumerate(LEVELS):
         width, top = 150 / 2**i, y + 20 + 86 * i
@@ -165,7 +165,7 @@ def _pyramid(x: float, y: float) -> list[str]:
 
 
 def _patches(x: float, y: float) -> list[str]:
-    """One square a scale, with its side in µm and the resolution that it needs."""
+    """Draw one square per scale, with its width in µm and the resolution that it needs."""
     parts = [f'<text x="{x}" y="18" class="b">patches</text>']
     for i, (fov, colour) in enumerate(zip(FOVS, COLOURS, strict=True)):
         um = fov * SPOT_UM
