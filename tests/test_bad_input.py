@@ -309,7 +309,7 @@ def test_errors_that_no_other_test_provokes(tmp_path, call, words):
         call(tmp_path)
 
 
-CHECKS = {*(SOURCE / "_checks").glob("[a-z]*.py"), *SOURCE.rglob("_errors.py")}
+CHECKS = {*(SOURCE / "_checks").glob("[a-z]*.py"), *SOURCE.rglob("_errors.py"), SOURCE / "_slides" / "checks.py"}
 
 
 def uses(file):
