@@ -22,7 +22,7 @@ import torch
 from her2st_sections import SPACES, TEST, TRAIN, scores
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
 from stpredict._train.data import read_spots
 from stpredict.models import build

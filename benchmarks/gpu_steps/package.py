@@ -14,7 +14,7 @@ REPLACED = stand_ins.install()
 
 # ruff: noqa: E402, F401  (after the stand-ins; for other files)
 from stpredict._geometry import PatchSpec
-from stpredict._slides import Level, Slide
+from stpredict._slides.slides import Level, Slide
 from stpredict._train.batches import BatchLimit, to_device
 from stpredict._train.batches import device_batches as send_batches
 from stpredict._train.color import apply_ridge, color_statistics

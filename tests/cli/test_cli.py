@@ -12,7 +12,7 @@ from stpredict import datasets, tl
 from stpredict._cli import main
 from stpredict._cli._main import parser
 from stpredict._files import lock
-from stpredict._slides import pyramid
+from stpredict._slides.slides import pyramid
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 

@@ -11,8 +11,8 @@ from matplotlib.patches import Rectangle
 from .. import _keys as keys
 from .._geometry import PatchSpec
 from .._pixels import PatchReader
-from .._slides import Selection, resolve
 from .._slides import checks as check_elements
+from .._slides.slides import Selection, resolve
 from . import _errors as check
 from ._slide_axes import Window, draw_spots, draw_tissue, length_label, scale_bar
 from ._style import category, look, panels
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides import Slide
+    from .._slides.slides import Slide
 
 FOV_SPOTS = (1.5, 3.0, 6.0)
 """Fields of view in spot diameters if none are given or recorded: the default of the models."""

@@ -14,7 +14,7 @@ from spatialdata.models import get_table_keys
 from .. import _keys as keys
 from .._checks import expression as check_expression
 from .._slides import checks as check_elements
-from .._slides import resolve, slide_images
+from .._slides.slides import resolve, slide_images
 from ..metrics import pearson
 from ..pp import TargetSpec
 from ..pp.columns import read_columns
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .._slides import Selection, Slide
+    from .._slides.slides import Selection, Slide
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

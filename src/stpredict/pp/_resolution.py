@@ -19,14 +19,14 @@ from .._resolution import (
     spot_platform,
     stated_resolution,
 )
-from .._slides import Selection, resolve, slide_images
 from .._slides import checks as check_elements
+from .._slides.slides import Selection, resolve, slide_images
 from . import _errors as check
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-    from .._slides import Slide
+    from .._slides.slides import Slide
 
 
 def resolution(

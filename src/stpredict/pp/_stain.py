@@ -9,7 +9,7 @@ import numpy as np
 from .. import _keys as keys
 from .._checks import slides as check_slides
 from .._slides import checks as check_elements
-from .._slides import image_resolution, pyramid
+from .._slides.slides import image_resolution, pyramid
 from . import _errors as check
 from . import elements
 from .stain_normalization import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides import Level
+    from .._slides.slides import Level
 
     Float = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._geometry import apply_affine, axis_scales
-from .._slides import affine_matrix, slide_images
 from .._slides import checks as check_elements
+from .._slides.slides import affine_matrix, slide_images
 from . import _errors as check
 
 if TYPE_CHECKING:

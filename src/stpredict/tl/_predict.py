@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._slides import Selection, resolve
 from .._slides import checks as check_elements
+from .._slides.slides import Selection, resolve
 from ..models.model_config import uses_embeddings
 from ._inference.cluster import check_client, predict_on_cluster
 from ._inference.partitions import predict_positions

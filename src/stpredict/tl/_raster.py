@@ -14,8 +14,8 @@ from spatialdata.transformations import Affine, get_transformation
 
 from .. import _keys as keys
 from .._checks.slides import listed
-from .._slides import affine_matrix
 from .._slides import checks as check_elements
+from .._slides.slides import affine_matrix
 from ..pp.columns import read_columns, to_dense
 from ..pp.raster import fit_raster
 

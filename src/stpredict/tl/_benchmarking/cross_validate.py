@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
-from ..._slides import Selection
 from ..._slides import checks as check_elements
+from ..._slides.slides import Selection
 from . import _errors as check
 from .benchmark import run_benchmark
 from .entry import Entry, common_fields, entries_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from ..._geometry import PatchSpec
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from ..._train.config import FitConfig
     from ...pp.targets import TargetSpec
     from .folds import By

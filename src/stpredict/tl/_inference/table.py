@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from .._options import PredictOptions
     from .._predictor.predictor import Predictor
     from .sinks import Sink

@@ -13,8 +13,8 @@ from spatialdata.models import TableModel
 from ... import _keys as keys
 from ..._checks import config as check_config
 from ..._geometry import spot_pitch
-from ..._slides import Selection, resolve
 from ..._slides import checks as check_elements
+from ..._slides.slides import Selection, resolve
 from ..._train.batches import BatchLimit
 from ..._train.config import FitConfig
 from ..._train.device import make_fabric
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from .._predictor.predictor import Predictor
     from .slide_resolver import Anchor
     from .superpixels import Superpixels
