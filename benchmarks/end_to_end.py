@@ -29,7 +29,7 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import ShapesModel
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict._train.batches import BatchLimit
 from stpredict._train.color import CHANNELS, apply_ridge, color_statistics, fit_ridge
 from stpredict._train.data import read_pieces, read_spots

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from her2st_c5 import COLUMNS, with_share
-from her2st_torch import TEST, TRAIN
+from her2st_sections import TEST, TRAIN
 
 import stpredict as stp
 

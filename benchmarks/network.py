@@ -1,10 +1,11 @@
 """How fast the networks are, as a share of what the machine can do at all.
 
-    python benchmarks/network.py [--full] [--device cpu] [--out benchmarks]
+    python benchmarks/network.py [--full] [--out benchmarks]
 
 Every time is taken between two runs of a large matrix product in the same precision, and reported as a share of it;
 networks take turns, several rounds, since times on shared machines mean little. About two minutes on
-two cores, six with ``--full``. No downloads; DenseNet-121 and ViT-B/16 are rows where timm is installed.
+two cores, six with ``--full``. No downloads; DenseNet-121 and ViT-B/16 are rows where timm is installed. On a CPU;
+`gpu.py` measures the same networks on a GPU.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import platform
 import statistics
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from network_cases import GRAPHS, OTHERS, OURS, PLAIN, Case
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,20 +31,7 @@ from stpredict import models
 from stpredict.models import SpotBatch, m2ost
 
 N_OUTPUTS = 250
-OURS = ("m2ost", "m2ost_small", "m2ost_tiny", "m2ost_reference")
-OTHERS = {"DenseNet-121": "densenet121", "ViT-B/16": "vit_base_patch16_224"}
-PLAIN = "m2ost, plain"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One row: a network, what it does, in which precision, and how it is run."""
-
-    network: str
-    mode: str
-    precision: str = "fp32"
-    execution: str = "eager"
 
 
 class OnePatch(nn.Module):
@@ -103,13 +91,13 @@ def size_and_cost(name):
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops() / 2 / 2
 
 
-def runner(case, n, device):
-    """A function that does one batch of a case."""
+def runner(case, n, device, backend="inductor"):
+    """A function that does one batch of a case; ``backend`` compiles it, where it is compiled."""
     network, batch = build(case.network).to(device), spots(case.network, n, device)
     if case.execution != "eager":
-        mode = "reduce-overhead" if case.execution == "CUDA graphs" else None
+        mode = "reduce-overhead" if case.execution == GRAPHS and backend == "inductor" else None
         entry = "loss" if case.mode == "training" else "forward"
-        setattr(network, entry, torch.compile(getattr(network, entry), mode=mode))
+        setattr(network, entry, torch.compile(getattr(network, entry), mode=mode, backend=backend))
     lower = case.precision != "fp32"
     precision = torch.autocast(device, PRECISIONS[case.precision]) if lower else nullcontext()
     attention = patch.object(m2ost, "attend", materialised) if case.network == PLAIN else nullcontext()
@@ -169,12 +157,10 @@ def summary(values):
     return [round(x, 4) for x in (statistics.median(values), min(values), max(values))]
 
 
-def reason_to_skip(case, device, quick, costs):
+def reason_to_skip(case, quick, costs):
     """Why a case is not run, or nothing."""
     if costs.get(case.network) is None:
         return "not installed"
-    if device == "cuda":
-        return ""
     if case.precision == "bf16" and not native_bf16():
         return "not measured, this CPU has no native bf16"
     if case.execution == "compiled" and (quick or case.network != "m2ost_tiny" or case.mode == "training"):
@@ -188,14 +174,12 @@ def native_bf16():
     return flags.is_file() and "bf16" in flags.read_text()
 
 
-def all_cases(device):
+def all_cases():
     """Every row."""
-    names = [*OURS, *OTHERS]
-    executions = ["eager", "compiled", "CUDA graphs"] if device == "cuda" else ["eager", "compiled"]
     for mode in ("inference", "training"):
         yield Case(network=PLAIN, mode=mode)
-        for name, precision, execution in itertools.product(names, PRECISIONS, executions):
-            if execution == "eager" or (name in OURS and (mode == "inference" or execution == "compiled")):
+        for name, precision, execution in itertools.product([*OURS, *OTHERS], PRECISIONS, ["eager", "compiled"]):
+            if execution == "eager" or name in OURS:
                 yield Case(network=name, mode=mode, precision=precision, execution=execution)
 
 
@@ -211,17 +195,17 @@ def over_plain(found):
     return rows
 
 
-def measure(device, *, quick):
-    """Everything on one device."""
+def measure(*, quick):
+    """Everything, on the CPU."""
     costs = {name: size_and_cost(name) for name in (*OURS, *OTHERS)}
     costs[PLAIN] = costs["m2ost"]
-    n = 128 if device == "cuda" else (8 if quick else 16)
-    cases = list(all_cases(device))
-    skipped = {case: reason_to_skip(case, device, quick, costs) for case in cases}
+    n = 8 if quick else 16
+    cases = list(all_cases())
+    skipped = {case: reason_to_skip(case, quick, costs) for case in cases}
     found = {}
     for mode, n_rounds in (("inference", 3 if quick else 5), ("training", 2 if quick else 3)):
         chosen = [case for case in cases if case.mode == mode and not skipped[case]]
-        found |= rounds_of(chosen, n, n_rounds, device, costs)
+        found |= rounds_of(chosen, n, n_rounds, "cpu", costs)
     rows = []
     for case in cases:
         row = {"network": case.network, "mode": case.mode, "precision": case.precision, "execution": case.execution}
@@ -232,22 +216,21 @@ def measure(device, *, quick):
             shares, speeds = zip(*values, strict=True)
             rows.append(row | {"share": summary(shares), "spots_per_s": summary(speeds)})
     sizes = {name: {"parameters": c[0], "macs": c[1]} for name, c in costs.items() if c and name != PLAIN}
-    return {**about(device), "batch": n, "networks": sizes, "rows": rows, "over_plain": over_plain(found)}
+    return {**about(), "batch": n, "networks": sizes, "rows": rows, "over_plain": over_plain(found)}
 
 
-def about(device):
+def about():
     """Where and when."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
-    peaks = {name: round(peak(name, device) / 1e9, 1) for name in PRECISIONS if device == "cuda" or name == "fp32"}
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu,
+        "device": cpu,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "peak_gflops": peaks,
+        "peak_gflops": {"fp32": round(peak("fp32", "cpu") / 1e9, 1)},
     }
 
 
@@ -267,7 +250,7 @@ def left_out(rows):
 
 
 def table(results):
-    """One device as lines of a page."""
+    """The results as lines of a page."""
     lines = [
         f"{results['date']}; {results['device']} ({results['capability']}, {results['threads']} threads), torch",
         f"{results['torch']}; {results['batch']} spots a batch; matrix peak in GFLOP/s, one run: "
@@ -304,22 +287,17 @@ def markdown(results):
         "DenseNet-121 and ViT-B/16 see one patch of a spot, ours three.",
         "",
     ]
-    for device, title in (("cpu", "CPU"), ("cuda", "GPU")):
-        lines += [f"## {title}", "", *(table(results[device]) if device in results else ["Not measured."]), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "## CPU", "", *table(results["cpu"]), ""])
 
 
 def main():
-    """Measure one device, keep what was measured on the other, and write the page."""
+    """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="more rounds, larger batches, a compiled network")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
-    kept = arguments.out / "network.json"
-    results = json.loads(kept.read_text()) if kept.is_file() else {}
-    results[arguments.device] = measure(arguments.device, quick=not arguments.full)
-    kept.write_text(json.dumps(results, indent=1) + "\n")
+    results = {"cpu": measure(quick=not arguments.full)}
+    (arguments.out / "network.json").write_text(json.dumps(results, indent=1) + "\n")
     (arguments.out / "network.md").write_text(markdown(results))
     print(markdown(results))
 

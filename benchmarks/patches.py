@@ -32,7 +32,7 @@ import stpredict as stp
 from stpredict import _chunks
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
-from stpredict._slides import Level, Selection, pyramid, resolve
+from stpredict._slides.slides import Level, Selection, pyramid, resolve
 from stpredict.io.images import halve
 
 SIDE_PX, CHUNK_PX, SIZE_PX, UM_PER_PX = 20_000, 512, 224, 0.5

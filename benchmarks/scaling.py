@@ -42,7 +42,7 @@ from spatialdata.transformations import Identity
 from xarray import DataArray, Dataset, DataTree
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict.tl._inference.partitions import predict_positions
 from stpredict.tl._inference.plan import PARTITION_SIZE, PredictionPlan
 

@@ -58,7 +58,7 @@ def open_levels(reader: str, path: Path) -> list:
     from spatialdata import read_zarr
 
     import stpredict as stp
-    from stpredict._slides import Level, pyramid
+    from stpredict._slides.slides import Level, pyramid
     from stpredict.io._wsi_levels import TransposedPlane
 
     if reader == "tiff, aszarr":
@@ -77,7 +77,7 @@ def measure(task: str, path: Path) -> dict[str, float]:
     import stpredict as stp
     from stpredict._geometry import PatchSpec
     from stpredict._pixels import PatchReader
-    from stpredict._slides import Level
+    from stpredict._slides.slides import Level
 
     spec = PatchSpec(fov_um=tuple(px * UM_PER_PX for px in WINDOWS_PX), size_px=224)
     xy = np.random.default_rng(1).uniform(1000, SIDE - 1000, (N_SPOTS, 2))

@@ -36,7 +36,7 @@ from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict.io.images import pyramid
 from stpredict.io.sections import Section, assemble
 

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict._train.data import read_spots
 from stpredict.tl._predictor.ood import image_statistics
 from stpredict.tl._training.plan import drop_low_count_spots, gene_columns

@@ -80,11 +80,11 @@ SHORT = {
     "PathLike": "os.PathLike", "SpatialData": "spatialdata.SpatialData", "Tensor": "torch.Tensor",
     "csr_matrix": "scipy.sparse.csr_matrix", "sparray": "scipy.sparse.sparray", "spmatrix": "scipy.sparse.spmatrix",
 }  # fmt: skip
-ALIASES = {"ad": "anndata", "np": "numpy", "pd": "pandas"}
+ALIASES = {"ad": "anndata", "nn": "torch.nn", "np": "numpy", "pd": "pandas"}
 _others = {name.partition(".")[0] for name in SHORT.values()} | set(ALIASES.values()) | {"collections", "torch"}
 _ours = (  # names of unions and of private classes, whose values the text of the parameter lists
-    "Anchor|BatchLimit|By|Calibration|Compared|GenesIn|HasHistory|ImageRange|Layout|Member|Method|Outline|"
-    "StainMethod|Trained|Uncertainty"
+    "Anchor|BatchLimit|BenchmarkLike|BestEpoch|By|Calibration|ColorRange|GenesIn|HasHistory|ImageRange|Member|Outline|"
+    "RankingMethod|SlideRecord|StainMethod|Uncertainty|ValidationRecord|WithProvenance"
 )
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(sorted(_others | set(ALIASES)))})\..+"), ("py:.*", "|".join(SHORT)), ("py:.*", _ours),

@@ -22,7 +22,7 @@ from spatialdata.transformations import Identity, Translation, get_transformatio
 
 import stpredict as stp
 from stpredict._checks.models import single_token_grid, splits_patch
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict._train._errors import check_finite_features
 from stpredict.io._counts import _read_coordinates
 from stpredict.io._errors import exactly_one
@@ -309,7 +309,7 @@ def test_errors_that_no_other_test_provokes(tmp_path, call, words):
         call(tmp_path)
 
 
-CHECKS = {*(SOURCE / "_checks").glob("[a-z]*.py"), *SOURCE.rglob("_errors.py")}
+CHECKS = {*(SOURCE / "_checks").glob("[a-z]*.py"), *SOURCE.rglob("_errors.py"), SOURCE / "_slides" / "checks.py"}
 
 
 def uses(file):

@@ -17,7 +17,7 @@ from stpredict import _chunks
 from stpredict._chunks import Chunks, Source
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
-from stpredict._slides import Level
+from stpredict._slides.slides import Level
 
 SPEC = PatchSpec(fov_um=(24.0, 60.0), size_px=16)
 

@@ -12,7 +12,7 @@ from spatialdata.models import Image2DModel
 
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader, best_level
-from stpredict._slides import Level, pyramid
+from stpredict._slides.slides import Level, pyramid
 
 
 def noise(height=60, width=83, seed=0):

@@ -14,7 +14,7 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, MapAxis, Scale, Sequence, Translation, set_transformation
 
-from stpredict._slides import Selection, pyramid, resolve, shared_genes
+from stpredict._slides.slides import Selection, pyramid, resolve, shared_genes
 
 XY = np.array([[10.0, 20.0], [30.0, 20.0], [10.0, 44.0]])
 PIXELS = np.zeros((3, 50, 80), np.uint8)

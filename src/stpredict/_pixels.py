@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._geometry import PatchSpec
-    from ._slides import Level
+    from ._slides.slides import Level
 
 PATCH_VERSION: int = 1
 """Version of how patches are cut; raised whenever their bytes change for the same image and spots.

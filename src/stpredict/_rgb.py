@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ._slides import Level
+    from ._slides.slides import Level
 
 
 def to_rgb(pixels: NDArray[Any], gain: float = 1.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:

@@ -8,19 +8,19 @@ import pytest
 import spatialdata as sd
 from PIL import Image
 
-from stpredict import tl
+from stpredict import datasets, tl
 from stpredict._cli import main
 from stpredict._cli._main import parser
 from stpredict._files import lock
-from stpredict._slides import pyramid
+from stpredict._slides.slides import pyramid
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 
 
 @pytest.fixture(scope="module")
-def store(synthetic_sdata, tmp_path_factory):
+def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "train.zarr"
-    synthetic_sdata.write(path)
+    datasets.synthetic(n_slides=3, n_side=6).write(path)
     return path
 
 
@@ -145,8 +145,6 @@ def test_nothing_is_overwritten(store, tmp_path, capsys):
 
 
 def test_demo_without_data_or_network_says_so_and_uses_synthetic_slides(tmp_path, monkeypatch, capsys, small):
-    from stpredict import datasets
-
     def unreachable(*_):
         message = "no network"
         raise ConnectionError(message)

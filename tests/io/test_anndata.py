@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import sparse
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (60, 100, 3), dtype=np.uint8)
 XY = np.array([[10, 10], [30, 10], [90, 10], [10, 30], [30, 30], [50, 50]])

@@ -14,7 +14,7 @@ import pytest
 import stpredict as stp
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 
 BIN = "binned_outputs/square_008um"
 FACTORS = f"{BIN}/spatial/scalefactors_json.json"

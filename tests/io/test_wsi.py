@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from stpredict._chunks import FileArray, Source
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
-from stpredict._slides import Level, pyramid
+from stpredict._slides.slides import Level, pyramid
 from stpredict.io import _wsi, _wsi_levels, _wsi_tiff, read_wsi
 
 write = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("slide_files.py"))))

@@ -10,7 +10,7 @@ import pytest
 from spatialdata import read_zarr
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 
 CELLS = np.array([[20.0, 10.0], [40.0, 30.0], [60.0, 20.0], [30.0, 50.0]])  # µm
 TO_HE = np.array([[0, -0.5, 150], [0.5, 0, -2], [0, 0, 1]])  # inverse of the alignment

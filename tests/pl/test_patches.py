@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from stpredict import pl
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 
 SPEC = PatchSpec(fov_um=(120.0, 480.0), size_px=32)
 

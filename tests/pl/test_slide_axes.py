@@ -6,7 +6,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
 
-from stpredict._slides import Level, Selection, resolve
+from stpredict._slides.slides import Level, Selection, resolve
 from stpredict.pl._slide_axes import (
     Window,
     _dim,

@@ -4,7 +4,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from stpredict._slides import Selection
+from stpredict._slides.slides import Selection
 from stpredict.pl._sources import source_pearson, sources
 
 

@@ -14,7 +14,7 @@ from spatialdata.models import Image2DModel, PointsModel
 from spatialdata.transformations import Affine, Identity, Scale
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict.pp.lattice import PLATFORMS, SpotGeometry, SpotLattice
 
 WIDTH, HEIGHT, UM = 400, 300, 0.5

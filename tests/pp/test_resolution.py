@@ -8,7 +8,7 @@ import spatialdata as sd
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Scale, set_transformation
 
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict.pp import resolution, spot_grid
 
 

@@ -16,7 +16,7 @@ from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel
 from spatialdata.transformations import Affine, Identity, Scale, get_transformation
 
 import stpredict as stp
-from stpredict._slides import Level
+from stpredict._slides.slides import Level
 from stpredict.pp._tissue_mask import find_tissue, found_polygons, thumbnail
 
 SIDE = 400

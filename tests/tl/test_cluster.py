@@ -12,7 +12,7 @@ import zarr
 from distributed import Client, LocalCluster
 from spatialdata import read_zarr
 
-from stpredict._slides import pyramid
+from stpredict._slides.slides import pyramid
 from stpredict.io import read_wsi
 from stpredict.pp import spot_grid
 from stpredict.tl import PredictOptions, predict
@@ -65,7 +65,7 @@ def test_an_image_file_is_opened_by_the_workers(on_disk, predictor):
     """A plan carries where pixels lie, not pixels: less than one patch."""
     import cloudpickle
 
-    from stpredict._slides import Selection, resolve
+    from stpredict._slides.slides import Selection, resolve
 
     slides = resolve(on_disk, Selection())
     n_pixels = sum(np.prod(level.pixels.shape) for slide in slides for level in slide.levels)

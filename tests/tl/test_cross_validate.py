@@ -12,7 +12,7 @@ import pytest
 from scipy import sparse
 
 from stpredict._files import lock
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict.datasets import gene_panel, synthetic
 from stpredict.metrics import noise_ceiling, pearson
 from stpredict.pp import TargetSpec, select_genes

@@ -117,7 +117,9 @@ def test_scores_are_written_beside_the_prediction(predicted):
 
 
 def test_slides_seen_in_training_are_warned_of(predicted):
-    with pytest.warns(UserWarning, match=r"was trained on 'S0_spots', 'S1_spots': these scores say how well it rememb"):
+    with pytest.warns(
+        UserWarning, match=r"was trained on 'S0_spots', 'S1_spots': these scores measure how well it rememb"
+    ):
         scores = score(predicted, shapes_key=None)
     assert scores.attrs["n_spots"] == 75
     with pytest.warns(UserWarning, match=r"was trained on 'S1_spots'"):

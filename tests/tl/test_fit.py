@@ -18,7 +18,7 @@ import torch
 
 import stpredict as stp
 from stpredict._pixels import PatchReader
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict._train import data as _data
 from stpredict._train import loop as _loop
 from stpredict._train.data import open_spots

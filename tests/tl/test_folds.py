@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict.datasets import synthetic
 from stpredict.tl._benchmarking.folds import cross_validation_splits, m2ost_split, section_name
 

@@ -19,7 +19,7 @@ from spatialdata.transformations import get_transformation
 
 import stpredict as stp
 from stpredict._pixels import PatchReader
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict._train.color import apply_ridge, color_statistics
 from stpredict._train.data import read_pieces, read_spots
 from stpredict.tl import Predictor, predict

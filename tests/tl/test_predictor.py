@@ -40,7 +40,7 @@ def edit(folder, change):
 
 
 def test_what_is_saved_comes_back(predictor, small_sdata, tmp_path):
-    from stpredict._slides import Selection, resolve
+    from stpredict._slides.slides import Selection, resolve
 
     predictor.save(tmp_path / "deep" / "model")
     assert sorted(file.name for file in (tmp_path / "deep" / "model").iterdir()) == FILES

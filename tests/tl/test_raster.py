@@ -14,7 +14,7 @@ from spatialdata.models import Image2DModel, TableModel
 from spatialdata.transformations import Affine, get_transformation, set_transformation
 
 import stpredict as stp
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict.tl import _raster as module
 from stpredict.tl import rasterize
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import zarr
 
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict.tl import FitConfig, PredictOptions, Predictor, fit, predict
 from stpredict.tl._inference import plan as plan_module
 from stpredict.tl._inference.partitions import predict_positions, read_positions

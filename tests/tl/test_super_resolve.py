@@ -18,7 +18,7 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, get_transformation, set_transformation
 
-from stpredict._slides import Selection, resolve
+from stpredict._slides.slides import Selection, resolve
 from stpredict.metrics import pearson
 from stpredict.tl import FitConfig, fit, predict, rasterize, super_resolve
 from stpredict.tl._super_resolution.superpixels import interpolation_grid, superpixels

@@ -18,7 +18,7 @@ SPEC = PatchSpec(fov_um=(150, 600), size_px=8)
 
 @pytest.fixture(scope="module")
 def slides(synthetic_sdata):
-    from stpredict._slides import Selection, resolve
+    from stpredict._slides.slides import Selection, resolve
 
     return resolve(synthetic_sdata, Selection())
 

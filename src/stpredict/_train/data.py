@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .._geometry import PatchSpec
-    from .._slides import Slide
+    from .._slides.slides import Slide
     from .config import FitConfig
 
 PIECE_BYTES = 1 << 25

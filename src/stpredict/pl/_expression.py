@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _keys as keys_of
 from .._checks import config as check_config
-from .._slides import Selection
+from .._slides.slides import Selection
 from . import _errors as check
 from ._slide_axes import (
     PANEL_IN,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides import Slide
+    from .._slides.slides import Slide
     from ._sources import Source
 
     Limits = tuple[float, float]

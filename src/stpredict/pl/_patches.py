@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from .. import _keys as keys
-from .._checks import slides as check_slides
 from .._geometry import PatchSpec
 from .._pixels import PatchReader
-from .._slides import Selection, resolve
+from .._slides import checks as check_elements
+from .._slides.slides import Selection, resolve
 from . import _errors as check
 from ._slide_axes import Window, draw_spots, draw_tissue, length_label, scale_bar
 from ._style import category, look, panels
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides import Slide
+    from .._slides.slides import Slide
 
 FOV_SPOTS = (1.5, 3.0, 6.0)
 """Fields of view in spot diameters if none are given or recorded: the default of the models."""
@@ -92,16 +92,16 @@ def patches(
 
 def _table(sdata: SpatialData, table_name: str | None) -> str | None:
     """The table that names the spots, if there is any."""
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     names = list(sdata.tables)
     if table_name is not None:
-        check_slides.has_table(names, table_name)
+        check_elements.has_table(names, table_name)
         return table_name
     for name in (keys.OBSERVED, keys.PREDICTED):
         if name in names:
             return name
     if names:
-        check_slides.one_table(names)
+        check_elements.one_table(names)
     return names[0] if names else None
 
 
@@ -121,7 +121,7 @@ def _find(sdata: SpatialData, spot: int | str, region: str | None, selection: Se
     if table is None:
         regions = [*sdata.shapes, *sdata.labels]
     else:
-        regions = check_slides.annotated_regions(sdata.tables[table], table)
+        regions = check_elements.annotated_regions(sdata.tables[table], table)
     check.known_region(region, regions)
     searched = regions if region is None else [region]
     slides = [resolve(sdata, replace(selection, shapes_key=key), needs_table=False)[0] for key in searched]

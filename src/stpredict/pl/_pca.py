@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _keys as keys_of
 from .._checks import config as check_config
-from .._slides import Selection
+from .._slides.slides import Selection
 from . import _errors as check
 from ._components import component_colors, components
 from ._slide_axes import (

@@ -13,7 +13,7 @@ from matplotlib.transforms import Affine2D
 
 from .._geometry import PatchSpec, spot_pitch
 from .._pixels import PatchReader
-from .._slides import Level
+from .._slides.slides import Level
 from ..pp.raster import fit_raster
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
-    from .._slides import Slide
+    from .._slides.slides import Slide
     from ..pp.raster import Raster
 
 THUMBNAIL_PX = 800

@@ -13,8 +13,8 @@ from spatialdata.models import get_table_keys
 
 from .. import _keys as keys
 from .._checks import expression as check_expression
-from .._checks import slides as check_slides
-from .._slides import resolve, slide_images
+from .._slides import checks as check_elements
+from .._slides.slides import resolve, slide_images
 from ..metrics import pearson
 from ..pp import TargetSpec
 from ..pp.columns import read_columns
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .._slides import Selection, Slide
+    from .._slides.slides import Selection, Slide
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,12 +60,12 @@ class Source:
 
 def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection) -> list[Source]:
     """Read the values of one slide for each key; all keys are of the same region."""
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     asked = [names] if isinstance(names, str) else list(names)
     check.some_key(asked)
     counts_table = _counts_table(sdata, asked, selection.table_name)
     places = {key: _place(sdata, key, counts_table, selection.layer) for key in asked}
-    regions = {key: check_slides.annotated_regions(sdata.tables[table], table) for key, (table, _) in places.items()}
+    regions = {key: check_elements.annotated_regions(sdata.tables[table], table) for key, (table, _) in places.items()}
     region = check.one_region(regions, selection.shapes_key)
     predictions, counts = {}, {}
     for key, (table, layer) in places.items():
@@ -97,7 +97,7 @@ def source_pearson(observed: Source, predicted: Source, gene: str) -> float | No
 def _counts_table(sdata: SpatialData, asked: Sequence[str], table_name: str | None) -> str | None:
     names = list(sdata.tables)
     if table_name is not None:
-        check_slides.has_table(names, table_name)
+        check_elements.has_table(names, table_name)
         return table_name
     if keys.OBSERVED in names:
         return keys.OBSERVED
@@ -160,7 +160,7 @@ def _counts(key: str, slide: Slide, like: Source | None) -> Source:
 def _places(sdata: SpatialData, meant: Selection) -> tuple[NDArray[np.intp], Slide]:
     """Rows of a table that annotate a region, and its spots without values, since these may not fit into memory."""
     table_name, region = str(meant.table_name), str(meant.shapes_key)
-    check_slides.has_element(sdata, region, table_name)
+    check_elements.has_element(sdata, region, table_name)
     table = sdata.tables[table_name]
     _, region_key, instance_key = get_table_keys(table)
     rows = np.flatnonzero((table.obs[region_key] == region).to_numpy())
@@ -173,7 +173,7 @@ def _places(sdata: SpatialData, meant: Selection) -> tuple[NDArray[np.intp], Sli
     )
     slide = resolve(bare, replace(meant, table_name=None, layer=None), needs_table=False)[0]
     index = pd.Index(slide.instances)
-    check_slides.instances_match(ids, index, region, table_name)
+    check_elements.instances_match(ids, index, region, table_name)
     at = index.get_indexer(pd.Index(ids))
     return rows, replace(slide, xy_px=slide.xy_px[at], instances=ids, obs_names=table.obs_names.to_numpy()[rows])
 

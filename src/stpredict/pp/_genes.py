@@ -10,7 +10,7 @@ from scipy import sparse
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check
-from .._checks import slides as check_slides
+from .._slides import checks as check_elements
 from ._tables import counts_table, training_rows
 from .gene_ranking import rank_genes
 
@@ -104,7 +104,7 @@ def select_genes(
 
 
 def _counts(table: AnnData, rows: NDArray[np.bool_], layer: str | None) -> sparse.csr_matrix:
-    check_slides.has_layer(table, layer)
+    check_elements.has_layer(table, layer)
     matrix = sparse.csr_matrix(table.X if layer is None else table.layers[layer])[rows]
     check.counts(matrix, genes=list(table.var_names), spots=list(table.obs_names[rows]))
     matrix = matrix[~check.zero_spots(matrix)]

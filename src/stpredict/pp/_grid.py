@@ -11,8 +11,8 @@ from geopandas import GeoDataFrame
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks import slides as check_slides
-from .._slides import image_resolution, pyramid
+from .._slides import checks as check_elements
+from .._slides.slides import image_resolution, pyramid
 from . import _errors as check
 from . import elements
 from ._tissue_fraction import tissue_fraction
@@ -104,10 +104,10 @@ def spot_grid(
     >>> sdata["grid"].shape, float(sdata["grid"]["radius"].iloc[0])
     ((247, 2), 6.875)
     """
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     check_config.in_range("min_tissue", min_tissue, 0.0, 1.0)
     geometry = spot_geometry(like, diameter_um, pitch_um, layout)
-    check_slides.may_write(sdata, key_added, elements.read_attrs(sdata, keys.GRID), "stp.pp.spot_grid")
+    check_elements.may_write(sdata, key_added, elements.read_attrs(sdata, keys.GRID), "stp.pp.spot_grid")
     image_key = elements.find_image(sdata, image_key, coordinate_system)
     check.length("um_per_px", um_per_px)
     resolution = image_resolution(sdata, image_key, um_per_px)

@@ -14,9 +14,9 @@ from spatialdata.models import TableModel
 
 from .. import _keys as keys
 from .._checks import expression as check_expression
-from .._checks import slides as check_slides
 from .._geometry import apply_affine
-from .._slides import Selection, image_resolution, pyramid, resolve
+from .._slides import checks as check_elements
+from .._slides.slides import Selection, image_resolution, pyramid, resolve
 from . import _errors as check
 from . import elements
 from ._grid import spot_shapes
@@ -123,7 +123,7 @@ def spots_from_transcripts(
     >>> sdata["pseudo_spots_counts"].to_df().to_numpy().tolist()
     [[1, 1], [1, 0]]
     """
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     check.at_least_one("min_transcripts", min_transcripts)
     controls = check.pattern(exclude)
     points_key = check.one_points(list(sdata.points), points_key)
@@ -223,7 +223,7 @@ def spots_from_cells(
     >>> sdata["pseudo_spots_counts"].obs["n_cells"].tolist()
     [4, 4, 4, 4]
     """
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     check.at_least_one("min_cells", min_cells)
     geometry = _separate_spots(spot_geometry(like, diameter_um, pitch_um, layout, outline))
     _may_write(sdata, key_added)
@@ -272,7 +272,7 @@ def _table_name(key_added: str) -> str:
 
 def _may_write(sdata: SpatialData, key_added: str) -> None:
     ours = elements.read_attrs(sdata, keys.PSEUDO_SPOTS)
-    check_slides.may_write(sdata, key_added, ours, "stp.pp.spots_from_transcripts")
+    check_elements.may_write(sdata, key_added, ours, "stp.pp.spots_from_transcripts")
     check.free_table(sdata, _table_name(key_added), [_table_name(name) for name in ours])
 
 

@@ -19,13 +19,14 @@ from .._resolution import (
     spot_platform,
     stated_resolution,
 )
-from .._slides import Selection, resolve, slide_images
+from .._slides import checks as check_elements
+from .._slides.slides import Selection, resolve, slide_images
 from . import _errors as check
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-    from .._slides import Slide
+    from .._slides.slides import Slide
 
 
 def resolution(
@@ -80,12 +81,12 @@ def resolution(
     >>> round(sdata.attrs["stpredict"]["um_per_px"]["S0_image"], 3)
     4.0
     """
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     for name, value in {"um_per_px": um_per_px, "pitch_um": pitch_um, "diameter_um": diameter_um}.items():
         if value is not None:
             check_config.positive(name, value)
     if image_key is not None:
-        check_slides.has_image(list(sdata.images), image_key)
+        check_elements.has_image(list(sdata.images), image_key)
     names = slide_images(sdata) if image_key is None else [image_key]
     stated = {name: stated_resolution(sdata, name, um_per_px) for name in names}
     by_spots: dict[str, Resolution] = {}

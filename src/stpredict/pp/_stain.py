@@ -8,7 +8,8 @@ import numpy as np
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
-from .._slides import image_resolution, pyramid
+from .._slides import checks as check_elements
+from .._slides.slides import image_resolution, pyramid
 from . import _errors as check
 from . import elements
 from .stain_normalization import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides import Level
+    from .._slides.slides import Level
 
     Float = NDArray[np.float64]
 
@@ -76,7 +77,7 @@ def stain(
     >>> [len(vector) for vector in sdata.attrs["stpredict"]["stain"]["S0_image"]["vectors"]]
     [3, 3]
     """
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     image_key = elements.find_image(sdata, image_key, coordinate_system)
     um_per_px = image_resolution(sdata, image_key, um_per_px)
     levels = pyramid(sdata.images[image_key])

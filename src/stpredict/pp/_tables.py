@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _keys as keys
-from .._checks import slides as check_slides
+from .._slides import checks as check_elements
 from . import _errors as check
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def counts_table(sdata: SpatialData, table_name: str | None) -> AnnData:
     """The table itself, not a copy; by default ``"observed"``, or the only one there is."""
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     names = list(sdata.tables)
     if table_name is None:
         if keys.OBSERVED not in names:
-            check_slides.one_table(names)
+            check_elements.one_table(names)
         table_name = keys.OBSERVED if keys.OBSERVED in names else names[0]
-    check_slides.has_table(names, table_name)
+    check_elements.has_table(names, table_name)
     table: AnnData = sdata.tables[table_name]
     return table
 
@@ -34,9 +34,9 @@ def counts_table(sdata: SpatialData, table_name: str | None) -> AnnData:
 def group_names(table: AnnData, group_key: str | None) -> NDArray[np.str_]:
     """``(n,)`` group of each row, by a column of ``obs``; by default the one that names the region."""
     if group_key is None:
-        check_slides.annotated_regions(table, "of counts")
+        check_elements.annotated_regions(table, "of counts")
         group_key = str(table.uns["spatialdata_attrs"]["region_key"])
-    check_slides.has_column(table, group_key)
+    check_elements.has_column(table, group_key)
     return np.asarray(table.obs[group_key].astype(str), dtype=str)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks import slides as check_slides
 from .._geometry import axis_scales
-from .._slides import image_resolution, pyramid
+from .._slides import checks as check_elements
+from .._slides.slides import image_resolution, pyramid
 from . import _errors as check
 from . import elements
 from ._tissue_mask import MIN_AREA_UM2, MIN_HOLE_UM2, RESOLUTION_UM, found_polygons, mask_outlines, pieces
@@ -92,12 +92,12 @@ def tissue(
     >>> list(sdata["tissue"].columns)
     ['geometry', 'area_um2']
     """
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     for name, value in {"resolution_um": resolution_um, "min_area_um2": min_area_um2}.items():
         check_config.positive(name, value)
     check.not_negative("min_hole_um2", min_hole_um2)
     image_key = elements.find_image(sdata, image_key)
-    check_slides.may_write(sdata, key_added, elements.read_attrs(sdata, keys.TISSUE), "stp.pp.tissue")
+    check_elements.may_write(sdata, key_added, elements.read_attrs(sdata, keys.TISSUE), "stp.pp.tissue")
     um_per_px = image_resolution(sdata, image_key, um_per_px)
     levels = pyramid(sdata.images[image_key])
     options = {"resolution_um": float(resolution_um), "min_area_um2": float(min_area_um2),

@@ -9,9 +9,9 @@ import numpy as np
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
-from .._checks import slides as check_slides
 from .._geometry import apply_affine, axis_scales
-from .._slides import affine_matrix, slide_images
+from .._slides import checks as check_elements
+from .._slides.slides import affine_matrix, slide_images
 from . import _errors as check
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ def find_image(sdata: SpatialData, image_key: str | None, coordinate_system: str
         names = [name for name, own in systems.items() if coordinate_system is None or coordinate_system in own]
         check.one_image(names, coordinate_system)
         image_key = names[0]
-    check_slides.has_image(list(systems), image_key)
+    check_elements.has_image(list(systems), image_key)
     check.in_system(systems[image_key], coordinate_system, image_key)
     system = coordinate_system or min(systems[image_key])
-    check_slides.isotropic(axis_scales(np.linalg.inv(affine_matrix(sdata[image_key], system))), image_key, system)
+    check_elements.isotropic(axis_scales(np.linalg.inv(affine_matrix(sdata[image_key], system))), image_key, system)
     return image_key
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._checks.slides import listed
-from .._slides import Selection, resolve
+from .._slides.slides import Selection, resolve
 from .._train.augment import N_SYMMETRIES
 from .._train.batches import BatchLimit
 from .._train.data import slide_index
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides import Slide
+    from .._slides.slides import Slide
     from ..pp.stain_normalization import StainMethod
     from ._predictor.predictor import Predictor
 

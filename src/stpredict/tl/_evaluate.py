@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import _keys as keys
 from .._checks import expression as check_expression
-from .._checks import slides as check_slides
+from .._slides import checks as check_elements
 from .._train.color import apply_ridge
 from ..metrics import pearson
 from ..metrics.correlation import LEAST
@@ -163,17 +163,17 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnData, AnnData]:
     """The table that holds predictions (or a layer of them), and the table that holds counts."""
-    check_slides.is_spatialdata(sdata)
-    check_slides.has_table(list(sdata.tables), table_name)
+    check_elements.is_spatialdata(sdata)
+    check_elements.has_table(list(sdata.tables), table_name)
     observed = sdata.tables[table_name]
     if predicted in sdata.tables:
         source = sdata.tables[predicted]
     else:
         source = observed
-        check.has_prediction(predicted, list(sdata.tables), check_slides.layers(observed))
+        check.has_prediction(predicted, list(sdata.tables), check_elements.layers(observed))
     check.is_prediction(predicted, source)
     check.not_cross_validated(predicted, ours=keys.FOLDS in source.uns[predicted])
-    check_slides.unique_spots(observed.obs_names, table_name)
+    check_elements.unique_spots(observed.obs_names, table_name)
     return source, observed
 
 
@@ -188,7 +188,7 @@ def _pair_spots(
 ) -> Paired:
     from scipy.sparse import csr_matrix
 
-    check_slides.has_layer(observed, layer)
+    check_elements.has_layer(observed, layer)
     rows = source.obs_names.get_indexer(observed.obs_names)
     predictions = _predictions(source, genes, predicted)
     wanted = (rows >= 0) & np.isfinite(predictions["model"]).all(axis=1)[rows]
@@ -196,7 +196,7 @@ def _pair_spots(
     regions = observed.obs[region_key].astype(str).to_numpy()
     if shapes_key is not None:
         elements = [shapes_key] if isinstance(shapes_key, str) else shapes_key
-        check_slides.has_regions(sorted(set(regions)), elements)
+        check_elements.has_regions(sorted(set(regions)), elements)
         wanted &= np.isin(regions, elements)
     counts = csr_matrix(observed.X if layer is None else observed.layers[layer])
     check_expression.counts(counts, genes=list(observed.var_names), spots=list(observed.obs_names))

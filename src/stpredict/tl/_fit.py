@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pooch
 
-from .._slides import Selection, resolve
+from .._slides.slides import Selection, resolve
 from .._train.config import fit_config
 from ..pp.targets import TargetSpec
 from ._predictor.attrs import record_predictor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .._checks import config as check
 from .._geometry import PatchSpec
-from .._slides import Selection
+from .._slides.slides import Selection
 from .._train.config import FitConfig
 from .._train.device import make_fabric
 

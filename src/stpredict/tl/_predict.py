@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks import slides as check_slides
-from .._slides import Selection, resolve
+from .._slides import checks as check_elements
+from .._slides.slides import Selection, resolve
 from ..models.model_config import uses_embeddings
 from ._inference.cluster import check_client, predict_on_cluster
 from ._inference.partitions import predict_positions
@@ -196,7 +196,7 @@ def predict_slides(
         msg = f"`store` is for a table of its own, but `layer` is {layer!r}. Give one of the two."
         raise ValueError(msg)
     check_client(client)
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     slides = resolve(sdata, selection, needs_table=layer is not None)
     predictor = resolve_predictor(sdata, predictor)
     config, features = predictor.model_config, slides[0].features

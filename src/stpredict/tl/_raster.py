@@ -13,9 +13,9 @@ from spatialdata.models import Image2DModel, get_table_keys
 from spatialdata.transformations import Affine, get_transformation
 
 from .. import _keys as keys
-from .._checks import slides as check_slides
 from .._checks.slides import listed
-from .._slides import affine_matrix
+from .._slides import checks as check_elements
+from .._slides.slides import affine_matrix
 from ..pp.columns import read_columns, to_dense
 from ..pp.raster import fit_raster
 
@@ -100,13 +100,13 @@ def rasterize(
     >>> sdata["observed_raster"].shape, sdata["observed_raster"].c.values.tolist()
     ((2, 4, 4), ['GENE3', 'GENE0'])
     """
-    check_slides.is_spatialdata(sdata)
-    check_slides.has_table(list(sdata.tables), table_name)
+    check_elements.is_spatialdata(sdata)
+    check_elements.has_table(list(sdata.tables), table_name)
     table = sdata.tables[table_name]
     key_added = key_added or f"{table_name}_{keys.RASTER}"
     made: dict[str, Any] = sdata.attrs.get(keys.ATTRS, {}).get(keys.RASTER, {})
-    check_slides.may_write(sdata, key_added, made, "stp.tl.rasterize", kind="images")
-    check_slides.has_layer(table, layer)
+    check_elements.may_write(sdata, key_added, made, "stp.tl.rasterize", kind="images")
+    check_elements.has_layer(table, layer)
     chosen = [str(gene) for gene in (table.var_names if genes is None else genes)]
     _check_genes(chosen, table.var_names, table_name)
     region = _find_region(sdata, table_name, shapes_key)
@@ -140,7 +140,7 @@ def rasterize(
 
 def _find_region(sdata: SpatialData, table_name: str, shapes_key: str | None) -> str:
     """The shapes element that the table annotates, or the one of several that is asked for."""
-    regions = check_slides.annotated_regions(sdata.tables[table_name], table_name)
+    regions = check_elements.annotated_regions(sdata.tables[table_name], table_name)
     if shapes_key is not None and shapes_key not in regions:
         msg = (
             f"Table {table_name!r} does not annotate {shapes_key!r} (but: {listed(regions)}). Give another "
@@ -196,7 +196,7 @@ def _places(sdata: SpatialData, table_name: str, region: str) -> tuple[NDArray[n
     _, region_key, instance_key = get_table_keys(table)
     rows = np.flatnonzero((table.obs[region_key] == region).to_numpy())
     ids = table.obs[instance_key].to_numpy()[rows]
-    check_slides.instances_match(ids, shapes.index, region, table_name)
+    check_elements.instances_match(ids, shapes.index, region, table_name)
     centres = shapely.get_coordinates(shapely.centroid(shapes.geometry.to_numpy()))
     return rows, centres[shapes.index.get_indexer(ids)]
 

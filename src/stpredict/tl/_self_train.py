@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._checks import config as check_config
-from .._slides import Selection, resolve
+from .._slides.slides import Selection, resolve
 from .._train.config import fit_config
 from ..models import build
 from ..pp.targets import TargetSpec

@@ -11,7 +11,7 @@ import pooch
 
 from ... import _keys as keys
 from ..._checks.slides import listed
-from ..._slides import Selection
+from ..._slides.slides import Selection
 from . import _errors as check
 from .entry import BASELINES, common_fields, entries_of
 from .results import read_cells, read_table

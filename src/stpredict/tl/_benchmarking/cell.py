@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from .._predictor.predictor import Predictor
     from .._training.plan import TrainingPlan
     from .entry import Entry

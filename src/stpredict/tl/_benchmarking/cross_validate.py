@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
-from ..._checks import slides as check_slides
-from ..._slides import Selection
+from ..._slides import checks as check_elements
+from ..._slides.slides import Selection
 from . import _errors as check
 from .benchmark import run_benchmark
 from .entry import Entry, common_fields, entries_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from ..._geometry import PatchSpec
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from ..._train.config import FitConfig
     from ...pp.targets import TargetSpec
     from .folds import By
@@ -201,8 +201,8 @@ def cross_validate(
 def _check_layer(study: Study, key: str) -> None:
     """Refuse, before anything is computed, to overwrite a layer of somebody else."""
     for table, _ in _tables(study):
-        check_slides.unique_spots(table.obs_names, "the measured table")
-        if key in check_slides.layers(table) and keys.FOLDS not in table.uns.get(key, {}):
+        check_elements.unique_spots(table.obs_names, "the measured table")
+        if key in check_elements.layers(table) and keys.FOLDS not in table.uns.get(key, {}):
             msg = f"Layer {key!r} exists and was not written by `stp.tl.cross_validate`. Give another `key_added`."
             raise ValueError(msg)
 

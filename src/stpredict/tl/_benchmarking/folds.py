@@ -16,7 +16,7 @@ from . import _errors as check
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
 
 By = Literal["group", "section"]
 M2OST_SEED = 1553

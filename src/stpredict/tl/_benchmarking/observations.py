@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from ...pp.targets import TargetSpec
 
 POOLED = "all test spots"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._slides import shared_genes
+from ..._slides.slides import shared_genes
 from ...datasets import gene_panel
 from ...pp.targets import TargetSpec
 from .._training.plan import gene_columns
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from .folds import Split
 
 PANELS = ("her2st", "cscc", "hbc")

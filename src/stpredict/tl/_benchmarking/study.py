@@ -13,7 +13,7 @@ from ..._checks import config as check_config
 from ..._checks import expression as check_expression
 from ..._checks.slides import listed
 from ..._pixels import PATCH_VERSION
-from ..._slides import resolve, shared_genes
+from ..._slides.slides import resolve, shared_genes
 from ..._train.config import FitConfig
 from ...pp.targets import TargetSpec
 from .._training.plan import DEFAULT_N_GENES, drop_low_count_spots, most_dispersed_genes, slide_digest
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from ..._slides import Selection, Slide
+    from ..._slides.slides import Selection, Slide
     from .folds import By, Split
     from .protocols import Protocol
 

@@ -15,7 +15,7 @@ from spatialdata import SpatialData, read_zarr
 from ... import _keys as keys
 from ..._files import atomic_folder, lock
 from ..._pixels import PATCH_VERSION
-from ..._slides import Selection
+from ..._slides.slides import Selection
 from ...io import read_wsi
 from ...pp import resolution, spot_grid, tissue
 from .._predict import predict_slides

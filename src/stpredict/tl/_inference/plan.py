@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from ...pp.stain_normalization import StainNormalizer
     from .._options import PredictOptions
     from .._predictor.conformal import Calibration

@@ -12,6 +12,7 @@ from spatialdata.models import TableModel
 from ... import _keys as keys
 from ..._checks import expression as check_expression
 from ..._checks import slides as check_slides
+from ..._slides import checks as check_elements
 from ._errors import check_overwritable
 from .partitions import X
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from .._options import PredictOptions
     from .._predictor.predictor import Predictor
     from .sinks import Sink
@@ -37,12 +38,12 @@ def check_destination(
     if table_name is None:
         return
     table = sdata.tables[table_name]
-    check_slides.unique_spots(table.obs_names, table_name)
+    check_elements.unique_spots(table.obs_names, table_name)
     missing = [gene for gene in predictor.genes if gene not in set(table.var_names)]
     if layer is None:
         check_expression.panel_measured(missing, len(predictor.genes), table_name)
         return
-    layers = check_slides.layers(table)
+    layers = check_elements.layers(table)
     predicted = [name for name in layers if _is_ours(sdata, table_name, name)]
     ours = {*predicted, *(bound for name in predicted for bound in interval_layers(name).values())}
     for name in (layer, *interval_layers(layer).values()):

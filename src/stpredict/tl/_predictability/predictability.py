@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ... import _keys as keys
 from ..._checks import config as check_config
-from ..._slides import Selection, resolve
+from ..._slides.slides import Selection, resolve
 from ..._train.config import FitConfig
 from ..._train.data import read_pieces, slide_index
 from ...metrics import morans_i, noise_ceiling
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from ..._geometry import PatchSpec
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from .._training.plan import TrainingPlan
 
 MODEL = "ridge_color"

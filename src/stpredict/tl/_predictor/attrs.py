@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
 
 
 def record_predictor(slides: Sequence[Slide], folder: Path, predictor: Predictor) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from ..._checks.training import warn
-from ..._slides import Selection
+from ..._slides.slides import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,7 +12,7 @@ from ...pp.stain_normalization import METHODS, Stain, StainNormalizer, fit_stain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from ...pp.stain_normalization import StainMethod
     from .provenance import Provenance
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from ..._train.batches import BatchLimit
     from .._predictor.predictor import Predictor
     from .superpixels import Superpixels

@@ -12,9 +12,9 @@ from spatialdata.models import TableModel
 
 from ... import _keys as keys
 from ..._checks import config as check_config
-from ..._checks import slides as check_slides
 from ..._geometry import spot_pitch
-from ..._slides import Selection, resolve
+from ..._slides import checks as check_elements
+from ..._slides.slides import Selection, resolve
 from ..._train.batches import BatchLimit
 from ..._train.config import FitConfig
 from ..._train.device import make_fabric
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from .._predictor.predictor import Predictor
     from .slide_resolver import Anchor
     from .superpixels import Superpixels
@@ -161,7 +161,7 @@ def super_resolve(
     >>> sdata["super_resolved"].shape
     (1216, 12)
     """
-    check_slides.is_spatialdata(sdata)
+    check_elements.is_spatialdata(sdata)
     check_config.one_of("anchor", anchor, ("denoised", "observed", "predicted"))
     check_config.in_range("memory_bytes", memory_bytes, 1, 2**63 - 1)
     check_config.prediction(n_views, batch_size)
@@ -246,7 +246,7 @@ def _written(sdata: SpatialData, key_added: str) -> list[str]:
     table = sdata.tables[key_added]
     if keys.STEP_UM not in table.uns.get(key_added, {}).get("params", {}):
         return []
-    return [key_added, *check_slides.annotated_regions(table, key_added)]
+    return [key_added, *check_elements.annotated_regions(table, key_added)]
 
 
 def _table(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
 
 GAP = 0.75
 """Gaps are filled up to this many pitches from the nearest spot: beyond the farthest point of a square lattice."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
 
 WINDOWS = (2.0, 4.0, 8.0, 16.0)
 """Sides of the windows around a point whose colour and texture are used, in steps of the lattice."""

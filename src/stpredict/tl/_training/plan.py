@@ -15,7 +15,7 @@ from ..._checks import config as check_config
 from ..._checks import expression as check_expression
 from ..._geometry import PatchSpec
 from ..._pixels import PATCH_VERSION
-from ..._slides import shared_genes
+from ..._slides.slides import shared_genes
 from ..._train.data import slide_index, validation_fold
 from ...models import build
 from ...models import config as named_config
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..._slides import Selection, Slide
+    from ..._slides.slides import Selection, Slide
     from ..._train.config import FitConfig
     from ..._train.data import Fold
     from ...models import ModelConfig

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from ..._train.data import Fold
     from .._predictor.provenance import BestEpoch, ColorRange
     from .plan import TrainingPlan

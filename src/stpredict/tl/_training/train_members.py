@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..._slides import Slide
+    from ..._slides.slides import Slide
     from ...models import ModelConfig, SpotBatch
     from .checkpoint import Reporter
     from .plan import TrainingPlan

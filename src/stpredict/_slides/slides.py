@@ -15,16 +15,16 @@ import shapely
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
-from . import _keys as keys
-from ._checks import slides as check
-from ._geometry import apply_affine, axis_scales, orientation
-from ._resolution import (
+from .. import _keys as keys
+from .._geometry import apply_affine, axis_scales, orientation
+from .._resolution import (
     SpotsOnImage,
     reconcile_resolution,
     resolutions_from_spots,
     spot_platform,
     stated_resolution,
 )
+from . import checks as check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,0 +1,123 @@
+"""Stand-ins for packages that a GPU machine may lack, so that modules which only import them can be loaded.
+
+Reading patches, training and predicting use neither SpatialData nor AnnData, but the modules around them import both.
+A stand-in has any name that is asked for, as an empty class. Lightning Fabric is needed for work, so it is replaced by
+Fabric from the package `lightning`, or by `PlainFabric` for one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import torch
+
+OPTIONAL = ("anndata", "dask", "geopandas", "pooch", "shapely", "spatialdata", "xarray", "zarr")
+"""Packages that `stpredict` requires, but that no step of the GPU benchmark needs."""
+
+
+class StandIn(ModuleType):
+    """A module in which every name is an empty class."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        setattr(self, name, type(name, (), {"__doc__": f"Stand-in: {self.__name__} is not installed."}))
+        return getattr(self, name)
+
+
+class StandInFinder(MetaPathFinder, Loader):
+    """Finds the missing packages, and all modules in them, as stand-ins."""
+
+    def __init__(self, missing):
+        self.missing = missing
+
+    def find_spec(self, fullname, path=None, target=None):  # noqa: ARG002  (the signature is Python's)
+        """The spec of a stand-in; None for all other modules."""
+        return ModuleSpec(fullname, self, is_package=True) if fullname.split(".")[0] in self.missing else None
+
+    def create_module(self, spec):
+        """An empty stand-in."""
+        return StandIn(spec.name)
+
+    def exec_module(self, module):
+        """Nothing is run."""
+
+
+class PlainFabric:
+    """What the training loop asks of Lightning Fabric, for one device."""
+
+    world_size, global_rank, is_global_zero = 1, 0, True
+
+    def __init__(self, *, accelerator, precision, **_):
+        self.device = torch.device("cuda", 0) if accelerator == "cuda" else torch.device(accelerator)
+        self.lower = precision == "bf16-mixed"
+
+    def autocast(self):
+        """bf16 where it was asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.lower)
+
+    def setup(self, model, optimizer):
+        """Move the network to the device."""
+        return PlainModel(model.to(self.device)), optimizer
+
+    def no_backward_sync(self, model, *, enabled):  # noqa: ARG002  (the signature is Fabric's)
+        """Nothing to synchronise."""
+        return contextlib.nullcontext()
+
+    def backward(self, loss):
+        """Compute gradients."""
+        loss.backward()
+
+    def clip_gradients(self, model, optimizer, *, max_norm, error_if_nonfinite):  # noqa: ARG002
+        """Limit the norm of the gradients."""
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, error_if_nonfinite=error_if_nonfinite)
+
+    def barrier(self):
+        """Nobody to wait for."""
+
+
+class PlainModel:
+    """A network as `PlainFabric` wraps it."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def mark_forward_method(self, name):
+        """Methods need no wrapping."""
+
+    def __call__(self, *args):
+        """Call the network."""
+        return self.module(*args)
+
+    def __getattr__(self, name):
+        return getattr(self.module, name)
+
+
+def is_importable(name):
+    """Whether a package can be imported."""
+    try:
+        import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def install():
+    """Put stand-ins in place of packages that are missing; returns what was replaced, by what."""
+    replaced = {name: "a stand-in" for name in OPTIONAL if not is_importable(name)}
+    if replaced:
+        sys.meta_path.insert(0, StandInFinder(set(replaced)))
+    if not is_importable("lightning_fabric"):
+        if is_importable("lightning.fabric"):
+            sys.modules["lightning_fabric"] = sys.modules["lightning.fabric"]
+            replaced["lightning_fabric"] = "lightning.fabric"
+        else:
+            sys.modules["lightning_fabric"] = module = ModuleType("lightning_fabric")
+            module.Fabric = PlainFabric
+            replaced["lightning_fabric"] = "PlainFabric"
+    return replaced

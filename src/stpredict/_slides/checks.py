@@ -1,0 +1,271 @@
+"""Checks of SpatialData objects: elements, coordinate systems, tables, and how they belong together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from .._checks.slides import MAX_ANISOTROPY, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+
+def is_spatialdata(value: object) -> None:
+    """Refuse anything that is not a SpatialData."""
+    from spatialdata import SpatialData
+
+    if not isinstance(value, SpatialData):
+        msg = (
+            f"Expected a SpatialData (or a list or mapping of them), not {type(value).__name__}. "
+            "Read one with `spatialdata.read_zarr(path)`, or try `stp.datasets.synthetic()`."
+        )
+        raise TypeError(msg)
+
+
+def each_once(names: Sequence[str]) -> None:
+    """Refuse an empty list of slides, or a slide that is named twice."""
+    if not names:
+        msg = "No slide was given: the list of objects is empty. Give a SpatialData, or a list or mapping of them."
+        raise ValueError(msg)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"Slides are named more than once: {listed(twice)} (of {listed(names)}). Give each once in `shapes_key`."
+        raise ValueError(msg)
+
+
+def has_table(names: Sequence[str], asked: str) -> None:
+    """Refuse a table that does not exist."""
+    if asked not in names:
+        create = f"Create it with `stp.tl.predict(sdata, predictor, key_added={asked!r})`."
+        hint = create if "predict" in asked else "Give one of them as `table_name`."
+        msg = f"No table {asked!r} in `sdata.tables` (found: {listed(names)}). {hint}"
+        raise ValueError(msg)
+
+
+def one_table(names: Sequence[str]) -> None:
+    """Refuse to guess among several tables, or to go on without one."""
+    if not names:
+        msg = (
+            "There is no table with counts in `sdata.tables`. Add one that annotates the spots with "
+            "`spatialdata.models.TableModel.parse(adata, region=…, region_key=…, instance_key=…)`."
+        )
+        raise ValueError(msg)
+    if len(names) > 1:
+        msg = f"Which table holds the counts? Found: {listed(names)}. Give `table_name`."
+        raise ValueError(msg)
+
+
+def one_shapes(found: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse to guess among several spot elements where no table names one, or to go on without any."""
+    if not found:
+        msg = (
+            f"No element holds spots; shapes and labels found: {listed(names)}. Lay spots over the slide with "
+            "`stp.pp.spot_grid`, or give `shapes_key`."
+        )
+        raise ValueError(msg)
+    if len(found) > 1:
+        msg = (
+            f"Which element holds the spots? No table says so; shapes and labels found: {listed(found)}. "
+            "Give `shapes_key`."
+        )
+        raise ValueError(msg)
+
+
+def annotated_regions(table: AnnData, table_name: str) -> list[str]:
+    """Regions that a table annotates, in their order; an error if there are none."""
+    attrs = table.uns.get("spatialdata_attrs", {})
+    region = attrs.get("region")
+    if region is None:
+        msg = (
+            f"Table {table_name!r} annotates no element. Link it to its spots with "
+            "`spatialdata.models.TableModel.parse(adata, region=…, region_key=…, instance_key=…)`."
+        )
+        raise ValueError(msg)
+    return [region] if isinstance(region, str) else list(region)
+
+
+def has_regions(regions: Sequence[str], asked: Sequence[str]) -> None:
+    """Refuse spot elements that do not exist or are not annotated."""
+    missing = [key for key in asked if key not in regions]
+    if missing:
+        msg = f"`shapes_key` names {listed(missing)}; elements that hold spots: {listed(regions)}. Give some of these."
+        raise ValueError(msg)
+
+
+def has_element(sdata: SpatialData, key: str, table_name: str | None) -> None:
+    """Refuse a region that is not in the object."""
+    available = [*sdata.shapes, *sdata.labels]
+    if key not in available:
+        msg = (
+            f"Table {table_name!r} annotates {key!r}, which is not in the object (shapes and labels: "
+            f"{listed(available)}). Add the element or give `shapes_key`."
+        )
+        raise ValueError(msg)
+
+
+def has_image(names: Sequence[str], asked: str) -> None:
+    """Refuse an image that does not exist."""
+    if asked not in names:
+        msg = f"No image {asked!r} in `sdata.images` (found: {listed(names)}). Give one of them as `image_key`."
+        raise ValueError(msg)
+
+
+def may_write(
+    sdata: SpatialData,
+    key_added: str,
+    made: Collection[str],
+    function: str,
+    kind: Literal["shapes", "images"] = "shapes",
+) -> None:
+    """Refuse to overwrite an element that this function did not make."""
+    taken = {name for _, name, _ in sdata.gen_elements()}
+    if key_added in taken and not (key_added in getattr(sdata, kind) and key_added in made):
+        msg = (
+            f"The object already has an element {key_added!r} that `{function}` did not make (it made: "
+            f"{listed(sorted(made))}), and it is not overwritten. Give another name as `key_added`, or delete it with "
+            f"`del sdata[{key_added!r}]`."
+        )
+        raise ValueError(msg)
+
+
+def one_image(
+    shapes_key: str, shared: Mapping[str, Sequence[str]], sdata: SpatialData, coordinate_system: str | None
+) -> None:
+    """Refuse spots that belong to no image, or to several."""
+    if not sdata.images:
+        msg = f"There is no image in this object, so spots {shapes_key!r} have no patches. Add one to `sdata.images`."
+        raise ValueError(msg)
+    if not shared:
+        from spatialdata.transformations import get_transformation
+
+        systems = {key: sorted(get_transformation(sdata.images[key], get_all=True)) for key in sdata.images}
+        own = sorted(get_transformation(sdata[shapes_key], get_all=True))
+        asked = f" within {coordinate_system!r}" if coordinate_system else ""
+        msg = (
+            f"Spots {shapes_key!r} (coordinate systems {own}) share none{asked} with the images ({systems}). "
+            "Register them with `spatialdata.transformations.set_transformation`, or give `coordinate_system`."
+        )
+        raise ValueError(msg)
+    if len(shared) > 1:
+        msg = (
+            f"Spots {shapes_key!r} lie on several images: {listed(list(shared))}. "
+            "Say which with `image_key`, or narrow down with `coordinate_system`."
+        )
+        raise ValueError(msg)
+
+
+def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, table_name: str) -> None:
+    """Refuse a table without rows of the element, rows that match no spot, and spots that share an index."""
+    if not len(ids):
+        msg = (
+            f"No row of table {table_name!r} annotates {shapes_key!r}, though it is one of the table's regions. Give "
+            "other elements as `shapes_key`, or the table that holds its spots as `table_name`."
+        )
+        raise ValueError(msg)
+    if not index.is_unique:
+        twice = listed(index[index.duplicated()].unique().tolist())
+        msg = f"Spots of {shapes_key!r} share an index: {twice}. Make it unique: `element.reset_index(drop=True)`."
+        raise ValueError(msg)
+    missing = ids[index.get_indexer(pd.Index(ids)) < 0]
+    if len(missing):
+        msg = (
+            f"{len(missing)} of {len(ids)} rows of table {table_name!r} name spots that {shapes_key!r} does not have "
+            f"(for instance {listed(missing[:3].tolist())}; its index: {listed(index[:3].tolist())}, dtype "
+            f"{index.dtype}). "
+            "Make the instance key column equal to the index of the element."
+        )
+        raise ValueError(msg)
+
+
+def unique_spots(names: pd.Index[Any], table_name: str) -> None:
+    """Refuse rows that share a name: predictions are matched to measurements by it."""
+    if not names.is_unique:
+        twice = listed(names[names.duplicated()].unique().tolist())
+        msg = (
+            f"Rows of table {table_name!r} share a name: {twice}. Make `obs_names` unique with "
+            f"`sdata.tables[{table_name!r}].obs_names_make_unique()`."
+        )
+        raise ValueError(msg)
+
+
+def on_image(xy_px: NDArray[np.float64], shape: tuple[int, ...], shapes_key: str, image_key: str) -> None:
+    """Refuse spots that all lie outside the image: a transformation is missing."""
+    height, width = shape[-2:]
+    inside = ((xy_px >= 0) & (xy_px < (width, height))).all(axis=1)
+    if not inside.any():
+        low, high = xy_px.min(axis=0).round(1).tolist(), xy_px.max(axis=0).round(1).tolist()
+        msg = (
+            f"All {len(xy_px)} spots of {shapes_key!r} lie outside image {image_key!r}: they span {low} to {high} px, "
+            f"the image {width} x {height} px. Set the transformation of one of them with "
+            "`spatialdata.transformations.set_transformation`."
+        )
+        raise ValueError(msg)
+
+
+def isotropic(scales: tuple[float, float], image_key: str, system: str) -> None:
+    """Refuse an image whose pixels are not square."""
+    x, y = scales
+    if abs(x / y - 1) > MAX_ANISOTROPY:
+        msg = (
+            f"Pixels of image {image_key!r} are not square: one unit of {system!r} is {x:.4g} px along x, but {y:.4g} "
+            "px along y. Resample the image, or correct it with `spatialdata.transformations.set_transformation`."
+        )
+        raise ValueError(msg)
+
+
+def layers(table: AnnData) -> list[str]:
+    """Names of layers, without X, which anndata lists as None."""
+    return [name for name in table.layers.keys() if name is not None]  # noqa: SIM118  (mypy knows only this)
+
+
+def has_layer(table: AnnData, layer: str | None) -> None:
+    """Refuse a layer that does not exist."""
+    if layer is not None and layer not in table.layers:
+        msg = f"No layer {layer!r} in the table (found: {listed(layers(table))}). Give `layer`, or leave it out for X."
+        raise ValueError(msg)
+
+
+def has_column(table: AnnData, column: str) -> None:
+    """Refuse a column of obs that does not exist."""
+    if column not in table.obs:
+        msg = f"No column {column!r} in `obs` (found: {listed(list(table.obs.columns))}). Give `group_key`."
+        raise ValueError(msg)
+
+
+def embeddings(table: AnnData | None, key: str, shapes_key: str) -> NDArray[Any]:
+    """A dense, finite matrix of embeddings; refuse anything else."""
+    found = [] if table is None else [str(name) for name in table.obsm]
+    if table is None or key not in found:
+        msg = (
+            f"No obsm[{key!r}] for the spots of {shapes_key!r} (found: {listed(found)}). Embed their patches first, "
+            "give another `features_key`, or leave it out and name an `encoder`."
+        )
+        raise ValueError(msg)
+    values = np.asarray(table.obsm[key])
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
+        msg = (
+            f"obsm[{key!r}] of {shapes_key!r} is {values.dtype} of shape {values.shape}, or not all of it is finite. "
+            "Give a dense matrix (n_spots, n_features) of numbers."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def one_group(values: pd.Series[Any], group_key: str, shapes_key: str) -> str:
+    """The one group that a slide belongs to; an error if there are several or none."""
+    groups = values.dropna().astype(str).unique()
+    if len(groups) != 1 or values.isna().any():
+        msg = (
+            f"The spots of {shapes_key!r} belong to {listed(list(groups))} by obs[{group_key!r}]"
+            f"{' and some to none' if values.isna().any() else ''}; one slide must be one group. "
+            "Use a column that is constant within a slide, such as the patient."
+        )
+        raise ValueError(msg)
+    return str(groups[0])
