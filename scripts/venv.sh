@@ -1,13 +1,13 @@
 #!/bin/sh
-# Installs the package into .venv:  sh scripts/venv.sh demo|test|doc   (what `make` calls before anything else)
+# Install the package into .venv:  sh scripts/venv.sh demo|test|doc   (every target of `make` runs this first)
 #
-# Finished work is marked by a stamp that is written last, .venv/.installed-WHAT; where it matches, this returns at
-# once. While packages are being written .venv/.unfinished stands: an environment that was interrupted is thrown
-# away and made anew, never used. So is one whose Python does not run or is too old, and one that was copied or moved
-# (its scripts and its link to the sources would still point to the old place).
+# A finished installation is marked by the stamp .venv/.installed-WHAT, which is written last; if the stamp matches, the
+# script returns at once. The file .venv/.unfinished exists while packages are installed: an interrupted environment is
+# deleted and created again. So is an environment whose Python does not run or is too old, and one that was copied or
+# moved (its scripts and its link to the sources would still point to the old location).
 #
-# A Python on this machine comes first, since the one that people know and have configured should be the one used.
-# uv comes second: it can fetch a Python where there is none.
+# A Python that is installed on this machine is preferred, since users know and have configured it. Otherwise uv is
+# used, which can download a Python.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -28,13 +28,13 @@ fail() {
     exit 1
 }
 
-# Each candidate is run: shims of version managers may exist and fail, and Debian's Python may lack ensurepip.
+# Each candidate is executed: shims of version managers may exist but fail, and Debian's Python may lack ensurepip.
 usable() {
     "$1" -c "import sys, ensurepip, venv; sys.exit(not ($enough))" >/dev/null 2>&1 </dev/null
 }
 
-# The oldest Python that is new enough first: every dependency has wheels for it, and it is the one tested most.
-# pyenv's own folders are searched too, since .python-version makes its shims fail where only a newer one is there.
+# The oldest sufficient Python comes first: every dependency has wheels for it, and it is tested most.
+# The folders of pyenv are searched too, since .python-version makes its shims fail if only a newer Python is installed.
 find_python() (
     if [ -n "${PYTHON:-}" ]; then
         usable "$PYTHON" && echo "$PYTHON" && return
@@ -82,7 +82,7 @@ stamp=.venv/.installed-$what
 wanted="$(cat pyproject.toml scripts/venv.sh | cksum) $("$py" -V)"
 [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
 
-# Where something is installed already, pip is first asked whether it can: a "no" then leaves what there is intact.
+# If packages are installed already, a dry run of pip comes first, so that a failure leaves the environment intact.
 pip --quiet 'pip>=25.1' || fail "pip could not be brought to 25.1 or newer (its message is above)."
 [ -z "$(ls .venv/.installed-* 2>/dev/null)" ] || pip --quiet --dry-run "$@" >/dev/null
 : >.venv/.unfinished
@@ -90,4 +90,4 @@ pip "$@" || fail "The installation did not finish (pip's message is above). Run 
 rm .venv/.unfinished
 echo "$here" >.venv/.place
 echo "$wanted" >"$stamp"
-[ "$what" != test ] || echo "$wanted" >.venv/.installed-demo # the test environment holds all that the demo needs
+[ "$what" != test ] || echo "$wanted" >.venv/.installed-demo # the test environment includes the demo's packages
