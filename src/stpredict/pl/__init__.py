@@ -10,7 +10,7 @@ from typing import Any
 
 import lazy_loader
 
-from . import _errors as check
+from .._checks import config as check
 
 _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

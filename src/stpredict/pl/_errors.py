@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 NEEDED = ("failed", "folder", "note", "runs", "scores", "summary", "table")
 
 
-def needs_matplotlib(error: ModuleNotFoundError) -> None:
-    """Say how to install what plots are drawn with, if that is what is missing."""
-    if (error.name or "").partition(".")[0] == "matplotlib":
-        msg = "Plots need matplotlib, which is not installed. Call `pip install 'stpredict-histology[plot]'`."
-        raise ModuleNotFoundError(msg, name=error.name) from error
-
-
 def n_axes(given: int, needed: int) -> None:
     """Refuse another number of axes than there are panels."""
     if given != needed:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pooch
 
 from ... import _keys as keys
+from ..._checks import config as check_config
 from ..._checks.slides import listed
 from ..._slides.slides import Selection
 from . import _errors as check
@@ -109,15 +110,18 @@ class Benchmark:
         return table
 
     def to_html(self, path: str | PathLike[str]) -> None:
-        """Write a report as one self-contained HTML file.
+        """Write a report as one self-contained HTML file. Its figures need matplotlib (the extra ``plot``).
 
         Parameters
         ----------
         path
             The file.
         """
-        from ..._report.page import to_html
-
+        try:
+            from ..._report.page import to_html
+        except ModuleNotFoundError as error:
+            check_config.needs_matplotlib(error)
+            raise
         to_html(self, path)
 
     @classmethod
