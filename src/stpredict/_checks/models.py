@@ -25,7 +25,7 @@ RENAMED = {
     "reads_both": "uses_patches_and_features",
     "grows": "per_spot_buffers",
 }
-"""Former names of what a model may define: they would be ignored without a word."""
+"""Former names of methods and attributes of a model, which are refused: they would have no effect."""
 
 
 def positive_int(name: str, value: object) -> None:

@@ -108,7 +108,7 @@ def require_counts(n_spots: int, n_genes: int, path: Path) -> None:
     if not (n_spots and n_genes):
         msg = (
             f"Counts file '{path.name}' is empty: {n_spots} spots, {n_genes} genes. Give a table with a header of "
-            "names and one row a spot or a gene to `stp.io.read_st`, or fetch the file again."
+            "names and one row per spot or a gene to `stp.io.read_st`, or fetch the file again."
         )
         raise ValueError(msg)
 
@@ -117,7 +117,7 @@ def require_unique_spots(names: Sequence[str], path: Path) -> None:
     """Refuse two rows for one position of the array."""
     twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
-        msg = f"'{path.name}' holds more than one row for array position {listed(twice)}. Keep one row a spot."
+        msg = f"'{path.name}' holds more than one row for array position {listed(twice)}. Keep one row per spot."
         raise ValueError(msg)
 
 

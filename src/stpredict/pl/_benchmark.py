@@ -31,7 +31,7 @@ MOST_NUMBERS, NUMBER_IN = 8, 0.3
 
 
 def benchmark_scores(benchmark: BenchmarkLike, *, metric: str = "pearson", ax: Axes | None = None) -> Axes:
-    """Scores of all genes, one row a model, the best model on top.
+    """Scores of all genes, one row per model, the best model on top.
 
     A dot is a gene (its mean over folds, seeds and sections), a box spans the middle half of the genes, and the number
     is the mean of the model in the summary. The best baseline is orange, with a dashed line at its mean. The noise

@@ -116,7 +116,7 @@ def _panel_counts(slide: Slide, genes: Sequence[str]) -> csr_matrix:
 def score_predictions(
     observations: Observations, predicted: NDArray[np.float32]
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Scores of predictions ``(n, g)`` of the test spots: one row a slide and gene, and those of the whole."""
+    """Scores of predictions ``(n, g)`` of the test spots: one row per slide and gene, and those of the whole."""
     if not np.isfinite(predicted).all():
         msg = "The model predicts values that are not finite."
         raise ValueError(msg)

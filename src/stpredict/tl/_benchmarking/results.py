@@ -29,7 +29,7 @@ FAILED = ["model", "fold", "seed", "error"]
 def read_cells(
     folder: Path, labels: Sequence[str], seeds: Sequence[int] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Scores (one row a gene and metric), runs (one row a cell) and failures of some models; None for all seeds."""
+    """Scores (one row per gene and metric), runs (one row per cell) and failures of some models; None for all seeds."""
     runs, scores, failed = [], [], []
     for label in labels:
         for place in sorted((folder / label).glob("fold-*-seed-*")):
@@ -52,14 +52,14 @@ def read_cells(
 
 
 def _long_table(scores: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
-    """Scores of one cell, one row a gene and metric."""
+    """Scores of one cell, one row per gene and metric."""
     table = scores.assign(model=run["model"], fold=run["fold"], seed=run["seed"])
     metrics = [score.name for score in GENE_SCORES if score.name in scores]  # a score may be newer than the cell
     return table.melt(id_vars=ROW, value_vars=metrics, var_name="metric", value_name="value")
 
 
 def read_table(folder: Path, model: str, folds: Sequence[int], seed: int) -> ad.AnnData:
-    """Held-out predictions of one model and seed: one row a test spot, one column a gene of any fold."""
+    """Held-out predictions of one model and seed: one row per test spot, one column per gene of any fold."""
     parts = [(fold, *read_fold(folder, model, fold, seed)) for fold in folds]
     genes = list(dict.fromkeys(gene for _, observations, _ in parts for gene in observations.genes))
     table = ad.concat([_fold_table(fold, observations, arrays, genes) for fold, observations, arrays in parts])

@@ -1,4 +1,4 @@
-"""From the scores of many cells to one row a model: means over units, with intervals. Data frames in and out."""
+"""From the scores of many cells to one row per model: means over units, with intervals. Data frames in and out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COSTS = ("parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_
 
 
 def unit_means(scores: pd.DataFrame, metric: str, unit: str) -> pd.DataFrame:
-    """Mean of a score, one row a unit (``"group"`` or ``"slide"``), one column a model.
+    """Mean of a score, one row per unit (``"group"`` or ``"slide"``), one column per model.
 
     It is averaged over genes, then folds and seeds, then slides, so that a patient with many slides counts once.
     """
