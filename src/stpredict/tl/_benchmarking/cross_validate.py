@@ -126,9 +126,9 @@ def cross_validate(
 
     Returns
     -------
-    The scores of the model and of the baselines ``"mean_profile"`` and ``"ridge_color"``: one row per model, fold, seed,
-    slide, group, gene and metric. `stp.tl.summary` gives one row per model. ``attrs["leaks"]`` says whether a group was
-    on both sides of a fold.
+    The scores of the model and of the baselines ``"mean_profile"`` and ``"ridge_color"``: one row per model, fold,
+    seed, slide, group, gene and metric. `stp.tl.summary` gives one row per model. ``attrs["leaks"]`` says whether a
+    group was on both sides of a fold.
 
     Writes ``layers[key_added]`` of the measured table, ``(n_spots, n_genes)`` float32: held-out predictions of the
     first seed, NaN outside the panel of the fold and on slides that are in no test part; ``var[key_added]``, True where
