@@ -83,7 +83,7 @@ SHORT = {
 ALIASES = {"ad": "anndata", "nn": "torch.nn", "np": "numpy", "pd": "pandas"}
 _others = {name.partition(".")[0] for name in SHORT.values()} | set(ALIASES.values()) | {"collections", "torch"}
 _ours = (  # names of unions and of private classes, whose values the text of the parameter lists
-    "Anchor|BatchLimit|BenchmarkLike|BestEpoch|By|Calibration|ColorRange|GenesIn|HasHistory|ImageRange|Member|Outline|"
+    "Anchor|BatchLimit|BenchmarkLike|BestEpoch|By|Calibration|ColorRange|GenesIn|HasHistory|ImageRange|Layout|Member|Outline|"
     "RankingMethod|SlideRecord|StainMethod|Uncertainty|ValidationRecord|WithProvenance"
 )
 nitpick_ignore_regex = [
