@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jinja2
 import numpy as np
@@ -13,7 +15,16 @@ import pandas as pd
 from matplotlib import colormaps
 
 from .._files import atomic_file
-from ..pl.comparison import best_genes, ceiling_by_gene, mean_gene_scores, ranked_summary, section, shared_genes
+from ..pl.comparison import (
+    CEILING,
+    best_genes,
+    ceiling_by_gene,
+    is_light,
+    mean_gene_scores,
+    ranked_summary,
+    section,
+    shared_genes,
+)
 from ..pp.targets import TargetSpec
 from ..tl._benchmarking.cell import RUN
 from ..tl._predictor.serialization import package_version
@@ -30,8 +41,6 @@ if TYPE_CHECKING:
 
 N_GENES = 30
 """Genes of the heat map."""
-CEILING = "noise ceiling"
-LUMA = np.array([0.299, 0.587, 0.114])
 INTERVALS = {"gene_pearson": ("low", "high"), "difference": ("difference_low", "difference_high")}
 """Columns of the summary that hold the interval of another column."""
 
@@ -59,6 +68,7 @@ def to_html(benchmark: BenchmarkLike, path: str | PathLike[str]) -> None:
 def page(benchmark: BenchmarkLike) -> str:
     """The HTML text of the page."""
     summary = ranked_summary(benchmark)
+    benchmark = _read_once(benchmark, summary)
     scored = summary.index[summary["gene_pearson"].notna()].tolist()
     found = section(benchmark, scored)
     template = jinja2.Environment(
@@ -86,6 +96,20 @@ def page(benchmark: BenchmarkLike) -> str:
         repeat=_repeat(benchmark, summary),
         version=package_version(),
     )
+
+
+def _read_once(benchmark: BenchmarkLike, summary: pd.DataFrame) -> BenchmarkLike:
+    """The benchmark with its summary and each table computed once, since every figure of the page uses them."""
+    kept = SimpleNamespace(
+        folder=benchmark.folder,
+        note=benchmark.note,
+        failed=benchmark.failed,
+        scores=benchmark.scores,
+        runs=benchmark.runs,
+        summary=summary.copy,
+        table=cache(benchmark.table),
+    )
+    return cast("BenchmarkLike", kept)
 
 
 def _facts(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, str]:
@@ -183,7 +207,7 @@ def _heat_cell(value: float, share: float) -> Cell:
         return Cell(DASH)
     color = np.asarray(colormaps["viridis"](float(share))[:3])
     code = "".join(f"{channel:02x}" for channel in np.rint(255 * color).astype(int))
-    return Cell(number(value, "short"), style=f"background:#{code};color:{'#000' if color @ LUMA > 0.5 else '#fff'}")
+    return Cell(number(value, "short"), style=f"background:#{code};color:{'#000' if is_light(color) else '#fff'}")
 
 
 def _gene_map(benchmark: BenchmarkLike, found: Section, scores: pd.DataFrame) -> dict[str, Any] | None:

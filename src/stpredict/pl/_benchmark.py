@@ -10,9 +10,8 @@ from matplotlib import colormaps
 from .._checks import config as check_config
 from ..metrics.scores import GENE_SCORES
 from . import _errors as check
-from ._slide_axes import LUMA
 from ._style import BLUE, DASHES, NEUTRAL, ORANGE, WIDTH_IN, look, number, panels, tidy
-from .comparison import best_genes, ceiling_by_gene, mean_gene_scores, ranked_summary
+from .comparison import CEILING, best_genes, ceiling_by_gene, is_light, mean_gene_scores, ranked_summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 LABELS = {score.name: score.label for score in GENE_SCORES}
 LOWER_IS_BETTER = {score.name for score in GENE_SCORES if score.higher_is_better is False}
-CEILING = "noise ceiling"
 ROW_IN, JITTER, HALF_BOX = 0.27, 0.2, 0.27
 MOST_NUMBERS, NUMBER_IN = 8, 0.3
 """Largest number of models for which the cells of the heat map show numbers, and the width a cell needs, in inches."""
@@ -178,7 +176,7 @@ def _heat_map(ax: Axes, drawn: pd.DataFrame, cmap: str) -> AxesImage:
 
 def _numbers(ax: Axes, values: NDArray[np.float64], image: AxesImage) -> None:
     """The value of every cell, black on light colours and white on dark ones."""
-    light = image.to_rgba(values)[..., :3] @ LUMA > 0.5
+    light = is_light(image.to_rgba(values)[..., :3])
     for row, column in np.argwhere(np.isfinite(values)).tolist():
         color = "black" if light[row, column] else "white"
         ax.text(column, row, number(values[row, column]), ha="center", va="center", fontsize=6, color=color)

@@ -15,6 +15,7 @@ from .._geometry import PatchSpec, spot_pitch
 from .._pixels import PatchReader
 from .._slides.slides import Level
 from ..pp.raster import fit_raster
+from .comparison import LUMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,7 +31,6 @@ THUMBNAIL_PX = 800
 """Side of the tissue image: sharp at 300 dpi in a panel of a third of a page."""
 BUDGET_BYTES = 1 << 26
 """Largest amount of decoded image in memory."""
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 DESATURATION = 0.35
 """How much colour pale tissue loses, so that it is not mistaken for a value."""
 PANEL_IN, TEXT_IN = 2.4, 0.4
@@ -209,7 +209,7 @@ def _dim(pixels: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
     if alpha >= 1:
         return pixels
     values = pixels.astype(np.float32)
-    grey = (values @ LUMA)[..., None]
+    grey = (values @ LUMA.astype(np.float32))[..., None]
     dimmed = 255 - alpha * (255 - (DESATURATION * grey + (1 - DESATURATION) * values))
     rounded: NDArray[np.uint8] = np.rint(dimmed).astype(np.uint8)
     return rounded

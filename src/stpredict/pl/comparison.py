@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+CEILING = "noise ceiling"
+"""Name of the row or column of noise ceilings."""
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in the brightness of a colour."""
 MIN_STD = 1e-6
 """Standard deviation below which a gene is constant."""
 
@@ -200,3 +204,9 @@ def _standardize_genes(values: NDArray[np.float64]) -> NDArray[np.float64]:
     spread = np.nanstd(values, axis=0)
     standard: NDArray[np.float64] = centred / np.where(spread > MIN_STD, spread, np.inf)
     return standard
+
+
+def is_light(colors: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether black text is easier to read than white text on colours ``(…, 3)`` from 0 to 1."""
+    light: NDArray[np.bool_] = colors @ LUMA > 0.5
+    return light
