@@ -40,7 +40,13 @@ class PatchSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fov_um", tuple(float(fov) for fov in self.fov_um))
-        check.patch_spec(self.fov_um, self.size_px, self.fill)
+        if not self.fov_um or min(self.fov_um) <= 0 or list(self.fov_um) != sorted(set(self.fov_um)):
+            msg = f"`fov_um` is {self.fov_um}; give at least one side in µm, all positive, narrowest first, each once."
+            raise ValueError(msg)
+        if self.size_px < 8:
+            msg = f"`size_px` is {self.size_px}; a patch needs at least 8 px a side (224 is usual)."
+            raise ValueError(msg)
+        check.one_of("fill", self.fill, ("white", "reflect"))
 
     @classmethod
     def from_pixels(cls, sizes_px: Sequence[float], um_per_px: float, *, size_px: int = 224) -> PatchSpec:

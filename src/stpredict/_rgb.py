@@ -50,5 +50,10 @@ def rgb_gain(levels: Sequence[Level], image_key: str) -> float:
     tops = (1.0, 255.0) if dtype.kind == "f" else (255.0, 4095.0, 65535.0)
     top = next((top for top in tops if high <= top * 1.001), None)
     if top is None or low < 0:
-        check.pixel_range(dtype, low, high, image_key)
+        msg = (
+            f"Pixels of image {image_key!r} are {dtype} in [{low:g}, {high:g}]; supported are uint8, other whole "
+            "numbers from 0 to 65535 (as 8, 12 or 16 bits, the fewest that hold them) and floats in [0, 1] or [0, 255]"
+            ". Rescale the image to one of these, for instance `(image / image.max() * 255).astype('uint8')`."
+        )
+        raise ValueError(msg)
     return 255.0 / top

@@ -183,7 +183,7 @@ def test_a_folder_written_before_is_read_and_continued(baselines, pair, tmp_path
 
 
 def test_patches_cut_in_another_way_are_refused(baselines, pair, monkeypatch):
-    for module in ("runner", "cell", "study"):
+    for module in ("_errors", "runner", "cell", "study"):
         monkeypatch.setattr(f"stpredict.tl._benchmarking.{module}.PATCH_VERSION", 2)
     with pytest.raises(ValueError, match=r"was written when patches were cut in another way \(version 1, now 2\)"):
         benchmark(pair, ["mean_profile"], save_dir=baselines.folder, progress=False)

@@ -10,8 +10,8 @@ import torch
 
 import stpredict as stp
 from stpredict.tl import FitConfig, Predictor, fit, self_train
-from stpredict.tl._training import pseudo_labels as _pseudo_labels
 from stpredict.tl._training import train_members as _train_members
+from stpredict.tl._training.train_members import pseudo_labels
 
 TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 QUIET = {"accelerator": "cpu", "precision": "32-true", "progress": False}
@@ -72,7 +72,7 @@ def test_pseudo_labels_are_predictions_of_the_teacher(sdata, other, learn, tmp_p
     told = []
 
     def listened(teacher, *arguments):
-        told.append((deepcopy(teacher), _pseudo_labels.pseudo_labels(teacher, *arguments)))
+        told.append((deepcopy(teacher), pseudo_labels(teacher, *arguments)))
         return told[-1][1]
 
     monkeypatch.setattr(_train_members, "pseudo_labels", listened)
@@ -107,7 +107,7 @@ def test_members_teach_their_own_students(sdata, other, learn, monkeypatch):
 
     def listened(teacher, *arguments):
         teachers.append(tuple(teacher.targets.mean.tolist()))
-        return _pseudo_labels.pseudo_labels(teacher, *arguments)
+        return pseudo_labels(teacher, *arguments)
 
     monkeypatch.setattr(_train_members, "pseudo_labels", listened)
     found = learn(sdata, other, n_members=2, rounds=2)

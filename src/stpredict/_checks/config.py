@@ -29,17 +29,6 @@ def positive(name: str, value: float) -> None:
         raise ValueError(msg)
 
 
-def patch_spec(fov_um: Sequence[float], size_px: int, fill: str) -> None:
-    """Refuse fields of view that are missing, not positive or not ascending, and patches of under 8 px."""
-    if not fov_um or min(fov_um) <= 0 or list(fov_um) != sorted(set(fov_um)):
-        msg = f"`fov_um` is {tuple(fov_um)}; give at least one side in µm, all positive, narrowest first, each once."
-        raise ValueError(msg)
-    if size_px < 8:
-        msg = f"`size_px` is {size_px}; a patch needs at least 8 px a side (224 is usual)."
-        raise ValueError(msg)
-    one_of("fill", fill, ("white", "reflect"))
-
-
 def known_fields(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     """Refuse options that do not exist, or are set elsewhere."""
     unknown = [name for name in given if name not in known]

@@ -55,13 +55,6 @@ def zero_spots(matrix: ArrayLike | sparse.spmatrix) -> NDArray[np.bool_]:
     return empty
 
 
-def some_spots(n_spots: int, what: str) -> None:
-    """Refuse fewer than two spots with counts."""
-    if n_spots < 2:
-        msg = f"{what} needs at least two spots with counts, found {n_spots}. Use more spots, or name `genes` yourself."
-        raise ValueError(msg)
-
-
 def known_genes(asked: Sequence[str], available: Sequence[str]) -> None:
     """Refuse genes that the table does not have, all of them at once."""
     present = set(available)

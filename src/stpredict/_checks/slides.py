@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,13 +107,3 @@ def colour_image(shape: tuple[int, ...], image_key: str) -> None:
             "are supported. Give the colour image as `image_key`, or select its channels with `image.sel(c=[…])`."
         )
         raise ValueError(msg)
-
-
-def pixel_range(dtype: object, low: float, high: float, image_key: str) -> NoReturn:
-    """Refuse pixel values outside the known ranges."""
-    msg = (
-        f"Pixels of image {image_key!r} are {dtype} in [{low:g}, {high:g}]; supported are uint8, other whole numbers "
-        "from 0 to 65535 (as 8, 12 or 16 bits, the fewest that hold them) and floats in [0, 1] or [0, 255]. Rescale "
-        "the image to one of these, for instance `(image / image.max() * 255).astype('uint8')`."
-    )
-    raise ValueError(msg)

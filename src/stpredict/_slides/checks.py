@@ -29,17 +29,6 @@ def is_spatialdata(value: object) -> None:
         raise TypeError(msg)
 
 
-def each_once(names: Sequence[str]) -> None:
-    """Refuse an empty list of slides, or a slide that is named twice."""
-    if not names:
-        msg = "No slide was given: the list of objects is empty. Give a SpatialData, or a list or mapping of them."
-        raise ValueError(msg)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        msg = f"Slides are named more than once: {quote(twice)} (of {quote(names)}). Give each once in `shapes_key`."
-        raise ValueError(msg)
-
-
 def has_table(names: Sequence[str], asked: str) -> None:
     """Refuse a table that does not exist."""
     if asked not in names:
@@ -59,22 +48,6 @@ def one_table(names: Sequence[str]) -> None:
         raise ValueError(msg)
     if len(names) > 1:
         msg = f"Which table holds the counts? Found: {quote(names)}. Give `table_name`."
-        raise ValueError(msg)
-
-
-def one_shapes(found: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse to guess among several spot elements where no table names one, or to go on without any."""
-    if not found:
-        msg = (
-            f"No element holds spots; shapes and labels found: {quote(names)}. Lay spots over the slide with "
-            "`stp.pp.spot_grid`, or give `shapes_key`."
-        )
-        raise ValueError(msg)
-    if len(found) > 1:
-        msg = (
-            f"Which element holds the spots? No table says so; shapes and labels found: {quote(found)}. "
-            "Give `shapes_key`."
-        )
         raise ValueError(msg)
 
 

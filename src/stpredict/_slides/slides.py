@@ -16,6 +16,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
+from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
 from . import checks as check
@@ -127,7 +128,13 @@ def resolve(
             slide = _slide(sdata, table_name, shapes_key, selection)
             own = slide.group if selection.group_key else f"{prefix}{slide.group}"
             found.append(replace(slide, name=f"{prefix}{slide.name}", group=own))
-    check.each_once([slide.name for slide in found])
+    names = [slide.name for slide in found]
+    if not names:
+        msg = "No slide was given: the list of objects is empty. Give a SpatialData, or a list or mapping of them."
+        raise ValueError(msg)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"Slides are named more than once: {quote(twice)} (of {quote(names)}). Give each once in `shapes_key`."
+        raise ValueError(msg)
     return found
 
 
@@ -178,7 +185,18 @@ def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
     """The element with the spots where no table names one: our own grid, or else what is not our own tissue."""
     grids, tissue = (sdata.attrs.get(keys.ATTRS, {}).get(kind, {}) for kind in (keys.GRID, keys.TISSUE))
     found = [name for name in names if name in grids] or [name for name in names if name not in tissue]
-    check.one_shapes(found, names)
+    if not found:
+        msg = (
+            f"No element holds spots; shapes and labels found: {quote(names)}. Lay spots over the slide with "
+            "`stp.pp.spot_grid`, or give `shapes_key`."
+        )
+        raise ValueError(msg)
+    if len(found) > 1:
+        msg = (
+            f"Which element holds the spots? No table says so; shapes and labels found: {quote(found)}. "
+            "Give `shapes_key`."
+        )
+        raise ValueError(msg)
     return found
 
 

@@ -108,5 +108,10 @@ def _counts(table: AnnData, rows: NDArray[np.bool_], layer: str | None) -> spars
     matrix = sparse.csr_matrix(table.X if layer is None else table.layers[layer])[rows]
     check.counts(matrix, genes=list(table.var_names), spots=list(table.obs_names[rows]))
     matrix = matrix[~check.zero_spots(matrix)]
-    check.some_spots(matrix.shape[0], "Choosing genes")
+    if matrix.shape[0] < 2:
+        msg = (
+            f"Choosing genes needs at least two spots with counts, found {matrix.shape[0]}. Use more spots, or name "
+            "`genes` yourself."
+        )
+        raise ValueError(msg)
     return matrix

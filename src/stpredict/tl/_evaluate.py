@@ -13,6 +13,8 @@ import pandas as pd
 
 from .. import _keys as keys
 from .._checks import expression as check_expression
+from .._checks.slides import quote
+from .._checks.training import warn
 from .._slides import checks as check_elements
 from .._train.color import apply_ridge
 from ..metrics import pearson
@@ -124,7 +126,11 @@ def evaluate(
     scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
     scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
     scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
-    check.seen_in_training(sorted(set(scores.attrs["trained_on"]) & set(paired.slide.tolist())))
+    if seen := sorted(set(scores.attrs["trained_on"]) & set(paired.slide.tolist())):
+        warn(
+            f"The predictor was trained on {quote(seen)}: these scores measure how well it remembers, not how well "
+            "it predicts. Name the test slides with `shapes_key`."
+        )
     for name in scores.columns:
         source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
     source.uns[keys.EVALUATION] = {"summary": scores.attrs["summary"], "ceiling": scores.attrs["ceiling"]}
@@ -157,7 +163,9 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     >>> list(stp.tl.summary(stp.tl.evaluate(sdata, shapes_key="S2_spots")).index)
     ['mean_profile', 'ridge_color', 'model']
     """
-    check.has_summary(scores)
+    if "summary" not in scores.attrs:
+        msg = "These scores carry no summary: give what `stp.tl.evaluate` returned, as it is."
+        raise ValueError(msg)
     return pd.DataFrame.from_dict(scores.attrs["summary"], orient="index")
 
 
@@ -170,9 +178,25 @@ def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnDat
         source = sdata.tables[predicted]
     else:
         source = observed
-        check.has_prediction(predicted, list(sdata.tables), check_elements.layers(observed))
-    check.is_prediction(predicted, source)
-    check.not_cross_validated(predicted, ours=keys.FOLDS in source.uns[predicted])
+        layers = check_elements.layers(observed)
+        if predicted not in layers:
+            msg = (
+                f"No prediction {predicted!r}: no such table (found: {quote(list(sdata.tables))}) and no such layer "
+                f"(found: {quote(layers)}). Create it with `stp.tl.predict(sdata, predictor, key_added={predicted!r})`."
+            )
+            raise ValueError(msg)
+    if "target" not in source.uns.get(predicted, {}):
+        msg = (
+            f"{predicted!r} was not written by `stp.tl.predict`: `uns[{predicted!r}]` does not say how expression was "
+            "normalised. Predict again, or name the right table with `predicted`."
+        )
+        raise ValueError(msg)
+    if keys.FOLDS in source.uns[predicted]:
+        msg = (
+            f"{predicted!r} was cross-validated: every fold has its own predictor and baselines. Its scores are what "
+            "`stp.tl.cross_validate` returned."
+        )
+        raise ValueError(msg)
     check.unique_spots(observed.obs_names, table_name)
     return source, observed
 
@@ -203,7 +227,13 @@ def _pair_spots(
     columns = observed.var_names.get_indexer(pd.Index(genes))
     empty = check_expression.zero_spots(counts[:, columns])
     kept = np.flatnonzero(wanted & ~empty)
-    check.enough_pairs(max(np.unique(regions[kept], return_counts=True)[1], default=0))
+    n_spots = max(np.unique(regions[kept], return_counts=True)[1], default=0)
+    if n_spots < 3:
+        msg = (
+            f"No slide has more than {n_spots} spots with both counts and predictions; at least 3 are needed. They are "
+            "matched by `obs_names`: were these changed after `stp.tl.predict`? Or give other elements as `shapes_key`."
+        )
+        raise ValueError(msg)
     counts = counts[kept]
     return Paired(
         genes=genes,
@@ -222,7 +252,12 @@ def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str) 
     inside = np.asarray(source.var[predicted], bool) if predicted in source.var else np.ones(source.n_vars, bool)
     panel, known = source.var_names[inside].tolist(), set(measured.var_names)
     genes = [gene for gene in panel if gene in known]
-    check.genes_to_score(len(genes), panel, list(measured.var_names))
+    if not genes:
+        msg = (
+            f"None of the {len(panel)} predicted genes ({quote(panel)}) is among the {measured.n_vars} measured ones "
+            f"({quote(measured.var_names)}). Use the same kind of names, or give the right table as `table_name`."
+        )
+        raise ValueError(msg)
     check.panel_measured([gene for gene in panel if gene not in known], len(panel), table_name)
     return genes
 

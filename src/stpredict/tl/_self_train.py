@@ -15,7 +15,6 @@ from ..models import build
 from ..pp.targets import TargetSpec
 from ._fit import default_folder
 from ._predictor.attrs import record_predictor
-from ._training import _errors
 from ._training.plan import plan_training
 from ._training.train_members import train_members
 
@@ -148,7 +147,14 @@ def self_train(
     plan = dataclasses.replace(plan, unlabelled=others, rounds=rounds)
     with torch.device("meta"):
         network = build(plan.model_config)
-    _errors.check_student(model, trainable=network.has_trainable_parameters, needs_counts=network.needs_counts)
+    if not network.has_trainable_parameters or network.needs_counts:
+        on_counts = "is trained on counts, which a teacher does not predict"
+        why = on_counts if network.needs_counts else "is not trained by steps"
+        msg = (
+            f"{model!r} {why}, so it learns nothing from spots without measurements. Use `stp.tl.fit`, or a network "
+            "such as 'deepspace'."
+        )
+        raise ValueError(msg)
     folder = Path(resume_from or save_dir or default_folder(plan.fingerprint()))
     predictor = train_members(plan, folder, resume=resume_from is not None)
     record_predictor(plan.slides, folder, predictor)

@@ -115,8 +115,7 @@ class Cell:
             return False
         stored = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
         config = self.config(self.training_plan())
-        check.same_patches(stored.setdefault("patch_version", 1), PATCH_VERSION, self.folder)
-        check.same_comparison([name for name in config if stored.get(name) != config[name]], self.folder)
+        check.same_comparison(self.folder, stored.setdefault("patch_version", 1), stored, config)
         return True
 
 

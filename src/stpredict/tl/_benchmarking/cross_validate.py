@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
+from ..._checks.slides import quote
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
 from .._errors import unique_spots
@@ -188,7 +189,12 @@ def cross_validate(
             raise_errors=True,
             progress=progress,
         )
-        check.all_finished(busy)
+        if busy:
+            msg = (
+                f"Another process is running the same cross-validation: {quote(busy)}. Call it again when that process "
+                "has ended; its results in `save_dir` are then used."
+            )
+            raise RuntimeError(msg)
         summary = found.summary()
         _write_predictions(study, folder, model, seeds[0], key_added)
     scores = found.scores

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..._checks import config as check_config
+from ..._checks.slides import quote
 from ..._train.config import FitConfig, fit_config
-from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,8 +96,16 @@ def entries_of(models: Sequence[str] | Mapping[str, str | Entry]) -> dict[str, E
         raise ValueError(msg)
     rows = {label: Entry(value) if isinstance(value, str) else value for label, value in given}
     for label, value in rows.items():
-        check.is_entry(str(label), value, Entry)
-    check.labels([str(label) for label, _ in given])
+        if not isinstance(value, Entry):
+            msg = f"{str(label)!r} is {type(value).__name__}; give the name of a model, or `stp.tl.Entry(model=...)`."
+            raise TypeError(msg)
+    names = [str(label) for label, _ in given]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"Several models are called {quote(twice)}. Give a mapping of labels to `stp.tl.Entry(...)`."
+        raise ValueError(msg)
+    if wrong := [name for name in names if not name or name[0] in "._" or set(name) & set('/\\:*?"<>|')]:
+        msg = f"{quote(wrong)} cannot be the name of a folder. Give labels without slashes, not beginning with . or _."
+        raise ValueError(msg)
     return {**{name: Entry(name) for name in BASELINES}, **rows}
 
 

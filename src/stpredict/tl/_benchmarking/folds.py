@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ... import _keys as keys
 from ..._checks import config as check_config
-from . import _errors as check
+from ..._checks.slides import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +44,12 @@ def cross_validation_splits(
 ) -> tuple[Split, ...]:
     """Folds in which every slide is tested once; those with a group on both sides carry the mark."""
     check_config.one_of("by", by, ("group", "section"))
-    check.several_slides(len(slides))
+    if len(slides) < 2:
+        msg = (
+            "There is one slide only, so no fold can be held out. Give further slides (a list of objects works); with "
+            "one slide, train on a part of its spots: `stp.pp.split(sdata, by='block')`."
+        )
+        raise ValueError(msg)
     groups = {slide.name: slide.group for slide in slides}
     one_group = len(set(groups.values())) == 1
     unit = {slide.name: slide.group if by == "group" and not one_group else slide.name for slide in slides}
@@ -59,7 +64,17 @@ def cross_validation_splits(
         _split(i, [name for name in groups if unit[name] in part], groups, None) for i, part in enumerate(parts)
     )
     shared = sorted({group for each in folds for group in _shared_groups(each.train, each.test, groups)})
-    check.no_leak(shared, one_group=one_group, allowed=allow_leakage)
+    if shared and not allow_leakage:
+        why = (
+            "All slides are of one group, so folds can only be of sections"
+            if one_group
+            else "Folds are of sections (`by='section'`)"
+        )
+        msg = (
+            f"{why}, and {quote(shared)} would be both in training and in test: scores would be too high. Give slides "
+            "of other groups (`group_key` names them), or pass `allow_leakage=True`: all results are then marked."
+        )
+        raise ValueError(msg)
     return folds
 
 

@@ -53,9 +53,7 @@ def write_note(study: Study, folder: Path, labels: Sequence[str], *, grouped: bo
     values, labels_before = study.to_dict(), []
     if (folder / NOTE).is_file():
         before = read_note(folder)
-        check.same_patches(before["patch_version"], PATCH_VERSION, folder)
-        wanted = json.loads(json.dumps(values))
-        check.same_comparison([name for name in wanted if before["study"].get(name) != wanted[name]], folder)
+        check.same_comparison(folder, before["patch_version"], before["study"], json.loads(json.dumps(values)))
         labels_before = before["models"]
     several = len({slide.group for slide in study.slides.values()}) > 1
     rule = study.protocol

@@ -17,7 +17,6 @@ from ..._slides.slides import resolve, shared_genes
 from ..._train.config import FitConfig
 from ...pp.targets import TargetSpec
 from .._training.plan import DEFAULT_N_GENES, drop_low_count_spots, most_dispersed_genes, slide_digest
-from . import _errors as check
 from .folds import cross_validation_splits
 from .protocols import PROTOCOLS
 
@@ -118,7 +117,12 @@ def plan_study(
     else:
         splits = rule.splits(slides)
     if rule is not None and target is not None:
-        check.same_target(target.to_dict(), rule.target.to_dict(), str(protocol))
+        fixed = rule.target.to_dict()
+        if differing := [name for name, value in target.to_dict().items() if value != fixed[name]]:
+            msg = (
+                f"`protocol={protocol!r}` fixes the target, but `target` has another {quote(differing)}. Leave it out."
+            )
+            raise ValueError(msg)
     shared = shared_genes(slides)
     check_expression.shared_genes(len(shared), [len(slide.genes) for slide in slides])
     return Study(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._checks.training import warn
 from ..._pixels import PATCH_VERSION
 from ..._train.data import reading_order
 from .._predictor.stain import stain_normalizers
 from .._training.plan import slide_digest
-from ._errors import warn_other_calibration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,5 +100,15 @@ def _calibrated_options(options: PredictOptions, calibration: Calibration | None
         )
         raise ValueError(msg)
     calibration.quantile(options.uncertainty, options.coverage)  # an error if it has too few spots
-    warn_other_calibration(calibration, options.stain)
+    record = calibration.record
+    if record["leaks"]:
+        warn(
+            f"Intervals were calibrated on {record['kind']} of slides that were also trained on: on new slides they "
+            "will cover less than they say. Calibrate on others with `stp.tl.calibrate`."
+        )
+    if record["stain"] != options.stain:
+        warn(
+            f"Intervals were calibrated with `stain={record['stain']!r}`, and `stain` is {options.stain!r}. Calibrate "
+            "with the same by `stp.tl.calibrate`."
+        )
     return replace(options, n_views=calibration.n_views)

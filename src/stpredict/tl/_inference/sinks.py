@@ -13,7 +13,6 @@ import zarr
 
 from ... import _keys as keys
 from ..._pixels import PATCH_VERSION
-from ._errors import check_resumable
 from .partitions import X, matrix_names, output_columns
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class StoreSink:
         """Create a store, or resume one that was begun for the same prediction."""
         path, fingerprint = Path(path), plan.fingerprint(predictor)
         if path.exists():
-            check_resumable(path, _stored_attrs(path), fingerprint, PATCH_VERSION)
+            _check_resumable(path, fingerprint)
             return cls.open(path, plan)
         group = zarr.open_group(path, mode="w-")
         n = len(plan.order)
@@ -212,10 +211,24 @@ def split_partitions(pieces: Iterable[Values], size: int) -> Iterator[dict[str, 
         yield rest
 
 
-def _stored_attrs(path: Path) -> dict[str, Any]:
-    """What `StoreSink.create` recorded in a store; empty if the folder is not a store."""
+def _check_resumable(path: Path, fingerprint: str) -> None:
+    """Refuse to write into a folder that was not begun for this prediction."""
     try:
-        attrs = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(keys.ATTRS)
+        attrs: Any = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(keys.ATTRS)
     except (FileNotFoundError, ValueError):
-        return {}
-    return dict(attrs) if isinstance(attrs, dict) else {}
+        attrs = None
+    if not isinstance(attrs, dict) or "fingerprint" not in attrs:
+        msg = f"{str(path)!r} exists and was not written by `stp.tl.predict`, so it is kept. Give another `store`."
+        raise FileExistsError(msg)
+    if (found := attrs.get(keys.PATCH_VERSION, 1)) != PATCH_VERSION:
+        msg = (
+            f"{str(path)!r} was predicted from patches of version {found}, and this version of stpredict cuts patches "
+            f"of version {PATCH_VERSION}, so it cannot be resumed. Delete it or give another `store`."
+        )
+        raise FileExistsError(msg)
+    if attrs["fingerprint"] != fingerprint:
+        msg = (
+            f"{str(path)!r} holds a prediction of other spots, or by another predictor or with other options, so it "
+            "cannot be resumed. Delete it or give another `store`."
+        )
+        raise FileExistsError(msg)

@@ -13,7 +13,6 @@ from ... import _keys as keys
 from ..._checks.slides import quote
 from ..._slides import checks as check_elements
 from .. import _errors as check
-from ._errors import check_overwritable
 from .partitions import X
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def check_destination(
     """Refuse, before anything is computed, to overwrite anything but predictions."""
     if layer is None:
         kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _is_ours(sdata, name, name)]
-        check_overwritable("key_added", key_added, kept)
+        _check_overwritable("key_added", key_added, kept)
     if table_name is None:
         return
     table = sdata.tables[table_name]
@@ -47,7 +46,7 @@ def check_destination(
     predicted = [name for name in layers if _is_ours(sdata, table_name, name)]
     ours = {*predicted, *(bound for name in predicted for bound in interval_layers(name).values())}
     for name in (layer, *interval_layers(layer).values()):
-        check_overwritable("layer", name, [name for name in layers if name not in ours])
+        _check_overwritable("layer", name, [name for name in layers if name not in ours])
     if missing:
         msg = (
             f"Table {table_name!r} has no column for {len(missing)} of the predictor's {len(predictor.genes)} genes: "
@@ -182,3 +181,13 @@ def _spot_columns(slide: Slide) -> pd.DataFrame:
 
 def _is_ours(sdata: SpatialData, table_name: str, key: str) -> bool:
     return keys.TARGET in sdata.tables[table_name].uns.get(key, {})
+
+
+def _check_overwritable(argument: str, name: str, kept: Sequence[str]) -> None:
+    """Refuse to overwrite an element or layer that is not a prediction."""
+    if name in kept:
+        msg = (
+            f"`{argument}` is {name!r}, which exists and was not written by `stp.tl.predict`, so it is not overwritten "
+            f"(kept are: {quote(kept)}). Give another name; `layer='X'` overwrites X."
+        )
+        raise ValueError(msg)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...metrics import pearson
-from . import _errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +45,12 @@ class ImageSpace:
         """Positions of the nearest neighbours in image space, ``(n, k)``; fewer if a spot has fewer candidates."""
         parts = [np.arange(len(self.slide))[i : i + BLOCK_SPOTS] for i in range(0, len(self.slide), BLOCK_SPOTS)]
         k = min(n_neighbors, *(int(self._allowed(rows).sum(axis=1).min()) for rows in parts))
-        _errors.check_distant_spots(k)
+        if k < 1:
+            msg = (
+                "Some spots have no other spot that is at least two spot distances away, so they have no "
+                "neighbours in image space. Give several slides to `stp.tl.predictability`, or larger ones."
+            )
+            raise ValueError(msg)
         squares = (self.features.astype(np.float64) ** 2).sum(axis=1)
         found = []
         for rows in parts:

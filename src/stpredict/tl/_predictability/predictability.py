@@ -20,7 +20,6 @@ from ...pp.lattice import infer_lattice
 from ...pp.targets import TargetSpec, slide_means
 from .._predictor.ood import image_statistics
 from .._training.plan import gene_columns, plan_training
-from . import _errors
 from .image_graph import ImageSpace, pearson_within_slides, standardize_by_slide, torus_shift_permutation
 
 if TYPE_CHECKING:
@@ -157,7 +156,12 @@ def predictability(
     model = MODEL if features_key is None else EMBEDDING_MODEL
     config, target = FitConfig(validation="none"), target or TargetSpec()
     plan = plan_training(slides, model, config=config, target=target, patch=patch, genes=genes)
-    _errors.check_spots_per_slide(min(len(slide.xy_px) for slide in plan.slides))
+    if (n_least := min(len(slide.xy_px) for slide in plan.slides)) < 3:
+        msg = (
+            f"A slide has {n_least} spots with counts; at least 3 are needed for a correlation. Name larger slides "
+            "with `shapes_key`."
+        )
+        raise ValueError(msg)
     space = _image_space(plan, progress=progress)
     values = plan.normalized_counts()
     scores, null = _scores(values, space, n_neighbors, n_permutations, seed)

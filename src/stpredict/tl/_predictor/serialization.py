@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from ..._checks.slides import quote
 from ..._files import atomic_folder
-from . import _errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from os import PathLike
 
     from torch import Tensor
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the layout; other versions are refused."""
 CONFIG, WEIGHTS, HISTORY, CARD = "config.json", "weights.safetensors", "history.csv", "README.md"
+PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
 HEADER_FIELDS = ("format", "stpredict", "weights_sha256", "hash")
 """Fields of ``config.json`` that do not enter the hash."""
 REQUIRED_FIELDS = (
@@ -76,28 +76,76 @@ def write(
             history.to_csv(folder / HISTORY, index=False)
             (folder / CARD).write_text(_model_card(config), encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        _errors.raise_not_written(target, error)
+        msg = (
+            f"The predictor could not be saved to {str(target)!r}: {error}. What was there before is unchanged. "
+            "Free some space or give a folder you may write to."
+        )
+        raise OSError(msg) from error
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], pd.DataFrame]:
     """Read configuration, tensors and history of a folder or Hugging Face repository, and check their digests."""
     folder = _local_folder(path)
-    _errors.check_is_predictor(folder, CONFIG, WEIGHTS)
-    try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        _errors.raise_unreadable(folder / CONFIG, error)
-    _errors.check_config(values, folder / CONFIG, FORMAT, REQUIRED_FIELDS)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        _errors.raise_unreadable(folder / WEIGHTS, error)
-    _errors.check_weights_match(_sha256(folder / WEIGHTS), values["weights_sha256"], folder / WEIGHTS)
+    _check_is_predictor(folder)
+    values = _load(folder / CONFIG, lambda file: json.loads(file.read_text(encoding="utf-8")))
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        msg = (
+            f"{str(folder / CONFIG)!r} has format {found!r}; this version of stpredict reads format {FORMAT}. "
+            "Install the version that wrote it, or train again."
+        )
+        raise ValueError(msg)
+    if missing := [name for name in REQUIRED_FIELDS if name not in values]:
+        msg = f"{str(folder / CONFIG)!r} lacks {quote(missing)}: it was changed by hand. Save or download it again."
+        raise ValueError(msg)
+    tensors = _load(folder / WEIGHTS, load_file)
+    found, expected = _sha256(folder / WEIGHTS), str(values["weights_sha256"])
+    if found != expected:
+        msg = (
+            f"{str(folder / WEIGHTS)!r} has SHA-256 {found[:12]}…, its configuration says {expected[:12]}…: the file "
+            "is corrupt or belongs to another predictor. Save or download it again."
+        )
+        raise ValueError(msg)
     hashed = {name: value for name, value in values.items() if name not in HEADER_FIELDS}
-    _errors.check_config_unchanged(digest(hashed, tensors), values["hash"], folder)
+    found, expected = digest(hashed, tensors), str(values["hash"])
+    if found != expected:
+        msg = (
+            f"The configuration of the predictor in {str(folder)!r} was changed after it was saved (hash {found[:12]}"
+            f"…, written {expected[:12]}…). Save or download it again."
+        )
+        raise ValueError(msg)
     file = folder / HISTORY
     has_rows = file.is_file() and file.read_text(encoding="utf-8").strip() != ""
     return values, tensors, pd.read_csv(file) if has_rows else pd.DataFrame()
+
+
+def _check_is_predictor(path: Path) -> None:
+    """Refuse anything but a saved predictor, pickles above all."""
+    files = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
+    pickles = [file.name for file in files if file.suffix in PICKLES]
+    if pickles and not (path / WEIGHTS).is_file():
+        msg = (
+            f"{pickles[0]!r} is a pickle, and reading one can run any code, so it is refused. A predictor is a "
+            f"folder with {CONFIG!r} and {WEIGHTS!r}, written by `Predictor.save`."
+        )
+        raise ValueError(msg)
+    if missing := [name for name in (CONFIG, WEIGHTS) if not (path / name).is_file()]:
+        found = quote([file.name for file in files]) if path.is_dir() else "no such folder"
+        found = "a file, not a folder" if path.is_file() else found
+        msg = (
+            f"{str(path)!r} is no saved predictor: {quote(missing)} missing (found: {found}). "
+            "Save one with `predictor.save(path)` after `stp.tl.fit`."
+        )
+        raise FileNotFoundError(msg)
+
+
+def _load(path: Path, load: Callable[[Path], Any]) -> Any:
+    """What a function loads from a file; an error if the file is truncated or of another kind."""
+    try:
+        return load(path)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, OSError) as error:
+        msg = f"{str(path)!r} cannot be read ({error}): it is truncated or was changed. Save or download it again."
+        raise ValueError(msg) from error
 
 
 def load_weights(network: SpotModel, weights: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
@@ -128,11 +176,19 @@ def _local_folder(path: str | PathLike[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        _errors.raise_hub_missing(name)
+        msg = (
+            f"There is no folder {name!r}, and reading it from the Hugging Face hub needs `huggingface_hub`: install "
+            "`stpredict-histology[encoders]`, or give a folder."
+        )
+        raise ValueError(msg) from None
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, HISTORY, CARD]))
     except (OSError, ValueError) as error:  # the hub raises one or the other
-        _errors.raise_not_on_hub(name, error)
+        msg = (
+            f"There is no folder {name!r}, and no such repository could be read from the Hugging Face hub ({error}). "
+            "Give the folder that `Predictor.save` wrote, or the id of a repository."
+        )
+        raise FileNotFoundError(msg) from error
 
 
 def _model_card(config: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from spatialdata.models import TableModel
 
 from ... import _keys as keys
 from ..._checks import config as check_config
+from ..._checks.slides import quote
 from ..._geometry import spot_pitch
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection, resolve
@@ -201,11 +202,19 @@ def super_resolve(
 
 
 def _columns(predictor: Predictor, genes: Sequence[str] | None) -> NDArray[np.intp]:
-    column = {gene: i for i, gene in enumerate(predictor.genes)}
-    wanted = predictor.genes if genes is None else list(dict.fromkeys(genes))
-    _errors.check_some_genes(len(wanted), predictor.genes)
-    _errors.check_known_genes([gene for gene in wanted if gene not in column], predictor.genes)
-    return np.array([column[gene] for gene in wanted], np.intp)
+    panel = predictor.genes
+    wanted = panel if genes is None else list(dict.fromkeys(genes))
+    if not wanted:
+        msg = f"`genes` is empty; the predictor has {len(panel)} genes: {quote(panel)}. Give some, or None for all."
+        raise ValueError(msg)
+    columns = pd.Index(panel).get_indexer(wanted)
+    if missing := [gene for gene, column in zip(wanted, columns, strict=True) if column < 0]:
+        msg = (
+            f"The predictor has no gene {quote(missing)} (its {len(panel)} genes: {quote(panel)}). Give some of these "
+            "as `genes`, or train one with `stp.tl.fit(sdata, genes=…)`."
+        )
+        raise ValueError(msg)
+    return columns
 
 
 def _check(
@@ -232,10 +241,21 @@ def _check(
         pitch_um = spot_pitch(slide.xy_px) * slide.um_per_px
         n_superpixels += round(len(slide.xy_px) * (max(pitch_um, slide.diameter_um) / step_um) ** 2)
     needed = n_superpixels * (4 * len(columns) + SUPERPIXEL_BYTES)
-    _errors.check_memory(n_superpixels, len(columns), needed, memory_bytes, step_um)
+    if needed > memory_bytes:
+        msg = (
+            f"About {n_superpixels:,} superpixels of {step_um:g} µm with {len(columns)} genes need {needed:,} bytes, "
+            f"`memory_bytes` allows {memory_bytes:,}. Name fewer `genes`, one element as `shapes_key`, a larger "
+            "`step_um`, or allow more."
+        )
+        raise ValueError(msg)
     ours = _written(sdata, key_added)
     names = {key_added, *(f"{key_added}_{slide.shapes_key}" for slide in slides)} - set(ours)
-    _errors.check_overwrite([name for _, name, _ in sdata.gen_elements() if name in names], key_added)
+    if taken := [name for _, name, _ in sdata.gen_elements() if name in names]:
+        msg = (
+            f"The object already has {quote(taken)}, which `stp.tl.super_resolve` did not write, and it is not "
+            f"overwritten. Give another `key_added` than {key_added!r}."
+        )
+        raise ValueError(msg)
 
 
 def _written(sdata: SpatialData, key_added: str) -> list[str]:

@@ -10,9 +10,9 @@ import shapely
 from geopandas import GeoDataFrame
 from scipy import sparse
 
+from ..._checks.slides import quote
 from ..._geometry import apply_affine, spot_pitch
 from ...pp.elements import affine_to_image
-from . import _errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,8 +90,14 @@ def superpixels(slide: Slide, step_um: float, tissue: Any = None) -> Superpixels
         found.append(xy[kept])
         spots.append(spot[kept])
     spot = np.concatenate(spots)
-    empty = np.flatnonzero(np.bincount(spot[spot >= 0], minlength=len(slide.xy_px)) == 0)
-    _errors.check_spots_covered(slide.obs_names[empty].tolist(), len(slide.xy_px), step_um, slide.name)
+    empty = slide.obs_names[np.bincount(spot[spot >= 0], minlength=len(slide.xy_px)) == 0].tolist()
+    if empty:
+        msg = (
+            f"{len(empty)} of {len(slide.xy_px)} spots of {slide.name!r} hold no superpixel of {step_um:g} µm "
+            f"({quote(empty)}): they are smaller than others, or lie on one another. Give a "
+            "smaller `step_um` to `stp.tl.super_resolve`."
+        )
+        raise ValueError(msg)
     return Superpixels(slide=slide, step_px=step, xy_px=np.concatenate(found), spot=spot)
 
 

@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from ..._checks.slides import quote
+from ..._checks.training import warn
 from ..._files import atomic_file, lock
 from ..._train.loop import TrainingState
-from . import _errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,17 +54,28 @@ class Checkpoint:
         cls, folder: Path, fingerprint: Mapping[str, Any], *, resume: bool, writes: bool = True
     ) -> Iterator[Checkpoint]:
         """Begin or resume a checkpoint under a lock; its files are removed when the predictor is saved."""
-        checkpoint = cls(folder, writes=writes)
-        if resume:
-            _errors.check_checkpoint_exists(str(folder), found=(checkpoint.path / "run.json").is_file())
+        checkpoint, place = cls(folder, writes=writes), repr(str(folder))
+        if resume and not (checkpoint.path / "run.json").is_file():
+            msg = (
+                f"No unfinished training at {place}. A run leaves one there when it is interrupted; start anew without "
+                "`resume_from`, or load a finished predictor with `stp.tl.Predictor.load`."
+            )
+            raise FileNotFoundError(msg)
         with ExitStack() as stack:
-            if writes:
-                try:
-                    _errors.check_only_process(str(folder), locked=stack.enter_context(lock(checkpoint.path)))
-                    if not resume:
-                        checkpoint._begin(fingerprint)
-                except OSError as error:
-                    _errors.folder_not_writable(str(folder), error)
+            try:
+                if writes and not stack.enter_context(lock(checkpoint.path)):
+                    msg = (
+                        f"Another process is training into {place} at this moment. Wait until it has ended, or give "
+                        "another folder as `save_dir`; by default the folder follows from data and options, so it "
+                        "trains the same."
+                    )
+                    raise RuntimeError(msg)
+                if writes and not resume:
+                    checkpoint._begin(fingerprint)
+            except OSError as error:
+                advice = "Give a folder you may write to as `save_dir`."
+                msg = f"The predictor could not be saved to {place}: {error}. {advice}"
+                raise OSError(msg) from error
             if resume:
                 checkpoint._read(fingerprint)
             stack.push(checkpoint._end)
@@ -77,9 +89,20 @@ class Checkpoint:
     def _read(self, fingerprint: Mapping[str, Any]) -> None:
         begun = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         current = json.loads(json.dumps(fingerprint))
-        patches = begun.pop("patch_version", 1), current.pop("patch_version", 1)  # version 1 is not recorded
-        _errors.check_same_patches(*patches, str(self.folder))
-        _errors.check_same_run([name for name in current if begun.get(name) != current[name]], str(self.folder))
+        before, version = begun.pop("patch_version", 1), current.pop("patch_version", 1)  # version 1 is not recorded
+        if before != version:
+            msg = (
+                f"The training at {str(self.folder)!r} was begun with patches of version {before}, and this stpredict "
+                f"cuts patches of version {version}, which differ. Start anew without `resume_from`, or install the "
+                "version it was begun with."
+            )
+            raise ValueError(msg)
+        if differing := [name for name in current if begun.get(name) != current[name]]:
+            msg = (
+                f"The training at {str(self.folder)!r} was begun with other {quote(differing)}. Resume it with what it "
+                "was begun with, or start anew without `resume_from`."
+            )
+            raise ValueError(msg)
         files = sorted(self.path.glob("member*.safetensors"))
         self.states.update({int(file.stem.removeprefix("member")): _load(file) for file in files})
 
@@ -163,7 +186,10 @@ class Reporter:
             with atomic_file(self.file) as part:
                 save_file(_tensors(state), part, metadata={"progress": json.dumps(scalars)})
         except (OSError, SafetensorError) as error:
-            _errors.warn_checkpoint_not_written(str(self.file), error)
+            warn(
+                f"The state of training could not be written to {str(self.file)!r}: {error}. Training goes on, but "
+                "could only be resumed from an older state. Free some space."
+            )
 
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ import torch
 
 from ... import _keys as keys
 from ..._checks import expression as check_expression
+from ..._checks.slides import quote
+from ..._checks.training import warn
 from ..._geometry import PatchSpec
 from ..._pixels import PATCH_VERSION
 from ..._slides.slides import shared_genes
@@ -22,7 +24,6 @@ from ...models.model_config import GIVEN
 from ...models.registry import accepts_embeddings, config_fingerprint
 from ...pp.gene_ranking import rank_genes
 from .._errors import embeddings_fit
-from . import _errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,9 +173,20 @@ def drop_low_count_spots(slides: Sequence[Slide], min_library: float) -> list[Sl
         enough = ~empty & (library >= min_library * np.median(library[~empty] if not empty.all() else library))
         kept.append(slide if enough.all() else _subset(slide, enough))
     n_all, n_kept = (sum(len(slide.xy_px) for slide in some) for some in (slides, kept))
-    _errors.warn_low_count_spots(n_kept, n_all)
-    _errors.check_enough_spots(n_kept)
+    if n_kept < n_all:
+        warn(
+            f"{n_all - n_kept} of {n_all} spots hold no count at all, or far fewer than their slide's median, and are "
+            "left out of training (`min_library` of `stp.tl.FitConfig`)."
+        )
+    check_enough_spots(n_kept)
     return [slide for slide in kept if len(slide.xy_px)]
+
+
+def check_enough_spots(n_spots: int) -> None:
+    """Refuse to train on next to nothing."""
+    if n_spots < 8:
+        msg = f"{n_spots} spots with counts are left to train on; at least 8 are needed. Give more slides or spots."
+        raise ValueError(msg)
 
 
 def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
@@ -207,7 +219,15 @@ def _target_genes(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[
     requested, shared = _requested_genes(genes, slides), set(common)
     wanted = known if requested is None else requested
     check_expression.known_genes(wanted, known)
-    _errors.check_shared_genes([gene for gene in wanted if gene not in shared], len(wanted))
+    missing = [gene for gene in wanted if gene not in shared]
+    if len(missing) == len(wanted):
+        msg = (
+            f"None of the {len(wanted)} genes asked for ({quote(missing)}) is in every slide. Give other `genes`, or "
+            "other slides by `shapes_key`."
+        )
+        raise ValueError(msg)
+    if missing:
+        warn(f"{len(missing)} of {len(wanted)} genes are not in every slide and are left out: {quote(missing)}.")
     if requested is not None:
         return [gene for gene in requested if gene in shared]
     return most_dispersed_genes(slides, common, DEFAULT_N_GENES)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..._train.batches import gather
+from ..._checks.slides import quote
+from ..._checks.training import warn
+from ..._train.batches import BatchLimit, gather
 from ..._train.color import color_statistics, fit_ridge
 from ..._train.data import open_spots
 from ..._train.device import make_fabric
 from ..._train.features import encoder_features
-from ..._train.loop import ValidationSpots, seeded_rng, train
+from ..._train.loop import ValidationSpots, outputs_at, seeded_rng, spots_per_pass, train
 from ...models import build
 from ...models.encoder import Encoder
 from ...models.registry import config_fields
@@ -21,12 +23,10 @@ from ...pp.targets import Targets
 from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
 from .._predictor.serialization import check_replaceable
-from . import _errors
 from .checkpoint import Checkpoint
 from .cross_calibration import cross_calibrate
-from .plan import gene_columns
+from .plan import check_enough_spots, gene_columns
 from .provenance import training_provenance
-from .pseudo_labels import pseudo_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..._slides.slides import Slide
+    from ..._train.config import FitConfig
     from ...models import ModelConfig, SpotBatch
     from .checkpoint import Reporter
     from .plan import TrainingPlan
@@ -72,8 +73,8 @@ def _train_predictor(
     plan: TrainingPlan, spots: SpotBatch, n_at_border: int, checkpoint: Checkpoint, fabric: Fabric
 ) -> Predictor:
     observed = plan.normalized_counts()
-    varies = np.ptp(observed, axis=0) > 0
-    _errors.warn_constant_genes([gene for gene, variable in zip(plan.genes, varies, strict=True) if not variable])
+    if constant := [plan.genes[i] for i in np.flatnonzero(np.ptp(observed, axis=0) == 0)]:
+        warn(f"{len(constant)} genes are constant over the training spots and cannot be learnt: {quote(constant)}.")
     members = [_train_with_students(plan, i, spots, observed, checkpoint, fabric) for i in range(len(plan.folds))]
     spots = gather(spots, slice(len(observed)))
     spot_share = plan.diameter_um / plan.patch.fov_um[0]
@@ -135,7 +136,7 @@ def _train_network(
     """
     member, student = number
     held_out, index = plan.folds[member].held_out, plan.slide_index
-    _errors.check_enough_spots(int((~held_out).sum()))
+    check_enough_spots(int((~held_out).sum()))
     targets = Targets.fit(plan.target, plan.genes, observed[~held_out], index[~held_out])
     encoded = torch.zeros(len(spots), targets.n_outputs)
     for part in filter(np.any, (~held_out, held_out)):  # apart, since encoding may centre by slide
@@ -147,15 +148,23 @@ def _train_network(
     with seeded_rng(config.seed, -1):
         network = build(_network_config(plan, targets.n_outputs))
         pretrained = network.load_pretrained()
-    _errors.warn_random_encoder(
-        [part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random]
-    )
+    if encoders := [part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random]:
+        warn(
+            f"The image encoder {quote(encoders)} is frozen and its weights are random, so its features are of little "
+            "use. Name weights (`weights='timm'`, or a file), or take `encoder='statistics'`."
+        )
     counts = _counts(plan) if network.needs_counts else None
     features = encoder_features(network, spots, fabric)
     spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=features)
     validation = None
     if held_out.any():
-        _errors.check_enough_validation_spots(int(np.bincount(index[held_out]).max()))
+        if (most := int(np.bincount(index[held_out]).max())) < 3:
+            msg = (
+                f"No more than {most} spots of a slide are held out for validation; at least 3 are needed for a score. "
+                "Hold out another slide with `validate_on`, give more spots, or use "
+                "`stp.tl.FitConfig(validation='none')`."
+            )
+            raise ValueError(msg)
         validation = ValidationSpots(
             spots=spots,
             rows=torch.from_numpy(np.flatnonzero(held_out)),
@@ -166,6 +175,14 @@ def _train_network(
     rows = rows if teacher is None else torch.cat([rows, unlabelled])
     train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
     return Member(network=network.cpu().eval(), targets=targets, pretrained=pretrained)
+
+
+def pseudo_labels(teacher: Member, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric) -> Tensor:
+    """Outputs of the teacher at ``rows``, in target space, on the CPU."""  # (n, n_outputs)
+    network, limit = teacher.network.to(fabric.device), BatchLimit(spots_per_pass(teacher.network, config))
+    labels = outputs_at(network, spots, rows, config, fabric, limit)
+    network.cpu()
+    return labels
 
 
 def _network_config(plan: TrainingPlan, n_outputs: int) -> ModelConfig:
