@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 from stpredict._files import lock
 from stpredict.datasets import synthetic
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
-from stpredict.tl._benchmarking.cost import PeakMemory, Stopwatch
+from stpredict.tl._benchmarking.cost import PeakMemory
 from stpredict.tl._benchmarking.entry import common_fields, entries_of
 from stpredict.tl._benchmarking.summary import bootstrap_interval, summarize, unit_means
 
@@ -458,13 +457,11 @@ def test_the_interval_covers_as_often_as_it_says():
     assert bootstrap_interval(np.array([1.0, 1.0, 1.0, np.nan])) == (1.0, 1.0)
 
 
-def test_costs_are_measured():
-    with PeakMemory() as memory, Stopwatch() as watch:
+def test_peak_memory_is_measured():
+    with PeakMemory() as memory:
         held = np.ones(40 << 17)  # 40 MiB, touched
-        time.sleep(0.05)
     assert held.nbytes == 40 << 20
     assert 35 < memory.mib < 120
-    assert 0.05 < watch.seconds < 5
 
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import traceback
 import warnings
 from dataclasses import dataclass, replace
@@ -23,9 +24,9 @@ from .._predictor.serialization import package_version
 from .._training.plan import plan_training, slide_digest
 from .._training.train_members import train_members
 from . import _errors as check
-from .cost import PeakMemory, Stopwatch
+from .cost import PeakMemory
 from .observations import score_predictions
-from .study import N_SPLITS, median_diameter_um, without_features
+from .study import N_SPLITS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,8 +67,9 @@ class Cell:
 
     def slides(self, names: tuple[str, ...]) -> list[Slide]:
         """Slides of the study, without embeddings unless the model takes them."""
+        slides = [self.study.slides[name] for name in names]
         keep = accepts_embeddings(self.entry.model, self._model_options())
-        return without_features([self.study.slides[name] for name in names], keep=keep)
+        return slides if keep else [replace(slide, features=None) for slide in slides]
 
     def training_plan(self) -> TrainingPlan:
         """Decide everything about the training."""
@@ -91,7 +93,8 @@ class Cell:
         rule = self.study.protocol
         fixed = dict(rule.options.get(self.entry.model, {})) if rule else {}
         if fixed and rule is not None and rule.fov_um is not None:
-            fixed["fov_spots"] = (rule.fov_um / median_diameter_um(self.study.slides),)
+            diameter_um = float(np.median([slide.diameter_um for slide in self.study.slides.values()]))
+            fixed["fov_spots"] = (rule.fov_um / diameter_um,)
         return {**fixed, **self.entry.options}
 
     def config(self, plan: TrainingPlan) -> dict[str, Any]:
@@ -133,11 +136,12 @@ def run_cell(cell: Cell, observations: Observations) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with PeakMemory() as memory:
-                with Stopwatch() as fitting:
-                    predictor = train_members(plan, part / PREDICTOR)
-                with Stopwatch() as predicting:
-                    values = _predict_test_slides(cell, predictor)
-            costs = {"fit_s": fitting.seconds, "predict_s": predicting.seconds, "peak_memory_mib": memory.mib}
+                started = time.perf_counter()
+                predictor = train_members(plan, part / PREDICTOR)
+                fitted = time.perf_counter()
+                values = _predict_test_slides(cell, predictor)
+                predict_s = time.perf_counter() - fitted
+            costs = {"fit_s": fitted - started, "predict_s": predict_s, "peak_memory_mib": memory.mib}
             _write_results(cell, part, plan, predictor, observations, values, costs)
         messages = sorted({str(each.message) for each in caught if issubclass(each.category, UserWarning)})
         with (part / LOG).open("a", encoding="utf-8") as log:

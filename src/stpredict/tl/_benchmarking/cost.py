@@ -1,11 +1,10 @@
-"""The cost of a cell of a benchmark: its time and its peak memory."""
+"""The cost of a cell of a benchmark: its peak memory."""
 
 from __future__ import annotations
 
 import ctypes
 import resource
 import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,18 +56,3 @@ def _status_bytes(name: str) -> int | None:
 
 def _high_water_mark() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Seconds between entering and leaving a block."""
-
-    seconds: float = float("nan")
-    _start: float = field(default=0.0)
-
-    def __enter__(self) -> Self:
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._start

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
     from ..._slides.slides import Slide
     from ...pp.targets import TargetSpec
@@ -57,11 +56,6 @@ class Observations:
             rows = self.counted if name == POOLED else self.counted & (self.slide == name)
             yield name, "+".join(sorted(set(self.group[rows].tolist()))), rows
 
-    @property
-    def mean_ceiling(self) -> float:
-        """Mean over genes of the mean over slides."""
-        return float(nan_mean(nan_mean(self.ceiling, axis=0)))
-
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All fields as arrays, for `numpy.savez`."""
         return {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
@@ -79,7 +73,7 @@ def collect_observations(
     """Normalise the counts of test slides, and compute noise ceilings and Moran's I, per slide or over all spots."""
     from scipy.sparse import vstack
 
-    counts = vstack([_panel_counts(slide, genes) for slide in slides], format="csr")
+    counts = vstack([slide.counts[:, gene_columns(slide, genes)] for slide in slides], format="csr")  # type: ignore[index]
     library = np.concatenate([np.asarray(slide.counts.sum(axis=1)).ravel() for slide in slides])  # type: ignore[union-attr]
     n_spots = [len(slide.xy_px) for slide in slides]
     name = np.repeat([slide.name for slide in slides], n_spots)
@@ -109,10 +103,6 @@ def collect_observations(
     )
 
 
-def _panel_counts(slide: Slide, genes: Sequence[str]) -> csr_matrix:
-    return slide.counts[:, gene_columns(slide, genes)]  # type: ignore[index]
-
-
 def score_predictions(
     observations: Observations, predicted: NDArray[np.float32]
 ) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -134,4 +124,5 @@ def score_predictions(
     by_gene = {name: np.stack([scores[name] for scores in by_slide]) for name in by_slide[0]}
     counted = observations.counted
     whole = Prediction(observed=observations.observed[counted], predicted=predicted[counted], by_gene=by_gene)
-    return pd.concat(frames, ignore_index=True), summary_scores(whole) | {"ceiling": observations.mean_ceiling}
+    ceiling = float(nan_mean(nan_mean(observations.ceiling, axis=0)))  # over slides, then over genes
+    return pd.concat(frames, ignore_index=True), summary_scores(whole) | {"ceiling": ceiling}

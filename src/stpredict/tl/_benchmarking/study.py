@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..._checks import config as check_config
 from ..._checks import expression as check_expression
@@ -54,11 +52,6 @@ class Study:
     def protocol(self) -> Protocol | None:
         """The published protocol."""
         return PROTOCOLS[self.protocol_name] if self.protocol_name else None
-
-    @property
-    def pools_spots(self) -> bool:
-        """Whether the test spots of a fold are scored together."""
-        return self.protocol is not None and self.protocol.pooled
 
     @property
     def leaks(self) -> bool:
@@ -154,13 +147,3 @@ def _panels(
         return (tuple(rule.genes(slides)),) * len(splits)
     training = ([slide for slide in slides if slide.name in split.train] for split in splits)
     return tuple(tuple(most_dispersed_genes(some, shared, DEFAULT_N_GENES)) for some in training)
-
-
-def without_features(slides: Sequence[Slide], *, keep: bool) -> list[Slide]:
-    """Slides without their embeddings, unless the model takes them (``keep``)."""
-    return list(slides) if keep else [replace(slide, features=None) for slide in slides]
-
-
-def median_diameter_um(slides: Mapping[str, Slide]) -> float:
-    """Median spot diameter over slides."""
-    return float(np.median([slide.diameter_um for slide in slides.values()]))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .tensors import add_prefix, select_prefix
+from .serialization import add_prefix, select_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

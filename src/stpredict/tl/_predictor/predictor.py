@@ -21,7 +21,7 @@ from . import serialization
 from .conformal import Calibration, residual_spread
 from .ood import ImageRange
 from .provenance import Provenance
-from .tensors import add_prefix, select_prefix
+from .serialization import add_prefix, select_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -53,6 +53,17 @@ def digest(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return sha256.hexdigest()
 
 
+def add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part under their names in the whole."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def select_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part of the whole under their names in the part."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
 def check_replaceable(path: Path) -> None:
     """Refuse to write a predictor over anything but a predictor or an empty folder."""
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / CONFIG).is_file()):

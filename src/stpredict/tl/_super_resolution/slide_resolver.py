@@ -17,7 +17,6 @@ from .weak_supervision import fit_residuals, window_features
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
     from ..._slides.slides import Slide
     from ..._train.batches import BatchLimit
@@ -59,9 +58,10 @@ class SlideResolver:
         nodes, interpolation = interpolation_grid(superpixels.xy_px, spacing)
         at_nodes = self._predict(replace(slide, xy_px=nodes))
         features = window_features(replace(slide, xy_px=superpixels.xy_px), step_um, progress=self.progress)
-        prior = _spot_means_of_prediction(superpixels, interpolation, at_nodes)
+        n_genes = at_nodes.shape[1]
+        prior = np.log1p(superpixels.spot_means(lambda rows: np.expm1(interpolation[rows] @ at_nodes), n_genes))
         values, known = self._spot_values(slide)
-        per_spot = _spot_means(superpixels, features)
+        per_spot = superpixels.spot_means(lambda rows: features[rows].astype(np.float64), features.shape[1])
         _errors.check_enough_spots(int(known.sum()), MIN_SPOTS, slide.name)
         residuals = fit_residuals(per_spot[known], slide.xy_um[known], (values - prior)[known])
         estimate = prior + residuals.from_features(per_spot) + residuals.from_positions(slide.xy_um)
@@ -104,20 +104,3 @@ class SlideResolver:
         """Values in the units of the predictor as log1p, at least 0."""
         positive = np.maximum(values.astype(np.float64), 0.0)
         return positive if self.predictor.target.log1p else np.log1p(positive)
-
-
-def _spot_means_of_prediction(
-    superpixels: Superpixels, interpolation: csr_matrix, at_nodes: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Means over spots of the interpolated prediction, taken of linear values, as log1p."""
-    averaging, means = superpixels.averaging.tocsc(), np.zeros((len(superpixels.slide.xy_px), at_nodes.shape[1]))
-    for rows in row_blocks(len(superpixels)):
-        means += averaging[:, rows] @ np.expm1(interpolation[rows] @ at_nodes)
-    return np.log1p(means)
-
-
-def _spot_means(superpixels: Superpixels, features: NDArray[np.float16]) -> NDArray[np.float64]:
-    averaging, means = superpixels.averaging.tocsc(), np.zeros((len(superpixels.slide.xy_px), features.shape[1]))
-    for rows in row_blocks(len(superpixels)):
-        means += averaging[:, rows] @ features[rows].astype(np.float64)
-    return means

@@ -15,7 +15,7 @@ from ..._geometry import apply_affine, spot_pitch
 from ...pp.elements import affine_to_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -50,6 +50,13 @@ class Superpixels:
         inside = np.flatnonzero(self.spot >= 0)
         share = 1 / np.bincount(self.spot[inside], minlength=len(self.slide.xy_px))[self.spot[inside]]
         return sparse.csr_matrix((share, (self.spot[inside], inside)), shape=(len(self.slide.xy_px), len(self)))
+
+    def spot_means(self, values: Callable[[slice], NDArray[np.float64]], width: int) -> NDArray[np.float64]:
+        """Means over spots ``(n, width)`` of what a function gives for some rows of superpixels."""
+        averaging, means = self.averaging.tocsc(), np.zeros((len(self.slide.xy_px), width))
+        for rows in row_blocks(len(self)):
+            means += averaging[:, rows] @ values(rows)
+        return means
 
     @property
     def corrections(self) -> csr_matrix:
@@ -146,11 +153,8 @@ def row_blocks(n: int) -> Iterator[slice]:
 
 def match_spot_means(values: NDArray[np.float32], superpixels: Superpixels, means: NDArray[np.float64]) -> None:
     """Scale positive linear values in place, so that their means over spots are ``means``."""
-    current = np.zeros(means.shape)
-    averaging, corrections = superpixels.averaging.tocsc(), superpixels.corrections
-    for part in row_blocks(len(values)):
-        current += averaging[:, part] @ values[part].astype(np.float64)
-    factors = means / current
+    corrections = superpixels.corrections
+    factors = means / superpixels.spot_means(lambda rows: values[rows].astype(np.float64), means.shape[1])
     for part in row_blocks(len(values)):
         values[part] *= corrections[part] @ factors
 

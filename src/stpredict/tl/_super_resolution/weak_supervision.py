@@ -18,8 +18,6 @@ from ..._train.prefetch import prefetch
 from ...models.image_statistics import patch_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from ..._slides.slides import Slide
@@ -28,6 +26,8 @@ WINDOWS = (2.0, 4.0, 8.0, 16.0)
 """Sides of the windows around a point whose colour and texture are used, in steps of the lattice."""
 WINDOW_PX = 32
 """Side in pixels to which windows are resampled."""
+BLOCK_ROWS = 65_536
+"""Points that are standardised at a time."""
 MAX_STD = 4.0
 """Statistics are clipped to this many standard deviations from their mean."""
 FEATURE_WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0)
@@ -39,17 +39,13 @@ MAX_SELECTION_SPOTS = 600
 """Kernel weights are chosen on at most this many spots, the most central ones."""
 
 
-def window_spec(step_um: float) -> PatchSpec:
-    """Windows around each point, from two to sixteen steps wide."""
-    return PatchSpec(fov_um=tuple(step_um * side for side in WINDOWS), size_px=WINDOW_PX, fill="reflect")
-
-
 def window_features(slide: Slide, step_um: float, *, progress: bool = True) -> NDArray[np.float16]:
     """Colour and texture statistics of the windows around every point, standardised and clipped."""
-    spec, found = window_spec(step_um), None
+    windows = PatchSpec(fov_um=tuple(step_um * side for side in WINDOWS), size_px=WINDOW_PX, fill="reflect")
+    found = None
     with (
         tqdm(total=len(slide.xy_px), desc=f"pixels {slide.name}", unit="point", disable=not progress) as bar,
-        prefetch(read_pieces(slide, spec)) as read,
+        prefetch(read_pieces(slide, windows)) as read,
     ):
         for piece in read:
             values = patch_statistics(piece.spots.patches, 0.5).numpy()
@@ -62,18 +58,13 @@ def window_features(slide: Slide, step_um: float, *, progress: bool = True) -> N
 
 def standardize(features: NDArray[np.float16]) -> NDArray[np.float16]:
     """Standardise each column and clip outliers, in place."""
-    n = max(len(features), 1)
-    mean = sum(part.sum(axis=0, dtype=np.float64) for part in _row_blocks(features)) / n
-    square = sum(((part - mean) ** 2).sum(axis=0) for part in _row_blocks(features)) / n
+    n, parts = max(len(features), 1), np.split(features, [*range(BLOCK_ROWS, len(features), BLOCK_ROWS)])
+    mean = sum(part.sum(axis=0, dtype=np.float64) for part in parts) / n
+    square = sum(((part - mean) ** 2).sum(axis=0) for part in parts) / n
     std = np.sqrt(np.where(square > 1e-8, square, np.inf))
-    for part in _row_blocks(features):
+    for part in parts:
         part[:] = np.clip((part - mean) / std, -MAX_STD, MAX_STD)
     return features
-
-
-def _row_blocks(features: NDArray[np.float16]) -> Iterator[NDArray[np.float16]]:
-    """Views of blocks of rows."""
-    return (features[start : start + 65_536] for start in range(0, len(features), 65_536))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,16 +151,10 @@ def choose_weights(
         KernelWeights(features=a, places=b, length_um=float(pitch * (scale if b else LENGTH_SCALES[0])))
         for a, b, scale in product(FEATURE_WEIGHTS, POSITION_WEIGHTS, LENGTH_SCALES)
     }
-    errors = {
-        weights: _leave_one_out_error(features, xy_um, values, weights)
-        for weights in sorted(candidates, key=_simplest_first)
-    }
+    simplest_first = sorted(candidates, key=lambda w: (w.features + w.places, w.features, w.length_um))
+    errors = {weights: _leave_one_out_error(features, xy_um, values, weights) for weights in simplest_first}
     best = min(errors, key=errors.__getitem__)
     return replace(best, error=errors[best])
-
-
-def _simplest_first(weights: KernelWeights) -> tuple[float, float, float]:
-    return weights.features + weights.places, weights.features, weights.length_um
 
 
 def _leave_one_out_error(
