@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from .._checks.slides import MAX_ANISOTROPY, quote
@@ -12,6 +11,7 @@ from .._checks.slides import MAX_ANISOTROPY, quote
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -199,35 +199,3 @@ def has_column(table: AnnData, column: str) -> None:
     if column not in table.obs:
         msg = f"No column {column!r} in `obs` (found: {quote(list(table.obs.columns))}). Give `group_key`."
         raise ValueError(msg)
-
-
-def embeddings(table: AnnData | None, key: str, shapes_key: str) -> NDArray[Any]:
-    """A dense, finite matrix of embeddings; refuse anything else."""
-    found = [] if table is None else [str(name) for name in table.obsm]
-    if table is None or key not in found:
-        msg = (
-            f"No obsm[{key!r}] for the spots of {shapes_key!r} (found: {quote(found)}). Embed their patches first, "
-            "give another `features_key`, or leave it out and name an `encoder`."
-        )
-        raise ValueError(msg)
-    values = np.asarray(table.obsm[key])
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
-        msg = (
-            f"obsm[{key!r}] of {shapes_key!r} is {values.dtype} of shape {values.shape}, or not all of it is finite. "
-            "Give a dense matrix (n_spots, n_features) of numbers."
-        )
-        raise ValueError(msg)
-    return values
-
-
-def one_group(values: pd.Series[Any], group_key: str, shapes_key: str) -> str:
-    """The one group that a slide belongs to; an error if there are several or none."""
-    groups = values.dropna().astype(str).unique()
-    if len(groups) != 1 or values.isna().any():
-        msg = (
-            f"The spots of {shapes_key!r} belong to {quote(list(groups))} by obs[{group_key!r}]"
-            f"{' and some to none' if values.isna().any() else ''}; one slide must be one group. "
-            "Use a column that is constant within a slide, such as the patient."
-        )
-        raise ValueError(msg)
-    return str(groups[0])

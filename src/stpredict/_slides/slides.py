@@ -303,7 +303,21 @@ def _counts(table: AnnData, layer: str | None) -> csr_matrix:
 def _embeddings(table: AnnData | None, features_key: str | None, shapes_key: str) -> NDArray[np.float32] | None:
     if features_key is None:
         return None
-    return np.ascontiguousarray(check.embeddings(table, features_key, shapes_key), np.float32)
+    found = [] if table is None else [str(name) for name in table.obsm]
+    if table is None or features_key not in found:
+        msg = (
+            f"No obsm[{features_key!r}] for the spots of {shapes_key!r} (found: {quote(found)}). Embed their patches "
+            "first, give another `features_key`, or leave it out and name an `encoder`."
+        )
+        raise ValueError(msg)
+    values = np.asarray(table.obsm[features_key])
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
+        msg = (
+            f"obsm[{features_key!r}] of {shapes_key!r} is {values.dtype} of shape {values.shape}, or not all of it is "
+            "finite. Give a dense matrix (n_spots, n_features) of numbers."
+        )
+        raise ValueError(msg)
+    return np.ascontiguousarray(values, np.float32)
 
 
 def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
@@ -311,7 +325,16 @@ def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
     if group_key is None:
         return shapes_key
     check.has_column(table, group_key)
-    return check.one_group(pd.Series(table.obs[group_key]), group_key, shapes_key)
+    values = pd.Series(table.obs[group_key])
+    groups = values.dropna().astype(str).unique()
+    if len(groups) != 1 or values.isna().any():
+        msg = (
+            f"The spots of {shapes_key!r} belong to {quote(list(groups))} by obs[{group_key!r}]"
+            f"{' and some to none' if values.isna().any() else ''}; one slide must be one group. "
+            "Use a column that is constant within a slide, such as the patient."
+        )
+        raise ValueError(msg)
+    return str(groups[0])
 
 
 def pyramid(image: Any) -> tuple[Level, ...]:

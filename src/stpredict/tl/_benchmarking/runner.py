@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,35 +79,20 @@ def read_note(folder: Path) -> dict[str, Any]:
     return {"patch_version": 1, "protocol_note": note.get("said", ""), **note}
 
 
-@dataclass(slots=True)
-class FoldObservations:
-    """Observations of the fold of a cell: those of the last fold are kept in memory, those of all on disk."""
-
-    folder: Path
-    """Of the benchmark."""
-    fold: int = -1
-    observations: Observations | None = None
-
-    def of(self, cell: Cell) -> Observations:
-        """Return, read, or compute and write the observations of the fold."""
-        if self.observations is None or self.fold != cell.split.number:
-            self.fold, self.observations = cell.split.number, self._read_or_compute(cell)
-        return self.observations
-
-    def _read_or_compute(self, cell: Cell) -> Observations:
-        study, number = cell.study, cell.split.number
-        path = self.folder / FOLDS / f"fold-{number}.npz"
-        if path.is_file():
-            with np.load(path) as arrays:
-                return Observations.from_arrays(arrays)
-        slides = [study.slides[name] for name in cell.split.test]
-        pooled = study.protocol is not None and study.protocol.pooled
-        observations = collect_observations(
-            slides, study.panels[number], study.target, fold=number, pooled=pooled, n_splits=N_SPLITS
-        )
-        with atomic_file(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **observations.to_arrays())
-        return observations
+def fold_observations(study: Study, folder: Path, number: int) -> Observations:
+    """Read the observations of a fold, or compute and write them; all models share them."""
+    path = folder / FOLDS / f"fold-{number}.npz"
+    if path.is_file():
+        with np.load(path) as arrays:
+            return Observations.from_arrays(arrays)
+    slides = [study.slides[name] for name in study.splits[number].test]
+    pooled = study.protocol is not None and study.protocol.pooled
+    observations = collect_observations(
+        slides, study.panels[number], study.target, fold=number, pooled=pooled, n_splits=N_SPLITS
+    )
+    with atomic_file(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **observations.to_arrays())
+    return observations
 
 
 def run_cells(
@@ -119,7 +104,7 @@ def run_cells(
     """
     failures: dict[str, str] = {}
     busy: list[Cell] = []
-    observations = FoldObservations(folder)
+    observations_of = lru_cache(maxsize=1)(partial(fold_observations, cells[0].study, folder))
     bar = tqdm(cells, desc="cells", unit="cell", disable=not progress)
     for cell in bar:
         bar.set_postfix_str(cell.name)
@@ -129,9 +114,9 @@ def run_cells(
             if not ours:
                 busy.append(cell)
             elif not cell.is_finished():  # another process may just have finished it
-                of_fold = observations.of(cell)
+                observations = observations_of(cell.split.number)  # the same as of the previous cell, or another fold
                 try:
-                    run_cell(cell, of_fold)
+                    run_cell(cell, observations)
                 except Exception as error:  # a model that fails must not stop the others
                     if raise_errors:
                         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -225,5 +226,5 @@ def _summary(jobs: Sequence[SlideJob], out: Path) -> pd.DataFrame:
 
 def _state_table(folders: Mapping[str, Path]) -> pd.DataFrame:
     states = {name: SlideState.read(folder) for name, folder in folders.items()}
-    rows = [{} if state is None else state.to_json() for state in states.values()]
+    rows = [{} if state is None else asdict(state) for state in states.values()]
     return pd.DataFrame(rows, index=pd.Index(list(folders), name="slide"), columns=COLUMNS)

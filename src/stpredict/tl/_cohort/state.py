@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..._files import atomic_file
 from ..._pixels import PATCH_VERSION
@@ -46,30 +46,23 @@ class SlideState:
         text = f"{type(error).__name__}: {error}"
         return replace(self, status="failed", error=text, traceback=traceback.format_exception(error))
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> SlideState:
-        """Read what `to_json` gave, here or in an older version, where ``fingerprint`` was ``of``."""
-        if "of" in values:
-            values = {"fingerprint": values["of"], **values}
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
-
     def write(self, folder: Path) -> SlideState:
         """Replace the state file of a slide, if its folder exists."""
         if folder.is_dir():
             with atomic_file(folder / STATE) as part:
-                part.write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+                part.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
         return self
 
     @classmethod
     def read(cls, folder: Path) -> SlideState | None:
         """The state of the slide with this folder; None if it was not begun."""
         file = folder / STATE
-        return cls.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+        if not file.is_file():
+            return None
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if "of" in values:  # the name of the fingerprint in older versions
+            values = {"fingerprint": values["of"], **values}
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     @classmethod
     def read_finished(cls, folder: Path) -> SlideState | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 TASKS_PER_WORKER = 8
 """Tasks per worker, about: enough that all workers finish at the same time."""
+WORKER_LOCK = Lock()
+"""Held by the task that a worker computes."""
 MAX_ATTEMPTS = 3
 """Most attempts at tasks whose arguments were lost together with every worker that held them."""
 
@@ -107,14 +108,9 @@ def exclusive_worker() -> Iterator[None]:
     from distributed import get_client, get_worker
 
     get_client()  # the first call makes the worker's client the scheduler of dask, which the next line overrides
-    with _worker_lock(), dask.config.set(scheduler="synchronous"):
+    with WORKER_LOCK, dask.config.set(scheduler="synchronous"):
         torch.set_num_threads(int(get_worker().state.nthreads))
         yield
-
-
-@cache
-def _worker_lock() -> Lock:
-    return Lock()
 
 
 def _task_ranges(ranges: Iterable[tuple[int, int]], n_tasks: int, partition_size: int) -> list[tuple[int, int]]:

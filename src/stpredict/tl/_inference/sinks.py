@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import dask.array as da
@@ -44,23 +44,6 @@ ANNDATA_ATTRS = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 ARRAY_ATTRS = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 
-class Sink(Protocol):
-    """A place that predictions are written to."""
-
-    def missing_ranges(self) -> list[tuple[int, int]]:
-        """Ranges of positions, first and past the last, that are not written yet."""
-
-    def write(self, start: int, pieces: Iterable[Values]) -> None:
-        """Write pieces of consecutive positions from ``start`` on."""
-
-    def values(self) -> dict[str, Any]:
-        """All that was written, by name."""
-
-    @property
-    def rows(self) -> NDArray[np.intp]:
-        """The row of the spot that each of the values belongs to."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class MemorySink:
     """Arrays in memory, in the order of the rows."""
@@ -84,7 +67,7 @@ class MemorySink:
         return cls(plan=plan, arrays={name: np.empty((n, *shape), dtype) for name, (shape, dtype) in columns.items()})
 
     def missing_ranges(self) -> list[tuple[int, int]]:
-        """All positions."""
+        """Ranges of positions, first and past the last, that are not written yet: all of them."""
         return [(0, len(self.plan.order))]
 
     def write(self, start: int, pieces: Iterable[Values]) -> None:
@@ -96,12 +79,12 @@ class MemorySink:
             start += len(rows)
 
     def values(self) -> dict[str, Any]:
-        """The arrays."""
+        """All that was written, by name."""
         return self.arrays
 
     @property
     def rows(self) -> NDArray[np.intp]:
-        """The rows in ascending order."""
+        """The row of the spot that each of the values belongs to: ascending."""
         return np.arange(len(self.plan.order))
 
 
@@ -168,7 +151,7 @@ class StoreSink:
 
     @property
     def rows(self) -> NDArray[np.intp]:
-        """The rows in reading order."""
+        """The row of the spot that each of the values belongs to: in reading order."""
         return self.plan.order
 
     def finish(self, table: ad.AnnData) -> None:
@@ -197,6 +180,9 @@ class StoreSink:
 
     def _path(self, name: str) -> str:
         return LAYER_PATHS.get(name) or (FINAL_PATHS.get(name, name) if self._is_finished else name)
+
+
+type Sink = MemorySink | StoreSink
 
 
 def split_partitions(pieces: Iterable[Values], size: int) -> Iterator[dict[str, NDArray[Any]]]:
