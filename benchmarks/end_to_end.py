@@ -265,13 +265,15 @@ def format_range(values, form="{:.1f}"):
 
 def predict_rows(results):
     """Lines of the section on prediction."""
+    heads = ("", "spots", "`tl.predict`, spots/s", "network alone, spots/s", "reading alone, spots/s",
+             "relative to network", "relative to reading", "bottleneck")  # fmt: skip
     lines = [
-        *(f"{title}: {what}." for title, what in results["slides"].items()),
+        *(f"- {title}: {what}." for title, what in results["slides"].items()),
         "",
         f"Medians (minimum to maximum) of {results['rounds']} rounds. Targets: `tl.predict` reaches 90 % of the speed",
         "of the network alone where the network is the bottleneck, and 80 % of reading alone where reading is.",
         "",
-        "| | spots | `tl.predict`, spots/s | network alone | reading alone | share of network | of reading | bottleneck |",
+        f"| {' | '.join(heads)} |",
         "|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     for name, row in results["models"].items():
