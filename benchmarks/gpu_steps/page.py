@@ -30,7 +30,7 @@ def page(results):
         *section("Tests on the GPU", step_lines(steps, "tests", tests)),
         *section("Peak rates of the device", step_lines(steps, "ceilings", ceilings)),
         *section("Networks", networks(steps)),
-        *section("End to end", step_lines(steps, "end_to_end", end_to_end)),
+        *section("Training and prediction", step_lines(steps, "end_to_end", end_to_end)),
         *section("A frozen ViT-g", step_lines(steps, "encoder", encoder)),
         *section("Changes based on these figures", notes(results.get("notes", []))),
         SPLIT,
