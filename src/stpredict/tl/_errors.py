@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._checks.training import warn
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ def has_prediction(name: str, tables: Sequence[str], layers: Sequence[str]) -> N
     """Refuse a prediction that does not exist."""
     if name not in layers:
         msg = (
-            f"No prediction {name!r}: no such table (found: {listed(tables)}) and no such layer (found: "
-            f"{listed(layers)}). Create it with `stp.tl.predict(sdata, predictor, key_added={name!r})`."
+            f"No prediction {name!r}: no such table (found: {quote(tables)}) and no such layer (found: "
+            f"{quote(layers)}). Create it with `stp.tl.predict(sdata, predictor, key_added={name!r})`."
         )
         raise ValueError(msg)
 
@@ -38,8 +38,8 @@ def genes_to_score(n_genes: int, predicted: Sequence[str], measured: Sequence[st
     """Refuse predictions of genes of which none was measured."""
     if not n_genes:
         msg = (
-            f"None of the {len(predicted)} predicted genes ({listed(predicted)}) is among the {len(measured)} measured "
-            f"ones ({listed(measured)}). Use the same kind of names, or give the right table as `table_name`."
+            f"None of the {len(predicted)} predicted genes ({quote(predicted)}) is among the {len(measured)} measured "
+            f"ones ({quote(measured)}). Use the same kind of names, or give the right table as `table_name`."
         )
         raise ValueError(msg)
 
@@ -65,7 +65,7 @@ def seen_in_training(names: Sequence[str]) -> None:
     """Warn where slides are scored that the predictor was trained on."""
     if names:
         warn(
-            f"The predictor was trained on {listed(names)}: these scores measure how well it remembers, not how well "
+            f"The predictor was trained on {quote(names)}: these scores measure how well it remembers, not how well "
             "it predicts. Name the test slides with `shapes_key`."
         )
 

@@ -51,7 +51,7 @@ def check_destination(
     if missing:
         msg = (
             f"Table {table_name!r} has no column for {len(missing)} of the predictor's {len(predictor.genes)} genes: "
-            f"{check_slides.listed(missing)}. Leave out `layer` to write a table of its own."
+            f"{check_slides.quote(missing)}. Leave out `layer` to write a table of its own."
         )
         raise ValueError(msg)
 
