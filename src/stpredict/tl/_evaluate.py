@@ -253,9 +253,10 @@ def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str) 
     panel, known = source.var_names[inside].tolist(), set(measured.var_names)
     genes = [gene for gene in panel if gene in known]
     if not genes:
+        names = quote(measured.var_names.tolist())
         msg = (
             f"None of the {len(panel)} predicted genes ({quote(panel)}) is among the {measured.n_vars} measured ones "
-            f"({quote(measured.var_names)}). Use the same kind of names, or give the right table as `table_name`."
+            f"({names}). Use the same kind of names, or give the right table as `table_name`."
         )
         raise ValueError(msg)
     check.panel_measured([gene for gene in panel if gene not in known], len(panel), table_name)

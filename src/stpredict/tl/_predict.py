@@ -166,32 +166,6 @@ def predict(
         um_per_px=um_per_px,
         features_key=features_key,
     )
-    predict_slides(
-        sdata,
-        predictor,
-        selection,
-        options,
-        key_added=key_added,
-        layer=layer,
-        store=store,
-        client=client,
-        progress=progress,
-    )
-
-
-def predict_slides(
-    sdata: SpatialData,
-    predictor: Predictor | str | PathLike[str] | None,
-    selection: Selection,
-    options: PredictOptions,
-    *,
-    key_added: str = keys.PREDICTED,
-    layer: str | None = None,
-    store: str | PathLike[str] | None = None,
-    client: Client | None = None,
-    progress: bool = True,
-) -> None:
-    """`predict` with its options packed."""
     if store is not None and layer is not None:
         msg = f"`store` is for a table of its own, but `layer` is {layer!r}. Give one of the two."
         raise ValueError(msg)

@@ -94,7 +94,7 @@ def entries_of(models: Sequence[str] | Mapping[str, str | Entry]) -> dict[str, E
     if not given:
         msg = "`models` is empty. Name some, for instance `['m2ost_tiny', 'encoder_ridge']` (`stp.models.available()`)."
         raise ValueError(msg)
-    rows = {label: Entry(value) if isinstance(value, str) else value for label, value in given}
+    rows: dict[str, Any] = {label: Entry(value) if isinstance(value, str) else value for label, value in given}
     for label, value in rows.items():
         if not isinstance(value, Entry):
             msg = f"{str(label)!r} is {type(value).__name__}; give the name of a model, or `stp.tl.Entry(model=...)`."

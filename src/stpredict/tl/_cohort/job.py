@@ -1,25 +1,25 @@
-"""One slide of a cohort: opened, prepared, predicted and written into its folder."""
+"""One slide of a cohort: opened, prepared, predicted and written into its folder, with a file that holds its state."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
+import traceback
 import warnings
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Literal
 
 import zarr
 from spatialdata import SpatialData, read_zarr
 
 from ... import _keys as keys
-from ..._files import atomic_folder, lock
+from ..._files import atomic_file, atomic_folder, lock
 from ..._pixels import PATCH_VERSION
-from ..._slides.slides import Selection
 from ...io import read_wsi
 from ...pp import resolution, spot_grid, tissue
-from .._predict import predict_slides
-from .state import RESULT, SlideState
+from .._predict import predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .._options import PredictOptions
     from .._predictor.predictor import Predictor
 
+STATE, RESULT = "state.json", "predicted.zarr"
 STORE = "started.zarr"
 """Where a prediction is streamed to until it is complete."""
 
@@ -63,6 +64,59 @@ class SlideJob:
         if PATCH_VERSION != 1:  # version 1 is left out, so that cohorts written before there was a version resume
             parts += (("patches", PATCH_VERSION),)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlideState:
+    """What is known about the prediction of one slide."""
+
+    status: Literal["running", "done", "failed"]
+    fingerprint: str | None = None
+    """What decides the result: see `SlideJob.fingerprint`."""
+    patch_version: int = 1
+    """`PATCH_VERSION` of the stpredict that predicted the slide; files of older versions do not state it."""
+    n_spots: int | None = None
+    um_per_px: float | None = None
+    path: str | None = None
+    """Where the result is."""
+    seconds: float | None = None
+    error: str | None = None
+    traceback: list[str] | None = None
+    warnings: list[str] | None = None
+
+    @classmethod
+    def running(cls, job: SlideJob) -> SlideState:
+        """The state of a slide that is begun."""
+        return cls(status="running", fingerprint=job.fingerprint, patch_version=PATCH_VERSION)
+
+    def with_error(self, error: BaseException) -> SlideState:
+        """The same slide after an error."""
+        text = f"{type(error).__name__}: {error}"
+        return replace(self, status="failed", error=text, traceback=traceback.format_exception(error))
+
+    def write(self, folder: Path) -> SlideState:
+        """Replace the state file of a slide, if its folder exists."""
+        if folder.is_dir():
+            with atomic_file(folder / STATE) as part:
+                part.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        return self
+
+    @classmethod
+    def read(cls, folder: Path) -> SlideState | None:
+        """The state of the slide with this folder; None if it was not begun."""
+        file = folder / STATE
+        if not file.is_file():
+            return None
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if "of" in values:  # the name of the fingerprint in older versions
+            values = {"fingerprint": values["of"], **values}
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+    @classmethod
+    def read_finished(cls, folder: Path) -> SlideState | None:
+        """The same; None if the slide is not finished or its result is gone."""
+        state = cls.read(folder)
+        return state if state and state.status == "done" and (folder / RESULT).is_dir() else None
 
 
 def predict_slide(job: SlideJob, predictor: Predictor, client: Client | None) -> SlideState:
@@ -99,8 +153,10 @@ def _predict(job: SlideJob, predictor: Predictor, client: Client | None, state: 
             spot_grid(sdata, predictor)
         else:
             job.prepare(sdata)
-    selection, store = Selection(shapes_key=job.shapes_key), job.folder / STORE
-    predict_slides(sdata, predictor, selection, job.options, store=store, client=client, progress=False)
+    options = asdict(job.options)
+    predict(
+        sdata, predictor, shapes_key=job.shapes_key, store=job.folder / STORE, client=client, progress=False, **options
+    )
     _write_result(sdata, job)
     recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.UM_PER_PX, {})
     return replace(

@@ -17,8 +17,7 @@ from ..._pixels import PATCH_VERSION
 from .._inference.cluster import check_client, count_workers, exclusive_worker, run_tasks
 from .._options import PredictOptions
 from .._predictor.predictor import Predictor
-from .job import SlideJob, predict_slide
-from .state import STATE, SlideState
+from .job import STATE, SlideJob, SlideState, predict_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -207,7 +207,7 @@ def _columns(predictor: Predictor, genes: Sequence[str] | None) -> NDArray[np.in
     if not wanted:
         msg = f"`genes` is empty; the predictor has {len(panel)} genes: {quote(panel)}. Give some, or None for all."
         raise ValueError(msg)
-    columns = pd.Index(panel).get_indexer(wanted)
+    columns = pd.Index(panel).get_indexer(pd.Index(wanted))
     if missing := [gene for gene, column in zip(wanted, columns, strict=True) if column < 0]:
         msg = (
             f"The predictor has no gene {quote(missing)} (its {len(panel)} genes: {quote(panel)}). Give some of these "

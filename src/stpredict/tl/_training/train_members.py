@@ -73,7 +73,7 @@ def _train_predictor(
     plan: TrainingPlan, spots: SpotBatch, n_at_border: int, checkpoint: Checkpoint, fabric: Fabric
 ) -> Predictor:
     observed = plan.normalized_counts()
-    if constant := [plan.genes[i] for i in np.flatnonzero(np.ptp(observed, axis=0) == 0)]:
+    if constant := [plan.genes[i] for i in np.flatnonzero(np.ptp(observed, axis=0) == 0).tolist()]:
         warn(f"{len(constant)} genes are constant over the training spots and cannot be learnt: {quote(constant)}.")
     members = [_train_with_students(plan, i, spots, observed, checkpoint, fabric) for i in range(len(plan.folds))]
     spots = gather(spots, slice(len(observed)))
