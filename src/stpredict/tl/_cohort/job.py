@@ -153,10 +153,8 @@ def _predict(job: SlideJob, predictor: Predictor, client: Client | None, state: 
             spot_grid(sdata, predictor)
         else:
             job.prepare(sdata)
-    options = asdict(job.options)
-    predict(
-        sdata, predictor, shapes_key=job.shapes_key, store=job.folder / STORE, client=client, progress=False, **options
-    )
+    store, options = job.folder / STORE, asdict(job.options)
+    predict(sdata, predictor, shapes_key=job.shapes_key, store=store, client=client, progress=False, **options)
     _write_result(sdata, job)
     recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.UM_PER_PX, {})
     return replace(
