@@ -12,7 +12,7 @@ import pooch
 from .._slides.slides import Selection, resolve
 from .._train.config import fit_config
 from ..pp.targets import TargetSpec
-from ._predictor.attrs import record_predictor
+from ._predictor.predictor import record_predictor
 from ._training.plan import plan_training
 from ._training.train_members import train_members
 

@@ -18,7 +18,7 @@ from ._inference.plan import PredictionPlan
 from ._inference.sinks import MemorySink, StoreSink
 from ._inference.table import check_destination, prediction_record, prediction_table, write_layer
 from ._options import PredictOptions
-from ._predictor.attrs import resolve_predictor
+from ._predictor.predictor import resolve_predictor
 from ._predictor.provenance import warn_unseen_color, warn_unseen_resolution
 
 if TYPE_CHECKING:

@@ -141,23 +141,24 @@ def write_layer(
     obs: Any = table.obs
     table.obs = obs.drop(columns=[keys.UNLIKE, keys.IMAGE_DISTANCE], errors="ignore")
     if keys.IMAGE_DISTANCE in values:
-        distance = np.full(table.n_obs, np.nan, np.float32)
-        distance[rows] = values[keys.IMAGE_DISTANCE]
+        distance = _scatter(values[keys.IMAGE_DISTANCE], rows, table.n_obs)
         table.obs[keys.IMAGE_DISTANCE], table.obs[keys.UNLIKE] = distance, distance > 1
-    border, xy = np.zeros(table.n_obs, bool), np.full((table.n_obs, 2), np.nan)
-    colors = np.full((table.n_obs, values[keys.COLOR].shape[1]), np.nan, np.float32)
-    border[rows], xy[rows] = values[keys.AT_BORDER], np.concatenate([slide.xy_px for slide in slides])
-    colors[rows] = values[keys.COLOR]
-    table.obs[keys.AT_BORDER], table.obsm[keys.COLOR] = border, colors
+    table.obs[keys.AT_BORDER] = _scatter(values[keys.AT_BORDER], rows, table.n_obs)
+    table.obsm[keys.COLOR] = _scatter(values[keys.COLOR], rows, table.n_obs)
     if keys.SPATIAL not in table.obsm:
-        table.obsm[keys.SPATIAL] = xy
+        table.obsm[keys.SPATIAL] = _scatter(np.concatenate([slide.xy_px for slide in slides]), rows, table.n_obs)
 
-    panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
-    ridge = np.full((table.n_vars, predictor.ridge_color.shape[1]), np.nan, np.float32)
-    panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean, predictor.ridge_color
-    table.var[layer if layer != X else keys.PREDICTED], table.var[keys.TRAIN_MEAN] = panel, mean
-    table.varm[keys.RIDGE_COLOR] = ridge
+    table.var[layer if layer != X else keys.PREDICTED] = np.isin(np.arange(table.n_vars), columns)
+    table.var[keys.TRAIN_MEAN] = _scatter(predictor.train_mean, columns, table.n_vars)
+    table.varm[keys.RIDGE_COLOR] = _scatter(predictor.ridge_color, columns, table.n_vars)
     table.uns[layer] = dict(record)
+
+
+def _scatter(values: NDArray[Any], rows: NDArray[np.intp], n: int) -> NDArray[Any]:
+    """The values at some of ``n`` rows; False or NaN in the others."""
+    full = np.full((n, *values.shape[1:]), False if values.dtype == bool else np.nan, values.dtype)
+    full[rows] = values
+    return full
 
 
 def interval_layers(layer: str) -> dict[str, str]:

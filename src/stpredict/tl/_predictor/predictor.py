@@ -1,15 +1,17 @@
-"""The predictor: what `fit` returns and `predict` applies. Its files are written and read in `serialization`."""
+"""The predictor: what `fit` returns and records, and `predict` applies. `serialization` writes and reads its files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ... import _keys as keys
 from ..._geometry import PatchSpec
 from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
+    from spatialdata import SpatialData
     from torch import Tensor
 
+    from ..._slides.slides import Slide
     from ...models import ModelConfig, SpotBatch, SpotModel
     from ...pp import TargetSpec
 
@@ -306,3 +310,35 @@ def target_scale(members: Sequence[Member]) -> NDArray[np.float64]:
     """Standard deviation of each gene, the mean over members: ``(g,)``."""
     scale: NDArray[np.float64] = np.mean([member.targets.scale for member in members], axis=0, dtype=np.float64)
     return scale
+
+
+def record_predictor(slides: Sequence[Slide], folder: Path, predictor: Predictor) -> None:
+    """Record folder and hash of a predictor in the objects that it was trained on."""
+    for sdata in {id(slide.source): slide.source for slide in slides}.values():
+        record = {"path": str(folder.resolve()), "hash": predictor.hash}
+        sdata.attrs[keys.ATTRS] = {**sdata.attrs.get(keys.ATTRS, {}), keys.PREDICTOR: record}
+
+
+def resolve_predictor(sdata: SpatialData, given: Predictor | str | PathLike[str] | None) -> Predictor:
+    """The predictor that was given, or else the one that the object records."""
+    if isinstance(given, Predictor):
+        return given
+    if given is not None:
+        return Predictor.load(given)
+    recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.PREDICTOR)
+    if recorded is None:
+        msg = (
+            "No predictor was given and this object records none. Make one with `stp.tl.fit(sdata)`, or read one with "
+            "`stp.tl.Predictor.load(path)` and pass it as `predictor`."
+        )
+        raise ValueError(msg)
+    folder = Path(recorded["path"])
+    loaded = Predictor.load(folder) if folder.is_dir() else None
+    if loaded is None or loaded.hash != recorded["hash"]:
+        state = "is gone" if loaded is None else "holds another predictor now"
+        msg = (
+            f"This object records the predictor in {str(folder)!r}, but that folder {state}. Pass one as `predictor`, "
+            "or train again with `stp.tl.fit(sdata)`."
+        )
+        raise ValueError(msg)
+    return loaded

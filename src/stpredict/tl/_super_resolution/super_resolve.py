@@ -19,7 +19,7 @@ from ..._slides.slides import Selection, resolve
 from ..._train.batches import BatchLimit
 from ...pp import elements
 from .._options import PredictOptions
-from .._predictor.attrs import resolve_predictor
+from .._predictor.predictor import resolve_predictor
 from . import _errors
 from .slide_resolver import MIN_SPOTS, SlideResolver
 from .superpixels import squares, superpixels
