@@ -127,15 +127,43 @@ def reconcile_resolution(stated: Resolution | None, by_spots: list[Resolution], 
 
     Several values from spots that contradict each other are not compared with a stated one.
     """
-    check.resolution_known(len(by_spots) + (stated is not None), image_key)
+    check_resolution_known(len(by_spots) + (stated is not None), image_key)
     if stated is None:
         for other in by_spots[1:]:
-            check.same_resolution(by_spots[0], other, image_key)
+            check_same_resolution(by_spots[0], other, image_key)
     found = by_spots[0] if stated is None else stated
     check.resolution(found.um_per_px, image_key)
     if stated is not None and len(by_spots) == 1:
-        check.same_resolution(stated, by_spots[0], image_key)
+        check_same_resolution(stated, by_spots[0], image_key)
     return found
+
+
+def check_resolution_known(n_sources: int, image_key: str) -> None:
+    """Refuse to guess a resolution."""
+    if not n_sources:
+        msg = (
+            f"The resolution of image {image_key!r} is not known: nothing is recorded and the platform is not. Call "
+            "`stp.pp.resolution(sdata, um_per_px=…)`, or with `pitch_um=` or `diameter_um=` of the spots."
+        )
+        raise ValueError(msg)
+
+
+def check_same_resolution(given: Resolution, measured: Resolution, image_key: str) -> None:
+    """Refuse two sources that differ by more than 5 %."""
+    if not check.similar_resolution(given.um_per_px, measured.um_per_px):
+        msg = (
+            f"The resolution of image {image_key!r} is {given.um_per_px:.4g} µm per pixel by {_source_name(given)}, "
+            f"but {measured.um_per_px:.4g} by {_source_name(measured)} "
+            f"({100 * (given.um_per_px / measured.um_per_px - 1):+.1f} %, at most 5 % is allowed). Correct the wrong "
+            "one, for instance with `stp.pp.resolution(sdata, um_per_px=…)`."
+        )
+        raise ValueError(msg)
+
+
+def _source_name(resolution: Resolution) -> str:
+    return {"argument": "the argument `um_per_px`", "record": "what the object records"}.get(
+        resolution.origin, f"its {resolution.origin}" if resolution.origin.startswith("spot") else resolution.origin
+    )
 
 
 def image_resolution(

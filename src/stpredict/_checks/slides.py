@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,18 +13,6 @@ MAX_RESOLUTION_DIFFERENCE = 0.05
 """Largest relative difference between two sources of a resolution."""
 MAX_ANISOTROPY = 0.01
 """Largest relative difference between the width and the height of a pixel."""
-
-
-class Resolution(Protocol):
-    """A resolution and its source."""
-
-    @property
-    def um_per_px(self) -> float:
-        """µm per full-resolution pixel."""
-
-    @property
-    def origin(self) -> str:
-        """The source."""
 
 
 def quote(names: Sequence[object]) -> str:
@@ -43,37 +31,9 @@ def resolution(um_per_px: float, image_key: str) -> None:
         raise ValueError(msg)
 
 
-def resolution_known(n_sources: int, image_key: str) -> None:
-    """Refuse to guess a resolution."""
-    if not n_sources:
-        msg = (
-            f"The resolution of image {image_key!r} is not known: nothing is recorded and the platform is not. Call "
-            "`stp.pp.resolution(sdata, um_per_px=…)`, or with `pitch_um=` or `diameter_um=` of the spots."
-        )
-        raise ValueError(msg)
-
-
 def similar_resolution(one: float, other: float) -> bool:
     """Whether two resolutions differ by no more than 5 %."""
     return bool(abs(one / other - 1) <= MAX_RESOLUTION_DIFFERENCE + 1e-9)
-
-
-def same_resolution(given: Resolution, measured: Resolution, image_key: str) -> None:
-    """Refuse two sources that differ by more than 5 %."""
-    if not similar_resolution(given.um_per_px, measured.um_per_px):
-        msg = (
-            f"The resolution of image {image_key!r} is {given.um_per_px:.4g} µm per pixel by {_source_name(given)}, "
-            f"but {measured.um_per_px:.4g} by {_source_name(measured)} "
-            f"({100 * (given.um_per_px / measured.um_per_px - 1):+.1f} %, at most 5 % is allowed). Correct the wrong "
-            "one, for instance with `stp.pp.resolution(sdata, um_per_px=…)`."
-        )
-        raise ValueError(msg)
-
-
-def _source_name(resolution: Resolution) -> str:
-    return {"argument": "the argument `um_per_px`", "record": "what the object records"}.get(
-        resolution.origin, f"its {resolution.origin}" if resolution.origin.startswith("spot") else resolution.origin
-    )
 
 
 def square_pixels(x: float, y: float, name: str) -> None:

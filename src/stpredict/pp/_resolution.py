@@ -9,11 +9,12 @@ from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks import slides as check_slides
 from .._geometry import neighbour_pitch
 from .._resolution import (
     Resolution,
     SpotsOnImage,
+    check_resolution_known,
+    check_same_resolution,
     reconcile_resolution,
     resolutions_from_spots,
     spot_platform,
@@ -112,7 +113,7 @@ def _slides_in_px(
     """Slides as if a pixel were 1 µm, so that their lengths are in pixels."""
     elements = {**sdata.shapes, **sdata.labels}
     if not elements:
-        check_slides.resolution_known(0, image_key or next(iter(sdata.images), "of none"))
+        check_resolution_known(0, image_key or next(iter(sdata.images), "of none"))
     images = None
     if image_key is not None:  # for elements that share a coordinate system with it; others have their own image
         systems = set(get_transformation(sdata.images[image_key], get_all=True))
@@ -142,5 +143,5 @@ def _from_spots(
         if length_um is not None and np.isfinite(length_px)
     ]
     for other in known[1:]:
-        check_slides.same_resolution(known[0], other, slide.image_key)
+        check_same_resolution(known[0], other, slide.image_key)
     return known[:1]
