@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 
 from ..._train.data import read_pieces
 from ..._train.prefetch import prefetch
-from . import _errors
 from .superpixels import interpolation_grid, match_spot_means, row_blocks
 from .weak_supervision import fit_residuals, window_features
 
@@ -62,7 +61,7 @@ class SlideResolver:
         prior = np.log1p(superpixels.spot_means(lambda rows: np.expm1(interpolation[rows] @ at_nodes), n_genes))
         values, known = self._spot_values(slide)
         per_spot = superpixels.spot_means(lambda rows: features[rows].astype(np.float64), features.shape[1])
-        _errors.check_enough_spots(int(known.sum()), MIN_SPOTS, slide.name)
+        check_enough_spots(int(known.sum()), slide.name)
         residuals = fit_residuals(per_spot[known], slide.xy_um[known], (values - prior)[known])
         estimate = prior + residuals.from_features(per_spot) + residuals.from_positions(slide.xy_um)
         means = np.where(known[:, None], values, estimate) if self.anchor != "denoised" else estimate
@@ -104,3 +103,13 @@ class SlideResolver:
         """Values in the units of the predictor as log1p, at least 0."""
         positive = np.maximum(values.astype(np.float64), 0.0)
         return positive if self.predictor.target.log1p else np.log1p(positive)
+
+
+def check_enough_spots(n_spots: int, name: str) -> None:
+    """Refuse slides with too few spots."""
+    if n_spots < MIN_SPOTS:
+        msg = (
+            f"{name!r} has {n_spots} spots to learn from; at least {MIN_SPOTS} are needed. A slide without spots is "
+            "predicted with `stp.pp.spot_grid` and `stp.tl.predict`."
+        )
+        raise ValueError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,7 @@ from ..._train.batches import BatchLimit
 from ...pp import elements
 from .._options import PredictOptions
 from .._predictor.predictor import resolve_predictor
-from . import _errors
-from .slide_resolver import MIN_SPOTS, SlideResolver
+from .slide_resolver import SlideResolver, check_enough_spots
 from .superpixels import squares, superpixels
 from .weak_supervision import WINDOWS
 
@@ -230,14 +230,10 @@ def _check(
     """Check everything before anything is read."""
     n_superpixels = 0
     for slide in slides:
-        _errors.check_enough_spots(len(slide.xy_px), MIN_SPOTS, slide.name)
-        _errors.check_step(step_um, slide.diameter_um, slide.um_per_px, slide.name)
+        check_enough_spots(len(slide.xy_px), slide.name)
+        _check_step(step_um, slide)
         if anchor != "predicted":
-            known = set(slide.genes)
-            missing = [gene for gene in predictor.genes if gene not in known]
-            _errors.check_measured(
-                len(missing), missing, len(predictor.genes), anchor, has_table=slide.counts is not None
-            )
+            _check_measured(slide, predictor.genes, anchor)
         pitch_um = spot_pitch(slide.xy_px) * slide.um_per_px
         n_superpixels += round(len(slide.xy_px) * (max(pitch_um, slide.diameter_um) / step_um) ** 2)
     needed = n_superpixels * (4 * len(columns) + SUPERPIXEL_BYTES)
@@ -254,6 +250,49 @@ def _check(
         msg = (
             f"The object already has {quote(taken)}, which `stp.tl.super_resolve` did not write, and it is not "
             f"overwritten. Give another `key_added` than {key_added!r}."
+        )
+        raise ValueError(msg)
+
+
+def _check_step(step_um: float, slide: Slide) -> None:
+    """Refuse superpixels larger than the radius of a spot, or smaller than two pixels."""
+    diameter_um, um_per_px = slide.diameter_um, slide.um_per_px
+    least, most = 2 * um_per_px, diameter_um / 2
+    possible = (
+        f"possible here: {least:.3g} to {most:.3g} µm"
+        if least <= most
+        else f"spots of {diameter_um:.3g} µm cannot be divided with {um_per_px:.3g} µm per pixel: use a finer image"
+    )
+    if not (math.isfinite(step_um) and step_um > 0):
+        msg = f"`step_um` is {step_um!r}; give a length in µm above 0 ({possible})."
+        raise ValueError(msg)
+    if step_um > most:
+        msg = (
+            f"`step_um` is {step_um:g}, more than the radius of the spots of {slide.name!r} ({most:.3g} µm): nothing would "
+            f"be resolved. Give a smaller one to `stp.tl.super_resolve` ({possible})."
+        )
+        raise ValueError(msg)
+    if step_um < least:
+        msg = (
+            f"`step_um` is {step_um:g}, but the image of {slide.name!r} has {um_per_px:.3g} µm per pixel: a superpixel needs "
+            f"two pixels a side. Give a larger one to `stp.tl.super_resolve` ({possible})."
+        )
+        raise ValueError(msg)
+
+
+def _check_measured(slide: Slide, genes: Sequence[str], anchor: str) -> None:
+    """Refuse an anchor that needs counts which the table lacks."""
+    if slide.counts is None:
+        msg = (
+            f"`anchor` is {anchor!r}, but no table with counts annotates the spots. Give `anchor='predicted'`: the "
+            "means of spots are then those of `stp.tl.predict`."
+        )
+        raise ValueError(msg)
+    known = set(slide.genes)
+    if missing := [gene for gene in genes if gene not in known]:
+        msg = (
+            f"The table lacks {len(missing)} of the predictor's {len(genes)} genes ({quote(missing)}), and `anchor` is "
+            f"{anchor!r}. Give `anchor='predicted'`, or a predictor of these genes from `stp.tl.fit`."
         )
         raise ValueError(msg)
 
