@@ -268,14 +268,14 @@ def _check_step(step_um: float, slide: Slide) -> None:
         raise ValueError(msg)
     if step_um > most:
         msg = (
-            f"`step_um` is {step_um:g}, more than the radius of the spots of {slide.name!r} ({most:.3g} µm): nothing would "
-            f"be resolved. Give a smaller one to `stp.tl.super_resolve` ({possible})."
+            f"`step_um` is {step_um:g}, more than the radius of the spots of {slide.name!r} ({most:.3g} µm): nothing "
+            f"would be resolved. Give a smaller one to `stp.tl.super_resolve` ({possible})."
         )
         raise ValueError(msg)
     if step_um < least:
         msg = (
-            f"`step_um` is {step_um:g}, but the image of {slide.name!r} has {um_per_px:.3g} µm per pixel: a superpixel needs "
-            f"two pixels a side. Give a larger one to `stp.tl.super_resolve` ({possible})."
+            f"`step_um` is {step_um:g}, but the image of {slide.name!r} has {um_per_px:.3g} µm per pixel: a superpixel "
+            f"needs two pixels a side. Give a larger one to `stp.tl.super_resolve` ({possible})."
         )
         raise ValueError(msg)
 
