@@ -297,9 +297,8 @@ def benchmark(
         allow_leakage=allow_leakage,
     )
     folder = Path(save_dir or Path(pooch.os_cache("stpredict")) / "benchmarks" / study.fingerprint)
-    grouped = group_key is not None
     found, failures, busy = run_benchmark(
-        study, entries, seeds, folder, grouped=grouped, keep_predictors=keep_predictors, progress=progress
+        study, entries, seeds, folder, keep_predictors=keep_predictors, progress=progress
     )
     check.some_finished(busy, len(found.runs))
     check.some_success(failures, len(found.runs))
@@ -312,13 +311,12 @@ def run_benchmark(
     seeds: Sequence[int],
     folder: Path,
     *,
-    grouped: bool,
     keep_predictors: bool,
     raise_errors: bool = False,
     progress: bool,
 ) -> tuple[Benchmark, dict[str, str], list[str]]:
     """Run all cells in a folder and read them: the results, errors by cell, cells that other processes run."""
-    note = write_note(study, folder, list(entries), grouped=grouped)
+    note = write_note(study, folder, list(entries))
     cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors)
     failures, busy = run_cells(cells, folder, raise_errors=raise_errors, progress=progress)
     return Benchmark._from_cells(folder, note, list(entries), seeds), failures, busy

@@ -184,7 +184,6 @@ def cross_validate(
             entries_of({model: entry}),
             seeds,
             folder,
-            grouped=group_key is not None,
             keep_predictors=keep_predictors and save_dir is not None,
             raise_errors=True,
             progress=progress,

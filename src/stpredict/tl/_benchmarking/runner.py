@@ -48,8 +48,8 @@ def cells_of(
     ]
 
 
-def write_note(study: Study, folder: Path, labels: Sequence[str], *, grouped: bool) -> dict[str, Any]:
-    """Write ``benchmark.json``, what is compared; refuse a folder with another comparison. ``grouped``: by patient."""
+def write_note(study: Study, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
+    """Write ``benchmark.json``, what is compared; refuse a folder with another comparison."""
     values, labels_before = study.to_dict(), []
     if (folder / NOTE).is_file():
         before = read_note(folder)
@@ -58,7 +58,7 @@ def write_note(study: Study, folder: Path, labels: Sequence[str], *, grouped: bo
     several = len({slide.group for slide in study.slides.values()}) > 1
     rule = study.protocol
     note = {
-        "unit": "patient" if grouped and several else "section",
+        "unit": "patient" if study.grouped and several else "section",
         "leaks": study.leaks,
         "protocol": study.protocol_name,
         "headline": rule.headline if rule else "gene_pearson",

@@ -45,6 +45,8 @@ class Study:
     """How counts become the values that are predicted and scored."""
     common: Mapping[str, Any]
     """Training options of all models."""
+    grouped: bool
+    """Whether a column names the groups, which are then patients; else every slide is its own group."""
     protocol_name: str | None
     """Name of a published protocol, if one is followed."""
 
@@ -124,6 +126,7 @@ def plan_study(
         panels=_panels(counted, splits, shared, rule, genes),
         target=rule.target if rule else target or TargetSpec(),
         common=common,
+        grouped=selection.group_key is not None,
         protocol_name=protocol,
     )
 
