@@ -93,7 +93,7 @@ def test_the_one_shared_region_needs_no_name(predicted):
 
 
 def test_faults(predicted):
-    with pytest.raises(ValueError, match=r"There are 2 regions: 'S0_spots', 'S1_spots'\. .* Give `region`"):
+    with pytest.raises(ValueError, match=r"Which region of 'observed', 'predicted' is meant\? Found: 'S0_spots', 'S1_spots'"):
         sources(predicted, ["observed", "predicted"], Selection())
     with pytest.raises(ValueError, match=r"No region 'S2_spots' in 'predicted'; regions of all that is drawn: 'S0_"):
         sources(predicted, ["observed", "predicted"], Selection(shapes_key="S2_spots"))

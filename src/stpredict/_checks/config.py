@@ -29,6 +29,13 @@ def positive(name: str, value: float) -> None:
         raise ValueError(msg)
 
 
+def length(name: str, value: float | None) -> None:
+    """Refuse a length that is not a finite number above zero; None is no length."""
+    if value is not None and not 0 < value < float("inf"):
+        msg = f"`{name}` is {value!r}; it must be a finite length in µm above 0."
+        raise ValueError(msg)
+
+
 def prediction(n_views: int, batch_size: int | None) -> None:
     """Refuse numbers of views and batch sizes that are out of range."""
     in_range("n_views", n_views, 1, 8)

@@ -12,8 +12,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
-from . import _errors as check
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -80,7 +78,9 @@ def panels(
     """The ``n`` axes to draw on: those given, or those of a new figure that is not wider than a page."""
     if ax is not None:
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-        check.n_axes(len(given), n)
+        if len(given) != n:
+            msg = f"`ax` holds {len(given)} axes for {n} panels. Give {n}, or leave `ax` out for a new figure."
+            raise ValueError(msg)
         return given
     rows = -(-n // n_columns)
     columns = -(-n // rows)  # rows as even as can be
