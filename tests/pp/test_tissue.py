@@ -293,7 +293,7 @@ def test_masks_that_cannot_be_used():
     }.items():
         with pytest.raises(ValueError, match=words):
             stp.pp.tissue(sdata, um_per_px=UM, mask_key=key)
-    with pytest.raises(ValueError, match="`min_hole_um2` is -1; it must be 0 or more"):
+    with pytest.raises(ValueError, match="`min_hole_um2` is -1; it must lie between 0 and"):
         stp.pp.tissue(sdata, um_per_px=UM, min_hole_um2=-1)
     assert "tissue" not in sdata.shapes
 
