@@ -113,7 +113,7 @@ def test_images_that_are_none(adata, image, words):
 
 
 def test_files_that_are_none(adata, tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no image"):
+    with pytest.raises(FileNotFoundError, match="No image at"):
         stp.io.from_anndata(adata, tmp_path / "gone.jpg", um_per_px=5, **SPOTS)
     Image.fromarray(PIXELS).save(tmp_path / "he.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "he.png").read_bytes()[:2000])

@@ -342,7 +342,7 @@ NOT_TRAINED = SimpleNamespace(provenance={})
     (None, "st", {"tissue_key": "tisue"}, r"no element with tissue named 'tisue'\. Found: none\. Add one first"),
     (None, "st", {"image_key": "hes"}, r"no image named 'hes'\. Found: 'he'"),
     (None, "st", {"image_key": "he", "coordinate_system": "mm"}, r"no image of coordinate system 'mm' named 'he'"),
-    (None, "st", {"coordinate_system": "mm"}, r"Which image of coordinate system 'mm' is meant"),
+    (None, "st", {"coordinate_system": "mm"}, r"There is no image of coordinate system 'mm'. Found: none"),
     (None, "st", {"pitch_um": 5000}, r"The grid is empty: image 'he' has no spot on it.*smaller `pitch_um`"),
     (None, "st", {"key_added": "he"}, r"has an element 'he' that .*Give another name as `key_added`"),
     (two_images, "st", {}, r"Which image is meant\? Found: 'he', 'other'. Give one of these as `image_key`"),

@@ -38,7 +38,8 @@ def one_name(what: str, asked: str | None, found: Sequence[str], argument: str) 
     if asked is None and len(found) == 1:
         return found[0]
     if asked is None or asked not in found:
-        question = f"Which {what} is meant?" if asked is None else f"There is no {what} named {asked!r}."
+        named = "" if asked is None else f" named {asked!r}"
+        question = f"Which {what} is meant?" if found and not named else f"There is no {what}{named}."
         advice = f"Give one of these as `{argument}`" if found else "Add one first"
         msg = f"{question} Found: {listed(found)}. {advice}."
         raise ValueError(msg)

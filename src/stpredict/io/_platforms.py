@@ -136,7 +136,7 @@ def call_spatialdata_io(reader: str, folder: Path, arguments: Mapping[str, Any])
 
 def open_image(path: Path, name: str) -> tuple[DataTree, Resolution | None]:
     """Open an image file as `read_wsi` does, without decoding it; and the resolution that the file states, if any."""
-    check.require_image(path)
+    check.require_file(path, "image")
     file = open_slide_file(path, "auto")
     check_slides.colour_image(file.levels[0].shape, path.name)
     image = image_element(file, name, rechunk=False)

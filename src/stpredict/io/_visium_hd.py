@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from spatialdata.transformations import Identity, set_transformation
@@ -87,7 +87,11 @@ def read_visium_hd(
     check.require_folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")
     slices = platforms.find_file(folder, [SLICE_FILE], "feature slice")
     bins = folder / "binned_outputs"
-    _require_bin_size(bin_um, bins)
+    matches = [VISIUM_HD_BIN.fullmatch(place.name) for place in (sorted(bins.iterdir()) if bins.is_dir() else [])]
+    sizes = [int(match[1]) for match in matches if match]
+    if bin_um not in sizes:
+        msg = f"`bin_um` is {bin_um!r}; '{bins}' has bins of {', '.join(map(str, sizes)) or 'no size'} µm. Give one."
+        raise ValueError(msg)
     spatial = bins / f"square_{bin_um:03}um" / "spatial"
     platforms.require_whole_matrix(platforms.find_file(spatial.parent, MATRIX_FILES[:1], "matrix of counts"))
     positions = platforms.find_file(spatial, ["tissue_positions.parquet"], "file of positions")
@@ -107,8 +111,11 @@ def read_visium_hd(
     }
     source = platforms.call_spatialdata_io("visium_hd", folder, arguments)
     table = spots_on_tissue(source[f"square_{bin_um:03}um"], positions)
-    known = _resolution(table, bin_um, float(factors["microns_per_pixel"]), name)
     xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)
+    some = np.linspace(0, table.n_obs - 1, min(table.n_obs, PITCH_SAMPLE)).astype(np.int64)
+    array_um = table.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[some] * bin_um
+    stated = Resolution(um_per_px=float(factors["microns_per_pixel"]), origin=f"'{SCALE_FACTORS_FILE}'")
+    known = reconcile_resolution(stated, resolution_from_pitch(array_um, xy[some], name), name)
     instances = table.obs["location_id"].to_numpy()
     squares = source[f"{prefix}_square_{bin_um:03}um"].loc[instances]
     set_transformation(squares, {name: Identity()}, set_all=True)
@@ -123,19 +130,3 @@ def read_visium_hd(
         instances=instances,
         source=source,
     )
-
-
-def _require_bin_size(bin_um: int, bins: Path) -> None:
-    matches = [VISIUM_HD_BIN.fullmatch(place.name) for place in (sorted(bins.iterdir()) if bins.is_dir() else [])]
-    sizes = [int(match[1]) for match in matches if match]
-    if bin_um not in sizes:
-        msg = f"`bin_um` is {bin_um!r}; '{bins}' has bins of {', '.join(map(str, sizes)) or 'no size'} µm. Give one."
-        raise ValueError(msg)
-
-
-def _resolution(table: Any, bin_um: int, um_per_px: float, name: str) -> Resolution:
-    """The resolution of the scale factors, compared with the pitch of the bins."""
-    sample = np.linspace(0, table.n_obs - 1, min(table.n_obs, PITCH_SAMPLE)).astype(np.int64)
-    array_um = table.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[sample] * bin_um
-    by_pitch = resolution_from_pitch(array_um, np.asarray(table.obsm[keys.SPATIAL], np.float64)[sample], name)
-    return reconcile_resolution(Resolution(um_per_px=um_per_px, origin=f"'{SCALE_FACTORS_FILE}'"), by_pitch, name)

@@ -145,7 +145,13 @@ def read_wsi(
         check_config.length("um_per_px", um_per_px)
         check_slides.resolution(um_per_px, name)
     if to_zarr is not None:
-        _require_new_store(Path(to_zarr))
+        store = Path(to_zarr)
+        if store.exists():
+            msg = f"`to_zarr` is '{store}', which exists. Read it with `spatialdata.read_zarr`, or give another path."
+            raise FileExistsError(msg)
+        if not store.parent.is_dir():
+            msg = f"`to_zarr` is '{store}', but there is no folder '{store.parent}'. Make it first."
+            raise FileNotFoundError(msg)
     file = open_slide_file(path, backend)
     check_slides.colour_image(file.levels[0].shape, name)
     stated = [resolution_from_pixel_size(*file.um_per_px, "image metadata", name)] if file.um_per_px else []
@@ -156,15 +162,6 @@ def read_wsi(
     if known is None:
         check.warn_unknown_resolution(name)
     return sdata if to_zarr is None else _write_and_reopen(sdata, Path(to_zarr))
-
-
-def _require_new_store(path: Path) -> None:
-    if path.exists():
-        msg = f"`to_zarr` is '{path}', which exists. Read it with `spatialdata.read_zarr`, remove it, or give another."
-        raise FileExistsError(msg)
-    if not path.parent.is_dir():
-        msg = f"`to_zarr` is '{path}', but there is no folder '{path.parent}'. Make it first."
-        raise FileNotFoundError(msg)
 
 
 def _is_valid_name(name: str) -> bool:

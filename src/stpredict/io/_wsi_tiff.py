@@ -108,17 +108,12 @@ def _decode_segment(out: NDArray[Any], page: Any, corner: tuple[int, int], segme
     out[plane : plane + len(pixels), rows, columns] = pixels[:, from_rows, from_columns]
 
 
-def open_tiff(path: Path) -> Any:
-    """A ``tifffile.TiffFile``."""
+def open_slide_file(path: Path) -> SlideFile | str:
+    """Open a TIFF: the largest picture in colour and its metadata, or why it cannot be read through tifffile."""
     with check.required_module("tiffslide"):
         import tiffslide  # noqa: F401  (brings tifffile and its codecs)
         from tifffile import TiffFile
-    return TiffFile(path)
-
-
-def open_slide_file(path: Path) -> SlideFile | str:
-    """Open a TIFF: the largest picture in colour and its metadata, or why it cannot be read through tifffile."""
-    handle = FileHandle(path, open_tiff)
+    handle = FileHandle(path, TiffFile)
     try:
         file = handle.get()
         number = _largest_picture(file)

@@ -95,7 +95,7 @@ def read_xenium(
     if not is_zipfile(archive):
         check.unreadable(archive, "archive of cells", "it has no table of contents")
     he_image = _find_he_image(folder) if image is None else Path(image)
-    check.require_image(he_image)
+    check.require_file(he_image, "image")
     to_morphology = _read_alignment(alignment, he_image)
     name = platforms.sample_name(folder, name)
     x, y = axis_scales(to_morphology)

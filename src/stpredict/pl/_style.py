@@ -18,17 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#F0E442",
-)
+CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """The palette of Okabe and Ito: shown apart by every kind of colour vision, on black and on white."""
-CATEGORIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
+BLUE, ORANGE = CATEGORIES[:2]
 NEUTRAL = "0.55"
 """Grey that is visible on black and on white."""
 DASHES: Any = (0, (4, 3))

@@ -184,9 +184,9 @@ def gene_pearson(observed: NDArray[np.float64], predicted: NDArray[np.float64]) 
 
 def shared_genes(found: Section) -> NDArray[np.intp]:
     """Columns of the genes that were measured, that vary, and that every model predicts."""
-    usable = np.flatnonzero(
-        np.all([_complete_genes(part) for part in (found.observed, *found.predicted.values())], axis=0)
-    )
+    finite = [np.isfinite(part) for part in (found.observed, *found.predicted.values())]
+    complete = [part[part.any(axis=1)].all(axis=0) for part in finite]  # a value at every spot that has any
+    usable = np.flatnonzero(np.all(complete, axis=0))
     varies: NDArray[np.intp] = usable[np.nanstd(found.observed[:, usable], axis=0) > MIN_STD]
     return varies
 
@@ -218,13 +218,6 @@ def component_colors(scores: NDArray[np.float64], share: NDArray[np.float64]) ->
     missing = ~np.isfinite(scores).all(axis=1, keepdims=True)
     colors: NDArray[np.float64] = np.where(missing, 0.75, scaled)
     return colors
-
-
-def _complete_genes(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether a gene has a value at every spot that has any value."""
-    finite = np.isfinite(values)
-    complete: NDArray[np.bool_] = finite[finite.any(axis=1)].all(axis=0)
-    return complete
 
 
 def _standardize_genes(values: NDArray[np.float64]) -> NDArray[np.float64]:
