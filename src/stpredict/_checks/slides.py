@@ -27,7 +27,7 @@ class Resolution(Protocol):
         """The source."""
 
 
-def listed(names: Sequence[object]) -> str:
+def quote(names: Sequence[object]) -> str:
     """The first eight names, quoted, for a message."""
     shown = ", ".join(repr(name) for name in list(names)[:8])
     return (shown + (f", … ({len(names)} in all)" if len(names) > 8 else "")) or "none"
@@ -41,7 +41,7 @@ def one_name(what: str, asked: str | None, found: Sequence[str], argument: str) 
         named = "" if asked is None else f" named {asked!r}"
         question = f"Which {what} is meant?" if found and not named else f"There is no {what}{named}."
         advice = f"Give one of these as `{argument}`" if found else "Add one first"
-        msg = f"{question} Found: {listed(found)}. {advice}."
+        msg = f"{question} Found: {quote(found)}. {advice}."
         raise ValueError(msg)
     return asked
 

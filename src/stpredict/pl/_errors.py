@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ def known_gene(gene: str, available: Sequence[str], key: str) -> None:
     """Refuse a gene that has no values under a key."""
     if gene not in available:
         close = get_close_matches(gene, available, n=3, cutoff=0.6)
-        hint = f"Did you mean {', '.join(map(repr, close))}?" if close else f"There are {listed(available)}."
+        hint = f"Did you mean {', '.join(map(repr, close))}?" if close else f"There are {quote(available)}."
         msg = f"No gene {gene!r} in {key!r} ({len(available)} genes). {hint} Give another gene, or other `keys`."
         raise ValueError(msg)
 
@@ -50,8 +50,8 @@ def require_table(table: object, needed: Sequence[str], name: str, call: str) ->
         raise TypeError(msg)
     missing = [column for column in needed if column not in table.columns]
     if missing:
-        found = listed(list(table.columns))
-        msg = f"`{name}` has no column {listed(missing)} (found: {found}). Expected is what {call} gives."
+        found = quote(list(table.columns))
+        msg = f"`{name}` has no column {quote(missing)} (found: {found}). Expected is what {call} gives."
         raise ValueError(msg)
     if not len(table):
         msg = f"`{name}` is empty: there is nothing to draw. Expected is what {call} gives."

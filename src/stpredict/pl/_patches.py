@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._geometry import PatchSpec
 from .._pixels import PatchReader
 from .._slides import checks as check_elements
@@ -131,14 +131,14 @@ def _find(sdata: SpatialData, spot: int | str, region: str | None, selection: Se
     slides = [resolve(sdata, replace(selection, shapes_key=key), needs_table=False)[0] for key in searched]
     found = _positions(slides, "obs_names", spot) or _positions(slides, "instances", spot)
     if not found:
-        names = listed([name for slide in slides for name in slide.obs_names])
+        names = quote([name for slide in slides for name in slide.obs_names])
         msg = (
-            f"No spot {spot!r} in region {listed(searched)} (spots: {names}). Give a name from `obs_names` of the "
+            f"No spot {spot!r} in region {quote(searched)} (spots: {names}). Give a name from `obs_names` of the "
             "table, or an index of the spots element."
         )
         raise ValueError(msg)
     if len(found) > 1:
-        matches = listed([slide.shapes_key for slide, _ in found])
+        matches = quote([slide.shapes_key for slide, _ in found])
         msg = f"Spot {spot!r} is in several regions: {matches}. Give `region`, or a name from `obs_names`."
         raise ValueError(msg)
     return found[0]

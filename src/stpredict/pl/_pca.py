@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _keys as keys_of
 from .._checks import config as check_config
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._slides.slides import Selection
 from . import _errors as check
 from ._slide_axes import BELOW, draw_slide, slide_panels
@@ -113,7 +113,7 @@ def pca(
 
 def _standardize(found: Sequence[Source]) -> list[NDArray[np.float64]]:
     """Standardised values of the genes that all sources have and that vary in all of them."""
-    names = listed([source.key for source in found])
+    names = quote([source.key for source in found])
     genes = [gene for gene in found[0].panel if all(gene in source.panel for source in found)]
     check.enough_for_components(len(found[0].slide.xy_px), len(genes), names, INSTEAD)
     values = [source.values(genes).astype(np.float64) for source in found]

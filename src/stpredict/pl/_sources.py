@@ -14,7 +14,7 @@ from spatialdata.models import get_table_keys
 from .. import _keys as keys
 from .._checks import expression as check_expression
 from .._checks import slides as check_slides
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._slides import checks as check_elements
 from .._slides.slides import resolve, slide_images
 from ..metrics import pearson
@@ -71,7 +71,7 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     regions = {key: check_elements.annotated_regions(sdata.tables[table], table) for key, (table, _) in places.items()}
     shared = [name for name in regions[asked[0]] if all(name in found for found in regions.values())]
     given = selection.shapes_key if isinstance(selection.shapes_key, str) else None
-    region = check_slides.one_name(f"region of {listed(asked)}", given, shared, "region")
+    region = check_slides.one_name(f"region of {quote(asked)}", given, shared, "region")
     predictions, counts = {}, {}
     for key, (table, layer) in places.items():
         meant = replace(selection, table_name=table, layer=layer, shapes_key=region)
@@ -132,8 +132,8 @@ def _place(sdata: SpatialData, key: str, counts_table: str | None, layer: str | 
         hint = "Give others as `keys`, or `table_name` if the counts are in another table"
         if key == keys.PREDICTED:
             hint = "Create it with `stp.tl.predict(sdata, predictor)`, or draw only the others: `keys=['observed']`"
-        tables = listed(list(sdata.tables))
-        msg = f"No table or layer {key!r} (tables: {tables}; layers of counts: {listed(layers)}). {hint}."
+        tables = quote(list(sdata.tables))
+        msg = f"No table or layer {key!r} (tables: {tables}; layers of counts: {quote(layers)}). {hint}."
         raise ValueError(msg)
     return str(counts_table), key
 

@@ -17,10 +17,11 @@ from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check_expression
 from .._checks import slides as check_slides
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._geometry import apply_affine
+from .._resolution import image_resolution
 from .._slides import checks as check_elements
-from .._slides.slides import Selection, image_resolution, resolve
+from .._slides.slides import Selection, resolve
 from . import elements
 from ._grid import lattice_on_image, spot_shapes
 from ._transcript_counts import TranscriptCounts
@@ -240,7 +241,7 @@ def spots_from_cells(
     )  # fmt: skip
     slides = resolve(sdata, selection)
     if len(slides) > 1:
-        names = listed([slide.name for slide in slides])
+        names = quote([slide.name for slide in slides])
         msg = f"Cells of several samples were found: {names}. Give one as `shapes_key`, and call once for each."
         raise ValueError(msg)
     cells = slides[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _keys as keys
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._slides import checks as check_elements
 
 if TYPE_CHECKING:
@@ -56,6 +56,6 @@ def known_groups(asked: Sequence[str], available: Sequence[str], argument: str, 
     """Refuse groups that no spot belongs to, all of them at once."""
     missing = [name for name in asked if name not in set(available)]
     if missing or not len(asked):
-        what = listed(missing) if missing else "nothing"
-        msg = f"`{argument}` names {what}; obs[{key!r}] holds {listed(available)}. Give some of these."
+        what = quote(missing) if missing else "nothing"
+        msg = f"`{argument}` names {what}; obs[{key!r}] holds {quote(available)}. Give some of these."
         raise ValueError(msg)

@@ -10,7 +10,7 @@ from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales
 from .._slides import checks as check_elements
 from .._slides.slides import affine_matrix, slide_images
@@ -63,7 +63,7 @@ def polygons_in_pixels(
     shapes = sdata.shapes[key]
     kinds = set(shapes.geometry.geom_type)
     if not kinds <= {"Polygon", "MultiPolygon"}:
-        msg = f"Shapes {key!r} hold {listed(sorted(kinds))}; tissue must be polygons. Give others as `{argument}`."
+        msg = f"Shapes {key!r} hold {quote(sorted(kinds))}; tissue must be polygons. Give others as `{argument}`."
         raise ValueError(msg)
     to_px = affine_to_image(sdata, key, image_key, coordinate_system, argument)
     areas = shapely.make_valid(shapely.transform(shapes.geometry.to_numpy(), lambda xy: apply_affine(to_px, xy)))
