@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .._checks.slides import quote
 from . import _errors as check
@@ -48,7 +48,8 @@ def open_slide_file(path: Path) -> SlideFile:
             "fetch the folder again."
         )
         raise ValueError(msg)
-    arrays = sorted((cast("zarr.Array[Any]", group[name]) for name in paths), key=lambda array: -array.size)
+    arrays: list[Any] = [group[name] for name in paths]
+    arrays.sort(key=lambda array: -array.size)
     names, shape = [axis["name"] for axis in axes], arrays[0].shape
     others = [size for name, size in zip(names, shape, strict=False) if name not in {"c", "y", "x"}]
     if len(names) != len(shape) or not {"y", "x"} <= set(names) or not set(others) <= {1}:

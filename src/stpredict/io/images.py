@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from dask import array as da
@@ -47,7 +47,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
     """
     check.require_file(path, "image")
     try:
-        source = BytesIO(gzip.decompress(path.read_bytes())) if is_gzip(path) else path.open("rb")  # GEO gzips images
+        packed = is_gzip(path)  # GEO gzips images too
+        source: IO[bytes] = BytesIO(gzip.decompress(path.read_bytes())) if packed else path.open("rb")
         with no_pixel_limit(), source as file, Image.open(file) as image:
             if image.mode not in COLOUR_MODES:
                 kind = GREY_MODES.get(image.mode, f"of mode {image.mode}")

@@ -70,7 +70,12 @@ def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | N
             for panel, column, style in curves:
                 panel.plot(rows["epoch"], rows[column], color=color, linestyle=style)
                 if len(best):
-                    ring = {"markersize": 6, "markerfacecolor": "none", "markeredgecolor": color, "gid": "best"}
+                    ring: dict[str, Any] = {
+                        "markersize": 6,
+                        "markerfacecolor": "none",
+                        "markeredgecolor": color,
+                        "gid": "best",
+                    }
                     panel.plot(best["epoch"], best[column], "o", **ring)
         _finish(axes, [str(name) for name, _ in members], has_val_loss=_has_values(table, "val_loss"))
     return axes

@@ -132,7 +132,7 @@ def _against_ceiling(
     low, high = min(0.0, float(y[complete].min())), max(float(x[complete].max()), float(y[complete].max()))
     margin = 0.05 * (high - low)
     ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=0.8)
-    diagonal = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
+    diagonal: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
     ax.text(0.5 * high, 0.5 * high, "ceiling", color=NEUTRAL, fontsize=7, ha="center", va="bottom", **diagonal)
     ax.axhline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
     ax.scatter(x[complete], y[complete], s=9, color=BLUE, alpha=0.75, linewidths=0)
