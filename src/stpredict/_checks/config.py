@@ -29,6 +29,13 @@ def positive(name: str, value: float) -> None:
         raise ValueError(msg)
 
 
+def length(name: str, value: float | None) -> None:
+    """Refuse a length that is not a finite number above zero; None is no length."""
+    if value is not None and not 0 < value < float("inf"):
+        msg = f"`{name}` is {value!r}; it must be a finite length in µm above 0."
+        raise ValueError(msg)
+
+
 def known_fields(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     """Refuse options that do not exist, or are set elsewhere."""
     unknown = [name for name in given if name not in known]
