@@ -60,6 +60,7 @@ def picture(sdata, tmp_path):
     return tmp_path / "slide.png"
 
 
+@pytest.mark.usefixtures("forkserver")
 @pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
 def test_cohort(model, picture, tmp_path, capsys, workers):
     out = tmp_path / "out"
