@@ -322,7 +322,8 @@ def test_leaks_are_marked_for_good(pair, tmp_path):
 
 def test_embeddings_go_to_models_that_take_them(pair, tmp_path):
     pair["observed"].obsm["uni"] = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
-    models = {"given": "encoder_ridge", "own": Entry("encoder_ridge", options={"encoder": "statistics"})}
+    options = {"given": {"size_px": 32}, "own": {"size_px": 32, "encoder": "statistics"}}
+    models = {name: Entry("encoder_ridge", options=each) for name, each in options.items()}
     found = benchmark(pair, models, features_key="uni", save_dir=tmp_path, progress=False)
     configs = {
         label: json.loads((tmp_path / label / "fold-0-seed-0/config.json").read_text())["model_options"]["config"]
@@ -467,7 +468,11 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs/comparing.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)
-    for long, short in (("n_side=6", "n_side=4"), ('recipe={"n_epochs": 3}', "options=TINY, recipe={'n_epochs': 1}")):
+    for long, short in (
+        ("n_side=6", "n_side=4"),
+        (': "encoder_ridge"', ": stp.tl.Entry('encoder_ridge', options={'size_px': 32})"),
+        ('recipe={"n_epochs": 3}', "options=TINY, recipe={'n_epochs': 1}"),
+    ):
         assert long in code
         code = code.replace(long, short)
     exec(code, {"TINY": TINY})
