@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import isfinite
 from numbers import Integral, Real
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +26,25 @@ RENAMED = {
     "grows": "per_spot_buffers",
 }
 """Former names of methods and attributes of a model, which are refused: they would have no effect."""
+
+
+def config_fields(config: Any, *, n_scales: int | None = None, may_be_zero: Sequence[str] = ()) -> None:
+    """Refuse field by field what the annotation rules out, counts below 1, and fields of view that do not increase."""
+    types = get_type_hints(type(config))
+    for field in fields(config):
+        name, kind, value = field.name, types[field.name], getattr(config, field.name)
+        if name == "fov_spots":
+            fov_spots(value, n_scales=n_scales)
+        elif name == "context":
+            choice(name, value, (str(field.default),))  # it is a property of the model
+        elif get_origin(kind) is Literal:
+            choice(name, value, get_args(kind))
+        elif kind is str:
+            text(name, value)
+        elif kind is bool:
+            flag(name, value)
+        elif kind is int and not (value == 0 and (field.default == 0 or name in may_be_zero)):
+            positive_int(name, value)
 
 
 def positive_int(name: str, value: object) -> None:

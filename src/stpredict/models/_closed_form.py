@@ -16,6 +16,8 @@ from ._penalty import choose_penalty
 from ._precision import full_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ._penalty import TrainingSpots
@@ -40,6 +42,7 @@ class Standardizer(nn.Module):
     """Standard deviation."""
     middle: Tensor
     """Mean of the clipped features."""
+    __call__: Callable[..., Tensor]
 
     def __init__(self, n_features: int, clip: float | None = None) -> None:
         super().__init__()
@@ -58,7 +61,8 @@ class Standardizer(nn.Module):
         self.spread.copy_(torch.where(std > 1e-6 * mean.abs().clamp_min(1e-3), std, torch.ones_like(std)))
         self.middle.zero_()
         if self.clip is not None:
-            self.middle.copy_(sum(self(part.double()).sum(dim=0) for part in features.split(ROWS)) / len(features))
+            total = torch.as_tensor(sum(self(part.double()).sum(dim=0) for part in features.split(ROWS)))
+            self.middle.copy_(total / len(features))
 
     def forward(self, features: Tensor) -> Tensor:
         """``(b, n_features)``, float32 or float64, to the same; the mean over the training spots becomes 0."""
@@ -73,6 +77,7 @@ class PrincipalComponents(nn.Module):
     """
 
     axes: Tensor
+    __call__: Callable[..., Tensor]
 
     def __init__(self, n_features: int, n_components: int, clip: float | None) -> None:
         super().__init__()
@@ -90,8 +95,7 @@ class PrincipalComponents(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``(b, n_features)`` to ``(b, n_components)`` float32."""
         with full_precision(features.device):
-            projected: Tensor = self.standardize(features.float()) @ self.axes.T
-            return projected
+            return self.standardize(features.float()) @ self.axes.T
 
 
 def principal_axes(features: Tensor, standardize: Standardizer, most: int) -> tuple[Tensor, Tensor]:
@@ -123,6 +127,7 @@ class Ridge(nn.Module):
     bias: Tensor
     penalty: Tensor
     """The penalty that was used."""
+    __call__: Callable[..., Tensor]
 
     def __init__(self, n_features: int, n_outputs: int, clip: float | None = None) -> None:
         super().__init__()

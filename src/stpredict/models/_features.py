@@ -30,8 +30,7 @@ def sub_patches(patches: Tensor, side: int) -> Tensor:
     size = patches.shape[-1] // side * side
     first = (patches.shape[-1] - size) // 2
     inner = patches[..., first : first + size, first : first + size]
-    cut: Tensor = rearrange(inner, "b c (i y) (j x) -> b (i j) c y x", i=side, j=side)
-    return cut
+    return rearrange(inner, "b c (i y) (j x) -> b (i j) c y x", i=side, j=side)
 
 
 def apply_in_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from einops import rearrange
@@ -9,15 +10,31 @@ from torch import nn
 
 from .._checks import models as check
 from .contract import SpotModel, batch_features
-from .encoder import Encoder
-from .model_config import GIVEN
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from .contract import SpotBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig(PatchConfig):
+    """The encoder of a model, and its patches."""
+
+    encoder: str = STATISTICS
+    """``"statistics"`` (colour and texture, no weights), any name that timm knows, ``"hf-hub:owner/name"`` among them,
+    or ``"given"``: embeddings that come with the spots (``features_key`` of `stp.tl.fit`)."""
+    weights: str = NO_WEIGHTS
+    """``"none"``, ``"timm"`` (from its hub), or the path of a checkpoint."""
+    n_features: int = 0
+    """Width of the embeddings, for ``encoder="given"``."""
+
+    def check_fields(self, n_scales: int | None = None) -> None:
+        """Refuse fields that have no meaning, or do not fit together."""
+        check.config_fields(self, n_scales=n_scales)
+        check.embedding_width(self.encoder, self.n_features)
 
 
 class ScaleEncoder(nn.Module):
@@ -39,20 +56,11 @@ class ScaleEncoder(nn.Module):
         features: Tensor = self.encoder(rearrange(batch.patches, "b s c y x -> (b s) c y x"))
         return rearrange(features, "(b s) d -> b (s d)", s=self.n_scales)
 
-    def load(self) -> dict[str, str]:
-        """Load the named weights; returns what was loaded by part of the network."""
-        loaded = "" if self.encoder is None else self.encoder.load()
-        return {"encoder": loaded} if loaded else {}
-
 
 class FrozenEncoderModel(SpotModel):
     """A model whose patches are encoded scale by scale, by ``views``."""
 
     views: ScaleEncoder
-
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights that the configuration names; returns what was loaded."""
-        return self.views.load()
 
     def encode(self, batch: SpotBatch) -> Tensor | None:
         """Features ``(b, n_features)`` of every scale; None if embeddings come with the spots."""
@@ -62,12 +70,3 @@ class FrozenEncoderModel(SpotModel):
     def features_of(self, batch: SpotBatch) -> Tensor:
         """Features ``(b, n_features)`` of some spots, given or encoded; refuses those of another width."""
         return check.features_width(batch_features(self, batch), self.views.n_features)
-
-
-def check_encoder(encoder: str, weights: str, n_features: int, fov_spots: Sequence[float], size_px: int) -> None:
-    """Refuse fields of a configuration that do not fit together."""
-    check.text("encoder", encoder)
-    check.text("weights", weights)
-    check.embedding_width(encoder, n_features)
-    check.fov_spots(fov_spots)
-    check.positive_int("size_px", size_px)

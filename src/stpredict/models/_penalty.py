@@ -66,8 +66,7 @@ def inner_folds(group: Tensor, slide: Tensor, xy_um: Tensor) -> Tensor:
             return torch.as_tensor(fold)
     longer = int((xy_um.amax(dim=0) - xy_um.amin(dim=0)).argmax())
     rank = xy_um[:, longer].argsort(stable=True).argsort()
-    stripe: Tensor = rank * N_STRIPES // len(rank)
-    return stripe
+    return rank * N_STRIPES // len(rank)
 
 
 def choose_penalty(x: Tensor, y: Tensor, fold: Tensor, slide: Tensor, penalties: Sequence[float] = PENALTIES) -> float:

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._precision import full_precision
+from .encoder import Encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -89,6 +90,8 @@ class FloatLinear(nn.Linear):
     ...     head(torch.zeros(3, 8)).dtype
     torch.float32
     """
+
+    __call__: Callable[..., Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to ``(..., out_features)``, float32."""
@@ -183,7 +186,9 @@ class SpotModel(nn.Module, ABC):
         -------
         A description of the loaded weights for each part of the network; empty if none were loaded.
         """
-        return {}
+        encoders = {name: part for name, part in self.named_modules() if isinstance(part, Encoder)}
+        loaded = {name.rpartition(".")[-1]: encoder.load() for name, encoder in encoders.items()}
+        return {name: description for name, description in loaded.items() if description}
 
     def encode(self, batch: SpotBatch) -> Tensor | None:  # noqa: ARG002  (here nothing is frozen)
         """Features of the patches from a frozen encoder; training computes them once for every spot.

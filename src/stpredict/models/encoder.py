@@ -18,7 +18,7 @@ from ._precision import unit_pixels
 from .image_statistics import N_STATISTICS, patch_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -48,6 +48,7 @@ class Encoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    __call__: Callable[..., Tensor]
 
     def __init__(self, name: str, weights: str, size_px: int, *, frozen: bool) -> None:
         super().__init__()

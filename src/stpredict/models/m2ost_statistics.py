@@ -47,7 +47,6 @@ class M2OSTStatisticsConfig(M2OSTConfig):
     def __post_init__(self) -> None:
         M2OSTConfig.__post_init__(self)
         check.number("statistics_share", self.statistics_share, low=0, high=1)
-        check.flag("color_tokens", self.color_tokens)
 
 
 class ColorToken(nn.Linear):
