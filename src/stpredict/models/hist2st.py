@@ -261,12 +261,12 @@ class Hist2ST(SpotModel):
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)``; the spots of a slide affect each other."""
-        return self.head(self.norm(self._embed(batch, self._neighbours(batch))))
+        return self.head(self.norm(self._spot_embeddings(batch, self._neighbours(batch))))
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """Mean squared error, negative log-likelihood of the counts if they are known, and self-distillation."""
         targets, neighbours = check.require_targets(batch.targets), self._neighbours(batch)
-        x = self._embed(batch, neighbours)
+        x = self._spot_embeddings(batch, neighbours)
         y = self.head(self.norm(x))
         loss = F.mse_loss(y, targets)
         if self.counts is not None and batch.counts is not None:
@@ -280,7 +280,7 @@ class Hist2ST(SpotModel):
         """Weighted mean of the predictions for augmented views, with learned weights: ``(b, n_outputs)``."""
         pixels, predictions, weights = unit_pixels(batch.patches[:, 0]), [], []
         for _ in range(self.config.n_views):
-            x = self._embed(replace(batch, patches=augmented_view(pixels)[:, None]), neighbours)
+            x = self._spot_embeddings(replace(batch, patches=augmented_view(pixels)[:, None]), neighbours)
             predictions.append(self.head(self.norm(x)))
             weights.append(self.weigh(x).float())  # type: ignore[misc]
         return (torch.stack(predictions) * torch.stack(weights).softmax(dim=0)).sum(dim=0)
@@ -290,7 +290,7 @@ class Hist2ST(SpotModel):
         index, distance = nearest_spots(batch.xy_um, batch.slide, self.config.n_neighbours)
         return index, distance <= self.config.reach * self.pitch_um
 
-    def _embed(self, batch: SpotBatch, neighbours: tuple[Tensor, Tensor]) -> Tensor:
+    def _spot_embeddings(self, batch: SpotBatch, neighbours: tuple[Tensor, Tensor]) -> Tensor:
         check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
         x = self.texture(2 * unit_pixels(batch.patches[:, 0]) - 1)  # (b, d)
         x = self.section(x, batch.xy_um / self.pitch_um, batch.slide)  # (b, d)
