@@ -28,7 +28,7 @@ RENAMED = {
 """Former names of methods and attributes of a model, which are refused: they would have no effect."""
 
 
-def config_fields(config: Any, *, n_scales: int | None = None, may_be_zero: Sequence[str] = ()) -> None:
+def field_values(config: Any, *, n_scales: int | None = None, may_be_zero: Sequence[str] = ()) -> None:
     """Refuse field by field what the annotation rules out, counts below 1, and fields of view that do not increase."""
     types = get_type_hints(type(config))
     for field in fields(config):
@@ -49,22 +49,18 @@ def config_fields(config: Any, *, n_scales: int | None = None, may_be_zero: Sequ
 
 def positive_int(name: str, value: object) -> None:
     """Refuse a value that is not a whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < 1:  # type: ignore[operator]
         msg = f"`{name}` is {value!r} ({type(value).__name__}); it counts something: give a whole number of at least 1."
-        raise TypeError(msg)
-    if int(value) < 1:
-        msg = f"`{name}` is {value}; it counts something: give a whole number of at least 1."
-        raise ValueError(msg)
+        raise (ValueError if is_whole else TypeError)(msg)
 
 
 def number(name: str, value: object, *, low: float, high: float) -> None:
     """Refuse a value that is not a number in ``[low, high)``."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not low <= float(value) < high:  # type: ignore[arg-type]
         msg = f"`{name}` is {value!r} ({type(value).__name__}); give a number from {low:.3g} to below {high}."
-        raise TypeError(msg)
-    if not low <= float(value) < high:
-        msg = f"`{name}` is {value}; give a number from {low:.3g} to below {high}."
-        raise ValueError(msg)
+        raise (ValueError if is_number else TypeError)(msg)
 
 
 def flag(name: str, value: object) -> None:
@@ -101,9 +97,7 @@ def fov_spots(value: object, *, n_scales: int | None = None) -> None:
         msg = f"`fov_spots` is {value}; give numbers above 0, narrowest field of view first, each wider than the last."
         raise ValueError(msg)
     if n_scales is not None and len(value) != n_scales:
-        msg = (
-            f"`fov_spots` has {len(value)} scale(s) {value}; this model takes exactly {n_scales}, such as (1.5, 3, 6)."
-        )
+        msg = f"`fov_spots` has {len(value)} scale(s) {value}; this model takes exactly {n_scales}: give as many."
         raise ValueError(msg)
 
 
@@ -159,9 +153,7 @@ def patches(shape: tuple[int, ...], n_scales: int, size_px: int) -> None:
 def require_targets(targets: Tensor | None) -> Tensor:
     """The targets of a batch; refuse a batch without."""
     if targets is None:
-        msg = (
-            "`batch.targets` is None; the loss needs measured values. Give targets, or call the model for predictions."
-        )
+        msg = "`batch.targets` is None; the loss needs measured values. Give targets, or call the model to predict."
         raise ValueError(msg)
     return targets
 
@@ -202,20 +194,20 @@ def embedding_width(encoder: str, n_features: object) -> None:
 
 def clip(value: object) -> None:
     """Refuse a value that is neither a positive number nor None."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1e6:
+    if value is not None and not _is_number_between(value, 0, 1e6):
         msg = f"`clip` is {value!r}; give standard deviations, a number above 0, or None to leave features alone."
         raise ValueError(msg)
 
 
 def penalty(value: object) -> None:
     """Refuse a value that is not a penalty of a ridge regression."""
-    if value is None or value == "hest":
-        return
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1e12:
+    if value not in (None, "hest") and not _is_number_between(value, 0, 1e12):
         msg = f"`penalty` is {value!r}; give a number above 0, None (chosen by cross-validation), or 'hest'."
         raise ValueError(msg)
+
+
+def _is_number_between(value: object, low: float, high: float) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and low < float(value) < high
 
 
 def count_columns(found: int, n_genes: int) -> None:

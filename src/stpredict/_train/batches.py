@@ -51,6 +51,21 @@ class BatchLimit:
         return True
 
 
+def map_passes[T](compute: Callable[[SpotBatch], T], spots: SpotBatch, limit: BatchLimit) -> Iterator[T]:
+    """Results for consecutive spots, at most ``limit`` at a time; the limit shrinks when memory runs out."""
+    done = 0
+    while done < len(spots):
+        some = gather(spots, slice(done, done + limit.size))
+        try:
+            found = compute(some)
+        except RuntimeError as error:
+            if not limit.shrink(len(some), error):
+                raise
+            continue
+        yield found
+        done += len(some)
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the computer, has no memory left; torch's CPU allocator raises a plain RuntimeError."""
     words = ("can't allocate memory", "not enough memory", "out of memory")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from . import _errors
-from .batches import BatchLimit, gather
+from .batches import BatchLimit, map_passes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -21,22 +21,18 @@ def encoder_features(model: SpotModel, spots: SpotBatch, fabric: Fabric) -> Tens
     """Features given with the spots, or else of the model's frozen encoder; None if the model has none."""  # (n, ...)
     if spots.features is not None:
         return spots.features
-    limit, parts, done = BatchLimit.of(None, fabric.device), [], 0
+
+    def encode(batch: SpotBatch) -> Tensor | None:
+        with fabric.autocast():
+            found = model.encode(batch.to(fabric.device))
+        return None if found is None else found.float()
+
     model.to(fabric.device).eval()
-    while done < len(spots):
-        batch = gather(spots, slice(done, done + limit.size))
-        try:
-            with fabric.autocast():
-                found = model.encode(batch.to(fabric.device))
-            found = None if found is None else found.float()
-        except RuntimeError as error:
-            if not limit.shrink(len(batch), error):
-                raise
-            continue
+    parts = []
+    for found in map_passes(encode, spots, BatchLimit.of(None, fabric.device)):
         if found is None:
             break
         parts.append(found.cpu())
-        done += len(batch)
     model.train()
     if not parts:
         return None

@@ -50,7 +50,7 @@ class BackboneConfig(PatchConfig):
     """Width of the embeddings, for ``encoder="given"``."""
 
     def __post_init__(self) -> None:
-        check.config_fields(self, n_scales=1)
+        check.field_values(self, n_scales=1)
         if self.encoder == GIVEN:
             check.positive_int("n_features", self.n_features)
 

@@ -82,7 +82,7 @@ class RidgeColorConfig(PatchConfig):
     size_px: int = 112
 
     def __post_init__(self) -> None:
-        check.config_fields(self)
+        check.field_values(self)
         check.penalty(self.penalty)
 
 

@@ -55,7 +55,7 @@ class DeepSpaCEConfig(PatchConfig):
     fov_spots: tuple[float, ...] = (2.5,)
 
     def __post_init__(self) -> None:
-        check.config_fields(self, n_scales=1)
+        check.field_values(self, n_scales=1)
         check.number("dropout", self.dropout, low=0, high=1)
 
 

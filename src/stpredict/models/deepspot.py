@@ -31,10 +31,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._features import FeatureScaler, apply_in_chunks, sub_patches
-from ._frozen import EncoderConfig
-from ._lattice import lattice_neighbors
-from ._places import rows_by_slide
+from ._frozen import EncoderConfig, FeatureScaler, apply_in_chunks, sub_patches
+from ._places import lattice_neighbors, rows_by_slide
 from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import Encoder
 from .model_config import GIVEN

@@ -102,7 +102,7 @@ class Hist2STConfig(PatchConfig):
     context: Literal["slide"] = "slide"
 
     def __post_init__(self) -> None:
-        check.config_fields(self, n_scales=1)
+        check.field_values(self, n_scales=1)
         if self.n_genes is not None:
             check.positive_int("n_genes", self.n_genes)
         check.divides("patch_size", self.patch_size, "size_px", self.size_px)

@@ -69,7 +69,7 @@ class HisToGeneConfig(PatchConfig):
     context: Literal["slide"] = "slide"
 
     def __post_init__(self) -> None:
-        check.config_fields(self, n_scales=1)
+        check.field_values(self, n_scales=1)
         check.divides("heads", self.heads, "dim", self.dim)
         check.number("dropout", self.dropout, low=0, high=1)
 

@@ -38,7 +38,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._features import FeatureScaler, apply_in_chunks
+from ._frozen import FeatureScaler, apply_in_chunks
 from ._precision import full_precision, unit_pixels
 from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
@@ -79,7 +79,7 @@ class IStarConfig(PatchConfig):
     size_px: int = 256
 
     def __post_init__(self) -> None:
-        check.config_fields(self)
+        check.field_values(self)
         if self.size_px % self.cells:
             msg = (
                 f"`size_px` is {self.size_px}, which is not divisible into {self.cells} x {self.cells} superpixels "
@@ -188,17 +188,7 @@ class IStar(SpotModel):
         return self.head(mean)
 
     def superpixels(self, batch: SpotBatch) -> Tensor:
-        """Predict every superpixel of the narrowest patch, including those outside the spot.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, cells * cells, n_outputs)`` float32, row by row, in target space.
-        """
+        """Predict every superpixel of the narrowest patch, ``(b, cells * cells, n_outputs)`` float32, row by row."""
         return self.head(self.mlp(self.standard(batch_features(self, batch))))
 
     def _encode_patches(self, patches: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class M2ORTConfig(PatchConfig):
     """Dropout rate after attention and in MLPs."""
 
     def __post_init__(self) -> None:
-        check.config_fields(self, n_scales=1)
+        check.field_values(self, n_scales=1)
         for name in ("patch_size", "dim"):  # halved at every level
             if getattr(self, name) % 2 ** (N_LEVELS - 1):
                 msg = f"`{name}` is {getattr(self, name)}; it is halved {N_LEVELS - 1} times: give a multiple of 4."

@@ -92,7 +92,7 @@ class M2OSTConfig:
     """What one prediction sees: the patches of one spot."""
 
     def __post_init__(self) -> None:
-        check.config_fields(self)
+        check.field_values(self)
         check.divides("heads", self.heads, "dim", self.dim)
         check.divides("patch_size", self.patch_size, "size_px", self.size_px)
         if self.embedding == "nested":

@@ -76,7 +76,7 @@ class M2OSTReferenceConfig:
     """What one prediction sees: the patches of one spot."""
 
     def __post_init__(self) -> None:
-        check.config_fields(self, n_scales=N_SCALES)
+        check.field_values(self, n_scales=N_SCALES)
         check.nested_patches(self.size_px, self.patch_size, N_SCALES)
         for name in ("dim", "heads"):
             check.multiple_of(name, getattr(self, name), N_SCALES)

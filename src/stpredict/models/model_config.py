@@ -65,7 +65,7 @@ class PatchConfig:
     """What one prediction depends on: the patches of one spot, or all spots of a window of its slide."""
 
     def __post_init__(self) -> None:
-        check.config_fields(self)
+        check.field_values(self)
 
 
 def uses_embeddings(config: ModelConfig) -> bool:

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
     from .contract import SpotBatch
 
+    Conditioning = tuple[Tensor, "Neighbours", list[Tensor]]  # inputs of the denoiser that do not change with time
+
 _ZINB_LOGITS, _ZINB_DROPOUT = 0.1, 0.5  # of a negative binomial with one failure, and its zero inflation
 _GRID_UM = 0.125  # positions are rounded to this before they become noise
 _MASK, _BITS = 0xFFFFFFFF, 24
@@ -91,7 +93,7 @@ class STFlowConfig(PatchConfig):
     """What one prediction depends on: neighbours of neighbours, over as many steps as there are blocks and times."""
 
     def __post_init__(self) -> None:
-        check.config_fields(self, n_scales=1, may_be_zero=("n_draws",))
+        check.field_values(self, n_scales=1, may_be_zero=("n_draws",))
         check.number("n_times", self.n_times, low=2, high=1e4)
         check.divides("heads", self.heads, "dim", self.dim)
         check.number("dropout", self.dropout, low=0, high=1)
@@ -241,17 +243,6 @@ class Block(nn.Module):
         return x, self.estimate(x)
 
 
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    """Inputs of the denoiser that do not change with time."""
-
-    features: Tensor
-    """``(b, d)`` embedded image features."""
-    neighbours: Neighbours
-    edges: list[Tensor]
-    """``(b, k + 1, h, d / h)`` edge embeddings of each block."""
-
-
 class TimeEmbedding(nn.Module):
     """Sinusoidal embedding of time in [0, 1] and an MLP."""
 
@@ -335,10 +326,11 @@ class STFlow(SpotModel):
         return sample_prior(self.config.prior, uniform, self.mean, self.spread)
 
     def _condition(self, batch: SpotBatch) -> Conditioning:
+        """Embedded features ``(b, d)``, neighbours, and edge embeddings ``(b, k + 1, h, d / h)`` of each block."""
         features = (batch_features(self, batch).float() - self.feature_mean) / self.feature_spread
         neighbours = Neighbours.find(batch.xy_um / self.pitch_um, batch.slide, self.config.n_neighbours)
         edges = [block.edges(neighbours.frames) for block in self.blocks]  # type: ignore[operator]
-        return Conditioning(self.embed(features), neighbours, edges)
+        return self.embed(features), neighbours, edges
 
     def _integrate(self, state: Tensor, conditioning: Conditioning) -> Tensor:
         """Euler steps from a sample of the prior, ``(b, g)``, to the prediction."""
@@ -353,8 +345,9 @@ class STFlow(SpotModel):
         """Predict the end point, ``(b, g)`` float32, from states ``(b, g)`` at times ``(b,)``."""
         with full_precision(state.device):
             standard = (state - self.mean) / self.spread
-        x, estimates = conditioning.features + self.clock(time), []
-        for block, edge in zip(self.blocks, conditioning.edges, strict=True):
-            x, estimate = block(x, standard, edge, conditioning.neighbours)
+        features, neighbours, edges = conditioning
+        x, estimates = features + self.clock(time), []
+        for block, edge in zip(self.blocks, edges, strict=True):
+            x, estimate = block(x, standard, edge, neighbours)
             estimates.append(estimate)
         return self.head(torch.stack(estimates).mean(dim=0))

@@ -47,7 +47,7 @@ class STNetConfig(PatchConfig):
     """``"none"``, ``"timm"`` for those of ImageNet, or the path of a checkpoint."""
 
     def __post_init__(self) -> None:
-        check.config_fields(self, n_scales=1)
+        check.field_values(self, n_scales=1)
 
 
 class STNet(SpotModel):

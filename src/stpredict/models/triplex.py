@@ -40,10 +40,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._features import FeatureScaler, apply_in_chunks, sub_patches
-from ._lattice import lattice_positions
+from ._frozen import FeatureScaler, apply_in_chunks, sub_patches
 from ._layers import attend, perceptron
-from ._places import rows_by_slide
+from ._places import lattice_positions, rows_by_slide
 from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
 from .model_config import GIVEN, PatchConfig
@@ -107,7 +106,7 @@ class TRIPLEXConfig(PatchConfig):
     context: Literal["slide"] = "slide"
 
     def __post_init__(self) -> None:
-        check.config_fields(self, n_scales=2)
+        check.field_values(self, n_scales=2)
         if self.target_encoder in (STATISTICS, GIVEN):
             msg = (
                 f"`target_encoder` is {self.target_encoder!r}, which is not a network to train. Give a name of timm, "
