@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stpredict.models import _closed_form as closed
-from stpredict.models import _penalty as penalty
+from stpredict.models import _closed_form as penalty
 
 
 def draw(*shape, seed=0):

@@ -11,6 +11,8 @@ from numbers import Integral, Real
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
+from .config import one_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
@@ -36,9 +38,9 @@ def field_values(config: Any, *, n_scales: int | None = None, may_be_zero: Seque
         if name == "fov_spots":
             fov_spots(value, n_scales=n_scales)
         elif name == "context":
-            choice(name, value, (str(field.default),))  # it is a property of the model
+            one_of(name, value, (str(field.default),))  # it is a property of the model
         elif get_origin(kind) is Literal:
-            choice(name, value, get_args(kind))
+            one_of(name, value, get_args(kind))
         elif kind is str:
             text(name, value)
         elif kind is bool:
@@ -77,13 +79,6 @@ def text(name: str, value: object) -> None:
         raise TypeError(msg)
     if not value:
         msg = f"`{name}` is empty; give a name."
-        raise ValueError(msg)
-
-
-def choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    """Refuse a value that is not one of those allowed."""
-    if value not in allowed:
-        msg = f"`{name}` is {value!r}; give one of: {', '.join(map(repr, allowed))}."
         raise ValueError(msg)
 
 

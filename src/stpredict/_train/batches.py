@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from traceback import clear_frames
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..models.contract import map_tensors
 from . import _errors
 
 if TYPE_CHECKING:
@@ -70,12 +71,6 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the computer, has no memory left; torch's CPU allocator raises a plain RuntimeError."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error).lower() for text in words)
-
-
-def map_tensors(spots: SpotBatch, function: Callable[[Tensor], Tensor]) -> SpotBatch:
-    """A batch with a function applied to every tensor."""
-    tensors = {each.name: getattr(spots, each.name) for each in fields(spots)}
-    return replace(spots, **{name: function(value) for name, value in tensors.items() if value is not None})
 
 
 def gather(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:

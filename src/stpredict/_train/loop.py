@@ -92,6 +92,31 @@ def outputs(model: Any, spots: SpotBatch, fabric: Fabric, limit: int | BatchLimi
     return torch.cat(parts).cpu()
 
 
+@torch.no_grad()
+def encoder_features(model: SpotModel, spots: SpotBatch, fabric: Fabric) -> Tensor | None:
+    """Features given with the spots, or else of the model's frozen encoder; None if the model has none."""  # (n, ...)
+    if spots.features is not None:
+        return spots.features
+
+    def encode(batch: SpotBatch) -> Tensor | None:
+        with fabric.autocast():
+            found = model.encode(batch.to(fabric.device))
+        return None if found is None else found.float()
+
+    model.to(fabric.device).eval()
+    parts = []
+    for found in map_passes(encode, spots, BatchLimit.of(None, fabric.device)):
+        if found is None:
+            break
+        parts.append(found.cpu())
+    model.train()
+    if not parts:
+        return None
+    features = torch.cat(parts)
+    _errors.check_finite_features(finite=bool(features.isfinite().all()))
+    return features
+
+
 def tta_mean_std(
     model: SpotModel,
     decode: Decode,  # linear

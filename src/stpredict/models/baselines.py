@@ -22,8 +22,7 @@ import torch
 
 from .._checks import models as check
 from .._geometry import margin_px
-from ._closed_form import Ridge
-from ._penalty import TrainingSpots, center_by_slide, gather_training_spots, inner_folds
+from ._closed_form import Ridge, TrainingSpots, center_by_slide, gather_training_spots, inner_folds
 from ._precision import full_precision
 from .contract import SpotModel, batch_features
 from .image_statistics import N_MOMENTS, window_colors

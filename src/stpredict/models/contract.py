@@ -71,9 +71,13 @@ class SpotBatch:
         -------
         A new batch; tensors that are already there are shared.
         """
-        known = {each.name: getattr(self, each.name) for each in fields(self)}
-        tensors = {name: value for name, value in known.items() if value is not None}
-        return replace(self, **{name: x.to(device, non_blocking=non_blocking) for name, x in tensors.items()})
+        return map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
+
+
+def map_tensors(spots: SpotBatch, function: Callable[[Tensor], Tensor]) -> SpotBatch:
+    """A batch with a function applied to every tensor."""
+    tensors = {each.name: getattr(spots, each.name) for each in fields(spots)}
+    return replace(spots, **{name: function(value) for name, value in tensors.items() if value is not None})
 
 
 class FloatLinear(nn.Linear):

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from .._checks import models as check
-from ._closed_form import PrincipalComponents
+from ._closed_form import PrincipalComponents, gather_training_spots
 from ._frozen import EncoderConfig, FrozenEncoderModel, ScaleEncoder
-from ._penalty import gather_training_spots
 from .contract import FloatLinear
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .._checks import models as check
-from ._closed_form import Ridge
+from ._closed_form import Ridge, gather_training_spots
 from ._frozen import EncoderConfig, FrozenEncoderModel, ScaleEncoder
-from ._penalty import gather_training_spots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._checks import models as check
-from ._closed_form import Ridge
+from ._closed_form import Ridge, gather_training_spots
 from ._frozen import FrozenEncoderModel, ScaleEncoder
-from ._penalty import gather_training_spots
 from .encoder import NO_WEIGHTS, STATISTICS
 from .m2ost_statistics import CLIP, M2OSTStatistics, M2OSTStatisticsConfig
 
