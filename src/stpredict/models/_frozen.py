@@ -112,3 +112,13 @@ class FeatureScaler(Standardizer):
         self.mean.copy_(mean)
         self.spread.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
         return torch.cat(targets).mean(dim=0)
+
+
+class ScaledFeaturesModel(SpotModel):
+    """A model that standardises the features of its frozen encoder, by ``standard``."""
+
+    standard: FeatureScaler
+
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Compute the mean profile and the scale of the frozen features from the training spots."""
+        self.initialize_at(self.standard.initialize_from(self, batches))

@@ -31,15 +31,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._frozen import EncoderConfig, FeatureScaler, apply_in_chunks, sub_patches
+from ._frozen import EncoderConfig, FeatureScaler, ScaledFeaturesModel, apply_in_chunks, sub_patches
 from ._places import lattice_neighbors, rows_by_slide
-from .contract import FloatLinear, SpotModel, batch_features
+from .contract import FloatLinear, batch_features
 from .encoder import Encoder
 from .model_config import GIVEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
     from .contract import SpotBatch
@@ -108,7 +106,7 @@ def mean_correlation(y: Tensor, targets: Tensor, slide: Tensor) -> Tensor:
     return total
 
 
-class DeepSpot(SpotModel):
+class DeepSpot(ScaledFeaturesModel):
     """A deep set of the spot, its nine sub-spots and its neighbours."""
 
     config: DeepSpotConfig
@@ -124,10 +122,6 @@ class DeepSpot(SpotModel):
         self.rho = nn.Sequential(nn.Dropout(config.dropout), nn.ReLU())
         self.head = FloatLinear(config.members * (2 if given else 3) * config.dim, config.n_outputs)
         self.initialize_at(torch.zeros(config.n_outputs))
-
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Compute the mean profile and the scale of the frozen features from the training spots."""
-        self.initialize_at(self.standard.initialize_from(self, pieces))
 
     @torch.no_grad()
     def encode(self, batch: SpotBatch) -> Tensor | None:

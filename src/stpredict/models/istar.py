@@ -38,15 +38,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._frozen import FeatureScaler, apply_in_chunks
+from ._frozen import FeatureScaler, ScaledFeaturesModel, apply_in_chunks
 from ._precision import full_precision, unit_pixels
-from .contract import FloatLinear, SpotModel, batch_features
+from .contract import FloatLinear, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
 from .model_config import PatchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
     from .contract import SpotBatch
@@ -147,7 +145,7 @@ def hidden_layers(n_features: int, dim: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(layer for pair in layers for layer in pair))
 
 
-class IStar(SpotModel):
+class IStar(ScaledFeaturesModel):
     """A perceptron that predicts every superpixel, trained on the means over spots."""
 
     config: IStarConfig
@@ -165,10 +163,6 @@ class IStar(SpotModel):
         self.head = FloatLinear(config.dim, config.n_outputs)
         self.register_buffer("shares", disc_weights(config.cells, config.fov_spots[0]), persistent=False)
         self.initialize_at(torch.zeros(config.n_outputs))
-
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Compute the mean profile and the scale of the frozen features from the training spots."""
-        self.initialize_at(self.standard.initialize_from(self, pieces))
 
     @torch.no_grad()
     def encode(self, batch: SpotBatch) -> Tensor:

@@ -40,16 +40,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._frozen import FeatureScaler, apply_in_chunks, sub_patches
+from ._frozen import FeatureScaler, ScaledFeaturesModel, apply_in_chunks, sub_patches
 from ._layers import attend, perceptron
 from ._places import lattice_positions, rows_by_slide
-from .contract import FloatLinear, SpotModel, batch_features
+from .contract import FloatLinear, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
 from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
     from .contract import SpotBatch
@@ -220,7 +218,7 @@ class SectionTransformer(nn.Module):
         return torch.cat(mixed)[torch.cat(slides).argsort()]
 
 
-class TRIPLEX(SpotModel):
+class TRIPLEX(ScaledFeaturesModel):
     """Three branches, for the spot, its surroundings and its section, and their fusion."""
 
     config: TRIPLEXConfig
@@ -252,10 +250,6 @@ class TRIPLEX(SpotModel):
         super().initialize_at(mean)
         for branch in self.branches:
             branch.load_state_dict(self.head.state_dict())
-
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Compute the mean profile and the scale of the frozen features from the training spots."""
-        self.initialize_at(self.standard.initialize_from(self, pieces))
 
     @torch.no_grad()
     def encode(self, batch: SpotBatch) -> Tensor:
