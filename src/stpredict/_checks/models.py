@@ -202,7 +202,7 @@ def penalty(value: object) -> None:
 
 
 def _is_number_between(value: object, low: float, high: float) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and low < float(value) < high
+    return not isinstance(value, bool) and isinstance(value, Real) and low < float(value) < high
 
 
 def count_columns(found: int, n_genes: int) -> None:
