@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Identity, set_transformation
 
 from .. import _keys as keys
+from .._checks.paths import user_path
 from .._resolution import VISIUM_HD_BIN, Resolution, reconcile_resolution
 from . import _errors as check
 from ._platforms import (
@@ -33,6 +33,7 @@ from ._visium import (
 
 if TYPE_CHECKING:
     from os import PathLike
+    from pathlib import Path
 
 SLICE_FILE = "feature_slice.h5"
 PITCH_SAMPLE = 20_000
@@ -91,7 +92,7 @@ def read_visium_hd(
     Traceback (most recent call last):
     FileNotFoundError: 'no/folder' does not exist. Give the folder of a Visium HD sample to `stp.io.read_visium_hd`.
     """
-    folder = Path(path)
+    folder = user_path(path)
     check.require_folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")
     slices = find_file(folder, [SLICE_FILE], "feature slice")
     bins = folder / "binned_outputs"

@@ -6,9 +6,7 @@ the format in `FORMATS` and in the docstring of `read_wsi`.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import dask
@@ -24,6 +22,7 @@ from xarray import DataArray, Dataset, DataTree
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
+from .._checks.paths import output_path, user_path
 from .._checks.slides import listed
 from .._files import atomic_folder
 from .._resolution import Resolution, reconcile_resolution, resolution_from_pixel_size
@@ -35,6 +34,7 @@ from .images import CHUNKS, no_pixel_limit, pyramid, read_image
 if TYPE_CHECKING:
     from collections.abc import Collection
     from os import PathLike
+    from pathlib import Path
 
 FORMATS: Final = "SVS, NDPI, MRXS, SCN, tiled TIFF, OME-TIFF, DICOM, PNG, JPEG and OME-Zarr"
 """What is read, for messages."""
@@ -123,36 +123,35 @@ def read_wsi(
     >>> sdata.attrs["stpredict"]["um_per_px"]
     {'slide': 0.5}
     """
-    _require_exists(os.fspath(path))
+    path = user_path(path)
+    _require_exists(path)
     if backend not in BACKENDS:
         msg = f"`backend` is {backend!r}; it must be one of {listed(BACKENDS)}."
         raise ValueError(msg)
-    path, name = Path(path), _default_name(Path(path)) if name is None else name
+    name = _default_name(path) if name is None else name
     if not _is_valid_name(name):
         msg = f"`name` is {name!r}; it must consist of letters, digits, '_', '-' and '.', and not begin with '__'."
         raise ValueError(msg)
     if um_per_px is not None:
         check_config.positive("um_per_px", um_per_px)
         check_slides.resolution(um_per_px, name)
-    if to_zarr is not None:
-        _require_new_store(Path(to_zarr))
+    store = None if to_zarr is None else output_path(to_zarr, "to_zarr")
+    if store is not None:
+        _require_new_store(store)
     file = open_slide_file(path, backend)
     check_slides.colour_image(file.levels[0].shape, name)
     stated = [resolution_from_pixel_size(*file.um_per_px, "image metadata", name)] if file.um_per_px else []
     given = None if um_per_px is None else Resolution(um_per_px=float(um_per_px), origin="argument")
     known = reconcile_resolution(given, stated, name) if given or stated else None
-    image = image_element(file, name, rechunk=to_zarr is not None)
+    image = image_element(file, name, rechunk=store is not None)
     sdata = SpatialData(images={name: image}, attrs=_attrs(path, file, known, name))
     if known is None:
         check.warn_unknown_resolution(name)
-    return sdata if to_zarr is None else _write_and_reopen(sdata, Path(to_zarr))
+    return sdata if store is None else _write_and_reopen(sdata, store)
 
 
-def _require_exists(path: str) -> None:
-    if not path:
-        msg = f"The path is empty. Give that of a slide to `stp.io.read_wsi` ({FORMATS})."
-        raise ValueError(msg)
-    if not Path(path).exists():
+def _require_exists(path: Path) -> None:
+    if not path.exists():
         msg = f"No slide at '{path}'. Give the path of an existing file to `stp.io.read_wsi` ({FORMATS})."
         raise FileNotFoundError(msg)
 
@@ -161,9 +160,6 @@ def _require_new_store(path: Path) -> None:
     if path.exists():
         msg = f"`to_zarr` is '{path}', which exists. Read it with `spatialdata.read_zarr`, remove it, or give another."
         raise FileExistsError(msg)
-    if not path.parent.is_dir():
-        msg = f"`to_zarr` is '{path}', but there is no folder '{path.parent}'. Make it first."
-        raise FileNotFoundError(msg)
 
 
 def _default_name(path: Path) -> str:
