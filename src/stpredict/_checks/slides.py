@@ -27,7 +27,7 @@ class Resolution(Protocol):
         """The source."""
 
 
-def listed(names: Sequence[object]) -> str:
+def quote(names: Sequence[object]) -> str:
     """The first eight names, quoted, for a message."""
     shown = ", ".join(repr(name) for name in list(names)[:8])
     return (shown + (f", … ({len(names)} in all)" if len(names) > 8 else "")) or "none"

@@ -23,7 +23,7 @@ from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
 from .._checks.paths import output_path, user_path
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._files import atomic_folder
 from .._resolution import Resolution, reconcile_resolution, resolution_from_pixel_size
 from . import _errors as check
@@ -126,7 +126,7 @@ def read_wsi(
     path = user_path(path)
     _require_exists(path)
     if backend not in BACKENDS:
-        msg = f"`backend` is {backend!r}; it must be one of {listed(BACKENDS)}."
+        msg = f"`backend` is {backend!r}; it must be one of {quote(BACKENDS)}."
         raise ValueError(msg)
     name = _default_name(path) if name is None else name
     if not _is_valid_name(name):
@@ -180,7 +180,7 @@ def open_slide_file(path: Path, backend: str) -> SlideFile:
     if path.is_dir():
         if not _wsi_zarr.is_zarr(path):
             msg = (
-                f"'{path}' is a folder without zarr metadata (it holds {listed(sorted(f.name for f in path.iterdir()))}"
+                f"'{path}' is a folder without zarr metadata (it holds {quote(sorted(f.name for f in path.iterdir()))}"
                 "). Give the slide itself: the file of that name beside it (MRXS), one of the files in it (DICOM), or "
                 "a folder with 'zarr.json' or '.zattrs' (OME-Zarr)."
             )
