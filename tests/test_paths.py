@@ -140,7 +140,7 @@ def test_what_is_missing_is_named_by_its_whole_path(home, case, given):
     assert str(expected) in str(caught.value)
 
 
-@pytest.mark.parametrize("given", ["~/new/made", "new/made", Path("~/new/made")], ids=str)
+@pytest.mark.parametrize("given", ["~/new/made", "new/made", Path("~/new/made")], ids=["home", "relative", "Path"])
 @pytest.mark.parametrize("case", WRITE, ids=".".join)
 def test_what_is_written_goes_where_the_path_says(home, predictor, case, given):
     if case[0] == "tl.Benchmark.to_html":

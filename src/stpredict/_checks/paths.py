@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def user_path(given: str | PathLike[str], name: str = "path") -> Path:
+def user_path(given: object, name: str = "path") -> Path:
     """The absolute path of a file or folder; ``~`` is the home folder, and ``name`` is the argument in messages."""
     if not isinstance(given, str | PathLike):
         msg = f"`{name}` is {type(given).__name__} {given!r}. Give a path, as a string or a `pathlib.Path`."

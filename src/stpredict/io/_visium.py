@@ -101,9 +101,9 @@ def read_visium(
     Examples
     --------
     >>> import stpredict as stp
-    >>> stp.io.read_visium("no/such/folder")
+    >>> stp.io.read_visium("/no/such/folder")
     Traceback (most recent call last):
-    FileNotFoundError: 'no/such/folder' does not exist. Give the folder of a Visium sample to `stp.io.read_visium`.
+    FileNotFoundError: '/no/such/folder' does not exist. Give the folder of a Visium sample to `stp.io.read_visium`.
     """
     folder = user_path(path)
     check.require_folder(folder, "a Visium sample", "stp.io.read_visium")

@@ -88,9 +88,9 @@ def read_visium_hd(
     Examples
     --------
     >>> import stpredict as stp
-    >>> stp.io.read_visium_hd("no/folder")
+    >>> stp.io.read_visium_hd("/no/folder")
     Traceback (most recent call last):
-    FileNotFoundError: 'no/folder' does not exist. Give the folder of a Visium HD sample to `stp.io.read_visium_hd`.
+    FileNotFoundError: '/no/folder' does not exist. Give the folder of a Visium HD sample to `stp.io.read_visium_hd`.
     """
     folder = user_path(path)
     check.require_folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")

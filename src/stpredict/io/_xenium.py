@@ -94,9 +94,9 @@ def read_xenium(
     Examples
     --------
     >>> import stpredict as stp
-    >>> stp.io.read_xenium("no/such/folder")
+    >>> stp.io.read_xenium("/no/such/folder")
     Traceback (most recent call last):
-    FileNotFoundError: 'no/such/folder' does not exist. Give the folder of a Xenium sample to `stp.io.read_xenium`.
+    FileNotFoundError: '/no/such/folder' does not exist. Give the folder of a Xenium sample to `stp.io.read_xenium`.
     """
     folder = user_path(path)
     check.require_folder(folder, "a Xenium sample", "stp.io.read_xenium")
