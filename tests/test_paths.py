@@ -29,7 +29,9 @@ READ = {
     ("io.read_st", "image"): lambda path, png: stp.io.read_st(path, png, name="A"),
     ("io.read_st", "counts"): lambda path, png: stp.io.read_st(png, path, name="A"),
     ("io.read_st", "spots"): lambda path, png: stp.io.read_st(png, counts(png), path, name="A"),
-    ("io.read_st", "labels"): lambda path, png: stp.io.read_st(png, counts(png), spots(png), labels=path, name="A"),
+    ("io.read_st", "labels"): lambda path, png: stp.io.read_st(
+        png, counts(png), spots(png), labels=path, name="A", um_per_px=4.0, diameter_um=100.0
+    ),
     ("io.read_st", "gene_map"): lambda path, png: stp.io.read_st(png, png, name="A", gene_map=path),
     ("io.read_st", "affine"): lambda path, png: stp.io.read_st(png, png, name="A", affine=path),
     ("io.from_anndata", "image"): lambda path, _: stp.io.from_anndata(cells(), path, name="A", diameter_um=55.0),

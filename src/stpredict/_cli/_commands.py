@@ -50,7 +50,7 @@ def fit(options: argparse.Namespace) -> None:
             table_name=given.get("table_name"),
             layer=given.get("layer"),
         )
-    predictor = tl.fit(given.pop("sdata"), given.pop("model", "m2ost_tiny"), **given)
+    predictor = tl.fit(given.pop("sdata"), **given)
     sys.stdout.write(f"{predictor!r}\nSaved to {options.save_dir}\n")
 
 
@@ -148,7 +148,9 @@ def _arguments(command: str, options: argparse.Namespace) -> dict[str, Any]:
         given["model_options"] = dict(given["model_options"])
     for name, kind in (("target", TargetSpec), ("patch", tl.PatchSpec)):
         if name in given:
-            values = {key: tuple(value) if isinstance(value, list) else value for key, value in given[name]}
+            values: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in given[name]
+            }
             check_config.known_fields(f"`{name}`", list(values), [each.name for each in fields(kind)])
             given[name] = kind(**values)
     return given

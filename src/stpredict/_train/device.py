@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import environments
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from .._processes import is_forked, is_worker
 from . import _errors
@@ -52,7 +53,7 @@ def _started_by_launcher() -> bool:
     """Whether torchrun, SLURM and the like started this process, one for every device."""
     kinds = ("TorchElasticEnvironment", "SLURMEnvironment", "LSFEnvironment", "MPIEnvironment")
     launchers = (getattr(environments, kind) for kind in kinds)
-    return environments.LightningEnvironment().creates_processes_externally or any(each.detect() for each in launchers)
+    return LightningEnvironment().creates_processes_externally or any(each.detect() for each in launchers)
 
 
 def default_precision(accelerator: str) -> str:
