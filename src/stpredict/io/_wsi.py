@@ -6,6 +6,7 @@ the format in `FORMATS` and in the docstring of `read_wsi`.
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -124,20 +125,26 @@ def read_wsi(
     {'slide': 0.5}
     """
     path = user_path(path)
-    _require_exists(path)
+    if not path.exists():
+        msg = f"No slide at '{path}'. Give the path of an existing file to `stp.io.read_wsi` ({FORMATS})."
+        raise FileNotFoundError(msg)
     if backend not in BACKENDS:
         msg = f"`backend` is {backend!r}; it must be one of {quote(BACKENDS)}."
         raise ValueError(msg)
-    name = _default_name(path) if name is None else name
-    if not _is_valid_name(name):
+    if name is None:
+        stem = re.sub(r"[^\w.-]", "_", path.stem.removesuffix(".ome"))
+        stem = stem.lstrip("_") if stem.startswith("__") else stem
+        name = stem if _is_valid_name(stem) else "slide"
+    elif not _is_valid_name(name):
         msg = f"`name` is {name!r}; it must consist of letters, digits, '_', '-' and '.', and not begin with '__'."
         raise ValueError(msg)
     if um_per_px is not None:
-        check_config.positive("um_per_px", um_per_px)
+        check_config.length("um_per_px", um_per_px)
         check_slides.resolution(um_per_px, name)
     store = None if to_zarr is None else output_path(to_zarr, "to_zarr")
-    if store is not None:
-        _require_new_store(store)
+    if store is not None and store.exists():
+        msg = f"`to_zarr` is '{store}', which exists. Read it with `spatialdata.read_zarr`, or give another path."
+        raise FileExistsError(msg)
     file = open_slide_file(path, backend)
     check_slides.colour_image(file.levels[0].shape, name)
     stated = [resolution_from_pixel_size(*file.um_per_px, "image metadata", name)] if file.um_per_px else []
@@ -150,29 +157,9 @@ def read_wsi(
     return sdata if store is None else _write_and_reopen(sdata, store)
 
 
-def _require_exists(path: Path) -> None:
-    if not path.exists():
-        msg = f"No slide at '{path}'. Give the path of an existing file to `stp.io.read_wsi` ({FORMATS})."
-        raise FileNotFoundError(msg)
-
-
-def _require_new_store(path: Path) -> None:
-    if path.exists():
-        msg = f"`to_zarr` is '{path}', which exists. Read it with `spatialdata.read_zarr`, remove it, or give another."
-        raise FileExistsError(msg)
-
-
-def _default_name(path: Path) -> str:
-    stem = path.stem.removesuffix(".ome")
-    stem = "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in stem)
-    stem = stem.lstrip("_") if stem.startswith("__") else stem
-    return stem if _is_valid_name(stem) else "slide"
-
-
 def _is_valid_name(name: str) -> bool:
     """Whether SpatialData allows a name of an element."""
-    letters = bool(name) and all(letter.isalnum() or letter in "_-." for letter in name)
-    return letters and name not in {".", ".."} and not name.startswith("__")
+    return re.fullmatch(r"(?!__)[\w.-]+", name) is not None and name not in {".", ".."}
 
 
 def open_slide_file(path: Path, backend: str) -> SlideFile:
@@ -192,7 +179,13 @@ def open_slide_file(path: Path, backend: str) -> SlideFile:
     if head.startswith(TIFF_SIGNATURES):
         return _open_tiff(path, backend)
     if path.suffix.lower() == ".mrxs":  # begins like a JPEG
-        _require_mrxs_folder(path)
+        needed = path.with_suffix("") / "Slidedat.ini"
+        if not needed.is_file():
+            msg = (
+                f"'{path.name}' holds no pixels of its own: '{needed}' is missing. Put the folder "
+                f"'{needed.parent.name}' that came with it beside it."
+            )
+            raise FileNotFoundError(msg)
     elif head.startswith(PICTURE_SIGNATURES):
         _require_backend(backend, (), path, "a picture")
         return _decode_picture(path)
@@ -211,16 +204,6 @@ def _require_backend(backend: str, allowed: Collection[str], path: Path, kind: s
     if backend not in {"auto", *allowed}:
         msg = f"'{path.name}' is {kind}, which `backend={backend!r}` does not read. Leave out `backend`."
         raise ValueError(msg)
-
-
-def _require_mrxs_folder(path: Path) -> None:
-    needed = path.with_suffix("") / "Slidedat.ini"
-    if not needed.is_file():
-        msg = (
-            f"'{path.name}' holds no pixels of its own: '{needed}' is missing. Put the folder '{needed.parent.name}' "
-            "that came with it beside it."
-        )
-        raise FileNotFoundError(msg)
 
 
 def _open_tiff(path: Path, backend: str) -> SlideFile:
