@@ -90,7 +90,7 @@ def fit(
     save_dir
         Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
     resume_from
-        Folder of an interrupted training run to resume. Data and options must be the same.
+        Folder of an interrupted training run to resume, in place of ``save_dir``. Data and options must be the same.
 
     Returns
     -------
