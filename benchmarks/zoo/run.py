@@ -23,7 +23,7 @@ import stpredict as stp
 
 HERE = Path(__file__).parent
 COLUMNS = {
-    "gene_pearson": "gene-wise PCC", "low": "low", "high": "high", "difference": "difference to best baseline",
+    "gene_pearson": "gene-wise PCC", "low": "low", "high": "high", "difference": "difference",
     "share_of_ceiling": "share of ceiling", "gene_pearson_top50": "top 50", "best50": "best 50",
     "spot_pearson": "spot-wise PCC", "rmse": "RMSE", "moran_agreement": "Moran agreement",
 }  # fmt: skip
@@ -124,7 +124,8 @@ def page(done, notes):
         f"{datetime.now(UTC).date()}; CPU, threads: {torch.get_num_threads()}. Made by `python benchmarks/zoo/run.py`;",
         "configurations and training recipes are in `rows.py`. All models are small enough to train on two CPU cores:",
         "the scores are those of these configurations, not of the published ones, which use GPUs and pretrained",
-        "weights. Times include the effect of other processes on the machine.", "",
+        "weights. Times include the effect of other processes on the machine. `low` and `high` are the bounds of the",
+        "95 % bootstrap interval of the gene-wise PCC; `difference` is its difference from the best baseline.", "",
         "## Configurations", "", *configurations(done, notes), "",
     ]  # fmt: skip
     for name, found, summary, short in done:
