@@ -8,7 +8,6 @@ import numpy as np
 from scipy import sparse
 
 from .slides import quote
-from .training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,12 +95,3 @@ def shared_genes(n_shared: int, n_each: Sequence[int]) -> None:
             "(symbols or Ensembl ids) in all of them."
         )
         raise ValueError(msg)
-
-
-def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:
-    """Warn where predicted genes were not measured."""
-    if missing:
-        warn(
-            f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({quote(missing)}): these "
-            "cannot be compared with measurements."
-        )

@@ -184,17 +184,6 @@ def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, ta
         raise ValueError(msg)
 
 
-def unique_spots(names: pd.Index[Any], table_name: str) -> None:
-    """Refuse rows that share a name: predictions are matched to measurements by it."""
-    if not names.is_unique:
-        twice = quote(names[names.duplicated()].unique().tolist())
-        msg = (
-            f"Rows of table {table_name!r} share a name: {twice}. Make `obs_names` unique with "
-            f"`sdata.tables[{table_name!r}].obs_names_make_unique()`."
-        )
-        raise ValueError(msg)
-
-
 def on_image(xy_px: NDArray[np.float64], shape: tuple[int, ...], shapes_key: str, image_key: str) -> None:
     """Refuse spots that all lie outside the image: a transformation is missing."""
     height, width = shape[-2:]

@@ -10,9 +10,9 @@ import pandas as pd
 from spatialdata.models import TableModel
 
 from ... import _keys as keys
-from ..._checks import expression as check_expression
-from ..._checks import slides as check_slides
+from ..._checks.slides import quote
 from ..._slides import checks as check_elements
+from .. import _errors as check
 from ._errors import check_overwritable
 from .partitions import X
 
@@ -38,12 +38,12 @@ def check_destination(
     if table_name is None:
         return
     table = sdata.tables[table_name]
-    check_elements.unique_spots(table.obs_names, table_name)
+    layers = check_elements.layers(table)
+    check.unique_spots(table.obs_names, table_name)
     missing = [gene for gene in predictor.genes if gene not in set(table.var_names)]
     if layer is None:
-        check_expression.panel_measured(missing, len(predictor.genes), table_name)
+        check.panel_measured(missing, len(predictor.genes), table_name)
         return
-    layers = check_elements.layers(table)
     predicted = [name for name in layers if _is_ours(sdata, table_name, name)]
     ours = {*predicted, *(bound for name in predicted for bound in interval_layers(name).values())}
     for name in (layer, *interval_layers(layer).values()):
@@ -51,7 +51,7 @@ def check_destination(
     if missing:
         msg = (
             f"Table {table_name!r} has no column for {len(missing)} of the predictor's {len(predictor.genes)} genes: "
-            f"{check_slides.quote(missing)}. Leave out `layer` to write a table of its own."
+            f"{quote(missing)}. Leave out `layer` to write a table of its own."
         )
         raise ValueError(msg)
 
