@@ -54,5 +54,4 @@ def fit_ridge(
 
 def apply_ridge(weights: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Predictions ``(n, g)`` from weights ``(g, d + 1)``, the intercept last, and features ``(n, d)``."""
-    predicted: NDArray[np.float32] = features @ weights[:, :-1].T + weights[:, -1]
-    return predicted
+    return features @ weights[:, :-1].T + weights[:, -1]
