@@ -232,11 +232,43 @@ def has_layer(table: AnnData, layer: str | None) -> None:
         raise ValueError(msg)
 
 
-def has_column(table: AnnData, column: str) -> None:
+def has_column(table: AnnData, column: str, argument: str = "group_key") -> None:
     """Refuse a column of obs that does not exist."""
     if column not in table.obs:
-        msg = f"No column {column!r} in `obs` (found: {listed(list(table.obs.columns))}). Give `group_key`."
+        msg = f"No column {column!r} in `obs` (found: {listed(list(table.obs.columns))}). Give another `{argument}`."
         raise ValueError(msg)
+
+
+def library_sizes(values: NDArray[np.float64], library_key: str) -> None:
+    """Refuse library sizes that are not numbers, or below zero."""
+    wrong = ~np.isfinite(values) | (values < 0)
+    if wrong.any():
+        msg = (
+            f"obs[{library_key!r}] holds {int(wrong.sum())} values that are no library size (missing, not a number or "
+            "below zero). Name a column with the raw counts of each spot over all genes as `library_key`."
+        )
+        raise ValueError(msg)
+
+
+def has_matrix(matrix: Any, name: str) -> None:
+    """Refuse a matrix that is not there."""
+    if matrix is None:
+        msg = f"{name} of the table is None. Give the `layer` that holds raw counts, or set X to them."
+        raise ValueError(msg)
+
+
+def numeric_matrix(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """A matrix as numbers; refuse anything else."""
+    if values.ndim != 2:
+        msg = f"{name} of the table has shape {values.shape}; a matrix (n_spots, n_genes) is needed."
+        raise ValueError(msg)
+    if np.issubdtype(values.dtype, np.number) or values.dtype == bool:
+        return values
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError):
+        msg = f"{name} of the table holds {values.dtype}, not numbers. Give the `layer` that holds raw counts."
+        raise ValueError(msg) from None
 
 
 def embeddings(table: AnnData | None, key: str, shapes_key: str) -> NDArray[Any]:

@@ -25,6 +25,7 @@ from .._resolution import (
     stated_resolution,
 )
 from . import checks as check
+from .expression import gene_counts, library_column, total_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,6 +71,10 @@ class Slide:
     """``(n, n_genes)`` of the selected layer of the table, or None."""
     genes: tuple[str, ...]
     """Column names of ``counts``."""
+    library: NDArray[np.float64] | None
+    """``(n,)`` library sizes, if ``library_key`` is given."""
+    total_counts: NDArray[np.float64] | None
+    """``(n,)`` the column ``total_counts`` of the table, if there is one."""
     features: NDArray[np.float32] | None
     """``(n, d)`` embeddings in the table, if ``features_key`` is given."""
     group: str
@@ -88,7 +93,7 @@ class Slide:
 
     def without_counts(self) -> Slide:
         """A copy without counts and the object: what another process needs to predict."""
-        return replace(self, counts=None, genes=(), source=SpatialData())
+        return replace(self, counts=None, genes=(), library=None, total_counts=None, source=SpatialData())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +114,8 @@ class Selection:
     """Column of ``obs`` naming the group (patient) of each spot."""
     features_key: str | None = None
     """Matrix of ``obsm`` with embeddings of the spots' images."""
+    library_key: str | None = None
+    """Column of ``obs`` with library sizes over all genes, for tables that do not hold all of them."""
     um_per_px: float | None = None
     """Resolution in µm per pixel, if it is not recorded in the object."""
     in_px: bool = False
@@ -120,17 +127,18 @@ def resolve(
     selection: Selection,
     *,
     needs_table: bool = True,
+    needs_counts: bool = True,
 ) -> list[Slide]:
     """Find every slide in one or several SpatialData objects, in the order of objects and of regions in their tables.
 
-    Without ``needs_table`` (prediction), spots may have no table.
+    Without ``needs_table`` (prediction), spots may have no table; without ``needs_counts``, its matrix is not read.
     """
     found: list[Slide] = []
     for prefix, sdata in _objects(data):
         check.is_spatialdata(sdata)
         table_name, regions = _table_and_regions(sdata, selection, needs_table=needs_table)
         for shapes_key in regions:
-            slide = _slide(sdata, table_name, shapes_key, selection)
+            slide = _slide(sdata, table_name, shapes_key, selection, needs_counts=needs_counts)
             own = slide.group if selection.group_key else f"{prefix}{slide.group}"
             found.append(replace(slide, name=f"{prefix}{slide.name}", group=own))
     check.each_once([slide.name for slide in found])
@@ -188,7 +196,9 @@ def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
     return found
 
 
-def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selection: Selection) -> Slide:
+def _slide(
+    sdata: SpatialData, table_name: str | None, shapes_key: str, selection: Selection, *, needs_counts: bool
+) -> Slide:
     check.has_element(sdata, shapes_key, table_name)
     image_key, system = _image_of(sdata, shapes_key, selection)
     element = sdata[shapes_key]
@@ -204,6 +214,7 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
     levels = pyramid(sdata.images[image_key])
     check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     table = sdata.tables[table_name][rows] if table_name else None
+    counts, genes = (None, []) if table is None or not needs_counts else gene_counts(table, selection.layer)
     return Slide(
         name=shapes_key,
         levels=levels,
@@ -213,8 +224,10 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
         axes=orientation(to_px),
         instances=ids,
         obs_names=ids.astype(str) if table is None else table.obs_names.to_numpy(),
-        counts=None if table is None else _counts(table, selection.layer),
-        genes=() if table is None else tuple(table.var_names),
+        counts=counts,
+        genes=tuple(genes),
+        library=None if table is None else library_column(table, selection.library_key),
+        total_counts=None if table is None else total_counts(table),
         features=_embeddings(table, selection.features_key, shapes_key),
         group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
         source=sdata,
@@ -279,13 +292,6 @@ def _instances(
     ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
     check.instances_match(ids, index, shapes_key, table_name)
     return ids, rows
-
-
-def _counts(table: AnnData, layer: str | None) -> csr_matrix:
-    from scipy.sparse import csr_matrix
-
-    check.has_layer(table, layer)
-    return csr_matrix(table.X if layer is None else table.layers[layer])
 
 
 def _embeddings(table: AnnData | None, features_key: str | None, shapes_key: str) -> NDArray[np.float32] | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
 
 from .._checks.slides import listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from numpy.typing import NDArray
     from spatialdata import SpatialData
 
 
@@ -303,3 +306,41 @@ def both_sides(n_train: int, n_test: int, by: str) -> None:
             "all, or use `by='block'` where there is one group only."
         )
         raise ValueError(msg)
+
+
+# library sizes
+
+
+def check_library_column(named: NDArray[np.float64], sums: NDArray[np.float64], what: str) -> None:
+    """Refuse library sizes that are smaller than the counts of the spot."""
+    small = named < 0.999 * sums
+    if small.any():
+        i = int(np.argmax(small))
+        msg = (
+            f"The library size of {int(small.sum())} of {len(named)} spots of {what} is less than the counts that the "
+            f"table holds for them: {named[i]:g} for {sums[i]:g} counts. Library sizes are raw counts of all genes: "
+            "name another column as `library_key`."
+        )
+        raise ValueError(msg)
+
+
+def raise_other_library(n_genes: int, n_trained: int, key: str | None, what: str) -> NoReturn:
+    """Refuse counts whose sum over the table is not the library size of training."""
+    if key is not None:
+        msg = (
+            f"In training, library sizes were those of obs[{key!r}], and {what} has no such column. Add it, or name "
+            "the column with library sizes as `library_key`."
+        )
+        raise ValueError(msg)
+    more = n_genes > n_trained
+    advice = (
+        "Cut the table to the genes of training"
+        if more
+        else "Give the whole table, or name a column of `obs` with library sizes over all genes as `library_key`"
+    )
+    msg = (
+        f"The table of {what} holds {n_genes:,} genes; in training, library sizes were sums over {n_trained:,}. Values "
+        f"normalised by the sum over this table would be in other units. {advice}, or train with "
+        '`target=stp.pp.TargetSpec(over="panel")`, which needs only the predicted genes.'
+    )
+    raise ValueError(msg)
