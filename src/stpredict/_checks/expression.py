@@ -24,14 +24,20 @@ _ADVICE = (
 )
 
 
-def counts(matrix: ArrayLike | sparse.spmatrix, *, genes: Sequence[object] = (), spots: Sequence[object] = ()) -> None:
+def counts(
+    matrix: ArrayLike | sparse.spmatrix,
+    *,
+    genes: Sequence[object] = (),
+    spots: Sequence[object] = (),
+    fractional: bool = False,
+) -> None:
     """Refuse values ``(n_spots, n_genes)`` that are not counts: missing, infinite, negative or not whole."""
     found = sparse.coo_matrix(matrix)
     values = np.asarray(found.data, dtype=np.float64)
     tests = (
         (~np.isfinite(values), "not finite", "Drop or fill these entries."),
         (values < 0, "negative", "Scaled or centred values are not counts."),
-        (np.abs(values - np.round(values)) > ROUNDING, "not whole numbers", _ADVICE),
+        (~np.isclose(values, np.round(values), rtol=0, atol=ROUNDING) & (not fractional), "not whole numbers", _ADVICE),
     )
     for bad, what, advice in tests:
         if bad.any():

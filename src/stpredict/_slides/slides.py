@@ -75,6 +75,8 @@ class Slide:
     """``(n,)`` library sizes, if ``library_key`` is given."""
     total_counts: NDArray[np.float64] | None
     """``(n,)`` the column ``total_counts`` of the table, if there is one."""
+    allow_fractional_counts: bool
+    """Whether counts need not be whole numbers."""
     features: NDArray[np.float32] | None
     """``(n, d)`` embeddings in the table, if ``features_key`` is given."""
     group: str
@@ -116,6 +118,8 @@ class Selection:
     """Matrix of ``obsm`` with embeddings of the spots' images."""
     library_key: str | None = None
     """Column of ``obs`` with library sizes over all genes, for tables that do not hold all of them."""
+    allow_fractional_counts: bool = False
+    """Whether counts need not be whole numbers, as those that were corrected for ambient RNA."""
     um_per_px: float | None = None
     """Resolution in µm per pixel, if it is not recorded in the object."""
     in_px: bool = False
@@ -228,6 +232,7 @@ def _slide(
         genes=tuple(genes),
         library=None if table is None else library_column(table, selection.library_key),
         total_counts=None if table is None else total_counts(table),
+        allow_fractional_counts=selection.allow_fractional_counts,
         features=_embeddings(table, selection.features_key, shapes_key),
         group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
         source=sdata,

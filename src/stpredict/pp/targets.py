@@ -170,6 +170,12 @@ class Targets:
         )
 
 
+def nonnegative(expression: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Expression with negative values set to 0: no unit of `TargetSpec` has any, but a regression predicts some."""
+    clipped: NDArray[np.float32] = np.maximum(expression, np.float32(0))
+    return clipped
+
+
 def slide_means(values: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float64]:
     """``(n, g)`` mean over the slide that each spot lies on."""
     labels, index = np.unique(slide, return_inverse=True)

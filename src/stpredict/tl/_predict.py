@@ -15,8 +15,9 @@ from ..models.model_config import uses_embeddings
 from ._inference.cluster import check_client, predict_on_cluster
 from ._inference.partitions import predict_positions
 from ._inference.plan import PredictionPlan
+from ._inference.record import prediction_record
 from ._inference.sinks import MemorySink, StoreSink
-from ._inference.table import check_destination, prediction_record, prediction_table, write_layer
+from ._inference.table import add_slides, check_destination, prediction_table, write_layer
 from ._options import PredictOptions
 from ._predictor.attrs import resolve_predictor
 from ._predictor.provenance import warn_unseen_color, warn_unseen_resolution
@@ -197,7 +198,7 @@ def predict_slides(
         raise ValueError(msg)
     check_client(client)
     check_elements.is_spatialdata(sdata)
-    slides = resolve(sdata, selection, needs_table=layer is not None)
+    slides = resolve(sdata, selection, needs_table=layer is not None, needs_counts=False)
     predictor = resolve_predictor(sdata, predictor)
     config, features = predictor.model_config, slides[0].features
     check_config.embeddings_fit(
@@ -206,7 +207,7 @@ def predict_slides(
         None if features is None else features.shape[1],
         takes=uses_embeddings(config),
     )
-    check_destination(sdata, slides[0].table_name, predictor, key_added, layer)
+    check_destination(sdata, slides, predictor, key_added, layer)
     for slide in slides:
         warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
 
@@ -225,6 +226,7 @@ def predict_slides(
     if isinstance(sink, StoreSink):
         sink.finish(table)
     if key_added in sdata.tables:
+        table = add_slides(sdata.tables[key_added], table, key_added)
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
 

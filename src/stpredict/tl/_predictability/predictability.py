@@ -17,9 +17,11 @@ from ...metrics import morans_i, noise_ceiling
 from ...metrics.correlation import LEAST
 from ...metrics.scores import nan_mean
 from ...pp.lattice import infer_lattice
+from ...pp.normalization import gene_columns, slide_library
 from ...pp.targets import TargetSpec, slide_means
+from .._evaluate import ceiling_arguments
 from .._predictor.ood import image_statistics
-from .._training.plan import gene_columns, plan_training
+from .._training.plan import plan_training
 from . import _errors
 from .image_graph import ImageSpace, pearson_within_slides, standardize_by_slide, torus_shift_permutation
 
@@ -246,9 +248,9 @@ def _ceiling_and_moran(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noise ceiling and Moran's I of each gene on one slide."""
     counts: Any = slide.counts
-    spec, panel = plan.target, counts[:, gene_columns(slide, plan.genes)]
-    total = np.asarray(counts.sum(axis=1)).ravel() if spec.over == "all" else None
-    ceiling = noise_ceiling(panel, total=total, target_sum=spec.target_sum, log1p=spec.log1p, seed=seed)
+    library = slide_library(slide, plan.target, plan.counts_record)
+    arguments = ceiling_arguments(counts[:, gene_columns(slide, plan.genes)], library, plan.target)
+    ceiling = noise_ceiling(**arguments, seed=seed)
     enough = len(values) > LEAST
     return ceiling, morans_i(values, slide.xy_um) if enough else np.full(values.shape[1], np.nan)
 

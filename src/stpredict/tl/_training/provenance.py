@@ -44,10 +44,12 @@ def training_provenance(
                 "n_spots": len(slide.xy_px),
                 "um_per_px": slide.um_per_px,
                 "sha256": slide_digest(slide),
+                **({"identity": plan.identities[slide.name].to_json()} if slide.name in plan.identities else {}),
             }
             for slide in plan.slides
         },
         selection=plan.selection,
+        counts=plan.counts_record.to_json(),
         fit=plan.config.to_dict(),
         validation=[{"kind": f.kind, "groups": list(f.groups), "leaks": f.leaks} for f in plan.folds],
         validation_note=_validation_note(plan.folds),
