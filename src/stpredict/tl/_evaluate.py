@@ -98,8 +98,8 @@ def evaluate(
     One row a gene: ``pearson``, ``spearman``, ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``,
     ``pearson_ridge_color``. Each is computed within a slide, across its spots, and averaged over slides of three spots
     or more. Genes that are constant on a slide are NaN there. Writes the same columns as ``var["predicted_pearson"]``
-    and so on, and `summary` of it as ``uns["evaluation"]`` (of a layer, ``uns["{layer}_evaluation"]``), to the table with
-    predictions.
+    and so on, and `summary` of it as ``uns["evaluation"]`` (of a layer ``uns["{layer}_evaluation"]``), to the table
+    with predictions.
 
     Raises
     ------

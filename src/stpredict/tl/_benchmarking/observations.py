@@ -92,7 +92,8 @@ def collect_observations(
     n_spots = [len(slide.xy_px) for slide in slides]
     name = np.repeat([slide.name for slide in slides], n_spots)
     xy = np.concatenate([slide.xy_px for slide in slides])
-    library = None if libraries[0] is None else np.concatenate(libraries)
+    known = [each for each in libraries if each is not None]
+    library = np.concatenate(known) if known else None
     observed = np.concatenate([normalize_slide(slide, genes, spec, counts_record) for slide in slides])
     counted = ~check_expression.zero_spots(counts)
     enough = [each for each in dict.fromkeys(name.tolist()) if (counted & (name == each)).sum() >= LEAST]

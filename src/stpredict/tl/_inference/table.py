@@ -143,7 +143,7 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
     record = new.uns[key]
     both = [_with_baselines(each.uns[key], each, None) for each in (old, new)]
     parts = merged_parts(*both)
-    obs = pd.concat([old.obs, new.obs])
+    obs: Any = pd.concat([pd.DataFrame(each.obs) for each in (old, new)])
     if len(parts) > 1:
         known = old.obs.get(PREDICTION_ID, pd.Series(prediction_id(both[0]), index=old.obs_names)).astype(str)
         ids = [*known, *[prediction_id(both[1])] * new.n_obs]
