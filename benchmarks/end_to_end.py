@@ -1,12 +1,12 @@
-"""Predict from zarr on disk against the network alone, and train until the ridge on colour is passed.
+"""Speed of prediction from disk relative to its parts, and the training time until the network beats the ridge.
 
     python benchmarks/end_to_end.py [--full] [--rounds 3] [--only predict fit] [--out benchmarks]
 
-`tl.predict` (reading, network, table), the network on patches in memory, and reading alone take turns in one process;
-the ratios are taken within a round. Sparse spots are those of her2st C4 and C5 where they are at hand
-(``STPREDICT_DATA_DIR`` or a network), else generated; dense ones lie on generated tissue. Training runs on C2 and C3
-and is validated on C4 after every epoch; the clock starts with the call of `tl.fit`. ``--full`` adds the larger
-networks and takes an hour on two cores; without it everything takes about four minutes.
+`tl.predict` (reading, network, table), the network on patches in memory, and reading alone alternate in one process;
+ratios are computed within a round. Sparse spots are those of her2st C4 and C5 if these are available (from
+``STPREDICT_DATA_DIR`` or the internet), otherwise they are generated; dense spots lie on generated tissue. Training
+uses C2 and C3 and is validated on C4 after every epoch; the time is measured from the call of `tl.fit`. ``--full`` adds
+the larger networks and takes an hour on two cores; without it a run takes about four minutes.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from stpredict.tl._predictor.provenance import Provenance
 from stpredict.tl._training import checkpoint as _checkpoint
 from stpredict.tl._training.plan import drop_low_count_spots
 
-TRAIN, HELD = ["C2_spots", "C3_spots"], "C4_spots"
+TRAIN, VALIDATION = ["C2_spots", "C3_spots"], "C4_spots"
 FOV_UM = (150.0, 300.0, 600.0)
-"""Of her2st, whose spots measure 100 µm."""
+"""Fields of view for her2st, whose spots measure 100 µm."""
 PREDICTED = {
     "sparse, m2ost_tiny": ("m2ost_tiny", None, False),
     "dense, m2ost_tiny": ("m2ost_tiny", None, False),
@@ -53,7 +53,7 @@ PREDICTED = {
     "sparse, m2ost": ("m2ost", 64, True),
     "sparse, m2ost_small": ("m2ost_small", 64, True),
 }
-"""Slides and network, how many spots (those nearest the centre of the first slide; None for all), ``--full`` only."""
+"""By title: network, number of spots (nearest the centre of the first slide; None for all), only with ``--full``."""
 DENSE_PX = 5600
 RUNS = {
     "m2ost_tiny": ("m2ost_tiny", {}, False),
@@ -61,27 +61,27 @@ RUNS = {
     "m2ost_small": ("m2ost_small", {}, True),
     "m2ost": ("m2ost", {}, True),
 }
-"""Model, options, and whether it is trained with ``--full`` only."""
+"""By title: model, options, only with ``--full``."""
 LIMIT_S = {False: 60.0, True: 1200.0}
-"""Longest training, without and with ``--full``."""
+"""Longest training in seconds, without and with ``--full``."""
 
 
-class Passed(Exception):
-    """Training has reached what was asked of it."""
+class TargetReached(Exception):
+    """Training has reached the target score, or its time limit."""
 
 
-def sparse(folder):
-    """Legacy ST spots, 200 µm apart, read lazily from zarr, and what they are."""
+def sparse_slides(folder):
+    """Legacy ST spots, 200 µm apart, read lazily from zarr, and their description."""
     try:
         return stp.datasets.her2st(["C4", "C5"]), "her2st C4 and C5, spots 200 µm apart"
     except (OSError, ValueError) as error:
-        print(f"her2st is not at hand ({type(error).__name__}); generated slides are used")
+        print(f"her2st is not available ({type(error).__name__}); generated slides are used")
     stp.datasets.synthetic(n_slides=2, n_side=14, um_per_px=0.7).write(folder / "sparse.zarr")
     return read_zarr(folder / "sparse.zarr"), "two generated slides of 14 x 14 spots, 200 µm apart"
 
 
-def dense(folder):
-    """Visium spots, 100 µm apart, on generated tissue, read lazily from zarr, and what they are."""
+def dense_slide(folder):
+    """Visium spots, 100 µm apart, on generated tissue, read lazily from zarr, and their description."""
     xy = np.array([[700 + 200 * i + 100 * (j % 2), 700 + 173.2 * j] for j in range(25) for i in range(21)])
     image = pyramid(texture(DENSE_PX), "global")
     spots = ShapesModel.parse(xy, geometry=0, radius=55.0)
@@ -90,8 +90,8 @@ def dense(folder):
     return read_zarr(folder / "dense.zarr"), f"generated tissue with {len(xy)} spots, 100 µm apart"
 
 
-def some_spots(sdata, n):
-    """The spots alone, without their table: all, or the ``n`` nearest the centre of the first slide."""
+def select_spots(sdata, n):
+    """The spots without their table: all, or the ``n`` nearest the centre of the first slide."""
     slides = resolve(sdata, Selection(), needs_table=False)
     chosen = {}
     for slide in slides if n is None else slides[:1]:
@@ -101,8 +101,8 @@ def some_spots(sdata, n):
     return SpatialData(images=dict(sdata.images), shapes=chosen, attrs=sdata.attrs)
 
 
-def untrained(name, diameter_um):
-    """A predictor of 250 genes with weights that say nothing, for spots of some size."""
+def untrained_predictor(name, diameter_um):
+    """A predictor of 250 genes with random weights, for spots of the given diameter."""
     rng, genes = np.random.default_rng(0), [f"gene{i}" for i in range(250)]
     targets = Targets.fit(stp.pp.TargetSpec(), genes, rng.random((50, 250), np.float32), np.zeros(50, int))
     shape = config(name, targets.n_outputs)
@@ -123,7 +123,7 @@ def untrained(name, diameter_um):
 
 
 def seconds(task):
-    """How long something takes."""
+    """Seconds that a function takes, until the GPU is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -133,17 +133,17 @@ def seconds(task):
     return time.perf_counter() - started
 
 
-def spread(values):
-    """Median, least and largest."""
+def median_range(values):
+    """Median, minimum and maximum."""
     return [round(float(f(values)), 4) for f in (np.median, min, max)]
 
 
-def predicted(sdata, name, n_spots, n_rounds):
-    """Rates of one network, and their ratios, round by round."""
-    sdata = some_spots(sdata, n_spots)
+def measure_prediction(sdata, name, n_spots, n_rounds):
+    """Spots per second of one network, of its parts, and their ratios within rounds."""
+    sdata = select_spots(sdata, n_spots)
     keys = list(sdata.shapes)
     slides = resolve(sdata, Selection(shapes_key=keys), needs_table=False)
-    predictor = untrained(name, round(slides[0].diameter_um, 3))
+    predictor = untrained_predictor(name, round(slides[0].diameter_um, 3))
     fabric = make_fabric(stp.tl.FitConfig())
     spots, _ = read_spots(slides, predictor.patch, progress=False)
     limit = BatchLimit.of(None, fabric.device)
@@ -153,7 +153,7 @@ def predicted(sdata, name, n_spots, n_rounds):
         "reading": lambda: [len(p.rows) for slide in slides for p in read_pieces(slide, predictor.patch)],
     }
     for task in parts.values():
-        task()  # warm
+        task()  # warm-up
     names, rates = list(parts), {part: [] for part in parts}
     for i in range(n_rounds):
         for part in names[i % 3 :] + names[: i % 3]:
@@ -162,43 +162,51 @@ def predicted(sdata, name, n_spots, n_rounds):
     return {
         "n_spots": len(spots),
         "batch": limit.size,
-        "spots_per_s": {part: spread(values) for part, values in rates.items()},
-        "of_network": spread(ratios["network"]),
-        "of_reading": spread(ratios["reading"]),
+        "spots_per_s": {part: median_range(values) for part, values in rates.items()},
+        "of_network": median_range(ratios["network"]),
+        "of_reading": median_range(ratios["reading"]),
         "limit": min(names[1:], key=lambda part: np.median(rates[part])),
     }
 
 
 def ridge_score(sdata, spec, genes):
-    """Gene-wise correlation on the held-out section of the ridge on colour of the training sections."""
+    """Gene-wise correlation of ridge regression on colour, on the validation section."""
     found = {}
-    for part, keys in (("train", TRAIN), ("held", [HELD])):
+    for part, keys in (("train", TRAIN), ("validation", [VALIDATION])):
         slides = drop_low_count_spots(resolve(sdata, Selection(shapes_key=keys)), stp.tl.FitConfig().min_library)
         spots, _ = read_spots(slides, stp.tl.PatchSpec(fov_um=FOV_UM, size_px=112), progress=False)
         values = [spec.normalize(s.counts, [s.genes.index(gene) for gene in genes]) for s in slides]
         found[part] = color_statistics(spots.patches, 100 / FOV_UM[0]), np.concatenate(values), spots
     colors, values, spots = found["train"]
     weights, _ = fit_ridge(colors, values, spots, spec)
-    colors, values, _ = found["held"]
+    colors, values, _ = found["validation"]
     return float(np.nanmean(pearson(values, apply_ridge(weights, colors))))
 
 
-def time_to(sdata, model, options, genes, wanted, limit_s):
-    """Seconds from the call of `tl.fit` until the validation score passes ``wanted``, and the curve until then."""
+def measure_training(sdata, model, options, genes, wanted, limit_s):
+    """Seconds from the call of `tl.fit` until the validation score exceeds ``wanted``, and the curve until then."""
     started, curve, report = time.perf_counter(), [], _checkpoint.Reporter.report
 
-    def watched(self, state):
+    def report_and_check(self, state):
         report(self, state)
         curve.append((time.perf_counter() - started, state.history[-1]["val_pearson"]))
         if curve[-1][1] > wanted or curve[-1][0] > limit_s:
-            raise Passed
+            raise TargetReached
 
-    _checkpoint.Reporter.report = watched
+    _checkpoint.Reporter.report = report_and_check
     try:
         with tempfile.TemporaryDirectory() as folder:
-            stp.tl.fit(sdata, model, config=stp.tl.FitConfig(progress=False), genes=genes, model_options=options,
-                       shapes_key=[*TRAIN, HELD], validate_on=[HELD], save_dir=Path(folder) / "model")  # fmt: skip
-    except Passed:
+            stp.tl.fit(
+                sdata,
+                model,
+                config=stp.tl.FitConfig(progress=False),
+                genes=genes,
+                model_options=options,
+                shapes_key=[*TRAIN, VALIDATION],
+                validate_on=[VALIDATION],
+                save_dir=Path(folder) / "model",
+            )
+    except TargetReached:
         pass
     finally:
         _checkpoint.Reporter.report = report
@@ -212,23 +220,23 @@ def time_to(sdata, model, options, genes, wanted, limit_s):
     }
 
 
-def fitted(*, full):
-    """Every variant that is trained here."""
+def measure_trainings(*, full):
+    """Training time of every model until it beats ridge regression on colour."""
     try:
         sdata = stp.datasets.her2st(["C2", "C3", "C4"])
     except (OSError, ValueError) as error:
-        return {"missing": f"her2st is not at hand: {type(error).__name__}"}
+        return {"missing": f"her2st is not available: {type(error).__name__}"}
     genes, runs = stp.datasets.gene_panel("her2st"), {}
     wanted = ridge_score(sdata, stp.pp.TargetSpec(), genes)
     for title, (model, options, only_full) in RUNS.items():
         if not only_full or full:
-            runs[title] = time_to(sdata, model, options, genes, wanted, LIMIT_S[full])
+            runs[title] = measure_training(sdata, model, options, genes, wanted, LIMIT_S[full])
             print(title, {key: value for key, value in runs[title].items() if key != "curve"}, flush=True)
     return {"ridge": round(wanted, 4), "runs": runs}
 
 
 def import_seconds(n_rounds):
-    """What importing stpredict with all its modules costs beyond spatialdata, in new processes that take turns."""
+    """Import time of stpredict with all its modules beyond spatialdata, in new processes that alternate."""
     ours = "import spatialdata, stpredict as stp; [dir(getattr(stp, name)) for name in stp.__all__]"
     times = {"spatialdata": [], "stpredict": []}
     for _ in range(n_rounds):
@@ -236,11 +244,11 @@ def import_seconds(n_rounds):
             code = f"{code}; import sys; sys.exit('torch' in sys.modules)"
             times[name].append(seconds(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True)))
     beyond = [b - a for a, b in zip(*times.values(), strict=True)]
-    return {"spatialdata_s": spread(times["spatialdata"]), "beyond_s": spread(beyond)}
+    return {"spatialdata_s": median_range(times["spatialdata"]), "beyond_s": median_range(beyond)}
 
 
-def versions():
-    """Date, device and versions, without anything that names the machine."""
+def run_info():
+    """Date, device and versions, without the name of the machine."""
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -249,39 +257,42 @@ def versions():
     }
 
 
-def shown(values, form="{:.1f}"):
-    """Median with least and largest, as text."""
+def format_range(values, form="{:.1f}"):
+    """Format median (minimum to maximum)."""
     median, least, most = (form.format(value) for value in values)
     return f"{median} ({least} to {most})"
 
 
 def predict_rows(results):
-    """The table of prediction."""
+    """Lines of the section on prediction."""
+    heads = ("", "spots", "`tl.predict`, spots/s", "network alone, spots/s", "reading alone, spots/s",
+             "relative to network", "relative to reading", "bottleneck")  # fmt: skip
     lines = [
-        *(f"{title}: {what}." for title, what in results["slides"].items()),
-        f"{results['rounds']} rounds, median (least to largest). Targets: `tl.predict` at 90 % of the network alone",
-        "where the network is the limit, at 80 % of reading alone where reading is.",
+        *(f"- {title}: {what}." for title, what in results["slides"].items()),
         "",
-        "| | spots | `tl.predict`, spots/s | network alone | reading alone | of network | of reading | limit |",
+        f"Medians (minimum to maximum) of {results['rounds']} rounds. Targets: `tl.predict` reaches 90 % of the speed",
+        "of the network alone where the network is the bottleneck, and 80 % of reading alone where reading is.",
+        "",
+        f"| {' | '.join(heads)} |",
         "|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     for name, row in results["models"].items():
-        cells = [shown(rates) for rates in row["spots_per_s"].values()]
-        cells += [shown(row[key], "{:.2f}") for key in ("of_network", "of_reading")]
+        cells = [format_range(rates) for rates in row["spots_per_s"].values()]
+        cells += [format_range(row[key], "{:.2f}") for key in ("of_network", "of_reading")]
         lines.append(f"| {name} | {row['n_spots']} | {' | '.join(cells)} | {row['limit']} |")
     missing = [name for name in PREDICTED if name not in results["models"]]
     return [*lines, *(f"| {name} | not measured (`--full`) | | | | | | |" for name in missing)]
 
 
 def fit_rows(results):
-    """The table of training."""
+    """Lines of the section on training."""
     if "missing" in results:
         return [f"Not measured: {results['missing']}."]
     lines = [
-        f"The ridge on colour, fitted to C2 and C3, has a gene-wise correlation of {results['ridge']:.3f} on C4.",
-        "The clock starts with `tl.fit` and includes reading.",
+        f"Ridge regression on colour, fitted on C2 and C3, reaches a gene-wise correlation of {results['ridge']:.3f}",
+        "on C4. Times are measured from the call of `tl.fit` and include reading.",
         "",
-        "| | passes the ridge after | epochs | best until then |",
+        "| | beats the ridge after | epochs | best correlation until then |",
         "|---|--:|--:|--:|",
     ]
     for title in RUNS:
@@ -295,35 +306,36 @@ def fit_rows(results):
 
 
 def markdown(results):
-    """The results as a page."""
+    """Format the results as a page."""
     device = " ".join(f"{name} {version}" for name, version in results["versions"].items())
-    parts = {"Prediction from disk": "predict", "Training until the ridge on colour is passed": "fit"}
+    parts = {"Prediction from disk": "predict", "Training until the network beats the ridge on colour": "fit"}
     lines = ["# End to end", "", f"{results['date']}; {results['device']}; {device}.", ""]
     for title, part in parts.items():
         if part in results:
             lines += [f"## {title}", "", *(predict_rows if part == "predict" else fit_rows)(results[part]), ""]
     took, beyond = results["import"]["spatialdata_s"], results["import"]["beyond_s"]
-    lines += ["## Import", "", f"All modules, without torch: {shown(beyond, '{:.2f}')} s beyond the"]
-    lines += [f"{shown(took, '{:.2f}')} s of importing spatialdata. Target: 1.5 s.", ""]
+    lines += ["## Import", "", "Importing all modules (torch is not loaded) takes"]
+    lines += [f"{format_range(beyond, '{:.2f}')} s beyond the {format_range(took, '{:.2f}')} s of spatialdata itself."]
+    lines += ["Target: at most 1.5 s.", ""]
     return "\n".join([*lines, "Made by `python benchmarks/end_to_end.py`.", ""])
 
 
 def main():
-    """Measure, and write JSON and the page."""
+    """Measure and write JSON and page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the default")
-    parser.add_argument("--full", action="store_true", help="the larger networks too")
+    parser.add_argument("--full", action="store_true", help="include the larger networks")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=("predict", "fit"), default=("predict", "fit"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore", UserWarning)  # the weights say nothing, so nothing they say is worth a warning
-    results = versions()
+    warnings.simplefilter("ignore", UserWarning)  # the weights are random
+    results = run_info()
     if "predict" in arguments.only:
         with tempfile.TemporaryDirectory() as folder:
-            slides = {"sparse": sparse(Path(folder)), "dense": dense(Path(folder))}
+            slides = {"sparse": sparse_slides(Path(folder)), "dense": dense_slide(Path(folder))}
             models = {
-                title: predicted(slides[title.split(",")[0]][0], name, n_spots, arguments.rounds)
+                title: measure_prediction(slides[title.split(",")[0]][0], name, n_spots, arguments.rounds)
                 for title, (name, n_spots, only_full) in PREDICTED.items()
                 if arguments.full or not only_full
             }
@@ -332,7 +344,7 @@ def main():
             print("\n".join(predict_rows(results["predict"])), flush=True)
     results["import"] = import_seconds(arguments.rounds)
     if "fit" in arguments.only:
-        results["fit"] = fitted(full=arguments.full)
+        results["fit"] = measure_trainings(full=arguments.full)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "end_to_end.json").write_text(json.dumps(results, indent=1) + "\n")
     (arguments.out / "end_to_end.md").write_text(markdown(results))

@@ -1,14 +1,14 @@
-"""Everything that is worth measuring on a GPU, in one command of at most eight minutes.
+"""All measurements on a GPU, in one command of at most eight minutes.
 
     python benchmarks/gpu.py [--data her2st/data] [--out benchmarks] [--minutes 8]
-    python benchmarks/gpu.py --small --out /tmp/trial      # every step with tiny sizes on a CPU, in two minutes
-    python benchmarks/gpu.py --only networks               # one step again
+    python benchmarks/gpu.py --small --out /tmp/trial      # every step with tiny sizes on a CPU, two minutes
+    python benchmarks/gpu.py --only networks               # only one step
     python benchmarks/gpu.py --page-only                   # gpu.md from gpu.json, without measuring
 
-``--data`` is the ``data`` folder of the her2st repository. Needs torch and numpy; steps that need more say what is
-missing and are left out. Steps run in the order of their value, each in a process of its own that is stopped when its
-time is over. ``gpu.json`` is written anew after every step and every part of a step, then ``gpu.md``. Steps that this
-device has finished already are kept, unless ``--again``.
+``--data`` is the ``data`` folder of the her2st repository. Needs torch and numpy; steps that need a missing package are
+skipped and report its name. The most important steps run first, each in a process of its own that is stopped at its
+time limit. ``gpu.json`` is written after every step and every part of a step, ``gpu.md`` after every step. Steps that
+were finished on the same device are kept, unless ``--again`` is given.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step: where it is, and how long it may take."""
+    """One step: its module and function, and its time limit."""
 
     module: str
     seconds: float
@@ -50,35 +50,35 @@ STEPS = {
     "compiled": Step(module="networks", seconds=120, function="run_compiled"),
     "seeds": Step(module="training", seconds=240, function="run_more_seeds"),
 }
-"""By value, with the most seconds of each; what one does not use is left for those after it."""
-LEAST_S, GRACE_S = 15, 10
-"""A step is not begun with less time, and is stopped when it takes so much longer than it may."""
+"""Steps by importance, with their time limits in seconds; unused time is available to later steps."""
+MIN_S, GRACE_S = 15, 10
+"""A step is not started if less time is left, and is stopped this long after its time limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a step is told."""
+    """Options that every step receives."""
 
     small: bool
     data: Path | None
     scratch: Path
     deadline: float
-    """`time.monotonic` when it should be done."""
+    """Value of `time.monotonic` at which the step should be finished."""
 
 
 def about(arguments):
-    """Where, when and with what a step is run."""
+    """Device, date and versions of a step."""
     return record.about(small=arguments.small, given_revision=arguments.revision)
 
 
-def stopped(arguments):
-    """The entry of a step that has begun: what stays of it if it is stopped."""
-    return about(arguments) | {"state": record.STOPPED, "reason": "its time was over", "seconds": 0, "result": {}}
+def stopped_entry(arguments):
+    """The entry of a step that has started; it remains if the step is stopped."""
+    return about(arguments) | {"state": record.STOPPED, "reason": "time limit reached", "seconds": 0, "result": {}}
 
 
 def run_step(name, arguments):
-    """Run one step in this process, and write its entry after every part."""
-    entry = stopped(arguments)
+    """Run one step in this process and write its entry after every part."""
+    entry = stopped_entry(arguments)
     started = time.monotonic()
     options = Options(
         small=arguments.small,
@@ -88,9 +88,9 @@ def run_step(name, arguments):
     )
 
     def save(result, **state):
-        """Write what is known so far; a process that is stopped leaves it as it is."""
+        """Write the results so far, which remain if the process is stopped."""
         seconds = round(time.monotonic() - started, 1)
-        record.put(arguments.out, name, entry | {"seconds": seconds, "result": result} | state)
+        record.write_entry(arguments.out, name, entry | {"seconds": seconds, "result": result} | state)
 
     try:
         module = import_module(f"gpu_steps.{STEPS[name].module}")
@@ -109,12 +109,12 @@ def run_step(name, arguments):
 
 
 def run_in_process(name, arguments, seconds, scratch):
-    """Run one step in a new process, and stop it when its time is over."""
+    """Run one step in a new process and stop it at its time limit."""
     command = [sys.executable, __file__, "--child", name, "--out", str(arguments.out), "--scratch", str(scratch)]
     command += ["--seconds", str(seconds), *(["--small"] if arguments.small else [])]
     for option, value in (("--data", arguments.data), ("--revision", arguments.revision)):
         command += [] if value is None else [option, str(value)]
-    record.put(arguments.out, name, stopped(arguments))
+    record.write_entry(arguments.out, name, stopped_entry(arguments))
     child = subprocess.Popen(command, start_new_session=True)
     try:
         code = child.wait(seconds + GRACE_S)
@@ -122,16 +122,16 @@ def run_in_process(name, arguments, seconds, scratch):
         code = None
     finally:
         if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)  # with the processes that it started
+            os.killpg(child.pid, signal.SIGKILL)  # including its child processes
             child.wait()
     entry = record.read(arguments.out)["steps"][name]
     if code not in (0, None) and entry["state"] == record.STOPPED:
         reason = f"the process ended with code {code}"
-        record.put(arguments.out, name, entry | {"state": record.FAILED, "reason": reason})
+        record.write_entry(arguments.out, name, entry | {"state": record.FAILED, "reason": reason})
 
 
 def is_finished(entry, arguments):
-    """Whether an entry is whole, and of this device and kind of run."""
+    """Whether an entry is complete, for this device and kind of run."""
     if entry is None or arguments.again or arguments.only:
         return False
     same = (entry["device"], entry["small"]) == (record.device_name(), arguments.small)
@@ -139,7 +139,7 @@ def is_finished(entry, arguments):
 
 
 def run_all(arguments):
-    """Run the steps that are asked for, as far as the time goes."""
+    """Run the requested steps until the time is used up."""
     deadline = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory(prefix="stpredict-gpu-") as scratch:
         for name in arguments.only or STEPS:
@@ -147,8 +147,8 @@ def run_all(arguments):
                 print(f"{name}: kept", flush=True)
                 continue
             seconds = min(STEPS[name].seconds, deadline - time.monotonic() - GRACE_S)
-            if seconds < LEAST_S:
-                leave_out(name, arguments)
+            if seconds < MIN_S:
+                record_skipped(name, arguments)
             else:
                 run_in_process(name, arguments, seconds, Path(scratch))
             entry = record.read(arguments.out)["steps"][name]
@@ -156,35 +156,35 @@ def run_all(arguments):
             write_page(arguments.out)
 
 
-def leave_out(name, arguments):
-    """Note that there is no time for a step, unless an earlier run has part of it."""
+def record_skipped(name, arguments):
+    """Record that there was no time for a step, unless an earlier run has a part of it."""
     if name not in record.read(arguments.out)["steps"]:
         left_out = {"state": record.LEFT_OUT, "reason": "no time left"}
-        record.put(arguments.out, name, stopped(arguments) | left_out)
+        record.write_entry(arguments.out, name, stopped_entry(arguments) | left_out)
 
 
 def write_page(folder):
-    """Write the page from what the folder holds."""
+    """Write the page from the results in the folder."""
     (folder / "gpu.md").write_text(page(record.read(folder)))
 
 
-def parsed():
-    """The command line."""
+def parse_arguments():
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="`data` folder of the her2st repository")
     parser.add_argument("--out", type=Path, help="where gpu.json and gpu.md are written (default: beside this file)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for everything")
-    parser.add_argument("--small", action="store_true", help="a trial on a CPU, with tiny sizes; needs --out")
-    parser.add_argument("--only", nargs="+", choices=STEPS, metavar="STEP", help=f"some of {', '.join(STEPS)}")
-    parser.add_argument("--again", action="store_true", help="measure again what is there already")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit of the whole run")
+    parser.add_argument("--small", action="store_true", help="trial run on a CPU with tiny sizes; needs --out")
+    parser.add_argument("--only", nargs="+", choices=STEPS, metavar="STEP", help=f"one or more of {', '.join(STEPS)}")
+    parser.add_argument("--again", action="store_true", help="repeat steps that are already finished")
     parser.add_argument("--page-only", action="store_true", help="only write gpu.md from gpu.json")
-    parser.add_argument("--revision", help="the revision of this copy, where git does not know it")
-    for name in ("--child", "--scratch", "--seconds"):  # how this script calls itself
+    parser.add_argument("--revision", help="revision of this copy, if git does not know it")
+    for name in ("--child", "--scratch", "--seconds"):  # used when this script starts a step
         kind = {"--child": str, "--scratch": Path, "--seconds": float}[name]
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.small and (arguments.out is None or arguments.out.resolve() == HERE.resolve()):
-        parser.error("--small needs --out, another folder than that of the committed page")
+        parser.error("--small needs --out, a folder other than that of the committed page")
     arguments.out = arguments.out or HERE
     if arguments.data is not None:
         places = [place for place in (arguments.data, arguments.data / "data") if (place / "ST-imgs").is_dir()]
@@ -195,16 +195,16 @@ def parsed():
 
 
 def main():
-    """Measure, or write the page."""
-    parser, arguments = parsed()
-    if find_spec("stpredict") is None:  # a copy of the repository where nothing is installed
+    """Run the steps, or only write the page."""
+    parser, arguments = parse_arguments()
+    if find_spec("stpredict") is None:  # in a copy of the repository without installation
         sys.path.insert(0, str(HERE.parent / "src"))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
     if arguments.page_only:
         write_page(arguments.out)
         return
     if arguments.small:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for one
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch initialises CUDA
     elif record.device_name().startswith("CPU"):
         parser.error("torch finds no GPU; --small tries every step on a CPU")
     if arguments.child:

@@ -1,10 +1,11 @@
-"""Train on sections C2 to C4 of her2st, predict C5, and print every score beside the baselines and the ceiling.
+"""Train on sections C2 to C4 of her2st, predict C5, and compare the scores with baselines and ceiling.
 
     python benchmarks/her2st_c5.py [--seeds 3] [--out benchmarks]
 
-Needs the sections (``STPREDICT_DATA_DIR`` or a network). Nothing is chosen here: the recipe was fixed by leaving out
-one of C2 to C4 after the other (``her2st_select.md``), and C5 is only scored. About four minutes a seed on two cores;
-predictors that an earlier run left in ``--models`` are used again. The full-size network is trained by ``gpu.py``.
+Needs the sections (from ``STPREDICT_DATA_DIR`` or the internet). No hyperparameter is chosen here: the recipe was
+selected by leave-one-section-out cross-validation on C2 to C4 (``her2st_select.md``), and C5 is only scored. It takes
+about four minutes per seed on two cores; predictors of an earlier run in ``--models`` are reused. The full-size network
+is trained by ``gpu.py``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COLUMNS = ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse
 
 
 def ridge_row(train, test, predictor, spec, genes):
-    """Scores of the ridge on colour with another target specification: full rank, or another rank."""
+    """Scores of the ridge regression on colour for targets of full rank or of another rank."""
     slides, target = drop_low_count_spots(resolve(train, Selection()), 0.05), resolve(test, Selection())[0]
     share = predictor.provenance.diameter_um / predictor.patch.fov_um[0]
     spots, _ = read_spots(slides, predictor.patch, progress=False)
@@ -47,19 +48,19 @@ def ridge_row(train, test, predictor, spec, genes):
 
 
 def with_share(member, **share):
-    """The same member, with another weight of one of its regressions in the prediction."""
+    """A member with a different weight of one of its regressions in the ensemble."""
     network = build(replace(member.network.config, **share))
     network.load_state_dict(member.network.state_dict())
     return replace(member, network=network.eval())
 
 
-def run(space, spec, n_seeds, folder):
-    """Every row of one target space."""
+def score_space(space, spec, n_seeds, folder):
+    """All rows of one target space."""
     genes = stp.datasets.gene_panel("her2st")
     train, test = stp.datasets.her2st(TRAIN), stp.datasets.her2st([TEST])
     config = stp.tl.FitConfig(validation="none", n_members=n_seeds)
     place = folder / space.replace(" ", "-")
-    if place.is_dir():  # trained by an earlier run that was stopped
+    if place.is_dir():  # trained by an earlier run
         predictor = stp.tl.Predictor.load(place)
     else:
         predictor = stp.tl.fit(train, config=config, target=spec, genes=genes, save_dir=place)
@@ -85,37 +86,36 @@ def run(space, spec, n_seeds, folder):
 
 
 def renew_baselines(kept, fresh):
-    """Earlier results with the baselines of a run of one seed, which must repeat the earlier rows of that seed."""
+    """Replace the baselines of earlier results; the new run of seed 0 must reproduce the earlier scores of seed 0."""
     for space, result in kept["spaces"].items():
         rows, again = result["rows"], fresh["spaces"][space]["rows"]
         for name in ("mean profile", "ridge on colour, full rank", "ridge on colour, 5 components"):
             rows[name] = again[name]
         seed, before = again["M2OST (tiny), seed 0"], rows["M2OST (tiny), seed 0"]
-        differing = [
-            name for name in COLUMNS if abs(seed[name] - before[name]) > 2e-3
-        ]  # other numbers of threads round differently
+        # the tolerance allows for rounding, which depends on the number of threads
+        differing = [name for name in COLUMNS if abs(seed[name] - before[name]) > 2e-3]
         if differing:
-            msg = f"seed 0 of {space} has other scores than before ({', '.join(differing)}): run all seeds"
+            msg = f"seed 0 of {space} scores differently than before ({', '.join(differing)}): run all seeds"
             raise SystemExit(msg)
     return kept | {"baselines": f"{fresh['date']}; {fresh['device']}"}
 
 
-def spread(values):
-    """Mean and standard deviation as text."""
+def mean_std(values):
+    """Format mean and standard deviation."""
     return f"{values.mean():.3f} ± {values.std():.3f}" if len(values) > 1 else f"{values.mean():.3f}"
 
 
 def markdown(results):
-    """The results as a page."""
+    """Format the results as a page."""
     lines = [
         "# C5 from C2 to C4 (her2st)",
         "",
         f"{results['date']}; {results['device']}; trained on {', '.join(TRAIN)}, scored on {TEST}; the 250",
-        "genes of the M2OST authors. All four sections are of one patient: this says how well serial sections of a",
-        "known tumour are filled in, not how well a new patient is predicted. Two spots of C5 hold no count of the",
-        "panel (2 and 3 counts in all) and are left out of all rows.",
-        "Made by `python benchmarks/her2st_c5.py`. The full-size network is in `gpu.md`.",
-        *([f"Baselines renewed by `--baselines`: {results['baselines']}."] if "baselines" in results else []),
+        "genes of the M2OST authors. All four sections are of one patient: the scores show how well serial sections",
+        "of a known tumour are predicted, not how well a new patient is. Two spots of C5 have no counts in the panel",
+        "(2 and 3 counts in total) and are excluded from all rows.",
+        "Made by `python benchmarks/her2st_c5.py`. The scores of the full-size network are in `gpu.md`.",
+        *([f"Baselines computed again with `--baselines`: {results['baselines']}."] if "baselines" in results else []),
         "",
     ]
     for space, result in results["spaces"].items():
@@ -124,32 +124,32 @@ def markdown(results):
         lines += [
             f"## {space}",
             "",
-            "| | gene-wise PCC | top 50 variable | best 50 | spot-wise PCC | RMSE a spot |",
+            "| | gene-wise PCC | top 50 variable | best 50 | spot-wise PCC | RMSE per spot |",
             "|---|---|---|---|---|---|",
             *(f"| {name} | " + " | ".join(f"{v:.3f}" for v in row) + " |" for name, row in table.iterrows()),
             f"| noise ceiling | {result['ceiling']:.3f} | | | | |",
             "",
-            f"{len(singles)} seed(s): gene-wise PCC {spread(singles.gene_pearson)}, spot-wise PCC",
-            f"{spread(singles.spot_pearson)}, RMSE {spread(singles.rmse)} (mean ± standard deviation).",
+            f"{len(singles)} seed(s): gene-wise PCC {mean_std(singles.gene_pearson)}, spot-wise PCC",
+            f"{mean_std(singles.spot_pearson)}, RMSE {mean_std(singles.rmse)} (mean ± standard deviation).",
             "",
         ]
     return "\n".join(lines)
 
 
 def main():
-    """Run both spaces, and write the page."""
+    """Run both target spaces and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--models", type=Path, default=Path("stpredict-benchmark"))
-    parser.add_argument("--baselines", action="store_true", help="renew the baselines only, with a run of one seed")
+    parser.add_argument("--baselines", action="store_true", help="compute only the baselines again (one seed)")
     arguments = parser.parse_args()
     n_seeds = 1 if arguments.baselines else arguments.seeds
     results = {
         "date": datetime.now(UTC).date().isoformat(),
         "device": f"{torch.get_num_threads()} threads, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "versions": {"torch": torch.__version__},
-        "spaces": {space: run(space, spec, n_seeds, arguments.models) for space, spec in SPACES.items()},
+        "spaces": {space: score_space(space, spec, n_seeds, arguments.models) for space, spec in SPACES.items()},
     }
     if arguments.baselines:
         results = renew_baselines(json.loads((arguments.out / "her2st_c5.json").read_text()), results)

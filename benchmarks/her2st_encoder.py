@@ -1,10 +1,10 @@
-"""What a frozen encoder adds to M2OST: its weight chosen on sections C2 to C4 of her2st, the result scored on C5.
+"""Gain of a frozen encoder in an ensemble with M2OST: its weight is compared on C2 to C4 of her2st, C5 is scored.
 
     python benchmarks/her2st_encoder.py --weights FILE [--seeds 3] [--out benchmarks] [--models stpredict-benchmark]
 
-Needs the sections (``STPREDICT_DATA_DIR`` or a network) and ImageNet weights of EfficientNet-Lite0, as
-``zoo/weights.py`` makes them. ``encoder_share`` is compared by leaving out one of C2 to C4 after the other; C5 is only
-scored, with the default. Predictors that an earlier run left in ``--models`` are used again.
+Needs the sections (from ``STPREDICT_DATA_DIR`` or the internet) and the ImageNet weights of EfficientNet-Lite0 that
+``zoo/weights.py`` writes. Values of ``encoder_share`` are compared by leave-one-section-out cross-validation on C2 to
+C4; C5 is only scored, with the default. Predictors of an earlier run in ``--models`` are reused.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ ENCODER = "tf_efficientnet_lite0"
 SHARES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 
 
-def fitted(train, place, weights, n_members):
-    """A predictor, of an earlier run if there is one."""
+def load_or_fit(train, place, weights, n_members):
+    """Load the predictor of an earlier run, or train one."""
     if place.is_dir():
         return stp.tl.Predictor.load(place)
     return stp.tl.fit(
@@ -42,65 +42,66 @@ def fitted(train, place, weights, n_members):
     )
 
 
-def predicted(test, predictor, share):
-    """What is predicted for a section with one weight of the encoder."""
+def predict_with_share(test, predictor, share):
+    """Predicted expression of a section for one weight of the encoder."""
     members = tuple(with_share(member, encoder_share=min(share, 1 - 1e-9)) for member in predictor.members)
     stp.tl.predict(test, replace(predictor, members=members), n_views=8, progress=False)
     return test["predicted"].X
 
 
-def row_of(test, values):
-    """Scores of some values in place of the predicted ones, and the noise ceiling."""
+def score_values(test, values):
+    """Scores of the given predicted values, and the noise ceiling."""
     test["predicted"].X = values
     found = stp.tl.evaluate(test)
     return stp.tl.summary(found).loc["model"].to_dict(), found.attrs["ceiling"]
 
 
-def left_out(weights, folder):
-    """Gene-wise correlation by section left out and weight of the encoder."""
+def compare_shares(weights, folder):
+    """Gene-wise correlation by held-out section and weight of the encoder."""
     scores = {}
     for name in TRAIN:
-        test = stp.datasets.her2st([name])
-        predictor = fitted([other for other in TRAIN if other != name], folder / f"encoder-without-{name}", weights, 1)
-        network, encoder = (predicted(test, predictor, share) for share in (0.0, 1.0))
+        test, others = stp.datasets.her2st([name]), [other for other in TRAIN if other != name]
+        predictor = load_or_fit(others, folder / f"encoder-without-{name}", weights, 1)
+        network, encoder = (predict_with_share(test, predictor, share) for share in (0.0, 1.0))
         scores[name] = {
-            share: row_of(test, ((1 - share) * network + share * encoder).astype(np.float32))[0]["gene_pearson"]
+            share: score_values(test, ((1 - share) * network + share * encoder).astype(np.float32))[0]["gene_pearson"]
             for share in SHARES
         }
     return scores
 
 
-def scored(weights, folder, n_seeds):
-    """Rows of C5, and the noise ceiling."""
+def score_test_section(weights, folder, n_seeds):
+    """Rows of the table of C5, and the noise ceiling."""
     test = stp.datasets.her2st([TEST])
-    predictor = fitted(TRAIN, folder / "encoder-C5", weights, n_seeds)
+    predictor = load_or_fit(TRAIN, folder / "encoder-C5", weights, n_seeds)
     rows, whole = {}, []
     for i, member in enumerate(predictor.members):
-        whole.append(predicted(test, replace(predictor, members=(member,)), member.network.config.encoder_share))
-        rows[f"M2OST (tiny) and encoder, seed {i}"], ceiling = row_of(test, whole[-1])
+        single = replace(predictor, members=(member,))
+        whole.append(predict_with_share(test, single, member.network.config.encoder_share))
+        rows[f"M2OST (tiny) and encoder, seed {i}"], ceiling = score_values(test, whole[-1])
     first = replace(predictor, members=predictor.members[:1])
-    rows["encoder alone (ridge on its features)"], _ = row_of(test, predicted(test, first, 1.0))
+    rows["encoder alone (ridge on its features)"], _ = score_values(test, predict_with_share(test, first, 1.0))
     title = f"M2OST (tiny) and encoder, {len(whole)} seeds averaged"
-    rows[title], _ = row_of(test, np.mean(whole, axis=0, dtype=np.float32))
+    rows[title], _ = score_values(test, np.mean(whole, axis=0, dtype=np.float32))
     return rows, ceiling
 
 
 def markdown(results):
-    """The results as a page."""
+    """Format the results as a page."""
     scores = pd.DataFrame(results["left_out"])
     rows = pd.DataFrame.from_dict(results["rows"], orient="index")[COLUMNS]
     share = rows["gene_pearson"] / results["ceiling"]
     return "\n".join([
-        "# M2OST beside a frozen encoder (her2st)", "",
+        "# M2OST and a frozen encoder (her2st)", "",
         f"{results['date']}; `m2ost_encoder` with EfficientNet-Lite0 (ImageNet), made by",
-        "`python benchmarks/her2st_encoder.py --weights FILE`. Serial sections of one tumour, as above.", "",
-        "The weight of the encoder (`encoder_share`): gene-wise PCC (log1p CP10k) of each of C2 to C4, trained on the",
-        "other two. 0 is `m2ost_tiny`, 1 the ridge regression on the encoder's features. The default is 0.5.", "",
+        "`python benchmarks/her2st_encoder.py --weights FILE`. All sections are serial sections of one tumour.", "",
+        "Gene-wise PCC (log1p CP10k) of each of C2 to C4, trained on the other two, by the weight of the encoder",
+        "(`encoder_share`): 0 is `m2ost_tiny`, 1 is ridge regression on the encoder's features, 0.5 the default.", "",
         "| weight | " + " | ".join(scores.columns) + " | mean |", "|---|" + "---|" * (len(scores.columns) + 1),
         *(f"| {name} | " + " | ".join(f"{v:.4f}" for v in row) + f" | {row.mean():.4f} |"
           for name, row in scores.iterrows()), "",
-        f"{TEST}, from {', '.join(TRAIN)}, with the default; noise ceiling {results['ceiling']:.3f}:", "",
-        "| | gene-wise PCC | of ceiling | top 50 variable | best 50 | spot-wise PCC | RMSE a spot |",
+        f"{TEST}, trained on {', '.join(TRAIN)}, default weight; noise ceiling {results['ceiling']:.3f}:", "",
+        "| | gene-wise PCC | share of ceiling | top 50 variable | best 50 | spot-wise PCC | RMSE per spot |",
         "|---|---|---|---|---|---|---|",
         *(f"| {name} | {row.iloc[0]:.3f} | {share[name]:.3f} | " + " | ".join(f"{v:.3f}" for v in row.iloc[1:]) + " |"
           for name, row in rows.iterrows()), "",
@@ -108,16 +109,16 @@ def markdown(results):
 
 
 def main():
-    """Choose, score, and write the page."""
+    """Compare the weights, score C5 and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", required=True, help="what zoo/weights.py wrote")
+    parser.add_argument("--weights", required=True, help="file that zoo/weights.py wrote")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--models", type=Path, default=Path("stpredict-benchmark"))
     given = parser.parse_args()
-    scores = left_out(given.weights, given.models)
+    scores = compare_shares(given.weights, given.models)
     print(pd.DataFrame(scores))
-    rows, ceiling = scored(given.weights, given.models, given.seeds)
+    rows, ceiling = score_test_section(given.weights, given.models, given.seeds)
     results = {
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"torch": torch.__version__, "stpredict": stp.__version__},

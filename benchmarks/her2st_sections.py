@@ -1,6 +1,6 @@
-"""What the her2st benchmarks share: sections, units, scores, and a reader of sections that needs no SpatialData.
+"""Shared parts of the her2st benchmarks: sections, units, scores, and a reader of sections without SpatialData.
 
-The reader needs numpy, scipy, pandas and pillow. It takes the same spots as `stp.datasets.her2st`, with the same
+The reader needs numpy, scipy, pandas and pillow. It reads the same spots as `stp.datasets.her2st`, at the same
 resolution.
 """
 
@@ -25,7 +25,7 @@ N_LEVELS = 4
 
 
 def scores(observed, predicted):
-    """One row of a table."""
+    """Scores of one row of a table."""
     by_gene = pearson(observed, predicted)
     return {
         "gene_pearson": float(np.nanmean(by_gene)),
@@ -51,7 +51,7 @@ class Section:
 
 
 def read_section(data, name, image=None):
-    """Read one section from the ``data`` folder of the her2st repository, with its image where that is not given."""
+    """Read one section from the ``data`` folder of the her2st repository, and its image unless ``image`` is given."""
     spots = pd.read_csv(data / f"ST-spotfiles/{name}_selection.tsv", sep="\t")
     counts = pd.read_csv(data / f"ST-cnts/{name}.tsv.gz", sep="\t", index_col=0)
     ids = spots["x"].astype(str) + "x" + spots["y"].astype(str)
@@ -73,14 +73,14 @@ def read_image(data, name):
     """The image of a section, ``(3, y, x)`` uint8."""
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # sections have 80 megapixels, which Pillow takes for an attack
+    Image.MAX_IMAGE_PIXELS = None  # with 80 megapixels, Pillow suspects a decompression bomb
     path = next((data / "ST-imgs" / name[0] / name).glob("*.jpg"))
     with Image.open(path) as image:
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def pyramid(image, n_levels=N_LEVELS):
-    """An image, and the means of 2 x 2 pixels of each level as the next; an odd last row or column is dropped."""
+    """Image pyramid: each level has the means of 2 x 2 pixels of the one before; odd last rows, columns are dropped."""
     levels = [image]
     for _ in range(n_levels - 1):
         height, width = (size // 2 * 2 for size in levels[-1].shape[1:])

@@ -1,4 +1,4 @@
-"""Which networks are measured, and how: plain data that needs neither torch nor `stpredict`."""
+"""The networks that are measured, and how: plain data that needs neither torch nor `stpredict`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GRAPHS = "CUDA graphs"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row: a network, what it does, in which precision, and how it is run."""
+    """One row: network, mode (inference or training), precision and execution (eager, compiled, CUDA graphs)."""
 
     network: str
     mode: str

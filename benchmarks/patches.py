@@ -1,11 +1,11 @@
-"""How fast patches are read, against what people use today, and in how much memory.
+"""Speed and memory of reading patches, compared with other readers.
 
     python benchmarks/patches.py [--full] [--out benchmarks]
 
-Every reader cuts the same windows, 224 px at three scales (224, 448 and 896 px of the image, from three levels, as the
-M2OST authors cut them), from (a) a her2st section written as SpatialData, where the sections are at hand, (b) a
-generated slide of Visium's size with 4,992 hexagonal spots, (c) a dense grid of 50,000 windows on it. Readers take
-turns in one process, on a warm page cache and each from an empty cache of its own; ratios are of the same round.
+Every reader cuts the same windows of 224 px at three scales (224, 448 and 896 px of the image, from three levels, like
+the M2OST authors) from (a) a her2st section written as SpatialData, if the sections are available, (b) a generated
+slide of the size of Visium with 4,992 hexagonal spots, (c) a dense grid of 50,000 windows on that slide. Readers
+alternate in one process, with a warm page cache and each with an empty cache of its own; ratios are within a round.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from stpredict.io.images import halve
 SIDE_PX, CHUNK_PX, SIZE_PX, UM_PER_PX = 20_000, 512, 224, 0.5
 WINDOWS_PX = (224, 448, 896)
 PIECE = 64
-NOTE = """Milliseconds a spot (three patches of 224 px; `ImageTilesDataset`: one), median of the rounds, and how many
-times longer than `stpredict` it takes for as many patches, median (least to most) of the rounds. Below 1 is faster.
-Readers of slices take as long for any spot, and were timed on some."""
+NOTE = """Median milliseconds per spot (three patches of 224 px; `ImageTilesDataset`: one patch), and time relative to
+`stpredict` for the same number of patches (median, minimum to maximum over the rounds; below 1 is faster than
+`stpredict`). Readers that cut slices need the same time for every spot and were timed on a subset of the spots."""
 SLOW = 60
-"""Spots that slow readers are timed on."""
+"""Number of spots on which slow readers are timed."""
 
 
 def texture(side: int) -> np.ndarray:
@@ -62,8 +62,8 @@ def texture(side: int) -> np.ndarray:
     return pixels
 
 
-def slide(folder: Path) -> None:
-    """Three levels, zstd in chunks of 512 px, as SpatialData writes them."""
+def write_slide(folder: Path) -> None:
+    """Write three levels in zstd chunks of 512 px, as SpatialData does."""
     pixels = texture(SIDE_PX)
     for k in range(3):
         array = zarr.create_array(
@@ -74,34 +74,34 @@ def slide(folder: Path) -> None:
 
 
 def levels_at(folder: Path) -> list[Level]:
-    """The slide as SpatialData would hand it over: dask arrays on zarr."""
+    """Levels of the slide as SpatialData reads them: dask arrays on zarr."""
     arrays = [zarr.open_array(folder / f"s{k}", mode="r") for k in range(3)]
     return [Level(pixels=da.from_zarr(array), factor=(2.0**k, 2.0**k)) for k, array in enumerate(arrays)]
 
 
-def hexagonal() -> np.ndarray:
-    """4,992 Visium spots, 100 µm apart, in whole pixels."""
+def visium_spots() -> np.ndarray:
+    """4,992 Visium spots, 100 µm apart, at whole pixels."""
     return np.array(
         [[3400 + 200 * i + 100 * (j % 2), 3200 + round(173.2 * j)] for j in range(78) for i in range(64)], float
     )
 
 
-def dense() -> np.ndarray:
+def dense_grid() -> np.ndarray:
     """50,000 windows, 72 px apart."""
     x, y = np.meshgrid(np.arange(250), np.arange(200))
     return np.stack([1000 + 72 * x.ravel(), 1000 + 72 * y.ravel()], axis=1).astype(float)
 
 
-def patch(um_per_px: float = UM_PER_PX) -> PatchSpec:
-    """The windows of the M2OST authors."""
+def patch_spec(um_per_px: float = UM_PER_PX) -> PatchSpec:
+    """Patches with the windows of the M2OST authors."""
     return PatchSpec.from_pixels(WINDOWS_PX, um_per_px, size_px=SIZE_PX)
 
 
-def ours(levels, xy, um_per_px, spec=None, budget=1 << 30, *, zarrs=True) -> None:
-    """Everything, in pieces and in the reader's order, from a new reader."""
+def read_all(levels, xy, um_per_px, spec=None, budget=1 << 30, *, zarrs=True) -> None:
+    """Read all spots with a new reader, in pieces and in the order of the reader."""
     found = _chunks.find_spec
     _chunks.find_spec = find_spec if zarrs else lambda _: None
-    reader = PatchReader(levels, um_per_px, spec or patch(um_per_px), budget_bytes=budget)
+    reader = PatchReader(levels, um_per_px, spec or patch_spec(um_per_px), budget_bytes=budget)
     order = reader.order(xy)
     for start in range(0, len(xy), PIECE):
         reader.read(xy[order[start : start + PIECE]])
@@ -113,23 +113,23 @@ def corners(xy: np.ndarray, level: Level) -> np.ndarray:
     return np.rint(xy / level.factor[0] - SIZE_PX / 2).astype(int).clip(0)
 
 
-def slices(levels, arrays, xy) -> None:
-    """One slice a scale and spot, brought into memory."""
+def read_slices(levels, arrays, xy) -> None:
+    """Read one slice per scale and spot into memory."""
     for level, array in zip(levels, arrays, strict=True):
         for x, y in corners(xy, level):
             np.ascontiguousarray(array[:, y : y + SIZE_PX, x : x + SIZE_PX])
 
 
-def stored(levels) -> list[zarr.Array]:
-    """The zarr arrays behind the levels."""
+def zarr_arrays(levels) -> list[zarr.Array]:
+    """The zarr arrays of the levels."""
     return [_chunks._without_dask(getattr(level.pixels, "data", level.pixels)) for level in levels]
 
 
-def boxes(levels, xy) -> list[list[tuple[slice, slice]]]:
-    """Needed chunks of each level, gathered along rows of chunks."""
+def chunk_slices(levels, xy) -> list[list[tuple[slice, slice]]]:
+    """Slices of the chunks that are needed on each level, merged along rows of chunks."""
     found = []
     for level in levels:
-        side, rows = stored([level])[0].chunks[1], {}
+        side, rows = zarr_arrays([level])[0].chunks[1], {}
         for x, y in corners(xy, level):
             for by in range(y // side, (y + SIZE_PX - 1) // side + 1):
                 rows.setdefault(by, []).extend([x // side, (x + SIZE_PX - 1) // side])
@@ -139,21 +139,21 @@ def boxes(levels, xy) -> list[list[tuple[slice, slice]]]:
     return found
 
 
-def decode(arrays, needed) -> None:
-    """Every needed chunk once, a row of chunks at a time."""
+def decode_chunks(arrays, needed) -> None:
+    """Decode every needed chunk once, one row of chunks at a time."""
     for array, parts in zip(arrays, needed, strict=True):
         for y, x in parts:
             array[:, y, x]
 
 
 def with_codecs(arrays, codecs: str) -> list[zarr.Array]:
-    """The same arrays, opened with other codecs."""
+    """The same arrays, opened with another codec pipeline."""
     with zarr.config.set({"codec_pipeline.path": codecs}):
         return [zarr.open_array(array.store, path=array.path, mode="r") for array in arrays]
 
 
-def tensorstores(arrays) -> list:
-    """The same arrays through tensorstore."""
+def open_tensorstores(arrays) -> list:
+    """The same arrays, opened with tensorstore."""
     import tensorstore
 
     specs = [
@@ -165,8 +165,8 @@ def tensorstores(arrays) -> list:
     ]
     opened = [tensorstore.open(spec).result() for spec in specs]
 
-    class Read:
-        """Slices that are read when asked for."""
+    class ReadOnIndex:
+        """An array whose slices are read when it is indexed."""
 
         def __init__(self, array):
             self.array = array
@@ -174,42 +174,42 @@ def tensorstores(arrays) -> list:
         def __getitem__(self, at):
             return self.array[at].read().result()
 
-    return [Read(array) for array in opened]
+    return [ReadOnIndex(array) for array in opened]
 
 
-def readers(levels, xy, um_per_px, sdata=None):
-    """Name to (what to time, on how many spots), for one set of spots."""
-    arrays, needed = stored(levels), boxes(levels, xy)
+def make_readers(levels, xy, um_per_px, sdata=None):
+    """By name: the function to time, and its number of spots."""
+    arrays, needed = zarr_arrays(levels), chunk_slices(levels, xy)
     few = xy[np.linspace(0, len(xy) - 1, SLOW).astype(int)]
     spots = PatchSpec(fov_um=tuple(round(55 * share, 1) for share in (1.5, 3, 6)), size_px=SIZE_PX)
     n = len(xy)
     found = {
-        "stpredict": (lambda: ours(levels, xy, um_per_px), n),
-        "stpredict, zarr's own codecs": (lambda: ours(levels, xy, um_per_px, zarrs=False), n),
-        "stpredict, resampled (1.5, 3, 6 Visium spots)": (lambda: ours(levels, xy, um_per_px, spots), n),
-        "decoding each chunk once, zarr": (lambda: decode(arrays, needed), n),
+        "stpredict": (lambda: read_all(levels, xy, um_per_px), n),
+        "stpredict, zarr's own codecs": (lambda: read_all(levels, xy, um_per_px, zarrs=False), n),
+        "stpredict, resampled (1.5, 3, 6 Visium spots)": (lambda: read_all(levels, xy, um_per_px, spots), n),
+        "decoding each chunk once, zarr": (lambda: decode_chunks(arrays, needed), n),
     }
     if find_spec("zarrs"):
         fast = with_codecs(arrays, _chunks.ZARRS)
-        found["decoding each chunk once, zarrs"] = (lambda: decode(fast, needed), n)
+        found["decoding each chunk once, zarrs"] = (lambda: decode_chunks(fast, needed), n)
     if find_spec("tensorstore"):
-        stores = tensorstores(arrays)
-        found["decoding each chunk once, tensorstore"] = (lambda: decode(stores, needed), n)
-        found["tensorstore slices"] = (lambda: slices(levels, stores, few), SLOW)
+        stores = open_tensorstores(arrays)
+        found["decoding each chunk once, tensorstore"] = (lambda: decode_chunks(stores, needed), n)
+        found["tensorstore slices"] = (lambda: read_slices(levels, stores, few), SLOW)
     if find_spec("zarrs"):
-        found["zarr-python slices, zarrs codecs"] = (lambda: slices(levels, fast, few), SLOW)
-    found["zarr-python slices"] = (lambda: slices(levels, arrays, few), SLOW)
+        found["zarr-python slices, zarrs codecs"] = (lambda: read_slices(levels, fast, few), SLOW)
+    found["zarr-python slices"] = (lambda: read_slices(levels, arrays, few), SLOW)
     lazy = [getattr(level.pixels, "data", level.pixels) for level in levels]
-    found["dask slices"] = (lambda: slices(levels, [Computed(array) for array in lazy], few[:20]), 20)
-    held = [np.zeros((3, *array.shape[1:]), np.uint8) for array in arrays]
-    found["numpy slices of levels in memory"] = (lambda: slices(levels, held, xy[:2000]), min(2000, n))
+    found["dask slices"] = (lambda: read_slices(levels, [ComputeOnIndex(array) for array in lazy], few[:20]), 20)
+    in_memory = [np.zeros((3, *array.shape[1:]), np.uint8) for array in arrays]
+    found["numpy slices of levels in memory"] = (lambda: read_slices(levels, in_memory, xy[:2000]), min(2000, n))
     if sdata is not None:
-        found["ImageTilesDataset, one scale"] = (tiles(sdata), SLOW)
+        found["ImageTilesDataset, one scale"] = (make_tile_reader(sdata), SLOW)
     return found
 
 
-class Computed:
-    """A dask array whose slices are computed."""
+class ComputeOnIndex:
+    """A dask array whose slices are computed when it is indexed."""
 
     def __init__(self, array):
         self.array = array
@@ -218,8 +218,8 @@ class Computed:
         return self.array[at].compute()
 
 
-def tiles(sdata):
-    """The reader of patches that comes with SpatialData: the finest level only."""
+def make_tile_reader(sdata):
+    """The patch reader of SpatialData, which reads only the finest level."""
     from spatialdata.dataloader import ImageTilesDataset
 
     image, shapes = next(iter(sdata.images)), next(iter(sdata.shapes))
@@ -244,7 +244,7 @@ def tiles(sdata):
 
 
 def compare(found, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds a spot in every round, readers in turn."""
+    """Milliseconds per spot in every round; the readers alternate."""
     times = {name: [] for name in found}
     for _ in range(rounds):
         for name, (run, n) in found.items():
@@ -254,46 +254,46 @@ def compare(found, rounds: int) -> dict[str, dict[str, list[float]]]:
     return times
 
 
-def section(folder: Path):
+def write_section(folder: Path):
     """A her2st section as SpatialData on disk, or None."""
     try:
         sdata = stp.datasets.her2st(["C2"])
     except (OSError, ValueError, ConnectionError) as error:
-        print(f"(a) left out: {error}".splitlines()[0])
+        print(f"(a) skipped: {error}".splitlines()[0])
         return None
     sdata.write(folder / "section.zarr")
     return read_zarr(folder / "section.zarr")
 
 
-def memory(folder: Path, budget: int) -> dict[str, float]:
-    """Peak memory of a process that reads (c), beyond what importing and opening cost, in MiB."""
+def measure_memory(folder: Path, budget: int) -> dict[str, float]:
+    """Peak memory in MiB of a process that reads (c), beyond imports and opening."""
     command = [sys.executable, __file__, "--memory", str(budget), "--slide", str(folder)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def memory_here(folder: Path, budget: int) -> None:
-    """What `memory` runs."""
+def print_memory(folder: Path, budget: int) -> None:
+    """The process that `measure_memory` starts."""
     levels = levels_at(folder)
-    ours(levels, dense()[:1], UM_PER_PX)  # compiled code, threads
+    read_all(levels, dense_grid()[:1], UM_PER_PX)  # starts threads, compiles
     before = peak_mib()
-    ours(levels, dense(), UM_PER_PX, budget=budget)
+    read_all(levels, dense_grid(), UM_PER_PX, budget=budget)
     print(json.dumps({"budget_mib": budget / 2**20, "peak_mib": peak_mib() - before}))
 
 
 def peak_mib() -> float:
-    """Most memory this process ever held (``ru_maxrss`` would count what it was forked from)."""
+    """Peak memory of this process (``ru_maxrss`` would include the parent process)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def ratios(times: dict[str, list[float]], slow: str, fast: str = "stpredict") -> str:
-    """How many times longer one takes than the other: median (least to most) over rounds."""
+def format_ratio(times: dict[str, list[float]], slow: str, fast: str = "stpredict") -> str:
+    """Format the ratio of two times: median (minimum to maximum) over rounds."""
     values = np.array(times[slow]) / np.array(times[fast]) * (len(WINDOWS_PX) if slow.startswith("ImageTiles") else 1)
     return f"{np.median(values):.2g} ({values.min():.2g} to {values.max():.2g})"
 
 
 def main() -> None:
-    """Measure, write JSON and a table."""
+    """Measure and write JSON and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="seven rounds instead of two")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
@@ -301,26 +301,26 @@ def main() -> None:
     parser.add_argument("--slide", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory:
-        memory_here(args.slide, args.memory)
+        print_memory(args.slide, args.memory)
         return
     rounds = 7 if args.full else 2
     measured = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        if (sdata := section(folder)) is not None:
+        if (sdata := write_section(folder)) is not None:
             (one,) = resolve(sdata, Selection())
-            found = readers(pyramid(sdata.images[one.image_key])[:3], one.xy_px, one.um_per_px, sdata)
-            compare(found, 1)  # compiled code, threads
+            found = make_readers(pyramid(sdata.images[one.image_key])[:3], one.xy_px, one.um_per_px, sdata)
+            compare(found, 1)  # starts threads, compiles
             measured["(a) her2st C2"] = compare(found, rounds)
-        slide(folder)
+        write_slide(folder)
         levels = levels_at(folder)
-        ours(levels, hexagonal()[:64], UM_PER_PX)
-        measured["(b) Visium-sized slide"] = compare(readers(levels, hexagonal(), UM_PER_PX), rounds)
+        read_all(levels, visium_spots()[:64], UM_PER_PX)
+        measured["(b) Visium-sized slide"] = compare(make_readers(levels, visium_spots(), UM_PER_PX), rounds)
         wanted = ("stpredict", "stpredict, zarr's own codecs", "decoding each chunk once, zarr", "zarr-python slices",
                   "decoding each chunk once, zarrs", "numpy slices of levels in memory")  # fmt: skip
-        found = {name: run for name, run in readers(levels, dense(), UM_PER_PX).items() if name in wanted}
+        found = {name: run for name, run in make_readers(levels, dense_grid(), UM_PER_PX).items() if name in wanted}
         measured["(c) dense grid of 50,000"] = compare(found, rounds // 2)
-        peaks = [memory(folder, budget) for budget in (1 << 28, 1 << 30)]
+        peaks = [measure_memory(folder, budget) for budget in (1 << 28, 1 << 30)]
     result = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "device": f"{os.cpu_count()} cores, {cpu()}",
@@ -342,7 +342,7 @@ def cpu() -> str:
 
 
 def table(result: dict) -> str:
-    """The figures as people read them."""
+    """Format the results as a page."""
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     text = [
         "# Patches",
@@ -352,9 +352,10 @@ def table(result: dict) -> str:
         NOTE,
     ]
     for title, times in result["ms_a_spot"].items():
-        text += ["", f"## {title}", "", "| reader | ms a spot | times as long |", "|---|---|---|"]
-        text += [f"| {name} | {np.median(values):.3g} | {ratios(times, name)} |" for name, values in times.items()]
-    text += ["", "## Memory", "", "Peak beyond imports and opening, of a process that reads (c).", ""]
+        head = "| reader | ms per spot | time relative to `stpredict` |"
+        text += ["", f"## {title}", "", head, "|---|---|---|"]
+        text += [f"| {name} | {np.median(ms):.3g} | {format_ratio(times, name)} |" for name, ms in times.items()]
+    text += ["", "## Memory", "", "Peak memory of a process that reads (c), beyond imports and opening.", ""]
     text += ["| budget (MiB) | peak (MiB) |", "|---|---|"]
     text += [f"| {peak['budget_mib']:.0f} | {peak['peak_mib']:.0f} |" for peak in result["memory"]]
     return "\n".join(text) + "\n"

@@ -1,10 +1,10 @@
-"""How long a map of 10,000 to 1,000,000 places takes to draw: as circles, and as an image.
+"""Time to draw a map of 10,000 to 1,000,000 positions, as circles and as an image.
 
     python benchmarks/plots.py [--out benchmarks]
 
-Places of a square lattice without gaps, 8 µm apart, in a table of 10 genes. Seconds of `stp.pl.expression` and of
-rendering the figure at 200 dpi, once each way before it counts, then the median of three rounds; without the image of
-the slide, whose reading is not measured here. Any `spot_size` but 1 asks for circles.
+The positions form a square lattice without gaps, 8 µm apart, in a table of 10 genes. Measured are the seconds of
+`stp.pl.expression` and of rendering the figure at 200 dpi: the median of three rounds after one warm-up round. The
+image of the slide is not drawn, so reading it is not included. Any `spot_size` other than 1 draws circles.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UM_PER_PX, PITCH_UM = 2.0, 8.0
 
 
 def slide(side: int) -> SpatialData:
-    """A white image under ``side`` x ``side`` places with smooth values."""
+    """A white image with ``side`` x ``side`` positions and smooth values."""
     side_px = round(side * PITCH_UM / UM_PER_PX)
     pixels = np.full((3, side_px, side_px), 255, np.uint8)
     image = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations={"slide": Identity()})
@@ -51,7 +51,7 @@ def slide(side: int) -> SpatialData:
 
 
 def seconds(sdata: SpatialData, spot_size: float) -> tuple[float, float]:
-    """Of the call, and of rendering."""
+    """Seconds of the call and of rendering."""
     start = time.perf_counter()
     axes = stp.pl.expression(sdata, "3", keys="predicted", spot_size=spot_size, image_alpha=0)
     called = time.perf_counter()
@@ -61,7 +61,7 @@ def seconds(sdata: SpatialData, spot_size: float) -> tuple[float, float]:
 
 
 def row(side: int) -> str:
-    """One line of the table."""
+    """One row of the table."""
     sdata = slide(side)
     found = {size: np.array([seconds(sdata, size) for _ in range(1 + ROUNDS)])[1:] for size in (0.999, 1.0)}
     (circles, ink), (image, paint) = (np.median(times, axis=0) for times in found.values())
@@ -71,7 +71,7 @@ def row(side: int) -> str:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     out = parser.parse_args().out
@@ -79,14 +79,14 @@ def main() -> None:
     note = (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the start), "
         f"matplotlib {version('matplotlib')}, stpredict {version('stpredict-histology')}. Seconds of "
-        f"`stp.pl.expression` + of rendering at 200 dpi, medians of {ROUNDS} rounds, then the sum with least and most."
+        f"`stp.pl.expression` + of rendering at 200 dpi, medians of {ROUNDS} rounds; then the sum (minimum to maximum)."
     )
     lines = [
         "# Drawing dense maps",
         "",
         note,
         "",
-        "| places | circles | image | circles, sum | image, sum |",
+        "| positions | circles | image | circles, sum | image, sum |",
         "|---|---|---|---|---|",
         *[row(side) for side in SIDES],
     ]

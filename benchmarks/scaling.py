@@ -1,12 +1,12 @@
-"""Dense maps, many processes and many slides: seconds, memory and bytes, a spot and a slide.
+"""Time and memory of dense maps, of several processes and of many slides.
 
     python benchmarks/scaling.py [--points 100000] [--only dense plan cluster cohort] [--out benchmarks]
 
-``dense``: places 8 µm apart on a slide file of 20,000 x 20,000 px, streamed to a store; memory is sampled as it runs.
-``plan``: a million places on an image of 100,000 x 100,000 px: grid, plan, the first partitions, and the table.
-``cluster``: a fortieth of the dense map in this process (all cores) and in one process a core, in turn.
-``cohort``: six slides with a Visium grid, and what each costs beside its spots. The network is `m2ost_tiny`, untrained,
-with 250 genes. Every part runs in a process of its own. Ten minutes on two cores.
+``dense``: positions 8 µm apart on a slide file of 20,000 x 20,000 px, streamed to a store while memory is sampled.
+``plan``: a million positions on an image of 100,000 x 100,000 px: the grid, the plan and the first partitions.
+``cluster``: a fortieth of the dense map, alternately in this process (all cores) and in one dask worker per core.
+``cohort``: six slides with a Visium grid. The network is `m2ost_tiny`, untrained, with 250 genes. Every part runs in a
+process of its own. A run takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ import psutil
 import shapely
 import zarr
 from distributed import Client, LocalCluster
-from end_to_end import untrained
+from end_to_end import untrained_predictor
 from geopandas import GeoDataFrame
 from patches import texture
 from PIL import Image
-from slide_files import SIDE, UM_PER_PX, slide
+from slide_files import SIDE, UM_PER_PX, write_slide
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Identity
@@ -53,12 +53,12 @@ PARTS = ("dense", "plan", "cluster", "cohort")
 
 
 def rss_mib():
-    """What this process holds."""
+    """Resident memory of this process."""
     return psutil.Process().memory_info().rss / 2**20
 
 
 class Memory:
-    """Samples the memory of this process while something runs."""
+    """Samples the memory of this process within a `with` block."""
 
     def __enter__(self):
         self.samples, self._stop = [], threading.Event()
@@ -75,12 +75,12 @@ class Memory:
             self.samples.append(rss_mib())
 
     def quarters(self):
-        """Most held in each quarter of the time, in MiB."""
+        """Peak memory in MiB in each quarter of the time."""
         return [round(max(part)) for part in np.array_split(self.samples, 4)]
 
 
-def square_of_tissue(sdata, n_points):
-    """A square that takes about so many places, in the middle."""
+def add_tissue_square(sdata, n_points):
+    """Add a tissue square in the middle that holds about ``n_points`` positions."""
     side = np.sqrt(n_points) * STEP_UM / UM_PER_PX
     low, high = SIDE / 2 - side / 2, SIDE / 2 + side / 2
     square = GeoDataFrame({"geometry": [shapely.box(low, low, high, high)]})
@@ -89,18 +89,18 @@ def square_of_tissue(sdata, n_points):
 
 
 def dense_slide(folder, n_points):
-    """A slide file with places 8 µm apart."""
+    """A slide file with positions 8 µm apart."""
     path = folder / "slide.tif"
-    slide(path)
+    write_slide(path)
     sdata = stp.io.read_wsi(path)
-    square_of_tissue(sdata, n_points)
+    add_tissue_square(sdata, n_points)
     stp.pp.spot_grid(sdata, diameter_um=STEP_UM, pitch_um=STEP_UM)
     return sdata
 
 
 def dense(folder, n_points):
-    """A dense map, streamed."""
-    predictor = untrained("m2ost_tiny", FOV_UM)
+    """Predict a dense map and stream it to disk."""
+    predictor = untrained_predictor("m2ost_tiny", FOV_UM)
     sdata = dense_slide(folder, n_points)
     warm = folder / "warm"
     sdata.shapes["few"] = sdata.shapes["grid"].iloc[:64]
@@ -120,8 +120,8 @@ def dense(folder, n_points):
 
 
 def plan(folder, _):
-    """What a million places cost beside the network."""
-    predictor = untrained("m2ost_tiny", FOV_UM)
+    """Plan a million positions, and predict the first partitions."""
+    predictor = untrained_predictor("m2ost_tiny", FOV_UM)
     levels = {}
     for i in range(6):
         size = BIG_PX // 2**i
@@ -153,17 +153,17 @@ def plan(folder, _):
     return found
 
 
-def one_a_core():
-    """A cluster on this machine."""
+def local_cluster():
+    """A dask cluster on this machine with one worker per core."""
     return LocalCluster(n_workers=os.cpu_count(), threads_per_worker=1, dashboard_address=":0")
 
 
 def cluster(folder, n_points):
-    """The same map in one process with all threads, and in one process a core."""
-    predictor, sdata = untrained("m2ost_tiny", FOV_UM), dense_slide(folder, n_points // 40)
+    """Predict the same map in one process with all threads, and with one dask worker per core."""
+    predictor, sdata = untrained_predictor("m2ost_tiny", FOV_UM), dense_slide(folder, n_points // 40)
     rates = {"here": [], "cluster": []}
     with (
-        LocalCluster(n_workers=os.cpu_count(), threads_per_worker=1, dashboard_address=":0") as workers,
+        local_cluster() as workers,
         Client(workers) as client,
     ):
         for _ in range(3):
@@ -172,15 +172,15 @@ def cluster(folder, n_points):
                 given = client if name == "cluster" else None
                 stp.tl.predict(sdata, predictor, shapes_key="grid", client=given, progress=False)
                 rates[name].append(sdata["predicted"].n_obs / (time.perf_counter() - started))
-    rates = {name: values[1:] for name, values in rates.items()}  # the first round starts, compiles, imports
+    rates = {name: values[1:] for name, values in rates.items()}  # without the first round, which imports and compiles
     ratios = [q / p for p, q in zip(*rates.values(), strict=True)]
     return {"n_points": sdata["predicted"].n_obs, "points_per_s": {k: float(np.mean(v)) for k, v in rates.items()},
             "ratio": float(np.mean(ratios)), "n_workers": os.cpu_count()}  # fmt: skip
 
 
 def cohort(folder, _):
-    """Six slides, and where their time goes."""
-    predictor = untrained("m2ost_tiny", FOV_UM)
+    """Time of each step on one slide, and of six slides in one process and on dask workers."""
+    predictor = untrained_predictor("m2ost_tiny", FOV_UM)
     predictor.provenance = replace(predictor.provenance, pitch_um=100.0, layout="hexagonal")
     pixels = np.full((SLIDE_PX, SLIDE_PX, 3), 235, np.uint8)
     edge = SLIDE_PX // 6
@@ -204,7 +204,7 @@ def cohort(folder, _):
     if (summary["status"] != "done").any():
         raise SystemExit(summary["error"].dropna().iloc[0])
     with (
-        LocalCluster(n_workers=os.cpu_count(), threads_per_worker=1, dashboard_address=":0") as workers,
+        local_cluster() as workers,
         Client(workers) as client,
     ):
         started = time.perf_counter()
@@ -220,8 +220,8 @@ def cohort(folder, _):
     }
 
 
-def apart(part, n_points):
-    """One part in a process of its own."""
+def run_in_process(part, n_points):
+    """Run one part in a process of its own."""
     command = [sys.executable, __file__, "--task", part, "--points", str(n_points)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -230,32 +230,34 @@ def apart(part, n_points):
 TEXTS = {
     "dense": """## A dense map, streamed to disk
 
-{n_points:,} points 8 µm apart in {seconds:.0f} s, {points_per_s:.0f} points/s. Memory held before: {before_mib} MiB; at
-most, in the four quarters of the run: {quarters} MiB, of which up to 1024 MiB may be decoded image.
-The matrix would take {in_memory_mib} MiB.
+{n_points:,} positions, 8 µm apart, took {seconds:.0f} s ({points_per_s:.0f} positions/s). The process used
+{before_mib} MiB of memory before, and at most {quarters} MiB in the four quarters of the
+run, of which up to 1024 MiB may be decoded image. The whole matrix in memory would take {in_memory_mib} MiB.
 """,
-    "plan": """## A million places on 100,000 x 100,000 px
+    "plan": """## A million positions on 100,000 x 100,000 px
 
-{n_points:,} places: grid {grid_s:.1f} s, plan {plan_s:.1f} s ({n_partitions} partitions), {before_mib} MiB held; the
-first 8 partitions {points_per_s:.0f} points/s, {after_mib} MiB after them. At that rate all take {hours:.1f} h (these
-pixels are empty and cost next to no decoding).
+Making the grid of {n_points:,} positions took {grid_s:.1f} s and planning its {n_partitions} partitions {plan_s:.1f} s;
+the process then used {before_mib} MiB. The first 8 partitions were predicted at {points_per_s:.0f} positions/s, after
+which it used {after_mib} MiB. At this rate all partitions would take {hours:.1f} h. The pixels of this image are
+constant, so decoding takes almost no time.
 """,
-    "cluster": """## One process with all threads, and one process a core
+    "cluster": """## One process with all threads, or one dask worker per core
 
-{n_points:,} points, {n_parts} partitions: {here:.0f} points/s here, {there:.0f} on {n_workers} dask workers of
-one thread: {ratio:.2f} times as fast. A partition is never divided between workers, so few of them leave some idle.
+{n_points:,} positions in {n_parts} partitions: {here:.0f} positions/s in one process, {there:.0f} on {n_workers} dask
+workers with one thread each, {ratio:.2f} times as fast. A partition is never divided between workers, so with few
+partitions some workers are idle.
 """,
-    "cohort": """## Slides
+    "cohort": """## A cohort of slides
 
-{n_slides} pictures of {side:,} x {side:,} px, {n_spots:,} Visium places each: {seconds_a_slide:.1f} s a slide in one
-process, all in {slides_s:.0f} s; on dask workers, one a core, in {cluster_s:.0f} s. The first slide by hand, with
-compilation: {first}.
+{n_slides} images of {side:,} x {side:,} px with {n_spots:,} Visium positions each took {seconds_a_slide:.1f} s
+per slide in one process ({slides_s:.0f} s in total), and {cluster_s:.0f} s in total on dask workers, one per core. The
+steps of the first slide, called one by one and including compilation: {first}.
 """,
 }
 
 
 def table(result):
-    """The figures as people read them."""
+    """Format the results as a page."""
     found = {part: dict(result[part]) for part in PARTS if part in result}
     if "dense" in found:
         found["dense"]["quarters"] = ", ".join(map(str, found["dense"]["quarters_mib"]))
@@ -268,16 +270,16 @@ def table(result):
     if "cohort" in found:
         first = ", ".join(f"`{name}` {took:.1f} s" for name, took in found["cohort"]["first_call_s"].items())
         found["cohort"] |= {"first": first, "n_slides": SLIDES, "side": SLIDE_PX}
-    head = f"""# Dense maps, many processes, many slides
+    head = f"""# Dense maps, several processes and many slides
 
-{result["date"]}; {result["device"]}; torch {result["torch"]}. Made by `python benchmarks/scaling.py`: `m2ost_tiny`,
-250 genes, untrained.
+{result["date"]}; {result["device"]}; torch {result["torch"]}. Made by `python benchmarks/scaling.py` with an
+untrained `m2ost_tiny` and 250 genes.
 """
     return "\n".join([head, *(TEXTS[part].format(**values) for part, values in found.items())])
 
 
 def main():
-    """Measure, write JSON and a table."""
+    """Measure and write JSON and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=100_000)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
@@ -299,7 +301,7 @@ def main():
         "torch": str(torch.__version__),
     }
     for part in args.only:
-        result[part] = apart(part, args.points)
+        result[part] = run_in_process(part, args.points)
         file.write_text(json.dumps(result, indent=1) + "\n")
     (args.out / "scaling.md").write_text(table(result))
     print(table(result))

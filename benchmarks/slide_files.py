@@ -1,7 +1,7 @@
-"""Reading patches from a slide file, through several libraries, against the same slide as zarr.
+"""Reading patches from a slide file with several libraries, compared with the same slide as zarr.
 
-Run ``python benchmarks/slide_files.py`` (three minutes on two cores). It writes a slide of 20,000 x 20,000 pixels as
-tiled pyramidal TIFF with JPEG compression to a temporary folder, and a table beside this script.
+``python benchmarks/slide_files.py`` takes three minutes on two cores. It writes a slide of 20,000 x 20,000 pixels as
+tiled pyramidal TIFF with JPEG compression to a temporary folder, and the page beside this script.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READERS = {
 
 
 def write_slide(path: Path) -> None:
-    """Blurred noise in the colours of H&E, repeated; five levels of tiles of 256 pixels."""
+    """Write blurred noise in the colours of H&E as five levels with tiles of 256 pixels."""
     noise = np.random.default_rng(0).normal(0, 1, (1250, 1250, 3)).astype(np.float32)
     depth = sum(gaussian_filter(noise, (s, s, 0)) * s for s in (2, 6, 20))
     depth = (depth - depth.min()) / np.ptp(depth)
@@ -54,7 +54,7 @@ def peak_mib() -> float:
 
 
 def open_levels(reader: str, path: Path) -> list:
-    """The levels of the slide, as `PatchReader` takes them."""
+    """The levels of the slide, for `PatchReader`."""
     from spatialdata import read_zarr
 
     import stpredict as stp
@@ -73,7 +73,7 @@ def open_levels(reader: str, path: Path) -> list:
 
 
 def measure(task: str, path: Path) -> dict[str, float]:
-    """Seconds and MiB beyond imports of one reader, or of ``"copy"``, in this process."""
+    """Seconds and MiB (beyond imports) of one reader, or of ``"copy"``, in this process."""
     import stpredict as stp
     from stpredict._geometry import PatchSpec
     from stpredict._pixels import PatchReader
@@ -99,14 +99,14 @@ def measure(task: str, path: Path) -> dict[str, float]:
     return {**found, "mib": peak_mib() - before}
 
 
-def measure_apart(task: str, path: Path) -> dict[str, float]:
-    """`measure` in a process of its own, so that its peak memory is that of this task."""
+def measure_in_process(task: str, path: Path) -> dict[str, float]:
+    """Run `measure` in a new process, so that its peak memory is that of this task."""
     command = [sys.executable, __file__, "--task", task, "--slide", str(path)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def table(result: dict) -> str:
-    """The result as a page."""
+    """Format the results as a page."""
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     text = [
         "# Slide files",
@@ -114,10 +114,10 @@ def table(result: dict) -> str:
         f"{result['date']}; {result['device']}; {versions}. Made by `python benchmarks/slide_files.py`.",
         "",
         f"A slide of {SIDE} x {SIDE} pixels, {N_LEVELS} levels of JPEG tiles of 256 px; {N_SPOTS} spots at random",
-        f"positions, three patches each ({', '.join(map(str, WINDOWS_PX))} px wide, resampled to 224), best of",
-        f"{N_ROUNDS} rounds. Memory is the peak beyond imports, of which up to 1 GiB are decoded pixels.",
+        f"positions with three patches each ({', '.join(map(str, WINDOWS_PX))} px wide, resampled to 224); best of",
+        f"{N_ROUNDS} rounds. Memory is the peak beyond imports, of which up to 1 GiB is decoded pixels.",
         "",
-        "| reader | what is read | MB | open (s) | memory to open (MiB) | ms a spot | ratio to tiff | memory (MiB) |",
+        "| reader | what is read | MB | open (s) | memory to open (MiB) | ms per spot | ratio to tiff | memory (MiB) |",
         "|---|---|---|---|---|---|---|---|",
     ]
     tiff = result["read"]["tiff"]["ms_a_spot"]
@@ -127,12 +127,12 @@ def table(result: dict) -> str:
         for name, found in result["read"].items()
     ]
     copy = result["copy"]
-    text += ["", f"Writing the copy with `to_zarr` took {copy['seconds']:.0f} s and {copy['mib']:.0f} MiB."]
+    text += ["", f"Writing the copy with `to_zarr` took {copy['seconds']:.0f} s and {copy['mib']:.0f} MiB of memory."]
     return "\n".join(text) + "\n"
 
 
 def main() -> None:
-    """Measure, write JSON and a table."""
+    """Measure and write JSON and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--task", help=argparse.SUPPRESS)
@@ -144,7 +144,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, copy = Path(folder) / "slide.tif", Path(folder) / "slide.zarr"
         write_slide(path)
-        copied = measure_apart("copy", path)
+        copied = measure_in_process("copy", path)
         result = {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "device": f"{os.cpu_count()} cores",
@@ -156,7 +156,7 @@ def main() -> None:
                 "zarr": sum(f.stat().st_size for f in copy.rglob("*") if f.is_file()) / 1e6,
             },
             "copy": copied,
-            "read": {reader: measure_apart(reader, copy if reader == "zarr" else path) for reader in READERS},
+            "read": {reader: measure_in_process(reader, copy if reader == "zarr" else path) for reader in READERS},
         }
     (args.out / "slide_files.json").write_text(json.dumps(result, indent=1) + "\n")
     (args.out / "slide_files.md").write_text(table(result))

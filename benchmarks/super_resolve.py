@@ -1,17 +1,18 @@
-"""Take merged spots apart again: single spots of her2st (or MOB) from spots merged two by two.
+"""Super-resolution of merged spots: predict single spots of her2st (or MOB) from spots merged 2 x 2.
 
     python benchmarks/super_resolve.py [--seeds 3] [--mob FOLDER] [--out benchmarks] [--models FOLDER]
 
-Spots are merged 2 x 2 (where at least three of four exist), counts summed, the area that of the four. A predictor is
-trained on merged spots only, `stp.tl.super_resolve` resolves the slide, and the mean over the area of each single spot
-is compared with what was counted there: gene-wise Pearson over single spots, beside interpolation of merged spots and
-the predictor evaluated at single spots.
+Spots are merged 2 x 2 (if at least three of the four exist): counts are summed, and the area is that of the four spots.
+A predictor is trained on merged spots only, `stp.tl.super_resolve` resolves the slide, and the mean over the area of
+each single spot is compared with its measured expression by the gene-wise Pearson correlation over single spots.
+Interpolation of the merged spots and the predictor evaluated at single spots are the baselines.
 
-Two ways to count. "all counts": the merged spot holds the very molecules of the single spots it is scored on, so a
-method that keeps its noise is rewarded for it. "split counts": every molecule goes to one of two halves by a coin;
-merged spots and training see one half, scores the other, so that noise is not shared.
+Two settings: in "all counts", a merged spot has the same molecules as the single spots it is scored on, so a method
+that keeps the noise of the merged spot is rewarded for it. In "split counts", every molecule is assigned at random to
+one of two halves; merged spots and training use one half, the scores the other, so that no noise is shared.
 
-Everything (weights of pixels and neighbours, windows, the form of the model) was chosen on C2 to C4; C5 is reported.
+All hyperparameters (weights of pixels and neighbours, windows, the form of the model) were chosen on C2 to C4; scores
+are reported on C5.
 """
 
 from __future__ import annotations
@@ -41,20 +42,22 @@ from stpredict.io.images import pyramid
 from stpredict.io.sections import Section, assemble
 
 STEP_UM = 16.0
-LEAST = 3
+MIN_MERGED = 3
+"""Minimum number of single spots in a merged spot."""
 SECTIONS = ["C2", "C3", "C4", "C5"]
-FAILED = 500
+MIN_COUNTS = 500
+"""Single spots with at most so many counts are not scored."""
 
 
-def halves(sdata, seed):
-    """The same spots twice, every molecule in one of the two."""
+def split_counts(sdata, seed):
+    """Two objects with the same spots; every molecule is in one of them, at random."""
     counts = sdata["observed"].X.toarray().astype(np.int64)
     first = np.random.default_rng(seed).binomial(counts, 0.5)
     return with_counts(sdata, first), with_counts(sdata, counts - first)
 
 
 def with_counts(sdata, counts):
-    """The same object with other counts."""
+    """The same object with the given counts."""
     table = sdata["observed"].copy()
     table.X = sparse.csr_matrix(counts.astype(np.float32))
     return SpatialData(
@@ -62,14 +65,14 @@ def with_counts(sdata, counts):
     )
 
 
-def merged(sdata):
-    """Two by two spots as one; and the names of the spots in each."""
+def merge_spots(sdata):
+    """Merge spots 2 x 2; also returns the names of the spots in each merged spot."""
     table, shapes, parts, members = sdata["observed"], {}, [], {}
     for region in table.obs["region"].cat.categories:
         rows = np.flatnonzero(table.obs["region"] == region)
         obs, spots = table.obs.iloc[rows], sdata[region].loc[table.obs["spot_id"].iloc[rows]]
         quad = obs["array_row"].to_numpy() // 2 * 10_000 + obs["array_col"].to_numpy() // 2
-        groups = [g for g in (np.flatnonzero(quad == q) for q in np.unique(quad)) if len(g) >= LEAST]
+        groups = [g for g in (np.flatnonzero(quad == q) for q in np.unique(quad)) if len(g) >= MIN_MERGED]
         areas = shapely.buffer(spots.geometry.to_numpy(), spots["radius"].to_numpy())
         key = region.replace("_spots", "_merged")
         shapes[key] = ShapesModel.parse(
@@ -89,15 +92,15 @@ def merged(sdata):
     ), members
 
 
-def normalised(table, names, genes):
-    """``(n, g)`` log1p CP10k of some rows."""
+def log_cp10k(table, names, genes):
+    """log1p CP10k of the named rows, ``(n, g)``."""
     rows = table[names].X
     total = np.maximum(np.asarray(rows.sum(axis=1)), 1.0)
     return np.log1p(np.asarray(rows[:, table.var_names.get_indexer(genes)].todense()) * 1e4 / total)
 
 
 def correlations(observed, predicted, own):
-    """Gene-wise Pearson over spots: as it is, and of differences from the merged spot each belongs to."""
+    """Mean gene-wise Pearson over spots: of the values, and of their differences from the mean of the merged spot."""
 
     def within(values):
         return values - pd.DataFrame(values).groupby(own).transform("mean").to_numpy()
@@ -110,7 +113,7 @@ def correlations(observed, predicted, own):
 
 
 def interpolations(centres, known, at):
-    """Values at single spots from those of merged ones."""
+    """Values at single spots, interpolated from merged spots by several methods."""
     near = griddata(centres, known, at, method="nearest")
     found = {"nearest merged spot": near}
     for method in ("linear", "cubic"):
@@ -124,16 +127,16 @@ def interpolations(centres, known, at):
     return found
 
 
-def run(given, scored, section, genes, predictor):
-    """Every row for one section: merged spots of ``given``, single spots of ``scored``."""
+def score_section(given, scored, section, genes, predictor):
+    """All rows for one section: merged spots are those of ``given``, single spots those of ``scored``."""
     key = f"{section}_merged"
-    whole, members = merged(given)
+    whole, members = merge_spots(given)
     singles = np.concatenate(members[key])
     own = np.repeat(np.arange(len(members[key])), [len(group) for group in members[key]])
     slide = resolve(scored, Selection(shapes_key=f"{section}_spots"))[0]
     at = slide.xy_px[pd.Index(slide.obs_names).get_indexer(singles)]
     centres = np.stack([at[own == i].mean(axis=0) for i in range(own.max() + 1)])
-    known = normalised(whole["observed"], [f"{key}_{i}" for i in range(len(centres))], genes)
+    known = log_cp10k(whole["observed"], [f"{key}_{i}" for i in range(len(centres))], genes)
     rows = interpolations(centres, known, at)
     stp.tl.predict(scored, predictor, shapes_key=f"{section}_spots", progress=False)
     rows["predictor at single spots"] = np.asarray(scored["predicted"][singles, genes].X, np.float64)
@@ -146,14 +149,14 @@ def run(given, scored, section, genes, predictor):
         linear = np.expm1(np.asarray(table[:, genes].X, np.float64))
         rows[f"super_resolve, {anchor}"] = np.log1p(np.stack([linear[some].mean(axis=0) for some in inside]))
         weights[anchor] = table.uns["super_resolved"]["weights"][key]
-    observed = normalised(scored["observed"], singles, genes)
-    enough = np.asarray(scored["observed"][singles].X.sum(axis=1)).ravel() > FAILED
+    observed = log_cp10k(scored["observed"], singles, genes)
+    enough = np.asarray(scored["observed"][singles].X.sum(axis=1)).ravel() > MIN_COUNTS
     scores = {name: correlations(observed[enough], values[enough], own[enough]) for name, values in rows.items()}
     return {"scores": scores, "weights": weights, "n_single": int(enough.sum()), "n_merged": len(centres)}
 
 
-def trained(whole, genes, seed, place):
-    """A predictor trained on merged spots, or what an earlier run left."""
+def load_or_fit(whole, genes, seed, place):
+    """Load the predictor of an earlier run, or train one on merged spots."""
     if place.is_dir():
         return stp.tl.Predictor.load(place)
     config = stp.tl.FitConfig(validation="none", seed=seed, progress=False)
@@ -161,44 +164,48 @@ def trained(whole, genes, seed, place):
 
 
 def experiment(data, train_on, section, genes, n_seeds, folder):
-    """Both ways to count, several seeds; the seed is that of the network and of the coin."""
+    """Both settings with several seeds, which seed the network and the splitting of counts."""
     found = {}
-    for way in ("split counts", "all counts"):
-        found[way] = []
+    for setting in ("split counts", "all counts"):
+        found[setting] = []
         for seed in range(n_seeds):
             sdata = data(train_on)
             given, scored = (
-                halves(sdata, seed)
-                if way == "split counts"
+                split_counts(sdata, seed)
+                if setting == "split counts"
                 else (with_counts(sdata, sdata["observed"].X.toarray()), sdata)
             )
-            place = folder / f"{'-'.join(train_on)}-{way.replace(' ', '-')}-{seed}"
-            predictor = trained(merged(given)[0], genes, seed, place)
-            found[way].append(run(given, scored, section, genes, predictor))
-            print(train_on, section, way, seed, json.dumps(found[way][-1], indent=1), flush=True)
+            place = folder / f"{'-'.join(train_on)}-{setting.replace(' ', '-')}-{seed}"
+            predictor = load_or_fit(merge_spots(given)[0], genes, seed, place)
+            found[setting].append(score_section(given, scored, section, genes, predictor))
+            print(train_on, section, setting, seed, json.dumps(found[setting][-1], indent=1), flush=True)
     return found
 
 
 def markdown(results):
-    """The results as a page."""
+    """Format the results as a page."""
     lines = [
-        "# Merged spots taken apart",
+        "# Super-resolution of merged spots",
         "",
-        f"{results['date']}; {results['device']}. Spots merged 2 x 2; gene-wise Pearson over single spots, mean over",
-        '250 genes and seeds, ± standard deviation over seeds; "within" is of the differences from the mean of the',
-        "merged spot that a single spot belongs to, which interpolation can hardly know. Predictor: `m2ost_tiny`,",
-        "trained on merged spots of the sections named, the reported one included, as on any slide that has spots. The",
-        "form of the model was chosen on C2 to C4. Made by `python benchmarks/super_resolve.py`.",
+        f"{results['date']}; {results['device']}. Made by `python benchmarks/super_resolve.py`.",
         "",
-        'With "all counts" merged and single spots share their molecules, so that keeping the noise of a merged spot',
-        'is rewarded; with "split counts" they share none (each is half as deep), which is what recovery means.',
+        "Spots were merged 2 x 2 and single spots predicted from them. Scores are gene-wise Pearson correlations over",
+        'single spots, averaged over 250 genes and seeds (± standard deviation over seeds). "Within merged spots" is',
+        "the correlation of differences from the mean of the merged spot, about which interpolation knows very little.",
+        "The predictor is `m2ost_tiny`, trained on the merged spots of the named sections. They include the section",
+        "that is reported, as in practice: a slide to be resolved has measured spots. The form of the model was chosen",
+        "on C2 to C4.",
+        "",
+        'In "all counts", merged and single spots share their molecules, so a method that keeps the noise of a merged',
+        'spot is rewarded. In "split counts", they share no molecules (each has half of the counts), so only a method',
+        "that recovers the expression of single spots is rewarded.",
         "",
     ]
-    for title, ways in results["data"].items():
-        for way, runs in ways.items():
+    for title, settings in results["data"].items():
+        for setting, runs in settings.items():
             first = runs[0]
             lines += [
-                f"## {title}, {way}",
+                f"## {title}, {setting}",
                 "",
                 f"{first['n_merged']} merged spots, {first['n_single']} single spots, {len(runs)} seed(s).",
                 "",
@@ -206,19 +213,19 @@ def markdown(results):
                 "|---|---|---|",
             ]
             for name in first["scores"]:
-                cells = [spread([one["scores"][name][kind] for one in runs]) for kind in ("all", "within")]
+                cells = [format_mean_std([one["scores"][name][kind] for one in runs]) for kind in ("all", "within")]
                 lines.append(f"| {name} | {' | '.join(cells)} |")
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def spread(values):
-    """Mean and standard deviation as text."""
+def format_mean_std(values):
+    """Format mean and standard deviation."""
     return f"{np.mean(values):.3f} ± {np.std(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
-def mob(folder):
-    """Mouse olfactory bulb Rep11 (Ståhl et al. 2016), spots on the whole-numbered array."""
+def read_mob(folder):
+    """Mouse olfactory bulb Rep11 (Ståhl et al. 2016), with spots at integer array coordinates."""
     spots = pd.read_csv(folder / "Rep11_spots.tsv", sep="\t")
     counts = pd.read_csv(folder / "Rep11.tsv.gz", sep="\t", index_col=0).loc[spots["spot"]]
 
@@ -234,15 +241,15 @@ def mob(folder):
 
 
 def variable_genes(sdata, n_genes=250):
-    """Genes of the merged spots that vary most beyond their mean, as `stp.pp.select_genes` has them."""
-    whole = merged(sdata)[0]
+    """Most variable genes of the merged spots, selected by `stp.pp.select_genes`."""
+    whole = merge_spots(sdata)[0]
     stp.pp.select_genes(whole, n_genes=n_genes)
     table = whole["observed"]
     return table.var_names[table.var["target"]].tolist()
 
 
 def main():
-    """Run, and write the page."""
+    """Run and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--mob", type=Path, help="folder with Rep11.jpg, Rep11.tsv.gz and Rep11_spots.tsv")
@@ -257,9 +264,9 @@ def main():
         )
     }
     if arguments.mob:
-        genes = variable_genes(mob(arguments.mob))
+        genes = variable_genes(read_mob(arguments.mob))
         data["mouse olfactory bulb Rep11, trained on itself"] = experiment(
-            lambda _: mob(arguments.mob), ["Rep11"], "Rep11", genes, arguments.seeds, arguments.models
+            lambda _: read_mob(arguments.mob), ["Rep11"], "Rep11", genes, arguments.seeds, arguments.models
         )
     results = {
         "date": datetime.now(UTC).date().isoformat(),

@@ -1,7 +1,7 @@
-"""How far to trust a prediction, on C2 to C4 of her2st: coverage of intervals, predictability, unlike patches.
+"""Reliability of predictions on C2 to C4 of her2st: coverage of intervals, predictability, out-of-distribution patches.
 
-Each section is left out once: trained and calibrated on the other two, asked on the third. C5 is not read. All are of
-one patient, so these are sections that resemble each other; a new patient is harder. About ten minutes on two cores.
+Each section is held out once; predictors are trained and calibrated on the other two. C5 is not read. All sections are
+of one patient and resemble each other; a new patient is harder. A run takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -26,34 +26,35 @@ from stpredict.tl._training.plan import drop_low_count_spots, gene_columns
 
 SECTIONS = ["C2", "C3", "C4"]
 COVERAGE = 0.9
-FIRST = "ridge, cross-conformal"
+RIDGE = "ridge, cross-conformal"
 QUIET = {"progress": False}
 
 
 def options(model):
-    """Patches of the same size for all."""
+    """Model options that give all models patches of the same size."""
     return {"size_px": 112, "fov_spots": (1.5, 3.0, 6.0)} if model == "encoder_ridge" else {}
 
 
-def fitted(sdata, train, model, config, folder, genes):
-    """A predictor of two members, each calibrated on the section that the other was trained on."""
+def fit_cross_conformal(sdata, train, model, config, folder, genes):
+    """Fit two members, each calibrated on the training section of the other (cross-conformal)."""
     fit = stp.tl.FitConfig(validation="slide", n_members=2, progress=False, **config)
     return stp.tl.fit(
         sdata, model, config=fit, model_options=options(model), shapes_key=train, genes=genes, save_dir=folder
     )
 
 
-def split(sdata, train, model, config, folder, genes):
-    """A predictor trained on one section without validation, and calibrated on another by `tl.calibrate`."""
+def fit_split_conformal(sdata, train, model, config, folder, genes):
+    """Fit on one section without validation, and calibrate on another with `tl.calibrate` (split conformal)."""
     fit = stp.tl.FitConfig(validation="none", progress=False, **config)
     predictor = stp.tl.fit(
         sdata, model, config=fit, model_options=options(model), shapes_key=train[:1], genes=genes, save_dir=folder
     )
-    return stp.tl.calibrate(predictor, sdata, shapes_key=train[1:], n_views=1, **QUIET)  # statistics know no turns
+    # one view, since patch statistics do not depend on flips and rotations
+    return stp.tl.calibrate(predictor, sdata, shapes_key=train[1:], n_views=1, **QUIET)
 
 
-def covered(sdata, test, predictor, kind):
-    """How many measured values lie in their intervals, and how wide these are."""
+def interval_coverage(sdata, test, predictor, kind):
+    """Coverage and width of the prediction intervals of a test section."""
     stp.tl.predict(sdata, predictor, shapes_key=test, uncertainty=kind, coverage=COVERAGE, **QUIET)
     slide = drop_low_count_spots(resolve(sdata, Selection(shapes_key=test)), 0.05)[0]
     observed = predictor.target.normalize(slide.counts, gene_columns(slide, predictor.genes))
@@ -73,14 +74,14 @@ def covered(sdata, test, predictor, kind):
     }
 
 
-def flagged(sdata, test, predictor):
-    """Share of spots that are flagged: as they are, blurred over 5 pixels, and with ink over the left 40 pixels."""
+def ood_shares(sdata, test, predictor):
+    """Share of spots flagged as out-of-distribution: original, blurred over 5 pixels, ink over the left 40 pixels."""
     slides = resolve(sdata, Selection(shapes_key=test))
     patches = read_spots(slides, predictor.patch, progress=False)[0].patches
     blurred = torch.nn.functional.avg_pool2d(patches.float().flatten(0, 1), 5, 1, 2, count_include_pad=False)
     inked = patches.clone()
     inked[..., :40] = torch.tensor([30, 30, 120], dtype=torch.uint8)[:, None, None]
-    share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
+    share = predictor.provenance.diameter_um / predictor.patch.fov_um[0]
     kinds = {"as it is": patches, "blurred": blurred.reshape(patches.shape).byte(), "inked": inked}
     return {
         name: float((predictor.image_range.distances(image_statistics(some, share)) > 1).mean())
@@ -88,51 +89,51 @@ def flagged(sdata, test, predictor):
     }
 
 
-def reached(sdata, test, predictor, known):
-    """What a predictor scores gene by gene, against what was said before."""
+def compare_predictability(sdata, test, predictor, known):
+    """Scores of a predictor by gene, compared with the predictability estimated before training."""
     stp.tl.predict(sdata, predictor, shapes_key=test, **QUIET)
     scores = stp.tl.evaluate(sdata, shapes_key=test)["pearson"].reindex(known.index).fillna(0.0)
-    surely = known["q_value"] <= 0.05
+    predictable = known["q_value"] <= 0.05
     return {
         "over_genes": float(np.corrcoef(known["predictability"], scores)[0, 1]),
         "predictability": float(known["predictability"].mean()),
         "reached": float(scores.mean()),
-        "n_predictable": int(surely.sum()),
-        "reached_predictable": float(scores[surely].mean()),
-        "reached_others": float(scores[~surely].mean()),
+        "n_predictable": int(predictable.sum()),
+        "reached_predictable": float(scores[predictable].mean()),
+        "reached_others": float(scores[~predictable].mean()),
         "moran_over_genes": float(np.corrcoef(known["moran"], scores)[0, 1]),
     }
 
 
 def run(epochs, folder):
-    """Every row, by section that is left out."""
+    """All rows of the page, for every held-out section."""
     sdata, genes = stp.datasets.her2st(SECTIONS), stp.datasets.gene_panel("her2st")
     makers = {
-        FIRST: (fitted, "encoder_ridge", {}),
-        "ridge, one section for `tl.calibrate`": (split, "encoder_ridge", {}),
-        f"m2ost_tiny ({epochs} epochs), cross-conformal": (fitted, "m2ost_tiny", {"n_epochs": epochs}),
+        RIDGE: (fit_cross_conformal, "encoder_ridge", {}),
+        "ridge, one section for `tl.calibrate`": (fit_split_conformal, "encoder_ridge", {}),
+        f"m2ost_tiny ({epochs} epochs), cross-conformal": (fit_cross_conformal, "m2ost_tiny", {"n_epochs": epochs}),
     }
     if not epochs:
         makers = {name: maker for name, maker in makers.items() if maker[1] != "m2ost_tiny"}
-    intervals, known_before, unlike = [], [], []
+    intervals, known_before, ood = [], [], []
     for test in SECTIONS:
         train = [f"{name}_spots" for name in SECTIONS if name != test]
         known = stp.tl.predictability(sdata, shapes_key=train, genes=genes, **QUIET)
         for name, (make, model, config) in makers.items():
             predictor = make(sdata, train, model, config, folder / f"{test}-{name[:12]}", genes)
             for kind in ("conformal", "conformal_groups"):
-                found = covered(sdata, f"{test}_spots", predictor, kind)
+                found = interval_coverage(sdata, f"{test}_spots", predictor, kind)
                 intervals.append({"model": name, "uncertainty": kind, "left_out": test, **found})
-            if make is fitted:
-                found = reached(sdata, f"{test}_spots", predictor, known)
+            if make is fit_cross_conformal:
+                found = compare_predictability(sdata, f"{test}_spots", predictor, known)
                 known_before.append({"model": name, "left_out": test, **found})
-            if name == FIRST:
-                unlike.append({"left_out": test, **flagged(sdata, f"{test}_spots", predictor)})
-    return {"intervals": intervals, "predictability": known_before, "unlike": unlike}
+            if name == RIDGE:
+                ood.append({"left_out": test, **ood_shares(sdata, f"{test}_spots", predictor)})
+    return {"intervals": intervals, "predictability": known_before, "unlike": ood}
 
 
 def table(rows, titles):
-    """Rows of a page, figures with three decimals."""
+    """Format rows as a table, with three decimals."""
     frame = pd.DataFrame(rows)[list(titles)]
     shown = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in frame.to_numpy(object)]
     head = ["| " + " | ".join(titles.values()) + " |", "|" + "---|" * len(titles)]
@@ -140,48 +141,50 @@ def table(rows, titles):
 
 
 def markdown(results):
-    """The results as a page."""
+    """Format the results as a page."""
     of_intervals = {
-        "model": "model", "uncertainty": "`uncertainty`", "left_out": "left out", "coverage": "covered",
-        "genes_5": "of a gene, 5 %", "genes_95": "95 %", "narrow_third": "narrowest third of spots",
-        "wide_third": "widest third", "width": "mean width",
+        "model": "model", "uncertainty": "`uncertainty`", "left_out": "held out", "coverage": "coverage",
+        "genes_5": "by gene, 5th percentile", "genes_95": "95th percentile",
+        "narrow_third": "third of spots with the narrowest intervals", "wide_third": "with the widest",
+        "width": "mean width",
     }  # fmt: skip
     of_genes = {
-        "model": "model", "left_out": "left out", "over_genes": "r over genes: predictability and score",
-        "moran_over_genes": "Moran's I and score", "predictability": "mean predictability", "reached": "mean score",
-        "n_predictable": "genes with q of 0.05 or less", "reached_predictable": "their mean score",
-        "reached_others": "mean score of the others",
+        "model": "model", "left_out": "held out", "over_genes": "correlation of predictability and score over genes",
+        "moran_over_genes": "of Moran's I and score", "predictability": "mean predictability", "reached": "mean score",
+        "n_predictable": "genes with q ≤ 0.05", "reached_predictable": "their mean score",
+        "reached_others": "mean score of other genes",
     }  # fmt: skip
+    of_patches = {"left_out": "held out", "as it is": "original", "blurred": "blurred", "inked": "inked"}
     return "\n".join([
-        "# How far to trust a prediction (her2st, C2 to C4)",
+        "# Reliability of predictions (her2st, C2 to C4)",
         "",
-        f"{results['date']}; {results['device']}. Each section is left out once, the other two are trained and",
-        "calibrated on; the 250 genes of the M2OST authors, log1p CP10k. One patient: a new one is harder. C5 is not",
-        "read. Made by `python benchmarks/trust.py`.",
+        f"{results['date']}; {results['device']}. Made by `python benchmarks/trust.py`.",
+        "Each section is held out once; training and calibration use the other two. The targets are the 250 genes of",
+        "the M2OST authors in log1p CP10k. All sections are of one patient; a new patient is harder. C5 is not read.",
         "",
-        f"## Intervals that shall cover {100 * COVERAGE:.0f} %",
+        f"## Coverage of {100 * COVERAGE:.0f} % prediction intervals",
         "",
         *table(results["intervals"], of_intervals),
         "",
-        "## What was said of genes before, and what models reach",
+        "## Predictability before training, and scores of models",
         "",
-        "Scores are gene-wise Pearson correlations on the section that is left out.",
+        "Scores are gene-wise Pearson correlations on the held-out section.",
         "",
         *table(results["predictability"], of_genes),
         "",
-        "## Share of spots that are flagged as unlike the training ones",
+        "## Share of spots flagged as out-of-distribution",
         "",
-        "Patches of the section that is left out: as they are, blurred over 5 pixels, with ink over 40 of 112 pixels.",
+        "Patches of the held-out section: original, blurred over 5 pixels, and with ink over 40 of 112 pixels.",
         "",
-        *table(results["unlike"], {name: name.replace("_", " ") for name in results["unlike"][0]}),
+        *table(results["unlike"], of_patches),
         "",
     ])  # fmt: skip
 
 
 def main():
-    """Measure, and write the page."""
+    """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=5, help="of m2ost_tiny; 0 leaves it out")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of m2ost_tiny; 0 skips it")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*left out of training")

@@ -40,7 +40,7 @@ nb_execution_mode = "off"
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# API: what is documented is what `__all__` says, types come from the annotations
+# API: `__all__` defines what is documented; types come from the annotations
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autosummary_imported_members = True
@@ -71,7 +71,7 @@ intersphinx_mapping = (
     else {}
 )
 
-# every name must lead somewhere: ours to a page, those of other projects to theirs where they can be reached
+# every name must resolve: ours to a page, those of other projects to their documentation where it can be reached
 nitpicky = True
 SHORT = {
     "AnnData": "anndata.AnnData", "ArrayLike": "numpy.typing.ArrayLike",
@@ -104,7 +104,7 @@ html_theme_options = {
 }
 
 
-# Types come from the annotations, so what stands under "Returns" or a field is prose: a colon in it ends no type.
+# Types come from the annotations, so the text under "Returns" or a field is prose: a colon in it does not end a type.
 
 
 def _returns(docstring: NumpyDocstring, _section: str) -> list[str]:
@@ -116,8 +116,8 @@ NumpyDocstring._parse_returns_section = _returns
 NumpyDocstring._parse_attribute_docstring = NumpyDocstring._consume_to_end
 
 
-def _bring_tutorials(app: Sphinx) -> None:
-    """Copy the notebooks, which live beside `docs/`, to where Sphinx looks for pages."""
+def _copy_tutorials(app: Sphinx) -> None:
+    """Copy the notebooks, which are outside of `docs/`, to the folder of the pages."""
     pages = Path(app.srcdir, "tutorials")
     shutil.rmtree(pages, ignore_errors=True)
     pages.mkdir()
@@ -125,8 +125,8 @@ def _bring_tutorials(app: Sphinx) -> None:
         shutil.copy2(path, pages)
 
 
-def _in_full(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: TextElement) -> reference | None:
-    """Look a short name of another project's class up by the name that its own documentation has for it."""
+def _resolve_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: TextElement) -> reference | None:
+    """Resolve the short name of a class of another project by its full name in the documentation of that project."""
     short = node.get("reftarget", "")
     root, _, rest = short.partition(".")
     full = SHORT.get(short) or (f"{ALIASES[root]}.{rest}" if root in ALIASES else None)
@@ -139,5 +139,5 @@ def _in_full(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: TextE
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("builder-inited", _bring_tutorials)
-    app.connect("missing-reference", _in_full)
+    app.connect("builder-inited", _copy_tutorials)
+    app.connect("missing-reference", _resolve_short_name)

@@ -31,7 +31,7 @@ TIMEOUT_S = 1200
 PROGRESS = re.compile(r"[^\n]*\d%\|[^\n]*\n?")
 """A line of a progress bar, which is removed from the outputs."""
 ORIGIN = re.compile(r"^/\S*/ipykernel_\d+/\d+\.py:\d+: (\w+: [^\n]*)\n(?:  [^\n]*\n)?", re.MULTILINE)
-"""The location of a warning, which is removed: the file name of a cell means nothing to readers."""
+"""The location of a warning, which is removed, since the file name of a cell is meaningless to readers."""
 FAILURES = (CellExecutionError, CellTimeoutError, DeadKernelError)
 
 
@@ -82,7 +82,7 @@ def prepare_environment(*, fast: bool) -> None:
 
 
 def run(path: Path, folder: Path | None) -> bool:
-    """Run a notebook; whether all cells ran. Outputs of a failed notebook are written too, except to this folder."""
+    """Run a notebook; returns whether all cells ran. Outputs of a failed notebook are not written to this folder."""
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tutorial-") as place, tempfile.TemporaryDirectory() as sockets:

@@ -1,7 +1,6 @@
-"""The steps of `gpu.py`, one file each: plain functions that measure, and hand over what they found so far.
+"""The steps of `gpu.py`, one file each: functions that measure and save their results so far.
 
-No step prints or writes a file of results. Everything private of `stpredict` is imported in `package.py` and nowhere
-else.
+No step prints or writes result files itself. All private parts of `stpredict` are imported in `package.py` only.
 """
 
 from __future__ import annotations

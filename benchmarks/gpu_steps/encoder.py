@@ -1,4 +1,4 @@
-"""A ViT-g/14 with random weights as a frozen encoder of patches, through the encoder of `stpredict`."""
+"""Speed of a ViT-g/14 with random weights as frozen encoder of `stpredict`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SMALL_NAME, SMALL_PX = "test_vit", 32
 
 
 def run(options, save):
-    """Patches a second and share of the matrix product, in bf16 and fp32."""
+    """Patches per second, and share of the rate of matrix products, in bf16 and fp32."""
     if find_spec("timm") is None:
         return {"left_out": "timm is not installed"}
     name, size_px = (SMALL_NAME, SMALL_PX) if options.small else (NAME, SIZE_PX)
     shape = models.config("encoder_ridge", 5, {"encoder": name, "fov_spots": (2.0,), "size_px": size_px})
-    with torch.device(timing.device()):  # a billion weights are drawn faster on a GPU
+    with torch.device(timing.device()):  # drawing a billion random weights is faster on a GPU
         model = models.build(shape)
     model = model.to(timing.device()).eval()
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -36,7 +36,7 @@ def run(options, save):
             row["left_out"] = "no time left"
         else:
             try:
-                row |= speed(model, size_px, row, result["macs"], options)
+                row |= measure_speed(model, size_px, row, result["macs"], options)
             except RuntimeError as error:
                 row["failed"] = reason_of(error)
         result["rows"].append(row)
@@ -44,8 +44,8 @@ def run(options, save):
     return result
 
 
-def speed(model, size_px, row, n_macs, options):
-    """Speed of one precision and batch, each round between two matrix products."""
+def measure_speed(model, size_px, row, n_macs, options):
+    """Speed for one precision and batch size; every round lies between two matrix products."""
     n, place = row["batch"], timing.device()
     batch = models.SpotBatch(
         patches=torch.randint(0, 256, (n, 1, 3, size_px, size_px), dtype=torch.uint8, device=place),
@@ -66,4 +66,4 @@ def speed(model, size_px, row, n_macs, options):
         peak = statistics.mean((before, timing.matrix_rate(row["precision"], small=options.small)))
         shares.append(2 * n_macs * n / took / peak)
         speeds.append(n / took)
-    return {"share": timing.spread(shares), "spots_per_s": timing.spread(speeds)}
+    return {"share": timing.median_range(shares), "spots_per_s": timing.median_range(speeds)}

@@ -1,9 +1,8 @@
-"""Fit and predict from end to end, against reading, transfer and the network alone.
+"""Speed of fit and predict from end to end, relative to reading, transfer and the network alone.
 
-Measured is what `tl.fit` and `tl.predict` do once they have found slides in a SpatialData object, without writing a
-table: the same code, on slides that need no SpatialData. Levels of the image are numpy arrays or, where zarr is
-installed, zarr arrays on disk. What the parts reach alone is measured in the same rounds, and the slowest part is the
-limit.
+This measures the code that `tl.fit` and `tl.predict` run after resolving a SpatialData object, without writing a table,
+on slides that need no SpatialData. Levels of the image are numpy arrays or, if zarr is installed, zarr arrays on disk.
+The parts alone are measured in the same rounds; the slowest part is the bottleneck.
 """
 
 from __future__ import annotations
@@ -27,41 +26,41 @@ from .package import (
     BatchLimit,
     FitConfig,
     TargetSpec,
+    device_batches,
     make_fabric,
     plan_training,
     predict_slide,
     read_pieces,
-    send_batches,
     start_limit,
     to_device,
-    train_planned,
+    train_members,
 )
 from .record import reason_of
 
 SIDE_PX, N_GENES, N_EPOCHS = 8192, 250, 4
 SMALL = {"dim": 12, "depth": 1, "size_px": 32}
-"""Of a network in a trial."""
+"""Options of a network in a trial."""
 BLOCK_MIB = 64
 
 
 def run(options, save):
-    """Fit and predict from memory and from zarr, then what happens when memory runs out."""
+    """Measure fit and predict from memory and from zarr, then the handling of out-of-memory errors."""
     slide = slides.generated_slide(1000 if options.small else SIDE_PX, 30 if options.small else N_GENES)
     _, height, width = slide.levels[0].pixels.shape
     result = {"slide": f"{len(slide.xy_px)} spots on {height} x {width} px"}
     sources = {"memory": slide}
     if "zarr" in REPLACED or not find_spec("zarr"):
-        result["left_out"] = "from a store: zarr is not installed"
+        result["left_out"] = "prediction from zarr: zarr is not installed"
     else:
-        sources["zarr"] = stored(slide, options.scratch / "levels")
+        sources["zarr"] = with_zarr_levels(slide, options.scratch / "levels")
     predictors = {}
     for name in ("m2ost", "m2ost_tiny"):
-        result.setdefault("fit", {})[name], predictors[name] = fit_parts(slide, name, options)
+        result.setdefault("fit", {})[name], predictors[name] = measure_fit(slide, name, options)
         save(result)
     for (name, predictor), (source, given) in itertools.product(predictors.items(), sources.items()):
-        result.setdefault("predict", {})[f"{name}, {source}"] = predict_parts(given, predictor, options)
+        result.setdefault("predict", {})[f"{name}, {source}"] = measure_predict(given, predictor, options)
         save(result)
-    for what, check in {"predict": halved_in_prediction, "fit": halved_in_training}.items():
+    for what, check in {"predict": check_halving_in_prediction, "fit": check_halving_in_training}.items():
         try:
             found = check(slide, predictors["m2ost"], options)
         except RuntimeError as error:
@@ -71,8 +70,8 @@ def run(options, save):
     return result
 
 
-def stored(slide, folder):
-    """The same slide with its levels in zarr arrays on disk, chunks of 512 pixels."""
+def with_zarr_levels(slide, folder):
+    """The same slide with its levels as zarr arrays on disk, in chunks of 512 pixels."""
     import zarr
 
     levels = []
@@ -85,32 +84,32 @@ def stored(slide, folder):
     return replace(slide, levels=tuple(levels))
 
 
-def fit_parts(slide, name, options):
-    """Seconds of a fit by part, and the speed of an epoch against what its parts reach alone."""
+def measure_fit(slide, name, options):
+    """Seconds of a fit by part, and the speed of an epoch relative to its parts alone."""
     n_epochs = 2 if options.small else N_EPOCHS
     config = FitConfig(n_epochs=n_epochs, validation="none", progress=False)
     shape = SMALL if options.small else None
     genes = list(slide.genes)
     run = plan_training([slide], name, config=config, target=TargetSpec(), genes=genes, model_options=shape)
-    begin_memory()
+    reset_peak_memory()
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        total_s, predictor = timed(lambda: train_planned(run, Path(folder) / "predictor"))
+        total_s, predictor = time_call(lambda: train_members(run, Path(folder) / "predictor"))
     memory = peak_memory()
-    reading_s, pieces = timed(lambda: list(read_pieces(slide, predictor.patch)))
+    reading_s, pieces = time_call(lambda: list(read_pieces(slide, predictor.patch)))
     epochs = predictor.history["spots_per_s"].to_numpy()
-    alone = parts_of_epoch(predictor, pieces, config.batch_size)
+    alone = measure_epoch_parts(predictor, pieces, config.batch_size)
     epoch = float(np.median(epochs[1:]))
     limit = min(alone, key=alone.get)
     return {
         "n_spots": len(slide.xy_px), "epochs": n_epochs, "batch": config.batch_size, "total_s": round(total_s, 2),
         "reading_s": round(reading_s, 2), "epochs_s": round(float((len(slide.xy_px) / epochs).sum()), 2),
-        "epoch_spots_per_s": timing.spread(epochs[1:].tolist()), "alone_spots_per_s": alone, "limit": limit,
+        "epoch_spots_per_s": timing.median_range(epochs[1:].tolist()), "alone_spots_per_s": alone, "limit": limit,
         "share_of_limit": epoch / alone[limit], **memory,
     }, predictor  # fmt: skip
 
 
-def parts_of_epoch(predictor, pieces, batch_size):
-    """Spots a second of gathering and sending batches alone, and of training steps on one batch that is there."""
+def measure_epoch_parts(predictor, pieces, batch_size):
+    """Spots per second of transferring batches alone, and of training steps on one batch on the device."""
     fabric = make_fabric(FitConfig())
     n_outputs = predictor.members[0].targets.n_outputs
     columns = {
@@ -120,7 +119,7 @@ def parts_of_epoch(predictor, pieces, batch_size):
     order = torch.randperm(len(spots)).split(batch_size)
     model = predictor.members[0].network.to(fabric.device).train()
     optimizer = torch.optim.AdamW(model.parameters())
-    batch = next(send_batches(spots, order, fabric.device))
+    batch = next(device_batches(spots, order, fabric.device))
 
     def step():
         """One training step, without augmentation."""
@@ -135,16 +134,16 @@ def parts_of_epoch(predictor, pieces, batch_size):
     step_s = timing.seconds_each(step, timing.repeats(step, 0.3))
     model.load_state_dict(before)
     model.eval()
-    list(send_batches(spots, order, fabric.device))
-    sending_s = timing.seconds(lambda: [len(each) for each in send_batches(spots, order, fabric.device)])
+    list(device_batches(spots, order, fabric.device))
+    sending_s = timing.seconds(lambda: [len(each) for each in device_batches(spots, order, fabric.device)])
     return {"transfer": len(spots) / sending_s, "network": len(batch) / step_s}
 
 
-def predict_parts(slide, predictor, options):
-    """Spots a second of a prediction, and of reading, transfer and the network alone, in rounds."""
+def measure_predict(slide, predictor, options):
+    """Spots per second of prediction, and of reading, transfer and the network alone, in rounds."""
     fabric = make_fabric(FitConfig())
     limit = start_limit(fabric)
-    begin_memory()
+    reset_peak_memory()
     predict_slide(slide, predictor)
     memory = peak_memory()
     pieces = list(read_pieces(slide, predictor.patch))
@@ -156,7 +155,7 @@ def predict_parts(slide, predictor, options):
         "network": lambda: [predictor(spots, fabric, batch_size=limit) for spots in there],
     }
     for task in parts.values():
-        task()  # warm
+        task()  # warm-up
     n, names, rates = len(slide.xy_px), list(parts), {part: [] for part in parts}
     for i in range(2 if options.small else 5):
         if i and time.monotonic() > options.deadline:
@@ -167,13 +166,13 @@ def predict_parts(slide, predictor, options):
     slowest = min(names[1:], key=medians.get)
     shares = [ours / alone for ours, alone in zip(rates["predict"], rates[slowest], strict=True)]
     return {
-        "n_spots": n, "batch": limit.size, "spots_per_s": {part: timing.spread(v) for part, v in rates.items()},
-        "limit": slowest, "share_of_limit": timing.spread(shares), **memory,
+        "n_spots": n, "batch": limit.size, "spots_per_s": {part: timing.median_range(v) for part, v in rates.items()},
+        "limit": slowest, "share_of_limit": timing.median_range(shares), **memory,
     }  # fmt: skip
 
 
-def halved_in_prediction(slide, predictor, options):  # noqa: ARG001  (as the other check)
-    """Predict in batches that do not fit, and compare with what was predicted while there was memory for them."""
+def check_halving_in_prediction(slide, predictor, options):  # noqa: ARG001  (same signature as the other check)
+    """Predict in batches that do not fit the memory, and compare with the prediction in batches that fit."""
     fabric = make_fabric(FitConfig())
     spots = to_device(next(iter(read_pieces(slide, predictor.patch, piece_bytes=1 << 28))).spots, fabric.device)
     n = min(len(spots), start_limit(fabric).size)
@@ -181,35 +180,35 @@ def halved_in_prediction(slide, predictor, options):  # noqa: ARG001  (as the ot
     limit = BatchLimit(n)
     wanted = predictor(spots, fabric, batch_size=BatchLimit(n))
     network = predictor.members[0].network
-    with LessMemory(lambda: predictor(spots, fabric, batch_size=BatchLimit(n)), network, "forward", n):
+    with LimitedMemory(lambda: predictor(spots, fabric, batch_size=BatchLimit(n)), network, "forward", n):
         found = predictor(spots, fabric, batch_size=limit)
     return {"tried": n, "found": limit.size, "largest_difference": float(np.abs(found - wanted).max()),
             "predicted_range": float(np.ptp(wanted))}  # fmt: skip
 
 
-def halved_in_training(slide, predictor, options):
-    """Train one epoch with steps that do not fit, and compare the loss with that of an epoch that does."""
+def check_halving_in_training(slide, predictor, options):
+    """Train one epoch with batches that do not fit the memory, and compare its loss with that of batches that fit."""
     n = 8 if options.small else 256
     config = FitConfig(n_epochs=1, batch_size=n, validation="none", warmup_epochs=0.0, progress=False)
-    shape = {"mask_rate": 0.0, **(SMALL if options.small else {})}  # masks are drawn anew for each part
+    shape = {"mask_rate": 0.0, **(SMALL if options.small else {})}  # masks would be drawn for each part
     genes = list(slide.genes)
     run = plan_training([slide], "m2ost", config=config, target=TargetSpec(), genes=genes, model_options=shape)
 
     def loss():
         """The loss of the epoch."""
         with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-            return float(train_planned(run, Path(folder) / "predictor").history["train_loss"].iloc[-1])
+            return float(train_members(run, Path(folder) / "predictor").history["train_loss"].iloc[-1])
 
     wanted = loss()
-    with LessMemory(loss, type(predictor.members[0].network), "loss", n) as sizes:
+    with LimitedMemory(loss, type(predictor.members[0].network), "loss", n) as sizes:
         found = loss()
     return {"batch": n, "largest_part": max(sizes, default=None), "loss": wanted, "loss_when_halved": found}
 
 
-class LessMemory:
-    """Let memory run out at batches of ``n`` spots: by a limit on a GPU, by an error that is raised on a CPU.
+class LimitedMemory:
+    """Makes memory run out at batches of ``n`` spots: by a memory limit on a GPU, by a raised error on a CPU.
 
-    Yields the sizes of batches that went through.
+    Yields the sizes of the batches that succeeded.
     """
 
     def __init__(self, task, owner, method, n):
@@ -220,11 +219,11 @@ class LessMemory:
         self.own = self.method in vars(self.owner)
         if torch.cuda.is_available():
             self.set_limit()
-        setattr(self.owner, self.method, self.watched())
+        setattr(self.owner, self.method, self.recording_method())
         return self.sizes
 
     def set_limit(self):
-        """Allow what is held now, and 60 % of what the task needs beyond it."""
+        """Limit memory to what is used now and 60 % of what the task needs in addition."""
         torch.cuda.empty_cache()
         held = torch.cuda.memory_reserved()
         torch.cuda.reset_peak_memory_stats()
@@ -234,8 +233,8 @@ class LessMemory:
         allowed = (held + max(0.6 * needed, BLOCK_MIB << 20)) / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, allowed))
 
-    def watched(self):
-        """The method, noting what goes through; without a GPU it refuses ``n`` spots."""
+    def recording_method(self):
+        """The method, which records the sizes of batches that succeed; without a GPU it fails for ``n`` spots."""
         original, sizes, n, has_gpu = self.original, self.sizes, self.n, torch.cuda.is_available()
 
         def method(*args):
@@ -259,21 +258,21 @@ class LessMemory:
             torch.cuda.empty_cache()
 
 
-def timed(task):
-    """Seconds of a task, and what it returns."""
+def time_call(task):
+    """Seconds of a task, and its result."""
     given = []
     return timing.seconds(lambda: given.append(task())), given[0]
 
 
-def begin_memory():
-    """Forget earlier peaks of GPU memory."""
+def reset_peak_memory():
+    """Reset the peak of GPU memory."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory():
-    """Largest memory of the GPU since `begin_memory`, and of the process since it began, in MiB."""
+    """Peak memory in MiB: of the GPU since `reset_peak_memory`, of the process since its start."""
     found = {"process_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
     if torch.cuda.is_available():
         found["gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)

@@ -1,4 +1,4 @@
-"""What is kept of a run: one JSON file, written anew (and atomically) after every step and every part of a step."""
+"""The results of a run: one JSON file, rewritten atomically after every step and every part of a step."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 import torch
 
 DONE, STOPPED, FAILED, LEFT_OUT = "done", "stopped", "failed", "left out"
-"""States of a step. A step that was stopped or failed may have part of its result."""
+"""States of a step. A step that was stopped or failed may have partial results."""
 FILE = "gpu.json"
 
 
 def read(folder):
-    """What a folder holds so far: ``{"steps": {name: entry}, "notes": [...]}``."""
+    """The results in a folder: ``{"steps": {name: entry}, "notes": [...]}``."""
     path = folder / FILE
     return json.loads(path.read_text()) if path.is_file() else {"steps": {}, "notes": []}
 
 
 def write(folder, results):
-    """Replace the file as a whole, so that it is complete whenever a run is killed."""
+    """Replace the whole file, so that it is complete if the run is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / f"{FILE}.new"
     new.write_text(json.dumps(results, indent=1) + "\n")
     os.replace(new, folder / FILE)  # noqa: PTH105  (atomic also where the file exists)
 
 
-def put(folder, step, entry):
+def write_entry(folder, step, entry):
     """Write the entry of one step."""
     results = read(folder)
     results["steps"][step] = entry
@@ -39,14 +39,14 @@ def put(folder, step, entry):
 
 
 def device_name():
-    """The GPU, or the CPU with its number of threads."""
+    """Name of the GPU, or the CPU and its number of threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU, {platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 
 def about(*, small, given_revision=None):
-    """Where, when and with what a step is run."""
+    """Device, date, revision and versions of a step."""
     return {
         "device": device_name(),
         "small": small,
@@ -57,7 +57,7 @@ def about(*, small, given_revision=None):
 
 
 def revision():
-    """The git revision of this file, marked if the working tree has changes; None where git does not know it."""
+    """The git revision, marked if the working tree has changes; None outside a git repository."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
@@ -70,7 +70,7 @@ def revision():
 
 
 def without_paths(text):
-    """A text without the folders of this machine."""
+    """The text without folders of this machine."""
     return re.sub(r"(/[\w.+@~-]+)+/", "…/", text)
 
 

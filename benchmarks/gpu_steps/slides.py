@@ -1,4 +1,4 @@
-"""Slides in memory or in zarr, without SpatialData: generated ones, and those of her2st."""
+"""Generated slides and sections of her2st, without SpatialData."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from her2st_sections import DIAMETER_UM, TEST, TRAIN, pyramid, read_section
 from . import package
 
 
-def slide_of(name, levels, um_per_px, xy_px, diameter_um, counts, genes):
-    """A slide as planning, training and prediction read it, without an object behind it."""
+def make_slide(name, levels, um_per_px, xy_px, diameter_um, counts, genes):
+    """A slide as planning, training and prediction need it, without a SpatialData object."""
     numbers = np.arange(len(xy_px))
     return package.Slide(
         name=name,
@@ -34,14 +34,14 @@ def slide_of(name, levels, um_per_px, xy_px, diameter_um, counts, genes):
     )
 
 
-def her2st_slide(data, name):
+def read_her2st_slide(data, name):
     """A section of her2st."""
     found = read_section(data, name)
-    return slide_of(name, found.levels, found.um_per_px, found.xy_px, DIAMETER_UM, found.counts, found.genes)
+    return make_slide(name, found.levels, found.um_per_px, found.xy_px, DIAMETER_UM, found.counts, found.genes)
 
 
-def tissue(side_px, seed):
-    """Coloured blobs and grain that look a little like stained tissue, ``(3, y, x)`` uint8."""
+def generate_tissue(side_px, seed):
+    """Coloured blobs and grain, similar to stained tissue, ``(3, y, x)`` uint8."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(90, 230, (3, -(-side_px // 64), -(-side_px // 64)), dtype=np.uint8)
     image = coarse.repeat(64, axis=1).repeat(64, axis=2)[:, :side_px, :side_px]
@@ -58,18 +58,18 @@ def generated_slide(side_px, n_genes, seed=0):
     xy[:, 0] += 100 * (np.round(xy[:, 1] / 200) % 2) - 50
     counts = csr_matrix(rng.poisson(3.0, (len(xy), n_genes)).astype(np.float32))
     genes = [f"GENE{i}" for i in range(n_genes)]
-    return slide_of("generated", pyramid(tissue(side_px, seed)), 0.5, xy, 55.0, counts, genes)
+    return make_slide("generated", pyramid(generate_tissue(side_px, seed)), 0.5, xy, 55.0, counts, genes)
 
 
 def write_tiny_her2st(data, genes):
-    """Write four tiny sections in the layout of the her2st repository, for a trial without the real ones."""
+    """Write four tiny sections in the layout of the her2st repository, for a trial without real data."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
     for name in (*TRAIN, TEST):
         for folder in (f"ST-imgs/{name[0]}/{name}", "ST-spotfiles", "ST-cnts"):
             (data / folder).mkdir(parents=True, exist_ok=True)
-        image = tissue(480, int(name[1:]))
+        image = generate_tissue(480, int(name[1:]))
         Image.fromarray(image.transpose(1, 2, 0)).save(data / f"ST-imgs/{name[0]}/{name}/tiny.jpg", quality=90)
         spots = [(x, y, 60 * x, 60 * y) for y in range(1, 8) for x in range(1, 8)]
         rows = ["x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected"]

@@ -1,8 +1,8 @@
-"""Stand-ins for packages that a GPU machine may lack, so that modules which only import them can be loaded.
+"""Stand-ins for packages that are missing on a GPU machine, for modules that only import them.
 
-Reading patches, training and predicting use neither SpatialData nor AnnData, but the modules around them import both.
-A stand-in has any name that is asked for, as an empty class. Lightning Fabric is needed for work, so it is replaced by
-Fabric from the package `lightning`, or by `PlainFabric` for one device.
+Reading patches, training and predicting use neither SpatialData nor AnnData, but modules around them import both. Every
+attribute of a stand-in is an empty class. Lightning Fabric is really used, so it is replaced by Fabric of the package
+`lightning`, or by `PlainFabric` for one device.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from types import ModuleType
 import torch
 
 OPTIONAL = ("anndata", "dask", "geopandas", "pooch", "shapely", "spatialdata", "xarray", "zarr")
-"""Packages that `stpredict` requires, but that no step of the GPU benchmark needs."""
+"""Packages that `stpredict` requires but no step of the GPU benchmark uses."""
 
 
 class StandIn(ModuleType):
-    """A module in which every name is an empty class."""
+    """A module whose attributes are empty classes."""
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -31,7 +31,7 @@ class StandIn(ModuleType):
 
 
 class StandInFinder(MetaPathFinder, Loader):
-    """Finds the missing packages, and all modules in them, as stand-ins."""
+    """Finds stand-ins for the missing packages and all their modules."""
 
     def __init__(self, missing):
         self.missing = missing
@@ -45,11 +45,11 @@ class StandInFinder(MetaPathFinder, Loader):
         return StandIn(spec.name)
 
     def exec_module(self, module):
-        """Nothing is run."""
+        """Nothing to execute."""
 
 
 class PlainFabric:
-    """What the training loop asks of Lightning Fabric, for one device."""
+    """The part of Lightning Fabric that the training loop uses, for one device."""
 
     world_size, global_rank, is_global_zero = 1, 0, True
 
@@ -58,7 +58,7 @@ class PlainFabric:
         self.lower = precision == "bf16-mixed"
 
     def autocast(self):
-        """bf16 where it was asked for."""
+        """Autocast to bf16 if requested."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.lower)
 
     def setup(self, model, optimizer):
@@ -66,7 +66,7 @@ class PlainFabric:
         return PlainModel(model.to(self.device)), optimizer
 
     def no_backward_sync(self, model, *, enabled):  # noqa: ARG002  (the signature is Fabric's)
-        """Nothing to synchronise."""
+        """There are no other processes to synchronise."""
         return contextlib.nullcontext()
 
     def backward(self, loss):
@@ -78,7 +78,7 @@ class PlainFabric:
         torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, error_if_nonfinite=error_if_nonfinite)
 
     def barrier(self):
-        """Nobody to wait for."""
+        """There are no other processes to wait for."""
 
 
 class PlainModel:
@@ -88,7 +88,7 @@ class PlainModel:
         self.module = module
 
     def mark_forward_method(self, name):
-        """Methods need no wrapping."""
+        """Nothing to do: methods need no wrapping."""
 
     def __call__(self, *args):
         """Call the network."""
@@ -108,7 +108,7 @@ def is_importable(name):
 
 
 def install():
-    """Put stand-ins in place of packages that are missing; returns what was replaced, by what."""
+    """Install stand-ins for missing packages; returns the replacement of each package."""
     replaced = {name: "a stand-in" for name in OPTIONAL if not is_importable(name)}
     if replaced:
         sys.meta_path.insert(0, StandInFinder(set(replaced)))

@@ -31,20 +31,20 @@ LABELS = {
     "triplex": ("triplex",),
 }  # fmt: skip
 """Rows of the comparison, by page."""
-ABOVE = """Gene-wise PCC (log1p CP10k) on slides that were held out, as `benchmarks/zoo/run.py` found it on CPU-sized
-configurations: [results](../results.md) has all rows, intervals and costs.
+INTRODUCTION = """Gene-wise PCC (log1p CP10k) on held-out slides, measured by `benchmarks/zoo/run.py` with
+configurations that are small enough for a CPU. [Results](../results.md) lists all models, with intervals and costs.
 """
 
 
 def block(tables, page):
-    """The rows of a page, beside the best row and the noise ceiling of each data set."""
+    """The rows of a page, with the best row and the noise ceiling of each data set."""
     known = [label for label in LABELS[page] if any(label in each["rows"] for each in tables.values())]
     sizes = {label: row["configuration"] for each in tables.values() for label, row in each["rows"].items()}
     best = {
         name: max(each["rows"], key=lambda label: each["rows"][label]["gene_pearson"]) for name, each in tables.items()
     }
     lines = [
-        ABOVE,
+        INTRODUCTION,
         line("", "configuration", tables),
         "|---|---|" + "--:|" * len(tables),
         *(line(label, sizes[label], [score(each, label) for each in tables.values()]) for label in known),
@@ -55,23 +55,23 @@ def block(tables, page):
 
 
 def line(label, configuration, values):
-    """A row of a table."""
+    """Format a row of a table."""
     return f"| {label} | {configuration} | {' | '.join(values)} |"
 
 
 def score(table, label):
-    """One score as text."""
+    """Format one score."""
     return f"{table['rows'][label]['gene_pearson']:.3f}" if label in table["rows"] else "–"
 
 
 def with_block(text, tables, page):
-    """A page with its block replaced."""
+    """Replace the block of a page."""
     head, rest = text.split(MARK)
     return head + MARK + block(tables, page) + END + rest.split(END)[-1]
 
 
 def main():
-    """Write all pages."""
+    """Update all pages."""
     tables = json.loads((HERE / "zoo.json").read_text(encoding="utf-8"))
     for page in LABELS:
         path = PAGES / f"{page}.md"

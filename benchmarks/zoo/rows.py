@@ -1,4 +1,4 @@
-"""The rows of the comparison: which model, in which size, trained for how long. Sizes are for two CPU cores."""
+"""The rows of the comparison: models, sizes and training recipes, small enough for two CPU cores."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ import stpredict as stp
 PX = 64
 """Side in pixels of the patches of networks that are trained from scratch."""
 IMAGENET = "tf_efficientnet_lite0"
-"""Frozen encoder of models that need one: ImageNet weights of EfficientNet-Lite0, as `weights.py` makes them."""
-HOUSE = {"dim": 96, "depth": 2, "size_px": PX, "mlp_ratio": 2.0}
+"""Encoder of models that need a frozen one: EfficientNet-Lite0 with the ImageNet weights that `weights.py` writes."""
+SMALL_M2OST = {"dim": 96, "depth": 2, "size_px": PX, "mlp_ratio": 2.0}
 """M2OST as narrow and shallow as `m2ost_tiny`, on smaller patches and without patch statistics."""
 SHORT = {"n_epochs": 8, "lr": 5e-4, "batch_size": 32, "validation": "none"}
-"""Networks of single spots, trained from scratch: the same CPU budget for all, not that of their papers."""
+"""Training of networks of single spots from scratch: the same CPU budget for all, not that of their papers."""
 HEAVY = {**SHORT, "n_epochs": 4}
-"""The same for networks that take several times as long per spot."""
+"""Training of networks that take several times as long per spot."""
 SECTIONS = {"n_epochs": 150, "lr": 5e-4, "patience": 50}
-"""Networks of sections, which take one or two steps per epoch."""
+"""Training of networks of whole sections, which take one or two steps per epoch."""
 
 
 def entry(model, note, recipe=None, **options):
-    """One row, and a note on its configuration."""
+    """One row and the description of its configuration."""
     return stp.tl.Entry(model, options=options, recipe=recipe or {}), note
 
 
 def rows(weights):
-    """Entries and notes by label; without ImageNet weights, models that need them use patch statistics."""
+    """Entries and descriptions by label; without ImageNet weights, models that need them use patch statistics."""
     imagenet = {"encoder": IMAGENET, "weights": weights} if weights else {"encoder": "statistics"}
     frozen = "frozen EfficientNet-Lite0 (ImageNet)" if weights else "patch statistics"
     narrow = f"width 96, 2 blocks, {PX} px"
     found = {
-        "mean_profile": entry("mean_profile", "one profile for all spots"),
-        "ridge_color": entry("ridge_color", "mean and spread of colours, closed form"),
-        "knn_spatial": entry("knn_spatial", "place on the slide, no image"),
-        "m2ost_tiny": entry("m2ost_tiny", "as it comes"),
+        "mean_profile": entry("mean_profile", "mean profile of the training spots"),
+        "ridge_color": entry("ridge_color", "ridge regression on colour statistics"),
+        "knn_spatial": entry("knn_spatial", "position on the slide, no image"),
+        "m2ost_tiny": entry("m2ost_tiny", "default options"),
         "encoder_ridge": entry("encoder_ridge", "patch statistics, 112 px", size_px=112),
         "encoder_mlp": entry("encoder_mlp", "patch statistics, 112 px", size_px=112),
-        "m2ost": entry("m2ost", narrow, SHORT, **HOUSE),
-        "m2ost_plain_embedding": entry("m2ost_plain_embedding", f"Table 1; {narrow}", SHORT, **HOUSE),
-        "m2ost_joint_attention": entry("m2ost_joint_attention", f"Table 1; {narrow}", SHORT, **HOUSE),
-        "m2ost_concat": entry("m2ost_concat", f"Table 1; {narrow}", SHORT, **HOUSE),
-        "m2ost_dense": entry("m2ost_dense", f"Table 1; {narrow}", SHORT, **HOUSE),
-        "m2ost, scale 0": entry("m2ost", f"Table 2; {narrow}", SHORT, **HOUSE, fov_spots=(1.5,)),
-        "m2ost, scale 1": entry("m2ost", f"Table 2; {narrow}", SHORT, **HOUSE, fov_spots=(3.0,)),
-        "m2ost, scale 2": entry("m2ost", f"Table 2; {narrow}", SHORT, **HOUSE, fov_spots=(6.0,)),
+        "m2ost": entry("m2ost", narrow, SHORT, **SMALL_M2OST),
+        "m2ost_plain_embedding": entry("m2ost_plain_embedding", f"Table 1; {narrow}", SHORT, **SMALL_M2OST),
+        "m2ost_joint_attention": entry("m2ost_joint_attention", f"Table 1; {narrow}", SHORT, **SMALL_M2OST),
+        "m2ost_concat": entry("m2ost_concat", f"Table 1; {narrow}", SHORT, **SMALL_M2OST),
+        "m2ost_dense": entry("m2ost_dense", f"Table 1; {narrow}", SHORT, **SMALL_M2OST),
+        "m2ost, scale 0": entry("m2ost", f"Table 2; {narrow}", SHORT, **SMALL_M2OST, fov_spots=(1.5,)),
+        "m2ost, scale 1": entry("m2ost", f"Table 2; {narrow}", SHORT, **SMALL_M2OST, fov_spots=(3.0,)),
+        "m2ost, scale 2": entry("m2ost", f"Table 2; {narrow}", SHORT, **SMALL_M2OST, fov_spots=(6.0,)),
         "m2ost_reference": entry("m2ost_reference", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
         "m2ort": entry("m2ort", f"2 blocks, {PX} px", SHORT, depth=2, size_px=PX),
         "stnet": entry("stnet", f"DenseNet-121 from scratch, {PX} px", HEAVY, size_px=PX),
@@ -63,7 +63,7 @@ def rows(weights):
             depth=2, graph_depth=2, heads=4, mlp_dim=128, size_px=28, n_views=2,
         ),
         "triplex": entry(
-            "triplex", f"resnet18 from scratch, 120 px; {frozen} around, 24 px", {**SECTIONS, "n_epochs": 2},
+            "triplex", f"resnet18 from scratch, 120 px; {frozen} for context, 24 px", {**SECTIONS, "n_epochs": 2},
             dim=128, view_encoder=imagenet["encoder"], view_weights=imagenet.get("weights", "none"), view_px=32,
             section_depth=2, around_depth=2, section_heads=4, around_heads=4, size_px=120,
         ),

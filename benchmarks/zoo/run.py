@@ -1,10 +1,10 @@
-"""Compare every model on the real sections at hand, by section or by patient, and write the table.
+"""Compare all models on real sections, by section or by patient, and write the tables.
 
     python benchmarks/zoo/run.py [--data her2st mob_2k patients] [--models LABEL …] [--seeds 1] [--weights FILE]
                                  [--folder stpredict-benchmark/zoo] [--out benchmarks/zoo]
 
-Needs ``STPREDICT_DATA_DIR`` with the sections. Finished cells are kept, so a run can be stopped, and models or seeds
-added; the table contains the models that are finished.
+Needs ``STPREDICT_DATA_DIR`` with the sections. Finished cells are kept, so a run can be stopped and continued, and
+models or seeds can be added; the tables contain the models that are finished.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ import stpredict as stp
 
 HERE = Path(__file__).parent
 COLUMNS = {
-    "gene_pearson": "gene-wise PCC", "low": "low", "high": "high", "difference": "against best baseline",
-    "share_of_ceiling": "of ceiling", "gene_pearson_top50": "top 50", "best50": "best 50",
+    "gene_pearson": "gene-wise PCC", "low": "low", "high": "high", "difference": "difference to best baseline",
+    "share_of_ceiling": "share of ceiling", "gene_pearson_top50": "top 50", "best50": "best 50",
     "spot_pearson": "spot-wise PCC", "rmse": "RMSE", "moran_agreement": "Moran agreement",
 }  # fmt: skip
 COSTS = {
-    "parameters": "parameters", "macs": "MACs a spot", "fit_s": "fit (s)", "train_spots_per_s": "trained spots/s",
-    "predict_spots_per_s": "predicted spots/s", "peak_memory_mib": "memory (MiB)",
+    "parameters": "parameters", "macs": "MACs per spot", "fit_s": "fit (s)", "train_spots_per_s": "training spots/s",
+    "predict_spots_per_s": "prediction spots/s", "peak_memory_mib": "memory (MiB)",
 }  # fmt: skip
 
 
-def st(folder, name, **files):
-    """One legacy section."""
+def read_section(folder, name, **files):
+    """Read one legacy ST section."""
     where = Path(os.environ["STPREDICT_DATA_DIR"]) / folder
     given = {key: where / file if isinstance(file, str) else file for key, file in files.items() if key != "patient"}
     return stp.io.read_st(**given, name=name, patient=files.get("patient"))
 
 
 def her2st():
-    """C2 to C5, serial sections of one tumour, on the genes of the M2OST authors."""
+    """C2 to C5, serial sections of one tumour, 250 genes of the M2OST authors."""
     return stp.datasets.her2st(["C2", "C3", "C4", "C5"]), {
         "genes": stp.datasets.gene_panel("her2st"), "by": "section", "allow_leakage": True,
     }  # fmt: skip
 
 
 def mob():
-    """Two sections of one mouse's olfactory bulb, 2k arrays."""
+    """Two sections of the olfactory bulb of one mouse, 2k arrays."""
     sections = {
-        name: st("mob_2k", name, image=f"{name}.jpg", counts=f"{name}.tsv.gz", spots=f"alignment_table_{name}.tsv",
-                 patient="mouse")
+        name: read_section("mob_2k", name, image=f"{name}.jpg", counts=f"{name}.tsv.gz",
+                           spots=f"alignment_table_{name}.tsv", patient="mouse")
         for name in ("MOB1", "MOB2")
     }  # fmt: skip
     return sections, {"by": "section", "allow_leakage": True}
@@ -59,7 +59,7 @@ def mob():
 
 def patients():
     """Two patients of her2st: sections C2 to C5, and A1 at a fifth of the resolution."""
-    a1 = st("her2st_lowres", "A1", image="A1.png", counts="A1.tsv.gz", spots="A1_selection.tsv", patient="A",
+    a1 = read_section("her2st_lowres", "A1", image="A1.png", counts="A1.tsv.gz", spots="A1_selection.tsv", patient="A",
             pixel_frame=(6954, 7435))  # fmt: skip
     sections = {"C": stp.datasets.her2st(["C2", "C3", "C4", "C5"]), "A": a1}
     return sections, {"genes": stp.datasets.gene_panel("her2st")}
@@ -69,7 +69,7 @@ DATA = {"her2st": her2st, "mob_2k": mob, "patients": patients}
 
 
 def compare(name, labels, seeds, weights, folder):
-    """Run the cells of one data set that are not finished."""
+    """Run the unfinished cells of one data set."""
     sdata, options = DATA[name]()
     known = rows(weights)
     chosen = {label: known[label][0] for label in (labels or known)}
@@ -79,7 +79,7 @@ def compare(name, labels, seeds, weights, folder):
 
 
 def number(value):
-    """A figure as text."""
+    """Format a number."""
     if value is None or value != value:
         return "–"
     if abs(value) >= 1e6:
@@ -88,7 +88,7 @@ def number(value):
 
 
 def lines_of(table, columns, notes):
-    """A table as markdown."""
+    """Format a table as markdown."""
     yield "| model | configuration | " + " | ".join(columns.values()) + " |"
     yield "|---|---|" + "---|" * len(columns)
     for label, row in table.iterrows():
@@ -96,7 +96,7 @@ def lines_of(table, columns, notes):
 
 
 def finished_results(folder, labels):
-    """By data set: the comparison, its summary of rows that are complete, and the labels of those that are not."""
+    """By data set: the benchmark, its summary of complete rows, and the labels of incomplete rows."""
     for name in DATA:
         if (folder / name / "benchmark.json").is_file():
             found = stp.tl.Benchmark.load(folder / name)
@@ -111,16 +111,17 @@ def ceiling_of(found):
 
 
 def page(done, notes):
-    """The results of `finished_results` as a page."""
+    """Format the results of `finished_results` as a page."""
     text = [
-        "# Every model on the sections at hand", "",
+        "# Comparison of all models", "",
         f"{datetime.now(UTC).date()}; CPU, threads: {torch.get_num_threads()}. Made by `python benchmarks/zoo/run.py`;",
-        "rows, sizes and training in `rows.py`. Sizes are for two CPU cores: figures say how these configurations do,",
-        "not how the published ones would on a GPU with pretrained weights. Seconds depend on other work.", "",
+        "configurations and training recipes are in `rows.py`. All models are small enough to train on two CPU cores:",
+        "the scores are those of these configurations, not of the published ones, which use GPUs and pretrained",
+        "weights. Times include the effect of other processes on the machine.", "",
     ]  # fmt: skip
     for name, found, summary, short in done:
         text += [f"## {name}: {DATA[name].__doc__.strip()}", ""]
-        leak = "**Leak: test sections are of patients also trained on.** " if summary.attrs["leaks"] else ""
+        leak = "**Leakage: test and training sections are of the same patients.** " if summary.attrs["leaks"] else ""
         n_folds, n_seeds = found.runs["fold"].nunique(), found.runs["seed"].nunique()
         attrs, ceiling = summary.attrs, ceiling_of(found)
         text += [
@@ -130,15 +131,15 @@ def page(done, notes):
         ]  # fmt: skip
         by_slide = found.scores[found.scores["metric"] == "pearson"].astype({"model": str, "slide": str})
         slides = by_slide.groupby(["model", "slide"])["value"].mean().unstack().reindex(summary.index)
-        text += ["Gene-wise PCC by section held out:", "", *lines_of(slides, {c: c for c in slides}, notes), ""]
+        text += ["Gene-wise PCC by held-out section:", "", *lines_of(slides, {c: c for c in slides}, notes), ""]
         failed = [f"- {row.model}, fold {row.fold}: {row.error}" for row in found.failed.itertuples()]
         text += ["Failed:", "", *failed, ""] if failed else []
-        text += [f"Not finished, and left out: {', '.join(short)}.", ""] if short else []
+        text += [f"Not finished and not shown: {', '.join(short)}.", ""] if short else []
     return "\n".join(text)
 
 
 def main():
-    """Run, and write the table."""
+    """Run the comparison and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(DATA))
     parser.add_argument("--models", nargs="*")

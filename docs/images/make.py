@@ -77,7 +77,7 @@ def design() -> None:
             f'<text x="{x + 77}" y="{y + 20}" class="b m">{name}</text>',
             *(
                 f'<text x="{x + 77}" y="{y + 36 + 12 * i}" class="m s">{line}</text>'
-                for i, line in enumerate(_folded(STEPS[name][2]))
+                for i, line in enumerate(_wrap_lines(STEPS[name][2]))
             ),
             f'<text x="{x + 2}" y="{y - 5}" class="s">{place}</text>',
         ]
@@ -94,7 +94,7 @@ def design() -> None:
     (HERE / "design.svg").write_text(body + "\n", encoding="utf-8")
 
 
-def _folded(text: str, width: int = 25) -> list[str]:
+def _wrap_lines(text: str, width: int = 25) -> list[str]:
     return textwrap.wrap(text, width)
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._checks import slides as check
 from ._chunks import Chunks
 from ._rgb import rgb_gain, to_rgb
 
@@ -93,7 +92,6 @@ class PatchReader:
         image_key: str = "",
         n_threads: int | None = None,
     ) -> None:
-        check.colour_image(levels[0].pixels.shape, image_key)
         self.patch, self._axes = patch, np.eye(2) if axes is None else axes
         self.sides_px = np.asarray(patch.fov_um) / um_per_px
         self._size_px = np.asarray(levels[0].pixels.shape[:0:-1])
@@ -220,7 +218,6 @@ def rgb_strips(
 
     Transparent and missing pixels are white.
     """
-    check.colour_image(levels[0].pixels.shape, image_key)
     convert = partial(to_rgb, gain=rgb_gain(levels, image_key))
     chunks = Chunks([level.pixels for level in levels], convert, STRIP_BYTES)
     level = _with_offsets(levels[: position + 1], chunks)[position]

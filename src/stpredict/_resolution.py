@@ -136,3 +136,15 @@ def reconcile_resolution(stated: Resolution | None, by_spots: list[Resolution], 
     if stated is not None and len(by_spots) == 1:
         check.same_resolution(stated, by_spots[0], image_key)
     return found
+
+
+def image_resolution(
+    sdata: SpatialData, image_key: str, given: float | None, spots: SpotsOnImage | None = None
+) -> float:
+    """µm per full-resolution pixel: as given, else as recorded, else of the image file, else from spots.
+
+    Spots of a known platform must agree within 5 %.
+    """
+    stated = stated_resolution(sdata, image_key, given)
+    by_spots = [] if spots is None else resolutions_from_spots(spot_platform(sdata, spots.shapes_key), spots)
+    return reconcile_resolution(stated, by_spots, image_key).um_per_px

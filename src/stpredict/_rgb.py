@@ -34,11 +34,12 @@ def to_rgb(pixels: NDArray[Any], gain: float = 1.0) -> tuple[NDArray[np.uint8], 
 
 
 def rgb_gain(levels: Sequence[Level], image_key: str) -> float:
-    """Factor that brings the pixel values of a pyramid, finest level first, to [0, 255].
+    """Factor that brings the pixel values of a colour image, finest level first, to [0, 255].
 
     uint8 stays. Other integers are read as 8, 12 or 16 bits, the fewest that hold the maximum of the coarsest level;
     floats as [0, 1] or [0, 255].
     """
+    check.colour_image(levels[0].pixels.shape, image_key)
     coarsest = levels[-1].pixels
     dtype = np.dtype(coarsest.dtype)
     if dtype == np.uint8:

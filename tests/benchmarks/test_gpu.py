@@ -70,7 +70,7 @@ def test_steps_measure_without_spatialdata(trial):
         assert all("share" in row or row["left_out"] for row in rows)
     assert {row["recipe"] for row in result["training"]["rows"]} == {"present recipe", "paper's recipe"}
     assert all(-1 <= row["scores"]["gene_pearson"] <= 1 for row in result["training"]["rows"])
-    assert result["end_to_end"]["left_out"] == "from a store: zarr is not installed"
+    assert result["end_to_end"]["left_out"] == "prediction from zarr: zarr is not installed"
     assert result["end_to_end"]["predict"].keys() == {"m2ost, memory", "m2ost_tiny, memory"}
 
 
@@ -105,7 +105,7 @@ def test_steps_say_what_is_missing_where_there_is_little_but_torch(tmp_path):
         "ceilings": "done", "networks": "left out", "training": "left out", "encoder": "left out"
     }  # fmt: skip
     assert all("is blocked" in found[name]["reason"] for name in steps[1:])
-    assert "This step is not whole (left out)" in (tmp_path / "gpu.md").read_text()
+    assert "This step is incomplete (left out)" in (tmp_path / "gpu.md").read_text()
 
 
 def test_fabric_of_the_package_lightning_is_taken(tmp_path):
@@ -170,8 +170,8 @@ def test_targets_are_judged_by_figures_of_a_gpu_alone():
     page = load("page").page
     measured = page({"steps": {"networks": entry}, "notes": []})
     assert "| inference of `m2ost`, share of the bf16 matrix product | 0.35 | 0.40 | reached |" in measured
-    assert "| inference of `m2ost`, times plain fp32 | 10 | 7.00 | missed |" in measured
-    assert "| training of `m2ost`, times plain fp32 | 10 | not measured | not measured |" in measured
+    assert "| inference of `m2ost`, speed relative to plain fp32 | 10 | 7.00 | missed |" in measured
+    assert "| training of `m2ost`, speed relative to plain fp32 | 10 | not measured | not measured |" in measured
     assert "| m2ost | inference | bf16 | eager | 256 | 0.40 (0.30 to 0.50) |" in measured
     assert "reached |" not in page({"steps": {"networks": entry | {"small": True}}, "notes": []})
 

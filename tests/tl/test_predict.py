@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 
 import anndata as ad
 import numpy as np
@@ -166,8 +165,7 @@ def test_several_predictions_side_by_side_and_again(sdata, predictor):
 def test_batches_and_pieces_do_not_matter(sdata, predictor, monkeypatch):
     found = []
     for batch_size, at_once in ((64, 512), (7, 512), (64, 11), (None, 30)):
-        arguments = {"piece_bytes": at_once * 3 * 3 * 32 * 32}
-        monkeypatch.setattr(partitions, "read_pieces", partial(read_pieces, **arguments))
+        monkeypatch.setattr(partitions, "PIECE_BYTES", at_once * 3 * 3 * 32 * 32)
         predict(sdata, predictor, batch_size=batch_size, **QUIET)
         found.append(sdata["predicted"].X)
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
@@ -192,11 +190,12 @@ def test_spots_are_read_while_others_are_computed(sdata, predictor, monkeypatch)
     second, waited = threading.Event(), []
 
     def reading(slide, patch, **arguments):
-        for i, piece in enumerate(read_pieces(slide, patch, piece_bytes=5 * 3 * 3 * 32 * 32, **arguments)):
+        for i, piece in enumerate(read_pieces(slide, patch, **arguments)):
             if i == 1:
                 second.set()
             yield piece
 
+    monkeypatch.setattr(partitions, "PIECE_BYTES", 5 * 3 * 3 * 32 * 32)
     monkeypatch.setattr(partitions, "read_pieces", reading)
     predictor.members[0].network.head.register_forward_hook(lambda *_: waited.append(second.wait(600)))
     predict(sdata, predictor, shapes_key="S0_spots", **QUIET)

@@ -10,7 +10,7 @@ import torch
 
 from stpredict._train.config import FitConfig
 from stpredict._train.device import make_fabric
-from stpredict._train.loop import seeded
+from stpredict._train.loop import seeded_rng
 from stpredict.models import SpotBatch, build
 from stpredict.models import config as named_config
 
@@ -55,7 +55,7 @@ def spots() -> Callable[..., SpotBatch]:
 def network() -> Callable[..., SpotModel]:
     def make(seed: int = 0, n_outputs: int = 3, **options: object) -> SpotModel:
         shape = {"dim": 12, "depth": 1, "heads": 2, "size_px": 16, "patch_size": 8, **options}
-        with seeded(seed, -1):
+        with seeded_rng(seed, -1):
             return build(named_config("m2ost", n_outputs, shape))
 
     return make

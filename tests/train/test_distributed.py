@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from stpredict._train.config import FitConfig
 from stpredict._train.device import make_fabric
-from stpredict._train.loop import TrainingState, seeded, train
+from stpredict._train.loop import TrainingState, seeded_rng, train
 from stpredict.models import SpotBatch, build, config
 
 def weights(**several):
@@ -28,7 +28,7 @@ def weights(**several):
                       xy_um=torch.zeros(24, 2), slide=torch.arange(24) % 2,
                       targets=torch.randn(24, 3, generator=generator))
     shape = {"dim": 12, "depth": 1, "heads": 2, "size_px": 16, "patch_size": 8, "mask_rate": 0.0}
-    with seeded(0, -1):
+    with seeded_rng(0, -1):
         model = build(config("m2ost", 3, shape))
     tried = []
 

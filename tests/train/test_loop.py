@@ -13,7 +13,7 @@ import torch
 from stpredict._train import loop as _loop
 from stpredict._train.batches import BatchLimit, gather
 from stpredict._train.config import FitConfig
-from stpredict._train.loop import TrainingState, ValidationSpots, outputs, seeded, train
+from stpredict._train.loop import TrainingState, ValidationSpots, outputs, seeded_rng, train
 
 CONFIG = FitConfig(n_epochs=4, batch_size=8, lr=3e-3, warmup_epochs=0.5, accelerator="cpu", precision="32-true")
 
@@ -339,7 +339,7 @@ def test_rows_of_one_set_of_spots_are_as_good_as_two_sets(network, spots, fabric
 
 def test_seeded_numbers_depend_on_seed_and_epoch_alone():
     def drawn(seed, epoch):
-        with seeded(seed, epoch) as generator:
+        with seeded_rng(seed, epoch) as generator:
             return torch.rand(1).item(), torch.rand(1, generator=generator).item()
 
     assert drawn(0, 0) == drawn(0, 0)

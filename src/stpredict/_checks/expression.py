@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from .slides import listed
-from .training import warn
+from .slides import quote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +83,7 @@ def known_genes(asked: Sequence[str], available: Sequence[str]) -> None:
     if missing or not len(asked):
         what = f"{len(missing)} of {len(asked)} genes asked for are not in the table: {', '.join(map(repr, missing))}"
         msg = (
-            f"{what if missing else 'No gene is asked for'}. The table has {len(available)}: {listed(available)}. "
+            f"{what if missing else 'No gene is asked for'}. The table has {len(available)}: {quote(available)}. "
             "Leave the missing ones out of `genes`, or let `stp.pp.select_genes(sdata, n_genes=250)` choose."
         )
         raise ValueError(msg)
@@ -96,7 +95,7 @@ def unique_genes(names: Sequence[str], what: str) -> None:
     twice = values[n_times > 1].tolist()
     if twice:
         msg = (
-            f"Gene names in {what} are not unique: {listed(twice)}. Make them so, for instance with "
+            f"Gene names in {what} are not unique: {quote(twice)}. Make them so, for instance with "
             "`adata.var_names_make_unique()`."
         )
         raise ValueError(msg)
@@ -110,12 +109,3 @@ def shared_genes(n_shared: int, n_each: Sequence[int]) -> None:
             "(symbols or Ensembl ids) in all of them."
         )
         raise ValueError(msg)
-
-
-def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:
-    """Warn where predicted genes were not measured."""
-    if missing:
-        warn(
-            f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({listed(missing)}): these "
-            "cannot be compared with measurements."
-        )

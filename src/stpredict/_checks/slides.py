@@ -27,7 +27,7 @@ class Resolution(Protocol):
         """The source."""
 
 
-def listed(names: Sequence[object]) -> str:
+def quote(names: Sequence[object]) -> str:
     """The first eight names, quoted, for a message."""
     shown = ", ".join(repr(name) for name in list(names)[:8])
     return (shown + (f", … ({len(names)} in all)" if len(names) > 8 else "")) or "none"
@@ -122,7 +122,7 @@ def pixel_range(dtype: object, low: float, high: float, image_key: str) -> NoRet
 def distinct_slides(pairs: Sequence[tuple[str, str]]) -> None:
     """Refuse slides that share spots, whatever their names: a spot would be validated on that was also trained on."""
     if pairs:
-        shown = listed([f"{one} and {other}" for one, other in pairs])
+        shown = quote([f"{one} and {other}" for one, other in pairs])
         msg = (
             f"Slides hold the same spots: {shown}. One slide was given twice, or parts of one overlap. Give each spot "
             "once, or accept it with `allow_leakage=True` in the training options, which the predictor then records."

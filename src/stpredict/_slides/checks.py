@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from .._checks.slides import MAX_ANISOTROPY, listed
+from .._checks.slides import MAX_ANISOTROPY, quote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +36,7 @@ def each_once(names: Sequence[str]) -> None:
         raise ValueError(msg)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        msg = f"Slides are named more than once: {listed(twice)} (of {listed(names)}). Give each once in `shapes_key`."
+        msg = f"Slides are named more than once: {quote(twice)} (of {quote(names)}). Give each once in `shapes_key`."
         raise ValueError(msg)
 
 
@@ -45,7 +45,7 @@ def has_table(names: Sequence[str], asked: str) -> None:
     if asked not in names:
         create = f"Create it with `stp.tl.predict(sdata, predictor, key_added={asked!r})`."
         hint = create if "predict" in asked else "Give one of them as `table_name`."
-        msg = f"No table {asked!r} in `sdata.tables` (found: {listed(names)}). {hint}"
+        msg = f"No table {asked!r} in `sdata.tables` (found: {quote(names)}). {hint}"
         raise ValueError(msg)
 
 
@@ -58,7 +58,7 @@ def one_table(names: Sequence[str]) -> None:
         )
         raise ValueError(msg)
     if len(names) > 1:
-        msg = f"Which table holds the counts? Found: {listed(names)}. Give `table_name`."
+        msg = f"Which table holds the counts? Found: {quote(names)}. Give `table_name`."
         raise ValueError(msg)
 
 
@@ -66,13 +66,13 @@ def one_shapes(found: Sequence[str], names: Sequence[str]) -> None:
     """Refuse to guess among several spot elements where no table names one, or to go on without any."""
     if not found:
         msg = (
-            f"No element holds spots; shapes and labels found: {listed(names)}. Lay spots over the slide with "
+            f"No element holds spots; shapes and labels found: {quote(names)}. Lay spots over the slide with "
             "`stp.pp.spot_grid`, or give `shapes_key`."
         )
         raise ValueError(msg)
     if len(found) > 1:
         msg = (
-            f"Which element holds the spots? No table says so; shapes and labels found: {listed(found)}. "
+            f"Which element holds the spots? No table says so; shapes and labels found: {quote(found)}. "
             "Give `shapes_key`."
         )
         raise ValueError(msg)
@@ -95,7 +95,7 @@ def has_regions(regions: Sequence[str], asked: Sequence[str]) -> None:
     """Refuse spot elements that do not exist or are not annotated."""
     missing = [key for key in asked if key not in regions]
     if missing:
-        msg = f"`shapes_key` names {listed(missing)}; elements that hold spots: {listed(regions)}. Give some of these."
+        msg = f"`shapes_key` names {quote(missing)}; elements that hold spots: {quote(regions)}. Give some of these."
         raise ValueError(msg)
 
 
@@ -105,7 +105,7 @@ def has_element(sdata: SpatialData, key: str, table_name: str | None) -> None:
     if key not in available:
         msg = (
             f"Table {table_name!r} annotates {key!r}, which is not in the object (shapes and labels: "
-            f"{listed(available)}). Add the element or give `shapes_key`."
+            f"{quote(available)}). Add the element or give `shapes_key`."
         )
         raise ValueError(msg)
 
@@ -113,7 +113,7 @@ def has_element(sdata: SpatialData, key: str, table_name: str | None) -> None:
 def has_image(names: Sequence[str], asked: str) -> None:
     """Refuse an image that does not exist."""
     if asked not in names:
-        msg = f"No image {asked!r} in `sdata.images` (found: {listed(names)}). Give one of them as `image_key`."
+        msg = f"No image {asked!r} in `sdata.images` (found: {quote(names)}). Give one of them as `image_key`."
         raise ValueError(msg)
 
 
@@ -129,7 +129,7 @@ def may_write(
     if key_added in taken and not (key_added in getattr(sdata, kind) and key_added in made):
         msg = (
             f"The object already has an element {key_added!r} that `{function}` did not make (it made: "
-            f"{listed(sorted(made))}), and it is not overwritten. Give another name as `key_added`, or delete it with "
+            f"{quote(sorted(made))}), and it is not overwritten. Give another name as `key_added`, or delete it with "
             f"`del sdata[{key_added!r}]`."
         )
         raise ValueError(msg)
@@ -155,7 +155,7 @@ def one_image(
         raise ValueError(msg)
     if len(shared) > 1:
         msg = (
-            f"Spots {shapes_key!r} lie on several images: {listed(list(shared))}. "
+            f"Spots {shapes_key!r} lie on several images: {quote(list(shared))}. "
             "Say which with `image_key`, or narrow down with `coordinate_system`."
         )
         raise ValueError(msg)
@@ -170,27 +170,16 @@ def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, ta
         )
         raise ValueError(msg)
     if not index.is_unique:
-        twice = listed(index[index.duplicated()].unique().tolist())
+        twice = quote(index[index.duplicated()].unique().tolist())
         msg = f"Spots of {shapes_key!r} share an index: {twice}. Make it unique: `element.reset_index(drop=True)`."
         raise ValueError(msg)
     missing = ids[index.get_indexer(pd.Index(ids)) < 0]
     if len(missing):
         msg = (
             f"{len(missing)} of {len(ids)} rows of table {table_name!r} name spots that {shapes_key!r} does not have "
-            f"(for instance {listed(missing[:3].tolist())}; its index: {listed(index[:3].tolist())}, dtype "
+            f"(for instance {quote(missing[:3].tolist())}; its index: {quote(index[:3].tolist())}, dtype "
             f"{index.dtype}). "
             "Make the instance key column equal to the index of the element."
-        )
-        raise ValueError(msg)
-
-
-def unique_spots(names: pd.Index[Any], table_name: str) -> None:
-    """Refuse rows that share a name: predictions are matched to measurements by it."""
-    if not names.is_unique:
-        twice = listed(names[names.duplicated()].unique().tolist())
-        msg = (
-            f"Rows of table {table_name!r} share a name: {twice}. Make `obs_names` unique with "
-            f"`sdata.tables[{table_name!r}].obs_names_make_unique()`."
         )
         raise ValueError(msg)
 
@@ -228,14 +217,14 @@ def layers(table: AnnData) -> list[str]:
 def has_layer(table: AnnData, layer: str | None) -> None:
     """Refuse a layer that does not exist."""
     if layer is not None and layer not in table.layers:
-        msg = f"No layer {layer!r} in the table (found: {listed(layers(table))}). Give `layer`, or leave it out for X."
+        msg = f"No layer {layer!r} in the table (found: {quote(layers(table))}). Give `layer`, or leave it out for X."
         raise ValueError(msg)
 
 
 def has_column(table: AnnData, column: str, argument: str = "group_key") -> None:
     """Refuse a column of obs that does not exist."""
     if column not in table.obs:
-        msg = f"No column {column!r} in `obs` (found: {listed(list(table.obs.columns))}). Give another `{argument}`."
+        msg = f"No column {column!r} in `obs` (found: {quote(list(table.obs.columns))}). Give another `{argument}`."
         raise ValueError(msg)
 
 
@@ -276,7 +265,7 @@ def embeddings(table: AnnData | None, key: str, shapes_key: str) -> NDArray[Any]
     found = [] if table is None else [str(name) for name in table.obsm]
     if table is None or key not in found:
         msg = (
-            f"No obsm[{key!r}] for the spots of {shapes_key!r} (found: {listed(found)}). Embed their patches first, "
+            f"No obsm[{key!r}] for the spots of {shapes_key!r} (found: {quote(found)}). Embed their patches first, "
             "give another `features_key`, or leave it out and name an `encoder`."
         )
         raise ValueError(msg)
@@ -295,7 +284,7 @@ def one_group(values: pd.Series[Any], group_key: str, shapes_key: str) -> str:
     groups = values.dropna().astype(str).unique()
     if len(groups) != 1 or values.isna().any():
         msg = (
-            f"The spots of {shapes_key!r} belong to {listed(list(groups))} by obs[{group_key!r}]"
+            f"The spots of {shapes_key!r} belong to {quote(list(groups))} by obs[{group_key!r}]"
             f"{' and some to none' if values.isna().any() else ''}; one slide must be one group. "
             "Use a column that is constant within a slide, such as the patient."
         )

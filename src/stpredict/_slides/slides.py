@@ -17,13 +17,7 @@ from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._geometry import apply_affine, axis_scales, orientation
-from .._resolution import (
-    SpotsOnImage,
-    reconcile_resolution,
-    resolutions_from_spots,
-    spot_platform,
-    stated_resolution,
-)
+from .._resolution import SpotsOnImage, image_resolution
 from . import checks as check
 from .expression import gene_counts, library_column, total_counts
 
@@ -311,17 +305,6 @@ def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
         return shapes_key
     check.has_column(table, group_key)
     return check.one_group(pd.Series(table.obs[group_key]), group_key, shapes_key)
-
-
-def image_resolution(
-    sdata: SpatialData, image_key: str, given: float | None, spots: SpotsOnImage | None = None
-) -> float:
-    """µm per full-resolution pixel: as given, else as recorded, else of the image file, else from spots.
-
-    Spots of a known platform must agree within 5 %.
-    """
-    by_spots = [] if spots is None else resolutions_from_spots(spot_platform(sdata, spots.shapes_key), spots)
-    return reconcile_resolution(stated_resolution(sdata, image_key, given), by_spots, image_key).um_per_px
 
 
 def pyramid(image: Any) -> tuple[Level, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ def check_leakage(shared: Sequence[str], *, allowed: bool) -> None:
     """Refuse to validate on a group that is also trained on."""
     if shared and not allowed:
         msg = (
-            f"Validation slides share groups with training slides: {listed(shared)}. Scores would be too good. Name "
+            f"Validation slides share groups with training slides: {quote(shared)}. Scores would be too good. Name "
             "groups by `group_key`, hold out whole groups with `validate_on`, or accept it with "
             "`stp.tl.FitConfig(allow_leakage=True)`: the predictor then carries the mark."
         )
@@ -42,8 +42,8 @@ def check_validate_on(names: Sequence[str], available: Sequence[str]) -> None:
     """Refuse names that are neither a slide nor a group."""
     wrong = [names] if isinstance(names, str) else [name for name in names if name not in available]
     if wrong or not names:
-        what = listed(wrong) if names else "nothing"
-        msg = f"`validate_on` names {what}; give a list out of {listed(available)}."
+        what = quote(wrong) if names else "nothing"
+        msg = f"`validate_on` names {what}; give a list out of {quote(available)}."
         raise ValueError(msg)
 
 
@@ -96,7 +96,7 @@ def check_device(name: str, available: Mapping[str, bool]) -> None:
     if not available.get(name, True):
         found = [known for known, is_there in available.items() if is_there]
         msg = (
-            f"torch finds no device for {name!r} here; it finds {listed(found)}. Take one of those, or 'auto'. If the "
+            f"torch finds no device for {name!r} here; it finds {quote(found)}. Take one of those, or 'auto'. If the "
             "machine has one, its driver or a build of torch for it is missing."
         )
         raise ValueError(msg)

@@ -69,11 +69,11 @@ def gather(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:
         return map_tensors(spots, lambda x: x[index])
     rows = index.numpy()
 
-    def take(x: Tensor) -> Tensor:
+    def select_rows(x: Tensor) -> Tensor:
         """With numpy on the CPU, which uses one thread: the others compute."""
         return torch.from_numpy(x.numpy().take(rows, axis=0)) if x.device.type == "cpu" else x[index]
 
-    return map_tensors(spots, take)
+    return map_tensors(spots, select_rows)
 
 
 def device_batches(spots: SpotBatch, indices: Iterable[Tensor], device: torch.device) -> Iterator[SpotBatch]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .._geometry import PatchSpec
     from .._slides.slides import Slide
+    from ..pp.stain_normalization import StainNormalizer
     from .config import FitConfig
 
 PIECE_BYTES = 1 << 25
@@ -58,8 +59,12 @@ def read_pieces(
     piece_bytes: int = PIECE_BYTES,
     budget_bytes: int = BUDGET_BYTES,
     index: int = 0,
+    recolor: StainNormalizer | None = None,
 ) -> Iterator[Piece]:
-    """Read the patches of ``rows``, by default of all spots in `reading_order`; ``index`` is their slide's number."""
+    """Read the patches of ``rows``, by default of all spots in `reading_order`; ``index`` is their slide's number.
+
+    ``recolor`` is a stain normalisation of the patches.
+    """
     reader = PatchReader(
         slide.levels,
         slide.um_per_px,
@@ -74,7 +79,7 @@ def read_pieces(
         some = order[start : start + piece_size]
         patches, flagged = reader.read(slide.xy_px[some])
         spots = SpotBatch(
-            patches=torch.from_numpy(patches),
+            patches=torch.from_numpy(patches if recolor is None else recolor(patches)),
             xy_um=torch.from_numpy(slide.xy_um[some].astype(np.float32)),
             slide=torch.full((len(some),), index, dtype=torch.int64),
             features=None if slide.features is None else torch.from_numpy(slide.features[some]),

@@ -157,7 +157,7 @@ def train(
     try:
         while state.epoch < config.n_epochs and state.epoch - state.best_epoch <= config.patience:
             started = time.perf_counter()
-            with seeded(config.seed, state.epoch) as generator:
+            with seeded_rng(config.seed, state.epoch) as generator:
                 mine = _rows_of_steps(whole or rows, steps, share, fabric, generator)
                 with prefetch(device_batches(spots, mine, fabric.device), depth=2) as batches:
                     loss = _train_epoch(loop, batches, steps, state.epoch, generator)
@@ -231,7 +231,7 @@ def _optimizer_step(loop: _Loop, batch: SpotBatch, views: Views) -> float:
 
 
 @contextmanager
-def seeded(seed: int, epoch: int) -> Iterator[torch.Generator]:
+def seeded_rng(seed: int, epoch: int) -> Iterator[torch.Generator]:
     """Random numbers that depend on seed and epoch only, so that a resumed run equals an uninterrupted one.
 
     Yields a generator for order and augmentation; torch's global generators are restored afterwards.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -14,10 +14,10 @@ def known_names(argument: str, names: Sequence[str], available: Collection[str],
     """Refuse names that are not available, all of them at once, names given twice, and none."""
     unknown = [name for name in names if name not in available]
     if unknown or not names:
-        what = listed(unknown) if unknown else "nothing"
+        what = quote(unknown) if unknown else "nothing"
         msg = f"`{argument}` names {what}; there are {', '.join(map(repr, available))}. Call `{function}` with these."
         raise ValueError(msg)
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        msg = f"`{argument}` names {listed(twice)} more than once. Give each name once."
+        msg = f"`{argument}` names {quote(twice)} more than once. Give each name once."
         raise ValueError(msg)

@@ -12,7 +12,7 @@ from spatialdata.transformations import Identity
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._geometry import neighbour_pitch
 from .._resolution import Resolution, reconcile_resolution
 from ._platforms import image_size, linked_table, open_image, sample_attrs
@@ -88,7 +88,7 @@ def from_anndata(
     taken = [column for column in LINK_COLUMNS if column in adata.obs]
     if taken:
         msg = (
-            f"`adata.obs` has columns {listed(taken)}, which link the table to its spots. Rename yours: "
+            f"`adata.obs` has columns {quote(taken)}, which link the table to its spots. Rename yours: "
             "`adata.obs.rename(columns={…: …})`."
         )
         raise ValueError(msg)
@@ -120,8 +120,8 @@ def _centres(adata: AnnData, xy: str | tuple[str, str]) -> NDArray[np.float64]: 
         found = obs[list(xy)].to_numpy()
     else:
         msg = (
-            f"`xy` is {xy!r}; it must be a key of `obsm` (found: {listed(list(adata.obsm))}) or two columns of `obs` "
-            f"(found: {listed(list(obs.columns))})."
+            f"`xy` is {xy!r}; it must be a key of `obsm` (found: {quote(list(adata.obsm))}) or two columns of `obs` "
+            f"(found: {quote(list(obs.columns))})."
         )
         raise ValueError(msg)
     centres: NDArray[np.float64] = np.asarray(found, np.float64)

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from .._checks import expression as check_expression
-from .._checks.slides import listed
+from .._checks.slides import quote
 from . import _errors as check
 from ._tables import (
     BARCODE,
@@ -98,8 +98,8 @@ def _genes_axis(rows: Sequence[str], columns: Sequence[str], path: Path) -> Gene
     )
     if spots_in_rows == spots_in_columns:
         msg = (
-            f"It is not clear whether genes are the rows or the columns of '{path.name}': rows are {listed(rows)}, "
-            f"columns {listed(columns)}, and names of spots such as '10x13' or 'ACGTACGTACGTACGT-1' must be on exactly "
+            f"It is not clear whether genes are the rows or the columns of '{path.name}': rows are {quote(rows)}, "
+            f"columns {quote(columns)}, and names of spots such as '10x13' or 'ACGTACGTACGTACGT-1' must be on exactly "
             "one axis. Give `genes_in='rows'` or `genes_in='columns'`."
         )
         raise ValueError(msg)
@@ -155,7 +155,7 @@ def _read_matrix_market(path: Path, genes_in: GenesIn | None) -> tuple[list[str]
     missing = [what for what, file in {"barcodes.tsv": spot_file, "features.tsv": gene_file}.items() if file is None]
     if missing:
         msg = (
-            f"Matrix '{path.name}' needs {listed(missing)} (plain or '.gz') beside it in '{path.parent}'. Put them "
+            f"Matrix '{path.name}' needs {quote(missing)} (plain or '.gz') beside it in '{path.parent}'. Put them "
             "there, or give counts as a table with names to `stp.io.read_st`."
         )
         raise FileNotFoundError(msg)

@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._checks.training import warn
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ def unreadable(path: Path, what: str, reason: object) -> NoReturn:
 def exactly_one(found: Sequence[Path], names: Sequence[str], folder: Path, what: str) -> Path:
     """The one file that was found; an error if there is none, or several."""
     if len(found) > 1:
-        msg = f"'{folder}' holds several {what}: {listed([file.name for file in found])}. Keep one sample a folder."
+        msg = f"'{folder}' holds several {what}: {quote([file.name for file in found])}. Keep one sample a folder."
         raise ValueError(msg)
     if not found:
         has = "there is no such folder"
         if folder.is_dir():
-            has = f"it holds {listed(sorted(file.name for file in folder.iterdir()))}"
+            has = f"it holds {quote(sorted(file.name for file in folder.iterdir()))}"
         msg = (
-            f"No {what} in '{folder}' (looked for {listed(names)}; {has}). Is this the right folder, and is the "
+            f"No {what} in '{folder}' (looked for {quote(names)}; {has}). Is this the right folder, and is the "
             "download complete? Give the folder that holds the whole output of one sample."
         )
         raise FileNotFoundError(msg)
@@ -81,7 +81,7 @@ def exactly_one(found: Sequence[Path], names: Sequence[str], folder: Path, what:
 
 def several_images(found: Sequence[Path], folder: Path) -> NoReturn:
     """Report that the image to read must be named."""
-    msg = f"Which image is it? '{folder}' holds {listed([file.name for file in found])}. Give one as `image`."
+    msg = f"Which image is it? '{folder}' holds {quote([file.name for file in found])}. Give one as `image`."
     raise ValueError(msg)
 
 
@@ -90,8 +90,8 @@ def require_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> 
     missing = [name for name in needed if name not in found]
     if missing:
         msg = (
-            f"Table '{path.name}' has no column {listed(missing)} (found: {listed(found)}). Name its columns "
-            f"{listed(needed)}."
+            f"Table '{path.name}' has no column {quote(missing)} (found: {quote(found)}). Name its columns "
+            f"{quote(needed)}."
         )
         raise ValueError(msg)
 
@@ -99,7 +99,7 @@ def require_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> 
 def require_finite_columns(bad: Sequence[str], path: Path) -> None:
     """Refuse coordinates that are missing or not numbers."""
     if bad:
-        msg = f"Table '{path.name}' has missing or non-numeric values in {listed(bad)}. Remove these rows or fill them."
+        msg = f"Table '{path.name}' has missing or non-numeric values in {quote(bad)}. Remove these rows or fill them."
         raise ValueError(msg)
 
 
@@ -117,7 +117,7 @@ def require_unique_spots(names: Sequence[str], path: Path) -> None:
     """Refuse two rows for one position of the array."""
     twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
-        msg = f"'{path.name}' holds more than one row for array position {listed(twice)}. Keep one row per spot."
+        msg = f"'{path.name}' holds more than one row for array position {quote(twice)}. Keep one row per spot."
         raise ValueError(msg)
 
 

@@ -20,7 +20,7 @@ from spatialdata.models import TableModel
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._resolution import resolution_from_pixel_size
 from . import _errors as check
 from ._wsi import image_element, open_slide_file
@@ -77,7 +77,7 @@ def read_json(path: Path, what: str, fields: Sequence[str]) -> dict[str, Any]:
         check.unreadable(path, what, reason)
     missing = [name for name in fields if name not in values]
     if missing:
-        msg = f"'{path}' has no field {listed(missing)} (found: {listed(sorted(values))}). Fetch the file again."
+        msg = f"'{path}' has no field {quote(missing)} (found: {quote(sorted(values))}). Fetch the file again."
         raise ValueError(msg)
     return values
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 import pandas as pd
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._geometry import apply_affine
 from . import _errors as check
 from ._tables import SPOT_NAME, mostly_match, numeric_columns, parse_spot_name, read_table, read_text, spot_name
@@ -66,7 +66,7 @@ def read_spots(path: Path, *, affine: NDArray[np.float64] | None = None) -> Spot
     else:
         msg = (
             f"Spot file '{path.name}' has no pixel columns ('pixel_x' and 'pixel_y', or 'X' and 'Y'; found: "
-            f"{listed(list(frame.columns))}). Name them so, or give `affine`: the 3 x 3 matrix from array coordinates "
+            f"{quote(list(frame.columns))}). Name them so, or give `affine`: the 3 x 3 matrix from array coordinates "
             "to pixels, as a text file or an array."
         )
         raise ValueError(msg)
@@ -86,7 +86,7 @@ def spots_from_names(names: Sequence[str], affine: NDArray[np.float64], path: Pa
 def _no_array_coordinates(found: Sequence[str], path: Path) -> NoReturn:
     msg = (
         f"Spot file '{path.name}' has neither columns 'x' and 'y' nor a column of names such as '10x13' (found: "
-        f"{listed(found)}). Name its columns so."
+        f"{quote(found)}). Name its columns so."
     )
     raise ValueError(msg)
 
@@ -188,7 +188,7 @@ def _labels_from_indicators(frame: pd.DataFrame, path: Path) -> dict[str, str]:
     names = [str(name) for name in frame.columns[1:]]
     ambiguous = [name for name, n in zip(names, indicators.sum(axis=0), strict=True) if n > 1]
     if ambiguous:
-        msg = f"'{path.name}' gives more than one label to spot {listed(ambiguous)}. Keep one label for each spot."
+        msg = f"'{path.name}' gives more than one label to spot {quote(ambiguous)}. Keep one label for each spot."
         raise ValueError(msg)
     found = ((parse_spot_name(names[i]), labels.iloc[k]) for k, i in np.argwhere(indicators))
     return {spot_name(*xy): label for xy, label in found if xy is not None}

@@ -12,7 +12,7 @@ from spatialdata.transformations import Identity, Scale, set_transformation
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from .._checks.slides import MAX_RESOLUTION_DIFFERENCE, listed
+from .._checks.slides import MAX_RESOLUTION_DIFFERENCE, quote
 from .._resolution import VISIUM, Resolution, reconcile_resolution, resolution_from_pixel_size
 from . import _errors as check
 from ._lattice import fit_lattice
@@ -199,7 +199,7 @@ def _images(
     elif main in available:
         images = {f"{name}_image": _open_overview(folder, main, factors, name)}
     else:
-        has = f"there is {listed(available)}" if available else "there is none"
+        has = f"there is {quote(available)}" if available else "there is none"
         msg = (
             f"No '{main}' image in '{folder / 'spatial'}' ({has}). Give the path of the full-resolution image as "
             f"`image`. {check.WHERE_FULL_IMAGE}"

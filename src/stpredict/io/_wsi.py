@@ -24,7 +24,7 @@ from xarray import DataArray, Dataset, DataTree
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._files import atomic_folder
 from .._resolution import Resolution, reconcile_resolution, resolution_from_pixel_size
 from . import _errors as check
@@ -125,7 +125,7 @@ def read_wsi(
     """
     _require_exists(os.fspath(path))
     if backend not in BACKENDS:
-        msg = f"`backend` is {backend!r}; it must be one of {listed(BACKENDS)}."
+        msg = f"`backend` is {backend!r}; it must be one of {quote(BACKENDS)}."
         raise ValueError(msg)
     path, name = Path(path), _default_name(Path(path)) if name is None else name
     if not _is_valid_name(name):
@@ -184,7 +184,7 @@ def open_slide_file(path: Path, backend: str) -> SlideFile:
     if path.is_dir():
         if not _wsi_zarr.is_zarr(path):
             msg = (
-                f"'{path}' is a folder without zarr metadata (it holds {listed(sorted(f.name for f in path.iterdir()))}"
+                f"'{path}' is a folder without zarr metadata (it holds {quote(sorted(f.name for f in path.iterdir()))}"
                 "). Give the slide itself: the file of that name beside it (MRXS), one of the files in it (DICOM), or "
                 "a folder with 'zarr.json' or '.zattrs' (OME-Zarr)."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 from . import _errors as check
 from ._wsi_levels import SlideFile, TransposedPlane
 from ._wsi_resolution import resolution_from_ome_zarr
@@ -36,7 +36,7 @@ def open_slide_file(path: Path) -> SlideFile:
         hint = "Give the folder of one image, whose metadata hold 'multiscales'"
         if "spatialdata_attrs" in group.attrs:
             hint = "It is a SpatialData object: read it with `spatialdata.read_zarr(path)`"
-        msg = f"Zarr folder '{path}' is no OME-Zarr image (its metadata hold {listed(list(group.attrs))}). {hint}."
+        msg = f"Zarr folder '{path}' is no OME-Zarr image (its metadata hold {quote(list(group.attrs))}). {hint}."
         raise ValueError(msg)
     multiscale = metadata["multiscales"][0]
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes", DEFAULT_AXES)]
@@ -64,7 +64,7 @@ def _arrays(group: Any, paths: list[str], path: Path) -> list[Any]:
     missing = [name for name in paths if not isinstance(group.get(name), zarr.Array)]
     if missing or not paths:
         msg = (
-            f"OME-Zarr '{path.name}' names levels {listed(paths)}, of which {listed(missing)} are missing. Copy or "
+            f"OME-Zarr '{path.name}' names levels {quote(paths)}, of which {quote(missing)} are missing. Copy or "
             "fetch the folder again."
         )
         raise ValueError(msg)

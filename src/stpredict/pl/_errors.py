@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def known_key(key: str, tables: Sequence[str], layers: Sequence[str]) -> None:
         hint = "Give others as `keys`, or `table_name` if the counts are in another table"
         if key == "predicted":
             hint = "Create it with `stp.tl.predict(sdata, predictor)`, or draw only the others: `keys=['observed']`"
-        msg = f"No table or layer {key!r} (tables: {listed(tables)}; layers of counts: {listed(layers)}). {hint}."
+        msg = f"No table or layer {key!r} (tables: {quote(tables)}; layers of counts: {quote(layers)}). {hint}."
         raise ValueError(msg)
 
 
@@ -51,13 +51,13 @@ def one_region(regions: Mapping[str, Sequence[str]], asked: str | Sequence[str] 
             return asked
         lacking = [key for key, found in regions.items() if asked not in found]
         msg = (
-            f"No region {asked!r} in {listed(lacking)}; regions of all that is drawn: {listed(candidates)}. "
+            f"No region {asked!r} in {quote(lacking)}; regions of all that is drawn: {quote(candidates)}. "
             "Give one of these as `region`."
         )
         raise ValueError(msg)
     if len(candidates) != 1:
-        what = f"There are {len(candidates)} regions: {listed(candidates)}. One is drawn at a time"
-        msg = f"{what if candidates else f'{listed(list(regions))} have no region in common'}. Give `region`."
+        what = f"There are {len(candidates)} regions: {quote(candidates)}. One is drawn at a time"
+        msg = f"{what if candidates else f'{quote(list(regions))} have no region in common'}. Give `region`."
         raise ValueError(msg)
     return candidates[0]
 
@@ -65,7 +65,7 @@ def one_region(regions: Mapping[str, Sequence[str]], asked: str | Sequence[str] 
 def known_region(asked: str | None, regions: Sequence[str]) -> None:
     """Refuse a region that no spots are in."""
     if asked is not None and asked not in regions:
-        msg = f"No region {asked!r} (found: {listed(regions)}). Give one of these as `region`."
+        msg = f"No region {asked!r} (found: {quote(regions)}). Give one of these as `region`."
         raise ValueError(msg)
 
 
@@ -73,7 +73,7 @@ def known_gene(gene: str, available: Sequence[str], key: str) -> None:
     """Refuse a gene that has no values under a key."""
     if gene not in available:
         close = get_close_matches(gene, available, n=3, cutoff=0.6)
-        hint = f"Did you mean {', '.join(map(repr, close))}?" if close else f"There are {listed(available)}."
+        hint = f"Did you mean {', '.join(map(repr, close))}?" if close else f"There are {quote(available)}."
         msg = f"No gene {gene!r} in {key!r} ({len(available)} genes). {hint} Give another gene, or other `keys`."
         raise ValueError(msg)
 
@@ -89,7 +89,7 @@ def enough_for_components(n_spots: int, n_genes: int, keys: Sequence[str]) -> No
     """Refuse three components of too few spots or genes."""
     if n_spots < 4 or n_genes < 3:
         msg = (
-            f"Three principal components need at least 4 spots and 3 genes that vary and are in all of {listed(keys)}; "
+            f"Three principal components need at least 4 spots and 3 genes that vary and are in all of {quote(keys)}; "
             f"there are {n_spots} spots and {n_genes} genes. Give other `keys`, or draw genes one by one with "
             "`stp.pl.expression(sdata, gene)`."
         )
@@ -100,12 +100,12 @@ def spot_found(spot: object, matches: Sequence[str], names: Sequence[str], regio
     """Refuse a spot that is nowhere, or in several regions."""
     if not matches:
         msg = (
-            f"No spot {spot!r} in region {listed(regions)} (spots: {listed(names)}). Give a name from `obs_names` of "
+            f"No spot {spot!r} in region {quote(regions)} (spots: {quote(names)}). Give a name from `obs_names` of "
             "the table, or an index of the spots element."
         )
         raise ValueError(msg)
     if len(matches) > 1:
-        msg = f"Spot {spot!r} is in several regions: {listed(matches)}. Give `region`, or a name from `obs_names`."
+        msg = f"Spot {spot!r} is in several regions: {quote(matches)}. Give `region`, or a name from `obs_names`."
         raise ValueError(msg)
 
 
@@ -122,8 +122,8 @@ def has_columns(table: pd.DataFrame, needed: Sequence[str], name: str, call: str
     """Refuse a table that is empty or lacks a column."""
     missing = [column for column in needed if column not in table.columns]
     if missing:
-        found = listed(list(table.columns))
-        msg = f"`{name}` has no column {listed(missing)} (found: {found}). Expected is what {call} gives."
+        found = quote(list(table.columns))
+        msg = f"`{name}` has no column {quote(missing)} (found: {found}). Expected is what {call} gives."
         raise ValueError(msg)
     if not len(table):
         msg = f"`{name}` is empty: there is nothing to draw. Expected is what {call} gives."
@@ -158,7 +158,7 @@ def some_model(n_models: int) -> None:
 def known_metric(metric: str, found: Sequence[str]) -> None:
     """Refuse a score that was not computed."""
     if metric not in found:
-        msg = f"No score {metric!r} in this benchmark. Give another `metric` (found: {listed(found)})."
+        msg = f"No score {metric!r} in this benchmark. Give another `metric` (found: {quote(found)})."
         raise ValueError(msg)
 
 
@@ -168,7 +168,7 @@ def known_section(slide: str | None, found: Sequence[str]) -> None:
         msg = "This benchmark holds no held-out predictions: its folder was moved or emptied. Run `stp.tl.benchmark`."
         raise ValueError(msg)
     if slide is not None and slide not in found:
-        msg = f"No section {slide!r} among the held-out ones. Give another `slide` (found: {listed(found)})."
+        msg = f"No section {slide!r} among the held-out ones. Give another `slide` (found: {quote(found)})."
         raise ValueError(msg)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -31,7 +31,7 @@ def one_image(names: Sequence[str], coordinate_system: str | None = None) -> Non
         )
         raise ValueError(msg)
     if len(names) > 1:
-        msg = f"Which image{where} is meant? Found: {listed(names)}. Give one as `image_key`."
+        msg = f"Which image{where} is meant? Found: {quote(names)}. Give one as `image_key`."
         raise ValueError(msg)
 
 
@@ -39,7 +39,7 @@ def in_system(systems: Collection[str], asked: str | None, image_key: str) -> No
     """Refuse a coordinate system that the image is not in."""
     if asked is not None and asked not in systems:
         msg = (
-            f"Image {image_key!r} is not in coordinate system {asked!r} (it is in: {listed(sorted(systems))}). Give "
+            f"Image {image_key!r} is not in coordinate system {asked!r} (it is in: {quote(sorted(systems))}). Give "
             "one of these as `coordinate_system`."
         )
         raise ValueError(msg)
@@ -48,14 +48,14 @@ def in_system(systems: Collection[str], asked: str | None, image_key: str) -> No
 def has_polygons(names: Sequence[str], asked: str, argument: str) -> None:
     """Refuse an element with tissue that does not exist."""
     if asked not in names:
-        msg = f"No element {asked!r} with tissue (found: {listed(names)}). Give one as `{argument}`, or None."
+        msg = f"No element {asked!r} with tissue (found: {quote(names)}). Give one as `{argument}`, or None."
         raise ValueError(msg)
 
 
 def only_polygons(kinds: Collection[str], key: str, argument: str) -> None:
     """Refuse tissue that is not drawn as polygons."""
     if not set(kinds) <= {"Polygon", "MultiPolygon"}:
-        msg = f"Shapes {key!r} hold {listed(sorted(kinds))}; tissue must be polygons. Give others as `{argument}`."
+        msg = f"Shapes {key!r} hold {quote(sorted(kinds))}; tissue must be polygons. Give others as `{argument}`."
         raise ValueError(msg)
 
 
@@ -228,7 +228,7 @@ def one_points(names: Sequence[str], asked: str | None) -> str:
         return names[0]
     if asked is None or asked not in names:
         what = "Which points are transcripts?" if asked is None else f"No points {asked!r} in `sdata.points`."
-        msg = f"{what} Found: {listed(names)}. Give one as `points_key`, or read some with `stp.io.read_xenium`."
+        msg = f"{what} Found: {quote(names)}. Give one as `points_key`, or read some with `stp.io.read_xenium`."
         raise ValueError(msg)
     return asked
 
@@ -236,7 +236,7 @@ def one_points(names: Sequence[str], asked: str | None) -> str:
 def gene_column(key: str | None, columns: Sequence[str]) -> str:
     """The column that names genes; refuse one that does not exist."""
     if key is None or key not in columns:
-        msg = f"No column {key!r} names the gene of each transcript (found: {listed(columns)}). Give `feature_key`."
+        msg = f"No column {key!r} names the gene of each transcript (found: {quote(columns)}). Give `feature_key`."
         raise ValueError(msg)
     return key
 
@@ -262,7 +262,7 @@ def at_least_one(name: str, value: float) -> None:
 def one_sample(names: Sequence[str]) -> None:
     """Refuse to guess among the cells of several samples."""
     if len(names) > 1:
-        msg = f"Cells of several samples were found: {listed(names)}. Give one as `shapes_key`, and call once for each."
+        msg = f"Cells of several samples were found: {quote(names)}. Give one as `shapes_key`, and call once for each."
         raise ValueError(msg)
 
 
@@ -293,8 +293,8 @@ def known_groups(asked: Sequence[str], available: Sequence[str], argument: str, 
     """Refuse groups that no spot belongs to, all of them at once."""
     missing = [name for name in asked if name not in set(available)]
     if missing or not len(asked):
-        what = listed(missing) if missing else "nothing"
-        msg = f"`{argument}` names {what}; obs[{key!r}] holds {listed(available)}. Give some of these."
+        what = quote(missing) if missing else "nothing"
+        msg = f"`{argument}` names {what}; obs[{key!r}] holds {quote(available)}. Give some of these."
         raise ValueError(msg)
 
 

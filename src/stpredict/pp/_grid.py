@@ -11,8 +11,9 @@ from geopandas import GeoDataFrame
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._resolution import image_resolution
 from .._slides import checks as check_elements
-from .._slides.slides import image_resolution, pyramid
+from .._slides.slides import pyramid
 from . import _errors as check
 from . import elements
 from ._tissue_fraction import tissue_fraction

@@ -15,8 +15,9 @@ from spatialdata.models import TableModel
 from .. import _keys as keys
 from .._checks import expression as check_expression
 from .._geometry import apply_affine
+from .._resolution import image_resolution
 from .._slides import checks as check_elements
-from .._slides.slides import Selection, image_resolution, pyramid, resolve
+from .._slides.slides import Selection, pyramid, resolve
 from . import _errors as check
 from . import elements
 from ._grid import spot_shapes

@@ -8,8 +8,9 @@ import numpy as np
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
+from .._resolution import image_resolution
 from .._slides import checks as check_elements
-from .._slides.slides import image_resolution, pyramid
+from .._slides.slides import pyramid
 from . import _errors as check
 from . import elements
 from .stain_normalization import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain

@@ -9,8 +9,9 @@ import numpy as np
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._geometry import axis_scales
+from .._resolution import image_resolution
 from .._slides import checks as check_elements
-from .._slides.slides import image_resolution, pyramid
+from .._slides.slides import pyramid
 from . import _errors as check
 from . import elements
 from ._tissue_mask import MIN_AREA_UM2, MIN_HOLE_UM2, RESOLUTION_UM, found_polygons, mask_outlines, pieces

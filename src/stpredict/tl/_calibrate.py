@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._slides.identity import SlideHashes, known_slides
 from .._slides.slides import Selection, resolve
 from .._train.augment import N_SYMMETRIES
@@ -150,7 +150,7 @@ def calibrate(
         if missing:
             msg = (
                 f"Slide {slide.name!r} lacks {len(missing)} of the predictor's {len(predictor.genes)} genes: "
-                f"{listed(missing)}. Calibrate on slides that have them all."
+                f"{quote(missing)}. Calibrate on slides that have them all."
             )
             raise ValueError(msg)
     predicted, spread = _predict_with_spread(
@@ -175,7 +175,7 @@ def _check_unseen(slides: Sequence[Slide], predictor: Predictor, *, allow_leakag
     seen += [slide.name for slide in slides if named and slide.group in trained_groups and slide.name not in seen]
     if seen and not allow_leakage:
         msg = (
-            f"The predictor was trained or validated on {listed(seen)}, or on another slide of the same group: its "
+            f"The predictor was trained or validated on {quote(seen)}, or on another slide of the same group: its "
             "errors there are too small. Calibrate on other slides (`shapes_key`), name groups with `group_key`, or "
             "accept it with `allow_leakage=True`, which the calibration then records."
         )

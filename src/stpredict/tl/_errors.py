@@ -1,14 +1,14 @@
-"""Errors and warnings about comparing predictions with measurements."""
+"""Errors and warnings about embeddings, spots and genes, and about comparing predictions with measurements."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._checks.training import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import pandas as pd
@@ -20,8 +20,8 @@ def has_prediction(name: str, tables: Sequence[str], layers: Sequence[str]) -> N
     """Refuse a prediction that does not exist."""
     if name not in layers:
         msg = (
-            f"No prediction {name!r}: no such table (found: {listed(tables)}) and no such layer (found: "
-            f"{listed(layers)}). Create it with `stp.tl.predict(sdata, predictor, key_added={name!r})`."
+            f"No prediction {name!r}: no such table (found: {quote(tables)}) and no such layer (found: "
+            f"{quote(layers)}). Create it with `stp.tl.predict(sdata, predictor, key_added={name!r})`."
         )
         raise ValueError(msg)
 
@@ -40,8 +40,8 @@ def genes_to_score(n_genes: int, predicted: Sequence[str], measured: Sequence[st
     """Refuse predictions of genes of which none was measured."""
     if not n_genes:
         msg = (
-            f"None of the {len(predicted)} predicted genes ({listed(predicted)}) is among the {len(measured)} measured "
-            f"ones ({listed(measured)}). Use the same kind of names, or give the right table as `table_name`."
+            f"None of the {len(predicted)} predicted genes ({quote(predicted)}) is among the {len(measured)} measured "
+            f"ones ({quote(measured)}). Use the same kind of names, or give the right table as `table_name`."
         )
         raise ValueError(msg)
 
@@ -71,7 +71,7 @@ def whole_panel(missing: Sequence[str], n_genes: int, table_name: str, *, needed
     if needed and missing:
         msg = (
             f"Library sizes are sums over the {n_genes} predicted genes, and table {table_name!r} lacks {len(missing)} "
-            f"of them ({listed(missing)}): values would be in other units. Give a table that holds them all, or train "
+            f"of them ({quote(missing)}): values would be in other units. Give a table that holds them all, or train "
             "with the genes that it has."
         )
         raise ValueError(msg)
@@ -88,7 +88,7 @@ def seen_in_training(names: Sequence[str]) -> None:
     """Warn where slides are scored that the predictor was trained on."""
     if names:
         warn(
-            f"The predictor was trained on {listed(names)}: these scores measure how well it remembers, not how well "
+            f"The predictor was trained on {quote(names)}: these scores measure how well it remembers, not how well "
             "it predicts. Name the test slides with `shapes_key`."
         )
 
@@ -101,3 +101,50 @@ def not_cross_validated(name: str, *, ours: bool) -> None:
             "`stp.tl.cross_validate` returned."
         )
         raise ValueError(msg)
+
+
+def embeddings_fit(model: str, options: Mapping[str, object], width: int | None, *, takes: bool) -> None:
+    """Refuse embeddings for a model that takes none, and their absence for a model that needs them."""
+    if width is not None and not takes:
+        msg = (
+            f"`features_key` was given, but {model!r} takes no embeddings: it reads patches. Leave it out, or take a "
+            "model with an `encoder`, such as 'm2ost_encoder', 'encoder_ridge' or 'encoder_mlp'."
+        )
+        raise ValueError(msg)
+    if width is None and options.get("encoder") == "given":
+        msg = "`encoder='given'` needs embeddings in the table: name their `obsm` as `features_key`."
+        raise ValueError(msg)
+    if width is None:
+        return
+    if options.get("encoder", "given") != "given":
+        msg = (
+            f"`features_key` was given, and `encoder={options['encoder']!r}` too: features come from one of them. "
+            "Leave one out."
+        )
+        raise ValueError(msg)
+    if options.get("n_features") not in (None, 0, width):
+        msg = (
+            f"The embeddings have {width} features, {model!r} takes {options['n_features']}: they are of another "
+            "encoder. Give those that it was trained with as `features_key`."
+        )
+        raise ValueError(msg)
+
+
+def unique_spots(names: pd.Index[Any], table_name: str) -> None:
+    """Refuse rows that share a name: predictions are matched to measurements by it."""
+    if not names.is_unique:
+        twice = quote(names[names.duplicated()].unique().tolist())
+        msg = (
+            f"Rows of table {table_name!r} share a name: {twice}. Make `obs_names` unique with "
+            f"`sdata.tables[{table_name!r}].obs_names_make_unique()`."
+        )
+        raise ValueError(msg)
+
+
+def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:
+    """Warn where predicted genes were not measured."""
+    if missing:
+        warn(
+            f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({quote(missing)}): these "
+            "cannot be compared with measurements."
+        )

@@ -190,7 +190,7 @@ def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnDat
         check.has_prediction(predicted, list(sdata.tables), check_elements.layers(observed))
     check.is_prediction(predicted, source)
     check.not_cross_validated(predicted, ours=keys.FOLDS in source.uns[predicted])
-    check_elements.unique_spots(observed.obs_names, table_name)
+    check.unique_spots(observed.obs_names, table_name)
     return source, observed
 
 
@@ -287,7 +287,7 @@ def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str, 
     genes, missing = [gene for gene in panel if gene in known], [gene for gene in panel if gene not in known]
     check.genes_to_score(len(genes), panel, list(measured.var_names))
     check.whole_panel(missing, len(panel), table_name, needed=spec.over == "panel" and spec.target_sum is not None)
-    check_expression.panel_measured(missing, len(panel), table_name)
+    check.panel_measured(missing, len(panel), table_name)
     return genes
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tqdm.auto import tqdm
 
 from .. import _keys as keys
-from .._checks import config as check_config
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
 from ..models.model_config import uses_embeddings
+from ._errors import embeddings_fit
 from ._inference.cluster import check_client, predict_on_cluster
 from ._inference.partitions import predict_positions
 from ._inference.plan import PredictionPlan
@@ -201,7 +201,7 @@ def predict_slides(
     slides = resolve(sdata, selection, needs_table=layer is not None, needs_counts=False)
     predictor = resolve_predictor(sdata, predictor)
     config, features = predictor.model_config, slides[0].features
-    check_config.embeddings_fit(
+    embeddings_fit(
         predictor.model,
         asdict(config),
         None if features is None else features.shape[1],

@@ -13,7 +13,7 @@ from spatialdata.models import Image2DModel, get_table_keys
 from spatialdata.transformations import Affine, get_transformation
 
 from .. import _keys as keys
-from .._checks.slides import listed
+from .._checks.slides import quote
 from .._slides import checks as check_elements
 from .._slides.slides import affine_matrix
 from ..pp.columns import read_columns, to_dense
@@ -143,18 +143,17 @@ def _find_region(sdata: SpatialData, table_name: str, shapes_key: str | None) ->
     regions = check_elements.annotated_regions(sdata.tables[table_name], table_name)
     if shapes_key is not None and shapes_key not in regions:
         msg = (
-            f"Table {table_name!r} does not annotate {shapes_key!r} (but: {listed(regions)}). Give another "
-            "`shapes_key`."
+            f"Table {table_name!r} does not annotate {shapes_key!r} (but: {quote(regions)}). Give another `shapes_key`."
         )
         raise ValueError(msg)
     if shapes_key is None and len(regions) > 1:
-        msg = f"Table {table_name!r} annotates {len(regions)} elements: {listed(regions)}. Give one as `shapes_key`."
+        msg = f"Table {table_name!r} annotates {len(regions)} elements: {quote(regions)}. Give one as `shapes_key`."
         raise ValueError(msg)
     region = shapes_key or regions[0]
     if region not in sdata.shapes:
         kind = "labels, which are pixels already" if region in sdata.labels else "not among the shapes of the object"
         msg = (
-            f"Table {table_name!r} annotates {region!r}, which is {kind} (shapes: {listed(list(sdata.shapes))}). Give "
+            f"Table {table_name!r} annotates {region!r}, which is {kind} (shapes: {quote(list(sdata.shapes))}). Give "
             "another `shapes_key` or `table_name`."
         )
         raise ValueError(msg)
@@ -169,12 +168,12 @@ def _check_genes(genes: Sequence[str], available: Collection[str], table_name: s
     missing = [gene for gene in genes if gene not in available]
     if missing:
         close = get_close_matches(missing[0], list(available), n=3, cutoff=0.6)
-        hint = f"Did you mean {', '.join(map(repr, close))}?" if close else f"There are {listed(list(available))}."
-        msg = f"Table {table_name!r} has no gene {listed(missing)} ({len(available)} genes). {hint} Give other `genes`."
+        hint = f"Did you mean {', '.join(map(repr, close))}?" if close else f"There are {quote(list(available))}."
+        msg = f"Table {table_name!r} has no gene {quote(missing)} ({len(available)} genes). {hint} Give other `genes`."
         raise ValueError(msg)
     repeated = sorted({gene for gene in genes if genes.count(gene) > 1})
     if repeated:
-        msg = f"Genes are the names of channels, and some are repeated: {listed(repeated)}. Give each once as `genes`."
+        msg = f"Genes are the names of channels, and some are repeated: {quote(repeated)}. Give each once as `genes`."
         raise ValueError(msg)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..._checks.slides import listed
+from ..._checks.slides import quote
 from ..._checks.training import warn
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def no_leak(shared: Sequence[str], *, one_group: bool, allowed: bool) -> None:
             else "Folds are of sections (`by='section'`)"
         )
         msg = (
-            f"{why}, and {listed(shared)} would be both in training and in test: scores would be too high. Give slides "
+            f"{why}, and {quote(shared)} would be both in training and in test: scores would be too high. Give slides "
             "of other groups (`group_key` names them), or pass `allow_leakage=True`: all results are then marked."
         )
         raise ValueError(msg)
@@ -41,11 +41,11 @@ def labels(names: Sequence[str]) -> None:
     """Refuse labels that repeat or cannot name a folder."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        msg = f"Several models are called {listed(twice)}. Give a mapping of labels to `stp.tl.Entry(...)`."
+        msg = f"Several models are called {quote(twice)}. Give a mapping of labels to `stp.tl.Entry(...)`."
         raise ValueError(msg)
     wrong = [name for name in names if not name or name[0] in "._" or set(name) & set('/\\:*?"<>|')]
     if wrong:
-        msg = f"{listed(wrong)} cannot be the name of a folder. Give labels without slashes, not beginning with . or _."
+        msg = f"{quote(wrong)} cannot be the name of a folder. Give labels without slashes, not beginning with . or _."
         raise ValueError(msg)
 
 
@@ -67,7 +67,7 @@ def same_target(own: Mapping[str, object], common: Mapping[str, object], protoco
     """Refuse a target other than that of a protocol."""
     differing = [name for name in own if own[name] != common[name]]
     if differing:
-        msg = f"`protocol={protocol!r}` fixes the target, but `target` has another {listed(differing)}. Leave it out."
+        msg = f"`protocol={protocol!r}` fixes the target, but `target` has another {quote(differing)}. Leave it out."
         raise ValueError(msg)
 
 
@@ -75,7 +75,7 @@ def same_comparison(differing: Sequence[str], place: Path) -> None:
     """Refuse to mix results of other data or options in one folder."""
     if differing:
         msg = (
-            f"'{place}' holds results with other {listed(differing)}. Nothing was overwritten: give another "
+            f"'{place}' holds results with other {quote(differing)}. Nothing was overwritten: give another "
             "`save_dir`, or delete that folder."
         )
         raise ValueError(msg)
@@ -95,7 +95,7 @@ def some_success(failures: Mapping[str, str], n_done: int) -> None:
     """Warn which cells failed; refuse if none is finished."""
     if not failures:
         return
-    first = f"{listed(list(failures))}. The first error is {next(iter(failures.values()))!r}"
+    first = f"{quote(list(failures))}. The first error is {next(iter(failures.values()))!r}"
     if not n_done:
         msg = f"Every cell failed: {first}; the folders hold an `error.json` each."
         raise RuntimeError(msg)
@@ -109,7 +109,7 @@ def some_finished(busy: Sequence[str], n_done: int) -> None:
     """Warn which cells other processes are running; refuse if none is finished."""
     if not busy:
         return
-    what = f"Another process is running {len(busy)} cells of this comparison: {listed(busy)}."
+    what = f"Another process is running {len(busy)} cells of this comparison: {quote(busy)}."
     if not n_done:
         msg = f"{what} None is finished yet; call `stp.tl.benchmark` again when some are."
         raise RuntimeError(msg)
@@ -120,7 +120,7 @@ def all_finished(busy: Sequence[str]) -> None:
     """Refuse to return scores of some folds only."""
     if busy:
         msg = (
-            f"Another process is running the same cross-validation: {listed(busy)}. Call it again when that process "
+            f"Another process is running the same cross-validation: {quote(busy)}. Call it again when that process "
             "has ended; its results in `save_dir` are then used."
         )
         raise RuntimeError(msg)

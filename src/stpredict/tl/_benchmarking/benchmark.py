@@ -11,7 +11,7 @@ import pooch
 
 from ... import _keys as keys
 from ..._checks import config as check_config
-from ..._checks.slides import listed
+from ..._checks.slides import quote
 from ..._slides.slides import Selection
 from . import _errors as check
 from .entry import BASELINES, common_fields, entries_of
@@ -96,7 +96,7 @@ class Benchmark:
         ``obs``: ``fold``, ``slide``, ``group``, ``at_border``; ``obsm["spatial"]`` in pixels; ``uns["um_per_px"]``.
         """
         if model not in (labels := sorted(set(self.runs["model"]))):
-            msg = f"No model {model!r} in this benchmark (found: {listed(labels)})."
+            msg = f"No model {model!r} in this benchmark (found: {quote(labels)})."
             raise ValueError(msg)
         rows = self.runs[self.runs["model"] == model]
         seeds = sorted(set(rows["seed"].tolist()))

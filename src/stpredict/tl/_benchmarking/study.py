@@ -12,7 +12,7 @@ import numpy as np
 from ..._checks import config as check_config
 from ..._checks import expression as check_expression
 from ..._checks import slides as check_slides
-from ..._checks.slides import listed
+from ..._checks.slides import quote
 from ..._pixels import PATCH_VERSION
 from ..._slides.identity import overlapping_slides
 from ..._slides.slides import resolve, shared_genes
@@ -153,7 +153,7 @@ def _panels(
         check_expression.known_genes(wanted, list(dict.fromkeys(gene for slide in slides for gene in slide.genes)))
         in_all = set(shared)
         if missing := [gene for gene in wanted if gene not in in_all]:
-            msg = f"{len(missing)} of the `genes` are not in every slide: {listed(missing)}. Leave them out."
+            msg = f"{len(missing)} of the `genes` are not in every slide: {quote(missing)}. Leave them out."
             raise ValueError(msg)
         return (tuple(wanted),) * len(splits)
     if rule is not None:

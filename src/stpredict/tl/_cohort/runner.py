@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ... import _keys as keys
-from ..._checks.slides import listed
+from ..._checks.slides import quote
 from ..._files import atomic_file
 from ..._pixels import PATCH_VERSION
 from .._inference.cluster import check_client, count_workers, exclusive_worker, run_tasks
@@ -118,7 +118,7 @@ def predict_cohort(
     slides, out = _slide_paths(paths), Path(out_dir)
     unknown = sorted(set(um_per_px) - set(slides)) if isinstance(um_per_px, Mapping) else []
     if unknown:
-        msg = f"`um_per_px` names {listed(unknown)}, but the slides are {listed(list(slides))}."
+        msg = f"`um_per_px` names {quote(unknown)}, but the slides are {quote(list(slides))}."
         raise ValueError(msg)
     predictor = predictor if isinstance(predictor, Predictor) else Predictor.load(predictor)
     predictor_hash = predictor.hash
@@ -162,13 +162,13 @@ def _slide_paths(paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathL
     if repeated:
         same = [str(path) for name, path in pairs if name == repeated[0]]
         msg = (
-            f"Several slides are named {listed(repeated)} (for instance {listed(same)}). Give a mapping of names to "
+            f"Several slides are named {quote(repeated)} (for instance {quote(same)}). Give a mapping of names to "
             "paths, `{'name': path, …}`."
         )
         raise ValueError(msg)
     wrong = [name for name in names if name in {"", ".", ".."} or "/" in name or "\\" in name]
     if wrong:
-        msg = f"{listed(wrong)} cannot be the name of a folder. Give slides names without slashes."
+        msg = f"{quote(wrong)} cannot be the name of a folder. Give slides names without slashes."
         raise ValueError(msg)
     return {name: Path(path).absolute() for name, path in pairs}
 
@@ -180,7 +180,7 @@ def _unfinished_jobs(jobs: Sequence[SlideJob], out: Path) -> list[SlideJob]:
     versions = {job.name: state.patch_version for job, state in finished if state.patch_version != PATCH_VERSION}
     if versions:
         msg = (
-            f"{str(out)!r} holds results for {listed(list(versions))} that were predicted from patches of version "
+            f"{str(out)!r} holds results for {quote(list(versions))} that were predicted from patches of version "
             f"{next(iter(versions.values()))}, and this version of stpredict cuts patches of version {PATCH_VERSION}. "
             "Give another `out_dir`, or delete these folders."
         )
@@ -188,7 +188,7 @@ def _unfinished_jobs(jobs: Sequence[SlideJob], out: Path) -> list[SlideJob]:
     other = [job.name for job, state in finished if state.fingerprint != job.fingerprint]
     if other:
         msg = (
-            f"{str(out)!r} holds results of another predictor or other settings for {listed(other)}. Give another "
+            f"{str(out)!r} holds results of another predictor or other settings for {quote(other)}. Give another "
             "`out_dir`, or delete these folders."
         )
         raise ValueError(msg)

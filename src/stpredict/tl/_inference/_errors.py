@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ... import _keys as keys
-from ..._checks.slides import listed
+from ..._checks.slides import quote
 from ..._checks.training import warn
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def check_overwritable(argument: str, name: str, kept: Sequence[str]) -> None:
     if name in kept:
         msg = (
             f"`{argument}` is {name!r}, which exists and was not written by `stp.tl.predict`, so it is not overwritten "
-            f"(kept are: {listed(kept)}). Give another name; `layer='X'` overwrites X."
+            f"(kept are: {quote(kept)}). Give another name; `layer='X'` overwrites X."
         )
         raise ValueError(msg)
 

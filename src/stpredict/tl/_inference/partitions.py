@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ... import _keys as keys
-from ..._train.batches import BatchLimit, gather, to_device
+from ..._train.batches import BatchLimit, to_device
 from ..._train.color import color_statistics
-from ..._train.data import read_pieces
+from ..._train.data import PIECE_BYTES, read_pieces
 from ..._train.prefetch import prefetch
 from ..._train.windows import nearest_spots_outside
 from .._predictor.ood import image_statistics
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
-    from ..._geometry import PatchSpec
     from ..._train.data import Piece
     from ...models import SpotBatch
     from .._options import PredictOptions
@@ -49,7 +48,7 @@ def predict_positions(
     with prefetch(pieces) as prefetched:
         for piece, inside in prefetched:
             expression = _expression(piece.spots, predictor, fabric, limit, options)
-            patches = gather(piece.spots, inside).patches
+            patches = piece.spots.patches[inside]
             values: dict[str, NDArray[Any]] = {name: matrix[inside] for name, matrix in expression.items()}
             if predictor.image_range is not None:
                 statistics = image_statistics(patches, spot_share)
@@ -61,9 +60,14 @@ def predict_positions(
 
 def read_positions(plan: PredictionPlan, predictor: Predictor, start: int, stop: int) -> Iterator[tuple[Piece, slice]]:
     """Read spots in pieces that the model sees together, each with the slice of it that lies in the range."""
-    if predictor.model_config.context == "slide":
-        return _read_windows(plan, predictor.patch, start, stop)
-    return _read_spots(plan, predictor.patch, start, stop)
+    in_windows = predictor.model_config.context == "slide"
+    piece_bytes = sys.maxsize if in_windows else PIECE_BYTES
+    for index, rows, inside in (_windows if in_windows else _spots)(plan, start, stop):
+        recolor = plan.normalizers[index] if plan.normalizers else None
+        for piece in read_pieces(
+            plan.slides[index], predictor.patch, rows=rows, index=index, piece_bytes=piece_bytes, recolor=recolor
+        ):
+            yield piece, inside
 
 
 def output_columns(predictor: Predictor, options: PredictOptions) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -82,37 +86,27 @@ def matrix_names(options: PredictOptions) -> tuple[str, ...]:
     return (X,) if options.uncertainty is None else (X, keys.LOWER, keys.UPPER)
 
 
-def _read_spots(plan: PredictionPlan, patch: PatchSpec, start: int, stop: int) -> Iterator[tuple[Piece, slice]]:
-    for index, slide in enumerate(plan.slides):
-        first, last = max(start, plan.starts[index]), min(stop, plan.starts[index + 1])
+def _spots(plan: PredictionPlan, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.intp], slice]]:
+    """Number of each slide and its rows in the range, all of which are to be predicted."""
+    for index, (begin, end) in enumerate(pairwise(plan.starts)):
+        first, last = max(start, begin), min(stop, end)
         if first < last:
-            rows = plan.order[first:last] - plan.starts[index]
-            for piece in read_pieces(slide, patch, rows=rows, index=index):
-                yield _normalize_stain(piece, plan, index), slice(None)
+            yield index, plan.order[first:last] - begin, slice(None)
 
 
-def _read_windows(plan: PredictionPlan, patch: PatchSpec, start: int, stop: int) -> Iterator[tuple[Piece, slice]]:
-    """Read windows: a partition of a slide and the spots around it.
+def _windows(plan: PredictionPlan, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.intp], slice]]:
+    """Number of the slide, rows of a window (a partition and the spots around it), and which of them are in the range.
 
     Windows begin at each slide, whatever the range, so that a prediction does not depend on who computes it.
     """
-    for index, slide in enumerate(plan.slides):
-        begin, end = int(plan.starts[index]), int(plan.starts[index + 1])
+    for index, (begin, end) in enumerate(pairwise(plan.starts.tolist())):
         for first in range(begin, end, plan.partition_size):
             last = min(first + plan.partition_size, end)
             inside = slice(max(start, first) - first, min(stop, last) - first)
             if inside.start < inside.stop:
                 core = plan.order[first:last] - begin
-                rows = np.concatenate([core, nearest_spots_outside(slide.xy_um, core, plan.window_margin)])
-                for piece in read_pieces(slide, patch, rows=rows, index=index, piece_bytes=sys.maxsize):
-                    yield _normalize_stain(piece, plan, index), inside
-
-
-def _normalize_stain(piece: Piece, plan: PredictionPlan, index: int) -> Piece:
-    if not plan.normalizers:
-        return piece
-    patches = torch.from_numpy(plan.normalizers[index](piece.spots.patches.numpy()))
-    return replace(piece, spots=replace(piece.spots, patches=patches))
+                around = nearest_spots_outside(plan.slides[index].xy_um, core, plan.window_margin)
+                yield index, np.concatenate([core, around]), inside
 
 
 def _expression(

@@ -13,9 +13,9 @@ import pandas as pd
 from spatialdata.models import TableModel
 
 from ... import _keys as keys
-from ..._checks import expression as check_expression
-from ..._checks import slides as check_slides
+from ..._checks.slides import quote
 from ..._slides import checks as check_elements
+from .. import _errors as check
 from . import _errors
 from .partitions import X
 from .record import (
@@ -57,13 +57,12 @@ def check_destination(
     if table_name is None:
         return
     table = sdata.tables[table_name]
-    check_elements.unique_spots(table.obs_names, table_name)
-    measured = set(table.var_names)
+    check.unique_spots(table.obs_names, table_name)
+    layers, measured = check_elements.layers(table), set(table.var_names)
     missing = [gene for gene in predictor.genes if gene not in measured]
     if layer is None:
-        check_expression.panel_measured(missing, len(predictor.genes), table_name)
+        check.panel_measured(missing, len(predictor.genes), table_name)
         return
-    layers = check_elements.layers(table)
     predicted = [name for name in layers if _is_ours(sdata, table_name, name)]
     ours = {*predicted, *(bound for name in predicted for bound in interval_layers(name).values())}
     for name in (layer, *interval_layers(layer).values()):
@@ -71,7 +70,7 @@ def check_destination(
     if missing:
         msg = (
             f"Table {table_name!r} has no column for {len(missing)} of the predictor's {len(predictor.genes)} genes: "
-            f"{check_slides.listed(missing)}. Leave out `layer` to write a table of its own."
+            f"{quote(missing)}. Leave out `layer` to write a table of its own."
         )
         raise ValueError(msg)
     if _is_ours(sdata, table_name, layer):
@@ -143,7 +142,8 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
     record = new.uns[key]
     both = [_with_baselines(each.uns[key], each, None) for each in (old, new)]
     parts = merged_parts(*both)
-    obs: Any = pd.concat([pd.DataFrame(each.obs) for each in (old, new)])
+    frames: list[Any] = [old.obs, new.obs]
+    obs: Any = pd.concat(frames)
     if len(parts) > 1:
         known = old.obs.get(PREDICTION_ID, pd.Series(prediction_id(both[0]), index=old.obs_names)).astype(str)
         ids = [*known, *[prediction_id(both[1])] * new.n_obs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from ..._checks.slides import listed
+from ..._checks.slides import quote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,10 +34,10 @@ def check_is_predictor(path: Path, config: str, weights: str) -> None:
         raise ValueError(msg)
     missing = [name for name in (config, weights) if not (path / name).is_file()]
     if missing:
-        found = listed([file.name for file in sorted(path.glob("*"))]) if path.is_dir() else "no such folder"
+        found = quote([file.name for file in sorted(path.glob("*"))]) if path.is_dir() else "no such folder"
         found = "a file, not a folder" if path.is_file() else found
         msg = (
-            f"{str(path)!r} is no saved predictor: {listed(missing)} missing (found: {found}). "
+            f"{str(path)!r} is no saved predictor: {quote(missing)} missing (found: {found}). "
             "Save one with `predictor.save(path)` after `stp.tl.fit`."
         )
         raise FileNotFoundError(msg)
@@ -60,7 +60,7 @@ def check_config(values: object, path: Path, version: int, fields: Sequence[str]
         raise ValueError(msg)
     missing = [name for name in fields if name not in values]  # type: ignore[operator]
     if missing:
-        msg = f"{str(path)!r} lacks {listed(missing)}: it was changed by hand. Save or download it again."
+        msg = f"{str(path)!r} lacks {quote(missing)}: it was changed by hand. Save or download it again."
         raise ValueError(msg)
 
 

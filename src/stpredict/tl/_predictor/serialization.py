@@ -14,7 +14,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..._checks.slides import listed
+from ..._checks.slides import quote
 from ..._files import atomic_folder
 from . import _errors
 
@@ -109,7 +109,7 @@ def load_weights(network: SpotModel, weights: Mapping[str, Tensor], path: str | 
     wrong = [name for name in {**shapes, **given} if given.get(name) != shapes.get(name)]
     if wrong:
         msg = (
-            f"The weights in {str(path)!r} do not fit the network that its configuration describes: {listed(wrong)}. "
+            f"The weights in {str(path)!r} do not fit the network that its configuration describes: {quote(wrong)}. "
             "It was changed by hand; save or download it again."
         )
         raise ValueError(msg)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ..._checks.slides import listed
+from ..._checks.slides import quote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def check_measured(n_missing: int, missing: Sequence[str], n_genes: int, anchor:
         raise ValueError(msg)
     if n_missing:
         msg = (
-            f"The table lacks {n_missing} of the predictor's {n_genes} genes ({listed(missing)}), and `anchor` is "
+            f"The table lacks {n_missing} of the predictor's {n_genes} genes ({quote(missing)}), and `anchor` is "
             f"{anchor!r}. Give `anchor='predicted'`, or a predictor of these genes from `stp.tl.fit`."
         )
         raise ValueError(msg)
@@ -77,7 +77,7 @@ def check_known_genes(missing: Sequence[str], panel: Sequence[str]) -> None:
     """Refuse genes that the predictor does not predict."""
     if missing:
         msg = (
-            f"The predictor has no gene {listed(missing)} (its {len(panel)} genes: {listed(panel)}). Give some of "
+            f"The predictor has no gene {quote(missing)} (its {len(panel)} genes: {quote(panel)}). Give some of "
             "these as `genes`, or train one with `stp.tl.fit(sdata, genes=…)`."
         )
         raise ValueError(msg)
@@ -86,7 +86,7 @@ def check_known_genes(missing: Sequence[str], panel: Sequence[str]) -> None:
 def check_some_genes(n_genes: int, panel: Sequence[str]) -> None:
     """Refuse an empty list of genes."""
     if not n_genes:
-        msg = f"`genes` is empty; the predictor has {len(panel)} genes: {listed(panel)}. Give some, or None for all."
+        msg = f"`genes` is empty; the predictor has {len(panel)} genes: {quote(panel)}. Give some, or None for all."
         raise ValueError(msg)
 
 
@@ -94,7 +94,7 @@ def check_spots_covered(empty: Sequence[str], n_spots: int, step_um: float, name
     """Refuse superpixels that miss spots."""
     if len(empty):
         msg = (
-            f"{len(empty)} of {n_spots} spots of {name!r} hold no superpixel of {step_um:g} µm ({listed(empty)}): they "
+            f"{len(empty)} of {n_spots} spots of {name!r} hold no superpixel of {step_um:g} µm ({quote(empty)}): they "
             "are smaller than others, or lie on one another. Give a smaller `step_um` to `stp.tl.super_resolve`."
         )
         raise ValueError(msg)
@@ -104,7 +104,7 @@ def check_overwrite(taken: Sequence[str], key_added: str) -> None:
     """Refuse to overwrite elements of other functions."""
     if taken:
         msg = (
-            f"The object already has {listed(taken)}, which `stp.tl.super_resolve` did not write, and it is not "
+            f"The object already has {quote(taken)}, which `stp.tl.super_resolve` did not write, and it is not "
             f"overwritten. Give another `key_added` than {key_added!r}."
         )
         raise ValueError(msg)

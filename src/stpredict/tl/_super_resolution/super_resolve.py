@@ -16,9 +16,8 @@ from ..._geometry import spot_pitch
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection, resolve
 from ..._train.batches import BatchLimit
-from ..._train.config import FitConfig
-from ..._train.device import make_fabric
 from ...pp import elements
+from .._options import PredictOptions
 from .._predictor.attrs import resolve_predictor
 from . import _errors
 from .slide_resolver import MIN_SPOTS, SlideResolver
@@ -164,7 +163,7 @@ def super_resolve(
     check_elements.is_spatialdata(sdata)
     check_config.one_of("anchor", anchor, ("denoised", "observed", "predicted"))
     check_config.in_range("memory_bytes", memory_bytes, 1, 2**63 - 1)
-    check_config.prediction(n_views, batch_size)
+    options = PredictOptions(n_views=n_views, batch_size=batch_size, device=device, precision=precision)
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -176,7 +175,7 @@ def super_resolve(
     found = resolve_predictor(sdata, predictor)
     columns = _columns(found, genes)
     _check(sdata, slides, found, columns, step_um, anchor, memory_bytes, key_added)
-    fabric = make_fabric(FitConfig(accelerator=device, precision=precision))
+    fabric = options.fabric()
     resolver = SlideResolver(
         predictor=found,
         columns=columns,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from ..._checks.slides import listed
+from ..._checks.slides import quote
 from ..._checks.training import warn
 
 if TYPE_CHECKING:
@@ -52,26 +52,26 @@ def warn_low_count_spots(n_kept: int, n_all: int) -> None:
 def warn_constant_genes(constant: Sequence[str]) -> None:
     """Warn about genes that do not vary."""
     if constant:
-        warn(f"{len(constant)} genes are constant over the training spots and cannot be learnt: {listed(constant)}.")
+        warn(f"{len(constant)} genes are constant over the training spots and cannot be learnt: {quote(constant)}.")
 
 
 def check_shared_genes(missing: Sequence[str], n_requested: int) -> None:
     """Warn about genes that are not in every slide and left out; refuse if that is all of them."""
     if len(missing) == n_requested:
         msg = (
-            f"None of the {n_requested} genes asked for ({listed(missing)}) is in every slide. Give other `genes`, or "
+            f"None of the {n_requested} genes asked for ({quote(missing)}) is in every slide. Give other `genes`, or "
             "other slides by `shapes_key`."
         )
         raise ValueError(msg)
     if missing:
-        warn(f"{len(missing)} of {n_requested} genes are not in every slide and are left out: {listed(missing)}.")
+        warn(f"{len(missing)} of {n_requested} genes are not in every slide and are left out: {quote(missing)}.")
 
 
 def warn_random_encoder(encoders: Sequence[str]) -> None:
     """Warn about frozen image encoders with random weights."""
     if encoders:
         warn(
-            f"The image encoder {listed(encoders)} is frozen and its weights are random, so its features are of little "
+            f"The image encoder {quote(encoders)} is frozen and its weights are random, so its features are of little "
             "use. Name weights (`weights='timm'`, or a file), or take `encoder='statistics'`."
         )
 
@@ -90,7 +90,7 @@ def check_same_run(differing: Sequence[str], path: str) -> None:
     """Refuse to resume a run with other data or options."""
     if differing:
         msg = (
-            f"The training at {path!r} was begun with other {listed(differing)}. Resume it with what it was begun "
+            f"The training at {path!r} was begun with other {quote(differing)}. Resume it with what it was begun "
             "with, or start anew without `resume_from`."
         )
         raise ValueError(msg)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from ... import _keys as keys
-from ..._checks import config as check_config
 from ..._checks import expression as check_expression
 from ..._checks import slides as check_slides
 from ..._geometry import PatchSpec
@@ -25,6 +24,7 @@ from ...models.model_config import GIVEN
 from ...models.registry import accepts_embeddings, config_fingerprint
 from ...pp.gene_ranking import rank_genes
 from ...pp.normalization import CountsRecord, gene_columns, normalize_slide
+from .._errors import embeddings_fit
 from . import _errors
 
 if TYPE_CHECKING:
@@ -147,7 +147,14 @@ def plan_training(
         check_slides.distinct_slides(overlapping_slides(whole, genes))
     model_config = named_config(model, len(genes), _model_options(model, model_options, slides))
     patch = patch or _default_patch(model_config, slides)
-    check_config.patch_fits(patch.fov_um, patch.size_px, len(model_config.fov_spots), model_config.size_px)
+    expected = len(model_config.fov_spots), model_config.size_px
+    if (given := (len(patch.fov_um), patch.size_px)) != expected:
+        msg = (
+            f"`patch` has {given[0]} scale(s) of {given[1]} px, the network takes {expected[0]} of {expected[1]} px. "
+            f"Give `model_options={{'size_px': {given[1]}, 'fov_spots': …}}` with {given[0]} fields of view, or "
+            "another `patch`."
+        )
+        raise ValueError(msg)
     with torch.device("meta"):
         has_trainable_parameters = build(model_config).has_trainable_parameters
     if (
@@ -206,9 +213,12 @@ def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
 def _model_options(model: str, options: Mapping[str, Any] | None, slides: Sequence[Slide]) -> dict[str, Any]:
     """Options of the model, with the width of the embeddings that came with the spots."""
     widths = {slide.name: slide.features.shape[1] for slide in slides if slide.features is not None}
-    check_config.same_width(widths)
+    if len(set(widths.values())) > 1:
+        each = ", ".join(f"{name!r} {width}" for name, width in widths.items())
+        msg = f"The embeddings have different numbers of features ({each}). Embed all slides with the same encoder."
+        raise ValueError(msg)
     width = next(iter(widths.values()), None)
-    check_config.embeddings_fit(model, options or {}, width, takes=accepts_embeddings(model, {}))
+    embeddings_fit(model, options or {}, width, takes=accepts_embeddings(model, {}))
     return {**(options or {}), **({} if width is None else {"encoder": GIVEN, "n_features": width})}
 
 

@@ -13,7 +13,7 @@ from ..._train.color import color_statistics, fit_ridge
 from ..._train.data import open_spots
 from ..._train.device import make_fabric
 from ..._train.features import encoder_features
-from ..._train.loop import ValidationSpots, seeded, train
+from ..._train.loop import ValidationSpots, seeded_rng, train
 from ...models import build
 from ...models.encoder import Encoder
 from ...models.registry import config_fields
@@ -144,7 +144,7 @@ def _train_network(
     if teacher is not None:
         encoded[unlabelled] = pseudo_labels(teacher, spots, unlabelled, plan.config, fabric)
     config = dataclasses.replace(plan.config, seed=plan.config.seed + 1000 * member + 37 * student)
-    with seeded(config.seed, -1):
+    with seeded_rng(config.seed, -1):
         network = build(_network_config(plan, targets.n_outputs))
         pretrained = network.load_pretrained()
     _errors.warn_random_encoder(
