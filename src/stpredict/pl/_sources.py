@@ -18,6 +18,7 @@ from .._slides.slides import resolve, slide_images
 from ..metrics import pearson
 from ..pp import TargetSpec
 from ..pp.columns import read_columns
+from ..pp.normalization import CountsRecord, slide_library
 from . import _errors as check
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Source:
     panel: tuple[str, ...]
     """Genes that have values."""
     units: str
+    trained: CountsRecord | None
+    """How the counts of training were read, of predictions that record it."""
 
     def values(self, genes: Sequence[str], like: Source | None = None) -> NDArray[np.float32]:
         """Normalised expression ``(n_spots, len(genes))``; counts are normalised like those behind ``like``."""
@@ -53,7 +56,8 @@ class Source:
             return read_columns(self.matrix, [at[gene] for gene in genes], self.rows)
         scheme = like or self
         panel = list(genes) if scheme.target.over == "all" else [gene for gene in scheme.panel if gene in at]
-        normal = scheme.target.normalize(self.matrix, [at[gene] for gene in panel])
+        library = slide_library(self.slide, scheme.target, scheme.trained)
+        normal = scheme.target.normalize(self.matrix, [at[gene] for gene in panel], library)
         normal[check_expression.zero_spots(self.matrix)] = np.nan
         return normal[:, [panel.index(gene) for gene in genes]]
 
@@ -67,17 +71,14 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     places = {key: _place(sdata, key, counts_table, selection.layer) for key in asked}
     regions = {key: check_elements.annotated_regions(sdata.tables[table], table) for key, (table, _) in places.items()}
     region = check.one_region(regions, selection.shapes_key)
-    predictions, counts = {}, {}
-    for key, (table, layer) in places.items():
-        meant = replace(selection, table_name=table, layer=layer, shapes_key=region)
-        if (table, layer) == (counts_table, selection.layer):
-            slide = resolve(sdata, meant)[0]
-            check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist())
-            counts[key] = slide
-        else:
-            predictions[key] = _prediction(key, sdata, meant)
-    first = next(iter(predictions.values()), None)
-    drawn = predictions | {key: _counts(key, slide, first) for key, slide in counts.items()}
+    measured = {key for key, place in places.items() if place == (counts_table, selection.layer)}
+    meant = {
+        key: replace(selection, table_name=table, layer=layer, shapes_key=region)
+        for key, (table, layer) in places.items()
+    }
+    drawn = {key: _prediction(key, sdata, meant[key]) for key in asked if key not in measured}
+    first = next(iter(drawn.values()), None)
+    drawn |= {key: _counts(key, resolve(sdata, meant[key])[0], first) for key in asked if key in measured}
     return [drawn[key] for key in asked]
 
 
@@ -138,10 +139,14 @@ def _prediction(key: str, sdata: SpatialData, meant: Selection) -> Source:
         target=target,
         panel=_panel(matrix, rows, table.var_names.tolist()),
         units=str(record.get("units", target.units)),
+        trained=CountsRecord(**record["counts"]) if "counts" in record else None,
     )
 
 
 def _counts(key: str, slide: Slide, like: Source | None) -> Source:
+    trained = None if like is None else like.trained
+    fractional = trained is not None and trained.fractional
+    check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist(), fractional=fractional)
     target = TargetSpec() if like is None else like.target
     panel = slide.genes if like is None else like.panel
     rows = np.arange(len(slide.instances))
@@ -154,6 +159,7 @@ def _counts(key: str, slide: Slide, like: Source | None) -> Source:
         target=target,
         panel=panel,
         units=target.units,
+        trained=trained,
     )
 
 

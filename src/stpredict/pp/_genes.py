@@ -37,6 +37,7 @@ def select_genes(
     group_key: str | None = None,
     table_name: str | None = None,
     layer: str | None = None,
+    allow_fractional_counts: bool = False,
 ) -> None:
     """Choose the genes to predict, from counts of training spots only.
 
@@ -61,6 +62,8 @@ def select_genes(
         Table with the counts; by default ``"observed"``, or the only one there is.
     layer
         Layer with raw counts; by default X.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA.
 
     Returns
     -------
@@ -91,7 +94,9 @@ def select_genes(
         check_config.in_range("n_genes", n_genes, 1, 1_000_000)
         check_config.in_range("min_fraction", min_fraction, 0.0, 1.0)
         check_config.one_of("method", method, ("dispersion", "variance", "mean"))
-        counts, names = _counts(table, training_rows(table, train, group_key), layer)
+        counts, names = _counts(
+            table, training_rows(table, train, group_key), layer, fractional=allow_fractional_counts
+        )
         chosen = [names[i] for i in rank_genes(counts, method, min_fraction)[:n_genes]]
         if len(chosen) < n_genes:
             logger.info("%d of %d genes qualify; %d were asked for.", len(chosen), len(names), n_genes)
@@ -102,11 +107,13 @@ def select_genes(
     table.uns[keys.ATTRS] = {**table.uns.get(keys.ATTRS, {}), keys.GENES: chosen}
 
 
-def _counts(table: AnnData, rows: NDArray[np.bool_], layer: str | None) -> tuple[sparse.csr_matrix, list[str]]:
+def _counts(
+    table: AnnData, rows: NDArray[np.bool_], layer: str | None, *, fractional: bool
+) -> tuple[sparse.csr_matrix, list[str]]:
     """Counts of the rows that have some, and the names of their genes."""
     matrix, genes = gene_counts(table, layer)
     matrix = matrix[rows]
-    check.counts(matrix, genes=genes, spots=list(table.obs_names[rows]))
+    check.counts(matrix, genes=genes, spots=list(table.obs_names[rows]), fractional=fractional)
     matrix = matrix[~check.zero_spots(matrix)]
     check.some_spots(matrix.shape[0], "Choosing genes")
     return matrix, genes

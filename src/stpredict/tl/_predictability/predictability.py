@@ -50,6 +50,8 @@ def predictability(
     target: TargetSpec | None = None,
     patch: PatchSpec | None = None,
     features_key: str | None = None,
+    library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     group_key: str | None = None,
     layer: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
@@ -82,6 +84,11 @@ def predictability(
         Fields of view; by default 1.5, 3 and 6 spot diameters, 112 px each.
     features_key
         Matrix of ``obsm`` with image embeddings of the spots, in place of colour and texture of the patches.
+    library_key
+        Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
+        by default counts are summed over the genes of the table.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA.
     group_key
         Column of ``obs`` that names the group of a slide (the patient). By default every slide is a group.
     layer
@@ -154,6 +161,8 @@ def predictability(
         group_key=group_key,
         um_per_px=um_per_px,
         features_key=features_key,
+        library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
     )
     slides = resolve(sdata, selection)
     model = MODEL if features_key is None else EMBEDDING_MODEL
