@@ -37,15 +37,16 @@ def rename(sdata, folder):
     table.obs["region"] = table.obs["region"].cat.rename_categories({"S0_spots": "other"})
     table.obs_names = [f"x{i}" for i in range(table.n_obs)]
     table.uns["spatialdata_attrs"]["region"] = "other"
-    return SpatialData(
+    renamed = SpatialData(
         images={"picture": sdata["S0_image"]}, shapes={"other": sdata["S0_spots"]}, tables={"observed": table}
     )
+    stp.pp.resolution(renamed, um_per_px=8.0)
+    return renamed
 
 
 def part(sdata, folder, rows=slice(None), genes=slice(None)):
-    return SpatialData(
-        images=dict(sdata.images), shapes=dict(sdata.shapes), tables={"observed": sdata["observed"][rows, genes].copy()}
-    )
+    tables = {"observed": sdata["observed"][rows, genes].copy()}
+    return SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes), tables=tables, attrs=dict(sdata.attrs))
 
 
 def on_disk(sdata, folder):

@@ -1,6 +1,8 @@
-"""Units: library sizes are taken as in training, whatever genes a table holds; nothing that is written is below zero."""
+"""Units: library sizes are taken as in training, whatever genes a table holds; nothing written is below zero."""
 
 from __future__ import annotations
+
+from copy import deepcopy
 
 import anndata as ad
 import numpy as np
@@ -34,7 +36,9 @@ def cut(whole, panel):
     from spatialdata import SpatialData
 
     table = whole["observed"][:, panel].copy()
-    return SpatialData(images=dict(whole.images), shapes=dict(whole.shapes), tables={"observed": table})
+    return SpatialData(
+        images=dict(whole.images), shapes=dict(whole.shapes), tables={"observed": table}, attrs=deepcopy(whole.attrs)
+    )
 
 
 def with_library(cut, whole, name):
@@ -170,4 +174,6 @@ def _copy(sdata):
     from spatialdata import SpatialData
 
     tables = {"observed": sdata["observed"].copy()}
-    return SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes), tables=tables)
+    return SpatialData(
+        images=dict(sdata.images), shapes=dict(sdata.shapes), tables=tables, attrs=deepcopy(sdata.attrs)
+    )

@@ -122,9 +122,14 @@ def predict(
     beyond 1, the distance that 1 % of training spots exceed if their slide is left out. Predictors of older versions
     give neither column. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
 
+    No value is below 0: negative values of the regression are set to 0, and so are lower bounds. Predictions of slides
+    that are not predicted again stay in the table, each with its own baselines (``uns[key_added]["parts"]``, by the ids
+    in ``obs["prediction_id"]``), so that a leave-one-out loop may predict slide by slide.
+
     With ``layer``, writes that layer of the existing table instead, NaN for genes outside the panel and spots of other
     elements; ``var[layer]`` is True for the panel (``var["predicted"]`` if the layer is X), intervals are
-    ``layers[f"{layer}_lower"]`` and ``layers[f"{layer}_upper"]``, and the other columns are as above.
+    ``layers[f"{layer}_lower"]`` and ``layers[f"{layer}_upper"]``, and the other columns are as above, with the name of
+    the layer before theirs (``obs[f"{layer}_at_border"]``), so that a second layer leaves the first as it was.
 
     Raises
     ------
@@ -139,7 +144,7 @@ def predict(
     ``"conformal"`` covers enough on average over slides, but may cover clearly less on one slide.
     ``"conformal_groups"`` takes the widest quantile of the K calibration groups for each gene: it covers enough on a
     new group with probability K / (K + 1). `fit` calibrates on the validation groups, which also chose the epoch, so
-    its intervals are slightly too narrow; `calibrate` uses other slides. Lower bounds are not below 0.
+    its intervals are slightly too narrow; `calibrate` uses other slides.
 
     Examples
     --------
