@@ -174,6 +174,4 @@ def _copy(sdata):
     from spatialdata import SpatialData
 
     tables = {"observed": sdata["observed"].copy()}
-    return SpatialData(
-        images=dict(sdata.images), shapes=dict(sdata.shapes), tables=tables, attrs=deepcopy(sdata.attrs)
-    )
+    return SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes), tables=tables, attrs=deepcopy(sdata.attrs))

@@ -81,7 +81,7 @@ def test_spots_off_the_image_either_way(adata):
 @pytest.mark.parametrize(("arguments", "words"), [
     ({}, "The resolution of 'a' is not known. Give `um_per_px`"),
     ({"um_per_px": 5, "pitch_um": 200}, r"is 5 µm per pixel by the argument `um_per_px`, but 10 by its spot pitch"),
-    ({"um_per_px": -1}, "`um_per_px` is -1; it must be above 0"),
+    ({"um_per_px": -1}, "`um_per_px` is -1; it must be a finite length in µm above 0"),
     ({"um_per_px": 5, "xy": "places"}, r"`xy` is 'places'; it must be a key of `obsm` \(found: 'spatial'\)"),
     ({"um_per_px": 5, "xy": ("col", "y")}, r"`xy` is \('col', 'y'\); .*two columns of `obs` \(found: 'row', 'col'\)"),
 ])  # fmt: skip
@@ -113,7 +113,7 @@ def test_images_that_are_none(adata, image, words):
 
 
 def test_files_that_are_none(adata, tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no image"):
+    with pytest.raises(FileNotFoundError, match="No image at"):
         stp.io.from_anndata(adata, tmp_path / "gone.jpg", um_per_px=5, **SPOTS)
     Image.fromarray(PIXELS).save(tmp_path / "he.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "he.png").read_bytes()[:2000])

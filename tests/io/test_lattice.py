@@ -42,7 +42,8 @@ def test_pixels_that_are_not_square_are_refused():
 def test_given_resolution_must_fit_the_spots():
     assert resolution_from_lattice(ARRAY, ARRAY * 290, 200, given=0.7, name="a") == 0.7
     with pytest.raises(
-        ValueError, match=r"'a' is given as 0\.75 µm per pixel, but its spots say 0\.6897 \(\+8\.[78] %"
+        ValueError,
+        match=r"'a' is 0\.75 µm per pixel by .*, but 0\.6897 by its spot pitch \(\+8\.[78] %",
     ):
         resolution_from_lattice(ARRAY, ARRAY * 290, 200, given=0.75, name="a")
 

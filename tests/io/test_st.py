@@ -166,13 +166,13 @@ def test_empty_spot_file(st_files):
 
 def test_lengths_are_positive(st_files):
     for argument in ("pitch_um", "diameter_um"):
-        with pytest.raises(ValueError, match=f"`{argument}` is 0; it must be above 0"):
+        with pytest.raises(ValueError, match=f"`{argument}` is 0; it must be a finite length in µm above 0"):
             read_st(**st_files, name="X1", **{argument: 0})
 
 
 def test_resolution_is_compared_with_the_spots(st_files):
     assert read_st(**st_files, name="X1", um_per_px=9.8).attrs["stpredict"]["um_per_px"]["X1_image"] == 9.8
-    with pytest.raises(ValueError, match="given as 5 µm per pixel, but its spots say 10"):
+    with pytest.raises(ValueError, match="5 µm per pixel by the argument `um_per_px`, but 10 by its spot pitch"):
         read_st(**st_files, name="X1", um_per_px=5)
 
 

@@ -62,7 +62,7 @@ def test_no_he_image(xenium_folder):
     (xenium_folder / "X1_he_image.ome.tif").unlink()
     with pytest.raises(FileNotFoundError, match=r"No H&E image .* fluorescence\. Fetch .*Post-Xenium H&E image"):
         stp.io.read_xenium(xenium_folder)
-    with pytest.raises(FileNotFoundError, match="There is no image"):
+    with pytest.raises(FileNotFoundError, match="No image at"):
         stp.io.read_xenium(xenium_folder, "gone.tif")
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from stpredict.models import _closed_form as closed
-from stpredict.models import _penalty as penalty
 
 
 def draw(*shape, seed=0):
@@ -16,7 +15,7 @@ def draw(*shape, seed=0):
 
 def known(x, y, fold=None, slide=None):
     here = torch.zeros(len(x), dtype=torch.int64)
-    return penalty.TrainingSpots(
+    return closed.TrainingSpots(
         features=x, targets=y, fold=here if fold is None else fold, slide=here if slide is None else slide
     )
 
@@ -30,9 +29,9 @@ def test_folds_are_groups_else_slides_else_stripes(n):
     slide = torch.arange(n) % 4 + 3
     group = (slide > 4).long()
     xy = places(n)
-    assert torch.equal(penalty.inner_folds(group, slide, xy), group)
-    assert torch.equal(penalty.inner_folds(group * 0, slide, xy), slide - 3)
-    stripe = penalty.inner_folds(group * 0, slide * 0, xy)
+    assert torch.equal(closed.inner_folds(group, slide, xy), group)
+    assert torch.equal(closed.inner_folds(group * 0, slide, xy), slide - 3)
+    stripe = closed.inner_folds(group * 0, slide * 0, xy)
     assert stripe.unique().tolist() == [0, 1, 2, 3]
     assert np.ptp(torch.bincount(stripe).numpy()) <= 1
     for i in range(3):  # the longer side is y
@@ -121,7 +120,7 @@ def test_without_intercept_only_the_level_differs():
 def exhaustive(x, y, fold, slide):
     """The scores of every penalty, the long way; none for those that miss by more than a mean does."""
     scores = []
-    for alpha in penalty.PENALTIES:
+    for alpha in closed.PENALTIES:
         score, missed, spread = 0.0, 0.0, 0.0
         for held in np.unique(fold):
             train, test = fold != held, fold == held
@@ -143,23 +142,23 @@ def test_chosen_penalty_is_that_of_the_long_way(noise):
     x, slide = draw(90, 12), torch.arange(90) // 15
     y = x @ draw(12, 3, seed=1) + noise * draw(90, 3, seed=2) + slide[:, None]  # each slide at a level of its own
     fold = slide // 2
-    found = penalty.choose_penalty(x.double(), y.double(), fold, slide)
+    found = closed.choose_penalty(x.double(), y.double(), fold, slide)
     long = exhaustive(x.double().numpy(), y.double().numpy(), fold.numpy(), slide.numpy())
     best = long.argmax() if np.isfinite(long).any() else -1
-    assert found == pytest.approx(penalty.PENALTIES[int(best)])
+    assert found == pytest.approx(closed.PENALTIES[int(best)])
 
 
 def test_levels_of_slides_have_no_say():
     x, slide = draw(90, 12), torch.arange(90) // 15
     y = x @ draw(12, 3, seed=1) + 3 * draw(90, 3, seed=2)
     shifted = y + 2 * slide[:, None]
-    found = [penalty.choose_penalty(x.double(), each.double(), slide, slide) for each in (y, shifted)]
+    found = [closed.choose_penalty(x.double(), each.double(), slide, slide) for each in (y, shifted)]
     assert abs(np.log10(found[0] / found[1])) <= 1
 
 
 def test_nothing_varies():
     x, slide = draw(40, 3).double(), torch.arange(40) % 2
-    assert penalty.choose_penalty(x, torch.ones(40, 2).double(), slide, slide) == penalty.FALLBACK
+    assert closed.choose_penalty(x, torch.ones(40, 2).double(), slide, slide) == closed.FALLBACK
 
 
 @pytest.mark.parametrize("n", [50, 5000])
@@ -187,7 +186,7 @@ def test_more_noise_more_penalty():
     x, slide = draw(120, 30), torch.arange(120) % 4
     law = x @ draw(30, 2, seed=1)
     found = [
-        penalty.choose_penalty(x.double(), (law + noise * draw(120, 2, seed=2)).double(), slide, slide)
+        closed.choose_penalty(x.double(), (law + noise * draw(120, 2, seed=2)).double(), slide, slide)
         for noise in (0.01, 10)
     ]
     assert found[0] < found[1]
@@ -203,7 +202,7 @@ def test_what_nothing_tells_of_is_predicted_by_its_mean(n_slides):
 
 def test_too_few_spots_to_leave_any_out():
     x, y = draw(2, 3).double(), draw(2, 1).double()
-    assert penalty.choose_penalty(x, y, torch.tensor([0, 1]), torch.tensor([0, 1])) == penalty.FALLBACK
+    assert closed.choose_penalty(x, y, torch.tensor([0, 1]), torch.tensor([0, 1])) == closed.FALLBACK
 
 
 def test_one_spot_predicts_itself():
@@ -216,4 +215,4 @@ def test_level_of_a_slide_is_taken_out_of_it_alone():
     slide = torch.tensor([4, 4, 9, 9, 9])
     values = torch.tensor([[1.0], [3.0], [10.0], [10.0], [40.0]])
     expected = torch.tensor([[-1.0], [1.0], [-10.0], [-10.0], [20.0]])
-    torch.testing.assert_close(penalty.center_by_slide(values, slide), expected)
+    torch.testing.assert_close(closed.center_by_slide(values, slide), expected)

@@ -93,7 +93,7 @@ def parts(model, batch):
     """Regression, counts and distillation, from losses of networks that lack one or the other."""
     model.eval()
     y = model(batch)
-    x = model.norm(model._embed(batch, model._neighbours(batch)))
+    x = model.norm(model._spot_embeddings(batch, model._neighbours(batch)))
     of_counts = model.counts.loss(x, batch.counts, relative_library_size(batch.counts, batch.slide))
     return F.mse_loss(y, batch.targets), of_counts, y
 

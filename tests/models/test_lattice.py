@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stpredict.models._lattice import lattice_neighbors, lattice_positions
+from stpredict.models._places import lattice_neighbors, lattice_positions
 
 
 def square(columns=5, rows=4, pitch=200.0):

@@ -166,5 +166,5 @@ def test_summed_class_tokens_have_one_width():
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_unknown_words_are_refused(switch):
-    with pytest.raises(ValueError, match=f"`{switch}` is 'other'; give one of: '{SWITCHES[switch][0]}'"):
+    with pytest.raises(ValueError, match=f"`{switch}` is 'other'; allowed: '{SWITCHES[switch][0]}'"):
         small(**{switch: "other"})

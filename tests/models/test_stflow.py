@@ -11,7 +11,6 @@ import torch
 from stpredict import models
 from stpredict.datasets import synthetic
 from stpredict.models.stflow import (
-    PRIORS,
     Neighbours,
     STFlow,
     STFlowConfig,
@@ -209,7 +208,7 @@ def test_more_draws_are_closer_to_their_mean():
 
 
 def test_every_prior_trains():
-    for prior in PRIORS:
+    for prior in ("gaussian", "zero", "zinb"):
         model, batch = network(prior=prior).train(), section()
         model.initialize_from([described(model, batch)])
         loss = model.loss(batch)

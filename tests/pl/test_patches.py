@@ -82,7 +82,7 @@ def test_faults(sdata):
         pl.patches(sdata, 36, region="S0_spots")
     with pytest.raises(ValueError, match=r"Spot 7 is in several regions: 'S0_spots', 'S1_spots', 'S2_spots'"):
         pl.patches(sdata, 7)
-    with pytest.raises(ValueError, match=r"No region 'S7' \(found: 'S0_spots'.* Give one of these as `region`\."):
+    with pytest.raises(ValueError, match=r"no region named 'S7'\. Found: 'S0_spots'.* Give one of these as `region`\."):
         pl.patches(sdata, 7, region="S7")
     with pytest.raises(ValueError, match=r"No table 'counts'"):
         pl.patches(sdata, 7, table_name="counts")

@@ -17,7 +17,7 @@ from stpredict.pl._slide_axes import (
     length_label,
     round_length,
     scale_bar,
-    spots_window,
+    slide_panels,
 )
 from stpredict.pp.raster import fit_raster
 
@@ -39,10 +39,11 @@ def test_length_label():
 
 
 def test_window_holds_every_spot_with_a_margin(slide):
-    window = spots_window(slide)
-    assert window.x == pytest.approx(slide.xy_um[:, 0].min() - 150)
-    assert window.y + window.height == pytest.approx(slide.xy_um[:, 1].max() + 150)
-    assert window.aspect == pytest.approx(1)
+    (ax,) = slide_panels(None, 1, slide, 0.0, 0.0)
+    left, right, bottom, top = *ax.get_xlim(), *ax.get_ylim()
+    assert left == pytest.approx(slide.xy_um[:, 0].min() - 150)
+    assert bottom == pytest.approx(slide.xy_um[:, 1].max() + 150)
+    assert bottom - top == pytest.approx(right - left)
 
 
 def test_window_of_one_spot_has_a_size():
@@ -98,7 +99,7 @@ def test_one_coarse_level_is_thinned_lazily():
 
 def test_spots_have_true_size():
     fig, ax = plt.subplots()
-    draw_spots(ax, np.array([[500.0, 500.0]]), 300.0, colors="black")
+    draw_spots(ax, np.array([[500.0, 500.0]]), 300.0, "black")
     ax.set(xlim=(0, 1000), ylim=(1000, 0), aspect="equal")
     ax.set_axis_off()
     fig.canvas.draw()
@@ -110,7 +111,7 @@ def test_spots_have_true_size():
 
 def test_values_become_colours():
     fig, ax = plt.subplots()
-    spots = draw_spots(ax, np.zeros((3, 2)), 1.0, values=np.array([2.0, 4.0, np.nan]), cmap="cividis", limits=(2, 4))
+    spots = draw_spots(ax, np.zeros((3, 2)), 1.0, np.array([2.0, 4.0, np.nan]), cmap="cividis", limits=(2, 4))
     fig.canvas.draw()
     low, high = plt.get_cmap("cividis")([0.0, 1.0])
     np.testing.assert_allclose(spots.get_facecolors(), [low, high, to_rgba("0.75")])
@@ -118,8 +119,8 @@ def test_values_become_colours():
 
 def test_many_spots_are_pixels_in_vector_files():
     _, ax = plt.subplots()
-    assert not draw_spots(ax, np.zeros((10, 2)), 1.0, colors="red").get_rasterized()
-    assert draw_spots(ax, np.zeros((10_001, 2)), 1.0, colors="red").get_rasterized()
+    assert not draw_spots(ax, np.zeros((10, 2)), 1.0, "red").get_rasterized()
+    assert draw_spots(ax, np.zeros((10_001, 2)), 1.0, "red").get_rasterized()
 
 
 def drawn(draw):
@@ -144,7 +145,7 @@ def test_raster_and_circles_agree(angle, apart, shift):
     xy = xy[rng.random(len(xy)) < 0.7]
     values = rng.random(len(xy))
     values[3] = np.nan
-    circles = drawn(lambda ax: draw_spots(ax, xy, 13.0, values=values))
+    circles = drawn(lambda ax: draw_spots(ax, xy, 13.0, values))
     raster = drawn(lambda ax: draw_raster(ax, fit_raster(xy), values))
     for x, y in xy.astype(int):
         near = np.s_[y - 3 : y + 4, x - 3 : x + 4]

@@ -247,11 +247,11 @@ def test_what_was_made_is_replaced_and_nothing_else_is():
     ({"diameter_um": 11, "pitch_um": 10}, "Spots overlap: a circle of 11 µm is wider than the 10 µm to the next"),
     ({**TILES, "layout": "hexagonal"}, r"a square of 10 µm is wider than the 8\.66 µm"),
     ({**TILES, "outline": "star"}, "`outline` is 'star'"),
-    ({**TILES, "min_transcripts": 0}, "`min_transcripts` is 0; it must be at least 1"),
+    ({**TILES, "min_transcripts": 0}, "`min_transcripts` is 0; it must lie between 1 and"),
     ({**TILES, "min_transcripts": 9}, "No spot has 9 transcripts: 2 transcripts count, 2 of them lie in a spot"),
-    ({**TILES, "points_key": "cells"}, r"No points 'cells' in `sdata.points`\. Found: 'transcripts'"),
-    ({**TILES, "feature_key": "name"}, r"No column 'name' names the gene of each transcript \(found: 'x', 'y', 'gene'"),
-    ({**TILES, "exclude": "("}, r"`exclude` is '\(', which is no regular expression"),
+    ({**TILES, "points_key": "cells"}, r"no points element named 'cells'\. Found: 'transcripts'"),
+    ({**TILES, "feature_key": "name"}, r"no gene column named 'name'\. Found: 'x', 'y', 'gene'"),
+    ({**TILES, "exclude": "("}, r"`exclude` is '\(', no regular expression"),
 ])  # fmt: skip
 def test_bad_input_is_refused_and_nothing_is_written(arguments, words):
     sdata = build(at((5, 5), (25, 5)))
@@ -264,7 +264,7 @@ def test_bad_input_is_refused_and_nothing_is_written(arguments, words):
 def test_which_points_of_several():
     sdata = build(at((5, 5)))
     sdata["more"] = sdata["transcripts"]
-    with pytest.raises(ValueError, match=r"Which points are transcripts\? Found: 'transcripts', 'more'"):
+    with pytest.raises(ValueError, match=r"Which points element is meant\? Found: 'transcripts', 'more'"):
         stp.pp.spots_from_transcripts(sdata, **TILES)
 
 

@@ -215,7 +215,7 @@ def test_places_are_few_and_lie_on_tissue():
 @pytest.mark.parametrize(("make", "arguments", "message"), [
     (lambda: slide(blank=True), {}, "No tissue on image 'he', so there is no stain to measure"),
     (lambda: drawn_tissue(slide(blank=True)), {}, "The stain of image 'he' cannot be measured: .* too pale"),
-    (slide, {"tissue_key": "mask"}, r"No element 'mask' with tissue \(found: none\)"),
+    (slide, {"tissue_key": "mask"}, r"no element with tissue named 'mask'\. Found: none"),
 ])  # fmt: skip
 def test_bad_input_is_refused_and_nothing_written(make, arguments, message):
     sdata = make()

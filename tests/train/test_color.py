@@ -11,7 +11,7 @@ import torch
 from stpredict import models
 from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
 from stpredict.models import SpotBatch, image_statistics
-from stpredict.models._penalty import FALLBACK, PENALTIES
+from stpredict.models._closed_form import FALLBACK, PENALTIES
 from stpredict.models.image_statistics import window_colors
 from stpredict.pp import TargetSpec
 from stpredict.pp.targets import Targets

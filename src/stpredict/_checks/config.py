@@ -29,6 +29,13 @@ def positive(name: str, value: float) -> None:
         raise ValueError(msg)
 
 
+def length(name: str, value: float | None) -> None:
+    """Refuse a length that is not a finite number above zero; None is no length."""
+    if value is not None and not 0 < value < float("inf"):
+        msg = f"`{name}` is {value!r}; it must be a finite length in µm above 0."
+        raise ValueError(msg)
+
+
 def patch_spec(fov_um: Sequence[float], size_px: int, fill: str) -> None:
     """Refuse fields of view that are missing, not positive or not ascending, and patches of under 8 px."""
     if not fov_um or min(fov_um) <= 0 or list(fov_um) != sorted(set(fov_um)):

@@ -9,7 +9,9 @@ from itertools import pairwise
 from math import isfinite
 from numbers import Integral, Real
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
+
+from .config import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,24 +30,39 @@ RENAMED = {
 """Former names of methods and attributes of a model, which are refused: they would have no effect."""
 
 
+def field_values(config: Any, *, n_scales: int | None = None, may_be_zero: Sequence[str] = ()) -> None:
+    """Refuse field by field what the annotation rules out, counts below 1, and fields of view that do not increase."""
+    types = get_type_hints(type(config))
+    for field in fields(config):
+        name, kind, value = field.name, types[field.name], getattr(config, field.name)
+        if name == "fov_spots":
+            fov_spots(value, n_scales=n_scales)
+        elif name == "context":
+            one_of(name, value, (str(field.default),))  # it is a property of the model
+        elif get_origin(kind) is Literal:
+            one_of(name, value, get_args(kind))
+        elif kind is str:
+            text(name, value)
+        elif kind is bool:
+            flag(name, value)
+        elif kind is int and not (value == 0 and (field.default == 0 or name in may_be_zero)):
+            positive_int(name, value)
+
+
 def positive_int(name: str, value: object) -> None:
     """Refuse a value that is not a whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < 1:  # type: ignore[operator]
         msg = f"`{name}` is {value!r} ({type(value).__name__}); it counts something: give a whole number of at least 1."
-        raise TypeError(msg)
-    if int(value) < 1:
-        msg = f"`{name}` is {value}; it counts something: give a whole number of at least 1."
-        raise ValueError(msg)
+        raise (ValueError if is_whole else TypeError)(msg)
 
 
 def number(name: str, value: object, *, low: float, high: float) -> None:
     """Refuse a value that is not a number in ``[low, high)``."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not low <= float(value) < high:  # type: ignore[arg-type]
         msg = f"`{name}` is {value!r} ({type(value).__name__}); give a number from {low:.3g} to below {high}."
-        raise TypeError(msg)
-    if not low <= float(value) < high:
-        msg = f"`{name}` is {value}; give a number from {low:.3g} to below {high}."
-        raise ValueError(msg)
+        raise (ValueError if is_number else TypeError)(msg)
 
 
 def flag(name: str, value: object) -> None:
@@ -65,13 +82,6 @@ def text(name: str, value: object) -> None:
         raise ValueError(msg)
 
 
-def choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    """Refuse a value that is not one of those allowed."""
-    if value not in allowed:
-        msg = f"`{name}` is {value!r}; give one of: {', '.join(map(repr, allowed))}."
-        raise ValueError(msg)
-
-
 def fov_spots(value: object, *, n_scales: int | None = None) -> None:
     """Refuse fields of view that are not increasing numbers above 0, ``n_scales`` of them if given."""
     if not isinstance(value, tuple) or not all(isinstance(v, Real) for v in value):
@@ -82,9 +92,7 @@ def fov_spots(value: object, *, n_scales: int | None = None) -> None:
         msg = f"`fov_spots` is {value}; give numbers above 0, narrowest field of view first, each wider than the last."
         raise ValueError(msg)
     if n_scales is not None and len(value) != n_scales:
-        msg = (
-            f"`fov_spots` has {len(value)} scale(s) {value}; this model takes exactly {n_scales}, such as (1.5, 3, 6)."
-        )
+        msg = f"`fov_spots` has {len(value)} scale(s) {value}; this model takes exactly {n_scales}: give as many."
         raise ValueError(msg)
 
 
@@ -140,9 +148,7 @@ def patches(shape: tuple[int, ...], n_scales: int, size_px: int) -> None:
 def require_targets(targets: Tensor | None) -> Tensor:
     """The targets of a batch; refuse a batch without."""
     if targets is None:
-        msg = (
-            "`batch.targets` is None; the loss needs measured values. Give targets, or call the model for predictions."
-        )
+        msg = "`batch.targets` is None; the loss needs measured values. Give targets, or call the model to predict."
         raise ValueError(msg)
     return targets
 
@@ -183,20 +189,20 @@ def embedding_width(encoder: str, n_features: object) -> None:
 
 def clip(value: object) -> None:
     """Refuse a value that is neither a positive number nor None."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1e6:
+    if value is not None and not _is_number_between(value, 0, 1e6):
         msg = f"`clip` is {value!r}; give standard deviations, a number above 0, or None to leave features alone."
         raise ValueError(msg)
 
 
 def penalty(value: object) -> None:
     """Refuse a value that is not a penalty of a ridge regression."""
-    if value is None or value == "hest":
-        return
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1e12:
+    if value not in (None, "hest") and not _is_number_between(value, 0, 1e12):
         msg = f"`penalty` is {value!r}; give a number above 0, None (chosen by cross-validation), or 'hest'."
         raise ValueError(msg)
+
+
+def _is_number_between(value: object, low: float, high: float) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and low < float(value) < high
 
 
 def count_columns(found: int, n_genes: int) -> None:

@@ -33,6 +33,19 @@ def quote(names: Sequence[object]) -> str:
     return (shown + (f", … ({len(names)} in all)" if len(names) > 8 else "")) or "none"
 
 
+def one_name(what: str, asked: str | None, found: Sequence[str], argument: str) -> str:
+    """The name that is asked for, by default the only one; refuse any other name, and to guess among several."""
+    if asked is None and len(found) == 1:
+        return found[0]
+    if asked is None or asked not in found:
+        named = "" if asked is None else f" named {asked!r}"
+        question = f"Which {what} is meant?" if found and not named else f"There is no {what}{named}."
+        advice = f"Give one of these as `{argument}`" if found else "Add one first"
+        msg = f"{question} Found: {quote(found)}. {advice}."
+        raise ValueError(msg)
+    return asked
+
+
 def resolution(um_per_px: float, image_key: str) -> None:
     """Refuse a resolution out of range."""
     if not (math.isfinite(um_per_px) and 0.01 <= um_per_px <= 200):

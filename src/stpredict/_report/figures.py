@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
@@ -16,8 +15,6 @@ from ..pl import benchmark_maps, benchmark_pca, benchmark_scores
 from ..pl.forest import forest as draw_forest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pandas as pd
     from matplotlib.axes import Axes
 
@@ -47,7 +44,7 @@ class Panel(NamedTuple):
 
 def forest(summary: pd.DataFrame, ceiling: float) -> Markup:
     """Mean gene-wise Pearson of every model with its interval."""
-    with _page_style():
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(CHART_IN, 0.7 + 0.3 * len(summary)), layout="constrained")
         draw_forest(summary, ceiling, figure.subplots())
         label = f"Mean gene-wise Pearson r of {len(summary)} models with 95 % intervals; the table has the numbers."
@@ -56,7 +53,7 @@ def forest(summary: pd.DataFrame, ceiling: float) -> Markup:
 
 def gene_scores(benchmark: BenchmarkLike, n_rows: int) -> Markup:
     """Scores of all genes, one row for each model and one for the noise ceiling."""
-    with _page_style():
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(CHART_IN, 0.6 + 0.27 * n_rows), layout="constrained")
         benchmark_scores(benchmark, ax=figure.subplots())
         label = "Pearson r of every gene, one row for each model; a box spans the middle half of the genes."
@@ -65,7 +62,7 @@ def gene_scores(benchmark: BenchmarkLike, n_rows: int) -> Markup:
 
 def gene_maps(benchmark: BenchmarkLike, section: Section, gene: str) -> list[Panel]:
     """One gene on one section: observed, predicted by every model, and the colour bar."""
-    with _page_style():
+    with mpl.rc_context(STYLE):
         figure, axes = _map_axes(section)
         benchmark_maps(benchmark, gene, section.name, ax=axes)
         return _panels(figure, section, "gene", f"expression of {gene}")
@@ -73,17 +70,10 @@ def gene_maps(benchmark: BenchmarkLike, section: Section, gene: str) -> list[Pan
 
 def component_maps(benchmark: BenchmarkLike, section: Section) -> list[Panel]:
     """All genes of one section as colour: observed, and predicted by every model."""
-    with _page_style():
+    with mpl.rc_context(STYLE):
         figure, axes = _map_axes(section)
         benchmark_pca(benchmark, section.name, ax=axes)
         return _panels(figure, section, "pca", "three principal components")
-
-
-@contextmanager
-def _page_style() -> Iterator[None]:
-    """The settings of matplotlib in which figures are drawn and saved."""
-    with mpl.rc_context(STYLE):
-        yield
 
 
 def _map_axes(section: Section) -> tuple[Figure, list[Axes]]:

@@ -28,7 +28,6 @@ from ..pl.comparison import (
 from ..pp.targets import TargetSpec
 from ..tl._benchmarking.cell import RUN
 from ..tl._predictor.serialization import package_version
-from . import _errors as check
 from .figures import component_maps, forest, gene_maps, gene_scores
 from .text import COSTS, DASH, SCORES, breakable, count_noun, interval, join_names, number, verdict
 
@@ -62,7 +61,11 @@ def to_html(benchmark: BenchmarkLike, path: str | PathLike[str]) -> None:
         with atomic_file(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        check.report_not_written(target, error)
+        reason = error.strerror or str(error)
+        msg = (
+            f"The report was not written to '{target}': {reason}. Nothing is left there; give another folder's `path`."
+        )
+        raise OSError(error.errno, msg) from error
 
 
 def page(benchmark: BenchmarkLike) -> str:
@@ -100,16 +103,8 @@ def page(benchmark: BenchmarkLike) -> str:
 
 def _read_once(benchmark: BenchmarkLike, summary: pd.DataFrame) -> BenchmarkLike:
     """The benchmark with its summary and each table computed once, since every figure of the page uses them."""
-    kept = SimpleNamespace(
-        folder=benchmark.folder,
-        note=benchmark.note,
-        failed=benchmark.failed,
-        scores=benchmark.scores,
-        runs=benchmark.runs,
-        summary=summary.copy,
-        table=cache(benchmark.table),
-    )
-    return cast("BenchmarkLike", kept)
+    read = {name: getattr(benchmark, name) for name in ("folder", "note", "failed", "scores", "runs")}
+    return cast("BenchmarkLike", SimpleNamespace(**read, summary=summary.copy, table=cache(benchmark.table)))
 
 
 def _facts(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from traceback import clear_frames
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..models.contract import map_tensors
 from . import _errors
 
 if TYPE_CHECKING:
@@ -51,16 +52,25 @@ class BatchLimit:
         return True
 
 
+def map_passes[T](compute: Callable[[SpotBatch], T], spots: SpotBatch, limit: BatchLimit) -> Iterator[T]:
+    """Results for consecutive spots, at most ``limit`` at a time; the limit shrinks when memory runs out."""
+    done = 0
+    while done < len(spots):
+        some = gather(spots, slice(done, done + limit.size))
+        try:
+            found = compute(some)
+        except RuntimeError as error:
+            if not limit.shrink(len(some), error):
+                raise
+            continue
+        yield found
+        done += len(some)
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the computer, has no memory left; torch's CPU allocator raises a plain RuntimeError."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error).lower() for text in words)
-
-
-def map_tensors(spots: SpotBatch, function: Callable[[Tensor], Tensor]) -> SpotBatch:
-    """A batch with a function applied to every tensor."""
-    tensors = {each.name: getattr(spots, each.name) for each in fields(spots)}
-    return replace(spots, **{name: function(value) for name, value in tensors.items() if value is not None})
 
 
 def gather(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:

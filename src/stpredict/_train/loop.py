@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..metrics import pearson
@@ -18,14 +19,13 @@ from ..metrics.correlation import LEAST
 from . import _errors
 from .accumulate import accumulate, agree_on_limit
 from .augment import Views, dihedral
-from .batches import BatchLimit, device_batches, gather
+from .batches import BatchLimit, device_batches, gather, map_passes
 from .prefetch import prefetch
 from .windows import context_batches, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
     from torch import Tensor
@@ -80,27 +80,59 @@ def outputs(model: Any, spots: SpotBatch, fabric: Fabric, limit: int | BatchLimi
     """Outputs of a network in eval mode, averaged over ``symmetries`` views, as float32 on the CPU."""
     was_training = model.training
     model.eval()
-    limit = BatchLimit(limit) if isinstance(limit, int) else limit
-    parts: list[Tensor] = []
-    done = 0
-    while done < len(spots):
-        some = gather(spots, slice(done, done + limit.size))
-        try:
-            parts.append(_mean_output(model, some, fabric, symmetries))
-            done += len(some)
-        except RuntimeError as error:
-            if not limit.shrink(len(some), error):
-                raise
+
+    def mean_output(some: SpotBatch) -> Tensor:
+        batch = some.to(fabric.device)
+        with fabric.autocast():
+            views = [model(replace(batch, patches=dihedral(batch.patches, k))).float() for k in range(symmetries)]
+        return torch.stack(views).mean(dim=0)
+
+    parts = list(map_passes(mean_output, spots, BatchLimit(limit) if isinstance(limit, int) else limit))
     model.train(was_training)
     return torch.cat(parts).cpu()
 
 
-def _mean_output(model: Any, spots: SpotBatch, fabric: Fabric, symmetries: int) -> Tensor:
-    """Mean over some views of the square, on the device."""
-    batch = spots.to(fabric.device)
-    with fabric.autocast():
-        views = [model(replace(batch, patches=dihedral(batch.patches, k))).float() for k in range(symmetries)]
-    return torch.stack(views).mean(dim=0)
+@torch.no_grad()
+def encoder_features(model: SpotModel, spots: SpotBatch, fabric: Fabric) -> Tensor | None:
+    """Features given with the spots, or else of the model's frozen encoder; None if the model has none."""  # (n, ...)
+    if spots.features is not None:
+        return spots.features
+
+    def encode(batch: SpotBatch) -> Tensor | None:
+        with fabric.autocast():
+            found = model.encode(batch.to(fabric.device))
+        return None if found is None else found.float()
+
+    model.to(fabric.device).eval()
+    parts = []
+    for found in map_passes(encode, spots, BatchLimit.of(None, fabric.device)):
+        if found is None:
+            break
+        parts.append(found.cpu())
+    model.train()
+    if not parts:
+        return None
+    features = torch.cat(parts)
+    _errors.check_finite_features(finite=bool(features.isfinite().all()))
+    return features
+
+
+def tta_mean_std(
+    model: SpotModel,
+    decode: Decode,  # linear
+    spots: SpotBatch,
+    fabric: Fabric,
+    limit: BatchLimit,
+    n_views: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation over ``n_views`` of the eight symmetries; the latter is zero for one view."""
+    turned = (replace(spots, patches=dihedral(spots.patches, k)) for k in range(n_views))
+    views = torch.stack([outputs(model, view, fabric, limit) for view in turned])
+    mean = decode(views.mean(dim=0).numpy())
+    squares = np.zeros_like(mean)
+    for view in views if n_views > 1 else ():  # one after the other: all at once would be eight tables
+        squares += (decode(view.numpy()) - mean) ** 2
+    return mean, np.sqrt(squares / n_views)
 
 
 class _Loop:

@@ -56,15 +56,10 @@ def _receipt(store: Path, source: str) -> dict[str, object]:
 
 def _convert(path: Path, name: str, store: Path, receipt: Path, source: str) -> None:
     logger.info("Section %s: converting its image to a chunked pyramid in '%s' (once).", name, store.parent)
-    _remove_stale(store)
+    for part in store.parent.glob(f".{store.name}-*"):  # of interrupted conversions, not of one that still runs
+        if time.time() - part.stat().st_mtime > STALE_S:
+            shutil.rmtree(part, ignore_errors=True)
     with atomic_file(receipt) as new_receipt, atomic_folder(store) as new_store:  # the receipt appears last
         SpatialData(images={f"{name}_image": pyramid(read_image(path), name)}).write(new_store)
         new_receipt.write_text(json.dumps(_receipt(new_store, source)), "utf-8")
         receipt.unlink(missing_ok=True)
-
-
-def _remove_stale(store: Path) -> None:
-    """Remove what interrupted conversions left, unless another process may still be writing it."""
-    for part in store.parent.glob(f".{store.name}-*"):
-        if time.time() - part.stat().st_mtime > STALE_S:
-            shutil.rmtree(part, ignore_errors=True)

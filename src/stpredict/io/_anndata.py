@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from spatialdata import SpatialData
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import Identity
 
@@ -15,7 +14,7 @@ from .._checks import config as check_config
 from .._checks.slides import quote
 from .._geometry import neighbour_pitch
 from .._resolution import Resolution, reconcile_resolution
-from ._platforms import image_size, linked_table, open_image, sample_attrs
+from ._platforms import image_size, open_image, sample
 from .images import pyramid
 
 if TYPE_CHECKING:
@@ -23,9 +22,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
-
-LINK_COLUMNS = (keys.REGION, keys.SPOT_ID)
-"""Columns of ``obs`` that link a table to its spots."""
+    from spatialdata import SpatialData
 
 
 def from_anndata(
@@ -81,11 +78,9 @@ def from_anndata(
     >>> sdata.attrs["stpredict"]["um_per_px"]
     {'A_image': 5.0}
     """
-    lengths = {"diameter_um": diameter_um, "um_per_px": um_per_px, "pitch_um": pitch_um}
-    for argument, value in lengths.items():
-        if value is not None:
-            check_config.positive(argument, value)
-    taken = [column for column in LINK_COLUMNS if column in adata.obs]
+    for argument, value in {"diameter_um": diameter_um, "um_per_px": um_per_px, "pitch_um": pitch_um}.items():
+        check_config.length(argument, value)
+    taken = [column for column in (keys.REGION, keys.SPOT_ID) if column in adata.obs]
     if taken:
         msg = (
             f"`adata.obs` has columns {quote(taken)}, which link the table to its spots. Rename yours: "
@@ -101,15 +96,10 @@ def from_anndata(
     if um_per_px is not None:
         stated = Resolution(um_per_px=um_per_px, origin="argument")
     known = _resolution(centres, stated, pitch_um, name)
-    shapes_key, image_key, instances = f"{name}_spots", f"{name}_image", np.arange(len(centres))
-    radius = diameter_um / 2 / known.um_per_px
-    table = linked_table(adata, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=centres)
-    return SpatialData(
-        images={image_key: element},
-        shapes={shapes_key: ShapesModel.parse(centres, geometry=0, radius=radius, transformations={name: Identity()})},
-        tables={keys.OBSERVED: table},
-        attrs=sample_attrs({image_key: known}),
-    )
+    radius, shapes_key = diameter_um / 2 / known.um_per_px, f"{name}_spots"
+    circles = ShapesModel.parse(centres, geometry=0, radius=radius, transformations={name: Identity()})
+    images = {f"{name}_image": (element, known)}
+    return sample(adata, images, circles, name=name, shapes_key=shapes_key, patient=patient, xy=centres)
 
 
 def _centres(adata: AnnData, xy: str | tuple[str, str]) -> NDArray[np.float64]:  # (n, 2)

@@ -86,24 +86,19 @@ def _rounded_spot_name(name: str, path: Path) -> str:
 
 def _read_text_counts(path: Path, genes_in: GenesIn | None) -> tuple[list[str], list[str], sparse.csr_matrix]:
     rows, columns, matrix = _read_labelled_matrix(path)
-    if genes_in is None and columns and rows:
-        genes_in = _genes_axis(rows, columns, path)
-    return (columns, rows, matrix.T.tocsr()) if genes_in == "rows" else (rows, columns, matrix)
-
-
-def _genes_axis(rows: Sequence[str], columns: Sequence[str], path: Path) -> GenesIn:
-    """The axis whose names are not those of spots, if this holds for exactly one axis."""
-    spots_in_rows, spots_in_columns = (
-        mostly_match(SPOT_NAME, axis) or mostly_match(BARCODE, axis) for axis in (rows, columns)
-    )
-    if spots_in_rows == spots_in_columns:
-        msg = (
-            f"It is not clear whether genes are the rows or the columns of '{path.name}': rows are {quote(rows)}, "
-            f"columns {quote(columns)}, and names of spots such as '10x13' or 'ACGTACGTACGTACGT-1' must be on exactly "
-            "one axis. Give `genes_in='rows'` or `genes_in='columns'`."
+    if genes_in is None:  # the axis whose names are not those of spots, if this holds for exactly one
+        spots_in_rows, spots_in_columns = (
+            mostly_match(SPOT_NAME, axis) or mostly_match(BARCODE, axis) for axis in (rows, columns)
         )
-        raise ValueError(msg)
-    return "columns" if spots_in_rows else "rows"
+        if spots_in_rows == spots_in_columns:
+            msg = (
+                f"It is not clear whether genes are the rows or the columns of '{path.name}': rows are {quote(rows)}, "
+                f"columns {quote(columns)}, and names of spots such as '10x13' or 'ACGTACGTACGTACGT-1' must be on "
+                "exactly one axis. Give `genes_in='rows'` or `genes_in='columns'`."
+            )
+            raise ValueError(msg)
+        genes_in = "columns" if spots_in_rows else "rows"
+    return (columns, rows, matrix.T.tocsr()) if genes_in == "rows" else (rows, columns, matrix)
 
 
 def _read_labelled_matrix(path: Path) -> tuple[list[str], list[str], sparse.csr_matrix]:

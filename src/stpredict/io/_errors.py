@@ -33,16 +33,9 @@ def required_module(name: str) -> Iterator[None]:
 
 
 def require_file(path: Path, what: str) -> None:
-    """Refuse a file of a section that is not there."""
+    """Refuse a file that is not there."""
     if not path.is_file():
-        msg = f"No {what} at '{path}'. Give the path of an existing file to `stp.io.read_st`."
-        raise FileNotFoundError(msg)
-
-
-def require_image(path: Path) -> None:
-    """Refuse an image that is not there."""
-    if not path.is_file():
-        msg = f"There is no image '{path}'. Give the path of an existing file as `image`."
+        msg = f"No {what} at '{path}'. Give the path of an existing file."
         raise FileNotFoundError(msg)
 
 

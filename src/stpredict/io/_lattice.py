@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._checks.slides import MAX_ANISOTROPY, similar_resolution
+from .._checks.slides import MAX_ANISOTROPY, same_resolution
+from .._resolution import Resolution
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,15 +47,10 @@ def fit_lattice(array_xy: NDArray[np.float64], xy_px: NDArray[np.float64]) -> La
         kept = distance <= limit
     pitch = np.linalg.norm(matrix[:2], axis=1)
     diagonals = np.linalg.norm([matrix[0] + matrix[1], matrix[0] - matrix[1]], axis=1)
-    error = _pitch_error(design[kept], distance[kept], pitch)
+    variance = float(np.sum(distance[kept] ** 2)) / max(2 * int(kept.sum()) - 6, 1)
+    slopes = np.linalg.inv(design[kept].T @ design[kept])[[0, 1], [0, 1]]
+    error = float(np.max(np.sqrt(variance * slopes) / pitch))
     return Lattice(pitch_px=pitch, diagonal_px=float(diagonals.mean()), error=error)
-
-
-def _pitch_error(design: NDArray[np.float64], distance: NDArray[np.float64], pitch: NDArray[np.float64]) -> float:
-    n_free = max(2 * len(design) - 6, 1)
-    variance = float(np.sum(distance**2)) / n_free
-    slopes = np.linalg.inv(design.T @ design)[[0, 1], [0, 1]]
-    return float(np.max(np.sqrt(variance * slopes) / pitch))
 
 
 def is_staggered(array_xy: NDArray[np.integer] | NDArray[np.floating]) -> bool:
@@ -75,14 +71,14 @@ def resolution_from_lattice(
     the scatter of the spots explains; this is not checked on staggered arrays, whose steps along x and y differ.
     """
     lattice = fit_lattice(array_xy, xy_px)
-    if lattice is None and given is None:
+    if lattice is None:
+        if given is not None:
+            return float(given)
         msg = (
             f"The resolution of {name!r} cannot be derived from the pitch of its {len(xy_px)} spots: at least three "
             "that do not lie in one line are needed. Give `um_per_px`."
         )
         raise ValueError(msg)
-    if lattice is None:
-        return float(given or np.nan)
     staggered = is_staggered(array_xy)
     x, y = (float(value) for value in lattice.pitch_px)
     excess = abs(x / y - 1)
@@ -93,11 +89,8 @@ def resolution_from_lattice(
         )
         raise ValueError(msg)
     measured = pitch_um / (lattice.diagonal_px if staggered else float(lattice.pitch_px.mean()))
-    if given is not None and not similar_resolution(given, measured):
-        msg = (
-            f"The resolution of {name!r} is given as {given:.4g} µm per pixel, but its spots say {measured:.4g} "
-            f"({100 * (given / measured - 1):+.1f} %, at most 5 % is allowed). Correct `um_per_px`, or `pitch_um` or "
-            "`diameter_um` of the platform."
-        )
-        raise ValueError(msg)
-    return measured if given is None else given
+    if given is None:
+        return measured
+    by_pitch = Resolution(um_per_px=measured, origin="spot pitch")
+    same_resolution(Resolution(um_per_px=given, origin="argument"), by_pitch, name)
+    return given

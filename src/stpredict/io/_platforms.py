@@ -10,12 +10,13 @@ import re
 import warnings
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from .. import _keys as keys
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+    from geopandas import GeoDataFrame
     from numpy.typing import NDArray
-    from spatialdata import SpatialData
     from xarray import DataTree
 
     from .._resolution import Resolution
@@ -124,19 +125,18 @@ def call_spatialdata_io(reader: str, folder: Path, arguments: Mapping[str, Any])
         raise ImportError(msg) from error
     with _ignore_library_warnings():
         try:
-            sdata: SpatialData = read(folder, **arguments)
+            return cast("SpatialData", read(folder, **arguments))
         except READER_ERRORS as reason:
             msg = (
                 f"`spatialdata_io.{reader}` cannot read '{folder}': {str(reason) or type(reason).__name__}. Check that "
                 "its files are whole and of one sample, or fetch them again."
             )
             raise ValueError(msg) from reason
-    return sdata
 
 
 def open_image(path: Path, name: str) -> tuple[DataTree, Resolution | None]:
     """Open an image file as `read_wsi` does, without decoding it; and the resolution that the file states, if any."""
-    check.require_image(path)
+    check.require_file(path, "image")
     file = open_slide_file(path, "auto")
     check_slides.colour_image(file.levels[0].shape, path.name)
     image = image_element(file, name, rechunk=False)
@@ -151,29 +151,40 @@ def image_size(image: DataTree) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def linked_table(
-    table: AnnData, *, name: str, shapes_key: str, patient: str | None, instances: NDArray[Any], xy: NDArray[np.float64]
-) -> AnnData:
-    """A copy of a table that annotates the ``instances`` of a shapes element, with centres ``xy`` ``(n, 2)``."""
+def sample(
+    table: AnnData,
+    images: Mapping[str, tuple[DataTree, Resolution]],
+    shapes: GeoDataFrame,
+    *,
+    name: str,
+    shapes_key: str,
+    patient: str | None,
+    xy: NDArray[np.float64],
+    instances: NDArray[Any] | None = None,
+    points: Mapping[str, Any] | None = None,
+    source: SpatialData | None = None,
+) -> SpatialData:
+    """Images, shapes, and a copy of the table that annotates the ``instances`` of the shapes, centred at ``xy``."""
     with _ignore_library_warnings():  # gene names are made unique below
         copy = table.copy()
     copy.uns.pop("spatialdata_attrs", None)
     copy.var_names_make_unique()
     if sparse.issparse(copy.X):
         copy.X = sparse.csr_matrix(copy.X)
-    columns = {keys.REGION: shapes_key, keys.SECTION: name, keys.PATIENT: patient or name}
-    for column, value in columns.items():
+    for column, value in {keys.REGION: shapes_key, keys.SECTION: name, keys.PATIENT: patient or name}.items():
         copy.obs[column] = pd.Categorical([value] * copy.n_obs)
-    copy.obs[keys.SPOT_ID] = instances
+    copy.obs[keys.SPOT_ID] = np.arange(len(xy)) if instances is None else instances
     copy.obsm[keys.SPATIAL] = np.asarray(xy, np.float64)
-    linked: AnnData = TableModel.parse(copy, region=shapes_key, region_key=keys.REGION, instance_key=keys.SPOT_ID)
-    return linked
-
-
-def sample_attrs(resolutions: Mapping[str, Resolution], source: SpatialData | None = None) -> dict[str, Any]:
-    """``sdata.attrs`` of a sample: what spatialdata-io recorded, and the resolution of each image and its origin."""
     ours = {
-        keys.UM_PER_PX: {image: known.um_per_px for image, known in resolutions.items()},
-        keys.UM_PER_PX_FROM: {image: known.origin for image, known in resolutions.items()},
+        keys.UM_PER_PX: {key: known.um_per_px for key, (_, known) in images.items()},
+        keys.UM_PER_PX_FROM: {key: known.origin for key, (_, known) in images.items()},
     }
-    return {**({} if source is None else source.attrs), keys.ATTRS: ours}
+    return SpatialData(
+        images={key: image for key, (image, _) in images.items()},
+        shapes={shapes_key: shapes},
+        points=points,
+        tables={
+            keys.OBSERVED: TableModel.parse(copy, region=shapes_key, region_key=keys.REGION, instance_key=keys.SPOT_ID)
+        },
+        attrs={**({} if source is None else source.attrs), keys.ATTRS: ours},
+    )

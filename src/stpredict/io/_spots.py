@@ -70,7 +70,10 @@ def read_spots(path: Path, *, affine: NDArray[np.float64] | None = None) -> Spot
             "to pixels, as a text file or an array."
         )
         raise ValueError(msg)
-    spots = Spots(array_xy=array_xy.round().astype(np.int64), xy_px=xy_px, barcodes=_barcodes(frame))
+    first = frame.iloc[:, 0]
+    named_by_position = pd.api.types.is_numeric_dtype(first) or mostly_match(SPOT_NAME, first)
+    barcodes = None if named_by_position else [str(name) for name in first]
+    spots = Spots(array_xy=array_xy.round().astype(np.int64), xy_px=xy_px, barcodes=barcodes)
     check.require_unique_spots(spots.names, path)
     return spots
 
@@ -114,14 +117,6 @@ def _spot_name_column(frame: pd.DataFrame) -> pd.Series[str] | None:
     return next((column for column in texts if mostly_match(SPOT_NAME, column)), None)
 
 
-def _barcodes(frame: pd.DataFrame) -> list[str] | None:
-    """The first column, if it holds names that are not array coordinates."""
-    first = frame.iloc[:, 0]
-    if pd.api.types.is_numeric_dtype(first) or mostly_match(SPOT_NAME, first):
-        return None
-    return [str(name) for name in first]
-
-
 def read_affine(affine: str | PathLike[str] | ArrayLike | None) -> NDArray[np.float64] | None:
     """The ``(3, 3)`` affine map from array coordinates to pixels, for column vectors.
 
@@ -133,8 +128,14 @@ def read_affine(affine: str | PathLike[str] | ArrayLike | None) -> NDArray[np.fl
         return None
     one_line = False
     if isinstance(affine, (str, PathLike)):
-        what = f"'{Path(affine).name}'"
-        matrix, one_line = _read_affine_file(Path(affine))
+        path = Path(affine)
+        what, text = f"'{path.name}'", read_text(path, "affine")
+        try:
+            matrix = np.array(text.replace(",", " ").split(), dtype=np.float64)
+        except ValueError as reason:
+            check.unreadable(path, "affine", reason)
+        matrix = matrix.reshape(3, 3) if matrix.size == 9 else matrix
+        one_line = len(text.strip().splitlines()) == 1
     else:
         what, matrix = "`affine`", np.asarray(affine, dtype=np.float64)
     if matrix.shape == (2, 3):
@@ -150,17 +151,6 @@ def read_affine(affine: str | PathLike[str] | ArrayLike | None) -> NDArray[np.fl
         )
         raise ValueError(msg)
     return matrix
-
-
-def _read_affine_file(path: Path) -> tuple[NDArray[np.float64], bool]:
-    """The numbers of a file, as 3 x 3 if there are nine, and whether they are all in one line."""
-    text = read_text(path, "affine")
-    try:
-        values = np.array(text.replace(",", " ").split(), dtype=np.float64)
-    except ValueError as reason:
-        check.unreadable(path, "affine", reason)
-    one_line = len(text.strip().splitlines()) == 1
-    return (values.reshape(3, 3) if values.size == 9 else values), one_line
 
 
 def read_labels(path: Path, array_xy: NDArray[np.int64], column: str = "label") -> list[str | None]:

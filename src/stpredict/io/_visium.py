@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from spatialdata import SpatialData
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import Identity, Scale, set_transformation
 
@@ -15,25 +14,15 @@ from .._checks import config as check_config
 from .._checks.slides import MAX_RESOLUTION_DIFFERENCE, quote
 from .._resolution import VISIUM, Resolution, reconcile_resolution, resolution_from_pixel_size
 from . import _errors as check
+from . import _platforms as platforms
 from ._lattice import fit_lattice
-from ._platforms import (
-    IMAGE_SUFFIXES,
-    call_spatialdata_io,
-    find_file,
-    image_size,
-    linked_table,
-    open_image,
-    read_json,
-    require_whole_matrix,
-    sample_attrs,
-    sample_name,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
+    from spatialdata import SpatialData
     from xarray import DataTree
 
 MATRIX_FILES = ("filtered_feature_bc_matrix.h5", "raw_feature_bc_matrix.h5")
@@ -106,31 +95,27 @@ def read_visium(
     """
     folder = Path(path)
     check.require_folder(folder, "a Visium sample", "stp.io.read_visium")
-    if um_per_px is not None:
-        check_config.positive("um_per_px", um_per_px)
-    counts = find_file(folder, MATRIX_FILES, "matrix of counts")
-    require_whole_matrix(counts)
-    positions = find_file(folder / "spatial", POSITION_FILES, "file of positions")
+    check_config.length("um_per_px", um_per_px)
+    counts = platforms.find_file(folder, MATRIX_FILES, "matrix of counts")
+    platforms.require_whole_matrix(counts)
+    positions = platforms.find_file(folder / "spatial", POSITION_FILES, "file of positions")
     fields = ["spot_diameter_fullres", *(f"tissue_{kind}_scalef" for kind in OVERVIEWS)]
-    factors = read_json(folder / "spatial" / SCALE_FACTORS_FILE, "file of scale factors", fields)
-    name = sample_name(folder, name)
-    source = call_spatialdata_io("visium", folder, {"dataset_id": name, "counts_file": counts.name})
+    factors = platforms.read_json(folder / "spatial" / SCALE_FACTORS_FILE, "file of scale factors", fields)
+    name = platforms.sample_name(folder, name)
+    source = platforms.call_spatialdata_io("visium", folder, {"dataset_id": name, "counts_file": counts.name})
     table = spots_on_tissue(source["table"], positions)
     xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)
     known = _resolution(table.obs, xy, um_per_px, factors, folder)
     images = _images(folder, image, factors, xy, name=name, overviews=overviews)
-    resolutions = {
-        key: Resolution(um_per_px=known.um_per_px / factor, origin=known.origin) for key, (_, factor) in images.items()
+    with_resolution = {
+        key: (element, Resolution(um_per_px=known.um_per_px / factor, origin=known.origin))
+        for key, (element, factor) in images.items()
     }
-    shapes_key, instances = f"{name}_spots", np.arange(len(xy))
     radius = DIAMETER_UM / 2 / known.um_per_px
     circles = ShapesModel.parse(xy, geometry=0, radius=radius, transformations={name: Identity()})
-    linked = linked_table(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
-    return SpatialData(
-        images={key: element for key, (element, _) in images.items()},
-        shapes={shapes_key: circles},
-        tables={keys.OBSERVED: linked},
-        attrs=sample_attrs(resolutions, source),
+    shapes_key = f"{name}_spots"
+    return platforms.sample(
+        table, with_resolution, circles, name=name, shapes_key=shapes_key, patient=patient, xy=xy, source=source
     )
 
 
@@ -213,8 +198,8 @@ def _images(
 
 def open_full_image(path: Path, xy: NDArray[np.float64], name: str) -> DataTree:
     """Open the full-resolution image, on which all spots ``(n, 2)`` must lie."""
-    image, _ = open_image(path, name)
-    size = image_size(image)
+    image, _ = platforms.open_image(path, name)
+    size = platforms.image_size(image)
     n_off = int(((xy < 0) | (xy >= size)).any(axis=1).sum())
     if n_off:
         x, y = xy.max(axis=0)
@@ -229,7 +214,7 @@ def open_full_image(path: Path, xy: NDArray[np.float64], name: str) -> DataTree:
 
 def _open_overview(folder: Path, kind: str, factors: dict[str, Any], name: str) -> tuple[DataTree, float]:
     factor = float(factors[f"tissue_{kind}_scalef"])
-    image, _ = open_image(folder / "spatial" / f"tissue_{kind}_image.png", name)
+    image, _ = platforms.open_image(folder / "spatial" / f"tissue_{kind}_image.png", name)
     set_transformation(image, {name: Scale([1 / factor, 1 / factor], ("x", "y"))}, set_all=True)
     return image, factor
 
@@ -239,7 +224,9 @@ def find_full_image(folder: Path, image: str | PathLike[str] | None, overviews: 
     if image is not None:
         return Path(image)
     places = [place for place in (folder, folder / "microscope_image") if place.is_dir()]
-    files = [file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = [
+        file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in platforms.IMAGE_SUFFIXES
+    ]
     found = [file for file in files if not any(word in file.name for word in ("hires", "lowres", "cytassist"))]
     if len(found) == 1:
         return found[0]

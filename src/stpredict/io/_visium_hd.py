@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from spatialdata import SpatialData
 from spatialdata.transformations import Identity, set_transformation
 
 from .. import _keys as keys
 from .._resolution import VISIUM_HD_BIN, Resolution, reconcile_resolution
 from . import _errors as check
-from ._platforms import (
-    call_spatialdata_io,
-    find_file,
-    linked_table,
-    read_json,
-    require_whole_matrix,
-    require_whole_parquet,
-    sample_attrs,
-    sample_name,
-)
+from . import _platforms as platforms
 from ._visium import (
     MATRIX_FILES,
     SCALE_FACTORS_FILE,
@@ -33,6 +23,8 @@ from ._visium import (
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from spatialdata import SpatialData
 
 SLICE_FILE = "feature_slice.h5"
 PITCH_SAMPLE = 20_000
@@ -93,16 +85,22 @@ def read_visium_hd(
     """
     folder = Path(path)
     check.require_folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")
-    slices = find_file(folder, [SLICE_FILE], "feature slice")
+    slices = platforms.find_file(folder, [SLICE_FILE], "feature slice")
     bins = folder / "binned_outputs"
-    _require_bin_size(bin_um, bins)
+    matches = [VISIUM_HD_BIN.fullmatch(place.name) for place in (sorted(bins.iterdir()) if bins.is_dir() else [])]
+    sizes = [int(match[1]) for match in matches if match]
+    if bin_um not in sizes:
+        msg = f"`bin_um` is {bin_um!r}; '{bins}' has bins of {', '.join(map(str, sizes)) or 'no size'} µm. Give one."
+        raise ValueError(msg)
     spatial = bins / f"square_{bin_um:03}um" / "spatial"
-    require_whole_matrix(find_file(spatial.parent, MATRIX_FILES[:1], "matrix of counts"))
-    positions = find_file(spatial, ["tissue_positions.parquet"], "file of positions")
-    require_whole_parquet(positions)
-    name = sample_name(folder, name)
+    platforms.require_whole_matrix(platforms.find_file(spatial.parent, MATRIX_FILES[:1], "matrix of counts"))
+    positions = platforms.find_file(spatial, ["tissue_positions.parquet"], "file of positions")
+    platforms.require_whole_parquet(positions)
+    name = platforms.sample_name(folder, name)
     prefix = slices.name.removesuffix(SLICE_FILE).removesuffix("_") or name
-    factors = read_json(spatial / SCALE_FACTORS_FILE, "file of scale factors", ["microns_per_pixel", "bin_size_um"])
+    factors = platforms.read_json(
+        spatial / SCALE_FACTORS_FILE, "file of scale factors", ["microns_per_pixel", "bin_size_um"]
+    )
     image_path = find_full_image(folder, image)
     arguments = {
         "dataset_id": prefix,
@@ -111,34 +109,24 @@ def read_visium_hd(
         # no such file: the image is opened here, else it would be opened twice, and a .btf decoded
         "fullres_image_file": folder / "opened by stpredict",
     }
-    source = call_spatialdata_io("visium_hd", folder, arguments)
+    source = platforms.call_spatialdata_io("visium_hd", folder, arguments)
     table = spots_on_tissue(source[f"square_{bin_um:03}um"], positions)
-    known = _resolution(table, bin_um, float(factors["microns_per_pixel"]), name)
     xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)
-    shapes_key, image_key = f"{name}_square_{bin_um:03}um", f"{name}_image"
+    some = np.linspace(0, table.n_obs - 1, min(table.n_obs, PITCH_SAMPLE)).astype(np.int64)
+    array_um = table.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[some] * bin_um
+    stated = Resolution(um_per_px=float(factors["microns_per_pixel"]), origin=f"'{SCALE_FACTORS_FILE}'")
+    known = reconcile_resolution(stated, resolution_from_pitch(array_um, xy[some], name), name)
     instances = table.obs["location_id"].to_numpy()
     squares = source[f"{prefix}_square_{bin_um:03}um"].loc[instances]
     set_transformation(squares, {name: Identity()}, set_all=True)
-    linked = linked_table(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
-    return SpatialData(
-        images={image_key: open_full_image(image_path, xy, name)},
-        shapes={shapes_key: squares},
-        tables={keys.OBSERVED: linked},
-        attrs=sample_attrs({image_key: known}, source),
+    return platforms.sample(
+        table,
+        {f"{name}_image": (open_full_image(image_path, xy, name), known)},
+        squares,
+        name=name,
+        shapes_key=f"{name}_square_{bin_um:03}um",
+        patient=patient,
+        xy=xy,
+        instances=instances,
+        source=source,
     )
-
-
-def _require_bin_size(bin_um: int, bins: Path) -> None:
-    matches = [VISIUM_HD_BIN.fullmatch(place.name) for place in (sorted(bins.iterdir()) if bins.is_dir() else [])]
-    sizes = [int(match[1]) for match in matches if match]
-    if bin_um not in sizes:
-        msg = f"`bin_um` is {bin_um!r}; '{bins}' has bins of {', '.join(map(str, sizes)) or 'no size'} µm. Give one."
-        raise ValueError(msg)
-
-
-def _resolution(table: Any, bin_um: int, um_per_px: float, name: str) -> Resolution:
-    """The resolution of the scale factors, compared with the pitch of the bins."""
-    sample = np.linspace(0, table.n_obs - 1, min(table.n_obs, PITCH_SAMPLE)).astype(np.int64)
-    array_um = table.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[sample] * bin_um
-    by_pitch = resolution_from_pitch(array_um, np.asarray(table.obsm[keys.SPATIAL], np.float64)[sample], name)
-    return reconcile_resolution(Resolution(um_per_px=um_per_px, origin=f"'{SCALE_FACTORS_FILE}'"), by_pitch, name)

@@ -7,6 +7,7 @@ the format in `FORMATS` and in the docstring of `read_wsi`.
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -123,19 +124,34 @@ def read_wsi(
     >>> sdata.attrs["stpredict"]["um_per_px"]
     {'slide': 0.5}
     """
-    _require_exists(os.fspath(path))
+    if not os.fspath(path):
+        msg = f"The path is empty. Give that of a slide to `stp.io.read_wsi` ({FORMATS})."
+        raise ValueError(msg)
+    path = Path(path)
+    if not path.exists():
+        msg = f"No slide at '{path}'. Give the path of an existing file to `stp.io.read_wsi` ({FORMATS})."
+        raise FileNotFoundError(msg)
     if backend not in BACKENDS:
         msg = f"`backend` is {backend!r}; it must be one of {quote(BACKENDS)}."
         raise ValueError(msg)
-    path, name = Path(path), _default_name(Path(path)) if name is None else name
-    if not _is_valid_name(name):
+    if name is None:
+        stem = re.sub(r"[^\w.-]", "_", path.stem.removesuffix(".ome"))
+        stem = stem.lstrip("_") if stem.startswith("__") else stem
+        name = stem if _is_valid_name(stem) else "slide"
+    elif not _is_valid_name(name):
         msg = f"`name` is {name!r}; it must consist of letters, digits, '_', '-' and '.', and not begin with '__'."
         raise ValueError(msg)
     if um_per_px is not None:
-        check_config.positive("um_per_px", um_per_px)
+        check_config.length("um_per_px", um_per_px)
         check_slides.resolution(um_per_px, name)
     if to_zarr is not None:
-        _require_new_store(Path(to_zarr))
+        store = Path(to_zarr)
+        if store.exists():
+            msg = f"`to_zarr` is '{store}', which exists. Read it with `spatialdata.read_zarr`, or give another path."
+            raise FileExistsError(msg)
+        if not store.parent.is_dir():
+            msg = f"`to_zarr` is '{store}', but there is no folder '{store.parent}'. Make it first."
+            raise FileNotFoundError(msg)
     file = open_slide_file(path, backend)
     check_slides.colour_image(file.levels[0].shape, name)
     stated = [resolution_from_pixel_size(*file.um_per_px, "image metadata", name)] if file.um_per_px else []
@@ -148,35 +164,9 @@ def read_wsi(
     return sdata if to_zarr is None else _write_and_reopen(sdata, Path(to_zarr))
 
 
-def _require_exists(path: str) -> None:
-    if not path:
-        msg = f"The path is empty. Give that of a slide to `stp.io.read_wsi` ({FORMATS})."
-        raise ValueError(msg)
-    if not Path(path).exists():
-        msg = f"No slide at '{path}'. Give the path of an existing file to `stp.io.read_wsi` ({FORMATS})."
-        raise FileNotFoundError(msg)
-
-
-def _require_new_store(path: Path) -> None:
-    if path.exists():
-        msg = f"`to_zarr` is '{path}', which exists. Read it with `spatialdata.read_zarr`, remove it, or give another."
-        raise FileExistsError(msg)
-    if not path.parent.is_dir():
-        msg = f"`to_zarr` is '{path}', but there is no folder '{path.parent}'. Make it first."
-        raise FileNotFoundError(msg)
-
-
-def _default_name(path: Path) -> str:
-    stem = path.stem.removesuffix(".ome")
-    stem = "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in stem)
-    stem = stem.lstrip("_") if stem.startswith("__") else stem
-    return stem if _is_valid_name(stem) else "slide"
-
-
 def _is_valid_name(name: str) -> bool:
     """Whether SpatialData allows a name of an element."""
-    letters = bool(name) and all(letter.isalnum() or letter in "_-." for letter in name)
-    return letters and name not in {".", ".."} and not name.startswith("__")
+    return re.fullmatch(r"(?!__)[\w.-]+", name) is not None and name not in {".", ".."}
 
 
 def open_slide_file(path: Path, backend: str) -> SlideFile:
@@ -196,7 +186,13 @@ def open_slide_file(path: Path, backend: str) -> SlideFile:
     if head.startswith(TIFF_SIGNATURES):
         return _open_tiff(path, backend)
     if path.suffix.lower() == ".mrxs":  # begins like a JPEG
-        _require_mrxs_folder(path)
+        needed = path.with_suffix("") / "Slidedat.ini"
+        if not needed.is_file():
+            msg = (
+                f"'{path.name}' holds no pixels of its own: '{needed}' is missing. Put the folder "
+                f"'{needed.parent.name}' that came with it beside it."
+            )
+            raise FileNotFoundError(msg)
     elif head.startswith(PICTURE_SIGNATURES):
         _require_backend(backend, (), path, "a picture")
         return _decode_picture(path)
@@ -215,16 +211,6 @@ def _require_backend(backend: str, allowed: Collection[str], path: Path, kind: s
     if backend not in {"auto", *allowed}:
         msg = f"'{path.name}' is {kind}, which `backend={backend!r}` does not read. Leave out `backend`."
         raise ValueError(msg)
-
-
-def _require_mrxs_folder(path: Path) -> None:
-    needed = path.with_suffix("") / "Slidedat.ini"
-    if not needed.is_file():
-        msg = (
-            f"'{path.name}' holds no pixels of its own: '{needed}' is missing. Put the folder '{needed.parent.name}' "
-            "that came with it beside it."
-        )
-        raise FileNotFoundError(msg)
 
 
 def _open_tiff(path: Path, backend: str) -> SlideFile:

@@ -56,11 +56,6 @@ def _openslide() -> ModuleType:
     return module
 
 
-def open_openslide(path: Path) -> Any:
-    """An ``openslide.OpenSlide``."""
-    return _openslide().OpenSlide(path)
-
-
 def recognises(path: Path) -> bool:
     """Whether openslide recognises the content of a file."""
     return _openslide().OpenSlide.detect_format(path) is not None
@@ -68,7 +63,8 @@ def recognises(path: Path) -> bool:
 
 def open_slide_file(path: Path) -> SlideFile:
     """Open a slide through openslide."""
-    openslide, handle = _openslide(), FileHandle(path, open_openslide)
+    openslide = _openslide()
+    handle = FileHandle(path, openslide.OpenSlide)
     try:
         slide = handle.get()
     except (openslide.OpenSlideError, OSError) as reason:

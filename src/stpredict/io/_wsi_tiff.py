@@ -108,22 +108,19 @@ def _decode_segment(out: NDArray[Any], page: Any, corner: tuple[int, int], segme
     out[plane : plane + len(pixels), rows, columns] = pixels[:, from_rows, from_columns]
 
 
-def open_tiff(path: Path) -> Any:
-    """A ``tifffile.TiffFile``."""
+def open_slide_file(path: Path) -> SlideFile | str:
+    """Open a TIFF: the largest picture in colour and its metadata, or why it cannot be read through tifffile."""
     with check.required_module("tiffslide"):
         import tiffslide  # noqa: F401  (brings tifffile and its codecs)
         from tifffile import TiffFile
-    return TiffFile(path)
-
-
-def open_slide_file(path: Path) -> SlideFile | str:
-    """Open a TIFF: the largest picture in colour and its metadata, or why it cannot be read through tifffile."""
-    handle = FileHandle(path, open_tiff)
+    handle = FileHandle(path, TiffFile)
     try:
         file = handle.get()
         number = _largest_picture(file)
         series = file.series[number]
-        n_needed = max(_next_page(file), *(_data_end(page) for level in series.levels for page in level.pages))
+        pages = [page for level in series.levels for page in level.pages]
+        ends = [offset + n for page in pages for offset, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        n_needed = max([_next_page(file), *ends])
         metadata = _read_metadata(path, file, series)
         levels = [TiffLevel(handle, number, i, list(level.pages)) for i, level in enumerate(series.levels)]
     except TIFFFILE_ERRORS as reason:
@@ -163,10 +160,6 @@ def _next_page(file: Any) -> int:
     file.filehandle.seek(file.pages.next_page_offset)
     (offset,) = struct.unpack(file.tiff.offsetformat, file.filehandle.read(file.tiff.offsetsize))
     return int(offset)
-
-
-def _data_end(page: Any) -> int:
-    return max((offset + n for offset, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
 
 
 def _read_metadata(path: Path, file: Any, series: Any) -> dict[str, Any]:

@@ -40,7 +40,16 @@ def open_slide_file(path: Path) -> SlideFile:
         raise ValueError(msg)
     multiscale = metadata["multiscales"][0]
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes", DEFAULT_AXES)]
-    arrays = _arrays(group, [dataset["path"] for dataset in multiscale["datasets"]], path)
+    paths = [dataset["path"] for dataset in multiscale["datasets"]]
+    missing = [name for name in paths if not isinstance(group.get(name), zarr.Array)]
+    if missing or not paths:
+        msg = (
+            f"OME-Zarr '{path.name}' names levels {quote(paths)}, of which {quote(missing)} are missing. Copy or "
+            "fetch the folder again."
+        )
+        raise ValueError(msg)
+    arrays: list[Any] = [group[name] for name in paths]
+    arrays.sort(key=lambda array: -array.size)
     names, shape = [axis["name"] for axis in axes], arrays[0].shape
     others = [size for name, size in zip(names, shape, strict=False) if name not in {"c", "y", "x"}]
     if len(names) != len(shape) or not {"y", "x"} <= set(names) or not set(others) <= {1}:
@@ -55,17 +64,3 @@ def _metadata(group: Any) -> dict[str, Any]:
     attrs = dict(group.attrs)
     metadata: dict[str, Any] = attrs.get("ome", attrs)
     return metadata
-
-
-def _arrays(group: Any, paths: list[str], path: Path) -> list[Any]:
-    """The levels, finest first."""
-    import zarr
-
-    missing = [name for name in paths if not isinstance(group.get(name), zarr.Array)]
-    if missing or not paths:
-        msg = (
-            f"OME-Zarr '{path.name}' names levels {quote(paths)}, of which {quote(missing)} are missing. Copy or "
-            "fetch the folder again."
-        )
-        raise ValueError(msg)
-    return sorted((group[name] for name in paths), key=lambda array: -array.size)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from zipfile import is_zipfile
 
 import numpy as np
-from spatialdata import SpatialData
 from spatialdata.transformations import Affine, get_transformation, set_transformation
 
 from .. import _keys as keys
@@ -15,24 +14,13 @@ from .._checks import slides as check_slides
 from .._geometry import apply_affine, axis_scales
 from .._resolution import Resolution, reconcile_resolution
 from . import _errors as check
-from ._platforms import (
-    call_spatialdata_io,
-    find_file,
-    image_size,
-    linked_table,
-    open_image,
-    read_json,
-    require_whole_matrix,
-    require_whole_parquet,
-    sample_attrs,
-    sample_name,
-)
+from . import _platforms as platforms
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from numpy.typing import NDArray
-    from xarray import DataTree
+    from spatialdata import SpatialData
 
 SPECS_FILE = "experiment.xenium"
 TABLE_FILES = ("cells.parquet", "transcripts.parquet")
@@ -99,22 +87,44 @@ def read_xenium(
     """
     folder = Path(path)
     check.require_folder(folder, "a Xenium sample", "stp.io.read_xenium")
-    pixel_um = float(read_json(folder / SPECS_FILE, "description of the run", ["pixel_size"])["pixel_size"])
+    pixel_um = float(platforms.read_json(folder / SPECS_FILE, "description of the run", ["pixel_size"])["pixel_size"])
     for file in TABLE_FILES if transcripts else TABLE_FILES[:1]:
-        require_whole_parquet(find_file(folder, [file], "table"))
-    require_whole_matrix(find_file(folder, ["cell_feature_matrix.h5"], "matrix of counts"))
-    archive = find_file(folder, ["cells.zarr.zip"], "archive of cells")
+        platforms.require_whole_parquet(platforms.find_file(folder, [file], "table"))
+    platforms.require_whole_matrix(platforms.find_file(folder, ["cell_feature_matrix.h5"], "matrix of counts"))
+    archive = platforms.find_file(folder, ["cells.zarr.zip"], "archive of cells")
     if not is_zipfile(archive):
         check.unreadable(archive, "archive of cells", "it has no table of contents")
     he_image = _find_he_image(folder) if image is None else Path(image)
-    check.require_image(he_image)
+    check.require_file(he_image, "image")
     to_morphology = _read_alignment(alignment, he_image)
-    name = sample_name(folder, name)
-    known = _resolution(to_morphology, pixel_um, he_image.name)
+    name = platforms.sample_name(folder, name)
+    x, y = axis_scales(to_morphology)
+    check_slides.square_pixels(x * pixel_um, y * pixel_um, he_image.name)
+    stated = Resolution(um_per_px=pixel_um * (x + y) / 2, origin=f"'{SPECS_FILE}' and the alignment")
+    known = reconcile_resolution(stated, [], he_image.name)
     arguments = {**dict.fromkeys(LEFT_OUT, False), "cells_as_circles": True, "transcripts": transcripts}
-    source = call_spatialdata_io("xenium", folder, arguments)
-    opened, _ = open_image(he_image, name)
-    return _assemble(source, opened, to_morphology, known, name=name, patient=patient)
+    source = platforms.call_spatialdata_io("xenium", folder, arguments)
+    he, _ = platforms.open_image(he_image, name)
+    cells, points = source["cell_circles"], dict(source.points)
+    for element in (cells, *points.values()):
+        set_transformation(element, {name: get_transformation(element)}, set_all=True)
+    table = source["table"]
+    to_px = np.linalg.inv(to_morphology) @ get_transformation(cells, name).to_affine_matrix(("x", "y"), ("x", "y"))
+    xy = apply_affine(to_px, np.asarray(table.obsm[keys.SPATIAL], np.float64))
+    _require_cells_on_image(xy, to_morphology, platforms.image_size(he), name)
+    set_transformation(he, {name: Affine(to_morphology, ("x", "y"), ("x", "y"))}, set_all=True)
+    return platforms.sample(
+        table,
+        {f"{name}_image": (he, known)},
+        cells,
+        name=name,
+        shapes_key=f"{name}_cells",
+        patient=patient,
+        xy=xy,
+        instances=table.obs["cell_id"].astype(str).to_numpy(),
+        points={f"{name}_{key}": element for key, element in points.items()},
+        source=source,
+    )
 
 
 def _find_he_image(folder: Path) -> Path:
@@ -156,42 +166,6 @@ def _read_alignment(given: str | PathLike[str] | NDArray[np.float64] | None, ima
         )
         raise ValueError(msg)
     return matrix
-
-
-def _resolution(to_morphology: NDArray[np.float64], pixel_um: float, name: str) -> Resolution:
-    x, y = axis_scales(to_morphology)
-    check_slides.square_pixels(x * pixel_um, y * pixel_um, name)
-    stated = Resolution(um_per_px=pixel_um * (x + y) / 2, origin=f"'{SPECS_FILE}' and the alignment")
-    return reconcile_resolution(stated, [], name)
-
-
-def _assemble(
-    source: SpatialData,
-    image: DataTree,
-    to_morphology: NDArray[np.float64],
-    known: Resolution,
-    *,
-    name: str,
-    patient: str | None,
-) -> SpatialData:
-    cells, points = source["cell_circles"], dict(source.points)
-    for element in (cells, *points.values()):
-        set_transformation(element, {name: get_transformation(element)}, set_all=True)
-    table = source["table"]
-    shapes_key, image_key = f"{name}_cells", f"{name}_image"
-    instances = table.obs["cell_id"].astype(str).to_numpy()
-    to_px = np.linalg.inv(to_morphology) @ get_transformation(cells, name).to_affine_matrix(("x", "y"), ("x", "y"))
-    xy = apply_affine(to_px, np.asarray(table.obsm[keys.SPATIAL], np.float64))
-    _require_cells_on_image(xy, to_morphology, image_size(image), name)
-    set_transformation(image, {name: Affine(to_morphology, ("x", "y"), ("x", "y"))}, set_all=True)
-    linked = linked_table(table, name=name, shapes_key=shapes_key, patient=patient, instances=instances, xy=xy)
-    return SpatialData(
-        images={image_key: image},
-        shapes={shapes_key: cells},
-        points={f"{name}_{key}": element for key, element in points.items()},
-        tables={keys.OBSERVED: linked},
-        attrs=sample_attrs({image_key: known}, source),
-    )
 
 
 def _require_cells_on_image(

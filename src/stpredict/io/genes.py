@@ -42,22 +42,21 @@ def _read_pairs(path: Path) -> list[tuple[str, str]]:
     rows = [split_fields(line, separator) for line in lines if line.strip()]
     width = min((len(row) for row in rows), default=0)
     ids = next((i for i in range(width) if mostly_match(ENSEMBL_ID, (row[i] for row in rows))), None)
-    symbols = None if ids is None else _symbol_column(rows[0], ids)
-    if ids is None or symbols is None or symbols >= width:
+    if ids is None:
+        symbols = width
+    elif len(rows[0]) == 2:
+        symbols = 1 - ids
+    elif ENSEMBL_ID.fullmatch(rows[0][ids]):  # no header: features.tsv of Cell Ranger has id, symbol, type
+        symbols = ids + 1
+    else:
+        symbols = next((i for i, name in enumerate(rows[0]) if name.lower() in SYMBOL_COLUMNS), width)
+    if ids is None or symbols >= width:
         msg = (
             f"'{path.name}' is no map of genes ({width} columns): it needs one column of Ensembl ids (such as "
             "ENSG00000141736) and one of symbols, which is called 'symbol' if there are more than two columns."
         )
         raise ValueError(msg)
     return [(row[ids], row[symbols]) for row in rows if ENSEMBL_ID.fullmatch(row[ids])]
-
-
-def _symbol_column(header: Sequence[str], id_column: int) -> int | None:
-    if len(header) == 2:
-        return 1 - id_column
-    if ENSEMBL_ID.fullmatch(header[id_column]):  # no header: features.tsv of Cell Ranger has id, symbol, type
-        return id_column + 1
-    return next((i for i, name in enumerate(header) if name.lower() in SYMBOL_COLUMNS), None)
 
 
 def without_version(gene: str) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 N_COARSER_LEVELS = 3
 CHUNKS = (3, 512, 512)
+COLOUR_MODES = {"RGB", "RGBA", "P", "CMYK", "YCbCr"}
+GREY_MODES = {"L": "grey", "LA": "grey", "1": "black and white", "F": "floating point"}
 
 
 @contextmanager
@@ -45,42 +47,32 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
     """
     check.require_file(path, "image")
     try:
-        with no_pixel_limit(), _open(path) as file, Image.open(file) as image:
-            _require_colour(image.mode, path)
-            return _to_array(_to_rgb(image))
+        packed = is_gzip(path)  # GEO gzips images too
+        source: IO[bytes] = BytesIO(gzip.decompress(path.read_bytes())) if packed else path.open("rb")
+        with no_pixel_limit(), source as file, Image.open(file) as image:
+            if image.mode not in COLOUR_MODES:
+                kind = GREY_MODES.get(image.mode, f"of mode {image.mode}")
+                msg = (
+                    f"Image '{path.name}' is {kind}; H&E in 8-bit colour is needed (RGB; RGBA is laid on white; "
+                    "palette, CMYK and YCbCr are converted). Export it as 8-bit RGB and call `stp.io.read_st` again."
+                )
+                raise ValueError(msg)
+            return _decode_rgb(image)
     except (UnidentifiedImageError, OSError, SyntaxError, *DECODING_ERRORS) as reason:
         check.unreadable(path, "image", reason)
 
 
-def _require_colour(mode: str, path: Path) -> None:
-    if mode not in {"RGB", "RGBA", "P", "CMYK", "YCbCr"}:
-        kind = {"L": "grey", "LA": "grey", "1": "black and white", "F": "floating point"}.get(mode, f"of mode {mode}")
-        msg = (
-            f"Image '{path.name}' is {kind}; H&E in 8-bit colour is needed (RGB; RGBA is laid on white; palette, CMYK "
-            "and YCbCr are converted). Export it as 8-bit RGB and call `stp.io.read_st` again."
-        )
-        raise ValueError(msg)
-
-
-def _open(path: Path) -> IO[bytes]:
-    """The file, decompressed if it is gzipped: GEO gzips images too."""
-    return BytesIO(gzip.decompress(path.read_bytes())) if is_gzip(path) else path.open("rb")
-
-
-def _to_array(image: Image.Image) -> NDArray[np.uint8]:  # (3, y, x)
-    """Copy pixels in bands: at once, PIL would need three times the memory of the image."""
+def _decode_rgb(image: Image.Image) -> NDArray[np.uint8]:  # (3, y, x)
+    """Convert to RGB, and copy pixels in bands: at once, PIL would need three times the memory of the image."""
+    if image.mode == "RGBA" or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    image = image if image.mode == "RGB" else image.convert("RGB")
     pixels = np.empty((3, image.height, image.width), np.uint8)
     for y in range(0, image.height, 1024):
         band = image.crop((0, y, image.width, min(y + 1024, image.height)))
         pixels[:, y : y + 1024] = np.asarray(band).transpose(2, 0, 1)
     return pixels
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGBA" or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def pyramid(pixels: NDArray[np.uint8], coordinate_system: str) -> DataTree:

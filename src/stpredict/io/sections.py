@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from geopandas import GeoDataFrame
     from numpy.typing import NDArray
     from xarray import DataTree
 
@@ -53,10 +52,9 @@ STAGGERED_ARRAY = ArrayGeometry(pitch_um=150.0, diameter_um=110.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SectionOptions:
-    """How the files of a section are to be read."""
+    """How the files of a section are to be read; fields without a description are arguments of `read_st`."""
 
     genes_in: GenesIn | None = None
-    """Axis of the counts that holds genes; None to detect it."""
     symbols: Mapping[str, str] = field(default_factory=dict)
     """Gene symbol by Ensembl id."""
     affine: NDArray[np.float64] | None = None
@@ -64,19 +62,13 @@ class SectionOptions:
     scale: tuple[float, float] = (1.0, 1.0)
     """Pixels of the image per pixel of the spot file, along x and y."""
     label_column: str = "label"
-    """Column of labels in the annotation."""
     um_per_px: float | None = None
-    """Resolution, to be compared with that of the spots; None to use the latter."""
     pitch_um: float | None = None
-    """Distance between neighbouring spots in µm; None for that of the array."""
     diameter_um: float | None = None
-    """Diameter of a spot in µm; None for that of the array."""
 
     def __post_init__(self) -> None:
-        for name in ("pitch_um", "diameter_um"):
-            value = getattr(self, name)
-            if value is not None:
-                check_config.positive(name, value)
+        check_config.length("pitch_um", self.pitch_um)
+        check_config.length("diameter_um", self.diameter_um)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -144,11 +136,10 @@ def read_section(
         given=options.um_per_px,
         name=name,
     )
-    rows = _count_rows(found, matrix, spots or counts)
-    kept = _spots_with_counts(rows, len(matrix.spots), name)
+    kept, rows = _match_counts(found, matrix, spots or counts, name)
     return Section(
         name=name,
-        counts=matrix.matrix[rows[kept]],
+        counts=matrix.matrix[rows],
         genes=matrix.genes,
         array_xy=found.array_xy[kept],
         xy_px=xy_px[kept],
@@ -159,8 +150,10 @@ def read_section(
     )
 
 
-def _count_rows(spots: Spots, counts: Counts, path: Path) -> NDArray[np.int64]:  # (n_spots,)
-    """Row of the counts matrix of each spot, -1 for none."""
+def _match_counts(
+    spots: Spots, counts: Counts, path: Path, section: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the spots that have counts, and their rows in the counts."""
     names = spots.names if counts.by_position else spots.barcodes
     if names is None:
         msg = (
@@ -169,21 +162,18 @@ def _count_rows(spots: Spots, counts: Counts, path: Path) -> NDArray[np.int64]: 
         )
         raise ValueError(msg)
     row_of = {name: i for i, name in enumerate(counts.spots)}
-    return np.array([row_of.get(name, -1) for name in names], np.int64)
-
-
-def _spots_with_counts(rows: NDArray[np.int64], n_counts: int, name: str) -> NDArray[np.int64]:
+    rows = np.array([row_of.get(name, -1) for name in names], np.int64)
     kept = np.flatnonzero(rows >= 0)
     if len(kept) == 0:
         msg = (
-            f"Section {name!r}: none of {len(rows)} selected spots is among {n_counts} rows of counts. Both must use "
-            "the same array coordinates (column x, column y; names 'x' + 'x' + 'y', such as '10x13') or barcodes."
+            f"Section {section!r}: none of {len(rows)} selected spots is among {len(row_of)} rows of counts. Both must "
+            "use the same array coordinates (column x, column y; names 'x' + 'x' + 'y', such as '10x13') or barcodes."
         )
         raise ValueError(msg)
     if len(kept) < len(rows):
-        n_dropped = len(rows) - len(kept)
-        logger.info("Section %s: %d of %d selected spots have no counts and were dropped.", name, n_dropped, len(rows))
-    return kept
+        message = "Section %s: %d of %d selected spots have no counts and were dropped."
+        logger.info(message, section, len(rows) - len(kept), len(rows))
+    return kept, rows[kept]
 
 
 def require_spots_on_image(section: Section, size: tuple[int, int]) -> None:
@@ -214,16 +204,19 @@ def assemble(sections: Sequence[Section], images: Mapping[str, DataTree]) -> Spa
     """
     return SpatialData(
         images={section.image_key: images[section.name] for section in sections},
-        shapes={section.shapes_key: _circles(section) for section in sections},
+        shapes={
+            section.shapes_key: ShapesModel.parse(
+                section.xy_px,
+                geometry=0,
+                radius=section.diameter_um / 2 / section.um_per_px,
+                index=np.arange(len(section.xy_px)),
+                transformations={section.name: Identity()},
+            )
+            for section in sections
+        },
         tables={keys.OBSERVED: _table(sections)},
         attrs={keys.ATTRS: {keys.UM_PER_PX: {section.image_key: section.um_per_px for section in sections}}},
     )
-
-
-def _circles(section: Section) -> GeoDataFrame:
-    radius, index = section.diameter_um / 2 / section.um_per_px, np.arange(len(section.xy_px))
-    system = {section.name: Identity()}
-    return ShapesModel.parse(section.xy_px, geometry=0, radius=radius, index=index, transformations=system)
 
 
 def _table(sections: Sequence[Section]) -> AnnData:

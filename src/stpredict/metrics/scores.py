@@ -65,14 +65,14 @@ class Score:
     """Column in results."""
     function: Callable[[Any], Any]
     """From `Spots` to ``(g,)`` for a score of genes, from `Prediction` to a number for a summary."""
-    axis: Literal["gene", "spot"]
-    """``"gene"``: computed for each gene, over spots; ``"spot"``: for each spot, over genes."""
     label: str
     """Short name for plots and tables."""
-    higher_is_better: bool | None
-    """None for a score of the measurement, or one that has no better or worse."""
     meaning: str
     """What it says, in one or two sentences for readers of a report."""
+    axis: Literal["gene", "spot"] = "gene"
+    """``"gene"``: computed for each gene, over spots; ``"spot"``: for each spot, over genes."""
+    higher_is_better: bool | None = True
+    """None for a score of the measurement, or one that has no better or worse."""
     of_measurement: bool = False
     """Whether it is computed from the measurement alone."""
     percent: bool = False
@@ -85,23 +85,18 @@ GENE_SCORES: Final = (
     Score(
         name="pearson",
         function=lambda spots: pearson(spots.observed, spots.predicted),
-        axis="gene",
         label="Pearson r of a gene over spots",
-        higher_is_better=True,
         meaning="Pearson correlation of predicted and observed expression of a gene over the spots of a slide.",
     ),
     Score(
         name="spearman",
         function=lambda spots: spearman(spots.observed, spots.predicted),
-        axis="gene",
         label="Spearman ρ of a gene over spots",
-        higher_is_better=True,
         meaning="Spearman rank correlation of predicted and observed expression of a gene over the spots of a slide.",
     ),
     Score(
         name="rmse",
         function=lambda spots: rmse(spots.observed, spots.predicted),
-        axis="gene",
         label="root mean squared error of a gene",
         higher_is_better=False,
         meaning="Root mean squared error of a gene over the spots of a slide, in units of expression.",
@@ -109,7 +104,6 @@ GENE_SCORES: Final = (
     Score(
         name="mae",
         function=lambda spots: mae(spots.observed, spots.predicted),
-        axis="gene",
         label="mean absolute error of a gene",
         higher_is_better=False,
         meaning="Mean absolute error of a gene over the spots of a slide, in units of expression.",
@@ -117,7 +111,6 @@ GENE_SCORES: Final = (
     Score(
         name="ceiling",
         function=lambda spots: noise_ceiling(**spots.counts),
-        axis="gene",
         label="noise ceiling of a gene",
         higher_is_better=None,
         meaning="The Pearson correlation that a perfect model would reach, given the counting noise of the gene.",
@@ -126,7 +119,6 @@ GENE_SCORES: Final = (
     Score(
         name="moran_observed",
         function=lambda spots: morans_i(spots.observed, spots.xy, slide=spots.slide),
-        axis="gene",
         label="Moran's I of a gene, observed",
         higher_is_better=None,
         meaning="Spatial autocorrelation of observed expression.",
@@ -135,7 +127,6 @@ GENE_SCORES: Final = (
     Score(
         name="moran_predicted",
         function=lambda spots: morans_i(spots.predicted, spots.xy, slide=spots.slide),
-        axis="gene",
         label="Moran's I of a gene, predicted",
         higher_is_better=None,
         meaning="Spatial autocorrelation of predicted expression: compare it with that of observed expression.",
@@ -200,9 +191,7 @@ SUMMARY_SCORES: Final = (
     Score(
         name="gene_pearson",
         function=_gene_pearson,
-        axis="gene",
         label="gene-wise r",
-        higher_is_better=True,
         meaning=(
             "How well the pattern of a gene over the spots of a held-out section is predicted: Pearson correlation, "
             "mean over genes. 0 is no better than one constant value, 1 is perfect. Models are ranked by it."
@@ -212,18 +201,14 @@ SUMMARY_SCORES: Final = (
     Score(
         name="gene_pearson_top50",
         function=_top_variable_pearson,
-        axis="gene",
         label="top 50 variable",
-        higher_is_better=True,
         meaning="Gene-wise r of the 50 genes that vary most, the same genes for every model.",
         needs=("pearson",),
     ),
     Score(
         name="best50",
         function=lambda whole: best(whole.mean_by_gene("pearson"), n=min(N_BEST, whole.observed.shape[1])),
-        axis="gene",
         label="best 50 genes",
-        higher_is_better=True,
         meaning="Gene-wise r of the 50 genes that this model predicts best: chosen by the score itself, so optimistic.",
         needs=("pearson",),
     ),
@@ -232,7 +217,6 @@ SUMMARY_SCORES: Final = (
         function=_spot_pearson,
         axis="spot",
         label="spot-wise r",
-        higher_is_better=True,
         meaning=(
             "Correlation over the genes of one spot, mean over spots. High even for a constant, because genes differ "
             "in level: compare it with the mean profile, not with 0."
@@ -257,9 +241,7 @@ SUMMARY_SCORES: Final = (
     Score(
         name="share_of_ceiling",
         function=_share_of_ceiling,
-        axis="gene",
         label="share of ceiling",
-        higher_is_better=True,
         meaning=(
             "Counts are noisy, so no prediction can reach 1. The noise ceiling is what a perfect model would score; "
             "this is the share of it that the model reaches."
@@ -270,9 +252,7 @@ SUMMARY_SCORES: Final = (
     Score(
         name="moran_agreement",
         function=_mean_moran_agreement,
-        axis="gene",
         label="Moran's I agreement",
-        higher_is_better=True,
         meaning=(
             "Whether genes that are patterned in space are predicted as patterned: correlation over genes of Moran's "
             "I, predicted with observed."

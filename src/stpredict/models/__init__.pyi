@@ -1,9 +1,9 @@
-from ._available import available
 from ._precision import unit_pixels
 from ._weights import weights
 from .contract import FloatLinear, SpotBatch, SpotModel
 from .m2ost import M2OST, M2OSTConfig
 from .m2ost_reference import M2OSTReference, M2OSTReferenceConfig, from_released
+from .macs import available
 from .model_config import ModelConfig
 from .registry import build, config, config_from_dict, config_to_dict, recipe, register
 

@@ -1,23 +1,47 @@
-"""Models on the features of one encoder, applied to every scale, or on embeddings that came with the spots."""
+"""Machinery of models with a frozen encoder: their options, sub-patches, features of every scale, standardisation."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
+from ._closed_form import Standardizer
 from .contract import SpotModel, batch_features
-from .encoder import Encoder
-from .model_config import GIVEN
+from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
     from .contract import SpotBatch
+
+_CHUNK = 32
+"""Spots that a frozen encoder sees at a time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig(PatchConfig):
+    """The encoder of a model, and its patches."""
+
+    encoder: str = STATISTICS
+    """``"statistics"`` (colour and texture, no weights), any name that timm knows, ``"hf-hub:owner/name"`` among them,
+    or ``"given"``: embeddings that come with the spots (``features_key`` of `stp.tl.fit`)."""
+    weights: str = NO_WEIGHTS
+    """``"none"``, ``"timm"`` (from its hub), or the path of a checkpoint."""
+    n_features: int = 0
+    """Width of the embeddings, for ``encoder="given"``."""
+
+    def check_fields(self, n_scales: int | None = None) -> None:
+        """Refuse fields that have no meaning, or do not fit together."""
+        check.field_values(self, n_scales=n_scales)
+        check.embedding_width(self.encoder, self.n_features)
 
 
 class ScaleEncoder(nn.Module):
@@ -39,20 +63,11 @@ class ScaleEncoder(nn.Module):
         features: Tensor = self.encoder(rearrange(batch.patches, "b s c y x -> (b s) c y x"))
         return rearrange(features, "(b s) d -> b (s d)", s=self.n_scales)
 
-    def load(self) -> dict[str, str]:
-        """Load the named weights; returns what was loaded by part of the network."""
-        loaded = "" if self.encoder is None else self.encoder.load()
-        return {"encoder": loaded} if loaded else {}
-
 
 class FrozenEncoderModel(SpotModel):
     """A model whose patches are encoded scale by scale, by ``views``."""
 
     views: ScaleEncoder
-
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights that the configuration names; returns what was loaded."""
-        return self.views.load()
 
     def encode(self, batch: SpotBatch) -> Tensor | None:
         """Features ``(b, n_features)`` of every scale; None if embeddings come with the spots."""
@@ -64,10 +79,46 @@ class FrozenEncoderModel(SpotModel):
         return check.features_width(batch_features(self, batch), self.views.n_features)
 
 
-def check_encoder(encoder: str, weights: str, n_features: int, fov_spots: Sequence[float], size_px: int) -> None:
-    """Refuse fields of a configuration that do not fit together."""
-    check.text("encoder", encoder)
-    check.text("weights", weights)
-    check.embedding_width(encoder, n_features)
-    check.fov_spots(fov_spots)
-    check.positive_int("size_px", size_px)
+def sub_patches(patches: Tensor, side: int) -> Tensor:
+    """A grid of sub-patches, row by row: ``(b, 3, p, p)`` to ``(b, side * side, 3, p // side, p // side)``.
+
+    Pixels at the border are dropped if ``side`` does not divide ``p``.
+    """
+    size = patches.shape[-1] // side * side
+    first = (patches.shape[-1] - size) // 2
+    inner = patches[..., first : first + size, first : first + size]
+    return rearrange(inner, "b c (i y) (j x) -> b (i j) c y x", i=side, j=side)
+
+
+def apply_in_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function of ``(b, ...)`` that treats rows independently to some rows at a time, to bound memory."""
+    return torch.cat([function(part) for part in x.split(_CHUNK)])
+
+
+class FeatureScaler(Standardizer):
+    """Standardised features; mean and standard deviation are accumulated over batches of training spots."""
+
+    @torch.no_grad()
+    def initialize_from(self, model: SpotModel, batches: Iterable[SpotBatch]) -> Tensor:
+        """Learn from all training spots, iterated once; returns the mean of their targets, ``(n_outputs,)``."""
+        targets, n = [], 0
+        total, squares = torch.zeros(2, len(self.mean), dtype=torch.float64)
+        for batch in batches:
+            targets.append(check.require_targets(batch.targets))
+            rows = batch_features(model, batch).cpu().double().flatten(0, -2)
+            n, total, squares = n + len(rows), total + rows.sum(dim=0), squares + rows.square().sum(dim=0)
+        mean = total / n
+        std = (squares / n - mean.square()).clamp_min(0).sqrt()
+        self.mean.copy_(mean)
+        self.spread.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        return torch.cat(targets).mean(dim=0)
+
+
+class ScaledFeaturesModel(SpotModel):
+    """A model that standardises the features of its frozen encoder, by ``standard``."""
+
+    standard: FeatureScaler
+
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Compute the mean profile and the scale of the frozen features from the training spots."""
+        self.initialize_at(self.standard.initialize_from(self, batches))

@@ -31,8 +31,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 def split_heads(qkv: Tensor, heads: int) -> Tensor:
     """Queries, keys and values of one product, ``(b, n, 3 * h * d)`` to ``(3, b, h, n, d)``, a view."""
-    split: Tensor = rearrange(qkv, "b n (qkv h d) -> qkv b h n d", qkv=3, h=heads)
-    return split
+    return rearrange(qkv, "b n (qkv h d) -> qkv b h n d", qkv=3, h=heads)
 
 
 def add_residual(x: Tensor, change: Tensor) -> Tensor:

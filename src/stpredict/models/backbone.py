@@ -18,14 +18,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from .._checks import models as check
 from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
-from .model_config import GIVEN
+from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +37,9 @@ SIZE_PX = 224
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BackboneConfig:
+class BackboneConfig(PatchConfig):
     """The image network, and its patch."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     encoder: str = "resnet50"
     """Name that timm knows (``"hf-hub:owner/name"`` too), ``"statistics"``, or ``"given"``: embeddings of the spots."""
     weights: str = NO_WEIGHTS
@@ -50,23 +48,11 @@ class BackboneConfig:
     """Train only the head (linear probing)."""
     n_features: int = 0
     """Width of the embeddings, for ``encoder="given"``."""
-    fov_spots: tuple[float, ...] = (1.5,)
-    """Field of view in spot diameters."""
-    size_px: int = SIZE_PX
-    """Side in pixels of the patch."""
-    context: Literal["spot"] = "spot"
-    """What one prediction sees: the patch of one spot."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "size_px"):
-            check.positive_int(name, getattr(self, name))
-        for name in ("encoder", "weights"):
-            check.text(name, getattr(self, name))
-        check.flag("frozen", self.frozen)
+        check.field_values(self, n_scales=1)
         if self.encoder == GIVEN:
             check.positive_int("n_features", self.n_features)
-        check.fov_spots(self.fov_spots, n_scales=1)
-        check.choice("context", self.context, ("spot",))
 
 
 def own_size(name: str) -> int | None:
@@ -106,11 +92,6 @@ class Backbone(SpotModel):
         self.head = FloatLinear(width, config.n_outputs)
         self.initialize_at(torch.zeros(config.n_outputs))
 
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of the image network, if the configuration names any."""
-        loaded = "" if self.encoder is None else self.encoder.load()
-        return {"encoder": loaded} if loaded else {}
-
     def encode(self, batch: SpotBatch) -> Tensor | None:
         """Features ``(b, d)`` of the patches; None if the network is trained, or embeddings come with the spots."""
         if self.encoder is None or not self.encoder.frozen:
@@ -120,11 +101,9 @@ class Backbone(SpotModel):
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)`` float32, in target space."""
         trained = self.encoder is not None and not self.encoder.frozen
-        y: Tensor = self.head(self._features(batch.patches) if trained else batch_features(self, batch))
-        return y
+        return self.head(self._features(batch.patches) if trained else batch_features(self, batch))
 
     def _features(self, patches: Tensor) -> Tensor:
         """``(b, 1, 3, p, p)``, uint8 or in [0, 1], to ``(b, d)``."""
         check.patches(tuple(patches.shape), 1, self.config.size_px)
-        found: Tensor = self.encoder(patches[:, 0])  # type: ignore[misc]
-        return found
+        return self.encoder(patches[:, 0])  # type: ignore[misc]

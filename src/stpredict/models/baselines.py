@@ -22,11 +22,11 @@ import torch
 
 from .._checks import models as check
 from .._geometry import margin_px
-from ._closed_form import Ridge
-from ._penalty import TrainingSpots, center_by_slide, gather_training_spots, inner_folds
+from ._closed_form import Ridge, TrainingSpots, center_by_slide, gather_training_spots, inner_folds
 from ._precision import full_precision
 from .contract import SpotModel, batch_features
 from .image_statistics import N_MOMENTS, window_colors
+from .model_config import PatchConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,23 +42,11 @@ _EXACT = "donot_use_mm_for_euclid_dist"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MeanProfileConfig:
-    """Shape of a ``MeanProfile``."""
+class MeanProfileConfig(PatchConfig):
+    """Shape of a ``MeanProfile``, which does not use the patches."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
-    """Field of view of each scale in spot diameters, narrowest first; not used."""
     size_px: int = 112
-    """Side in pixels of the patch of every scale; not used."""
-    context: Literal["spot"] = "spot"
-    """What one prediction sees: nothing."""
-
-    def __post_init__(self) -> None:
-        check.positive_int("n_outputs", self.n_outputs)
-        check.fov_spots(self.fov_spots)
-        check.positive_int("size_px", self.size_px)
-        check.choice("context", self.context, ("spot",))
 
 
 class MeanProfile(SpotModel):
@@ -83,27 +71,18 @@ class MeanProfile(SpotModel):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RidgeColorConfig:
+class RidgeColorConfig(PatchConfig):
     """Shape of a ``RidgeColor``."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     penalty: float | None = None
     """Weight of the squared coefficients, for standardised statistics; None chooses it by cross-validation over
     groups."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
-    """Field of view of each scale in spot diameters, narrowest first."""
     size_px: int = 112
-    """Side in pixels of the patch of every scale."""
-    context: Literal["spot"] = "spot"
-    """What one prediction sees: the patches of one spot."""
 
     def __post_init__(self) -> None:
-        check.positive_int("n_outputs", self.n_outputs)
+        check.field_values(self)
         check.penalty(self.penalty)
-        check.fov_spots(self.fov_spots)
-        check.positive_int("size_px", self.size_px)
-        check.choice("context", self.context, ("spot",))
 
 
 def color_ridge(features: Tensor, targets: Tensor, spots: SpotBatch) -> Ridge:
@@ -141,31 +120,18 @@ class RidgeColor(SpotModel):
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)`` float32, in target space."""
-        predicted: Tensor = self.ridge(batch_features(self, batch))
-        return predicted
+        return self.ridge(batch_features(self, batch))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KNNSpatialConfig:
-    """Shape of a ``KNNSpatial``."""
+class KNNSpatialConfig(PatchConfig):
+    """Shape of a ``KNNSpatial``, which uses positions, not the patches."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     k: int = 8
     """Number of nearest training spots whose mean is predicted."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
-    """Field of view of each scale in spot diameters, narrowest first; not used."""
     size_px: int = 112
-    """Side in pixels of the patch of every scale; not used."""
     context: Literal["slide"] = "slide"
-    """What one prediction sees: the positions of the spots of its slide."""
-
-    def __post_init__(self) -> None:
-        check.positive_int("n_outputs", self.n_outputs)
-        check.positive_int("k", self.k)
-        check.fov_spots(self.fov_spots)
-        check.positive_int("size_px", self.size_px)
-        check.choice("context", self.context, ("slide",))
 
 
 class KNNSpatial(SpotModel):

@@ -33,7 +33,7 @@ rotated before, and needs several GPUs under SLURM.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -41,9 +41,9 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._closed_form import Standardizer
-from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
+from ._frozen import EncoderConfig, FrozenEncoderModel, ScaleEncoder
 from ._precision import full_precision
-from .encoder import NO_WEIGHTS, STATISTICS
+from .encoder import STATISTICS
 from .model_config import GIVEN
 
 if TYPE_CHECKING:
@@ -60,20 +60,12 @@ CLIP = 3.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BLEEPConfig:
-    """Shape of a ``BLEEP``. The defaults are the paper's."""
+class BLEEPConfig(EncoderConfig):
+    """Shape of a ``BLEEP``. The defaults are the paper's, except for its ImageNet weights (``weights="timm"``)."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     encoder: str = "resnet50"
-    """Any model name of timm, including ``"hf-hub:owner/name"``; ``"statistics"`` (colour and texture, no weights);
-    or ``"given"``: precomputed embeddings of the spots (``features_key`` of `stp.tl.fit`)."""
-    weights: str = NO_WEIGHTS
-    """``"none"``, ``"timm"`` (from its hub; ImageNet in the paper), or the path of a checkpoint."""
     frozen: bool = False
     """Whether the image encoder keeps its initial weights; ``"statistics"`` and ``"given"`` always do."""
-    n_features: int = 0
-    """Width of the embeddings, for ``encoder="given"``."""
     dim: int = 256
     """Width of the shared embedding space of images and expression."""
     dropout: float = 0.1
@@ -86,20 +78,11 @@ class BLEEPConfig:
     """Number of training spots whose mean is predicted."""
     fov_spots: tuple[float, ...] = (2.0,)
     """Field of view of each scale in spot diameters, narrowest first; the paper has one."""
-    size_px: int = 224
-    """Side in pixels of the patch of every scale."""
-    context: Literal["spot"] = "spot"
-    """What one prediction depends on: the patches of one spot."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "dim", "top_k"):
-            check.positive_int(name, getattr(self, name))
-        check_encoder(self.encoder, self.weights, self.n_features, self.fov_spots, self.size_px)
+        self.check_fields()
         check.number("dropout", self.dropout, low=0, high=1)
         check.number("temperature", self.temperature, low=1e-4, high=1e4)
-        check.flag("normalize", self.normalize)
-        check.flag("frozen", self.frozen)
-        check.choice("context", self.context, ("spot",))
 
     @property
     def encoder_is_frozen(self) -> bool:

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._precision import full_precision
+from .encoder import Encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -70,9 +71,13 @@ class SpotBatch:
         -------
         A new batch; tensors that are already there are shared.
         """
-        known = {each.name: getattr(self, each.name) for each in fields(self)}
-        tensors = {name: value for name, value in known.items() if value is not None}
-        return replace(self, **{name: x.to(device, non_blocking=non_blocking) for name, x in tensors.items()})
+        return map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
+
+
+def map_tensors(spots: SpotBatch, function: Callable[[Tensor], Tensor]) -> SpotBatch:
+    """A batch with a function applied to every tensor."""
+    tensors = {each.name: getattr(spots, each.name) for each in fields(spots)}
+    return replace(spots, **{name: function(value) for name, value in tensors.items() if value is not None})
 
 
 class FloatLinear(nn.Linear):
@@ -89,6 +94,8 @@ class FloatLinear(nn.Linear):
     ...     head(torch.zeros(3, 8)).dtype
     torch.float32
     """
+
+    __call__: Callable[..., Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to ``(..., out_features)``, float32."""
@@ -183,7 +190,9 @@ class SpotModel(nn.Module, ABC):
         -------
         A description of the loaded weights for each part of the network; empty if none were loaded.
         """
-        return {}
+        encoders = {name: part for name, part in self.named_modules() if isinstance(part, Encoder)}
+        loaded = {name.rpartition(".")[-1]: encoder.load() for name, encoder in encoders.items()}
+        return {name: description for name, description in loaded.items() if description}
 
     def encode(self, batch: SpotBatch) -> Tensor | None:  # noqa: ARG002  (here nothing is frozen)
         """Features of the patches from a frozen encoder; training computes them once for every spot.

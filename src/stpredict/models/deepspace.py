@@ -21,7 +21,7 @@ Deviations
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from .._checks import models as check
 from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, Encoder
+from .model_config import PatchConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,11 +41,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DeepSpaCEConfig:
+class DeepSpaCEConfig(PatchConfig):
     """Shape of a ``DeepSpaCE``. The defaults are the paper's."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     backbone: str = "vgg16"
     """Model name of timm; the paper also uses ``"densenet121"``."""
     weights: str = NO_WEIGHTS
@@ -54,21 +53,10 @@ class DeepSpaCEConfig:
     dropout: float = 0.5
     """Dropout rate between fully connected layers."""
     fov_spots: tuple[float, ...] = (2.5,)
-    """Field of view in spot diameters."""
-    size_px: int = 224
-    """Side in pixels of the patch."""
-    context: Literal["spot"] = "spot"
-    """What one prediction depends on: the patch of one spot."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "size_px"):
-            check.positive_int(name, getattr(self, name))
-        for name in ("backbone", "weights"):
-            check.text(name, getattr(self, name))
-        check.flag("frozen", self.frozen)
+        check.field_values(self, n_scales=1)
         check.number("dropout", self.dropout, low=0, high=1)
-        check.fov_spots(self.fov_spots, n_scales=1)
-        check.choice("context", self.context, ("spot",))
 
 
 class DeepSpaCE(SpotModel):
@@ -92,11 +80,6 @@ class DeepSpaCE(SpotModel):
         self.register_buffer("low", torch.zeros(config.n_outputs))
         self.register_buffer("spread", torch.ones(config.n_outputs))
         self.initialize_at(torch.zeros(config.n_outputs))
-
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of the image network, if the configuration names any."""
-        loaded = self.encoder.load()
-        return {"encoder": loaded} if loaded else {}
 
     @torch.no_grad()
     def initialize_at(self, mean: Tensor) -> None:
@@ -129,11 +112,9 @@ class DeepSpaCE(SpotModel):
     def _scaled_output(self, batch: SpotBatch) -> Tensor:
         """``(b, n_outputs)``, 0 at the minimum and 1 at the maximum of the training targets."""
         features = batch_features(self, batch) if self.config.frozen else self._features(batch.patches)
-        y: Tensor = self.head(self.dropout(features))
-        return y
+        return self.head(self.dropout(features))
 
     def _features(self, patches: Tensor) -> Tensor:
         """Map ``(b, 1, 3, p, p)``, uint8 or in [0, 1], to ``(b, d)``."""
         check.patches(tuple(patches.shape), 1, self.config.size_px)
-        features: Tensor = self.encoder(patches[:, 0])
-        return features
+        return self.encoder(patches[:, 0])

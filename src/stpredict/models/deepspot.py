@@ -31,38 +31,27 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._features import FeatureScaler, apply_in_chunks, sub_patches
-from ._lattice import lattice_neighbors
-from ._places import rows_by_slide
-from .contract import FloatLinear, SpotModel, batch_features
-from .encoder import NO_WEIGHTS, Encoder
+from ._frozen import EncoderConfig, FeatureScaler, ScaledFeaturesModel, apply_in_chunks, sub_patches
+from ._places import lattice_neighbors, rows_by_slide
+from .contract import FloatLinear, batch_features
+from .encoder import Encoder
 from .model_config import GIVEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
     from .contract import SpotBatch
 
 SIDE = 3
 """Sub-spots along each side of the spot's patch."""
-OBJECTIVES = ("mse", "cosine", "pearson", "mse_pearson")
 _EPSILON = 1e-6  # added to the product of variances: the correlation of constant values is 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DeepSpotConfig:
-    """Shape of a ``DeepSpot``. The defaults are the paper's, except for the encoder."""
+class DeepSpotConfig(EncoderConfig):
+    """Shape of a ``DeepSpot``. The defaults are the paper's, except for the encoder, which is frozen."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     encoder: str = "resnet50"
-    """Model name of timm, ``"statistics"``, or ``"given"``: precomputed embeddings of the spots. It is frozen."""
-    weights: str = NO_WEIGHTS
-    """``"none"``, ``"timm"`` for the pretrained weights of timm, or the path of a checkpoint."""
-    n_features: int = 0
-    """Width of the embeddings, for ``encoder="given"``."""
     dim: int = 512
     """Width of the output of phi."""
     members: int = 10
@@ -74,24 +63,13 @@ class DeepSpotConfig:
     objective: Literal["mse", "cosine", "pearson", "mse_pearson"] = "mse"
     """Loss: ``"mse"``, ``"cosine"`` (over outputs), ``"pearson"`` (over spots), or ``"mse_pearson"`` (their sum)."""
     fov_spots: tuple[float, ...] = (1.0,)
-    """Field of view in spot diameters."""
-    size_px: int = 224
-    """Side in pixels of the patch; sub-spots are resized to the input size of the encoder."""
     context: Literal["slide"] = "slide"
-    """What one prediction depends on: the spot and its neighbours."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "dim", "members", "size_px"):
-            check.positive_int(name, getattr(self, name))
-        for name in ("encoder", "weights"):
-            check.text(name, getattr(self, name))
-        check.embedding_width(self.encoder, self.n_features)
+        self.check_fields(n_scales=1)
         check.number("dropout", self.dropout, low=0, high=1)
         check.number("reach", self.reach, low=0, high=1000)
-        check.choice("objective", self.objective, OBJECTIVES)
-        check.fov_spots(self.fov_spots, n_scales=1)
         check.splits_patch(self.size_px, SIDE)
-        check.choice("context", self.context, ("slide",))
 
 
 class Phi(nn.Module):
@@ -128,7 +106,7 @@ def mean_correlation(y: Tensor, targets: Tensor, slide: Tensor) -> Tensor:
     return total
 
 
-class DeepSpot(SpotModel):
+class DeepSpot(ScaledFeaturesModel):
     """A deep set of the spot, its nine sub-spots and its neighbours."""
 
     config: DeepSpotConfig
@@ -144,15 +122,6 @@ class DeepSpot(SpotModel):
         self.rho = nn.Sequential(nn.Dropout(config.dropout), nn.ReLU())
         self.head = FloatLinear(config.members * (2 if given else 3) * config.dim, config.n_outputs)
         self.initialize_at(torch.zeros(config.n_outputs))
-
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Compute the mean profile and the scale of the frozen features from the training spots."""
-        self.initialize_at(self.standard.initialize_from(self, pieces))
-
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of the encoder, if the configuration names any."""
-        loaded = "" if self.encoder is None else self.encoder.load()
-        return {"encoder": loaded} if loaded else {}
 
     @torch.no_grad()
     def encode(self, batch: SpotBatch) -> Tensor | None:
@@ -173,8 +142,7 @@ class DeepSpot(SpotModel):
         neighbours = neighbour_maximum(spot[index], is_neighbour)
         pooled = [spot, neighbours] if self.encoder is None else [spot, sub_spots.sum(dim=1), neighbours]
         joined = torch.cat(pooled, dim=-1)[:, None].expand(-1, self.config.members, -1)  # (b, m, 2 or 3 * d)
-        y: Tensor = self.head(rearrange(self.rho(joined), "b m d -> b (m d)") / self.config.members)
-        return y
+        return self.head(rearrange(self.rho(joined), "b m d -> b (m d)") / self.config.members)
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """The loss that the configuration names (``objective``)."""

@@ -18,7 +18,7 @@ from ._precision import unit_pixels
 from .image_statistics import N_STATISTICS, patch_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -48,11 +48,12 @@ class Encoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    __call__: Callable[..., Tensor]
 
     def __init__(self, name: str, weights: str, size_px: int, *, frozen: bool) -> None:
         super().__init__()
         self.name, self.weights, self.frozen = name, weights, frozen
-        self.net, self.input_px, self.n_features = _network(name, size_px)
+        self.net, self.options, self.input_px, self.n_features = _network(name, size_px)
         settings = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
         settings |= {key: value for key, value in getattr(self.net, "pretrained_cfg", {}).items() if key in settings}
         for key, values in settings.items():
@@ -86,7 +87,7 @@ class Encoder(nn.Module):
         if self.name == STATISTICS or self.weights == NO_WEIGHTS:
             return ""
         if self.weights == TIMM:
-            loaded = check.import_timm().create_model(self.name, pretrained=True, **_options(self.net))
+            loaded = check.import_timm().create_model(self.name, pretrained=True, **self.options)
             self.net.load_state_dict(loaded.state_dict())
             return f"{self.name}: {loaded.pretrained_cfg.get('hf_hub_id') or loaded.pretrained_cfg.get('url')}"
         return f"{self.name}: {_load_file(self.net, self.weights)}"
@@ -109,15 +110,15 @@ class Encoder(nn.Module):
         return (pixels - self.mean) / self.std
 
 
-def _network(name: str, size_px: int) -> tuple[nn.Module, int, int]:
-    """The network, the side of its input in pixels, and the length of its output."""
+def _network(name: str, size_px: int) -> tuple[nn.Module, dict[str, Any], int, int]:
+    """The network, the options of timm that build it, the side of its input in pixels, and the length of its output."""
     if name == STATISTICS:
-        return Statistics(), size_px, 2 * N_STATISTICS
+        return Statistics(), {}, size_px, 2 * N_STATISTICS
     timm = check.import_timm()
     check.timm_name(name, timm)
     net, options, input_px, n_features = _on_meta(timm, name, size_px)
     on_meta = torch.get_default_device().type == "meta"  # used to count operations, no copy is made
-    return net.train() if on_meta else timm.create_model(name, **options), input_px, n_features
+    return net.train() if on_meta else timm.create_model(name, **options), options, input_px, n_features
 
 
 def _on_meta(timm: Any, name: str, size_px: int) -> tuple[nn.Module, dict[str, Any], int, int]:
@@ -133,12 +134,6 @@ def _on_meta(timm: Any, name: str, size_px: int) -> tuple[nn.Module, dict[str, A
         net = timm.create_model(name, num_classes=0).eval()
         own = int(net.pretrained_cfg["input_size"][-1])
         return net, {"num_classes": 0}, own, int(net(torch.zeros(1, 3, own, own)).shape[1])
-
-
-def _options(net: nn.Module) -> dict[str, Any]:
-    """The options with which a network was built."""
-    size = getattr(getattr(net, "patch_embed", None), "img_size", None)
-    return {"num_classes": 0} if not isinstance(size, tuple) else {"num_classes": 0, "img_size": int(size[0])}
 
 
 def _load_file(net: nn.Module, path: str) -> str:

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from .._checks import models as check
-from ._closed_form import PrincipalComponents
-from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
-from ._penalty import gather_training_spots
+from ._closed_form import PrincipalComponents, gather_training_spots
+from ._frozen import EncoderConfig, FrozenEncoderModel, ScaleEncoder
 from .contract import FloatLinear
-from .encoder import NO_WEIGHTS, STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,18 +32,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderMLPConfig:
+class EncoderMLPConfig(EncoderConfig):
     """Shape of an ``EncoderMLP``."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
-    encoder: str = STATISTICS
-    """``"statistics"`` (colour and texture, no weights), any name that timm knows, ``"hf-hub:owner/name"`` among them,
-    or ``"given"``: embeddings that come with the spots (``features_key`` of `stp.tl.fit`)."""
-    weights: str = NO_WEIGHTS
-    """``"none"``, ``"timm"`` (from its hub), or the path of a checkpoint."""
-    n_features: int = 0
-    """Width of the embeddings, for ``encoder="given"``."""
     clip: float | None = 3.0
     """Features are clipped at this many standard deviations from the training mean, unless None."""
     n_components: int = 256
@@ -57,19 +46,11 @@ class EncoderMLPConfig:
     dropout: float = 0.5
     """Dropout rate after each hidden layer."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
-    """Field of view of each scale in spot diameters, narrowest first."""
-    size_px: int = 224
-    """Side in pixels of the patch of every scale."""
-    context: Literal["spot"] = "spot"
-    """What one prediction sees: the patches of one spot."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "n_components", "hidden", "depth"):
-            check.positive_int(name, getattr(self, name))
-        check_encoder(self.encoder, self.weights, self.n_features, self.fov_spots, self.size_px)
+        self.check_fields()
         check.clip(self.clip)
         check.number("dropout", self.dropout, low=0, high=1)
-        check.choice("context", self.context, ("spot",))
 
 
 class EncoderMLP(FrozenEncoderModel):
@@ -100,5 +81,4 @@ class EncoderMLP(FrozenEncoderModel):
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)`` float32, in target space."""
-        predicted: Tensor = self.head(self.layers(self.components(self.features_of(batch))))
-        return predicted
+        return self.head(self.layers(self.components(self.features_of(batch))))

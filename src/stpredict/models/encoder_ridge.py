@@ -21,10 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .._checks import models as check
-from ._closed_form import Ridge
-from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
-from ._penalty import gather_training_spots
-from .encoder import NO_WEIGHTS, STATISTICS
+from ._closed_form import Ridge, gather_training_spots
+from ._frozen import EncoderConfig, FrozenEncoderModel, ScaleEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,18 +33,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderRidgeConfig:
+class EncoderRidgeConfig(EncoderConfig):
     """Shape of an ``EncoderRidge``."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
-    encoder: str = STATISTICS
-    """``"statistics"`` (colour and texture, no weights), any name that timm knows, ``"hf-hub:owner/name"`` among them,
-    or ``"given"``: embeddings that come with the spots (``features_key`` of `stp.tl.fit`)."""
-    weights: str = NO_WEIGHTS
-    """``"none"``, ``"timm"`` (from its hub), or the path of a checkpoint."""
-    n_features: int = 0
-    """Width of the embeddings, for ``encoder="given"``."""
     clip: float | None = 3.0
     """Features are clipped at this many standard deviations from the training mean, unless None."""
     n_components: int = 256
@@ -57,20 +46,11 @@ class EncoderRidgeConfig:
     intercept: bool = True
     """Whether the mean of the targets is added."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
-    """Field of view of each scale in spot diameters, narrowest first."""
-    size_px: int = 224
-    """Side in pixels of the patch of every scale."""
-    context: Literal["spot"] = "spot"
-    """What one prediction sees: the patches of one spot."""
 
     def __post_init__(self) -> None:
-        check.positive_int("n_outputs", self.n_outputs)
-        check.positive_int("n_components", self.n_components)
-        check_encoder(self.encoder, self.weights, self.n_features, self.fov_spots, self.size_px)
+        self.check_fields()
         check.clip(self.clip)
         check.penalty(self.penalty)
-        check.flag("intercept", self.intercept)
-        check.choice("context", self.context, ("spot",))
 
 
 class EncoderRidge(FrozenEncoderModel):
@@ -96,5 +76,4 @@ class EncoderRidge(FrozenEncoderModel):
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)`` float32, in target space."""
-        predicted: Tensor = self.ridge(self.features_of(batch))
-        return predicted
+        return self.ridge(self.features_of(batch))

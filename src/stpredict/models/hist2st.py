@@ -44,6 +44,7 @@ from ._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, 
 from ._precision import full_precision, unit_pixels
 from .contract import FloatLinear, SpotModel
 from .histogene import SectionTransformer
+from .model_config import PatchConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,11 +60,9 @@ _DISPERSION_RANGE = (1e-4, 1e4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Hist2STConfig:
+class Hist2STConfig(PatchConfig):
     """Shape of a ``Hist2ST``. The defaults are the paper's, ``5-7-2-8-4-16-32``."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     kernel_size: int = 5
     """Side of the depthwise kernels."""
     patch_size: int = 7
@@ -99,16 +98,11 @@ class Hist2STConfig:
     distilled_share: float = 0.5
     """Weight of self-distillation in the loss; with 0 no views are computed."""
     fov_spots: tuple[float, ...] = (1.0,)
-    """Field of view in spot diameters."""
     size_px: int = 112
-    """Side in pixels of the patch."""
     context: Literal["slide"] = "slide"
-    """What one prediction depends on: all spots of its window."""
 
     def __post_init__(self) -> None:
-        counted = ("n_outputs", "kernel_size", "patch_size", "conv_depth", "depth", "graph_depth", "heads", "channels")
-        for name in (*counted, "n_kept", "mlp_dim", "n_places", "n_neighbours", "n_views", "size_px"):
-            check.positive_int(name, getattr(self, name))
+        check.field_values(self, n_scales=1)
         if self.n_genes is not None:
             check.positive_int("n_genes", self.n_genes)
         check.divides("patch_size", self.patch_size, "size_px", self.size_px)
@@ -117,8 +111,6 @@ class Hist2STConfig:
         for name in ("zinb_share", "distilled_share"):
             check.number(name, getattr(self, name), low=0, high=1e3)
         check.number("reach", self.reach, low=1e-3, high=1e6)
-        check.fov_spots(self.fov_spots, n_scales=1)
-        check.choice("context", self.context, ("slide",))
 
     @property
     def dim(self) -> int:
@@ -269,13 +261,12 @@ class Hist2ST(SpotModel):
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)``; the spots of a slide affect each other."""
-        y: Tensor = self.head(self.norm(self._embed(batch, self._neighbours(batch))))
-        return y
+        return self.head(self.norm(self._spot_embeddings(batch, self._neighbours(batch))))
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """Mean squared error, negative log-likelihood of the counts if they are known, and self-distillation."""
         targets, neighbours = check.require_targets(batch.targets), self._neighbours(batch)
-        x = self._embed(batch, neighbours)
+        x = self._spot_embeddings(batch, neighbours)
         y = self.head(self.norm(x))
         loss = F.mse_loss(y, targets)
         if self.counts is not None and batch.counts is not None:
@@ -289,7 +280,7 @@ class Hist2ST(SpotModel):
         """Weighted mean of the predictions for augmented views, with learned weights: ``(b, n_outputs)``."""
         pixels, predictions, weights = unit_pixels(batch.patches[:, 0]), [], []
         for _ in range(self.config.n_views):
-            x = self._embed(replace(batch, patches=augmented_view(pixels)[:, None]), neighbours)
+            x = self._spot_embeddings(replace(batch, patches=augmented_view(pixels)[:, None]), neighbours)
             predictions.append(self.head(self.norm(x)))
             weights.append(self.weigh(x).float())  # type: ignore[misc]
         return (torch.stack(predictions) * torch.stack(weights).softmax(dim=0)).sum(dim=0)
@@ -299,7 +290,7 @@ class Hist2ST(SpotModel):
         index, distance = nearest_spots(batch.xy_um, batch.slide, self.config.n_neighbours)
         return index, distance <= self.config.reach * self.pitch_um
 
-    def _embed(self, batch: SpotBatch, neighbours: tuple[Tensor, Tensor]) -> Tensor:
+    def _spot_embeddings(self, batch: SpotBatch, neighbours: tuple[Tensor, Tensor]) -> Tensor:
         check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
         x = self.texture(2 * unit_pixels(batch.patches[:, 0]) - 1)  # (b, d)
         x = self.section(x, batch.xy_um / self.pitch_um, batch.slide)  # (b, d)

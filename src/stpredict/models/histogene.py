@@ -38,6 +38,7 @@ from ._layers import attend, perceptron, split_heads
 from ._places import PITCH_UM, concatenate_spots, rows_by_slide, typical_pitch
 from ._precision import unit_pixels
 from .contract import FloatLinear, SpotModel
+from .model_config import PatchConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,11 +49,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HisToGeneConfig:
+class HisToGeneConfig(PatchConfig):
     """Shape of a ``HisToGene``. The defaults are those of the published tutorial."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     dim: int = 1024
     """Width of a token (spot)."""
     depth: int = 8
@@ -66,19 +65,13 @@ class HisToGeneConfig:
     n_places: int = 64
     """Number of position embeddings along each axis, one per pitch."""
     fov_spots: tuple[float, ...] = (1.0,)
-    """Field of view in spot diameters."""
     size_px: int = 112
-    """Side in pixels of the patch."""
     context: Literal["slide"] = "slide"
-    """What one prediction depends on: all spots of its window."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "dim", "depth", "heads", "mlp_dim", "n_places", "size_px"):
-            check.positive_int(name, getattr(self, name))
+        check.field_values(self, n_scales=1)
         check.divides("heads", self.heads, "dim", self.dim)
         check.number("dropout", self.dropout, low=0, high=1)
-        check.fov_spots(self.fov_spots, n_scales=1)
-        check.choice("context", self.context, ("slide",))
 
 
 class PositionEmbedding(nn.Module):
@@ -166,5 +159,4 @@ class HisToGene(SpotModel):
         check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
         pixels = 2 * rearrange(unit_pixels(batch.patches), "b s c y x -> b (s c y x)") - 1  # (b, 3 * p * p)
         x = self.section(self.patch(pixels), batch.xy_um / self.pitch_um, batch.slide)  # (b, d)
-        y: Tensor = self.head(self.norm(x))
-        return y
+        return self.head(self.norm(x))

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -38,14 +38,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._features import FeatureScaler, apply_in_chunks
+from ._frozen import FeatureScaler, ScaledFeaturesModel, apply_in_chunks
 from ._precision import full_precision, unit_pixels
-from .contract import FloatLinear, SpotModel, batch_features
+from .contract import FloatLinear, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .model_config import PatchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
     from .contract import SpotBatch
@@ -58,11 +57,9 @@ _SUBSAMPLES = 16  # points along each side of a superpixel that measure its shar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IStarConfig:
+class IStarConfig(PatchConfig):
     """Shape of an ``IStar``. The head is the paper's."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     encoder: str = STATISTICS
     """Encoder of superpixels: ``"statistics"``, ``"hipt"``, or a model name of timm with one square grid of tokens."""
     weights: str = NO_WEIGHTS
@@ -76,18 +73,11 @@ class IStarConfig:
     depth: int = 4
     """Number of hidden layers."""
     fov_spots: tuple[float, ...] = (1.28, 2.56, 5.12)
-    """Field of view of each scale in spot diameters, narrowest first; superpixels are those of the first."""
+    """Superpixels are those of the first."""
     size_px: int = 256
-    """Side in pixels of the patch of every scale."""
-    context: Literal["spot"] = "spot"
-    """What one prediction depends on: the patches of one spot."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "cells", "smoothing", "dim", "depth", "size_px"):
-            check.positive_int(name, getattr(self, name))
-        for name in ("encoder", "weights"):
-            check.text(name, getattr(self, name))
-        check.fov_spots(self.fov_spots)
+        check.field_values(self)
         if self.size_px % self.cells:
             msg = (
                 f"`size_px` is {self.size_px}, which is not divisible into {self.cells} x {self.cells} superpixels "
@@ -102,7 +92,6 @@ class IStarConfig:
                 f"is then smaller than a sampling point. Give at most {widest:g}, such as 1.28, or more `cells`."
             )
             raise ValueError(msg)
-        check.choice("context", self.context, ("spot",))
 
 
 def disc_weights(cells: int, fov_spots: float) -> Tensor:
@@ -156,7 +145,7 @@ def hidden_layers(n_features: int, dim: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(layer for pair in layers for layer in pair))
 
 
-class IStar(SpotModel):
+class IStar(ScaledFeaturesModel):
     """A perceptron that predicts every superpixel, trained on the means over spots."""
 
     config: IStarConfig
@@ -175,15 +164,6 @@ class IStar(SpotModel):
         self.register_buffer("shares", disc_weights(config.cells, config.fov_spots[0]), persistent=False)
         self.initialize_at(torch.zeros(config.n_outputs))
 
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Compute the mean profile and the scale of the frozen features from the training spots."""
-        self.initialize_at(self.standard.initialize_from(self, pieces))
-
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of the encoder, if the configuration names any."""
-        loaded = "" if self.encoder is None else self.encoder.load()
-        return {"encoder": loaded} if loaded else {}
-
     @torch.no_grad()
     def encode(self, batch: SpotBatch) -> Tensor:
         """Features ``(b, cells * cells, d)`` of the superpixels, row by row: all scales, then the mean colour."""
@@ -199,23 +179,11 @@ class IStar(SpotModel):
         hidden = self.mlp(self.standard(batch_features(self, batch)[:, inside]))
         with full_precision(hidden.device):
             mean = torch.einsum("bmd,m->bd", hidden.float(), self.shares[inside])
-        y: Tensor = self.head(mean)
-        return y
+        return self.head(mean)
 
     def superpixels(self, batch: SpotBatch) -> Tensor:
-        """Predict every superpixel of the narrowest patch, including those outside the spot.
-
-        Parameters
-        ----------
-        batch
-            The spots.
-
-        Returns
-        -------
-        ``(b, cells * cells, n_outputs)`` float32, row by row, in target space.
-        """
-        y: Tensor = self.head(self.mlp(self.standard(batch_features(self, batch))))
-        return y
+        """Predict every superpixel of the narrowest patch, ``(b, cells * cells, n_outputs)`` float32, row by row."""
+        return self.head(self.mlp(self.standard(batch_features(self, batch))))
 
     def _encode_patches(self, patches: Tensor) -> Tensor:
         """Map ``(b, s, 3, p, p)`` to ``(b, m, d)``."""
@@ -226,8 +194,7 @@ class IStar(SpotModel):
             at_cells = scale == 0 and grid.shape[-1] == cells
             grids.append(grid.float() if at_cells else sample_center(grid, fov[0] / width, cells).float())
         color = F.adaptive_avg_pool2d(unit_pixels(patches[:, 0]).float(), cells)
-        features: Tensor = rearrange(torch.cat([*grids, color], dim=1), "b d i j -> b (i j) d")
-        return features
+        return rearrange(torch.cat([*grids, color], dim=1), "b d i j -> b (i j) d")
 
     def _feature_grid(self, patches: Tensor) -> Tensor:
         """Smoothed features of one scale: ``(b, 3, p, p)`` to ``(b, d, h, h)``."""

@@ -20,7 +20,7 @@ Deviations
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -31,6 +31,7 @@ from .._checks import models as check
 from ._layers import add_residual, attend, perceptron
 from ._precision import unit_pixels
 from .contract import FloatLinear, SpotModel
+from .model_config import PatchConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,11 +43,9 @@ N_LEVELS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class M2ORTConfig:
+class M2ORTConfig(PatchConfig):
     """Shape of an ``M2ORT``. The defaults are those of the published small network."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     dim: int = 192
     """Width of a token at one resolution; the network is three times as wide."""
     depth: int = 6
@@ -61,24 +60,15 @@ class M2ORTConfig:
     """Side in pixels of the tokens at full resolution, a multiple of 4."""
     dropout: float = 0.0
     """Dropout rate after attention and in MLPs."""
-    fov_spots: tuple[float, ...] = (1.5,)
-    """Field of view in spot diameters."""
-    size_px: int = 224
-    """Side in pixels of the patch."""
-    context: Literal["spot"] = "spot"
-    """What one prediction depends on: the patch of one spot."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "dim", "depth", "heads", "dim_head", "mlp_dim", "patch_size", "size_px"):
-            check.positive_int(name, getattr(self, name))
+        check.field_values(self, n_scales=1)
         for name in ("patch_size", "dim"):  # halved at every level
             if getattr(self, name) % 2 ** (N_LEVELS - 1):
                 msg = f"`{name}` is {getattr(self, name)}; it is halved {N_LEVELS - 1} times: give a multiple of 4."
                 raise ValueError(msg)
         check.divides("patch_size", self.patch_size, "size_px", self.size_px)
         check.number("dropout", self.dropout, low=0, high=1)
-        check.fov_spots(self.fov_spots, n_scales=1)
-        check.choice("context", self.context, ("spot",))
 
 
 def downsample(pixels: Tensor, factor: int) -> Tensor:
@@ -166,8 +156,7 @@ class M2ORT(SpotModel):
         x = torch.cat([self.cls.expand(len(tokens), -1, -1), tokens], dim=1) + self.positions
         for layer in self.layers:
             x = layer(x)
-        y: Tensor = self.head(self.norm(x[:, 0]))
-        return y
+        return self.head(self.norm(x[:, 0]))
 
     def _tokens(self, patches: Tensor) -> Tensor:
         """Concatenated tokens of all resolutions: ``(b, 3, p, p)``, uint8 or in [0, 1], to ``(b, L, 3 * d)``."""

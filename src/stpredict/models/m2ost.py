@@ -92,9 +92,7 @@ class M2OSTConfig:
     """What one prediction sees: the patches of one spot."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "dim", "depth", "heads", "patch_size", "size_px"):
-            check.positive_int(name, getattr(self, name))
-        check.fov_spots(self.fov_spots)
+        check.field_values(self)
         check.divides("heads", self.heads, "dim", self.dim)
         check.divides("patch_size", self.patch_size, "size_px", self.size_px)
         if self.embedding == "nested":
@@ -102,11 +100,6 @@ class M2OSTConfig:
         check.number("mlp_ratio", self.mlp_ratio, low=1 / self.dim, high=64)
         for name in ("mask_rate", "dropout"):
             check.number(name, getattr(self, name), low=0, high=1)
-        check.choice("embedding", self.embedding, ("nested", "plain"))
-        check.choice("within", self.within, ("scale", "joint"))
-        check.choice("between", self.between, ("cross", "concat", "sum"))
-        check.choice("channels", self.channels, ("mixing", "dense"))
-        check.choice("context", self.context, ("spot",))
 
 
 class SelfAttention(nn.Module):
@@ -345,8 +338,7 @@ class M2OST(SpotModel):
         for block in self.blocks:
             xs = block(xs)
         summaries = torch.stack([norm(x[:, 0]) for x, norm in zip(xs, self.norms, strict=True)], dim=1)  # (b, s, d)
-        y: Tensor = self.head(summaries.sum(dim=1) if self.config.between == "sum" else summaries.flatten(1))
-        return y
+        return self.head(summaries.sum(dim=1) if self.config.between == "sum" else summaries.flatten(1))
 
     def _tokens(self, patches: Tensor) -> list[Tensor]:
         """Class token, extra token if any, image tokens of each scale, with their positions."""

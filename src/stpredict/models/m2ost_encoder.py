@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._checks import models as check
-from ._closed_form import Ridge
-from ._frozen import FrozenEncoderModel, ScaleEncoder, check_encoder
-from ._penalty import gather_training_spots
+from ._closed_form import Ridge, gather_training_spots
+from ._frozen import FrozenEncoderModel, ScaleEncoder
 from .encoder import NO_WEIGHTS, STATISTICS
 from .m2ost_statistics import CLIP, M2OSTStatistics, M2OSTStatisticsConfig
 
@@ -47,8 +46,7 @@ class M2OSTEncoderConfig(M2OSTStatisticsConfig):
 
     def __post_init__(self) -> None:
         M2OSTStatisticsConfig.__post_init__(self)
-        check_encoder(self.encoder, self.weights, self.n_features, self.fov_spots, self.size_px)
-        check.positive_int("n_components", self.n_components)
+        check.embedding_width(self.encoder, self.n_features)
         check.number("encoder_share", self.encoder_share, low=0, high=1)
 
 

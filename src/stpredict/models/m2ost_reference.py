@@ -76,14 +76,10 @@ class M2OSTReferenceConfig:
     """What one prediction sees: the patches of one spot."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "dim", "depth", "heads", "dim_head", "mlp_dim", "patch_size", "size_px"):
-            check.positive_int(name, getattr(self, name))
-        check.fov_spots(self.fov_spots, n_scales=N_SCALES)
+        check.field_values(self, n_scales=N_SCALES)
         check.nested_patches(self.size_px, self.patch_size, N_SCALES)
         for name in ("dim", "heads"):
             check.multiple_of(name, getattr(self, name), N_SCALES)
-        check.choice("pool", self.pool, ("cls", "mean"))
-        check.choice("context", self.context, ("spot",))
 
 
 class SelfAttention(nn.Module):
@@ -208,8 +204,7 @@ class M2OSTReference(SpotModel):
             xs = block(xs)
         xs = [self.norm(x) for x in xs]
         pooled = [x[:, 0] if self.config.pool == "cls" else x.mean(dim=1) for x in xs]
-        y: Tensor = self.head(torch.cat(pooled, dim=-1))
-        return y
+        return self.head(torch.cat(pooled, dim=-1))
 
     def _tokens(self, pixels: Tensor) -> list[Tensor]:
         """The sequence of each scale: class token, then grids from the finest to the largest tokens."""

@@ -18,8 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._closed_form import Ridge
-from ._penalty import gather_training_spots
+from ._closed_form import Ridge, gather_training_spots
 from ._precision import unit_pixels
 from .image_statistics import N_COLOR, N_STATISTICS, color_statistics, patch_statistics
 from .m2ost import M2OST, M2OSTConfig
@@ -47,7 +46,6 @@ class M2OSTStatisticsConfig(M2OSTConfig):
     def __post_init__(self) -> None:
         M2OSTConfig.__post_init__(self)
         check.number("statistics_share", self.statistics_share, low=0, high=1)
-        check.flag("color_tokens", self.color_tokens)
 
 
 class ColorToken(nn.Linear):

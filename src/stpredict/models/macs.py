@@ -1,4 +1,4 @@
-"""The cost of a prediction: multiply-accumulates, attention included, counted with the ``FlopCounterMode`` of torch.
+"""The cost of a prediction: multiply-accumulates, counted with the ``FlopCounterMode`` of torch; the table of models.
 
 Shared machinery without an underscore: benchmarks count too.
 """
@@ -19,10 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from .contract import SpotBatch
 from .encoder import Encoder
 from .model_config import uses_embeddings
-from .registry import build
+from .registry import build, config, named_variants
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pandas as pd
 
     from .contract import SpotModel
     from .model_config import ModelConfig
@@ -30,6 +32,37 @@ if TYPE_CHECKING:
 WINDOW = 64
 """Number of spots over which the cost of a spot is averaged, for models of context ``"slide"``."""
 _PITCH_UM = 200.0
+
+
+def available() -> pd.DataFrame:
+    """List the named models, with their size and cost.
+
+    Returns
+    -------
+    One row for each name: ``citation``, ``context``, ``n_scales``, ``size_px``, ``parameters`` and ``macs`` (multiply-
+    accumulates for one spot, including attention) at 250 outputs, and ``licence`` of the weights that timm knows for
+    its image encoder. The last three are missing for models that need timm if it is not installed.
+
+    Examples
+    --------
+    >>> from stpredict import models
+    >>> int(models.available().loc["m2ost", "macs"] / 1e6)
+    3978
+    """
+    import pandas as pd
+
+    rows = {}
+    for name, variant in named_variants().items():
+        shape = config(name, 250)
+        rows[name] = {
+            "citation": variant.citation,
+            "context": shape.context,
+            "n_scales": len(shape.fov_spots),
+            "size_px": shape.size_px,
+            **cost(shape),
+        }
+    counted = {"parameters": "Int64", "macs": "Int64", "licence": "string"}
+    return pd.DataFrame.from_dict(rows, orient="index").astype(counted).rename_axis("model")
 
 
 @cache

@@ -1,11 +1,14 @@
-"""What every configuration of a model declares, and whether it asks for embeddings. No torch.
+"""What every configuration of a model declares, the fields that those of this package share, and embeddings. No torch.
 
 Shared machinery without an underscore: `tl` reads it too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from .._checks import models as check
 
 if TYPE_CHECKING:
     from dataclasses import Field
@@ -46,6 +49,23 @@ class ModelConfig(Protocol):
 
     def __hash__(self) -> int:
         """Equal for equal configurations."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchConfig:
+    """The fields that the configurations of this package share; their defaults differ."""
+
+    n_outputs: int
+    """Number of values predicted per spot."""
+    fov_spots: tuple[float, ...] = (1.5,)
+    """Field of view of each scale in spot diameters, narrowest first."""
+    size_px: int = 224
+    """Side in pixels of the patch of every scale."""
+    context: Literal["spot", "slide"] = "spot"
+    """What one prediction depends on: the patches of one spot, or all spots of a window of its slide."""
+
+    def __post_init__(self) -> None:
+        check.field_values(self)
 
 
 def uses_embeddings(config: ModelConfig) -> bool:

@@ -43,7 +43,7 @@ from ._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, 
 from ._precision import full_precision
 from .contract import FloatLinear, SpotModel, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
-from .model_config import GIVEN
+from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
     from .contract import SpotBatch
 
-PRIORS = ("gaussian", "zero", "zinb")
-"""Normal, the mean, or log1p of zero-inflated counts."""
+    Conditioning = tuple[Tensor, "Neighbours", list[Tensor]]  # inputs of the denoiser that do not change with time
+
 _ZINB_LOGITS, _ZINB_DROPOUT = 0.1, 0.5  # of a negative binomial with one failure, and its zero inflation
 _GRID_UM = 0.125  # positions are rounded to this before they become noise
 _MASK, _BITS = 0xFFFFFFFF, 24
@@ -62,11 +62,9 @@ _N_WAVES = 256  # sines and cosines of the time embedding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class STFlowConfig:
+class STFlowConfig(PatchConfig):
     """Shape of an ``STFlow``. The defaults are the paper's, except for the encoder."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     encoder: str = STATISTICS
     """``"statistics"``, a model name of timm, or ``"given"``: precomputed embeddings of the spots."""
     weights: str = NO_WEIGHTS
@@ -84,31 +82,21 @@ class STFlowConfig:
     dropout: float = 0.2
     """Dropout rate."""
     prior: Literal["gaussian", "zero", "zinb"] = "gaussian"
-    """Distribution at the start of the flow."""
+    """Distribution at the start of the flow: normal, the mean, or log1p of zero-inflated counts."""
     n_times: int = 5
     """Number of time points of a prediction; the network is called once less."""
     n_draws: int = 1
     """Number of draws from the prior over which a prediction is averaged; 0 starts at its mean."""
     fov_spots: tuple[float, ...] = (2.0,)
-    """Field of view in spot diameters: 112 µm on Visium, as in HEST."""
-    size_px: int = 224
-    """Side in pixels of the patch."""
+    """112 µm on Visium, as in HEST."""
     context: Literal["slide"] = "slide"
     """What one prediction depends on: neighbours of neighbours, over as many steps as there are blocks and times."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "n_features", "dim", "depth", "heads", "n_neighbours", "n_times", "size_px"):
-            check.positive_int(name, getattr(self, name))
-        for name in ("encoder", "weights"):
-            check.text(name, getattr(self, name))
-        if self.n_draws != 0:
-            check.positive_int("n_draws", self.n_draws)
+        check.field_values(self, n_scales=1, may_be_zero=("n_draws",))
         check.number("n_times", self.n_times, low=2, high=1e4)
         check.divides("heads", self.heads, "dim", self.dim)
         check.number("dropout", self.dropout, low=0, high=1)
-        check.choice("prior", self.prior, PRIORS)
-        check.fov_spots(self.fov_spots, n_scales=1)
-        check.choice("context", self.context, ("slide",))
 
 
 # ---- prior
@@ -255,17 +243,6 @@ class Block(nn.Module):
         return x, self.estimate(x)
 
 
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    """Inputs of the denoiser that do not change with time."""
-
-    features: Tensor
-    """``(b, d)`` embedded image features."""
-    neighbours: Neighbours
-    edges: list[Tensor]
-    """``(b, k + 1, h, d / h)`` edge embeddings of each block."""
-
-
 class TimeEmbedding(nn.Module):
     """Sinusoidal embedding of time in [0, 1] and an MLP."""
 
@@ -308,19 +285,13 @@ class STFlow(SpotModel):
         self.head = FloatLinear(dim, config.n_outputs)
         self.initialize_at(torch.zeros(config.n_outputs))
 
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of the encoder, if the configuration names any."""
-        loaded = "" if self.encoder is None else self.encoder.load()
-        return {"encoder": loaded} if loaded else {}
-
     @torch.no_grad()
     def encode(self, batch: SpotBatch) -> Tensor | None:
         """Features ``(b, n_features)`` of the frozen encoder; None with given embeddings."""
         if self.encoder is None:
             return None
         check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
-        features: Tensor = self.encoder(batch.patches[:, 0])
-        return features
+        return self.encoder(batch.patches[:, 0])
 
     def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute statistics of targets and features, and the pitch, from the training spots."""
@@ -355,10 +326,11 @@ class STFlow(SpotModel):
         return sample_prior(self.config.prior, uniform, self.mean, self.spread)
 
     def _condition(self, batch: SpotBatch) -> Conditioning:
+        """Embedded features ``(b, d)``, neighbours, and edge embeddings ``(b, k + 1, h, d / h)`` of each block."""
         features = (batch_features(self, batch).float() - self.feature_mean) / self.feature_spread
         neighbours = Neighbours.find(batch.xy_um / self.pitch_um, batch.slide, self.config.n_neighbours)
         edges = [block.edges(neighbours.frames) for block in self.blocks]  # type: ignore[operator]
-        return Conditioning(self.embed(features), neighbours, edges)
+        return self.embed(features), neighbours, edges
 
     def _integrate(self, state: Tensor, conditioning: Conditioning) -> Tensor:
         """Euler steps from a sample of the prior, ``(b, g)``, to the prediction."""
@@ -373,9 +345,9 @@ class STFlow(SpotModel):
         """Predict the end point, ``(b, g)`` float32, from states ``(b, g)`` at times ``(b,)``."""
         with full_precision(state.device):
             standard = (state - self.mean) / self.spread
-        x, estimates = conditioning.features + self.clock(time), []
-        for block, edge in zip(self.blocks, conditioning.edges, strict=True):
-            x, estimate = block(x, standard, edge, conditioning.neighbours)
+        features, neighbours, edges = conditioning
+        x, estimates = features + self.clock(time), []
+        for block, edge in zip(self.blocks, edges, strict=True):
+            x, estimate = block(x, standard, edge, neighbours)
             estimates.append(estimate)
-        y: Tensor = self.head(torch.stack(estimates).mean(dim=0))
-        return y
+        return self.head(torch.stack(estimates).mean(dim=0))

@@ -21,7 +21,7 @@ Deviations
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,6 +29,7 @@ from .._checks import models as check
 from ._precision import unit_pixels
 from .contract import FloatLinear, SpotModel
 from .encoder import NO_WEIGHTS, Encoder
+from .model_config import PatchConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,26 +40,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class STNetConfig:
+class STNetConfig(PatchConfig):
     """Patches and initial weights of an ``STNet``."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     weights: str = NO_WEIGHTS
     """``"none"``, ``"timm"`` for those of ImageNet, or the path of a checkpoint."""
-    fov_spots: tuple[float, ...] = (1.5,)
-    """Field of view in spot diameters."""
-    size_px: int = 224
-    """Side in pixels of the patch."""
-    context: Literal["spot"] = "spot"
-    """What one prediction depends on: the patch of one spot."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "size_px"):
-            check.positive_int(name, getattr(self, name))
-        check.text("weights", self.weights)
-        check.fov_spots(self.fov_spots, n_scales=1)
-        check.choice("context", self.context, ("spot",))
+        check.field_values(self, n_scales=1)
 
 
 class STNet(SpotModel):
@@ -76,11 +65,6 @@ class STNet(SpotModel):
         for name in ("mean", "std"):  # of ImageNet, until `initialize_from` replaces them
             self.register_buffer(f"color_{name}", getattr(self.encoder, name).clone())
         self.initialize_at(torch.zeros(config.n_outputs))
-
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of the image network, if the configuration names any."""
-        loaded = self.encoder.load()
-        return {"encoder": loaded} if loaded else {}
 
     @torch.no_grad()
     def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
@@ -101,5 +85,4 @@ class STNet(SpotModel):
         check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
         standard = (unit_pixels(batch.patches[:, 0]) - self.color_mean) / self.color_std
         # the encoder subtracts its own mean and divides by its own standard deviation
-        y: Tensor = self.head(self.encoder(standard * self.encoder.std + self.encoder.mean))
-        return y
+        return self.head(self.encoder(standard * self.encoder.std + self.encoder.mean))

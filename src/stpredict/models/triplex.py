@@ -40,17 +40,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._features import FeatureScaler, apply_in_chunks, sub_patches
-from ._lattice import lattice_positions
+from ._frozen import FeatureScaler, ScaledFeaturesModel, apply_in_chunks, sub_patches
 from ._layers import attend, perceptron
-from ._places import rows_by_slide
-from .contract import FloatLinear, SpotModel, batch_features
+from ._places import lattice_positions, rows_by_slide
+from .contract import FloatLinear, batch_features
 from .encoder import NO_WEIGHTS, STATISTICS, Encoder
-from .model_config import GIVEN
+from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
     from .contract import SpotBatch
@@ -61,11 +58,9 @@ _PARTS = ("fusion", "section", "around")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TRIPLEXConfig:
+class TRIPLEXConfig(PatchConfig):
     """Shape of a ``TRIPLEX``. The defaults are the paper's for HER2+."""
 
-    n_outputs: int
-    """Number of values predicted per spot."""
     target_encoder: str = "resnet18"
     """Model name of timm: the trained encoder of the spot's own patch."""
     target_weights: str = NO_WEIGHTS
@@ -106,16 +101,10 @@ class TRIPLEXConfig:
     """Weight in a branch's loss of the distance to the fused prediction; the rest is the distance to the targets."""
     fov_spots: tuple[float, ...] = (1.12, 5.6)
     """Field of view of the spot's own patch and of the wide view, in spot diameters."""
-    size_px: int = 224
-    """Side in pixels of both."""
     context: Literal["slide"] = "slide"
-    """What one prediction depends on: all spots of a window of its slide."""
 
     def __post_init__(self) -> None:
-        for name in ("n_outputs", "view_px", "dim", "size_px"):
-            check.positive_int(name, getattr(self, name))
-        for name in ("target_encoder", "target_weights", "view_encoder", "view_weights"):
-            check.text(name, getattr(self, name))
+        check.field_values(self, n_scales=2)
         if self.target_encoder in (STATISTICS, GIVEN):
             msg = (
                 f"`target_encoder` is {self.target_encoder!r}, which is not a network to train. Give a name of timm, "
@@ -123,15 +112,11 @@ class TRIPLEXConfig:
             )
             raise ValueError(msg)
         for part in _PARTS:
-            check.positive_int(f"{part}_depth", getattr(self, f"{part}_depth"))
-            check.positive_int(f"{part}_heads", getattr(self, f"{part}_heads"))
             check.divides(f"{part}_heads", getattr(self, f"{part}_heads"), "dim", self.dim)
             check.number(f"{part}_mlp_ratio", getattr(self, f"{part}_mlp_ratio"), low=1 / self.dim, high=64)
             check.number(f"{part}_dropout", getattr(self, f"{part}_dropout"), low=0, high=1)
         check.number("agreement", self.agreement, low=0, high=1)
-        check.fov_spots(self.fov_spots, n_scales=2)
         check.splits_patch(self.size_px, SIDE)
-        check.choice("context", self.context, ("slide",))
 
     def shape_of(self, part: str) -> tuple[int, int, int, float, float]:
         """Depth, width, heads, MLP ratio and dropout of a part of the network."""
@@ -233,7 +218,7 @@ class SectionTransformer(nn.Module):
         return torch.cat(mixed)[torch.cat(slides).argsort()]
 
 
-class TRIPLEX(SpotModel):
+class TRIPLEX(ScaledFeaturesModel):
     """Three branches, for the spot, its surroundings and its section, and their fusion."""
 
     config: TRIPLEXConfig
@@ -266,15 +251,6 @@ class TRIPLEX(SpotModel):
         for branch in self.branches:
             branch.load_state_dict(self.head.state_dict())
 
-    def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
-        """Compute the mean profile and the scale of the frozen features from the training spots."""
-        self.initialize_at(self.standard.initialize_from(self, pieces))
-
-    def load_pretrained(self) -> dict[str, str]:
-        """Load the weights of both encoders (``"target"``, ``"views"``), if the configuration names any."""
-        loaded = {"target": self.target.load(), "views": self.views.load()}
-        return {part: description for part, description in loaded.items() if description}
-
     @torch.no_grad()
     def encode(self, batch: SpotBatch) -> Tensor:
         """Frozen features ``(b, 26, v)`` of the spot's own patch, then of the sub-patches row by row."""
@@ -283,8 +259,7 @@ class TRIPLEX(SpotModel):
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)`` for the spots of one or more windows; slides do not affect each other."""
-        y: Tensor = self.head(self._embeddings(batch)[0])
-        return y
+        return self.head(self._embeddings(batch)[0])
 
     def loss(self, batch: SpotBatch) -> Tensor:
         """MSE of the fused prediction to the targets, and of each branch to the targets and the fused prediction."""

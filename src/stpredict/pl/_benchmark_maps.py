@@ -9,11 +9,10 @@ import numpy as np
 from .. import _keys as keys
 from .._checks import config as check_config
 from . import _errors as check
-from ._components import component_colors
 from ._pca import components_legend
 from ._slide_axes import BELOW, Window, bare, draw_spots, scale_bar
 from ._style import WIDTH_IN, look, number, panels
-from .comparison import gene_pearson, joint_components, ranked_summary, section
+from .comparison import component_colors, gene_pearson, joint_components, ranked_summary, section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,7 +88,7 @@ def benchmark_maps(
     with look():
         axes, window = _axes(ax, found, extra_in=0.6)
         drawn = [
-            draw_spots(panel, found.xy, found.pitch * spot_size, values=part, cmap=cmap, limits=end)
+            draw_spots(panel, found.xy, found.pitch * spot_size, part, cmap=cmap, limits=end)
             for panel, part, end in zip(axes, values.values(), ends, strict=True)
         ]
         _titles(axes, values)
@@ -148,7 +147,7 @@ def benchmark_pca(
     with look():
         axes, window = _axes(ax, found)
         for panel, (name, scores) in zip(axes, parts.items(), strict=True):
-            draw_spots(panel, found.xy, found.pitch * spot_size, colors=component_colors(scores, share))
+            draw_spots(panel, found.xy, found.pitch * spot_size, component_colors(scores, share))
             panel.set_title(name, loc="left")
         _legend(axes[0], found, window)
         components_legend(axes[-1], share)

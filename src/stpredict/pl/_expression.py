@@ -10,18 +10,9 @@ from .. import _keys as keys_of
 from .._checks import config as check_config
 from .._slides.slides import Selection
 from . import _errors as check
-from ._slide_axes import (
-    PANEL_IN,
-    TEXT_IN,
-    draw_raster,
-    draw_spots,
-    draw_tissue,
-    full_raster,
-    scale_bar,
-    spots_window,
-)
+from ._slide_axes import draw_slide, slide_panels
 from ._sources import source_pearson, sources
-from ._style import look, number, panels
+from ._style import look, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides.slides import Slide
     from ._sources import Source
 
     Limits = tuple[float, float]
@@ -120,17 +110,13 @@ def expression(
     values = [_values(source, gene) for source in found]
     groups = _groups(found, limits)
     ends = {group: _limits([values[i] for i in group], limits) for group in groups}
-    window = spots_window(found[0].slide)
     with look():
-        size, bars = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN), BAR_IN * len(groups)
-        axes = panels(ax, len(found), panel_in=size, extra_in=bars, n_columns=3, layout="compressed")
-        draw_tissue(axes, found[0].slide, window, image_alpha=image_alpha)
+        axes = slide_panels(ax, len(found), found[0].slide, image_alpha, BAR_IN * len(groups))
         for group in groups:
             for i in group:
-                drawn = _draw(axes[i], found[i].slide, values[i], spot_size, cmap, ends[group])
+                drawn = draw_slide(axes[i], found[i].slide, values[i], spot_size, cmap=cmap, limits=ends[group])
             _color_bar(drawn, [axes[i] for i in group], [values[i] for i in group], found[group[0]].units)
         _titles(axes, found, gene)
-        scale_bar(axes[0], window)
     return axes
 
 
@@ -141,16 +127,6 @@ def _values(source: Source, gene: str) -> NDArray[np.float32]:
     values = source.values([gene])[:, 0]
     check.some_value(values, f"gene {gene!r}", source.key)
     return values
-
-
-def _draw(
-    ax: Axes, slide: Slide, values: NDArray[np.float32], spot_size: float, cmap: str, limits: Limits
-) -> ScalarMappable:
-    """Circles, or an image of them."""
-    raster = full_raster(slide, spot_size)
-    if raster is None:
-        return draw_spots(ax, slide.xy_um, slide.diameter_um * spot_size, values=values, cmap=cmap, limits=limits)
-    return draw_raster(ax, raster, values, cmap=cmap, limits=limits)
 
 
 def _groups(found: Sequence[Source], limits: object) -> list[tuple[int, ...]]:

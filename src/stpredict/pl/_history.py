@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from . import _errors as check
 from ._style import NEUTRAL, category, look, panels, tidy
 
@@ -57,49 +55,34 @@ def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | N
     'validation Pearson r'
     """
     table: Any = getattr(history, "history", history)
-    check.is_table(table, "history", CALL)
-    check.has_columns(table, ["epoch", "train_loss"], "history", CALL)
-    members = _members(table)
+    check.require_table(table, ["epoch", "train_loss"], "history", CALL)
+    members = list(table.groupby("member")) if "member" in table.columns else [(0, table)]
     validated = _has_values(table, SCORE)
     with look():
         axes = panels(ax, 1 + validated, panel_in=(2.9, 2.2))
-        for i, (_, rows) in enumerate(members):
-            best = _best(rows) if validated else None
-            _loss(axes[0], rows, category(i), best)
-            if validated:
-                axes[1].plot(rows["epoch"], rows[SCORE], color=category(i))
-                _mark(axes[1], rows, SCORE, category(i), best)
+        for i, (_, part) in enumerate(members):
+            rows, color = part.sort_values("epoch"), category(i)
+            best = rows[rows[SCORE] == rows[SCORE].max()].head(1) if validated else rows.head(0)  # the first of equals
+            axes[0].plot(rows["epoch"], rows["train_loss"], color=color)
+            curves: list[Any] = [(axes[1], SCORE, "-")] if validated else []
+            if _has_values(rows, "val_loss"):
+                curves.append((axes[0], "val_loss", DASHES))
+            for panel, column, style in curves:
+                panel.plot(rows["epoch"], rows[column], color=color, linestyle=style)
+                if len(best):
+                    ring: dict[str, Any] = {
+                        "markersize": 6,
+                        "markerfacecolor": "none",
+                        "markeredgecolor": color,
+                        "gid": "best",
+                    }
+                    panel.plot(best["epoch"], best[column], "o", **ring)
         _finish(axes, [str(name) for name, _ in members], has_val_loss=_has_values(table, "val_loss"))
     return axes
 
 
-def _members(table: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
-    if "member" not in table.columns:
-        return [(0, table.sort_values("epoch"))]
-    return [(name, rows.sort_values("epoch")) for name, rows in table.groupby("member")]
-
-
 def _has_values(table: pd.DataFrame, column: str) -> bool:
     return column in table.columns and bool(table[column].notna().any())
-
-
-def _best(rows: pd.DataFrame) -> int | None:
-    """Position of the epoch with the highest validation score; the first one if several are equal."""
-    scores = rows[SCORE].to_numpy(dtype=np.float64)
-    return int(np.nanargmax(scores)) if np.isfinite(scores).any() else None
-
-
-def _loss(ax: Axes, rows: pd.DataFrame, color: str, best: int | None) -> None:
-    ax.plot(rows["epoch"], rows["train_loss"], color=color)
-    if _has_values(rows, "val_loss"):
-        ax.plot(rows["epoch"], rows["val_loss"], color=color, linestyle=DASHES)
-        _mark(ax, rows, "val_loss", color, best)
-
-
-def _mark(ax: Axes, rows: pd.DataFrame, column: str, color: str, best: int | None) -> None:
-    if best is not None:
-        x, y = rows["epoch"].iloc[best], rows[column].iloc[best]
-        ax.plot([x], [y], "o", markersize=6, markerfacecolor="none", markeredgecolor=color, gid="best")
 
 
 def _finish(axes: NDArray[Any], members: list[str], *, has_val_loss: bool) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from .. import _keys as keys
+from .._checks import slides as check_slides
+from .._checks.slides import quote
 from .._geometry import PatchSpec
 from .._pixels import PatchReader
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
-from . import _errors as check
 from ._slide_axes import Window, draw_spots, draw_tissue, length_label, scale_bar
 from ._style import category, look, panels
 
@@ -86,7 +87,11 @@ def patches(
         axes = panels(ax, 1 + len(pixels), panel_in=(1.8, 2.05), n_columns=6, layout="compressed")
         _overview(axes[0], slide, i, spec)
         for s, (fov, pixel) in enumerate(zip(spec.fov_um, pixels, strict=True)):
-            _patch(axes[s + 1], pixel, category(s), fov)
+            panel = axes[s + 1]
+            panel.imshow(np.moveaxis(pixel, 0, -1), interpolation="antialiased")
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set(visible=True, color=category(s), linewidth=1.8)
+            panel.set_title(length_label(fov), loc="left")
     return axes
 
 
@@ -122,12 +127,20 @@ def _find(sdata: SpatialData, spot: int | str, region: str | None, selection: Se
         regions = [*sdata.shapes, *sdata.labels]
     else:
         regions = check_elements.annotated_regions(sdata.tables[table], table)
-    check.known_region(region, regions)
-    searched = regions if region is None else [region]
+    searched = regions if region is None else [check_slides.one_name("region", region, regions, "region")]
     slides = [resolve(sdata, replace(selection, shapes_key=key), needs_table=False)[0] for key in searched]
     found = _positions(slides, "obs_names", spot) or _positions(slides, "instances", spot)
-    names = [name for slide in slides for name in slide.obs_names]
-    check.spot_found(spot, [slide.shapes_key for slide, _ in found], names, searched)
+    if not found:
+        names = quote([name for slide in slides for name in slide.obs_names])
+        msg = (
+            f"No spot {spot!r} in region {quote(searched)} (spots: {names}). Give a name from `obs_names` of the "
+            "table, or an index of the spots element."
+        )
+        raise ValueError(msg)
+    if len(found) > 1:
+        matches = quote([slide.shapes_key for slide, _ in found])
+        msg = f"Spot {spot!r} is in several regions: {matches}. Give `region`, or a name from `obs_names`."
+        raise ValueError(msg)
     return found[0]
 
 
@@ -148,10 +161,3 @@ def _overview(ax: Axes, slide: Slide, i: int, patch: PatchSpec) -> None:
         ax.add_patch(Rectangle((x, y), fov, fov, fill=False, edgecolor=category(s), linewidth=1.8))
     ax.set_title(str(slide.obs_names[i]), loc="left")
     scale_bar(ax, window)
-
-
-def _patch(ax: Axes, pixels: NDArray[np.uint8], color: str, fov_um: float) -> None:
-    ax.imshow(np.moveaxis(pixels, 0, -1), interpolation="antialiased")
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set(visible=True, color=color, linewidth=1.8)
-    ax.set_title(length_label(fov_um), loc="left")

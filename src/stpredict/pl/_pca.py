@@ -8,22 +8,13 @@ import numpy as np
 
 from .. import _keys as keys_of
 from .._checks import config as check_config
+from .._checks.slides import quote
 from .._slides.slides import Selection
 from . import _errors as check
-from ._components import component_colors, components
-from ._slide_axes import (
-    BELOW,
-    PANEL_IN,
-    TEXT_IN,
-    draw_raster,
-    draw_spots,
-    draw_tissue,
-    full_raster,
-    scale_bar,
-    spots_window,
-)
+from ._slide_axes import BELOW, draw_slide, slide_panels
 from ._sources import sources
-from ._style import look, panels
+from ._style import look
+from .comparison import component_colors, components
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +27,7 @@ if TYPE_CHECKING:
 
 CHANNELS = ("#D62728", "#2CA02C", "#3C7FD0")
 """Red, green and blue for text, readable on black and on white."""
+INSTEAD = "stp.pl.expression(sdata, gene)"
 
 
 def pca(
@@ -109,20 +101,11 @@ def pca(
     standard = _standardize(found)
     learnt = next((i for i, source in enumerate(found) if not source.is_counts), 0)
     loadings, share = components(standard[learnt])
-    window = spots_window(found[0].slide)
     with look():
-        size = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN)
-        axes = panels(ax, len(found), panel_in=size, n_columns=3, layout="compressed")
-        draw_tissue(axes, found[0].slide, window, image_alpha=image_alpha)
+        axes = slide_panels(ax, len(found), found[0].slide, image_alpha, 0.0)
         for panel, source, values in zip(axes, found, standard, strict=True):
-            colors = component_colors(values @ loadings.T, share)
-            raster = full_raster(source.slide, spot_size)
-            if raster is None:
-                draw_spots(panel, source.slide.xy_um, source.slide.diameter_um * spot_size, colors=colors)
-            else:
-                draw_raster(panel, raster, colors)
+            draw_slide(panel, source.slide, component_colors(values @ loadings.T, share), spot_size)
             panel.set_title(source.key, loc="left")
-        scale_bar(axes[0], window)
         axes[-1].set_title("PC1–3 as RGB", loc="right")
         components_legend(axes[-1], share, line=int(len(axes) == 1))
     return axes
@@ -130,15 +113,15 @@ def pca(
 
 def _standardize(found: Sequence[Source]) -> list[NDArray[np.float64]]:
     """Standardised values of the genes that all sources have and that vary in all of them."""
-    names = [source.key for source in found]
+    names = quote([source.key for source in found])
     genes = [gene for gene in found[0].panel if all(gene in source.panel for source in found)]
-    check.enough_for_components(len(found[0].slide.xy_px), len(genes), names)
+    check.enough_for_components(len(found[0].slide.xy_px), len(genes), names, INSTEAD)
     values = [source.values(genes).astype(np.float64) for source in found]
     for source, part in zip(found, values, strict=True):
         check.some_value(part, "the shared genes", source.key)
     spread = [np.nanstd(part, axis=0) for part in values]
     varies = np.all([part > 1e-6 for part in spread], axis=0)
-    check.enough_for_components(len(values[0]), int(varies.sum()), names)
+    check.enough_for_components(len(values[0]), int(varies.sum()), names, INSTEAD)
     return [
         (part[:, varies] - np.nanmean(part[:, varies], axis=0)) / scale[varies]
         for part, scale in zip(values, spread, strict=True)

@@ -64,8 +64,7 @@ def scores(
     >>> [tick.get_text() for tick in axes[0].get_yticklabels()]
     ['ridge on colour', 'M2OST', 'noise ceiling']
     """
-    check.is_table(scores, "scores", CALL)
-    check.has_columns(scores, ["pearson"], "scores", CALL)
+    check.require_table(scores, ["pearson"], "scores", CALL)
     check_config.in_range("n_labels", n_labels, 0, 1000)
     columns = {name: scores[name].to_numpy(dtype=np.float64) for name, _ in ROWS if name in scores.columns}
     check.some_score(columns["pearson"], "pearson")
@@ -76,7 +75,10 @@ def scores(
         for panel in axes:
             tidy(panel)
         _distributions(axes[0], drawn, label)
-        _count_missing(axes[0], columns["pearson"])
+        n_missing = int((~np.isfinite(columns["pearson"])).sum())
+        if n_missing:
+            text = f"{n_missing} of {len(scores)} genes have no score"
+            axes[0].text(1, ABOVE, text, transform=axes[0].transAxes, ha="right", fontsize=7)
         if both:
             _against_ceiling(axes[1], drawn, scores.index.astype(str).tolist(), label, n_labels)
     return axes
@@ -122,14 +124,6 @@ def _density(ax: Axes, values: NDArray[np.float64], y: float, color: str) -> Non
     ax.fill_between(at, y, y + 0.32 * height / height.max(), color=color, alpha=0.4, linewidth=0)
 
 
-def _count_missing(ax: Axes, values: NDArray[np.float64]) -> None:
-    """The number of genes without a score, as text above the plot."""
-    n = int((~np.isfinite(values)).sum())
-    if n:
-        text = f"{n} of {len(values)} genes have no score"
-        ax.text(1, ABOVE, text, transform=ax.transAxes, ha="right", fontsize=7)
-
-
 def _against_ceiling(
     ax: Axes, drawn: dict[str, NDArray[np.float64]], genes: list[str], label: str, n_labels: int
 ) -> None:
@@ -138,7 +132,8 @@ def _against_ceiling(
     low, high = min(0.0, float(y[complete].min())), max(float(x[complete].max()), float(y[complete].max()))
     margin = 0.05 * (high - low)
     ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=0.8)
-    _diagonal_text(ax, 0.5 * high, "ceiling")
+    diagonal: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
+    ax.text(0.5 * high, 0.5 * high, "ceiling", color=NEUTRAL, fontsize=7, ha="center", va="bottom", **diagonal)
     ax.axhline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
     ax.scatter(x[complete], y[complete], s=9, color=BLUE, alpha=0.75, linewidths=0)
     ax.set(
@@ -153,22 +148,6 @@ def _against_ceiling(
     for i in _labels_without_overlap(share, [genes[at] for at in best[:n_tried]])[:n_labels]:
         at = best[i]
         ax.annotate(genes[at], (x[at], y[at]), xytext=(-3, 2), textcoords="offset points", ha="right", fontsize=7)
-
-
-def _diagonal_text(ax: Axes, at: float, text: str) -> None:
-    """Text on the diagonal."""
-    ax.text(
-        at,
-        at,
-        text,
-        color=NEUTRAL,
-        fontsize=7,
-        ha="center",
-        va="bottom",
-        rotation=45,
-        rotation_mode="anchor",
-        transform_rotates_text=True,
-    )
 
 
 def _labels_without_overlap(xy: NDArray[np.float64], names: list[str]) -> list[int]:

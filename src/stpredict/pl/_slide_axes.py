@@ -15,6 +15,7 @@ from .._geometry import PatchSpec, spot_pitch
 from .._pixels import PatchReader
 from .._slides.slides import Level
 from ..pp.raster import fit_raster
+from ._style import panels
 from .comparison import LUMA
 
 if TYPE_CHECKING:
@@ -69,11 +70,6 @@ class Window:
         return self.height / self.width
 
 
-def spots_window(slide: Slide) -> Window:
-    """The part of a slide that has spots, with a margin of one spot diameter."""
-    return Window.around(slide.xy_um, 1.5 * slide.diameter_um)
-
-
 def draw_tissue(axes: Iterable[Axes], slide: Slide, window: Window, *, image_alpha: float = 1.0) -> None:
     """Draw the H&E image of a window, read once for all axes; an ``image_alpha`` of 0 reads nothing and draws white."""
     side = max(window.width, window.height)
@@ -92,19 +88,45 @@ def bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
+def slide_panels(ax: Axes | Sequence[Axes] | None, n: int, slide: Slide, alpha: float, bars_in: float) -> NDArray[Any]:
+    """Axes that show the tissue under the spots, with a scale bar on the first, and room for colour bars."""
+    window = Window.around(slide.xy_um, 1.5 * slide.diameter_um)
+    size = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN)
+    axes = panels(ax, n, panel_in=size, extra_in=bars_in, n_columns=3, layout="compressed")
+    draw_tissue(axes, slide, window, image_alpha=alpha)
+    scale_bar(axes[0], window)
+    return axes
+
+
+def draw_slide(
+    ax: Axes,
+    slide: Slide,
+    shown: NDArray[Any],
+    spot_size: float,
+    *,
+    cmap: str = "viridis",
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> EllipseCollection | AxesImage:
+    """Draw the spots of a slide, as an image if they are on a lattice and many or touching, else as circles."""
+    full = spot_size == 1 and (len(slide.xy_um) > MANY_SPOTS or slide.diameter_um > TOUCHING * spot_pitch(slide.xy_um))
+    raster = fit_raster(slide.xy_um) if full else None
+    if raster is not None:
+        return draw_raster(ax, raster, shown, cmap=cmap, limits=limits)
+    return draw_spots(ax, slide.xy_um, slide.diameter_um * spot_size, shown, cmap=cmap, limits=limits)
+
+
 def draw_spots(
     ax: Axes,
     xy_um: NDArray[np.float64],
     diameter_um: float,
+    shown: NDArray[Any] | str = "none",
     *,
-    values: NDArray[Any] | None = None,
-    colors: NDArray[Any] | str = "none",
     edge: str = "none",
     cmap: str = "viridis",
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> EllipseCollection:
-    """Draw spots as circles of a diameter on the tissue, coloured by ``values`` (NaN is grey) or with ``colors``."""
-    size = np.full(len(xy_um), diameter_um)
+    """Draw spots as circles of a diameter, in one colour, colours ``(n, 3)`` or by numbers ``(n,)``; NaN is grey."""
+    size, by_number = np.full(len(xy_um), diameter_um), np.ndim(shown) == 1
     spots = EllipseCollection(
         size,
         size,
@@ -112,23 +134,15 @@ def draw_spots(
         units="xy",
         offsets=xy_um,
         offset_transform=ax.transData,
-        facecolors=colors if values is None else None,
+        facecolors=None if by_number else shown,
         edgecolors=edge,
         linewidths=0.0 if edge == "none" else 0.8,
         rasterized=len(xy_um) > MANY_SPOTS,
     )
-    if values is not None:
-        spots.set(array=np.ma.masked_invalid(values), cmap=colormaps[cmap].with_extremes(bad=MISSING), clim=limits)
+    if by_number:
+        spots.set(array=np.ma.masked_invalid(shown), cmap=colormaps[cmap].with_extremes(bad=MISSING), clim=limits)
     ax.add_collection(spots, autolim=False)
     return spots
-
-
-def full_raster(slide: Slide, spot_size: float) -> Raster | None:
-    """The lattice of spots to draw as an image: many, or touching each other, at their true size; otherwise None."""
-    if spot_size != 1:
-        return None
-    full = len(slide.xy_um) > MANY_SPOTS or slide.diameter_um > TOUCHING * spot_pitch(slide.xy_um)
-    return fit_raster(slide.xy_um) if full else None
 
 
 def draw_raster(

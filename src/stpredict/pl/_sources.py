@@ -13,13 +13,14 @@ from spatialdata.models import get_table_keys
 
 from .. import _keys as keys
 from .._checks import expression as check_expression
+from .._checks import slides as check_slides
+from .._checks.slides import quote
 from .._slides import checks as check_elements
 from .._slides.slides import resolve, slide_images
 from ..metrics import pearson
 from ..pp import TargetSpec
 from ..pp.columns import read_columns
 from ..pp.normalization import CountsRecord, slide_library
-from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,11 +67,15 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     """Read the values of one slide for each key; all keys are of the same region."""
     check_elements.is_spatialdata(sdata)
     asked = [names] if isinstance(names, str) else list(names)
-    check.some_key(asked)
+    if not asked:
+        msg = "`keys` is empty. Name at least one table or layer, such as `keys=['observed', 'predicted']`."
+        raise ValueError(msg)
     counts_table = _counts_table(sdata, asked, selection.table_name)
     places = {key: _place(sdata, key, counts_table, selection.layer) for key in asked}
     regions = {key: check_elements.annotated_regions(sdata.tables[table], table) for key, (table, _) in places.items()}
-    region = check.one_region(regions, selection.shapes_key)
+    shared = [name for name in regions[asked[0]] if all(name in found for found in regions.values())]
+    given = selection.shapes_key if isinstance(selection.shapes_key, str) else None
+    region = check_slides.one_name(f"region of {quote(asked)}", given, shared, "region")
     measured = {key for key, place in places.items() if place == (counts_table, selection.layer)}
     meant = {
         key: replace(selection, table_name=table, layer=layer, shapes_key=region)
@@ -113,7 +118,13 @@ def _place(sdata: SpatialData, key: str, counts_table: str | None, layer: str | 
     if key in sdata.tables:
         return key, None
     layers = [] if counts_table is None else list(sdata.tables[counts_table].layers)
-    check.known_key(key, list(sdata.tables), layers)
+    if key not in layers:
+        hint = "Give others as `keys`, or `table_name` if the counts are in another table"
+        if key == keys.PREDICTED:
+            hint = "Create it with `stp.tl.predict(sdata, predictor)`, or draw only the others: `keys=['observed']`"
+        tables = quote(list(sdata.tables))
+        msg = f"No table or layer {key!r} (tables: {tables}; layers of counts: {quote(layers)}). {hint}."
+        raise ValueError(msg)
     return str(counts_table), key
 
 

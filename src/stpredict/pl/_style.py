@@ -12,25 +12,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
-from . import _errors as check
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#F0E442",
-)
+CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """The palette of Okabe and Ito: shown apart by every kind of colour vision, on black and on white."""
-CATEGORIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
+BLUE, ORANGE = CATEGORIES[:2]
 NEUTRAL = "0.55"
 """Grey that is visible on black and on white."""
 DASHES: Any = (0, (4, 3))
@@ -80,7 +70,9 @@ def panels(
     """The ``n`` axes to draw on: those given, or those of a new figure that is not wider than a page."""
     if ax is not None:
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-        check.n_axes(len(given), n)
+        if len(given) != n:
+            msg = f"`ax` holds {len(given)} axes for {n} panels. Give {n}, or leave `ax` out for a new figure."
+            raise ValueError(msg)
         return given
     rows = -(-n // n_columns)
     columns = -(-n // rows)  # rows as even as can be

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys as keys
+from .._checks import slides as check_slides
 from ..metrics import pearson
 from . import _errors as check
-from ._components import components
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +30,12 @@ LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the brightness of a colour."""
 MIN_STD = 1e-6
 """Standard deviation below which a gene is constant."""
+
+
+COMPONENT_QUANTILES = (0.02, 0.98)
+"""Quantiles of a component that map to no and full colour."""
+MIN_SHARE = 0.005
+"""Share of variance below which a component is not shown, because it rounds to 0 %."""
 
 
 class BenchmarkLike(Protocol):
@@ -94,17 +100,21 @@ class Section:
 
 def ranked_summary(benchmark: BenchmarkLike) -> pd.DataFrame:
     """The summary, the best model first."""
-    check.is_benchmark(benchmark)
-    check.some_model(len(benchmark.runs))
-    summary = benchmark.summary()
-    check.some_model(int(summary["gene_pearson"].notna().sum()))
+    needed = ("failed", "folder", "note", "runs", "scores", "summary", "table")
+    if not all(hasattr(benchmark, name) for name in needed):
+        msg = f"`benchmark` is {type(benchmark).__name__}; expected what `stp.tl.benchmark` gives."
+        raise TypeError(msg)
+    summary = benchmark.summary() if len(benchmark.runs) else None
+    if summary is None or summary["gene_pearson"].isna().all():
+        msg = "No model of this benchmark has a score yet: there is nothing to show. Run `stp.tl.benchmark` on."
+        raise ValueError(msg)
     return summary.sort_values("gene_pearson", ascending=False, kind="stable", na_position="last")
 
 
 def mean_gene_scores(benchmark: BenchmarkLike, metric: str, models: Sequence[str]) -> pd.DataFrame:
     """Scores of genes ``(n_genes, n_models)``, averaged over folds, seeds and sections; NaN if there is none."""
     scores = benchmark.scores
-    check.known_metric(metric, sorted(scores["metric"].astype(str).unique()))
+    check_slides.one_name("score", metric, sorted(scores["metric"].astype(str).unique()), "metric")
     of_metric = scores[scores["metric"].astype(str) == metric].astype({"model": str, "gene": str})
     means = of_metric.groupby(["gene", "model"])["value"].mean().unstack("model")
     return means.reindex(columns=list(models))
@@ -128,8 +138,12 @@ def section(benchmark: BenchmarkLike, models: Sequence[str], slide: str | None =
     tables = {model: benchmark.table(model) for model in models}
     held = {(str(name), spot) for table in tables.values() for spot, name in table.obs[keys.SLIDE].items()}
     n_spots = Counter(name for name, _ in held)
-    check.known_section(slide, sorted(n_spots))
-    name = max(sorted(n_spots), key=n_spots.__getitem__) if slide is None else slide
+    names = sorted(n_spots)
+    if not names:
+        msg = "This benchmark holds no held-out predictions: its folder was moved or emptied. Run `stp.tl.benchmark`."
+        raise ValueError(msg)
+    largest = max(names, key=n_spots.__getitem__)
+    name = check_slides.one_name("held-out section", largest if slide is None else slide, names, "slide")
     parts = {model: table[(table.obs[keys.SLIDE] == name).to_numpy()] for model, table in tables.items()}
     return _align_tables(name, {model: part for model, part in parts.items() if part.n_obs})
 
@@ -148,7 +162,8 @@ def _align_tables(name: str, tables: Mapping[str, AnnData]) -> Section:
         observed[at] = np.where(np.isfinite(measured), measured, observed[at])
         predicted[model] = np.full(observed.shape, np.nan)
         predicted[model][at] = table.X
-    um_per_px = next((found for table in tables.values() if (found := _um_per_px(table, name))), None)
+    noted = (table.uns.get(keys.UM_PER_PX, {}).get(name) for table in tables.values())
+    um_per_px = next((float(found) for found in noted if found), None)
     return Section(
         name=name,
         xy=xy * (um_per_px or 1.0),
@@ -157,12 +172,6 @@ def _align_tables(name: str, tables: Mapping[str, AnnData]) -> Section:
         observed=observed,
         predicted=predicted,
     )
-
-
-def _um_per_px(table: AnnData, slide: str) -> float | None:
-    """Resolution of a section, if it is recorded."""
-    noted = table.uns.get(keys.UM_PER_PX, {})
-    return float(noted[slide]) if slide in noted else None
 
 
 def gene_pearson(observed: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
@@ -175,9 +184,9 @@ def gene_pearson(observed: NDArray[np.float64], predicted: NDArray[np.float64]) 
 
 def shared_genes(found: Section) -> NDArray[np.intp]:
     """Columns of the genes that were measured, that vary, and that every model predicts."""
-    usable = np.flatnonzero(
-        np.all([_complete_genes(part) for part in (found.observed, *found.predicted.values())], axis=0)
-    )
+    finite = [np.isfinite(part) for part in (found.observed, *found.predicted.values())]
+    complete = [part[part.any(axis=1)].all(axis=0) for part in finite]  # a value at every spot that has any
+    usable = np.flatnonzero(np.all(complete, axis=0))
     varies: NDArray[np.intp] = usable[np.nanstd(found.observed[:, usable], axis=0) > MIN_STD]
     return varies
 
@@ -185,18 +194,30 @@ def shared_genes(found: Section) -> NDArray[np.intp]:
 def joint_components(found: Section) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
     """Scores ``(n_spots, 3)`` of measurement and models on joint components, and their shares of variance ``(3,)``."""
     genes = shared_genes(found)
-    check.enough_to_color(len(found.xy), len(genes))
+    check.enough_for_components(len(found.xy), len(genes), "the predictions", "stp.pl.benchmark_maps")
     parts = {keys.OBSERVED: found.observed, **found.predicted}
     standard = {name: _standardize_genes(part[:, genes]) for name, part in parts.items()}
     loadings, share = components(np.concatenate(list(standard.values())))
     return {name: part @ loadings.T for name, part in standard.items()}, share
 
 
-def _complete_genes(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether a gene has a value at every spot that has any value."""
-    finite = np.isfinite(values)
-    complete: NDArray[np.bool_] = finite[finite.any(axis=1)].all(axis=0)
-    return complete
+def components(standard: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Loadings ``(3, n_genes)`` and shares of variance of the first three principal components of centred values."""
+    complete = standard[np.isfinite(standard).all(axis=1)]
+    _, spread, rows = np.linalg.svd(complete, full_matrices=False)
+    loadings = rows[:3]
+    largest = np.take_along_axis(loadings, np.abs(loadings).argmax(axis=1)[:, None], axis=1)
+    return loadings * np.sign(largest), spread[:3] ** 2 / (spread**2).sum()
+
+
+def component_colors(scores: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Colours ``(n, 3)`` from 0 to 1 of three component scores; grey for missing spots."""
+    low, high = np.nanquantile(scores, COMPONENT_QUANTILES, axis=0)
+    shown = (high > low) & (share >= MIN_SHARE)
+    scaled = np.where(shown, np.clip((scores - low) / np.where(shown, high - low, 1.0), 0, 1), 0.5)
+    missing = ~np.isfinite(scores).all(axis=1, keepdims=True)
+    colors: NDArray[np.float64] = np.where(missing, 0.75, scaled)
+    return colors
 
 
 def _standardize_genes(values: NDArray[np.float64]) -> NDArray[np.float64]:

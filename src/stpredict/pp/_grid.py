@@ -14,7 +14,6 @@ from .._checks import config as check_config
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
 from .._slides.slides import pyramid
-from . import _errors as check
 from . import elements
 from ._tissue_fraction import tissue_fraction
 from .lattice import OUTLINES, SpotLattice, spot_geometry
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .lattice import Layout, Outline, WithProvenance
+    from .lattice import Layout, Outline, SpotGeometry, WithProvenance
 
 MAX_PLACES = 50_000_000
 """Largest number of places of a lattice that are computed."""
@@ -110,17 +109,22 @@ def spot_grid(
     geometry = spot_geometry(like, diameter_um, pitch_um, layout)
     check_elements.may_write(sdata, key_added, elements.read_attrs(sdata, keys.GRID), "stp.pp.spot_grid")
     image_key = elements.find_image(sdata, image_key, coordinate_system)
-    check.length("um_per_px", um_per_px)
+    check_config.length("um_per_px", um_per_px)
     resolution = image_resolution(sdata, image_key, um_per_px)
-    height, width = pyramid(sdata.images[image_key])[0].pixels.shape[-2:]
-    lattice = SpotLattice(geometry=geometry, um_per_px=resolution, width_px=width, height_px=height)
+    lattice = lattice_on_image(sdata, geometry, image_key, resolution)
     tissue = elements.tissue_in_pixels(sdata, tissue_key, image_key, coordinate_system)
-    box = np.array([0.0, 0.0, width, height])
+    box = np.array([0.0, 0.0, lattice.width_px, lattice.height_px])
     if tissue is not None and min_tissue:
         reach = OUTLINES[geometry.outline] * lattice.diameter_px
         empty = shapely.is_empty(tissue)
         box = np.zeros(4) if empty else np.asarray(shapely.bounds(tissue)) + reach * np.array([-1, -1, 1, 1])
-    check.lattice_size(lattice.n_places(box), MAX_PLACES, geometry.pitch_um)
+    if (n_places := lattice.n_places(box)) > MAX_PLACES:
+        msg = (
+            f"The lattice has {n_places:,} places at a pitch of {geometry.pitch_um:g} µm; at most {MAX_PLACES:,} are "
+            "laid. Give a larger `pitch_um`, tissue of less extent (`stp.pp.tissue`, `tissue_key`), or see whether the "
+            "resolution is right (`stp.pp.resolution`)."
+        )
+        raise ValueError(msg)
     ids, centres = [np.empty(0, np.int64)], [np.empty((0, 2))]
     for strip in lattice.strips(box):
         some, xy = lattice.within(strip)
@@ -130,10 +134,22 @@ def spot_grid(
         ids.append(some)
         centres.append(xy)
     shapes = spot_shapes(np.concatenate(ids), np.concatenate(centres), lattice.diameter_px, geometry.outline)
-    check.grid_has_spots(len(shapes), image_key, None if tissue is None else tissue_key, min_tissue)
+    if not len(shapes):
+        on = "on it" if tissue is None else f"with {min_tissue:g} of its area on {tissue_key!r}"
+        msg = (
+            f"The grid is empty: image {image_key!r} has no spot {on}. Lower `min_tissue`, give a smaller "
+            "`pitch_um`, or check the resolution with `stp.pp.resolution`."
+        )
+        raise ValueError(msg)
     elements.write_shapes(sdata, key_added, shapes, image_key)
     record = {**asdict(geometry), "n_rows": lattice.n_rows, "n_columns": lattice.n_columns}
     elements.write_attrs(sdata, keys.GRID, key_added, {**record, "image_key": image_key, "um_per_px": resolution})
+
+
+def lattice_on_image(sdata: SpatialData, geometry: SpotGeometry, image_key: str, um_per_px: float) -> SpotLattice:
+    """Spots of a geometry over a whole image."""
+    height, width = pyramid(sdata.images[image_key])[0].pixels.shape[-2:]
+    return SpotLattice(geometry=geometry, um_per_px=um_per_px, width_px=width, height_px=height)
 
 
 def spot_shapes(ids: NDArray[np.int64], xy: NDArray[np.float64], diameter_px: float, outline: Outline) -> GeoDataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +14,24 @@ from scipy import sparse
 from spatialdata.models import TableModel
 
 from .. import _keys as keys
+from .._checks import config as check_config
 from .._checks import expression as check_expression
+from .._checks import slides as check_slides
+from .._checks.slides import quote
 from .._geometry import apply_affine
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
-from .._slides.slides import Selection, pyramid, resolve
-from . import _errors as check
+from .._slides.slides import Selection, resolve
 from . import elements
-from ._grid import spot_shapes
+from ._grid import lattice_on_image, spot_shapes
 from ._transcript_counts import TranscriptCounts
-from .lattice import LAYOUTS, SpotLattice, spot_geometry
+from .lattice import LAYOUTS, spot_geometry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .lattice import Layout, Outline, SpotGeometry, WithProvenance
+    from .lattice import Layout, Outline, SpotGeometry, SpotLattice, WithProvenance
 
 logger = logging.getLogger(__name__)
 
@@ -125,17 +128,21 @@ def spots_from_transcripts(
     [[1, 1], [1, 0]]
     """
     check_elements.is_spatialdata(sdata)
-    check.at_least_one("min_transcripts", min_transcripts)
-    controls = check.pattern(exclude)
-    points_key = check.one_points(list(sdata.points), points_key)
+    check_config.in_range("min_transcripts", min_transcripts, 1, np.inf)
+    try:
+        controls = None if exclude is None else re.compile(exclude)
+    except re.error as reason:
+        msg = f"`exclude` is {exclude!r}, no regular expression: {reason}. Give for instance '^(NegControl|BLANK)'."
+        raise ValueError(msg) from None
+    points_key = check_slides.one_name("points element", points_key, list(sdata.points), "points_key")
     points = sdata.points[points_key]
-    recorded_key = points.attrs.get("spatialdata_attrs", {}).get("feature_key")
-    gene_key = check.gene_column(feature_key or recorded_key, list(points.columns))
+    gene_key = feature_key or points.attrs.get("spatialdata_attrs", {}).get("feature_key")
+    gene_key = check_slides.one_name("gene column", gene_key, list(points.columns), "feature_key")
     geometry = _separate_spots(spot_geometry(like, diameter_um, pitch_um, layout, outline))
     _may_write(sdata, key_added)
     image_key = elements.find_image(sdata, image_key, coordinate_system)
-    check.length("um_per_px", um_per_px)
-    lattice = _lattice(sdata, geometry, image_key, image_resolution(sdata, image_key, um_per_px))
+    check_config.length("um_per_px", um_per_px)
+    lattice = lattice_on_image(sdata, geometry, image_key, image_resolution(sdata, image_key, um_per_px))
     to_px = elements.affine_to_image(sdata, points_key, image_key, coordinate_system, "points_key")
     counted = TranscriptCounts(gene_key=gene_key, controls=controls, min_qv=min_qv)
     for part in points.partitions:
@@ -144,7 +151,7 @@ def spots_from_transcripts(
     n = np.asarray(counts.sum(axis=1)).ravel()
     kept = n >= min_transcripts
     n_inside = int(n.sum())
-    check.spots_have_counts(int(kept.sum()), "transcripts", n_inside + counted.n_outside, n_inside, min_transcripts)
+    _require_spots(int(kept.sum()), "transcripts", n_inside + counted.n_outside, n_inside, min_transcripts)
     lost = {"controls": counted.n_controls, "low_quality": counted.n_low_quality, "outside": counted.n_outside,
             "in_sparse_spots": int(n[~kept].sum())}  # fmt: skip
     logger.info("%d transcripts; not counted: %s.", counted.n_all, lost)
@@ -225,7 +232,7 @@ def spots_from_cells(
     [4, 4, 4, 4]
     """
     check_elements.is_spatialdata(sdata)
-    check.at_least_one("min_cells", min_cells)
+    check_config.in_range("min_cells", min_cells, 1, np.inf)
     geometry = _separate_spots(spot_geometry(like, diameter_um, pitch_um, layout, outline))
     _may_write(sdata, key_added)
     selection = Selection(
@@ -233,19 +240,22 @@ def spots_from_cells(
         layer=layer, um_per_px=um_per_px,
     )  # fmt: skip
     slides = resolve(sdata, selection)
-    check.one_sample([slide.name for slide in slides])
+    if len(slides) > 1:
+        names = quote([slide.name for slide in slides])
+        msg = f"Cells of several samples were found: {names}. Give one as `shapes_key`, and call once for each."
+        raise ValueError(msg)
     cells = slides[0]
     counts = sparse.csr_matrix(cells.counts)
     check_expression.counts(counts, genes=cells.genes, spots=cells.obs_names.tolist())
     check_expression.unique_genes(list(cells.genes), repr(cells.table_name))
-    lattice = _lattice(sdata, geometry, cells.image_key, cells.um_per_px)
+    lattice = lattice_on_image(sdata, geometry, cells.image_key, cells.um_per_px)
     place = lattice.assign(cells.xy_px)
     inside = np.flatnonzero(place >= 0)
     ids, row = np.unique(place[inside], return_inverse=True)
     members = sparse.csr_matrix((np.ones(len(inside), np.int64), (row, inside)), shape=(len(ids), len(place)))
     n = np.asarray(members.sum(axis=1)).ravel()
     kept = n >= min_cells
-    check.spots_have_counts(int(kept.sum()), "cells", len(place), len(inside), min_cells)
+    _require_spots(int(kept.sum()), "cells", len(place), len(inside), min_cells)
     lost = {"outside": len(place) - len(inside), "in_sparse_spots": int(n[~kept].sum())}
     logger.info("%d cells; not counted: %s.", len(place), lost)
     record = {"table_name": cells.table_name, "shapes_key": cells.shapes_key, "image_key": cells.image_key,
@@ -255,16 +265,26 @@ def spots_from_cells(
     _write(sdata, key_added, lattice, ids[kept], table, record)
 
 
+def _require_spots(n_spots: int, what: str, n_kept: int, n_inside: int, minimum: int) -> None:
+    """Refuse to write no spot at all."""
+    if n_spots == 0:
+        msg = (
+            f"No spot has {minimum} {what}: {n_kept} {what} count, {n_inside} of them lie in a spot. Lower the "
+            "minimum, or check `coordinate_system` and the resolution (`stp.pp.resolution`)."
+        )
+        raise ValueError(msg)
+
+
 def _separate_spots(geometry: SpotGeometry) -> SpotGeometry:
     """The geometry, if its spots do not overlap: each transcript may count once only."""
-    rows = 1.0 if geometry.outline == "circle" else LAYOUTS[geometry.layout][0]
-    check.not_overlapping(geometry.diameter_um, geometry.pitch_um * rows, geometry.outline)
+    step_um = geometry.pitch_um * (1.0 if geometry.outline == "circle" else LAYOUTS[geometry.layout][0])
+    if geometry.diameter_um > step_um * (1 + 1e-9):
+        msg = (
+            f"Spots overlap: a {geometry.outline} of {geometry.diameter_um:g} µm is wider than the {step_um:.4g} µm to "
+            "the next, so what lies in two would count twice. Give a larger `pitch_um`, or a smaller `diameter_um`."
+        )
+        raise ValueError(msg)
     return geometry
-
-
-def _lattice(sdata: SpatialData, geometry: SpotGeometry, image_key: str, um_per_px: float) -> SpotLattice:
-    height, width = pyramid(sdata.images[image_key])[0].pixels.shape[-2:]
-    return SpotLattice(geometry=geometry, um_per_px=um_per_px, width_px=width, height_px=height)
 
 
 def _table_name(key_added: str) -> str:
@@ -274,7 +294,13 @@ def _table_name(key_added: str) -> str:
 def _may_write(sdata: SpatialData, key_added: str) -> None:
     ours = elements.read_attrs(sdata, keys.PSEUDO_SPOTS)
     check_elements.may_write(sdata, key_added, ours, "stp.pp.spots_from_transcripts")
-    check.free_table(sdata, _table_name(key_added), [_table_name(name) for name in ours])
+    table_name, existing = _table_name(key_added), {name for _, name, _ in sdata.gen_elements()}
+    if table_name in existing and table_name not in map(_table_name, ours):
+        msg = (
+            f"The object already has an element {table_name!r}, which is to hold the counts, and is not overwritten. "
+            "Give another name as `key_added`."
+        )
+        raise ValueError(msg)
 
 
 def _table(counts: sparse.csr_matrix, genes: list[str], name: str, n: NDArray[Any]) -> AnnData:

@@ -21,7 +21,7 @@ from .._resolution import (
 )
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve, slide_images
-from . import _errors as check
+from . import elements
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -83,8 +83,7 @@ def resolution(
     """
     check_elements.is_spatialdata(sdata)
     for name, value in {"um_per_px": um_per_px, "pitch_um": pitch_um, "diameter_um": diameter_um}.items():
-        if value is not None:
-            check_config.positive(name, value)
+        check_config.length(name, value)
     if image_key is not None:
         check_elements.has_image(list(sdata.images), image_key)
     names = slide_images(sdata) if image_key is None else [image_key]
@@ -96,34 +95,31 @@ def resolution(
             by_spots[slide.image_key] = reconcile_resolution(stated[slide.image_key], measured, slide.image_key)
     without_spots = {name: known for name, known in stated.items() if known is not None and name not in by_spots}
     found = {name: reconcile_resolution(known, [], name) for name, known in without_spots.items()} | by_spots
-    ours = sdata.attrs.get(keys.ATTRS, {})
-    values = {name: known.um_per_px for name, known in found.items()}
-    origins = {name: known.origin for name, known in found.items()}
-    sdata.attrs[keys.ATTRS] = {
-        **ours,
-        keys.UM_PER_PX: {**ours.get(keys.UM_PER_PX, {}), **values},
-        keys.UM_PER_PX_FROM: {**ours.get(keys.UM_PER_PX_FROM, {}), **origins},
-    }
+    for name, known in found.items():
+        elements.write_attrs(sdata, keys.UM_PER_PX, name, known.um_per_px)
+        elements.write_attrs(sdata, keys.UM_PER_PX_FROM, name, known.origin)
 
 
 def _slides_in_px(
     sdata: SpatialData, image_key: str | None, shapes_key: str | None, coordinate_system: str | None
 ) -> list[Slide]:
     """Slides as if a pixel were 1 µm, so that their lengths are in pixels."""
-    elements = {**sdata.shapes, **sdata.labels}
-    if not elements:
+    spots = {**sdata.shapes, **sdata.labels}
+    if not spots:
         check_slides.resolution_known(0, image_key or next(iter(sdata.images), "of none"))
     images = None
     if image_key is not None:  # for elements that share a coordinate system with it; others have their own image
         systems = set(get_transformation(sdata.images[image_key], get_all=True))
-        sharing = [name for name in elements if systems & set(get_transformation(elements[name], get_all=True))]
+        sharing = [name for name in spots if systems & set(get_transformation(spots[name], get_all=True))]
         images = dict.fromkeys(sharing, image_key)
     selection = Selection(image_key=images, shapes_key=shapes_key, coordinate_system=coordinate_system, in_px=True)
     slides = resolve(sdata, selection, needs_table=False)
     if image_key is None:
         return slides
     matching = [slide for slide in slides if slide.image_key == image_key]
-    check.spots_on_image(len(matching), image_key)
+    if not matching:
+        msg = f"No spots lie on image {image_key!r}, so its resolution cannot be measured. Give `um_per_px`."
+        raise ValueError(msg)
     return matching
 
 

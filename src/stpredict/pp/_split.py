@@ -9,8 +9,7 @@ import pandas as pd
 
 from .. import _keys as keys
 from .._checks import config as check_config
-from . import _errors as check
-from ._tables import counts_table, group_names
+from ._tables import counts_table, group_names, known_groups
 from .spatial_blocks import spatial_blocks
 
 if TYPE_CHECKING:
@@ -75,7 +74,12 @@ def split(
     check_config.in_range("fraction", fraction, 0.0, 1.0)
     table = counts_table(sdata, table_name)
     test = _blocks(table, fraction, n_blocks, seed) if by == BLOCK else _groups(table, by, held_out, fraction, seed)
-    check.both_sides(int((~test).sum()), int(test.sum()), by)
+    if test.all() or not test.any():
+        msg = (
+            f"The split by {by!r} leaves {int((~test).sum())} spots to train and {int(test.sum())} to test. Hold out "
+            "some groups but not all, or use `by='block'` where there is one group only."
+        )
+        raise ValueError(msg)
     table.obs[key_added] = pd.Categorical(np.where(test, "test", "train"), categories=["train", "test"])
 
 
@@ -87,7 +91,7 @@ def _groups(table: AnnData, by: str, held_out: Sequence[str] | None, fraction: f
         chosen = np.random.default_rng(seed).permutation(available)[:n].tolist()
     else:
         chosen = [held_out] if isinstance(held_out, str) else list(held_out)
-        check.known_groups(chosen, available, "held_out", by)
+        known_groups(chosen, available, "held_out", by)
     return np.isin(names, chosen)
 
 

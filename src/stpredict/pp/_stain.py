@@ -11,7 +11,6 @@ from .._checks import slides as check_slides
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
 from .._slides.slides import pyramid
-from . import _errors as check
 from . import elements
 from .stain_normalization import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
 
@@ -100,7 +99,12 @@ def _window_centres(
     if tissue is None:
         polygons, _ = found_polygons(levels, um_per_px, image_key)
         tissue = shapely.union_all(polygons.geometry.to_numpy())
-    check.tissue_to_stain(shapely.area(tissue), image_key)
+    if not shapely.area(tissue) > 0:
+        msg = (
+            f"No tissue on image {image_key!r}, so there is no stain to measure. The slide may be blank: leave it out. "
+            "If it is not, add polygons of your own to `sdata.shapes` and name them as `tissue_key`."
+        )
+        raise ValueError(msg)
     return lattice_within(tissue, WINDOW_PX * max(RESOLUTION_UM, um_per_px) / um_per_px)
 
 

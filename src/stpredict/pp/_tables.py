@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _keys as keys
+from .._checks.slides import quote
 from .._slides import checks as check_elements
-from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,5 +48,14 @@ def training_rows(table: AnnData, train: Sequence[str] | None, group_key: str | 
         return np.ones(table.n_obs, bool)
     names = group_names(table, group_key)
     groups = [train] if isinstance(train, str) else list(train)
-    check.known_groups(groups, sorted(set(names.tolist())), "train", group_key or keys.REGION)
+    known_groups(groups, sorted(set(names.tolist())), "train", group_key or keys.REGION)
     return np.isin(names, groups)
+
+
+def known_groups(asked: Sequence[str], available: Sequence[str], argument: str, key: str) -> None:
+    """Refuse groups that no spot belongs to, all of them at once."""
+    missing = [name for name in asked if name not in set(available)]
+    if missing or not len(asked):
+        what = quote(missing) if missing else "nothing"
+        msg = f"`{argument}` names {what}; obs[{key!r}] holds {quote(available)}. Give some of these."
+        raise ValueError(msg)

@@ -8,11 +8,11 @@ import numpy as np
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks import slides as check_slides
 from .._geometry import axis_scales
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
 from .._slides.slides import pyramid
-from . import _errors as check
 from . import elements
 from ._tissue_mask import MIN_AREA_UM2, MIN_HOLE_UM2, RESOLUTION_UM, found_polygons, mask_outlines, pieces
 
@@ -96,7 +96,7 @@ def tissue(
     check_elements.is_spatialdata(sdata)
     for name, value in {"resolution_um": resolution_um, "min_area_um2": min_area_um2}.items():
         check_config.positive(name, value)
-    check.not_negative("min_hole_um2", min_hole_um2)
+    check_config.in_range("min_hole_um2", min_hole_um2, 0, np.inf)
     image_key = elements.find_image(sdata, image_key)
     check_elements.may_write(sdata, key_added, elements.read_attrs(sdata, keys.TISSUE), "stp.pp.tissue")
     um_per_px = image_resolution(sdata, image_key, um_per_px)
@@ -105,12 +105,25 @@ def tissue(
                "min_hole_um2": float(min_hole_um2)}  # fmt: skip
     if mask_key is None:
         polygons, found = found_polygons(levels, um_per_px, image_key, **options)
-        check.found_tissue(len(polygons), image_key, min_area_um2, um_per_px)
+        if not len(polygons):
+            msg = (
+                f"No tissue on image {image_key!r}: no piece of {min_area_um2:g} µm² or more is stained and textured "
+                f"more than the background, at {um_per_px:g} µm per pixel. The slide may be blank: leave it out. If it "
+                "is not, give a smaller `min_area_um2`, see whether the resolution is right (`stp.pp.resolution`), or "
+                "add polygons of your own to `sdata.shapes`."
+            )
+            raise ValueError(msg)
         source = {"method": METHOD, "background": list(found.background), "threshold": found.threshold}
     else:
         outlines = _outlines(sdata, mask_key, image_key, resolution_um / um_per_px)
         polygons = pieces(outlines, levels[0].pixels.shape[1:], um_per_px, min_area_um2, min_hole_um2)
-        check.mask_on_image(len(polygons), mask_key, min_area_um2)
+        if not len(polygons):
+            msg = (
+                f"Mask {mask_key!r} holds no piece of {min_area_um2:g} µm² or more on the image. Give a smaller "
+                "`min_area_um2`, see whether image and mask are registered and the resolution is right "
+                "(`stp.pp.resolution`), or leave out `mask_key` to find tissue by its stain."
+            )
+            raise ValueError(msg)
         source = {"method": "mask", "mask_key": mask_key}
     elements.write_shapes(sdata, key_added, polygons, image_key)
     record = {"image_key": image_key, "um_per_px": um_per_px, **options, **source}
@@ -119,7 +132,7 @@ def tissue(
 
 def _outlines(sdata: SpatialData, mask_key: str, image_key: str, step_px: float) -> list[Any]:
     """Polygons of a mask, in pixels of the image."""
-    check.has_polygons([*sdata.labels, *sdata.shapes], mask_key, "mask_key")
+    check_slides.one_name("element with tissue", mask_key, [*sdata.labels, *sdata.shapes], "mask_key")
     if mask_key in sdata.shapes:
         return [elements.polygons_in_pixels(sdata, mask_key, image_key, None, "mask_key")]
     to_px = elements.affine_to_image(sdata, mask_key, image_key, None, "mask_key")

@@ -9,10 +9,11 @@ import numpy as np
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
+from .._checks import slides as check_slides
+from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales
 from .._slides import checks as check_elements
 from .._slides.slides import affine_matrix, slide_images
-from . import _errors as check
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -25,12 +26,9 @@ logger = logging.getLogger(__name__)
 def find_image(sdata: SpatialData, image_key: str | None, coordinate_system: str | None = None) -> str:
     """Name of the image, by default the only one (in the coordinate system); its pixels must be square."""
     systems = {name: set(get_transformation(sdata[name], get_all=True)) for name in slide_images(sdata)}
-    if image_key is None:
-        names = [name for name, own in systems.items() if coordinate_system is None or coordinate_system in own]
-        check.one_image(names, coordinate_system)
-        image_key = names[0]
-    check_elements.has_image(list(systems), image_key)
-    check.in_system(systems[image_key], coordinate_system, image_key)
+    names = [name for name, own in systems.items() if coordinate_system is None or coordinate_system in own]
+    what = "image" if coordinate_system is None else f"image of coordinate system {coordinate_system!r}"
+    image_key = check_slides.one_name(what, image_key, names, "image_key")
     system = coordinate_system or min(systems[image_key])
     check_elements.isotropic(axis_scales(np.linalg.inv(affine_matrix(sdata[image_key], system))), image_key, system)
     return image_key
@@ -46,7 +44,12 @@ def affine_to_image(
     element, image = sdata[key], sdata.images[image_key]
     systems = set(get_transformation(element, get_all=True)) & set(get_transformation(image, get_all=True))
     shared = sorted(systems if coordinate_system is None else systems & {coordinate_system})
-    check.shares_system(shared, key, image_key, argument)
+    if not shared:
+        msg = (
+            f"Tissue {key!r} and image {image_key!r} share no coordinate system. Register them with "
+            f"`spatialdata.transformations.set_transformation`, or give another element as `{argument}`."
+        )
+        raise ValueError(msg)
     matrix: NDArray[np.float64] = np.linalg.inv(affine_matrix(image, shared[0])) @ affine_matrix(element, shared[0])
     return matrix
 
@@ -58,7 +61,10 @@ def polygons_in_pixels(
     import shapely
 
     shapes = sdata.shapes[key]
-    check.only_polygons(set(shapes.geometry.geom_type), key, argument)
+    kinds = set(shapes.geometry.geom_type)
+    if not kinds <= {"Polygon", "MultiPolygon"}:
+        msg = f"Shapes {key!r} hold {quote(sorted(kinds))}; tissue must be polygons. Give others as `{argument}`."
+        raise ValueError(msg)
     to_px = affine_to_image(sdata, key, image_key, coordinate_system, argument)
     areas = shapely.make_valid(shapely.transform(shapes.geometry.to_numpy(), lambda xy: apply_affine(to_px, xy)))
     parts = shapely.get_parts(shapely.get_parts(areas))  # repairs may nest polygons, and leave lines
@@ -70,7 +76,7 @@ def tissue_in_pixels(sdata: SpatialData, tissue_key: str | None, image_key: str,
     if tissue_key is None or (tissue_key == keys.TISSUE and tissue_key not in sdata.shapes):
         logger.info("No tissue is drawn on image %r.", image_key)
         return None
-    check.has_polygons(list(sdata.shapes), tissue_key, "tissue_key")
+    check_slides.one_name("element with tissue", tissue_key, list(sdata.shapes), "tissue_key")
     return polygons_in_pixels(sdata, tissue_key, image_key, coordinate_system, "tissue_key")
 
 
@@ -90,7 +96,7 @@ def write_shapes(sdata: SpatialData, key_added: str, frame: GeoDataFrame, image_
     sdata.shapes[key_added] = element
 
 
-def write_attrs(sdata: SpatialData, kind: str, key_added: str, values: dict[str, Any]) -> None:
+def write_attrs(sdata: SpatialData, kind: str, key_added: str, values: Any) -> None:
     """Record how an element was made, ready for JSON, in ``sdata.attrs["stpredict"][kind][key_added]``."""
     ours = sdata.attrs.get(keys.ATTRS, {})
     sdata.attrs[keys.ATTRS] = {**ours, kind: {**ours.get(kind, {}), key_added: values}}

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
-from . import _errors as check
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -19,27 +17,23 @@ GENES_PER_BIN = 50
 
 def rank_genes(counts: sparse.csr_matrix, method: RankingMethod, min_fraction: float) -> NDArray[np.intp]:
     """Columns of the genes that qualify, best first: not constant, and with counts in enough spots."""
-    values = _log_cp10k(counts)
-    mean, variance = _moments(values)
+    total = np.asarray(counts.sum(axis=1), np.float64).reshape(-1, 1)
+    values = sparse.csr_matrix(counts.multiply(1e4 / total)).log1p()
+    mean = np.asarray(values.mean(axis=0), np.float64).ravel()
+    variance = np.clip(np.asarray(values.multiply(values).mean(axis=0), np.float64).ravel() - mean**2, 0, None)
     fraction = np.asarray((counts > 0).sum(axis=0)).ravel() / counts.shape[0]
     usable = np.flatnonzero((variance > 1e-8) & (fraction > 0) & (fraction >= min_fraction))
-    check.variable_genes(len(usable), counts.shape[1])
+    if not len(usable):
+        msg = (
+            f"None of {counts.shape[1]} genes varies over the training spots and has counts in enough of them. Lower "
+            "`min_fraction`, give more training slides, or name `genes` yourself."
+        )
+        raise ValueError(msg)
     mean, variance = mean[usable], variance[usable]
     score = {"mean": mean, "variance": variance}.get(method)
     if score is None:
         score = normalized_dispersion(mean, variance)
     return usable[np.argsort(-score, kind="stable")]
-
-
-def _log_cp10k(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    total = np.asarray(counts.sum(axis=1), np.float64).reshape(-1, 1)
-    return sparse.csr_matrix(counts.multiply(1e4 / total)).log1p()
-
-
-def _moments(values: sparse.csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    mean = np.asarray(values.mean(axis=0), np.float64).ravel()
-    square = np.asarray(values.multiply(values).mean(axis=0), np.float64).ravel()
-    return mean, np.clip(square - mean**2, 0, None)
 
 
 def normalized_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ Arrays in, arrays out. Nothing here knows of SpatialData.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -12,10 +13,9 @@ import numpy as np
 
 from .._checks import config as check_config
 from .._geometry import spot_pitch
-from . import _errors as check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -70,23 +70,25 @@ def spot_geometry(
     outline: Outline | None = None,
 ) -> SpotGeometry:
     """The geometry of a platform or a predictor, with the values that are given in place of its own."""
-    check.length("diameter_um", diameter_um)
-    check.length("pitch_um", pitch_um)
+    check_config.length("diameter_um", diameter_um)
+    check_config.length("pitch_um", pitch_um)
     if layout is not None:
         check_config.one_of("layout", layout, LAYOUTS)
     if outline is not None:
         check_config.one_of("outline", outline, OUTLINES)
     if isinstance(like, str):
-        check.known_platform(like, PLATFORMS)
+        check_config.one_of("like", like, PLATFORMS)
         base = PLATFORMS[like]
     elif like is None:
-        diameter, pitch = check.both_lengths(diameter_um, pitch_um)
-        base = SpotGeometry(diameter_um=diameter, pitch_um=pitch)
+        if diameter_um is None or pitch_um is None:
+            msg = (
+                f"`diameter_um` is {diameter_um!r} and `pitch_um` is {pitch_um!r}; without `like` both are needed. "
+                "Call `stp.pp.spot_grid(sdata, diameter_um=…, pitch_um=…)`, or give `like`."
+            )
+            raise ValueError(msg)
+        base = SpotGeometry(diameter_um=diameter_um, pitch_um=pitch_um)
     else:
-        provenance = check.provenance_of(like)
-        diameter = check.known_diameter(diameter_um or provenance.get("diameter_um"))
-        pitch = float(provenance.get("pitch_um") or 2 * diameter)
-        base = SpotGeometry(diameter_um=diameter, pitch_um=pitch, layout=provenance.get("layout") or "square")
+        base = _geometry_of_training(like, diameter_um)
     return replace(
         base,
         diameter_um=float(diameter_um or base.diameter_um),
@@ -94,6 +96,26 @@ def spot_geometry(
         layout=layout or base.layout,
         outline=outline or base.outline,
     )
+
+
+def _geometry_of_training(predictor: WithProvenance, diameter_um: float | None) -> SpotGeometry:
+    """The spots that a predictor was trained on, by its record, which may lack the diameter if that is given."""
+    provenance = getattr(predictor, "provenance", None)
+    if not isinstance(provenance, Mapping):
+        msg = (
+            f"`like` is of type {type(predictor).__name__}; give a predictor, the name of a platform or None. Get a "
+            "predictor from `stp.tl.fit` or `stp.tl.Predictor.load`."
+        )
+        raise TypeError(msg)
+    diameter = diameter_um or provenance.get("diameter_um")
+    if diameter is None:
+        msg = (
+            "The predictor does not record the diameter of the spots it was trained on (nothing in "
+            "`provenance['diameter_um']`). Give `diameter_um` to `stp.pp.spot_grid`."
+        )
+        raise ValueError(msg)
+    pitch = float(provenance.get("pitch_um") or 2 * diameter)
+    return SpotGeometry(diameter_um=float(diameter), pitch_um=pitch, layout=provenance.get("layout") or "square")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

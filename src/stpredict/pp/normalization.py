@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from .._slides.identity import names_hash
-from . import _errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +71,7 @@ def library_sizes(
     if spec.target_sum is None:
         return sums
     if named is not None:
-        _errors.check_library_column(named, sums, what)
+        _check_library_column(named, sums, what)
         return named
     n_genes = counts.shape[1]
     if trained is None or (
@@ -80,7 +79,7 @@ def library_sizes(
     ):
         return sums
     if total_counts is None or n_genes > trained.n_genes or (total_counts < 0.999 * sums).any():
-        _errors.raise_other_library(n_genes, trained.n_genes, trained.library_key, what)
+        _raise_other_library(n_genes, trained.n_genes, trained.library_key, what)
     return total_counts
 
 
@@ -107,3 +106,38 @@ def normalize_slide(
 ) -> NDArray[np.float32]:  # (n, len(genes))
     """Normalised expression of a slide, by library sizes as in training."""
     return spec.normalize(slide.counts, gene_columns(slide, genes), slide_library(slide, spec, trained))
+
+
+def _check_library_column(named: NDArray[np.float64], sums: NDArray[np.float64], what: str) -> None:
+    """Refuse library sizes that are smaller than the counts of the spot."""
+    small = named < 0.999 * sums
+    if small.any():
+        i = int(np.argmax(small))
+        msg = (
+            f"The library size of {int(small.sum())} of {len(named)} spots of {what} is less than the counts that the "
+            f"table holds for them: {named[i]:g} for {sums[i]:g} counts. Library sizes are raw counts of all genes: "
+            "name another column as `library_key`."
+        )
+        raise ValueError(msg)
+
+
+def _raise_other_library(n_genes: int, n_trained: int, key: str | None, what: str) -> NoReturn:
+    """Refuse counts whose sum over the table is not the library size of training."""
+    if key is not None:
+        msg = (
+            f"In training, library sizes were those of obs[{key!r}], and {what} has no such column. Add it, or name "
+            "the column with library sizes as `library_key`."
+        )
+        raise ValueError(msg)
+    more = n_genes > n_trained
+    advice = (
+        "Cut the table to the genes of training"
+        if more
+        else "Give the whole table, or name a column of `obs` with library sizes over all genes as `library_key`"
+    )
+    msg = (
+        f"The table of {what} holds {n_genes:,} genes; in training, library sizes were sums over {n_trained:,}. Values "
+        f"normalised by the sum over this table would be in other units. {advice}, or train with "
+        '`target=stp.pp.TargetSpec(over="panel")`, which needs only the predicted genes.'
+    )
+    raise ValueError(msg)

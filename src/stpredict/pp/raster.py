@@ -165,16 +165,10 @@ def _pixels(found: _Basis, whole: NDArray[np.int64]) -> Raster | None:
     matrix = np.eye(3)
     matrix[:2, :2] = found.steps.T
     matrix[:2, 2] = found.origin + (first - np.array([across / 2, 0.5])) @ found.steps
-    if not found.swapped:
-        return Raster(
-            layout=found.layout, matrix=matrix, height=height, width=width, row=row, column=column, across=across
-        )
+    down = 1
+    if found.swapped:
+        matrix, height, width, row, column = SWAP @ matrix @ SWAP, width, height, column, row
+        down, across = across, down
     return Raster(
-        layout=found.layout,
-        matrix=SWAP @ matrix @ SWAP,
-        height=width,
-        width=height,
-        row=column,
-        column=row,
-        down=across,
+        layout=found.layout, matrix=matrix, height=height, width=width, row=row, column=column, down=down, across=across
     )

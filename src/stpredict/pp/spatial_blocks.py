@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 
@@ -20,19 +18,10 @@ def spatial_blocks(
     marked = np.zeros(n, bool)
     n_marked = min(max(round(fraction * n), 1), n - 1)
     sizes = [len(part) for part in np.array_split(np.arange(max(n_marked, 0)), max(1, n_blocks)) if len(part)]
-    centres: list[NDArray[np.float64]] = []
+    at, nearest = int(np.random.default_rng(seed).integers(max(n, 1))), np.full(n, np.inf)
     for size in sizes:
-        centre = _far_spot(xy, centres, seed)
-        centres.append(centre)
-        distance = np.where(marked, np.inf, np.linalg.norm(xy - centre, axis=1))
-        marked[np.argsort(distance, kind="stable")[:size]] = True
+        distance = np.linalg.norm(xy - xy[at], axis=1)
+        marked[np.argsort(np.where(marked, np.inf, distance), kind="stable")[:size]] = True
+        nearest = np.minimum(nearest, distance)
+        at = int(nearest.argmax())  # the next centre: the spot farthest from all centres
     return marked
-
-
-def _far_spot(xy: NDArray[np.float64], centres: Sequence[NDArray[np.float64]], seed: int) -> NDArray[np.float64]:
-    if not centres:
-        first: NDArray[np.float64] = xy[np.random.default_rng(seed).integers(len(xy))]
-        return first
-    nearest = np.min([np.linalg.norm(xy - centre, axis=1) for centre in centres], axis=0)
-    far: NDArray[np.float64] = xy[int(np.argmax(nearest))]
-    return far

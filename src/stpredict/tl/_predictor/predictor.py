@@ -13,8 +13,7 @@ import torch
 from ..._geometry import PatchSpec
 from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit
-from ..._train.loop import outputs
-from ..._train.test_time_augmentation import tta_mean_std
+from ..._train.loop import outputs, tta_mean_std
 from ...models import build, config_from_dict, config_to_dict
 from ...pp.targets import Targets, nonnegative
 from . import serialization

@@ -9,7 +9,7 @@ import torch
 
 from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit, gather
-from ..._train.test_time_augmentation import tta_mean_std
+from ..._train.loop import tta_mean_std
 from ..._train.windows import context_batches
 from ...pp.targets import nonnegative
 from .._predictor.conformal import Calibration, residual_spread

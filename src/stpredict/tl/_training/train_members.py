@@ -12,8 +12,7 @@ from ..._train.batches import gather
 from ..._train.color import color_statistics, fit_ridge
 from ..._train.data import open_spots
 from ..._train.device import make_fabric
-from ..._train.features import encoder_features
-from ..._train.loop import ValidationSpots, seeded_rng, train
+from ..._train.loop import ValidationSpots, encoder_features, seeded_rng, train
 from ...models import build
 from ...models.encoder import Encoder
 from ...models.registry import config_fields
