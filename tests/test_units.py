@@ -134,7 +134,9 @@ def test_antibodies_are_no_genes(whole, panel, predictor):
     assert not sdata["observed"].var["target"].to_numpy()[-2:].any()
 
 
-@pytest.mark.filterwarnings("ignore:The colours of slide", "ignore:Intervals were calibrated")
+@pytest.mark.filterwarnings(
+    "ignore:The colours of slide", "ignore:Intervals were calibrated", "ignore:.* hold no count at all"
+)
 def test_nothing_below_zero_is_written(whole):
     sdata = _copy(whole)
     sdata["observed"].X = sparse.random(75, GENES, 0.1, random_state=0, data_rvs=lambda n: np.ones(n)).tocsr()

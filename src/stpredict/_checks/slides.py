@@ -137,7 +137,7 @@ def distinct_slides(pairs: Sequence[tuple[str, str]]) -> None:
     if pairs:
         shown = quote([f"{one} and {other}" for one, other in pairs])
         msg = (
-            f"Slides hold the same spots: {shown}. One slide was given twice, or parts of one overlap. Give each spot "
-            "once, or accept it with `allow_leakage=True` in the training options, which the predictor then records."
+            f"Slides hold the same spots: {shown}. One slide was given twice, or parts of one overlap, so that a spot "
+            "could be tested on that was trained on. Give each spot once."
         )
         raise ValueError(msg)

@@ -127,8 +127,7 @@ def plan_study(
         check.same_target(target.to_dict(), rule.target.to_dict(), str(protocol))
     shared = shared_genes(slides)
     check_expression.shared_genes(len(shared), [len(slide.genes) for slide in slides])
-    if not allow_leakage:
-        check_slides.distinct_slides(overlapping_slides(slides, shared))
+    check_slides.distinct_slides(overlapping_slides(slides, shared))
     return Study(
         slides={slide.name: slide for slide in slides},
         splits=splits,
