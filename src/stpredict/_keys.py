@@ -50,6 +50,7 @@ SPOT: Final = "spot"
 UNLIKE: Final = "unlike_training"
 IMAGE_DISTANCE: Final = "image_distance"
 TOTAL_COUNTS: Final = "total_counts"
+IN_TISSUE: Final = "in_tissue"
 
 # layers
 CROSS_VALIDATED: Final = "cross_validated"

@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-def is_spatialdata(value: object) -> None:
-    """Refuse anything that is not a SpatialData."""
+def is_spatialdata(value: object, *, several: bool = False) -> None:
+    """Refuse anything that is not a SpatialData; ``several`` if a list or mapping of them is taken as well."""
     from spatialdata import SpatialData
 
     if not isinstance(value, SpatialData):
-        msg = (
-            f"Expected a SpatialData (or a list or mapping of them), not {type(value).__name__}. "
-            "Read one with `spatialdata.read_zarr(path)`, or try `stp.datasets.synthetic()`."
+        expected = "a SpatialData, or a list or mapping of them" if several else "one SpatialData"
+        many = isinstance(value, list | tuple | dict) and not several
+        advice = (
+            "Call the function for each of its objects."
+            if many
+            else "Read one with `spatialdata.read_zarr(path)`, or try `stp.datasets.synthetic()`."
         )
+        msg = f"Expected {expected}, not {type(value).__name__}. {advice}"
         raise TypeError(msg)
 
 
@@ -173,7 +177,15 @@ def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, ta
         twice = quote(index[index.duplicated()].unique().tolist())
         msg = f"Spots of {shapes_key!r} share an index: {twice}. Make it unique: `element.reset_index(drop=True)`."
         raise ValueError(msg)
-    missing = ids[index.get_indexer(pd.Index(ids)) < 0]
+    rows = pd.Index(ids)
+    if not rows.is_unique:
+        twice = quote(rows[rows.duplicated()].unique().tolist())
+        msg = (
+            f"Table {table_name!r} has several rows for a spot of {shapes_key!r}: {twice}. Keep one row a spot, for "
+            "instance `table[~table.obs.duplicated([region_key, instance_key])]`."
+        )
+        raise ValueError(msg)
+    missing = ids[index.get_indexer(rows) < 0]
     if len(missing):
         msg = (
             f"{len(missing)} of {len(ids)} rows of table {table_name!r} name spots that {shapes_key!r} does not have "

@@ -63,6 +63,14 @@ def gene_counts(table: AnnData, layer: str | None) -> tuple[sparse.csr_matrix, l
     return matrix, table.var_names[genes].tolist()
 
 
+def on_tissue(table: AnnData) -> NDArray[np.bool_]:
+    """``(n_obs,)`` rows that Space Ranger does not mark as off the tissue (``obs["in_tissue"] == 0``)."""
+    if keys.IN_TISSUE not in table.obs:
+        return np.ones(table.n_obs, bool)
+    marks = pd.to_numeric(pd.Series(table.obs[keys.IN_TISSUE]), errors="coerce").to_numpy(np.float64)
+    return np.asarray(marks != 0)
+
+
 def library_column(table: AnnData, library_key: str | None) -> NDArray[np.float64] | None:
     """``(n_obs,)`` library sizes from a named column of ``obs``; None without a name."""
     if library_key is None:

@@ -19,7 +19,7 @@ from .. import _keys as keys
 from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
 from . import checks as check
-from .expression import gene_counts, library_column, total_counts
+from .expression import gene_counts, library_column, on_tissue, total_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -133,7 +133,7 @@ def resolve(
     """
     found: list[Slide] = []
     for prefix, sdata in _objects(data):
-        check.is_spatialdata(sdata)
+        check.is_spatialdata(sdata, several=True)
         table_name, regions = _table_and_regions(sdata, selection, needs_table=needs_table)
         for shapes_key in regions:
             slide = _slide(sdata, table_name, shapes_key, selection, needs_counts=needs_counts)
@@ -158,24 +158,29 @@ def _objects(data: Any) -> Iterator[tuple[str, SpatialData]]:
         yield "", data
 
 
-def _table_name(sdata: SpatialData, selection: Selection, *, needs_table: bool) -> str | None:
+def counts_table_name(sdata: SpatialData, table_name: str | None) -> str:
+    """Name of the table with counts: as given, else ``"observed"``, else the only one that holds no predictions."""
     names = list(sdata.tables)
-    if selection.table_name is not None:
-        check.has_table(names, selection.table_name)
-        return selection.table_name
+    if table_name is not None:
+        check.has_table(names, table_name)
+        return table_name
     if keys.OBSERVED in names:
         return keys.OBSERVED
-    names = [name for name in names if keys.TARGET not in sdata.tables[name].uns.get(name, {})]  # not predictions
-    if needs_table or len(names) > 1:
-        check.one_table(names)
-    return names[0] if names else None
+    names = _measured_tables(sdata)
+    check.one_table(names)
+    return names[0]
+
+
+def _measured_tables(sdata: SpatialData) -> list[str]:
+    return [name for name, table in sdata.tables.items() if keys.TARGET not in table.uns.get(name, {})]
 
 
 def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table: bool) -> tuple[str | None, list[str]]:
     """The elements that hold spots, and the table that annotates them, None where none does."""
     selected = [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
     available = [*sdata.shapes, *sdata.labels]
-    table_name = _table_name(sdata, selection, needs_table=needs_table)
+    optional = not needs_table and selection.table_name is None and not _measured_tables(sdata)
+    table_name = None if optional else counts_table_name(sdata, selection.table_name)
     regions = available if table_name is None else check.annotated_regions(sdata.tables[table_name], table_name)
     if selected is None:
         return table_name, _spot_elements(sdata, available) if table_name is None else regions
@@ -287,7 +292,7 @@ def _instances(
         return index.to_numpy(), np.arange(len(index))
     table = sdata.tables[table_name]
     attrs = table.uns["spatialdata_attrs"]
-    rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str) == shapes_key)
+    rows = np.flatnonzero((table.obs[attrs["region_key"]].astype(str) == shapes_key).to_numpy() & on_tissue(table))
     ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
     check.instances_match(ids, index, shapes_key, table_name)
     return ids, rows

@@ -60,7 +60,8 @@ class Source:
         library = slide_library(self.slide, scheme.target, scheme.trained)
         normal = scheme.target.normalize(self.matrix, [at[gene] for gene in panel], library)
         normal[check_expression.zero_spots(self.matrix)] = np.nan
-        return normal[:, [panel.index(gene) for gene in genes]]
+        column = {gene: i for i, gene in enumerate(panel)}
+        return normal[:, [column[gene] for gene in genes]]
 
 
 def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection) -> list[Source]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check
-from .._slides.expression import gene_counts
+from .._slides.expression import gene_counts, on_tissue
 from ._tables import counts_table, training_rows
 from .gene_ranking import rank_genes
 
@@ -112,6 +112,7 @@ def _counts(
 ) -> tuple[sparse.csr_matrix, list[str]]:
     """Counts of the rows that have some, and the names of their genes."""
     matrix, genes = gene_counts(table, layer)
+    rows = rows & on_tissue(table)
     matrix = matrix[rows]
     check.counts(matrix, genes=genes, spots=list(table.obs_names[rows]), fractional=fractional)
     matrix = matrix[~check.zero_spots(matrix)]

@@ -14,8 +14,9 @@ import pandas as pd
 from .. import _keys as keys
 from .._checks import expression as check_expression
 from .._slides import checks as check_elements
-from .._slides.expression import gene_counts, is_gene, library_column, total_counts
+from .._slides.expression import gene_counts, is_gene, library_column, on_tissue, total_counts
 from .._slides.identity import SlideHashes, known_slides
+from .._slides.slides import counts_table_name
 from .._train.color import apply_ridge
 from ..metrics import pearson
 from ..metrics.correlation import LEAST
@@ -79,7 +80,7 @@ def evaluate(
     predicted
         Table with predictions, or layer of the measured table.
     table_name
-        Table with measured counts; by default ``"observed"``.
+        Table with measured counts; by default ``"observed"``, or the only one that holds no predictions.
     layer
         Layer of that table with raw counts; by default X.
     shapes_key
@@ -124,7 +125,8 @@ def evaluate(
     >>> scores.columns[0], len(scores)
     ('pearson', 12)
     """
-    table_name = table_name or keys.OBSERVED
+    check_elements.is_spatialdata(sdata)
+    table_name = counts_table_name(sdata, table_name)
     source, measured = _tables(sdata, predicted, table_name)
     spec = TargetSpec(**source.uns[predicted]["target"])
     genes = _genes(source, measured, predicted, table_name, spec)
@@ -180,8 +182,6 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnData, AnnData]:
     """The table that holds predictions (or a layer of them), and the table that holds counts."""
-    check_elements.is_spatialdata(sdata)
-    check_elements.has_table(list(sdata.tables), table_name)
     observed = sdata.tables[table_name]
     if predicted in sdata.tables:
         source = sdata.tables[predicted]
@@ -211,7 +211,7 @@ def _pair_spots(
     check_expression.counts(counts, genes=names, spots=spots, fractional=trained.fractional)
     model = _values(source, genes, predicted)
     check.unchanged(model, predicted, recorded=trained.n_genes > 0)
-    wanted = (rows >= 0) & np.isfinite(model).all(axis=1)[rows]
+    wanted = (rows >= 0) & np.isfinite(model).all(axis=1)[rows] & on_tissue(observed)
     region_key = observed.uns["spatialdata_attrs"]["region_key"]
     regions = observed.obs[region_key].astype(str).to_numpy()
     if shapes_key is not None:

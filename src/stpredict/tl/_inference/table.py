@@ -149,7 +149,7 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
         known = old.obs.get(PREDICTION_ID, pd.Series(prediction_id(both[0]), index=old.obs_names)).astype(str)
         ids = [*known, *[prediction_id(both[1])] * new.n_obs]
         obs[PREDICTION_ID] = pd.Categorical(ids)
-        record = {**record, PARTS: {name: part for name, part in parts.items() if name in set(ids)}}
+        record = {**record, PARTS: {name: parts[name] for name in dict.fromkeys(ids) if name in parts}}
     for name in obs.columns[obs.isna().any()]:
         if set(obs[name].dropna().unique()) <= {True, False}:
             obs[name] = obs[name].astype("boolean")
@@ -274,7 +274,7 @@ def write_layer(
         stored = earlier if earlier is not None else np.full(n, prediction_id(before))
         ids = full(prediction_id(new), stored, (n,), object, "")
         table.obs[column(PREDICTION_ID)] = pd.Categorical(ids)
-        record = {**record, PARTS: {name: part for name, part in parts.items() if name in set(ids)}}
+        record = {**record, PARTS: {name: parts[name] for name in dict.fromkeys(ids) if name in parts}}
     if table.obs.index.name in table.obs.columns:
         table.obs.index.name = None
     if layer == X and predictor.target.log1p:
