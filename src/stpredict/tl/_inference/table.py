@@ -157,7 +157,7 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
         X=_stack(old.X, new.X),
         obs=obs,
         var=var,
-        varm={keys.RIDGE_COLOR: new.varm[keys.RIDGE_COLOR]},
+        varm={keys.RIDGE_COLOR: np.asarray(new.varm[keys.RIDGE_COLOR])},
         uns={**new.uns, key: record},
         obsm={name: _stack(old.obsm[name], new.obsm[name]) for name in (keys.SPATIAL, keys.COLOR)},
         layers={
