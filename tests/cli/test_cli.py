@@ -20,7 +20,7 @@ SMALL = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "train.zarr"
-    datasets.synthetic(n_slides=3, n_side=6).write(path)
+    datasets.synthetic(n_slides=3, n_side=6, um_per_px=8.0).write(path)
     return path
 
 
@@ -60,6 +60,7 @@ def picture(sdata, tmp_path):
     return tmp_path / "slide.png"
 
 
+@pytest.mark.usefixtures("forkserver")
 @pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
 def test_cohort(model, picture, tmp_path, capsys, workers):
     out = tmp_path / "out"
@@ -150,7 +151,7 @@ def test_demo_without_data_or_network_says_so_and_uses_synthetic_slides(tmp_path
         raise ConnectionError(message)
 
     def smaller(*, n_slides):
-        return made(n_slides=n_slides, n_side=5)
+        return made(n_slides=n_slides, n_side=5, um_per_px=8.0)
 
     made = datasets.synthetic
     monkeypatch.setattr(datasets, "her2st", unreachable, raising=False)

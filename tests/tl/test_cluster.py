@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import zarr
-from distributed import Client, LocalCluster
 from spatialdata import read_zarr
 
 from stpredict._slides.slides import pyramid
@@ -18,6 +17,8 @@ from stpredict.pp import spot_grid
 from stpredict.tl import PredictOptions, predict
 from stpredict.tl._inference import cluster
 from stpredict.tl._inference.plan import PredictionPlan
+
+from .conftest import local_cluster
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -98,13 +99,11 @@ class Killer:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("forkserver")
 def test_the_only_worker_dies_with_all_that_was_sent(on_disk, predictor, tmp_path):
     predict(on_disk, predictor, key_added="wanted", **QUIET)
     predictor.members[0].network.head.register_forward_hook(Killer(tmp_path / "killed"))
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as own_cluster,
-        Client(own_cluster) as own,
-    ):
+    with local_cluster(1) as own:
         predict(on_disk, predictor, client=own, **QUIET)
     assert (tmp_path / "killed").exists()
     np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)

@@ -47,9 +47,9 @@ class Benchmark:
     >>> from tempfile import mkdtemp
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
-    >>> found = stp.tl.benchmark(sdata, ["encoder_ridge"], save_dir=mkdtemp(), progress=False)
+    >>> found = stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=mkdtemp(), progress=False)
     >>> sorted(found.summary().index)
-    ['encoder_ridge', 'mean_profile', 'ridge_color']
+    ['knn_spatial', 'mean_profile', 'ridge_color']
     """
 
     folder: Path
@@ -276,8 +276,9 @@ def benchmark(
     >>> from tempfile import mkdtemp
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
-    >>> found = stp.tl.benchmark(sdata, ["encoder_ridge"], save_dir=mkdtemp(), progress=False)
-    >>> found.runs["fold"].nunique(), bool(found.summary().loc["encoder_ridge", "gene_pearson"] > 0)
+    >>> models = {"small_ridge": stp.tl.Entry("encoder_ridge", options={"size_px": 32})}
+    >>> found = stp.tl.benchmark(sdata, models, save_dir=mkdtemp(), progress=False)
+    >>> found.runs["fold"].nunique(), bool(found.summary().loc["small_ridge", "gene_pearson"] > 0)
     (3, True)
     """
     check.some_seeds(seeds)

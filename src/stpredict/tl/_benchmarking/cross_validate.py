@@ -153,7 +153,7 @@ def cross_validate(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
-    >>> scores = stp.tl.cross_validate(sdata, "encoder_ridge", progress=False)
+    >>> scores = stp.tl.cross_validate(sdata, "encoder_ridge", model_options={"size_px": 32}, progress=False)
     >>> sorted(stp.tl.summary(scores).index)
     ['encoder_ridge', 'mean_profile', 'ridge_color']
     >>> sdata["observed"].obs["fold"].value_counts(sort=False).to_dict()
