@@ -135,7 +135,10 @@ def test_antibodies_are_no_genes(whole, panel, predictor):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:The colours of slide", "ignore:Intervals were calibrated", "ignore:.* hold no count at all"
+    "ignore:The colours of slide",
+    "ignore:Intervals were calibrated",
+    "ignore:.* hold no count at all",
+    "ignore:.* genes are constant",
 )
 def test_nothing_below_zero_is_written(whole):
     sdata = _copy(whole)
