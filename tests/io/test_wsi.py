@@ -487,8 +487,6 @@ def test_a_copy_is_there_as_a_whole_or_not_at_all(tmp_path, levels):
     with pytest.raises(ValueError, match=r"slide 'a\.tif' cannot be read"):
         read_wsi(path, to_zarr=tmp_path / "out" / "a.zarr")
     assert not list((tmp_path / "out").iterdir())
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        read_wsi(path, to_zarr=tmp_path / "nowhere" / "a.zarr")
     with pytest.raises(FileExistsError, match=r"`to_zarr` is .*, which exists"):
         read_wsi(path, to_zarr=tmp_path / "out")
 
@@ -532,7 +530,7 @@ def test_the_content_decides_not_the_name(tmp_path, levels):
 
 
 def test_nothing_there(tmp_path, pixels):
-    with pytest.raises(ValueError, match="path is empty"):
+    with pytest.raises(ValueError, match=r"`path` is an empty string\. Give a path"):
         read_wsi("")
     with pytest.raises(FileNotFoundError, match=r"No slide at '.*a\.svs'"):
         read_wsi(tmp_path / "a.svs")

@@ -22,7 +22,7 @@ def is_spatialdata(value: object, *, several: bool = False) -> None:
     from spatialdata import SpatialData
 
     if not isinstance(value, SpatialData):
-        expected = "a SpatialData, or a list or mapping of them" if several else "one SpatialData"
+        expected = "a SpatialData (or a list or mapping of them)" if several else "a SpatialData"
         many = isinstance(value, list | tuple | dict) and not several
         advice = (
             "Call the function for each of its objects."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from .._slides.slides import Selection, resolve
 from .._train.config import fit_config
 from ..models import build
 from ..pp.targets import TargetSpec
-from ._fit import default_folder
+from ._fit import default_folder, predictor_folder
 from ._predictor.attrs import record_predictor
 from ._training import _errors
 from ._training.plan import plan_training
@@ -108,7 +107,7 @@ def self_train(
     save_dir
         Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
     resume_from
-        Folder of an interrupted training run to resume. Data and options must be the same.
+        Folder of an interrupted training run to resume, in place of ``save_dir``. Data and options must be the same.
 
     Returns
     -------
@@ -130,6 +129,7 @@ def self_train(
     >>> predictor.provenance.self_training["rounds"]
     1
     """
+    folder = predictor_folder(save_dir, resume_from)
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -158,7 +158,7 @@ def self_train(
     with torch.device("meta"):
         network = build(plan.model_config)
     _errors.check_student(model, trainable=network.has_trainable_parameters, needs_counts=network.needs_counts)
-    folder = Path(resume_from or save_dir or default_folder(plan.fingerprint()))
+    folder = folder or default_folder(plan.fingerprint())
     predictor = train_members(plan, folder, resume=resume_from is not None)
     record_predictor(plan.slides, folder, predictor)
     return predictor

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-
-import pooch
 
 from ... import _keys as keys
 from ..._checks import config as check_config
+from ..._checks.paths import output_folder, user_path
 from ..._checks.slides import quote
+from ..._files import user_cache
 from ..._slides.slides import Selection
 from . import _errors as check
 from .entry import BASELINES, common_fields, entries_of
@@ -23,6 +22,7 @@ from .summary import summarize
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
+    from pathlib import Path
 
     import anndata as ad
     import pandas as pd
@@ -137,7 +137,7 @@ class Benchmark:
         -------
         The results in the folder.
         """
-        place = Path(folder)
+        place = user_path(folder, "folder")
         if not (place / NOTE).is_file():
             msg = f"No benchmark in '{place}': there is no `{NOTE}`. Give the `save_dir` of `stp.tl.benchmark`."
             raise FileNotFoundError(msg)
@@ -282,6 +282,7 @@ def benchmark(
     (3, True)
     """
     check.some_seeds(seeds)
+    folder = None if save_dir is None else output_folder(save_dir, "save_dir")
     entries = entries_of(models)
     selection = Selection(
         image_key=image_key,
@@ -306,7 +307,7 @@ def benchmark(
         protocol=protocol,
         allow_leakage=allow_leakage,
     )
-    folder = Path(save_dir or Path(pooch.os_cache("stpredict")) / "benchmarks" / study.fingerprint)
+    folder = folder or user_cache() / "benchmarks" / study.fingerprint
     grouped = group_key is not None
     found, failures, busy = run_benchmark(
         study, entries, seeds, folder, grouped=grouped, keep_predictors=keep_predictors, progress=progress

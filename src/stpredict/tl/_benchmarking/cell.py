@@ -152,6 +152,9 @@ def run_cell(cell: Cell, observations: Observations) -> None:
         _write_json(part / ERROR, {"model": cell.label, "fold": cell.split.number, "seed": cell.seed, **what})
         replace_folder(part, cell.folder)
         raise
+    except BaseException:  # interrupted
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     replace_folder(part, cell.folder)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
+from ..._checks.paths import output_folder
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
 from .._errors import unique_spots
@@ -160,6 +161,7 @@ def cross_validate(
     {'0': 16, '1': 16, '2': 16}
     """
     check.some_seeds(seeds)
+    folder = None if save_dir is None else output_folder(save_dir, "save_dir")
     entry = Entry(model, options=dict(model_options or {}), patch=patch, n_views=n_views)
     selection = Selection(
         image_key=image_key,
@@ -186,7 +188,8 @@ def cross_validate(
     )
     _check_layer(study, key_added)
     with ExitStack() as stack:
-        folder = Path(save_dir or stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
         found, _, busy = run_benchmark(
             study,
             entries_of({model: entry}),

@@ -145,6 +145,7 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
     frames: list[Any] = [old.obs, new.obs]
     obs: Any = pd.concat(frames)
     var: Any = new.var
+    varm: dict[str, Any] = {keys.RIDGE_COLOR: new.varm[keys.RIDGE_COLOR]}
     if len(parts) > 1:
         known = old.obs.get(PREDICTION_ID, pd.Series(prediction_id(both[0]), index=old.obs_names)).astype(str)
         ids = [*known, *[prediction_id(both[1])] * new.n_obs]
@@ -157,7 +158,7 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
         X=_stack(old.X, new.X),
         obs=obs,
         var=var,
-        varm={keys.RIDGE_COLOR: np.asarray(new.varm[keys.RIDGE_COLOR])},
+        varm=varm,
         uns={**new.uns, key: record},
         obsm={name: _stack(old.obsm[name], new.obsm[name]) for name in (keys.SPATIAL, keys.COLOR)},
         layers={

@@ -13,6 +13,7 @@ import torch
 from ..._geometry import PatchSpec
 from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit
+from ..._train.device import avoid_dead_threads
 from ..._train.loop import outputs, tta_mean_std
 from ...models import build, config_from_dict, config_to_dict
 from ...pp.targets import Targets, nonnegative
@@ -220,6 +221,7 @@ class Predictor:
         -------
         The predictor, on the CPU.
         """
+        avoid_dead_threads()
         values, tensors, history = serialization.read(path)
         config = config_from_dict(values["model_config"])
         calibration, image_range = (select_prefix(part, tensors) for part in ("calibration", "image_range"))
