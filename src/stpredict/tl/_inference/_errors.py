@@ -47,8 +47,8 @@ def check_resumable(path: Path, attrs: Mapping[str, Any], fingerprint: str, patc
         raise FileExistsError(msg)
     if attrs["fingerprint"] != fingerprint:
         msg = (
-            f"{str(path)!r} holds a prediction of other spots, or by another predictor or version of stpredict, or with "
-            "other options, so it cannot be resumed. Delete it or give another `store`."
+            f"{str(path)!r} holds a prediction of other spots, or by another predictor or version of stpredict, or "
+            "with other options, so it cannot be resumed. Delete it or give another `store`."
         )
         raise FileExistsError(msg)
 
