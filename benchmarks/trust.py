@@ -144,15 +144,13 @@ def markdown(results):
     """Format the results as a page."""
     of_intervals = {
         "model": "model", "uncertainty": "`uncertainty`", "left_out": "held out", "coverage": "coverage",
-        "genes_5": "by gene, 5th percentile", "genes_95": "95th percentile",
-        "narrow_third": "third of spots with the narrowest intervals", "wide_third": "with the widest",
-        "width": "mean width",
+        "genes_5": "genes, 5 %", "genes_95": "genes, 95 %", "narrow_third": "narrowest third",
+        "wide_third": "widest third", "width": "mean width",
     }  # fmt: skip
     of_genes = {
-        "model": "model", "left_out": "held out", "over_genes": "correlation of predictability and score over genes",
-        "moran_over_genes": "of Moran's I and score", "predictability": "mean predictability", "reached": "mean score",
-        "n_predictable": "genes with q ≤ 0.05", "reached_predictable": "their mean score",
-        "reached_others": "mean score of other genes",
+        "model": "model", "left_out": "held out", "over_genes": "r, predictability", "moran_over_genes": "r, Moran's I",
+        "predictability": "predictability", "reached": "score", "n_predictable": "predictable genes",
+        "reached_predictable": "their score", "reached_others": "score of others",
     }  # fmt: skip
     of_patches = {"left_out": "held out", "as it is": "original", "blurred": "blurred", "inked": "inked"}
     return "\n".join([
@@ -164,11 +162,16 @@ def markdown(results):
         "",
         f"## Coverage of {100 * COVERAGE:.0f} % prediction intervals",
         "",
+        "Coverage of all values; coverage of genes, as 5th and 95th percentile; coverage of the third of the spots",
+        "with the narrowest and of the third with the widest intervals; mean width of the intervals in log1p CP10k.",
+        "",
         *table(results["intervals"], of_intervals),
         "",
         "## Predictability before training, and scores of models",
         "",
-        "Scores are gene-wise Pearson correlations on the held-out section.",
+        "Scores are gene-wise Pearson correlations on the held-out section. `r` is the correlation, over genes, of the",
+        "score with the predictability or with Moran's I on the training sections. Predictable genes have a q value of",
+        "at most 0.05. All other columns are means over genes.",
         "",
         *table(results["predictability"], of_genes),
         "",

@@ -5,8 +5,10 @@ Imported on machines that have a GPU and little else: what not every test needs 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from copy import deepcopy
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -18,12 +20,49 @@ import pytest
 import stpredict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.context import ForkServerContext
+    from multiprocessing.process import BaseProcess
+
     from spatialdata import SpatialData
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is first imported
 os.environ.setdefault("MPLBACKEND", "Agg")
 CACHE = TemporaryDirectory(prefix="stpredict-tests-")  # of each process its own; doctests save there too
 os.environ["XDG_CACHE_HOME"] = CACHE.name
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> Iterator[ForkServerContext]:
+    """Starts new processes in a moment: forks of a process that has imported the package, and has called nothing.
+
+    The workers of dask clusters are such processes too.
+    """
+    import dask
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([
+        "distributed", "stpredict._resample", "stpredict._slides.slides", "stpredict.datasets._synthetic",
+        "stpredict.models.m2ost", "stpredict.tl._benchmarking.runner", "stpredict.tl._fit", "stpredict.tl._predict",
+    ])  # fmt: skip
+    ensure_running()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield context
+
+
+@pytest.fixture
+def python(forkserver: ForkServerContext) -> Callable[[str, Path], BaseProcess]:
+    """Start code in a new process, in a folder, where it writes ``stdout`` and ``stderr``."""
+
+    def start(code: str, folder: Path) -> BaseProcess:
+        inside = f"import os, sys; os.chdir({str(folder)!r}); sys.path.insert(0, '')\n"
+        for number, name in enumerate(("stdout", "stderr"), start=1):
+            inside += f"os.dup2(os.open({name!r}, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), {number})\n"
+        process = forkserver.Process(target=exec, args=(f"{inside}import torch; torch.set_num_threads(1)\n{code}", {}))
+        process.start()
+        return process
+
+    return start
 
 
 @pytest.fixture(scope="session")

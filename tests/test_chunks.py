@@ -217,11 +217,12 @@ class Patches(Dataset):
         return self.reader.read(self.xy[i : i + 1])[0][0]
 
 
-@pytest.mark.parametrize(("method", "backing"), [
-    ("fork", "zarr"), ("fork", "dask"), ("spawn", "zarr"), ("forkserver", "dask"),
+@pytest.mark.parametrize(("method", "n_workers", "backing"), [
+    ("fork", 2, "zarr"), ("fork", 2, "dask"), ("spawn", 1, "zarr"), ("forkserver", 2, "dask"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_worker_processes(tmp_path, method, backing):
+@pytest.mark.usefixtures("forkserver")
+def test_worker_processes(tmp_path, method, n_workers, backing):
     """No time limit: a process that hangs stops the suite, one that is slow on a busy machine does not fail it."""
     array = zarr.create_array(tmp_path / "a", shape=(3, 300, 341), chunks=(3, 64, 64), dtype="uint8")
     array[:] = noise()
@@ -229,7 +230,7 @@ def test_worker_processes(tmp_path, method, backing):
     reader = PatchReader([Level(pixels=pixels, factor=(1, 1))], 1.0, SPEC)
     xy = grid(step=60)
     wanted = reader.read(xy)[0]  # dask, zarr and zarrs have started their threads
-    loader = DataLoader(Patches(reader, xy), batch_size=6, num_workers=2, multiprocessing_context=method)
+    loader = DataLoader(Patches(reader, xy), batch_size=6, num_workers=n_workers, multiprocessing_context=method)
     np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in loader]), wanted)
 
 

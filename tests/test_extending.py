@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,38 +55,42 @@ class Half(Own):
     """Has half a configuration."""
 
 
-def python(folder, code):
-    """Run code in a new Python, in the folder."""
-    quiet = "import torch; torch.set_num_threads(1)\n"
-    return subprocess.run([sys.executable, "-c", quiet + code], cwd=folder, capture_output=True, text=True, check=False)
+@pytest.fixture
+def printed(python, tmp_path):
+    """Run code in a new Python, in the folder; returns what it wrote."""
+
+    def run(code):
+        process = python(code, tmp_path)
+        process.join()
+        return [(tmp_path / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+
+    return run
 
 
-def test_the_page_s_model_is_trained_saved_and_loaded_by_whoever_imports_it(tmp_path):
+def test_the_page_s_model_is_trained_saved_and_loaded_by_whoever_imports_it(printed, tmp_path):
     (tmp_path / "colour_net.py").write_text(FILE, encoding="utf-8")
     study = STUDY.replace("model_options=", "save_dir='kept', config=quiet, model_options=").replace(
         "pr" + "int(", "score = ("
     )
     quiet = "quiet = stp.tl.FitConfig(**stp.models.recipe('colour_net') | dict(n_epochs=20, progress=False))\n"
-    made = python(
-        tmp_path,
+    made, error = printed(
         study.replace("sdata =", f"{quiet}sdata =")
         + "print(score > 0.5, float(abs(sdata['predicted'].X).sum()), predictor.model_config.hidden)",
     )
-    assert made.returncode == 0, made.stderr
-    good, total, hidden = made.stdout.split()
+    assert made, error
+    good, total, hidden = made.split()
     assert (good, hidden) == ("True", "16")
 
-    again = python(
-        tmp_path,
+    again, error = printed(
         "import colour_net, stpredict as stp\n"
         "sdata = stp.datasets.synthetic(n_slides=3, n_side=6)\n"
         "stp.tl.predict(sdata, stp.tl.Predictor.load('kept'), shapes_key='S2_spots')\n"
         "print(float(abs(sdata['predicted'].X).sum()))",
     )
-    assert again.stdout.split() == [total], again.stderr
+    assert again.split() == [total], error
 
-    unknown = python(tmp_path, "import stpredict as stp; stp.tl.Predictor.load('kept')")
-    last = unknown.stderr.strip().splitlines()[-1]
+    _, unknown = printed("import stpredict as stp; stp.tl.Predictor.load('kept')")
+    last = unknown.strip().splitlines()[-1]
     assert re.match(r"ValueError: No model 'ColourNet' .*the module that registers it .* must be imported", last)
 
 

@@ -50,7 +50,7 @@ def section(title, lines):
 def step_lines(steps, name, render):
     """Device and date of a step, and its results."""
     entry = steps.get(name)
-    return [*origin(entry), *render(result_of(entry))]
+    return [f"{NOT_MEASURED.capitalize()}."] if entry is None else [*origin(entry), *render(result_of(entry))]
 
 
 def result_of(entry):
@@ -174,6 +174,8 @@ def ceilings(result):
 
 def networks(steps):
     """All networks of both steps, with their sizes."""
+    if not steps.keys() & {"networks", "compiled"}:
+        return [f"{NOT_MEASURED.capitalize()}."]
     lines, rows, sizes = [], {}, {}
     for name in ("networks", "compiled"):
         lines += origin(steps.get(name))
@@ -319,6 +321,8 @@ def training(steps):
         "  rate are those of `stp.tl.fit`.",
         "",
     ]
+    if not steps.keys() & {"training", "seeds"}:
+        return [*lines, f"{NOT_MEASURED.capitalize()}."]
     body, baselines = [], {}
     for key in TRAINED:
         row = rows.get(key, {})

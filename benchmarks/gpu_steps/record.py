@@ -10,8 +10,6 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 DONE, STOPPED, FAILED, LEFT_OUT = "done", "stopped", "failed", "left out"
 """States of a step. A step that was stopped or failed may have partial results."""
 FILE = "gpu.json"
@@ -40,6 +38,8 @@ def write_entry(folder, step, entry):
 
 def device_name():
     """Name of the GPU, or the CPU and its number of threads."""
+    import torch  # not needed to check the command line, nor for the page
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU, {platform.machine()}, {torch.get_num_threads()} thread(s)"
@@ -47,6 +47,8 @@ def device_name():
 
 def about(*, small, given_revision=None):
     """Device, date, revision and versions of a step."""
+    import torch
+
     return {
         "device": device_name(),
         "small": small,

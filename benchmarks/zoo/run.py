@@ -23,7 +23,7 @@ import stpredict as stp
 
 HERE = Path(__file__).parent
 COLUMNS = {
-    "gene_pearson": "gene-wise PCC", "low": "low", "high": "high", "difference": "difference to best baseline",
+    "gene_pearson": "gene-wise PCC", "low": "low", "high": "high", "difference": "difference",
     "share_of_ceiling": "share of ceiling", "gene_pearson_top50": "top 50", "best50": "best 50",
     "spot_pearson": "spot-wise PCC", "rmse": "RMSE", "moran_agreement": "Moran agreement",
 }  # fmt: skip
@@ -87,12 +87,19 @@ def number(value):
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
-def lines_of(table, columns, notes):
+def lines_of(table, columns):
     """Format a table as markdown."""
-    yield "| model | configuration | " + " | ".join(columns.values()) + " |"
-    yield "|---|---|" + "---|" * len(columns)
+    yield "| model | " + " | ".join(columns.values()) + " |"
+    yield "|---|" + "--:|" * len(columns)
     for label, row in table.iterrows():
-        yield f"| {label} | {notes.get(label, '')} | " + " | ".join(number(row[key]) for key in columns) + " |"
+        yield f"| {label} | " + " | ".join(number(row[key]) for key in columns) + " |"
+
+
+def configurations(done, notes):
+    """Format the configurations of all models that have results."""
+    shown = {label for _, _, summary, _ in done for label in summary.index}
+    lines = [f"| {label} | {note} |" for label, note in notes.items() if label in shown]
+    return ["| model | configuration |", "|---|---|", *lines]
 
 
 def finished_results(folder, labels):
@@ -117,7 +124,9 @@ def page(done, notes):
         f"{datetime.now(UTC).date()}; CPU, threads: {torch.get_num_threads()}. Made by `python benchmarks/zoo/run.py`;",
         "configurations and training recipes are in `rows.py`. All models are small enough to train on two CPU cores:",
         "the scores are those of these configurations, not of the published ones, which use GPUs and pretrained",
-        "weights. Times include the effect of other processes on the machine.", "",
+        "weights. Times include the effect of other processes on the machine. `low` and `high` are the bounds of the",
+        "95 % bootstrap interval of the gene-wise PCC; `difference` is its difference from the best baseline.", "",
+        "## Configurations", "", *configurations(done, notes), "",
     ]  # fmt: skip
     for name, found, summary, short in done:
         text += [f"## {name}: {DATA[name].__doc__.strip()}", ""]
@@ -127,11 +136,11 @@ def page(done, notes):
         text += [
             f"{leak}{n_folds} folds, {n_seeds} seed(s); intervals over {attrs['n_units']} {attrs['unit']}s.",
             f"Best baseline: {attrs['baseline']}; noise ceiling {ceiling:.3f}. Best row: **{summary.index[0]}**.", "",
-            *lines_of(summary, COLUMNS, notes), "", *lines_of(summary, COSTS, notes), "",
+            *lines_of(summary, COLUMNS), "", *lines_of(summary, COSTS), "",
         ]  # fmt: skip
         by_slide = found.scores[found.scores["metric"] == "pearson"].astype({"model": str, "slide": str})
         slides = by_slide.groupby(["model", "slide"])["value"].mean().unstack().reindex(summary.index)
-        text += ["Gene-wise PCC by held-out section:", "", *lines_of(slides, {c: c for c in slides}, notes), ""]
+        text += ["Gene-wise PCC by held-out section:", "", *lines_of(slides, {c: c for c in slides}), ""]
         failed = [f"- {row.model}, fold {row.fold}: {row.error}" for row in found.failed.itertuples()]
         text += ["Failed:", "", *failed, ""] if failed else []
         text += [f"Not finished and not shown: {', '.join(short)}.", ""] if short else []

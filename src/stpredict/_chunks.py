@@ -6,7 +6,6 @@ here knows of windows or patches.
 
 from __future__ import annotations
 
-import multiprocessing
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from functools import cached_property
@@ -16,6 +15,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ._processes import is_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +81,7 @@ class Source:
     def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
         """Decode rows ``y`` and columns ``x``, each first and one after the last, as ``(c, h, w)``."""
         part = self._fast[:, slice(*y), slice(*x)]
-        if hasattr(part, "dask") and multiprocessing.parent_process():  # dask's threads do not survive a fork
+        if hasattr(part, "dask") and is_worker():  # dask's threads do not survive a fork
             part = part.compute(scheduler="synchronous")
         return np.asarray(part)
 
@@ -92,7 +93,7 @@ class Source:
         """
         import zarr
 
-        if not isinstance(self.pixels, zarr.Array) or multiprocessing.parent_process() or not find_spec("zarrs"):
+        if not isinstance(self.pixels, zarr.Array) or is_worker() or not find_spec("zarrs"):
             return self.pixels
         if not isinstance(self.pixels.store, zarr.storage.LocalStore):
             return self.pixels

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import uuid
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextmanager
@@ -21,6 +22,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        _share(temporary)
         temporary.replace(path)
     finally:
         with suppress(OSError):
@@ -38,9 +40,25 @@ def atomic_folder(path: Path, *, locked: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        _share(temporary)
         replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _share(path: Path) -> None:
+    """Give a new file, or the files of a new folder, the permissions that the user's umask (or an ACL) allows.
+
+    Some libraries write through `tempfile`, whose files only the owner can read.
+    """
+    probe = temporary_path(path)
+    probe.touch()
+    allowed = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        mode = file.lstat().st_mode
+        if stat.S_ISREG(mode) and stat.S_IMODE(mode) != stat.S_IMODE(mode) | allowed:
+            file.chmod(stat.S_IMODE(mode) | allowed)
 
 
 def temporary_path(path: Path) -> Path:
@@ -61,6 +79,13 @@ def replace_folder(new: Path, path: Path) -> None:
         old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def user_cache() -> Path:
+    """The folder of this package in the user's cache."""
+    import pooch
+
+    return Path(pooch.os_cache("stpredict"))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ decoded pixels, `_resample` averages them.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._chunks import Chunks
+from ._processes import is_worker
 from ._rgb import rgb_gain, to_rgb
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class PatchReader:
         order = self.order(xy_px)
         cells = xy_px[order] // CELL_PX
         groups = np.split(order, np.flatnonzero((np.diff(cells, axis=0) != 0).any(axis=1)) + 1) if len(order) else []
-        n_threads = self._n_threads or (1 if multiprocessing.parent_process() else os.cpu_count() or 1)
+        n_threads = self._n_threads or (1 if is_worker() else os.cpu_count() or 1)
         tasks = zip(*product(groups, range(n_scales)), strict=True) if groups else ((), ())
         cut = partial(self._cut, xy_px, patches, missing)
         if n_threads > 1:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata as sd
 from PIL import Image
 
 from stpredict import datasets, tl
-from stpredict._cli import main
+from stpredict._checks.paths import name_slides
+from stpredict._cli import _commands, _errors, main
 from stpredict._cli._main import parser
+from stpredict._cli._options import COMMANDS, LAYER, PREDICTION, SELECTION
 from stpredict._files import lock
 from stpredict._slides.slides import pyramid
+from stpredict.io.genes import read_gene_list
+from stpredict.pp import TargetSpec
 
 SMALL = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 
@@ -20,7 +28,7 @@ SMALL = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "train.zarr"
-    datasets.synthetic(n_slides=3, n_side=6).write(path)
+    datasets.synthetic(n_slides=3, n_side=6, um_per_px=8.0).write(path)
     return path
 
 
@@ -60,6 +68,7 @@ def picture(sdata, tmp_path):
     return tmp_path / "slide.png"
 
 
+@pytest.mark.usefixtures("forkserver")
 @pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
 def test_cohort(model, picture, tmp_path, capsys, workers):
     out = tmp_path / "out"
@@ -122,7 +131,7 @@ def test_genes_are_read_from_a_file(store, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "nowhere.zarr", "--out", "m"], "No SpatialData store at 'nowhere.zarr'"),
+        (["fit", "nowhere.zarr", "--out", "m"], "nowhere.zarr'. Give the path of a .zarr folder"),
         (["predict", "nowhere.zarr", "m", "--out", "p.csv"], "must end in .h5ad"),
         (["evaluate", "nowhere.zarr"], "No SpatialData store"),
     ],
@@ -150,7 +159,7 @@ def test_demo_without_data_or_network_says_so_and_uses_synthetic_slides(tmp_path
         raise ConnectionError(message)
 
     def smaller(*, n_slides):
-        return made(n_slides=n_slides, n_side=5)
+        return made(n_slides=n_slides, n_side=5, um_per_px=8.0)
 
     made = datasets.synthetic
     monkeypatch.setattr(datasets, "her2st", unreachable, raising=False)
@@ -163,3 +172,253 @@ def test_demo_without_data_or_network_says_so_and_uses_synthetic_slides(tmp_path
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written >= {"predicted.zarr", "predicted.h5ad", "model", "expression.png", "pca.png", "patches.png"}
     assert tl.Predictor.load(tmp_path / "out" / "model").model == "m2ost_tiny"
+
+
+def arguments_of(function):
+    return set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_of_the_function_is_an_option_or_is_left_out_for_a_reason(name):
+    command = COMMANDS[name]
+    offered, left_out = set(command.arguments), set(command.left_out)
+    assert offered | left_out == arguments_of(getattr(tl, command.function))
+    assert not offered & left_out
+    assert not set(command.extra) & (offered | left_out)
+    assert all(command.left_out.values())
+
+
+def test_options_that_commands_share_are_the_same_and_complete():
+    shared = {field.name for field in dataclasses.fields(tl.Selection)} - {"in_px"}
+    assert {*SELECTION, *LAYER, "group_key"} == shared
+    assert set(PREDICTION) - {"progress"} == {field.name for field in dataclasses.fields(tl.PredictOptions)} - {
+        "uncertainty",
+        "coverage",
+    }
+    for name in ("fit", "predict", "benchmark"):
+        assert {key: COMMANDS[name].arguments[key] for key in SELECTION} == dict(SELECTION)
+    for name in ("predict", "cohort"):
+        assert {key: COMMANDS[name].arguments[key] for key in PREDICTION} == dict(PREDICTION)
+
+
+VALUES = {
+    "image_key": (["--image", "I"], "I"),
+    "shapes_key": (["--shapes", "A", "B"], ["A", "B"]),
+    "table_name": (["--table", "T"], "T"),
+    "coordinate_system": (["--coordinate-system", "C"], "C"),
+    "um_per_px": (["--um-per-px", "0.5"], 0.5),
+    "features_key": (["--features", "F"], "F"),
+    "layer": (["--layer", "L"], "L"),
+    "n_views": (["--views", "4"], 4),
+    "stain": (["--stain", "macenko"], "macenko"),
+    "batch_size": (["--batch-size", "7"], 7),
+    "device": (["--device", "cpu"], "cpu"),
+    "precision": (["--precision", "32-true"], "32-true"),
+    "progress": (["--quiet"], False),
+    "uncertainty": (["--uncertainty", "conformal"], "conformal"),
+    "coverage": (["--coverage", "0.8"], 0.8),
+    "store": (["--store", "S"], "S"),
+    "key_added": (["--key-added", "K"], "K"),
+    "model": (["--model", "bleep"], "bleep"),
+    "genes": (["--genes", "genes.txt"], ["GENE3", "GENE 1"]),
+    "group_key": (["--group", "G"], "G"),
+    "validate_on": (["--validate-on", "V", "W"], ["V", "W"]),
+    "config": (
+        ["--epochs", "3", "--config", "lr=1e-4", "validation=none"],
+        {"n_epochs": 3, "lr": 1e-4, "validation": "none"},
+    ),
+    "target": (["--target", "over=panel", "log1p=false"], TargetSpec(over="panel", log1p=False)),
+    "patch": (["--patch", "fov_um=[112, 224]", "size_px=32"], tl.PatchSpec(fov_um=(112, 224), size_px=32)),
+    "model_options": (["--model-options", "depth=3"], {"depth": 3}),
+    "resume_from": (["--resume"], "O.zarr"),
+    "predicted": (["--predicted", "P"], "P"),
+    "n_splits": (["--splits", "3"], 3),
+    "seed": (["--seed", "5"], 5),
+    "by": (["--by", "section"], "section"),
+    "n_folds": (["--folds", "3"], 3),
+    "seeds": (["--seeds", "1", "2"], [1, 2]),
+    "protocol": (["--protocol", "hest"], "hest"),
+    "allow_leakage": (["--allow-leakage"], True),
+    "keep_predictors": (["--keep-predictors"], True),
+}
+"""What is typed for an argument, and what the function gets."""
+PLACED = {
+    "fit": ["S.zarr", "--out", "O.zarr"],
+    "predict": ["S.zarr", "M", "--out", "O.zarr"],
+    "cohort": ["M", "S.zarr", "--out", "O.zarr"],
+    "evaluate": ["S.zarr"],
+    "benchmark": ["S.zarr", "--models", "bleep", "--out", "O.zarr"],
+}
+"""What is always typed."""
+EXPECTED = {
+    "fit": {"save_dir": "O.zarr"},
+    "predict": {"client": None},
+    "cohort": {"client": None, "out_dir": "O.zarr"},
+    "evaluate": {},
+    "benchmark": {"save_dir": "O.zarr"},
+}
+"""What the function then gets beside the slides, the predictor and the models."""
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, argument)
+        for name, command in COMMANDS.items()
+        for argument, option in command.arguments.items()
+        if option.flag.startswith("-") and argument not in {"save_dir", "out_dir", "models"}
+    ],
+)
+def test_an_option_reaches_its_argument_and_nothing_else(name, argument, tmp_path, monkeypatch):
+    class Called(ValueError):
+        pass
+
+    def record(*args, **kwargs):
+        raise Called(kwargs)
+
+    (tmp_path / "genes.txt").write_bytes('\ufeffGENE3\r\n\r\n"GENE 1" \r\n'.encode())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_commands, "_read", lambda _: "store")
+    monkeypatch.setattr(tl, COMMANDS[name].function, record, raising=False)
+    typed, expected = VALUES[argument]
+    if (name, argument) == ("cohort", "shapes_key"):
+        typed, expected = typed[:2], "A"
+    typed = [*typed, *(VALUES[COMMANDS[name].needs[argument]][0] if argument in COMMANDS[name].needs else [])]
+    caught = []
+    monkeypatch.setattr(_errors, "is_expected", lambda error: caught.append(error))
+    with pytest.raises(Called):
+        main([name, *PLACED[name], *typed])
+    (found,) = caught[0].args
+    for key in {"paths", "predictor", "config", COMMANDS[name].needs.get(argument)} - {argument}:
+        found.pop(key, None)
+    assert found == {**EXPECTED[name], argument: expected}
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (
+            ["fit", "S.zarr", "--out", "m", "--n-genes", "5", "--genes", "g"],
+            "`--n-genes` has no effect beside",
+        ),
+        (["fit", "S.zarr", "T.zarr", "--out", "m", "--n-genes", "5"], "`--n-genes` chooses from one store, and 2"),
+        (["fit", "S.zarr", "--out", "m", "--epochs", "5", "--config", "n_epochs=3"], "give the same field"),
+        (["fit", "S.zarr", "--out", "m", "--image", "a", "b"], "Give one image, or SPOTS=IMAGE"),
+        (["fit", "S.zarr", "--out", "m", "--target", "ovr=panel"], "`target`"),
+        (["predict", "S.zarr", "m", "--out", "p.zarr", "--coverage", "0.8"], "no effect without `--uncertainty`"),
+        (
+            ["predict", "S.zarr", "m", "--out", "p.zarr", "--views", "4", "--uncertainty", "conformal"],
+            "`--views` has",
+        ),
+        (["predict", "S.zarr", "m", "--out", "p.zarr", "--key-added", "K", "--layer", "L"], "`--key-added` has no"),
+        (["predict", "S.zarr", "m", "--out", "p.h5ad", "--layer", "L"], "must end in .zarr"),
+        (["benchmark", "S.zarr", "--models", "bleep", "--out", "m", "--group", "G", "--no-group"], "`--group` has no"),
+    ],
+)
+def test_options_that_would_not_count_are_refused(typed, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "S.zarr").mkdir()
+    assert main(typed) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_errors_name_the_option(store, tmp_path, capsys):
+    assert main(["evaluate", str(store), "--table", "counts"]) == 1
+    error = capsys.readouterr().err
+    assert "No table 'counts'" in error
+    assert error.endswith("(On the command line `table_name` is --table.)\n")
+
+
+def test_evaluate_finds_table_and_layer(tmp_path, capsys):
+    sdata = datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+    sdata.tables["table"] = sdata.tables.pop("observed")
+    sdata["table"].layers["raw"] = sdata["table"].X.copy()
+    predictor = tl.fit(sdata, "ridge_color", shapes_key="S0_spots", config={"progress": False})
+    tl.predict(sdata, predictor, shapes_key="S1_spots", progress=False)
+    sdata.write(tmp_path / "s.zarr")
+    out = tmp_path / "scores.csv"
+    command = ["evaluate", str(tmp_path / "s.zarr"), "--table", "table", "--layer", "raw", "--out", str(out)]
+    assert main([*command, "--splits", "3", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.startswith("16 spots, 12 genes")
+    expected = tl.evaluate(sdata, table_name="table", layer="raw", n_splits=3, seed=1)
+    pd.testing.assert_frame_equal(pd.read_csv(out, index_col="gene"), expected, check_exact=False)
+
+
+def test_slides_of_one_name_in_two_folders_are_two_slides(tmp_path, capsys):
+    for i, who in enumerate(("P1", "P2", "P3")):
+        datasets.synthetic(n_slides=1, n_side=5, um_per_px=8.0, seed=i).write(tmp_path / who / "slide.zarr")
+    stores = [str(tmp_path / who / "slide.zarr") for who in ("P1", "P2", "P3")]
+    assert main(["fit", *stores, "--model", "ridge_color", "--out", str(tmp_path / "m")]) == 0
+    trained = set(tl.Predictor.load(tmp_path / "m").provenance.slides)
+    assert trained == {"P1_slide/S0_spots", "P2_slide/S0_spots", "P3_slide/S0_spots"}
+    command = ["benchmark", *stores, "--models", "knn_spatial", "--out", str(tmp_path / "b"), "--no-group"]
+    assert main(command) == 0
+    assert tl.Benchmark.load(tmp_path / "b").scores["slide"].nunique() == 3
+    cohort = ["cohort", str(tmp_path / "m"), *stores, "--out", str(tmp_path / "c"), "--shapes", "S0_spots"]
+    assert main(cohort) == 0
+    assert sorted(path.parent.name for path in (tmp_path / "c").glob("*/state.json")) == [
+        "P1_slide",
+        "P2_slide",
+        "P3_slide",
+    ]
+    capsys.readouterr()
+    (tmp_path / "link.zarr").symlink_to(stores[0])
+    for twice in (stores[0], str(tmp_path / "P2" / ".." / "P1" / "slide.zarr"), str(tmp_path / "link.zarr")):
+        assert main(["fit", stores[0], twice, "--out", str(tmp_path / "n")]) == 1
+        assert "are the same slide. Give every slide once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["a/x.zarr", "b/y.zarr"], ["x", "y"]),
+        (["a/x.zarr", "b/x.zarr", "b/y.ome.tif"], ["a_x", "b_x", "y"]),
+        (["a/1/x.zarr", "b/1/x.zarr", "c/x.zarr"], ["a_1_x", "b_1_x", "c_x"]),
+        (["a/x.zarr", "a/x.svs"], ["x.zarr", "x.svs"]),
+        (["a/x.zarr", "b/x.zarr", "c/a_x.zarr"], ["_a_x", "b_x", "c_a_x"]),
+    ],
+)
+def test_names_are_distinct(given, names, tmp_path):
+    found = name_slides([tmp_path / path for path in given])
+    assert list(found.values()) == [tmp_path / path for path in given]
+    assert list(found) == [f"{tmp_path.name}{name}" if name.startswith("_") else name for name in names]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_genes_files_of_windows(encoding, tmp_path):
+    (tmp_path / "genes.txt").write_bytes("GENE3\r\nGENE1\r\n\r\n".encode(encoding))
+    assert read_gene_list(tmp_path / "genes.txt") == ["GENE3", "GENE1"]
+    (tmp_path / "genes.txt").write_bytes("\r\n".encode(encoding))
+    with pytest.raises(ValueError, match=r"holds no gene\. Write one name a line"):
+        read_gene_list(tmp_path / "genes.txt")
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_an_interrupt_leaves_no_output(store, model, suffix, tmp_path, capsys, monkeypatch):
+    def half(_, path):
+        if suffix == ".zarr":
+            path.mkdir()
+            path /= "half"
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    writer = ad.AnnData if suffix == ".h5ad" else sd.SpatialData
+    monkeypatch.setattr(writer, "write_h5ad" if suffix == ".h5ad" else "write", half)
+    assert main(["predict", str(store), str(model), "--out", str(tmp_path / f"p{suffix}")]) == 130
+    assert capsys.readouterr().err.endswith("Interrupted.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_busy_folder_is_one_line_and_a_fault_of_torch_is_not(store, tmp_path, capsys, monkeypatch):
+    command = ["fit", str(store), "--out", str(tmp_path / "m"), "--model", "ridge_color"]
+    with lock(tmp_path / "m.checkpoint"):
+        assert main(command) == 1
+    assert "Another process is training into" in capsys.readouterr().err
+
+    def fault(*_, **__):
+        message = "a fault"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(tl, "fit", fault, raising=False)
+    with pytest.raises(RuntimeError, match="a fault"):
+        main(command)

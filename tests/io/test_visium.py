@@ -121,7 +121,7 @@ def test_several_images_are_not_guessed_among(visium_folder):
 def test_an_image_that_is_not_the_one(visium_folder):
     with pytest.raises(ValueError, match=r"of 40 spots lie off image 'tissue_hires_image.png': .* it is 110 x 65 px"):
         stp.io.read_visium(visium_folder, visium_folder / "spatial/tissue_hires_image.png")
-    with pytest.raises(FileNotFoundError, match=r"No image at 'gone.tif'"):
+    with pytest.raises(FileNotFoundError, match=r"No image at '.*gone\.tif'"):
         stp.io.read_visium(visium_folder, "gone.tif")
 
 

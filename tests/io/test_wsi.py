@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import pickle
 import re
 import runpy
@@ -134,14 +133,14 @@ def test_forked_workers_open_the_file_themselves(tmp_path, levels, backend):
     sdata = read_wsi(write.tiff(tmp_path / "a.tif", levels), backend=backend)
     reader = PatchReader(pyramid(sdata["a"]), 0.5, SPEC)
     wanted = reader.read(XY)[0]
-    loader = DataLoader(Patches(reader), batch_size=8, num_workers=2, multiprocessing_context="fork", timeout=60)
+    loader = DataLoader(Patches(reader), batch_size=8, num_workers=2, multiprocessing_context="fork")
     np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in loader]), wanted)
 
 
-def test_a_new_process_opens_the_file_itself(tmp_path, pixels):
+def test_a_new_process_opens_the_file_itself(tmp_path, pixels, forkserver):
     level, *_ = stored(read_wsi(write.tiff(tmp_path / "a.tif", [pixels])))
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(level.read, (40, 130), (3, 200)).result(timeout=300)
+    with ProcessPoolExecutor(1, mp_context=forkserver) as pool:
+        found = pool.submit(level.read, (40, 130), (3, 200)).result()
     np.testing.assert_array_equal(found, pixels[40:130, 3:200].transpose(2, 0, 1))
 
 
@@ -488,8 +487,6 @@ def test_a_copy_is_there_as_a_whole_or_not_at_all(tmp_path, levels):
     with pytest.raises(ValueError, match=r"slide 'a\.tif' cannot be read"):
         read_wsi(path, to_zarr=tmp_path / "out" / "a.zarr")
     assert not list((tmp_path / "out").iterdir())
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        read_wsi(path, to_zarr=tmp_path / "nowhere" / "a.zarr")
     with pytest.raises(FileExistsError, match=r"`to_zarr` is .*, which exists"):
         read_wsi(path, to_zarr=tmp_path / "out")
 
@@ -533,7 +530,7 @@ def test_the_content_decides_not_the_name(tmp_path, levels):
 
 
 def test_nothing_there(tmp_path, pixels):
-    with pytest.raises(ValueError, match="path is empty"):
+    with pytest.raises(ValueError, match=r"`path` is an empty string\. Give a path"):
         read_wsi("")
     with pytest.raises(FileNotFoundError, match=r"No slide at '.*a\.svs'"):
         read_wsi(tmp_path / "a.svs")

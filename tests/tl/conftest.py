@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from stpredict.tl import FitConfig, Predictor, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from multiprocessing.context import ForkServerContext
     from pathlib import Path
 
 TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
@@ -71,13 +73,20 @@ def quick(tmp_path: Path) -> Callable[..., Predictor]:
     return make
 
 
-@pytest.fixture(scope="session")
-def client() -> Iterator[Client]:
-    """A dask cluster of two processes that all tests share. It is not dask's default, so other tests do not use it."""
+@contextmanager
+def local_cluster(n_workers: int) -> Iterator[Client]:
+    """A dask cluster of some processes. It is not dask's default, so other tests do not use it."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client(forkserver: ForkServerContext) -> Iterator[Client]:
+    """A cluster of two processes that all tests share."""
+    with local_cluster(2) as client:
         yield client
 
 

@@ -6,12 +6,9 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -234,9 +231,7 @@ def test_a_failure_in_training_leaves_its_configuration(pair, tmp_path, monkeypa
 
 
 KILLED = """
-import os, signal, sys
-import torch
-torch.set_num_threads(1)
+import os, signal
 import stpredict as stp
 from stpredict.tl._benchmarking import runner
 run_cell, begun = runner.run_cell, []
@@ -250,13 +245,15 @@ def killed_in_the_third(cell, observations):
 
 runner.run_cell = killed_in_the_third
 sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
-stp.tl.benchmark(sdata, ["mean_profile"], save_dir=sys.argv[1], progress=False)
+stp.tl.benchmark(sdata, ["mean_profile"], save_dir="cells", progress=False)
 """
 
 
-def test_a_killed_run_is_continued(pair, baselines, tmp_path):
-    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
-    assert process.returncode == -signal.SIGKILL
+def test_a_killed_run_is_continued(pair, baselines, python, tmp_path):
+    process = python(KILLED, tmp_path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    tmp_path /= "cells"
     kept = {path: at for path, at in written(tmp_path).items() if "/fold-" in str(path) and "/." not in str(path)}
     assert len(list(tmp_path.glob("*/fold-*/run.json"))) == 2
     found = benchmark(pair, ["mean_profile"], save_dir=tmp_path, progress=False)
@@ -267,25 +264,23 @@ def test_a_killed_run_is_continued(pair, baselines, tmp_path):
 
 
 SHARED = """
-import sys
-import torch
-torch.set_num_threads(1)
 import stpredict as stp
 sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
-sys.stdin.readline()
-stp.tl.benchmark(sdata, ["mean_profile"], save_dir=sys.argv[1], progress=False)
+stp.tl.benchmark(sdata, ["mean_profile"], save_dir="../cells", progress=False)
 """
 
 
-def test_two_processes_share_the_cells(two, baselines, tmp_path):
+def test_two_processes_share_the_cells(two, baselines, python, tmp_path):
     """Whatever the order in which they come to the cells, each is done once, and neither disturbs the other."""
-    command = [sys.executable, "-c", SHARED, str(tmp_path)]
-    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    with ThreadPoolExecutor() as pool:
-        errors = list(pool.map(lambda each: each.communicate("go\n")[1], both))
-    for process, error in zip(both, errors, strict=True):
-        assert process.returncode == 0 or "Another process is running" in error, error
-    found = benchmark(copied(two), ["mean_profile"], save_dir=tmp_path, progress=False)
+    both = {}
+    for folder in (tmp_path / "one", tmp_path / "other"):
+        folder.mkdir()
+        both[folder] = python(SHARED, folder)
+    for folder, process in both.items():
+        process.join()
+        error = (folder / "stderr").read_text()
+        assert process.exitcode == 0 or "Another process is running" in error, error
+    found = benchmark(copied(two), ["mean_profile"], save_dir=tmp_path / "cells", progress=False)
     pd.testing.assert_frame_equal(found.scores, baselines.scores)
     assert len(found.failed) == 0
     assert not list(tmp_path.glob("**/.*"))
@@ -327,7 +322,8 @@ def test_leaks_are_marked_for_good(pair, tmp_path):
 
 def test_embeddings_go_to_models_that_take_them(pair, tmp_path):
     pair["observed"].obsm["uni"] = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
-    models = {"given": "encoder_ridge", "own": Entry("encoder_ridge", options={"encoder": "statistics"})}
+    options = {"given": {"size_px": 32}, "own": {"size_px": 32, "encoder": "statistics"}}
+    models = {name: Entry("encoder_ridge", options=each) for name, each in options.items()}
     found = benchmark(pair, models, features_key="uni", save_dir=tmp_path, progress=False)
     configs = {
         label: json.loads((tmp_path / label / "fold-0-seed-0/config.json").read_text())["model_options"]["config"]
@@ -458,20 +454,25 @@ def test_the_interval_covers_as_often_as_it_says():
     assert bootstrap_interval(np.array([1.0, 1.0, 1.0, np.nan])) == (1.0, 1.0)
 
 
-def test_costs_are_measured():
+def test_costs_are_measured(monkeypatch):
+    clock = SimpleNamespace(perf_counter=iter([5.0, 7.5]).__next__)
+    monkeypatch.setattr("stpredict.tl._benchmarking.cost.time", clock)
     with PeakMemory() as memory, Stopwatch() as watch:
         held = np.ones(40 << 17)  # 40 MiB, touched
-        time.sleep(0.05)
     assert held.nbytes == 40 << 20
     assert 35 < memory.mib < 120
-    assert 0.05 < watch.seconds < 5
+    assert watch.seconds == 2.5
 
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs/comparing.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)
-    for long, short in (("n_side=6", "n_side=4"), ('recipe={"n_epochs": 3}', "options=TINY, recipe={'n_epochs': 1}")):
+    for long, short in (
+        ("n_side=6", "n_side=4"),
+        (': "encoder_ridge"', ": stp.tl.Entry('encoder_ridge', options={'size_px': 32})"),
+        ('recipe={"n_epochs": 3}', "options=TINY, recipe={'n_epochs': 1}"),
+    ):
         assert long in code
         code = code.replace(long, short)
     exec(code, {"TINY": TINY})

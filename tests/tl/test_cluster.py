@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import zarr
-from distributed import Client, LocalCluster
 from spatialdata import read_zarr
 
-from stpredict._slides.slides import pyramid
+from stpredict._chunks import Source
+from stpredict._slides.slides import Selection, pyramid, resolve
 from stpredict.io import read_wsi
 from stpredict.pp import spot_grid
 from stpredict.tl import PredictOptions, predict
 from stpredict.tl._inference import cluster
 from stpredict.tl._inference.plan import PredictionPlan
+
+from .conftest import local_cluster
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -34,6 +37,18 @@ def test_values_are_those_of_this_process(on_disk, predictor, client):
     np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)
     np.testing.assert_array_equal(on_disk["predicted"].obsm["color"], on_disk["wanted"].obsm["color"])
     assert on_disk["predicted"].obs.equals(on_disk["wanted"].obs)
+
+
+def test_a_store_that_was_opened_by_a_relative_path_is_read_in_another_folder(sdata, tmp_path, monkeypatch):
+    sdata.write(tmp_path / "slides.zarr")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    slides = resolve(read_zarr("slides.zarr"), Selection())
+    cluster.make_stores_absolute(slides)
+    sent = pickle.dumps(slides[0].without_counts())
+    monkeypatch.chdir("elsewhere")
+    levels = pickle.loads(sent).levels
+    assert (Source(levels[0].pixels).read((0, 2), (0, 2)) == pyramid(sdata["S0_image"])[0].pixels[:, :2, :2]).all()
 
 
 def test_images_in_memory_are_sent(sdata, predictor, client):
@@ -98,13 +113,11 @@ class Killer:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("forkserver")
 def test_the_only_worker_dies_with_all_that_was_sent(on_disk, predictor, tmp_path):
     predict(on_disk, predictor, key_added="wanted", **QUIET)
     predictor.members[0].network.head.register_forward_hook(Killer(tmp_path / "killed"))
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as own_cluster,
-        Client(own_cluster) as own,
-    ):
+    with local_cluster(1) as own:
         predict(on_disk, predictor, client=own, **QUIET)
     assert (tmp_path / "killed").exists()
     np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)

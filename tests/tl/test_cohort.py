@@ -64,7 +64,7 @@ def out(finished, tmp_path):
 
 def grid(sdata):
     """On the whole image: tissue is not what is tested here."""
-    spot_grid(sdata, diameter_um=100.0, pitch_um=100.0)
+    spot_grid(sdata, diameter_um=100.0, pitch_um=200.0)
 
 
 def written(folder):

@@ -56,7 +56,7 @@ def wanted(pixels, trained, tmp_path_factory):
     path = write.picture(tmp_path_factory.mktemp("wanted") / "a.png", pixels)
     table = predicted(read_wsi(path, um_per_px=UM_PER_PX), Predictor.load(trained[0]))
     sc.pp.pca(table, n_comps=5)
-    sc.pp.neighbors(table, n_neighbors=5)
+    sc.pp.neighbors(table, n_neighbors=5, method="gauss")  # numba compiles UMAP for a quarter of a minute
     assert table.obsp["connectivities"].nnz > 0
     return table
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import socket
 
 import pytest
 import torch
@@ -50,24 +48,38 @@ trained = weights(devices=2, strategy="ddp")
 sdata = stp.datasets.synthetic(n_slides=3, n_side=5, um_per_px=8.0)
 config = stp.tl.FitConfig(accelerator="cpu", devices=2, strategy="ddp", n_epochs=2, precision="32-true")
 shape = {"dim": 12, "depth": 1, "heads": 2, "size_px": 16, "patch_size": 8}
-predictor = stp.tl.fit(sdata, "m2ost", config=config, model_options=shape, save_dir="model")
-trained["same"] = predictor.hash == stp.tl.Predictor.load("model").hash
-Path(f"rank-{os.environ['RANK']}.json").write_text(json.dumps(trained))
+predictor = stp.tl.fit(sdata, "m2ost", config=config, model_options=shape, save_dir="../model")
+trained["same"] = predictor.hash == stp.tl.Predictor.load("../model").hash
+Path(f"../rank-{os.environ['RANK']}.json").write_text(json.dumps(trained))
 """
 
 
+AS_TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0,
+}  # fmt: skip
+"""What `torchrun --nproc-per-node 2` tells its processes, besides their numbers and a port."""
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(python, tmp_path):
     """Equal weights, with steps added up where memory runs out; each process returns when the predictor is saved."""
-    (tmp_path / "script.py").write_text(TRAIN + FIT)
-    command = [sys.executable, "-W", "error::UserWarning", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "script.py"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "could not be written" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rank-0.json", "rank-1.json", "script.py"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        folder = tmp_path / str(rank)
+        folder.mkdir()
+        given = {**AS_TORCHRUN, "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
+        setting = "import os, warnings; warnings.simplefilter('error', UserWarning)\n"
+        setting += f"os.environ.update({ {name: str(value) for name, value in given.items()} })\n"
+        processes.append(python(setting + TRAIN + FIT, folder))
+    for rank, process in enumerate(processes):
+        process.join()
+        said = (tmp_path / str(rank) / "stderr").read_text()
+        assert process.exitcode == 0, said
+        assert "could not be written" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "model", "rank-0.json", "rank-1.json"]
     two, other = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert two["same"]
     assert other["same"]

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from spatialdata import read_zarr
 
 from .. import _keys as keys
 from .. import tl
-from ..pp import select_genes
+from .._checks import config as check_config
+from .._checks.paths import name_slides, output_file, output_path, user_path
+from .._files import atomic_file, atomic_folder
+from ..io.genes import read_gene_list
+from ..pp import TargetSpec, select_genes
 from . import _errors as check
+from ._options import COMMANDS
 from ._report import score_table
 
 if TYPE_CHECKING:
@@ -22,124 +28,153 @@ if TYPE_CHECKING:
     from distributed import Client
     from spatialdata import SpatialData
 
-
-FIT_FIELDS = ("n_epochs", "n_members", "seed", "validation")
-"""Options of `fit` that are fields of `stp.tl.FitConfig`; those not given follow the recipe of the model."""
+CONFIG_FIELDS = ("n_epochs", "n_members", "seed", "validation")
+"""Fields of `stp.tl.FitConfig` that have an option of their own."""
 
 
 def fit(options: argparse.Namespace) -> None:
     """Train a predictor."""
-    stores = {path.stem: _read(path) for path in options.slides}
-    genes = options.genes.read_text(encoding="utf-8").split() if options.genes else None
-    if genes is None and len(stores) == 1:
-        sdata = next(iter(stores.values()))
-        select_genes(sdata, n_genes=options.n_genes, table_name=options.table_name, layer=options.layer)
-    predictor = tl.fit(
-        stores if len(stores) > 1 else next(iter(stores.values())),
-        options.model,
-        config={name: value for name in FIT_FIELDS if (value := getattr(options, name)) is not None},
-        genes=genes,
-        group_key=options.group_key,
-        layer=options.layer,
-        **_selection(options),
-        save_dir=options.out,
-        resume_from=options.out if options.resume else None,
-    )
-    sys.stdout.write(f"{predictor!r}\nSaved to {options.out}\n")
+    given = _arguments("fit", options)
+    n_genes = getattr(options, "n_genes", None)
+    if n_genes is not None:
+        check.one_store_for_genes(len(options.sdata))
+    if given.pop("resume_from", False):
+        given["resume_from"] = given["save_dir"]
+    given["config"] = _config("fit", options)
+    given["sdata"] = _read_all(options.sdata)
+    if n_genes is not None:
+        select_genes(
+            given["sdata"],
+            n_genes=n_genes,
+            train=given.get("shapes_key"),
+            table_name=given.get("table_name"),
+            layer=given.get("layer"),
+            allow_fractional_counts=given.get("allow_fractional_counts", False),
+        )
+    predictor = tl.fit(given.pop("sdata"), **given)
+    sys.stdout.write(f"{predictor!r}\nSaved to {options.save_dir}\n")
 
 
 def predict(options: argparse.Namespace) -> None:
     """Predict a slide and write the table, or the whole object."""
-    check.new_output(options.out)
-    sdata = _read(options.slide)
-    tl.predict(
-        sdata,
-        options.predictor,
-        n_views=options.views,
-        **_selection(options),
-    )
-    table = sdata.tables[keys.PREDICTED]
-    if options.out.suffix == ".h5ad":
-        table.write_h5ad(options.out)
+    given, out = _arguments("predict", options), output_path(options.out, "--out")
+    layer = given.get("layer")
+    check.new_output(out, layer=layer is not None)
+    sdata = given["sdata"] = _read(options.sdata)
+    with ExitStack() as stack:
+        tl.predict(given.pop("sdata"), given.pop("predictor"), client=_client(options, stack), **given)
+    key = given.get("key_added", keys.PREDICTED)
+    if out.suffix == ".h5ad":
+        with atomic_file(out) as part:
+            sdata.tables[key].write_h5ad(part)
     else:
-        sdata.write(options.out)
-    units = table.uns[keys.PREDICTED]["units"]
-    sys.stdout.write(f"{table.n_obs} spots x {table.n_vars} genes in {units}: {options.out}\n")
+        with atomic_folder(out) as part:
+            sdata.write(part)
+    if layer is None:
+        table = sdata.tables[key]
+        what = f"{table.n_obs} spots x {table.n_vars} genes in {table.uns[key]['units']}"
+    else:
+        what = f"Layer {layer!r}"
+    sys.stdout.write(f"{what}: {options.out}\n")
 
 
 def cohort(options: argparse.Namespace) -> bool:
     """Predict many slides and print the result of each; returns whether any failed."""
+    given = _arguments("cohort", options)
+    given["paths"] = name_slides([user_path(path, "slides") for path in options.paths])
     with ExitStack() as stack:
-        summary = tl.predict_cohort(
-            options.slides,
-            options.predictor,
-            options.out,
-            client=_client(options, stack),
-            um_per_px=options.um_per_px,
-            n_views=options.views,
-            stain=options.stain,
-        )
+        summary = tl.predict_cohort(**given, client=_client(options, stack))
     unfinished = summary[summary["status"] != "done"]
     failed = unfinished["status"] == "failed"
     reasons = unfinished["error"].where(failed, "another process is at it")
     lines = [f"{name}: {reason}\n" for name, reason in reasons.items()]
-    sys.stdout.write("".join(lines) + f"{len(summary) - len(unfinished)} of {len(summary)} slides: {options.out}\n")
+    sys.stdout.write(f"{''.join(lines)}{len(summary) - len(unfinished)} of {len(summary)} slides: {options.out_dir}\n")
     return bool(failed.any())
 
 
 def _client(options: argparse.Namespace, stack: ExitStack) -> Client | None:
     """Client of the requested cluster, closed with the stack."""
-    if options.workers is None and options.scheduler is None:
+    workers, scheduler = getattr(options, "workers", None), getattr(options, "scheduler", None)
+    if workers is None and scheduler is None:
         return None
     from distributed import Client, LocalCluster
 
-    if options.scheduler is not None:
-        remote: Client = stack.enter_context(Client(options.scheduler))
+    if workers is None:
+        remote: Client = stack.enter_context(Client(scheduler))
         return remote
-    threads = max(1, (os.cpu_count() or 1) // options.workers)
-    cluster = LocalCluster(n_workers=options.workers, threads_per_worker=threads, dashboard_address=":0")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    cluster = LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=":0")
     client: Client = stack.enter_context(Client(stack.enter_context(cluster)))
     return client
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print the scores of a store that holds predictions and counts."""
-    scores = tl.evaluate(_read(options.slide), predicted=options.predicted, shapes_key=options.shapes_key)
-    if options.out is not None:
-        scores.to_csv(options.out)
+    given = _arguments("evaluate", options)
+    out = output_file(options.out, "--out") if "out" in options else None
+    given["sdata"] = _read(options.sdata)
+    scores = tl.evaluate(given.pop("sdata"), **given)
+    if out is not None:
+        with atomic_file(out) as part:
+            scores.to_csv(part)
     sys.stdout.write(score_table(scores))
 
 
 def benchmark(options: argparse.Namespace) -> bool:
     """Compare models and print one line each; returns whether any cell failed."""
-    stores = {path.stem: _read(path) for path in options.slides}
-    found = tl.benchmark(
-        stores if len(stores) > 1 else next(iter(stores.values())),
-        options.models,
-        group_key=options.group_key,
-        by=options.by,
-        n_folds=options.folds,
-        seeds=options.seeds,
-        genes=options.genes.read_text(encoding="utf-8").split() if options.genes else None,
-        config={} if options.epochs is None else {"n_epochs": options.epochs},
-        protocol=options.protocol,
-        allow_leakage=options.allow_leakage,
-        save_dir=options.out,
-        layer=options.layer,
-        **_selection(options),
-    )
-    if options.html is not None:
-        found.to_html(options.html)
+    given = _arguments("benchmark", options)
+    html = output_file(options.html, "--html") if "html" in options else None
+    given["config"] = _config("benchmark", options)
+    if "no_group" in options:
+        given["group_key"] = None
+    given["sdata"] = _read_all(options.sdata)
+    found = tl.benchmark(given.pop("sdata"), given.pop("models"), **given)
+    if html is not None:
+        found.to_html(html)
     sys.stdout.write(f"{found!r}\n")
     return len(found.failed) > 0
 
 
-def _selection(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `tl.fit`, `tl.predict` and `tl.benchmark` that select elements."""
-    names = ("image_key", "shapes_key", "table_name", "coordinate_system", "um_per_px")
-    return {name: getattr(options, name) for name in names}
+def _arguments(command: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the function that a sub-command calls, as far as they were given."""
+    given = {name: value for name, value in vars(options).items() if name in COMMANDS[command].arguments}
+    if "image_key" in given:
+        images = given["image_key"]
+        check.one_image_or_pairs(images)
+        paired = all("=" in each for each in images)
+        given["image_key"] = dict(each.split("=", 1) for each in images) if paired else images[0]
+    if "genes" in given:
+        given["genes"] = read_gene_list(user_path(given["genes"], "--genes"))
+    if "model_options" in given:
+        given["model_options"] = dict(given["model_options"])
+    for name, kind in (("target", TargetSpec), ("patch", tl.PatchSpec)):
+        if name in given:
+            values: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in given[name]
+            }
+            check_config.known_fields(f"`{name}`", list(values), [each.name for each in fields(kind)])
+            given[name] = kind(**values)
+    return given
 
 
-def _read(path: Path) -> SpatialData:
+def _config(command: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `stp.tl.FitConfig` that were given."""
+    config = dict(getattr(options, "config", ()))
+    for name in CONFIG_FIELDS:
+        if name in options:
+            check.once(name, config, COMMANDS[command].options[name].flag)
+            config[name] = getattr(options, name)
+    return config
+
+
+def _read_all(given: list[str]) -> SpatialData | dict[str, SpatialData]:
+    """The only store, or all stores by distinct names."""
+    paths = name_slides([user_path(path, "slides") for path in given])
+    stores = {name: _read(path) for name, path in paths.items()}
+    return stores if len(stores) > 1 else next(iter(stores.values()))
+
+
+def _read(given: str | Path) -> SpatialData:
+    path = user_path(given, "slide")
     check.store_exists(path)
     return read_zarr(path)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _keys as keys
 from .. import datasets, pl, tl
+from .._checks.paths import output_folder
+from .._files import atomic_file, atomic_folder
 from ._report import score_table
 
 if TYPE_CHECKING:
@@ -24,14 +26,14 @@ N_VIEWS = 8
 
 def demo(options: argparse.Namespace) -> None:
     """Train on three sections, predict a fourth, write everything to a folder and print the scores."""
-    started = time.monotonic()
+    started, out = time.monotonic(), output_folder(options.out, "--out")
     train, test, genes = _data(synthetic=options.synthetic)
-    options.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     config = None if options.epochs is None else _config(options.epochs)
-    predictor = tl.fit(train, config=config, genes=genes, group_key=keys.SECTION, save_dir=options.out / "model")
+    predictor = tl.fit(train, config=config, genes=genes, group_key=keys.SECTION, save_dir=out / "model")
     tl.predict(test, predictor, n_views=N_VIEWS)
     scores = tl.evaluate(test)
-    _write(test, predictor, scores, options.out)
+    _write(test, predictor, scores, out)
     _print("", score_table(scores, label="M2OST").rstrip(), "")
     _print(f"{time.monotonic() - started:.0f} s. Written to {options.out}/:")
     _print("  predicted.zarr   the test section with its table 'predicted', for SpatialData and napari")
@@ -69,8 +71,10 @@ def _part(sdata: SpatialData, names: list[str]) -> SpatialData:
 
 def _write(test: SpatialData, predictor: tl.Predictor, scores: pd.DataFrame, out: Path) -> None:
     table = test.tables[keys.PREDICTED]
-    table.write_h5ad(out / "predicted.h5ad")
-    test.write(out / "predicted.zarr", overwrite=True)
+    with atomic_file(out / "predicted.h5ad") as part:
+        table.write_h5ad(part)
+    with atomic_folder(out / "predicted.zarr") as part:
+        test.write(part)
     gene = str(scores["pearson"].idxmax())
     middle = int(((table.obsm[keys.SPATIAL] - table.obsm[keys.SPATIAL].mean(axis=0)) ** 2).sum(axis=1).argmin())
     _png(pl.expression(test, gene), out / "expression.png")
@@ -83,7 +87,8 @@ def _png(axes: NDArray[Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure = axes.flat[0].figure
-    figure.savefig(path, dpi=200)
+    with atomic_file(path) as part:
+        figure.savefig(part, dpi=200, format="png")
     plt.close(figure)
 
 

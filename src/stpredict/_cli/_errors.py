@@ -1,14 +1,75 @@
-"""Errors of the command line: missing stores, outputs that exist."""
+"""Errors of the command line: missing stores, outputs that exist, options without effect."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from ._options import Command
 
 EXPECTED: Final = (ValueError, TypeError, OSError, FloatingPointError)
 """Errors whose message is written for users; the command line prints it without a traceback."""
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether the message was written for users; of runtime errors only those that stpredict raises itself."""
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, EXPECTED)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("stpredict.")
+
+
+def options_of(message: str, command: Command) -> str:
+    """How the arguments that a message names are given on the command line."""
+    named = dict.fromkeys(re.findall(r"`(\w+)(?:=[^`]*)?`", message))
+    flags = {name: command.options[name].flag for name in named if name in command.options}
+    flags = {name: flag for name, flag in flags.items() if flag.startswith("-")}
+    if not flags:
+        return ""
+    return f" (On the command line {', '.join(f'`{name}` is {flag}' for name, flag in flags.items())}.)"
+
+
+def all_options_count(command: Command, given: Mapping[str, Any]) -> None:
+    """Refuse options that have no effect beside others, or without them."""
+    flags = {name: option.flag for name, option in command.options.items()}
+    for option, other, why in command.without:
+        if option in given and other in given:
+            msg = f"`{flags[option]}` has no effect beside `{flags[other]}`: {why}. Give one of the two."
+            raise ValueError(msg)
+    for option, other in command.needs.items():
+        if option in given and other not in given:
+            msg = f"`{flags[option]}` has no effect without `{flags[other]}`. Give both, or neither."
+            raise ValueError(msg)
+
+
+def one_store_for_genes(n_stores: int) -> None:
+    """Refuse to choose a number of genes from several stores."""
+    if n_stores > 1:
+        msg = (
+            f"`--n-genes` chooses from one store, and {n_stores} were given. Name the genes in a file with `--genes`, "
+            "or leave it out: then the 250 most dispersed genes of all stores are taken."
+        )
+        raise ValueError(msg)
+
+
+def one_image_or_pairs(values: list[str]) -> None:
+    """Refuse several images that are not said to belong to spots."""
+    if len(values) > 1 and not all("=" in value for value in values):
+        msg = f"`--image` is {values}. Give one image, or SPOTS=IMAGE for every element of spots."
+        raise ValueError(msg)
+
+
+def once(name: str, config: Mapping[str, Any], flag: str) -> None:
+    """Refuse a field of the configuration that is given twice."""
+    if name in config:
+        msg = f"`{flag}` and `--config {name}=…` give the same field. Give one of the two."
+        raise ValueError(msg)
 
 
 def store_exists(path: Path) -> None:
@@ -21,10 +82,13 @@ def store_exists(path: Path) -> None:
         raise FileNotFoundError(msg)
 
 
-def new_output(path: Path) -> None:
+def new_output(path: Path, *, layer: bool) -> None:
     """Refuse to overwrite, and formats that are not supported."""
     if path.suffix not in {".h5ad", ".zarr"}:
         msg = f"`--out {path}` must end in .h5ad (the table) or .zarr (the whole object)."
+        raise ValueError(msg)
+    if layer and path.suffix != ".zarr":
+        msg = f"`--layer` is written into the measured table, so `--out {path}` must end in .zarr."
         raise ValueError(msg)
     if path.exists():
         msg = f"{str(path)!r} exists and is not overwritten. Give another `--out`, or remove it first."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 
+from .._checks.paths import output_file
 from .._files import atomic_file
 from ..pl.comparison import (
     CEILING,
@@ -34,6 +34,7 @@ from .text import COSTS, DASH, SCORES, breakable, count_noun, interval, join_nam
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
+    from pathlib import Path
 
     from ..pl.comparison import BenchmarkLike, Section
     from .text import Column
@@ -55,7 +56,7 @@ class Cell(NamedTuple):
 
 def to_html(benchmark: BenchmarkLike, path: str | PathLike[str]) -> None:
     """Write a benchmark as one self-contained HTML file, whole or not at all; a file that is there is replaced."""
-    target = Path(path)
+    target = output_file(path, "path")
     text = page(benchmark)
     try:
         with atomic_file(target) as temporary:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from .._checks.slides import quote
+from .._checks.training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+FUNCTION_STRATEGIES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+"""Strategies of Lightning Fabric that need a function to start processes with."""
 
 
 def check_leakage(shared: Sequence[str], *, allowed: bool) -> None:
@@ -45,6 +49,31 @@ def check_validate_on(names: Sequence[str], available: Sequence[str]) -> None:
         what = quote(wrong) if names else "nothing"
         msg = f"`validate_on` names {what}; give a list out of {quote(available)}."
         raise ValueError(msg)
+
+
+def check_launch(devices: int, strategy: str, *, is_script: bool) -> None:
+    """Refuse several devices where the script that asks for them cannot be started once for each of them."""
+    if strategy in FUNCTION_STRATEGIES:
+        msg = (
+            f"`strategy={strategy!r}` starts processes for a function, which is not possible here. Take 'ddp', which "
+            "starts the script once for every device, or leave `strategy` out."
+        )
+        raise ValueError(msg)
+    if not is_script:
+        msg = (
+            f"`devices={devices}` starts the script once for every device and machine, but this is a notebook, an "
+            "interactive session, `python -c` or a worker process. Save the call as a script and run it with `python` "
+            "or `torchrun`, or take `devices=1` and `num_nodes=1`."
+        )
+        raise ValueError(msg)
+
+
+def warn_forked() -> None:
+    """Warn that a forked process computes on one thread."""
+    warn(
+        "This process was forked from one that had loaded stpredict. The threads of PyTorch do not survive a fork, so "
+        "it computes on one thread. Start processes with `multiprocessing.get_context('spawn')` to use all cores."
+    )
 
 
 def check_loss(loss: float, epoch: int) -> None:

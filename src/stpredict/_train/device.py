@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import environments
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
+from .._processes import is_forked, is_worker
 from . import _errors
 
 if TYPE_CHECKING:
@@ -15,11 +19,16 @@ if TYPE_CHECKING:
 
 def make_fabric(config: FitConfig) -> Fabric:
     """Lightning Fabric as configured, launched if there are several processes."""
+    avoid_dead_threads()
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     accelerator = config.accelerator
     if accelerator == "auto":
         accelerator = next(name for name, is_available in available.items() if is_available)
     _errors.check_device(accelerator, available)
+    several = config.devices > 1 or config.num_nodes > 1
+    if several and not _started_by_launcher():
+        is_script = hasattr(sys.modules["__main__"], "__file__") and not hasattr(sys, "ps1") and not is_worker()
+        _errors.check_launch(config.devices, config.strategy, is_script=is_script)
     precision: Any = default_precision(accelerator) if config.precision == "auto" else config.precision
     fabric = Fabric(
         accelerator=accelerator,
@@ -28,9 +37,23 @@ def make_fabric(config: FitConfig) -> Fabric:
         strategy=config.strategy,
         precision=precision,
     )
-    if config.devices > 1 or config.num_nodes > 1:
+    if several:
         fabric.launch()
     return fabric
+
+
+def avoid_dead_threads() -> None:
+    """Compute on one thread in a fork: the threads of PyTorch stay behind, and a loop over several waits for ever."""
+    if is_forked() and torch.get_num_threads() > 1:
+        _errors.warn_forked()
+        torch.set_num_threads(1)
+
+
+def _started_by_launcher() -> bool:
+    """Whether torchrun, SLURM and the like started this process, one for every device."""
+    kinds = ("TorchElasticEnvironment", "SLURMEnvironment", "LSFEnvironment", "MPIEnvironment")
+    launchers = (getattr(environments, kind) for kind in kinds)
+    return LightningEnvironment().creates_processes_externally or any(each.detect() for each in launchers)
 
 
 def default_precision(accelerator: str) -> str:

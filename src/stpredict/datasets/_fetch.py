@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pooch
 
-from .._files import atomic_file
+from .._checks.paths import user_path
+from .._files import atomic_file, user_cache
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DATA_DIR = "STPREDICT_DATA_DIR"
 """Environment variable that names the folder of data sets."""
@@ -30,12 +34,12 @@ class RemoteFile:
 def user_dir() -> Path | None:
     """The user's folder of data sets, ``STPREDICT_DATA_DIR``; None if it is not set."""
     value = os.environ.get(DATA_DIR)
-    return Path(value).expanduser() if value else None
+    return user_path(value, DATA_DIR) if value else None
 
 
 def cache_dir() -> Path:
     """The folder of this package in the cache of the operating system."""
-    return Path(pooch.os_cache("stpredict"))
+    return user_cache()
 
 
 def writable_dir() -> Path:

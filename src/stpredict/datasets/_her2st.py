@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataTree
 
+    from ..io.sections import Section
 
 BASE_URL = "https://raw.githubusercontent.com/almaan/her2st/85df7411b987a7dec3feff9718b869a7a82091ec"
 DATASET = "her2st"
@@ -60,16 +61,7 @@ def her2st(sections: Sequence[str] = ("C2", "C3", "C4", "C5")) -> SpatialData:
     names = [sections] if isinstance(sections, str) else list(sections)
     known = read_registry()
     check.known_names("sections", names, known, "stp.datasets.her2st")
-    read = [
-        read_section(
-            _fetch(known[name]["counts"]),
-            _fetch(known[name]["spots"]),
-            name=name,
-            patient=name[0],
-            labels=_fetch(known[name]["labels"]) if "labels" in known[name] else None,
-        )
-        for name in names
-    ]
+    read = [_section(name, known[name]) for name in names]
     return assemble(read, {name: _image(name, known[name]["image"]) for name in names})
 
 
@@ -85,6 +77,17 @@ def read_registry() -> dict[str, dict[str, RemoteFile]]:
                 path=row["path"], git_blob_sha1=row["git_blob_sha1"], sha256=row["sha256"] or None
             )
     return found
+
+
+def _section(name: str, file: dict[str, RemoteFile]) -> Section:
+    labels = file.get("labels")
+    return read_section(
+        _fetch(file["counts"]),
+        _fetch(file["spots"]),
+        name=name,
+        patient=name[0],
+        labels=None if labels is None else _fetch(labels),
+    )
 
 
 def _fetch(file: RemoteFile) -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._checks.paths import user_path
 from ..io.sections import assemble, read_section, require_spots_on_image
 from . import _errors as check
 from ._fetch import writable_dir
@@ -16,6 +16,7 @@ from ._image_cache import cached_image
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
+    from pathlib import Path
 
     from spatialdata import SpatialData
     from xarray import DataTree
@@ -62,7 +63,7 @@ class LocalDataset:
 
     def load(self, folder: str | PathLike[str], sections: Sequence[str] | None, options: SectionOptions) -> SpatialData:
         """Read some or all (None) sections of a folder and the folders below it into one object."""
-        path = Path(folder)
+        path = user_path(folder)
         available = self.find_sections(path)
         names = [sections] if isinstance(sections, str) else list(available if sections is None else sections)
         check.known_names("sections", names, available, f"stp.datasets.{self.name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from spatialdata.transformations import Identity
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.paths import user_path
 from .._checks.slides import quote
 from .._geometry import neighbour_pitch
 from .._resolution import Resolution, reconcile_resolution
@@ -91,7 +91,7 @@ def from_anndata(
     if isinstance(image, np.ndarray):
         element, stated = pyramid(_channels_first(image, name), name), None
     else:
-        element, stated = open_image(Path(image), name)
+        element, stated = open_image(user_path(image, "image"), name)
     _require_on_image(centres, image_size(element), ("x", "y") if isinstance(xy, str) else xy)
     if um_per_px is not None:
         stated = Resolution(um_per_px=um_per_px, origin="argument")

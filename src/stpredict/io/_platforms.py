@@ -24,6 +24,7 @@ from .._checks import slides as check_slides
 from .._checks.slides import quote
 from .._resolution import resolution_from_pixel_size
 from . import _errors as check
+from ._tables import read_text
 from ._wsi import image_element, open_slide_file
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def read_json(path: Path, what: str, fields: Sequence[str]) -> dict[str, Any]:
     """All fields of a JSON file, which must have the given ones."""
     check.exactly_one([path] if path.is_file() else [], [path.name], path.parent, what)
     try:
-        values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        values: dict[str, Any] = dict(json.loads(read_text(path, what)))
     except (TypeError, ValueError) as reason:
         check.unreadable(path, what, reason)
     missing = [name for name in fields if name not in values]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import pandas as pd
 
+from .._checks.paths import user_path
 from .._checks.slides import quote
 from .._geometry import apply_affine
 from . import _errors as check
@@ -17,6 +17,7 @@ from ._tables import SPOT_NAME, mostly_match, numeric_columns, parse_spot_name, 
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -128,7 +129,7 @@ def read_affine(affine: str | PathLike[str] | ArrayLike | None) -> NDArray[np.fl
         return None
     one_line = False
     if isinstance(affine, (str, PathLike)):
-        path = Path(affine)
+        path = user_path(affine, "affine")
         what, text = f"'{path.name}'", read_text(path, "affine")
         try:
             matrix = np.array(text.replace(",", " ").split(), dtype=np.float64)

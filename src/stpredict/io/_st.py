@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._checks.paths import user_path
 from .._checks.slides import MAX_ANISOTROPY
 from ._spots import read_affine
 from .genes import read_gene_map
@@ -110,7 +110,7 @@ def read_st(
     >>> import stpredict as stp
     >>> sdata = stp.io.read_st("A1.jpg", "A1.tsv.gz", "A1_selection.tsv", name="A1")  # doctest: +SKIP
     """
-    pixels = read_image(Path(image))
+    pixels = read_image(user_path(image, "image"))
     size = (pixels.shape[2], pixels.shape[1])
     options = SectionOptions(
         genes_in=genes_in,
@@ -123,11 +123,11 @@ def read_st(
         diameter_um=diameter_um,
     )
     section = read_section(
-        Path(counts),
-        None if spots is None else Path(spots),
+        user_path(counts, "counts"),
+        None if spots is None else user_path(spots, "spots"),
         name=name,
         patient=patient,
-        labels=None if labels is None else Path(labels),
+        labels=None if labels is None else user_path(labels, "labels"),
         options=options,
     )
     require_spots_on_image(section, size)

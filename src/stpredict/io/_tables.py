@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import re
@@ -34,10 +35,11 @@ def is_gzip(path: Path) -> bool:
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open a text file, gzipped or not; a byte order mark is skipped."""
-    if is_gzip(path):
-        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig"))
-    return path.open(encoding="utf-8-sig")
+    """Open a text file, gzipped or not, in UTF-8, or in UTF-16 if its byte order mark says so."""
+    opener = gzip.open if is_gzip(path) else open
+    with opener(path, "rb") as file:
+        encoding = "utf-16" if file.read(2) in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE} else "utf-8-sig"
+    return cast("IO[str]", opener(path, "rt", encoding=encoding))
 
 
 def read_text(path: Path, what: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from spatialdata.transformations import Identity, Scale, set_transformation
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.paths import user_path
 from .._checks.slides import MAX_RESOLUTION_DIFFERENCE, quote
 from .._resolution import VISIUM, Resolution, reconcile_resolution, resolution_from_pixel_size
 from . import _errors as check
@@ -20,6 +20,7 @@ from ._lattice import fit_lattice
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -89,11 +90,11 @@ def read_visium(
     Examples
     --------
     >>> import stpredict as stp
-    >>> stp.io.read_visium("no/such/folder")
+    >>> stp.io.read_visium("/no/such/folder")
     Traceback (most recent call last):
-    FileNotFoundError: 'no/such/folder' does not exist. Give the folder of a Visium sample to `stp.io.read_visium`.
+    FileNotFoundError: '/no/such/folder' does not exist. Give the folder of a Visium sample to `stp.io.read_visium`.
     """
-    folder = Path(path)
+    folder = user_path(path)
     check.require_folder(folder, "a Visium sample", "stp.io.read_visium")
     check_config.length("um_per_px", um_per_px)
     counts = platforms.find_file(folder, MATRIX_FILES, "matrix of counts")
@@ -222,7 +223,7 @@ def _open_overview(folder: Path, kind: str, factors: dict[str, Any], name: str) 
 def find_full_image(folder: Path, image: str | PathLike[str] | None, overviews: Sequence[str] = ()) -> Path:
     """The given path, or the only image in the folder or its ``microscope_image``; messages name the overviews."""
     if image is not None:
-        return Path(image)
+        return user_path(image, "image")
     places = [place for place in (folder, folder / "microscope_image") if place.is_dir()]
     files = [
         file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in platforms.IMAGE_SUFFIXES

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from spatialdata.transformations import Identity, set_transformation
 
 from .. import _keys as keys
+from .._checks.paths import user_path
 from .._resolution import VISIUM_HD_BIN, Resolution, reconcile_resolution
 from . import _errors as check
 from . import _platforms as platforms
@@ -79,11 +79,11 @@ def read_visium_hd(
     Examples
     --------
     >>> import stpredict as stp
-    >>> stp.io.read_visium_hd("no/folder")
+    >>> stp.io.read_visium_hd("/no/folder")
     Traceback (most recent call last):
-    FileNotFoundError: 'no/folder' does not exist. Give the folder of a Visium HD sample to `stp.io.read_visium_hd`.
+    FileNotFoundError: '/no/folder' does not exist. Give the folder of a Visium HD sample to `stp.io.read_visium_hd`.
     """
-    folder = Path(path)
+    folder = user_path(path)
     check.require_folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")
     slices = platforms.find_file(folder, [SLICE_FILE], "feature slice")
     bins = folder / "binned_outputs"

@@ -6,10 +6,8 @@ the format in `FORMATS` and in the docstring of `read_wsi`.
 
 from __future__ import annotations
 
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import dask
@@ -25,6 +23,7 @@ from xarray import DataArray, Dataset, DataTree
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
+from .._checks.paths import output_path, user_path
 from .._checks.slides import quote
 from .._files import atomic_folder
 from .._resolution import Resolution, reconcile_resolution, resolution_from_pixel_size
@@ -36,6 +35,7 @@ from .images import CHUNKS, no_pixel_limit, pyramid, read_image
 if TYPE_CHECKING:
     from collections.abc import Collection
     from os import PathLike
+    from pathlib import Path
 
 FORMATS: Final = "SVS, NDPI, MRXS, SCN, tiled TIFF, OME-TIFF, DICOM, PNG, JPEG and OME-Zarr"
 """What is read, for messages."""
@@ -124,10 +124,7 @@ def read_wsi(
     >>> sdata.attrs["stpredict"]["um_per_px"]
     {'slide': 0.5}
     """
-    if not os.fspath(path):
-        msg = f"The path is empty. Give that of a slide to `stp.io.read_wsi` ({FORMATS})."
-        raise ValueError(msg)
-    path = Path(path)
+    path = user_path(path)
     if not path.exists():
         msg = f"No slide at '{path}'. Give the path of an existing file to `stp.io.read_wsi` ({FORMATS})."
         raise FileNotFoundError(msg)
@@ -144,24 +141,20 @@ def read_wsi(
     if um_per_px is not None:
         check_config.length("um_per_px", um_per_px)
         check_slides.resolution(um_per_px, name)
-    if to_zarr is not None:
-        store = Path(to_zarr)
-        if store.exists():
-            msg = f"`to_zarr` is '{store}', which exists. Read it with `spatialdata.read_zarr`, or give another path."
-            raise FileExistsError(msg)
-        if not store.parent.is_dir():
-            msg = f"`to_zarr` is '{store}', but there is no folder '{store.parent}'. Make it first."
-            raise FileNotFoundError(msg)
+    store = None if to_zarr is None else output_path(to_zarr, "to_zarr")
+    if store is not None and store.exists():
+        msg = f"`to_zarr` is '{store}', which exists. Read it with `spatialdata.read_zarr`, or give another path."
+        raise FileExistsError(msg)
     file = open_slide_file(path, backend)
     check_slides.colour_image(file.levels[0].shape, name)
     stated = [resolution_from_pixel_size(*file.um_per_px, "image metadata", name)] if file.um_per_px else []
     given = None if um_per_px is None else Resolution(um_per_px=float(um_per_px), origin="argument")
     known = reconcile_resolution(given, stated, name) if given or stated else None
-    image = image_element(file, name, rechunk=to_zarr is not None)
+    image = image_element(file, name, rechunk=store is not None)
     sdata = SpatialData(images={name: image}, attrs=_attrs(path, file, known, name))
     if known is None:
         check.warn_unknown_resolution(name)
-    return sdata if to_zarr is None else _write_and_reopen(sdata, Path(to_zarr))
+    return sdata if store is None else _write_and_reopen(sdata, store)
 
 
 def _is_valid_name(name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import struct
 import warnings
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from .._chunks import FileArray, overlap
+from .._processes import is_worker
 from . import _errors as check
 from ._wsi_levels import FileHandle, SlideFile
 from ._wsi_resolution import plausible_resolution, resolution_from_ome_xml, resolution_from_tags
@@ -69,7 +69,7 @@ class TiffLevel(FileArray):
             offsets, counts = ([values[i] for i in indices] for values in (page.dataoffsets, page.databytecounts))
             segments = list(file.read_segments(offsets, counts, indices=indices)) if indices else []
         decode = partial(_decode_segment, out, page, (y[0], x[0]))
-        n_threads = 1 if multiprocessing.parent_process() else min(os.cpu_count() or 1, len(segments))
+        n_threads = 1 if is_worker() else min(os.cpu_count() or 1, len(segments))
         if n_threads > 1:
             with ThreadPoolExecutor(n_threads) as pool:
                 list(pool.map(decode, segments))

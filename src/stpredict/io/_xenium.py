@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import is_zipfile
 
@@ -11,6 +10,7 @@ from spatialdata.transformations import Affine, get_transformation, set_transfor
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
+from .._checks.paths import user_path
 from .._geometry import apply_affine, axis_scales
 from .._resolution import Resolution, reconcile_resolution
 from . import _errors as check
@@ -18,6 +18,7 @@ from . import _platforms as platforms
 
 if TYPE_CHECKING:
     from os import PathLike
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -81,11 +82,11 @@ def read_xenium(
     Examples
     --------
     >>> import stpredict as stp
-    >>> stp.io.read_xenium("no/such/folder")
+    >>> stp.io.read_xenium("/no/such/folder")
     Traceback (most recent call last):
-    FileNotFoundError: 'no/such/folder' does not exist. Give the folder of a Xenium sample to `stp.io.read_xenium`.
+    FileNotFoundError: '/no/such/folder' does not exist. Give the folder of a Xenium sample to `stp.io.read_xenium`.
     """
-    folder = Path(path)
+    folder = user_path(path)
     check.require_folder(folder, "a Xenium sample", "stp.io.read_xenium")
     pixel_um = float(platforms.read_json(folder / SPECS_FILE, "description of the run", ["pixel_size"])["pixel_size"])
     for file in TABLE_FILES if transcripts else TABLE_FILES[:1]:
@@ -94,7 +95,7 @@ def read_xenium(
     archive = platforms.find_file(folder, ["cells.zarr.zip"], "archive of cells")
     if not is_zipfile(archive):
         check.unreadable(archive, "archive of cells", "it has no table of contents")
-    he_image = _find_he_image(folder) if image is None else Path(image)
+    he_image = _find_he_image(folder) if image is None else user_path(image, "image")
     check.require_file(he_image, "image")
     to_morphology = _read_alignment(alignment, he_image)
     name = platforms.sample_name(folder, name)
@@ -146,7 +147,8 @@ def _read_alignment(given: str | PathLike[str] | NDArray[np.float64] | None, ima
     if isinstance(given, np.ndarray):
         matrix, what = given.astype(np.float64), "that was given"
     else:
-        path = image.with_name(image.name.removesuffix(".ome.tif") + "alignment.csv") if given is None else Path(given)
+        beside = image.with_name(image.name.removesuffix(".ome.tif") + "alignment.csv")
+        path = beside if given is None else user_path(given, "alignment")
         if not path.is_file():
             msg = (
                 f"No alignment of '{image.name}'{f' at {str(path)!r}' if given is not None else ''}. Give `alignment`: "
@@ -155,7 +157,7 @@ def _read_alignment(given: str | PathLike[str] | NDArray[np.float64] | None, ima
             )
             raise FileNotFoundError(msg)
         try:
-            matrix, what = np.loadtxt(path, delimiter=",", ndmin=2), f"'{path}'"
+            matrix, what = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig"), f"'{path}'"
         except ValueError as reason:
             check.unreadable(path, "alignment", reason)
     affine = matrix.shape == (3, 3) and bool(np.isfinite(matrix).all()) and bool(np.allclose(matrix[2], [0, 0, 1]))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
+from .._checks.paths import user_path
 from ._tables import find_separator, mostly_match, read_text, split_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from os import PathLike
+    from pathlib import Path
 
 ENSEMBL_ID = re.compile(r"(ENS[A-Z]*G\d{11})(?:\.\d+)?")
 """Ensembl id of a gene of any species, with or without version."""
@@ -29,11 +30,21 @@ def read_gene_map(gene_map: Mapping[str, str] | str | PathLike[str] | None) -> d
     """
     if gene_map is None:
         return {}
-    if isinstance(gene_map, (str, Path)) or hasattr(gene_map, "__fspath__"):
-        pairs = _read_pairs(Path(gene_map))
+    if isinstance(gene_map, (str, PathLike)):
+        pairs = _read_pairs(user_path(gene_map, "gene_map"))
     else:
         pairs = list(gene_map.items())
     return {without_version(gene): symbol for gene, symbol in pairs if symbol}
+
+
+def read_gene_list(path: Path) -> list[str]:
+    """The genes of a text file, one a line."""
+    lines = (line.strip().strip('"').strip() for line in read_text(path, "list of genes").splitlines())
+    genes = [line for line in lines if line]
+    if not genes:
+        msg = f"'{path}' holds no gene. Write one name a line."
+        raise ValueError(msg)
+    return genes
 
 
 def _read_pairs(path: Path) -> list[tuple[str, str]]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from .._numba import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def histograms(patches: NDArray[np.uint8], margin: int) -> NDArray[np.int64]:
     """Histogram of each channel in the spot (the narrowest patch without ``margin``) and in every field of view."""
     n, n_scales, n_channels, size, _ = patches.shape
@@ -27,7 +28,7 @@ def histograms(patches: NDArray[np.uint8], margin: int) -> NDArray[np.int64]:
     return found
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _histogram(plane: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Histogram with four sets of counters: neighbouring pixels are often equal and would wait for one counter."""
     counts = np.zeros((4, 256), np.int32)

@@ -6,7 +6,6 @@ on a hub are part of the configuration. Shared machinery without an underscore: 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
+from .._checks.paths import user_path
 from ._precision import unit_pixels
 from .image_statistics import N_STATISTICS, patch_statistics
 
@@ -140,7 +140,7 @@ def _load_file(net: nn.Module, path: str) -> str:
     """Load a checkpoint from a file; returns its name and digest."""
     import hashlib
 
-    place = check.weights_file(Path(path))
+    place = check.weights_file(user_path(path, "weights"))
     state: Mapping[str, Tensor]
     if place.suffix == ".safetensors":
         from safetensors.torch import load_file

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from .._numba import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +22,7 @@ UNIT = 64
 """Steps of the table within a grey value."""
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def look_up(table: NDArray[np.uint16], pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
     """Replace every colour of ``pixels`` ``(n, 3, m)`` by trilinear interpolation in whole numbers, halves rounded up.
 

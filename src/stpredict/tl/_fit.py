@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pooch
-
+from .._checks.paths import output_path
+from .._files import user_cache
 from .._slides.slides import Selection, resolve
 from .._train.config import fit_config
 from ..pp.targets import TargetSpec
 from ._predictor.attrs import record_predictor
+from ._predictor.serialization import check_replaceable
 from ._training.plan import plan_training
 from ._training.train_members import train_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
+    from pathlib import Path
 
     from spatialdata import SpatialData
 
@@ -45,6 +46,8 @@ def fit(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     features_key: str | None = None,
+    library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
 ) -> Predictor:
@@ -86,10 +89,16 @@ def fit(
         Resolution in µm per pixel; by default what the object records.
     features_key
         Matrix of ``obsm`` with image embeddings of the spots, for models with an ``encoder``.
+    library_key
+        Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
+        by default counts are summed over the genes of the table.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA; the predictor records
+        it.
     save_dir
         Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
     resume_from
-        Folder of an interrupted training run to resume. Data and options must be the same.
+        Folder of an interrupted training run to resume, in place of ``save_dir``. Data and options must be the same.
 
     Returns
     -------
@@ -118,6 +127,7 @@ def fit(
     >>> predictor.patch.fov_um
     (150.0, 300.0, 900.0)
     """
+    folder = predictor_folder(save_dir, resume_from)
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -127,6 +137,8 @@ def fit(
         group_key=group_key,
         um_per_px=um_per_px,
         features_key=features_key,
+        library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
     )
     plan = plan_training(
         resolve(sdata, selection),
@@ -139,13 +151,29 @@ def fit(
         validate_on=validate_on,
         selection=selection,
     )
-    folder = Path(resume_from or save_dir or default_folder(plan.fingerprint()))
+    folder = folder or default_folder(plan.fingerprint())
     predictor = train_members(plan, folder, resume=resume_from is not None)
     record_predictor(plan.slides, folder, predictor)
     return predictor
 
 
+def predictor_folder(save_dir: str | PathLike[str] | None, resume_from: str | PathLike[str] | None) -> Path | None:
+    """The folder of the predictor that the user names, None if there is none; a run is resumed where it was begun."""
+    named = {"save_dir": save_dir, "resume_from": resume_from}
+    folders = {name: output_path(given, name) for name, given in named.items() if given is not None}
+    if len(set(folders.values())) > 1:
+        msg = (
+            f"`save_dir` is {str(folders['save_dir'])!r}, but the training in {str(folders['resume_from'])!r} is "
+            "resumed in its own folder. Leave `save_dir` out, and call `Predictor.save` for a copy."
+        )
+        raise ValueError(msg)
+    folder = next(iter(folders.values()), None)
+    if folder is not None:
+        check_replaceable(folder)
+    return folder
+
+
 def default_folder(fingerprint: Mapping[str, Any]) -> Path:
     """Default folder of a predictor: in the user's cache, named by a hash of data and options."""
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
-    return Path(pooch.os_cache("stpredict")) / "predictors" / digest[:16]
+    return user_cache() / "predictors" / digest[:16]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from .._slides.slides import Selection, resolve
 from .._train.config import fit_config
 from ..models import build
 from ..pp.targets import TargetSpec
-from ._fit import default_folder
+from ._fit import default_folder, predictor_folder
 from ._predictor.attrs import record_predictor
 from ._training import _errors
 from ._training.plan import plan_training
@@ -49,6 +48,8 @@ def self_train(
     table_name: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
+    library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     unlabelled_key: str | Sequence[str] | None = None,
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
@@ -96,12 +97,17 @@ def self_train(
         Coordinate system shared by image and spots with counts, where there are several.
     um_per_px
         Resolution of the slides with counts in µm per pixel; by default what the object records.
+    library_key
+        Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
+        by default counts are summed over the genes of the table.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA.
     unlabelled_key
         Elements that hold the spots of the other slides; by default as in `stp.tl.predict`.
     save_dir
         Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
     resume_from
-        Folder of an interrupted training run to resume. Data and options must be the same.
+        Folder of an interrupted training run to resume, in place of ``save_dir``. Data and options must be the same.
 
     Returns
     -------
@@ -123,6 +129,7 @@ def self_train(
     >>> predictor.provenance.self_training["rounds"]
     1
     """
+    folder = predictor_folder(save_dir, resume_from)
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -131,6 +138,8 @@ def self_train(
         layer=layer,
         group_key=group_key,
         um_per_px=um_per_px,
+        library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
     )
     check_config.in_range("rounds", rounds, 1, 100)
     plan = plan_training(
@@ -149,7 +158,7 @@ def self_train(
     with torch.device("meta"):
         network = build(plan.model_config)
     _errors.check_student(model, trainable=network.has_trainable_parameters, needs_counts=network.needs_counts)
-    folder = Path(resume_from or save_dir or default_folder(plan.fingerprint()))
+    folder = folder or default_folder(plan.fingerprint())
     predictor = train_members(plan, folder, resume=resume_from is not None)
     record_predictor(plan.slides, folder, predictor)
     return predictor

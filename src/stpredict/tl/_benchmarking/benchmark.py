@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-
-import pooch
 
 from ... import _keys as keys
 from ..._checks import config as check_config
+from ..._checks.paths import output_folder, user_path
 from ..._checks.slides import quote
+from ..._files import user_cache
 from ..._slides.slides import Selection
 from . import _errors as check
 from .entry import BASELINES, common_fields, entries_of
@@ -23,6 +22,7 @@ from .summary import summarize
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
+    from pathlib import Path
 
     import anndata as ad
     import pandas as pd
@@ -47,9 +47,9 @@ class Benchmark:
     >>> from tempfile import mkdtemp
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
-    >>> found = stp.tl.benchmark(sdata, ["encoder_ridge"], save_dir=mkdtemp(), progress=False)
+    >>> found = stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=mkdtemp(), progress=False)
     >>> sorted(found.summary().index)
-    ['encoder_ridge', 'mean_profile', 'ridge_color']
+    ['knn_spatial', 'mean_profile', 'ridge_color']
     """
 
     folder: Path
@@ -137,7 +137,7 @@ class Benchmark:
         -------
         The results in the folder.
         """
-        place = Path(folder)
+        place = user_path(folder, "folder")
         if not (place / NOTE).is_file():
             msg = f"No benchmark in '{place}': there is no `{NOTE}`. Give the `save_dir` of `stp.tl.benchmark`."
             raise FileNotFoundError(msg)
@@ -191,6 +191,8 @@ def benchmark(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     features_key: str | None = None,
+    library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     progress: bool = True,
 ) -> Benchmark:
     """Compare models by cross-validation over patients.
@@ -250,6 +252,11 @@ def benchmark(
         Resolution in µm per pixel; by default what the object records.
     features_key
         Matrix of ``obsm`` with embeddings; models with an ``encoder`` take it unless their options name another.
+    library_key
+        Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
+        by default counts are summed over the genes of the table.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA.
     progress
         Whether to show a progress bar.
 
@@ -269,11 +276,13 @@ def benchmark(
     >>> from tempfile import mkdtemp
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
-    >>> found = stp.tl.benchmark(sdata, ["encoder_ridge"], save_dir=mkdtemp(), progress=False)
-    >>> found.runs["fold"].nunique(), bool(found.summary().loc["encoder_ridge", "gene_pearson"] > 0)
+    >>> models = {"small_ridge": stp.tl.Entry("encoder_ridge", options={"size_px": 32})}
+    >>> found = stp.tl.benchmark(sdata, models, save_dir=mkdtemp(), progress=False)
+    >>> found.runs["fold"].nunique(), bool(found.summary().loc["small_ridge", "gene_pearson"] > 0)
     (3, True)
     """
     check.some_seeds(seeds)
+    folder = None if save_dir is None else output_folder(save_dir, "save_dir")
     entries = entries_of(models)
     selection = Selection(
         image_key=image_key,
@@ -284,6 +293,8 @@ def benchmark(
         group_key=group_key,
         um_per_px=um_per_px,
         features_key=features_key,
+        library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
     )
     study = plan_study(
         sdata,
@@ -296,7 +307,7 @@ def benchmark(
         protocol=protocol,
         allow_leakage=allow_leakage,
     )
-    folder = Path(save_dir or Path(pooch.os_cache("stpredict")) / "benchmarks" / study.fingerprint)
+    folder = folder or user_cache() / "benchmarks" / study.fingerprint
     grouped = group_key is not None
     found, failures, busy = run_benchmark(
         study, entries, seeds, folder, grouped=grouped, keep_predictors=keep_predictors, progress=progress

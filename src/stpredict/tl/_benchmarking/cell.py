@@ -16,7 +16,7 @@ from ..._files import replace_folder
 from ..._pixels import PATCH_VERSION
 from ...models.registry import accepts_embeddings
 from .._inference.partitions import X, predict_positions
-from .._inference.plan import PredictionPlan
+from .._inference.plan import OUTPUT_VERSION, PredictionPlan
 from .._inference.sinks import MemorySink
 from .._options import PredictOptions
 from .._predictor.serialization import package_version
@@ -105,6 +105,7 @@ class Cell:
             "n_views": self.entry.n_views,
             "n_splits": N_SPLITS,
             "patch_version": PATCH_VERSION,
+            "output_version": OUTPUT_VERSION,
         }
         config: dict[str, Any] = json.loads(json.dumps(values))
         return config
@@ -150,6 +151,9 @@ def run_cell(cell: Cell, observations: Observations) -> None:
         what = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exception(error)}
         _write_json(part / ERROR, {"model": cell.label, "fold": cell.split.number, "seed": cell.seed, **what})
         replace_folder(part, cell.folder)
+        raise
+    except BaseException:  # interrupted
+        shutil.rmtree(part, ignore_errors=True)
         raise
     replace_folder(part, cell.folder)
 

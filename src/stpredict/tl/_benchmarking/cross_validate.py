@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
+from ..._checks.paths import output_folder
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
 from .._errors import unique_spots
@@ -62,6 +63,8 @@ def cross_validate(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     features_key: str | None = None,
+    library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Cross-validate a model over patients: predict every slide with a model that was not trained on its group.
@@ -122,6 +125,11 @@ def cross_validate(
         Resolution in µm per pixel; by default what the object records.
     features_key
         Matrix of ``obsm`` with embeddings; models with an ``encoder`` take it unless their options name another.
+    library_key
+        Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
+        by default counts are summed over the genes of the table.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA.
     progress
         Whether to show a progress bar.
 
@@ -146,13 +154,14 @@ def cross_validate(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
-    >>> scores = stp.tl.cross_validate(sdata, "encoder_ridge", progress=False)
+    >>> scores = stp.tl.cross_validate(sdata, "encoder_ridge", model_options={"size_px": 32}, progress=False)
     >>> sorted(stp.tl.summary(scores).index)
     ['encoder_ridge', 'mean_profile', 'ridge_color']
     >>> sdata["observed"].obs["fold"].value_counts(sort=False).to_dict()
     {'0': 16, '1': 16, '2': 16}
     """
     check.some_seeds(seeds)
+    folder = None if save_dir is None else output_folder(save_dir, "save_dir")
     entry = Entry(model, options=dict(model_options or {}), patch=patch, n_views=n_views)
     selection = Selection(
         image_key=image_key,
@@ -163,6 +172,8 @@ def cross_validate(
         group_key=group_key,
         um_per_px=um_per_px,
         features_key=features_key,
+        library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
     )
     study = plan_study(
         sdata,
@@ -177,7 +188,8 @@ def cross_validate(
     )
     _check_layer(study, key_added)
     with ExitStack() as stack:
-        folder = Path(save_dir or stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
         found, _, busy = run_benchmark(
             study,
             entries_of({model: entry}),

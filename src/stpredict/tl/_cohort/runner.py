@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ... import _keys as keys
+from ..._checks.paths import output_folder, user_path
 from ..._checks.slides import quote
 from ..._files import atomic_file
 from ..._pixels import PATCH_VERSION
@@ -115,7 +116,7 @@ def predict_cohort(
     """
     options = PredictOptions(n_views=n_views, stain=stain, batch_size=batch_size, device=device, precision=precision)
     check_client(client)
-    slides, out = _slide_paths(paths), Path(out_dir)
+    slides, out = _slide_paths(paths), output_folder(out_dir, "out_dir")
     unknown = sorted(set(um_per_px) - set(slides)) if isinstance(um_per_px, Mapping) else []
     if unknown:
         msg = f"`um_per_px` names {quote(unknown)}, but the slides are {quote(list(slides))}."
@@ -170,7 +171,7 @@ def _slide_paths(paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathL
     if wrong:
         msg = f"{quote(wrong)} cannot be the name of a folder. Give slides names without slashes."
         raise ValueError(msg)
-    return {name: Path(path).absolute() for name, path in pairs}
+    return {name: user_path(path, "paths") for name, path in pairs}
 
 
 def _unfinished_jobs(jobs: Sequence[SlideJob], out: Path) -> list[SlideJob]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import dask
 import numpy as np
 import torch
+from zarr.storage import LocalStore
 
+from ..._chunks import Source
 from .partitions import predict_positions
 from .sinks import StoreSink
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
     from numpy.typing import NDArray
 
+    from ..._slides.slides import Slide
     from .._predictor.predictor import Predictor
     from .plan import PredictionPlan
     from .sinks import Sink
@@ -39,6 +42,7 @@ def predict_on_cluster(
     Workers write into a `StoreSink` themselves, so its folder must be one that all of them can reach.
     """
     path = sink.path if isinstance(sink, StoreSink) else None
+    make_stores_absolute(plan.slides)
     ranges = _task_ranges(sink.missing_ranges(), count_workers(client) * TASKS_PER_WORKER, plan.partition_size)
     tasks = [(start, stop, path) for start, stop in ranges]
     for (start, stop, _), future in run_tasks(client, _predict_range, [plan, predictor], tasks):
@@ -46,6 +50,14 @@ def predict_on_cluster(
         if values is not None:
             sink.write(start, [values])
         on_progress(stop - start)
+
+
+def make_stores_absolute(slides: Iterable[Slide]) -> None:
+    """Give stores that were opened by a relative path their absolute one: workers may run in another folder."""
+    for level in (level for slide in slides for level in slide.levels):
+        store = getattr(Source(level.pixels).pixels, "store", None)
+        if isinstance(store, LocalStore):
+            store.root = store.root.absolute()
 
 
 def run_tasks[*Task](

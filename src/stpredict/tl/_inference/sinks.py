@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anndata as ad
@@ -12,6 +11,7 @@ import numpy as np
 import zarr
 
 from ... import _keys as keys
+from ..._checks.paths import output_folder, user_path
 from ..._pixels import PATCH_VERSION
 from ._errors import check_resumable
 from .partitions import X, matrix_names, output_columns
@@ -19,6 +19,7 @@ from .partitions import X, matrix_names, output_columns
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from os import PathLike
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -120,11 +121,11 @@ class StoreSink:
     @classmethod
     def create(cls, path: str | PathLike[str], plan: PredictionPlan, predictor: Predictor) -> StoreSink:
         """Create a store, or resume one that was begun for the same prediction."""
-        path, fingerprint = Path(path), plan.fingerprint(predictor)
+        path, fingerprint = user_path(path, "store"), plan.fingerprint(predictor)
         if path.exists():
             check_resumable(path, _stored_attrs(path), fingerprint, PATCH_VERSION)
             return cls.open(path, plan)
-        group = zarr.open_group(path, mode="w-")
+        group = zarr.open_group(output_folder(path, "store"), mode="w-")
         n = len(plan.order)
         for name, (shape, dtype) in output_columns(predictor, plan.options).items():
             group.create_array(
@@ -142,7 +143,7 @@ class StoreSink:
     @classmethod
     def open(cls, path: str | PathLike[str], plan: PredictionPlan) -> StoreSink:
         """Open a store that `create` made, in any process."""
-        return cls(plan=plan, path=Path(path), group=zarr.open_group(path, mode="r+", use_consolidated=False))
+        return cls(plan=plan, path=user_path(path), group=zarr.open_group(path, mode="r+", use_consolidated=False))
 
     def missing_ranges(self) -> list[tuple[int, int]]:
         """Ranges of positions of the partitions that are not written."""

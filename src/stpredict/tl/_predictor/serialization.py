@@ -14,6 +14,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..._checks.paths import output_path, user_path
 from ..._checks.slides import quote
 from ..._files import atomic_folder
 from . import _errors
@@ -64,7 +65,7 @@ def write(
     path: str | PathLike[str], values: Mapping[str, Any], tensors: Mapping[str, Tensor], history: pd.DataFrame
 ) -> None:
     """Write the folder of a predictor; nothing is changed if that fails."""
-    target = Path(path)
+    target = output_path(path, "path")
     check_replaceable(target)
     try:
         with atomic_folder(target) as folder:
@@ -122,7 +123,7 @@ def _sha256(path: Path) -> str:
 
 def _local_folder(path: str | PathLike[str]) -> Path:
     """The folder itself, or the local copy of a Hugging Face repository."""
-    folder, name = Path(path), os.fspath(path)
+    folder, name = user_path(path), os.fspath(path)
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return folder
     try:

@@ -1,0 +1,250 @@
+"""Paths that users give: ``~``, relative to the current folder, and checked before any work begins."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spatialdata as sd
+from PIL import Image
+
+import stpredict as stp
+from stpredict._checks.paths import output_file, output_folder, output_path, user_path
+
+SYNTHETIC = {"n_slides": 2, "n_side": 4, "um_per_px": 8.0}
+QUIET = {"config": {"progress": False}}
+
+READ = {
+    ("io.read_visium", "path"): lambda path, _: stp.io.read_visium(path),
+    ("io.read_visium", "image"): None,  # needs whole samples: one function, `find_full_image`, takes both of them
+    ("io.read_visium_hd", "path"): lambda path, _: stp.io.read_visium_hd(path),
+    ("io.read_visium_hd", "image"): None,
+    ("io.read_xenium", "path"): lambda path, _: stp.io.read_xenium(path),
+    ("io.read_xenium", "image"): None,
+    ("io.read_xenium", "alignment"): None,
+    ("io.read_st", "image"): lambda path, png: stp.io.read_st(path, png, name="A"),
+    ("io.read_st", "counts"): lambda path, png: stp.io.read_st(png, path, name="A"),
+    ("io.read_st", "spots"): lambda path, png: stp.io.read_st(png, counts(png), path, name="A"),
+    ("io.read_st", "labels"): lambda path, png: stp.io.read_st(
+        png, counts(png), spots(png), labels=path, name="A", um_per_px=4.0, diameter_um=100.0
+    ),
+    ("io.read_st", "gene_map"): lambda path, png: stp.io.read_st(png, png, name="A", gene_map=path),
+    ("io.read_st", "affine"): lambda path, png: stp.io.read_st(png, png, name="A", affine=path),
+    ("io.from_anndata", "image"): lambda path, _: stp.io.from_anndata(cells(), path, name="A", diameter_um=55.0),
+    ("io.read_wsi", "path"): lambda path, _: stp.io.read_wsi(path),
+    ("datasets.cscc", "path"): lambda path, _: stp.datasets.cscc(path),
+    ("datasets.hbc", "path"): lambda path, _: stp.datasets.hbc(path),
+    ("datasets.hbc", "gene_map"): lambda path, _: stp.datasets.hbc(".", gene_map=path),
+    ("tl.predict", "predictor"): lambda path, _: stp.tl.predict(slides(), path),
+    ("tl.super_resolve", "predictor"): lambda path, _: stp.tl.super_resolve(slides(), path),
+    ("tl.predict_cohort", "predictor"): lambda path, png: stp.tl.predict_cohort([png], path, "out"),
+    ("tl.predict_cohort", "paths"): None,  # one slide that is missing is in the summary: `test_cohort`
+    ("tl.fit", "resume_from"): lambda path, _: stp.tl.fit(slides(), "mean_profile", resume_from=path, **QUIET),
+    ("tl.self_train", "resume_from"): lambda path, _: stp.tl.self_train(
+        slides(), slides(), "m2ost_tiny", resume_from=path, **QUIET
+    ),
+    ("tl.Predictor.load", "path"): lambda path, _: stp.tl.Predictor.load(path),
+    ("tl.Benchmark.load", "folder"): lambda path, _: stp.tl.Benchmark.load(path),
+}
+"""A call by argument that names something to read, which is missing."""
+
+WRITE = {
+    ("io.read_wsi", "to_zarr"): lambda path, png, _: stp.io.read_wsi(png, um_per_px=4.0, to_zarr=path),
+    ("tl.fit", "save_dir"): lambda path, *_: stp.tl.fit(slides(), "mean_profile", save_dir=path, **QUIET),
+    ("tl.self_train", "save_dir"): lambda path, *_: stp.tl.self_train(
+        slides(), slides(), "m2ost_tiny", save_dir=path, rounds=1, config={"progress": False, "n_epochs": 1}
+    ),
+    ("tl.predict", "store"): lambda path, _, predictor: stp.tl.predict(slides(), predictor, store=path, progress=False),
+    ("tl.predict_cohort", "out_dir"): lambda path, png, predictor: stp.tl.predict_cohort(
+        [png], predictor, path, um_per_px=4.0, progress=False
+    ),
+    ("tl.benchmark", "save_dir"): lambda path, *_: stp.tl.benchmark(
+        slides(), ["knn_spatial"], save_dir=path, progress=False
+    ),
+    ("tl.cross_validate", "save_dir"): lambda path, *_: stp.tl.cross_validate(
+        slides(), "knn_spatial", save_dir=path, progress=False
+    ),
+    ("tl.Predictor.save", "path"): lambda path, _, predictor: predictor.save(path),
+    ("tl.Benchmark.to_html", "path"): lambda path, *_: stp.tl.Benchmark.load("benchmark").to_html(path),
+}
+"""A call by argument that names something to write."""
+
+
+def slides():
+    return stp.datasets.synthetic(**SYNTHETIC)
+
+
+def cells():
+    import anndata as ad
+
+    return ad.AnnData(np.ones((2, 2), np.float32), obsm={"spatial": np.ones((2, 2))})
+
+
+def counts(png):
+    path = png.with_name("counts.tsv")
+    path.write_text("\tG1\tG2\n1x1\t1\t2\n2x2\t3\t4\n")
+    return path
+
+
+def spots(png):
+    path = png.with_name("spots.tsv")
+    path.write_text("x\ty\tpixel_x\tpixel_y\n1\t1\t10\t10\n2\t2\t20\t20\n")
+    return path
+
+
+def names_of_paths():
+    """Every argument of a public function that takes a path."""
+    for package in ("datasets", "io", "pp", "models", "tl", "metrics", "pl"):
+        module = getattr(stp, package)
+        for name in module.__all__:
+            found = {f"{package}.{name}": getattr(module, name)}
+            if inspect.isclass(getattr(module, name)):
+                members = inspect.getmembers(getattr(module, name), callable)
+                found = {f"{package}.{name}.{key}": member for key, member in members if not key.startswith("_")}
+            for label, function in found.items():
+                if callable(function) and not inspect.isclass(function):
+                    annotations = getattr(function, "__annotations__", {})
+                    yield from ((label, each) for each, kind in annotations.items() if "PathLike" in str(kind))
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    return stp.tl.fit(slides(), "ridge_color", save_dir=tmp_path_factory.mktemp("predictor") / "p", **QUIET)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home folder with a slide file, beside the current folder."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    pixels = np.asarray(slides()["S0_image"]["scale0"]["image"])
+    Image.fromarray(np.moveaxis(pixels, 0, -1)).save(tmp_path / "slide.png")
+    return tmp_path / "home"
+
+
+def test_every_argument_that_takes_a_path_is_tried():
+    assert set(names_of_paths()) == {*READ, *WRITE}
+
+
+@pytest.mark.parametrize("given", ["~/absent", "absent"])
+@pytest.mark.parametrize("case", [case for case, call in READ.items() if call is not None], ids=".".join)
+def test_what_is_missing_is_named_by_its_whole_path(home, case, given):
+    expected = home / "absent" if given.startswith("~") else Path.cwd() / "absent"
+    (Path.cwd() / "BC23209_C1.jpg").touch()  # so that `hbc` finds a section
+    with pytest.raises((FileNotFoundError, ValueError)) as caught:
+        READ[case](given, home.parent / "slide.png")
+    assert str(expected) in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["~/new/made", "new/made", Path("~/new/made")], ids=["home", "relative", "Path"])
+@pytest.mark.parametrize("case", WRITE, ids=".".join)
+def test_what_is_written_goes_where_the_path_says(home, predictor, case, given):
+    if case[0] == "tl.Benchmark.to_html":
+        stp.tl.benchmark(slides(), ["knn_spatial"], save_dir="benchmark", progress=False)
+    WRITE[case](given, home.parent / "slide.png", predictor)
+    assert ((home if str(given).startswith("~") else Path.cwd()) / "new" / "made").exists()
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("case", WRITE, ids=".".join)
+def test_a_place_that_cannot_be_written_is_refused_before_work_begins(home, predictor, case, monkeypatch):
+    def too_late(*_, **__):
+        pytest.fail("work began")
+
+    if case[0] == "tl.Benchmark.to_html":
+        stp.tl.benchmark(slides(), ["knn_spatial"], save_dir="benchmark", progress=False)
+        monkeypatch.setattr("stpredict._report.page.page", too_late)
+    monkeypatch.setattr("stpredict._pixels.PatchReader.read", too_late)
+    monkeypatch.setattr("stpredict.io._wsi.open_slide_file", too_late)
+    Path("file").touch()
+    with pytest.raises(NotADirectoryError, match=r"`\w+` is '.*', but '.*file' is not a folder\. Give another path"):
+        WRITE[case]("file/made", home.parent / "slide.png", predictor)
+
+
+def test_folders_without_permission(tmp_path, monkeypatch):
+    def refused(*, dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr("stpredict._checks.paths.TemporaryFile", refused)
+    for check in (output_path, output_file, output_folder):
+        with pytest.raises(PermissionError, match=r"nothing can be written to the folder '.*' \(Permission denied\)"):
+            check(tmp_path / "new" / "made", "save_dir")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc, which nobody can write to")
+def test_a_folder_that_nobody_can_write_to():
+    with pytest.raises(PermissionError, match="`out_dir` is '/proc/made', but nothing can be written to"):
+        output_folder("/proc/made", "out_dir")
+
+
+def test_what_is_no_path(tmp_path):
+    with pytest.raises(ValueError, match=r"`store` is an empty string\. Give a path"):
+        user_path("", "store")
+    with pytest.raises(TypeError, match=r"`store` is int 3\. Give a path"):
+        user_path(3, "store")
+    with pytest.raises(ValueError, match="there is no such home folder"):
+        user_path("~nobody-of-this-name/x")
+    with pytest.raises(IsADirectoryError, match="Give the name of a file"):
+        output_file(tmp_path, "path")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_are_found_from_another_folder(home, predictor, monkeypatch):
+    here = Path.cwd()
+    sdata = slides()
+    stp.tl.fit(sdata, "ridge_color", save_dir="p", **QUIET)
+    found = stp.tl.benchmark(slides(), ["knn_spatial"], save_dir="benchmark", progress=False)
+    summary = stp.tl.predict_cohort(["../slide.png"], predictor, "cohort", um_per_px=4.0, progress=False)
+    stp.tl.predict(sdata, store="store", progress=False)
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert found.table("knn_spatial").n_obs == 32
+    assert "predicted" in sd.read_zarr(summary.loc["slide", "path"]).tables
+    assert np.isfinite(np.asarray(sdata["predicted"].X)).all()
+    stp.tl.predict(sdata, progress=False)  # by the recorded path
+    again = stp.tl.predict_cohort([here / "../slide.png"], predictor, here / "cohort", um_per_px=4.0, progress=False)
+    assert again.equals(summary)
+
+
+def test_a_predictor_that_was_moved(home):
+    sdata, other = slides(), slides()
+    predictor = stp.tl.fit(sdata, "ridge_color", save_dir="old", **QUIET)
+    stp.tl.predict(sdata, progress=False)
+    Path("old").rename("new")
+    stp.tl.predict(other, "new", progress=False)
+    np.testing.assert_array_equal(other["predicted"].X, sdata["predicted"].X)
+    assert stp.tl.Predictor.load("new").hash == predictor.hash
+    with pytest.raises(ValueError, match=r"but that folder is gone\. Pass one as `predictor`"):
+        stp.tl.predict(sdata, progress=False)
+
+
+def test_a_run_is_resumed_in_its_own_folder(home):
+    with pytest.raises(ValueError, match=r"resumed in its own folder\. Leave `save_dir` out"):
+        stp.tl.fit(slides(), "mean_profile", save_dir="a", resume_from="b", **QUIET)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+@pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_everything_that_is_written_has_the_permissions_of_the_umask(home, predictor, umask, expected):
+    before = os.umask(umask)
+    try:
+        predictor.save("p")
+        stp.tl.benchmark(slides(), ["ridge_color"], save_dir="benchmark", keep_predictors=True, progress=False).to_html(
+            "report.html"
+        )
+        stp.tl.predict(slides(), predictor, store="store", progress=False)
+        stp.tl.predict_cohort([home.parent / "slide.png"], predictor, "cohort", um_per_px=4.0, progress=False)
+        stp.io.read_wsi(home.parent / "slide.png", um_per_px=4.0, to_zarr="slide.zarr")
+    finally:
+        os.umask(before)
+    files = [path for path in Path.cwd().rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".json", ".safetensors", ".csv", ".md", ".npz", ".html"}
+    assert {
+        str(path): oct(path.stat().st_mode & 0o777) for path in files if path.stat().st_mode & 0o777 != expected
+    } == {}

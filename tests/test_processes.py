@@ -1,0 +1,183 @@
+"""Forks, scripts without a guard, notebooks, interrupts, and folders in which nothing can be cached."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stpredict as stp
+from stpredict._numba import compiled
+from stpredict._train.device import make_fabric
+
+SYNTHETIC = {"n_slides": 2, "n_side": 4, "um_per_px": 8.0}
+QUIET = {"config": {"progress": False}}
+
+FORKED = """
+import multiprocessing, os, sys
+import numpy as np
+import stpredict as stp
+
+slides = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+config = {"progress": False, "n_epochs": 1}
+predictor = stp.tl.fit(slides, config=config, save_dir="parent")
+stp.tl.predict(slides, predictor, progress=False)
+
+def work():
+    loaded = stp.tl.Predictor.load("parent")
+    stp.tl.predict(slides, loaded, progress=False, key_added="again")
+    np.testing.assert_allclose(slides["again"].X, slides["predicted"].X, rtol=1e-4, atol=1e-5)
+    stp.tl.fit(slides, config=config, save_dir="child")
+
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join(60)
+hangs = child.is_alive()
+child.kill()
+if hangs or child.exitcode:
+    sys.exit("hangs" if hangs else "failed")
+process = os.fork()
+if not process:
+    work()
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+UNGUARDED = """
+import multiprocessing
+multiprocessing.set_start_method("spawn")
+import stpredict as stp
+
+print("began")
+slides = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+slides.write("slides.zarr")
+predictor = stp.tl.fit(slides, "ridge_color", config={"progress": False}, save_dir="p")
+stp.tl.predict(slides, predictor, progress=False)
+stp.tl.benchmark(slides, ["ridge_color"], save_dir="b", progress=False)
+stp.tl.predict_cohort(["slides.zarr"], predictor, "c", shapes_key="S0_spots", progress=False)
+print("ended")
+"""
+
+
+def run(code, folder, **environment):
+    (folder / "script.py").write_text(code)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "script.py"],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+def test_a_fork_after_training_computes_instead_of_waiting_for_ever(tmp_path):
+    done = run(FORKED, tmp_path, OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "child" / "config.json").is_file()
+
+
+def test_a_fork_says_that_it_has_one_thread(monkeypatch):
+    import torch
+
+    threads = []
+    monkeypatch.setattr("stpredict._processes.IMPORTED_BY", -1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    with pytest.warns(UserWarning, match=r"computes on one thread. Start processes with .*spawn"):
+        make_fabric(stp.tl.FitConfig(accelerator="cpu"))
+    assert threads == [1]
+
+
+def test_a_script_without_a_guard_is_run_once(tmp_path):
+    done = run(UNGUARDED, tmp_path)
+    assert (done.returncode, done.stdout.split()) == (0, ["began", "ended"]), done.stderr
+
+
+def test_several_devices_need_a_script(monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=r"`strategy='ddp_spawn'` starts processes for a function.*Take 'ddp'"):
+        make_fabric(stp.tl.FitConfig(accelerator="cpu", devices=2, strategy="ddp_spawn"))
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    for several in ({"devices": 2}, {"num_nodes": 2}):
+        with pytest.raises(ValueError, match=r"is a notebook, an interactive session.*or take `devices=1`"):
+            make_fabric(stp.tl.FitConfig(accelerator="cpu", **several))
+
+
+def test_a_notebook_has_a_running_event_loop(tmp_path):
+    async def cell():
+        slides = stp.datasets.synthetic(**SYNTHETIC)
+        predictor = stp.tl.fit(slides, "ridge_color", save_dir=tmp_path / "p", **QUIET)
+        stp.tl.predict(slides, predictor, store=tmp_path / "store", progress=False)
+        slides.write(tmp_path / "slides.zarr")
+        return slides["predicted"].shape
+
+    assert asyncio.run(cell()) == (32, 12)
+
+
+def test_loops_are_compiled_where_nothing_can_be_cached(monkeypatch):
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+
+    def double(value):
+        return 2 * value
+
+    assert compiled(double)(np.int64(4)) == 8
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C when the second batch of patches is read."""
+    from stpredict._pixels import PatchReader
+
+    read, calls = PatchReader.read, []
+
+    def stop_at_second(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return read(self, *arguments)
+
+    def start():
+        calls.clear()
+        monkeypatch.setattr(PatchReader, "read", stop_at_second)
+
+    return start
+
+
+def test_an_interrupt_leaves_nothing_half_written(tmp_path, monkeypatch, interrupted):
+    monkeypatch.chdir(tmp_path)
+    slides = stp.datasets.synthetic(**SYNTHETIC)
+    predictor = stp.tl.fit(slides, "ridge_color", save_dir="p", **QUIET)
+    for name in ("a", "b"):
+        stp.datasets.synthetic(n_slides=1, n_side=4, um_per_px=8.0, seed=1).write(f"{name}.zarr")
+    stp.tl.predict(slides, predictor, progress=False)
+    before, files = slides["predicted"].X.copy(), set(tmp_path.iterdir())
+    calls = {
+        "predict": lambda: stp.tl.predict(slides, predictor, progress=False),
+        "fit": lambda: stp.tl.fit(slides, "ridge_color", save_dir="q", **QUIET),
+        "benchmark": lambda: stp.tl.benchmark(slides, ["ridge_color"], save_dir="bench", progress=False),
+        "cohort": lambda: stp.tl.predict_cohort(
+            ["a.zarr", "b.zarr"], predictor, "cohort", shapes_key="S0_spots", progress=False
+        ),
+    }
+    for call in calls.values():
+        interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        np.testing.assert_array_equal(slides["predicted"].X, before)
+        for path in tmp_path.rglob("*"):  # locks are let go, and parts are removed
+            assert not path.name.endswith((".lock", ".part")), path
+    left = {path.name for path in set(tmp_path.iterdir()) - files}
+    assert left <= {"q.checkpoint", "bench", "cohort"}
+    results = {name: call() for name, call in calls.items()}
+    assert list(results["cohort"]["status"]) == ["done", "done"]
+    assert len(results["benchmark"].failed) == 0
+    assert Path("q/config.json").is_file()
