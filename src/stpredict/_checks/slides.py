@@ -80,3 +80,14 @@ def colour_image(shape: tuple[int, ...], image_key: str) -> None:
             "are supported. Give the colour image as `image_key`, or select its channels with `image.sel(c=[…])`."
         )
         raise ValueError(msg)
+
+
+def distinct_slides(pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse slides that share spots, whatever their names: a spot would be validated on that was also trained on."""
+    if pairs:
+        shown = quote([f"{one} and {other}" for one, other in pairs])
+        msg = (
+            f"Slides hold the same spots: {shown}. One slide was given twice, or parts of one overlap, so that a spot "
+            "could be tested on that was trained on. Give each spot once."
+        )
+        raise ValueError(msg)

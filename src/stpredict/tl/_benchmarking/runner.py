@@ -88,7 +88,13 @@ def fold_observations(study: Study, folder: Path, number: int) -> Observations:
     slides = [study.slides[name] for name in study.splits[number].test]
     pooled = study.protocol is not None and study.protocol.pooled
     observations = collect_observations(
-        slides, study.panels[number], study.target, fold=number, pooled=pooled, n_splits=N_SPLITS
+        slides,
+        study.panels[number],
+        study.target,
+        study.counts_record,
+        fold=number,
+        pooled=pooled,
+        n_splits=N_SPLITS,
     )
     with atomic_file(path) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **observations.to_arrays())

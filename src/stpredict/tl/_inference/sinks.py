@@ -216,7 +216,7 @@ def _check_resumable(path: Path, fingerprint: str) -> None:
         raise FileExistsError(msg)
     if attrs["fingerprint"] != fingerprint:
         msg = (
-            f"{str(path)!r} holds a prediction of other spots, or by another predictor or with other options, so it "
-            "cannot be resumed. Delete it or give another `store`."
+            f"{str(path)!r} holds a prediction of other spots, or by another predictor or version of stpredict, or "
+            "with other options, so it cannot be resumed. Delete it or give another `store`."
         )
         raise FileExistsError(msg)

@@ -18,13 +18,14 @@ from ..._train.loop import ValidationSpots, encoder_features, outputs_at, seeded
 from ...models import build
 from ...models.encoder import Encoder
 from ...models.registry import config_fields
+from ...pp.normalization import gene_columns
 from ...pp.targets import Targets
 from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
 from .._predictor.serialization import check_replaceable
 from .checkpoint import Checkpoint
 from .cross_calibration import cross_calibrate
-from .plan import check_enough_spots, gene_columns
+from .plan import check_enough_spots
 from .provenance import training_provenance
 
 if TYPE_CHECKING:

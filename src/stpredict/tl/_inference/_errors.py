@@ -1,0 +1,41 @@
+"""Errors about elements that are not overwritten, and about predictions that do not go together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..._checks.slides import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .._predictor.predictor import Predictor
+
+
+def check_overwritable(argument: str, name: str, kept: Sequence[str]) -> None:
+    """Refuse to overwrite an element or layer that is not a prediction."""
+    if name in kept:
+        msg = (
+            f"`{argument}` is {name!r}, which exists and was not written by `stp.tl.predict`, so it is not overwritten "
+            f"(kept are: {quote(kept)}). Give another name; `layer='X'` overwrites X."
+        )
+        raise ValueError(msg)
+
+
+def check_same_prediction(
+    key: str, record: Mapping[str, Any], genes: Sequence[str], predictor: Predictor, other: NDArray[np.bool_]
+) -> None:
+    """Refuse to add slides to predictions of other genes or in other units, of rows that would stay (``other``)."""
+    spec = predictor.target
+    target = {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p}
+    same = {name: record["target"].get(name) for name in target} == target and set(genes) == set(predictor.genes)
+    if other.any() and not same:
+        msg = (
+            f"{key!r} holds predictions of other slides ({int(other.sum())} spots): {len(genes)} genes in "
+            f"{record['units']}; this predictor gives {len(predictor.genes)} genes in {predictor.units}, and they are "
+            "not the same. Predict under another name, predict all slides again, or delete what is there."
+        )
+        raise ValueError(msg)
