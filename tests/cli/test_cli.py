@@ -322,6 +322,12 @@ def test_options_that_would_not_count_are_refused(typed, message, tmp_path, monk
     assert message in capsys.readouterr().err
 
 
+def test_settings_have_a_name_and_a_value(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "S.zarr", "--out", "m", "--config", "lr"])
+    assert "'lr' is not of the form NAME=VALUE" in capsys.readouterr().err
+
+
 def test_errors_name_the_option(store, tmp_path, capsys):
     assert main(["evaluate", str(store), "--table", "counts"]) == 1
     error = capsys.readouterr().err
@@ -382,6 +388,11 @@ def test_names_are_distinct(given, names, tmp_path):
     found = name_slides([tmp_path / path for path in given])
     assert list(found.values()) == [tmp_path / path for path in given]
     assert list(found) == [f"{tmp_path.name}{name}" if name.startswith("_") else name for name in names]
+
+
+def test_names_that_cannot_be_made_distinct():
+    with pytest.raises(ValueError, match=r"cannot be named apart\. Rename one"):
+        name_slides([Path("/b_c/s.zarr"), Path("/b/c/s.zarr"), Path("/d/c/s.zarr")])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
