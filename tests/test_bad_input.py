@@ -26,6 +26,7 @@ from stpredict._slides.slides import Selection, resolve
 from stpredict._train._errors import check_finite_features
 from stpredict.io._counts import _read_coordinates
 from stpredict.io._errors import exactly_one
+from stpredict.pp.normalization import CountsRecord
 from stpredict.tl import FitConfig, PatchSpec, fit, predict
 from stpredict.tl._benchmarking.observations import collect_observations
 
@@ -287,7 +288,8 @@ PIECE, SHARED = 12, 3
 def no_counts(folder):
     slide = resolve(stp.datasets.synthetic(n_slides=1, n_side=3), Selection())[0]
     slide = replace(slide, counts=0 * slide.counts)
-    collect_observations([slide], list(slide.genes), stp.pp.TargetSpec(), fold=1, pooled=False, n_splits=2)
+    record = CountsRecord.of([slide], None)
+    collect_observations([slide], list(slide.genes), stp.pp.TargetSpec(), record, fold=1, pooled=False, n_splits=2)
 
 
 def dense_matrix_market(folder):

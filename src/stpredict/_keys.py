@@ -49,6 +49,8 @@ GROUP: Final = "group"
 SPOT: Final = "spot"
 UNLIKE: Final = "unlike_training"
 IMAGE_DISTANCE: Final = "image_distance"
+TOTAL_COUNTS: Final = "total_counts"
+IN_TISSUE: Final = "in_tissue"
 
 # layers
 CROSS_VALIDATED: Final = "cross_validated"
@@ -56,6 +58,10 @@ LOWER: Final = "predicted_lower"
 UPPER: Final = "predicted_upper"
 
 # obsm, var, varm, uns
+FEATURE_TYPES: Final = "feature_types"
+GENE_EXPRESSION: Final = "Gene Expression"
+LIBRARY: Final = "library"
+LOG1P: Final = "log1p"
 SPATIAL: Final = "spatial"
 COLOR: Final = "color"
 TARGET: Final = "target"

@@ -84,10 +84,10 @@ def test_ninety_percent_intervals_cover_88_to_92_percent():
 
 def test_intervals_hold_the_prediction_and_end_at_zero():
     calibration = of(np.ones((50, 2)), np.ones((50, 2)))
-    predicted = np.array([[3.0, 0.5], [0.0, -0.4]], np.float32)
+    predicted = np.array([[3.0, 0.5], [0.0, 0.4]], np.float32)
     lower, upper = calibration.interval(predicted, np.ones((2, 2), np.float32), calibration.quantile("conformal", 0.9))
-    np.testing.assert_allclose(lower, [[2, 0], [0, -0.4]], atol=1e-6)
-    np.testing.assert_allclose(upper, [[4, 1.5], [1, 0.6]], atol=1e-6)
+    np.testing.assert_allclose(lower, [[2, 0], [0, 0]], atol=1e-6)
+    np.testing.assert_allclose(upper, [[4, 1.5], [1, 1.4]], atol=1e-6)
 
 
 def test_groups_that_differ_widen_the_intervals_of_groups():

@@ -54,11 +54,13 @@ def test_the_table_it_writes(sdata, predictor):
     assert table.uns["predicted"] == {
         "units": "log1p CP10k",
         "target": {"target_sum": 1e4, "over": "all", "log1p": True},
+        "counts": predictor.provenance.counts,
         "params": {"n_views": 1, "stain": "as scanned", "fov_um": [150.0, 300.0, 600.0], "size_px": 32},
         "model": {
             "name": "m2ost",
             "hash": predictor.hash,
             "trained_on": ["S0_spots", "S1_spots"],
+            "identities": [slide["identity"] for slide in predictor.provenance.slides.values()],
             "groups": ["S0_spots", "S1_spots"],
         },
     }
@@ -261,13 +263,14 @@ def test_layer_beside_the_counts(sdata, predictor):
     narrowed = predictor_of(predictor, ["GENE0", "GENE4"])
     predict(sdata, narrowed, layer="predicted", **QUIET)
     table = sdata["observed"]
-    assert_same_table(before, table, but=("predicted", "train_mean", "at_border", *OF_IMAGE))
+    added = ["predicted", *(f"predicted_{name}" for name in ("train_mean", "at_border", *OF_IMAGE))]
+    assert_same_table(before, table, but=added)
     assert table.var["predicted"].to_dict() == {g: g in {"GENE0", "GENE4"} for g in table.var_names}
     assert np.isnan(table.layers["predicted"][:, ~table.var["predicted"]]).all()
     predict(sdata, narrowed, **QUIET)
     np.testing.assert_allclose(table[:, ["GENE0", "GENE4"]].layers["predicted"], sdata["predicted"].X, atol=1e-6)
-    np.testing.assert_array_equal(table[:, ["GENE0", "GENE4"]].var["train_mean"], narrowed.train_mean)
-    assert table.var["train_mean"].isna().sum() == 10
+    np.testing.assert_array_equal(table[:, ["GENE0", "GENE4"]].var["predicted_train_mean"], narrowed.train_mean)
+    assert table.var["predicted_train_mean"].isna().sum() == 10
     assert table.uns["predicted"]["units"] == "log1p CP10k"
 
 

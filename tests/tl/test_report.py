@@ -224,7 +224,7 @@ def test_written_whole_or_not_at_all(compared, tmp_path):
     assert path.read_text(encoding="utf-8") == first  # nothing in it is random
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match=r"The report was not written to .*folder.*Nothing was left"):
+    with pytest.raises(OSError, match=r"The report was not written to .*folder.*Nothing is left"):
         to_html(found, tmp_path / "folder")
     found.scores = found.scores.drop(columns="gene")
     with pytest.raises(KeyError):

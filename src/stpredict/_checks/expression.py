@@ -15,14 +15,28 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-def counts(matrix: ArrayLike | sparse.spmatrix, *, genes: Sequence[object] = (), spots: Sequence[object] = ()) -> None:
+ROUNDING = 1e-3
+"""How far counts may be from whole numbers, as they are after arithmetic in float32."""
+_ADVICE = (
+    "Normalised or log-transformed values are not counts; for counts corrected for ambient RNA, give "
+    "`allow_fractional_counts=True`."
+)
+
+
+def counts(
+    matrix: ArrayLike | sparse.spmatrix,
+    *,
+    genes: Sequence[object] = (),
+    spots: Sequence[object] = (),
+    fractional: bool = False,
+) -> None:
     """Refuse values ``(n_spots, n_genes)`` that are not counts: missing, infinite, negative or not whole."""
     found = sparse.coo_matrix(matrix)
     values = np.asarray(found.data, dtype=np.float64)
     tests = (
         (~np.isfinite(values), "not finite", "Drop or fill these entries."),
         (values < 0, "negative", "Scaled or centred values are not counts."),
-        (values != np.round(values), "not whole numbers", "Normalised or log-transformed values are not counts."),
+        (~np.isclose(values, np.round(values), rtol=0, atol=ROUNDING) & (not fractional), "not whole numbers", _ADVICE),
     )
     for bad, what, advice in tests:
         if bad.any():

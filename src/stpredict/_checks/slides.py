@@ -130,3 +130,14 @@ def pixel_range(dtype: object, low: float, high: float, image_key: str) -> NoRet
         "the image to one of these, for instance `(image / image.max() * 255).astype('uint8')`."
     )
     raise ValueError(msg)
+
+
+def distinct_slides(pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse slides that share spots, whatever their names: a spot would be validated on that was also trained on."""
+    if pairs:
+        shown = quote([f"{one} and {other}" for one, other in pairs])
+        msg = (
+            f"Slides hold the same spots: {shown}. One slide was given twice, or parts of one overlap, so that a spot "
+            "could be tested on that was trained on. Give each spot once."
+        )
+        raise ValueError(msg)

@@ -49,6 +49,7 @@ def fit(options: argparse.Namespace) -> None:
             train=given.get("shapes_key"),
             table_name=given.get("table_name"),
             layer=given.get("layer"),
+            allow_fractional_counts=given.get("allow_fractional_counts", False),
         )
     predictor = tl.fit(given.pop("sdata"), **given)
     sys.stdout.write(f"{predictor!r}\nSaved to {options.save_dir}\n")

@@ -89,7 +89,17 @@ SELECTION: Mapping[str, Option] = MappingProxyType(
     }
 )
 """Fields of `Selection` that every sub-command shares which opens images."""
-LAYER = {"layer": Option("--layer", "layer of the table with raw counts (default: X)", where=True)}
+LAYER = {
+    "layer": Option("--layer", "layer of the table with raw counts (default: X)", where=True),
+    "library_key": Option(
+        "--library-key", "column of the table with library sizes, if it does not hold all genes", where=True
+    ),
+}
+FRACTIONAL = {
+    "allow_fractional_counts": Option(
+        "--fractional-counts", "counts need not be whole, as after correction for ambient RNA", FLAG
+    )
+}
 
 PREDICTION: Mapping[str, Option] = MappingProxyType(
     {
@@ -135,6 +145,7 @@ FIT = Command(
         "resume_from": Option("--resume", "resume an interrupted training in --out", FLAG),
         **SELECTION,
         **LAYER,
+        **FRACTIONAL,
     },
     extra={
         "n_genes": Option("--n-genes", "how many genes to choose, from one store without --genes", {"type": int}),
@@ -235,6 +246,7 @@ BENCHMARK = Command(
         "progress": PREDICTION["progress"],
         **SELECTION,
         **LAYER,
+        **FRACTIONAL,
     },
     extra={
         "no_group": Option("--no-group", "every slide is a group of its own", FLAG),

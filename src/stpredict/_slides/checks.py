@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-def is_spatialdata(value: object) -> None:
-    """Refuse anything that is not a SpatialData."""
+def is_spatialdata(value: object, *, several: bool = False) -> None:
+    """Refuse anything that is not a SpatialData; ``several`` if a list or mapping of them is taken as well."""
     from spatialdata import SpatialData
 
     if not isinstance(value, SpatialData):
-        msg = (
-            f"Expected a SpatialData (or a list or mapping of them), not {type(value).__name__}. "
-            "Read one with `spatialdata.read_zarr(path)`, or try `stp.datasets.synthetic()`."
+        expected = "a SpatialData (or a list or mapping of them)" if several else "a SpatialData"
+        many = isinstance(value, list | tuple | dict) and not several
+        advice = (
+            "Call the function for each of its objects."
+            if many
+            else "Read one with `spatialdata.read_zarr(path)`, or try `stp.datasets.synthetic()`."
         )
+        msg = f"Expected {expected}, not {type(value).__name__}. {advice}"
         raise TypeError(msg)
 
 
@@ -173,7 +177,15 @@ def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, ta
         twice = quote(index[index.duplicated()].unique().tolist())
         msg = f"Spots of {shapes_key!r} share an index: {twice}. Make it unique: `element.reset_index(drop=True)`."
         raise ValueError(msg)
-    missing = ids[index.get_indexer(pd.Index(ids)) < 0]
+    rows = pd.Index(ids)
+    if not rows.is_unique:
+        twice = quote(rows[rows.duplicated()].unique().tolist())
+        msg = (
+            f"Table {table_name!r} has several rows for a spot of {shapes_key!r}: {twice}. Keep one row a spot, for "
+            "instance `table[~table.obs.duplicated([region_key, instance_key])]`."
+        )
+        raise ValueError(msg)
+    missing = ids[index.get_indexer(rows) < 0]
     if len(missing):
         msg = (
             f"{len(missing)} of {len(ids)} rows of table {table_name!r} name spots that {shapes_key!r} does not have "
@@ -221,11 +233,43 @@ def has_layer(table: AnnData, layer: str | None) -> None:
         raise ValueError(msg)
 
 
-def has_column(table: AnnData, column: str) -> None:
+def has_column(table: AnnData, column: str, argument: str = "group_key") -> None:
     """Refuse a column of obs that does not exist."""
     if column not in table.obs:
-        msg = f"No column {column!r} in `obs` (found: {quote(list(table.obs.columns))}). Give `group_key`."
+        msg = f"No column {column!r} in `obs` (found: {quote(list(table.obs.columns))}). Give another `{argument}`."
         raise ValueError(msg)
+
+
+def library_sizes(values: NDArray[np.float64], library_key: str) -> None:
+    """Refuse library sizes that are not numbers, or below zero."""
+    wrong = ~np.isfinite(values) | (values < 0)
+    if wrong.any():
+        msg = (
+            f"obs[{library_key!r}] holds {int(wrong.sum())} values that are no library size (missing, not a number or "
+            "below zero). Name a column with the raw counts of each spot over all genes as `library_key`."
+        )
+        raise ValueError(msg)
+
+
+def has_matrix(matrix: Any, name: str) -> None:
+    """Refuse a matrix that is not there."""
+    if matrix is None:
+        msg = f"{name} of the table is None. Give the `layer` that holds raw counts, or set X to them."
+        raise ValueError(msg)
+
+
+def numeric_matrix(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """A matrix as numbers; refuse anything else."""
+    if values.ndim != 2:
+        msg = f"{name} of the table has shape {values.shape}; a matrix (n_spots, n_genes) is needed."
+        raise ValueError(msg)
+    if np.issubdtype(values.dtype, np.number) or values.dtype == bool:
+        return values
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError):
+        msg = f"{name} of the table holds {values.dtype}, not numbers. Give the `layer` that holds raw counts."
+        raise ValueError(msg) from None
 
 
 def embeddings(table: AnnData | None, key: str, shapes_key: str) -> NDArray[Any]:

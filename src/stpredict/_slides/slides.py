@@ -19,6 +19,7 @@ from .. import _keys as keys
 from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
 from . import checks as check
+from .expression import gene_counts, library_column, on_tissue, total_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,6 +65,12 @@ class Slide:
     """``(n, n_genes)`` of the selected layer of the table, or None."""
     genes: tuple[str, ...]
     """Column names of ``counts``."""
+    library: NDArray[np.float64] | None
+    """``(n,)`` library sizes, if ``library_key`` is given."""
+    total_counts: NDArray[np.float64] | None
+    """``(n,)`` the column ``total_counts`` of the table, if there is one."""
+    allow_fractional_counts: bool
+    """Whether counts need not be whole numbers."""
     features: NDArray[np.float32] | None
     """``(n, d)`` embeddings in the table, if ``features_key`` is given."""
     group: str
@@ -82,7 +89,7 @@ class Slide:
 
     def without_counts(self) -> Slide:
         """A copy without counts and the object: what another process needs to predict."""
-        return replace(self, counts=None, genes=(), source=SpatialData())
+        return replace(self, counts=None, genes=(), library=None, total_counts=None, source=SpatialData())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +110,10 @@ class Selection:
     """Column of ``obs`` naming the group (patient) of each spot."""
     features_key: str | None = None
     """Matrix of ``obsm`` with embeddings of the spots' images."""
+    library_key: str | None = None
+    """Column of ``obs`` with library sizes over all genes, for tables that do not hold all of them."""
+    allow_fractional_counts: bool = False
+    """Whether counts need not be whole numbers, as those that were corrected for ambient RNA."""
     um_per_px: float | None = None
     """Resolution in µm per pixel, if it is not recorded in the object."""
     in_px: bool = False
@@ -114,17 +125,18 @@ def resolve(
     selection: Selection,
     *,
     needs_table: bool = True,
+    needs_counts: bool = True,
 ) -> list[Slide]:
     """Find every slide in one or several SpatialData objects, in the order of objects and of regions in their tables.
 
-    Without ``needs_table`` (prediction), spots may have no table.
+    Without ``needs_table`` (prediction), spots may have no table; without ``needs_counts``, its matrix is not read.
     """
     found: list[Slide] = []
     for prefix, sdata in _objects(data):
-        check.is_spatialdata(sdata)
+        check.is_spatialdata(sdata, several=True)
         table_name, regions = _table_and_regions(sdata, selection, needs_table=needs_table)
         for shapes_key in regions:
-            slide = _slide(sdata, table_name, shapes_key, selection)
+            slide = _slide(sdata, table_name, shapes_key, selection, needs_counts=needs_counts)
             own = slide.group if selection.group_key else f"{prefix}{slide.group}"
             found.append(replace(slide, name=f"{prefix}{slide.name}", group=own))
     check.each_once([slide.name for slide in found])
@@ -146,24 +158,29 @@ def _objects(data: Any) -> Iterator[tuple[str, SpatialData]]:
         yield "", data
 
 
-def _table_name(sdata: SpatialData, selection: Selection, *, needs_table: bool) -> str | None:
+def counts_table_name(sdata: SpatialData, table_name: str | None) -> str:
+    """Name of the table with counts: as given, else ``"observed"``, else the only one that holds no predictions."""
     names = list(sdata.tables)
-    if selection.table_name is not None:
-        check.has_table(names, selection.table_name)
-        return selection.table_name
+    if table_name is not None:
+        check.has_table(names, table_name)
+        return table_name
     if keys.OBSERVED in names:
         return keys.OBSERVED
-    names = [name for name in names if keys.TARGET not in sdata.tables[name].uns.get(name, {})]  # not predictions
-    if needs_table or len(names) > 1:
-        check.one_table(names)
-    return names[0] if names else None
+    names = _measured_tables(sdata)
+    check.one_table(names)
+    return names[0]
+
+
+def _measured_tables(sdata: SpatialData) -> list[str]:
+    return [name for name, table in sdata.tables.items() if keys.TARGET not in table.uns.get(name, {})]
 
 
 def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table: bool) -> tuple[str | None, list[str]]:
     """The elements that hold spots, and the table that annotates them, None where none does."""
     selected = [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
     available = [*sdata.shapes, *sdata.labels]
-    table_name = _table_name(sdata, selection, needs_table=needs_table)
+    optional = not needs_table and selection.table_name is None and not _measured_tables(sdata)
+    table_name = None if optional else counts_table_name(sdata, selection.table_name)
     regions = available if table_name is None else check.annotated_regions(sdata.tables[table_name], table_name)
     if selected is None:
         return table_name, _spot_elements(sdata, available) if table_name is None else regions
@@ -182,7 +199,9 @@ def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
     return found
 
 
-def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selection: Selection) -> Slide:
+def _slide(
+    sdata: SpatialData, table_name: str | None, shapes_key: str, selection: Selection, *, needs_counts: bool
+) -> Slide:
     check.has_element(sdata, shapes_key, table_name)
     image_key, system = _image_of(sdata, shapes_key, selection)
     element = sdata[shapes_key]
@@ -198,6 +217,7 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
     levels = pyramid(sdata.images[image_key])
     check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     table = sdata.tables[table_name][rows] if table_name else None
+    counts, genes = (None, []) if table is None or not needs_counts else gene_counts(table, selection.layer)
     return Slide(
         name=shapes_key,
         levels=levels,
@@ -207,8 +227,11 @@ def _slide(sdata: SpatialData, table_name: str | None, shapes_key: str, selectio
         axes=orientation(to_px),
         instances=ids,
         obs_names=ids.astype(str) if table is None else table.obs_names.to_numpy(),
-        counts=None if table is None else _counts(table, selection.layer),
-        genes=() if table is None else tuple(table.var_names),
+        counts=counts,
+        genes=tuple(genes),
+        library=None if table is None else library_column(table, selection.library_key),
+        total_counts=None if table is None else total_counts(table),
+        allow_fractional_counts=selection.allow_fractional_counts,
         features=_embeddings(table, selection.features_key, shapes_key),
         group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
         source=sdata,
@@ -269,17 +292,10 @@ def _instances(
         return index.to_numpy(), np.arange(len(index))
     table = sdata.tables[table_name]
     attrs = table.uns["spatialdata_attrs"]
-    rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str) == shapes_key)
+    rows = np.flatnonzero((table.obs[attrs["region_key"]].astype(str) == shapes_key).to_numpy() & on_tissue(table))
     ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
     check.instances_match(ids, index, shapes_key, table_name)
     return ids, rows
-
-
-def _counts(table: AnnData, layer: str | None) -> csr_matrix:
-    from scipy.sparse import csr_matrix
-
-    check.has_layer(table, layer)
-    return csr_matrix(table.X if layer is None else table.layers[layer])
 
 
 def _embeddings(table: AnnData | None, features_key: str | None, shapes_key: str) -> NDArray[np.float32] | None:

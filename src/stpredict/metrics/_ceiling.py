@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _errors as check
-from ._rows import as_float, blocks, is_constant, row_products, unit_rows
+from ._rows import align, as_float, blocks, is_constant, row_products, unit_rows
 from .correlation import LEAST
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _panel_and_rest(
     sums = np.asarray(panel.sum(axis=1)).ravel()
     if total is None:
         return panel, np.zeros_like(sums)
-    library = np.asarray(total)
+    library = np.asarray(align(total, counts, "total", "counts", columns=False))
     check.library(library, sums)
     return panel, library.astype(np.int64) - sums
 

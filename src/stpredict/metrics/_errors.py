@@ -72,6 +72,25 @@ def same_shape(observed: NDArray[Any], predicted: NDArray[Any]) -> None:
         raise ValueError(msg)
 
 
+def same_labels(labels: Any, wanted: Any, name: str, like_name: str, noun: str) -> None:
+    """Refuse labels of which some are missing on one side, or that occur twice and so cannot be matched."""
+    missing, extra = wanted.difference(labels), labels.difference(wanted)
+    if len(missing) or len(extra):
+        msg = (
+            f"`{name}` and `{like_name}` are of other {noun}: {len(missing):,} are only in `{like_name}` "
+            f"({_join(missing)}), {len(extra):,} only in `{name}` ({_join(extra)}). Give the same {noun} in both, or "
+            "arrays without labels (`.to_numpy()`), which are compared by position."
+        )
+        raise ValueError(msg)
+    if not (labels.is_unique and wanted.is_unique):
+        twice = labels[labels.duplicated()].unique()
+        msg = (
+            f"`{name}` and `{like_name}` have the {noun} in another order, and {len(twice):,} of them twice "
+            f"({_join(twice)}), so they cannot be matched. Make the names unique."
+        )
+        raise ValueError(msg)
+
+
 def some_spot_per_gene(missing: NDArray[np.bool_], name: str) -> None:
     """Refuse genes that are NaN at every spot: they would leave no spot for the others."""
     genes = np.flatnonzero(missing.all(axis=0))
@@ -214,7 +233,7 @@ def neighbours(n: int) -> None:
         raise ValueError(msg)
 
 
-def _join(indices: Iterable[int], most: int = 5) -> str:
-    """Spell the first few of some indices."""
-    listed = [str(int(i)) for i in indices]
+def _join(names: Iterable[object], most: int = 5) -> str:
+    """Spell the first few of some names or indices."""
+    listed = [str(name) for name in names]
     return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")

@@ -32,6 +32,24 @@ def as_matrix(values: ArrayLike, name: str) -> NDArray[Any]:
     return array
 
 
+def align(values: Any, like: Any, name: str, like_name: str, *, columns: bool = True) -> Any:
+    """Pandas values in the order of the labels of others: spots, and genes if ``columns``; arrays have no labels."""
+    for axis in ("index", "columns") if columns else ("index",):
+        labels, wanted = (getattr(each, axis, None) if hasattr(each, "reindex") else None for each in (values, like))
+        if labels is None or wanted is None or labels.equals(wanted):
+            continue
+        if (_is_default(labels) or _is_default(wanted)) and len(labels.symmetric_difference(wanted)):
+            continue  # one side has no names
+        check.same_labels(labels, wanted, name, like_name, "spots" if axis == "index" else "genes")
+        values = values.reindex(**{axis: wanted})
+    return values
+
+
+def _is_default(labels: Any) -> bool:
+    """Whether labels are only the positions 0, 1, …, which pandas gives where there are no names."""
+    return type(labels).__name__ == "RangeIndex" and labels.start == 0 and labels.step == 1
+
+
 def complete_spots(values: NDArray[Any], name: str) -> NDArray[np.bool_]:
     """Mark the spots without NaN in any gene, ``(n_spots,)``: the only ones that are scored."""
     missing = np.isnan(values)
@@ -49,6 +67,7 @@ def score_rows(
 ) -> NDArray[np.float64]:
     """Score each gene or each spot, without spots with NaN; one score needs at least ``needed`` values."""
     check.axis(axis)
+    predicted = align(predicted, observed, "predicted", "observed")
     observed, predicted = as_matrix(observed, "observed"), as_matrix(predicted, "predicted")
     check.same_shape(observed, predicted)
     scored = complete_spots(observed, "observed") & complete_spots(predicted, "predicted")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _errors as check
-from ._rows import as_float, as_matrix, blocks, complete_spots, is_constant, row_products, unit_rows
+from ._rows import align, as_float, as_matrix, blocks, complete_spots, is_constant, row_products, unit_rows
 from .correlation import LEAST
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def morans_i(
     array([ 0.86, -1.  ])
     """
     check.at_least_one(n_neighbors, "n_neighbors")
-    array, points = as_matrix(values, "values"), np.asarray(xy)
+    array, points = as_matrix(values, "values"), np.asarray(align(xy, values, "xy", "values", columns=False))
     check.positions(points, len(array))
-    labels = None if slide is None else np.asarray(slide)
+    labels = None if slide is None else np.asarray(align(slide, values, "slide", "values", columns=False))
     if labels is not None:
         check.slide_labels(labels, len(array))
     used = complete_spots(array, "values")

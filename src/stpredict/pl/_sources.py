@@ -20,6 +20,7 @@ from .._slides.slides import resolve, slide_images
 from ..metrics import pearson
 from ..pp import TargetSpec
 from ..pp.columns import read_columns
+from ..pp.normalization import CountsRecord, slide_library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,8 @@ class Source:
     panel: tuple[str, ...]
     """Genes that have values."""
     units: str
+    trained: CountsRecord | None
+    """How the counts of training were read, of predictions that record it."""
 
     def values(self, genes: Sequence[str], like: Source | None = None) -> NDArray[np.float32]:
         """Normalised expression ``(n_spots, len(genes))``; counts are normalised like those behind ``like``."""
@@ -54,9 +57,11 @@ class Source:
             return read_columns(self.matrix, [at[gene] for gene in genes], self.rows)
         scheme = like or self
         panel = list(genes) if scheme.target.over == "all" else [gene for gene in scheme.panel if gene in at]
-        normal = scheme.target.normalize(self.matrix, [at[gene] for gene in panel])
+        library = slide_library(self.slide, scheme.target, scheme.trained)
+        normal = scheme.target.normalize(self.matrix, [at[gene] for gene in panel], library)
         normal[check_expression.zero_spots(self.matrix)] = np.nan
-        return normal[:, [panel.index(gene) for gene in genes]]
+        column = {gene: i for i, gene in enumerate(panel)}
+        return normal[:, [column[gene] for gene in genes]]
 
 
 def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection) -> list[Source]:
@@ -72,29 +77,15 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     shared = [name for name in regions[asked[0]] if all(name in found for found in regions.values())]
     given = selection.shapes_key if isinstance(selection.shapes_key, str) else None
     region = check_slides.one_name(f"region of {quote(asked)}", given, shared, "region")
-    predictions, counts = {}, {}
-    for key, (table, layer) in places.items():
-        meant = replace(selection, table_name=table, layer=layer, shapes_key=region)
-        if (table, layer) == (counts_table, selection.layer):
-            slide = resolve(sdata, meant)[0]
-            check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist())
-            counts[key] = slide
-        else:
-            predictions[key] = _prediction(key, sdata, meant)
-    first = next(iter(predictions.values()), None)
-    target, panel = (TargetSpec(), None) if first is None else (first.target, first.panel)
-    for key, slide in counts.items():
-        predictions[key] = Source(
-            key=key,
-            slide=slide,
-            matrix=slide.counts,
-            rows=np.arange(len(slide.instances)),
-            is_counts=True,
-            target=target,
-            panel=slide.genes if panel is None else panel,
-            units=target.units,
-        )
-    return [predictions[key] for key in asked]
+    measured = {key for key, place in places.items() if place == (counts_table, selection.layer)}
+    meant = {
+        key: replace(selection, table_name=table, layer=layer, shapes_key=region)
+        for key, (table, layer) in places.items()
+    }
+    drawn = {key: _prediction(key, sdata, meant[key]) for key in asked if key not in measured}
+    first = next(iter(drawn.values()), None)
+    drawn |= {key: _counts(key, resolve(sdata, meant[key])[0], first) for key in asked if key in measured}
+    return [drawn[key] for key in asked]
 
 
 def source_pearson(observed: Source, predicted: Source, gene: str) -> float | None:
@@ -160,6 +151,27 @@ def _prediction(key: str, sdata: SpatialData, meant: Selection) -> Source:
         target=target,
         panel=_panel(matrix, rows, table.var_names.tolist()),
         units=str(record.get("units", target.units)),
+        trained=CountsRecord(**record["counts"]) if "counts" in record else None,
+    )
+
+
+def _counts(key: str, slide: Slide, like: Source | None) -> Source:
+    trained = None if like is None else like.trained
+    fractional = trained is not None and trained.fractional
+    check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist(), fractional=fractional)
+    target = TargetSpec() if like is None else like.target
+    panel = slide.genes if like is None else like.panel
+    rows = np.arange(len(slide.instances))
+    return Source(
+        key=key,
+        slide=slide,
+        matrix=slide.counts,
+        rows=rows,
+        is_counts=True,
+        target=target,
+        panel=panel,
+        units=target.units,
+        trained=trained,
     )
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from scipy import sparse
-
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check
-from .._slides import checks as check_elements
+from .._slides.expression import gene_counts, on_tissue
 from ._tables import counts_table, training_rows
 from .gene_ranking import rank_genes
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
     from spatialdata import SpatialData
 
     from .gene_ranking import RankingMethod
@@ -38,6 +37,7 @@ def select_genes(
     group_key: str | None = None,
     table_name: str | None = None,
     layer: str | None = None,
+    allow_fractional_counts: bool = False,
 ) -> None:
     """Choose the genes to predict, from counts of training spots only.
 
@@ -62,6 +62,8 @@ def select_genes(
         Table with the counts; by default ``"observed"``, or the only one there is.
     layer
         Layer with raw counts; by default X.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA.
 
     Returns
     -------
@@ -92,10 +94,12 @@ def select_genes(
         check_config.in_range("n_genes", n_genes, 1, 1_000_000)
         check_config.in_range("min_fraction", min_fraction, 0.0, 1.0)
         check_config.one_of("method", method, ("dispersion", "variance", "mean"))
-        counts = _counts(table, training_rows(table, train, group_key), layer)
-        chosen = table.var_names[rank_genes(counts, method, min_fraction)[:n_genes]].tolist()
+        counts, names = _counts(
+            table, training_rows(table, train, group_key), layer, fractional=allow_fractional_counts
+        )
+        chosen = [names[i] for i in rank_genes(counts, method, min_fraction)[:n_genes]]
         if len(chosen) < n_genes:
-            logger.info("%d of %d genes qualify; %d were asked for.", len(chosen), table.n_vars, n_genes)
+            logger.info("%d of %d genes qualify; %d were asked for.", len(chosen), len(names), n_genes)
     else:
         chosen = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
         check.known_genes(chosen, list(table.var_names))
@@ -103,10 +107,14 @@ def select_genes(
     table.uns[keys.ATTRS] = {**table.uns.get(keys.ATTRS, {}), keys.GENES: chosen}
 
 
-def _counts(table: AnnData, rows: NDArray[np.bool_], layer: str | None) -> sparse.csr_matrix:
-    check_elements.has_layer(table, layer)
-    matrix = sparse.csr_matrix(table.X if layer is None else table.layers[layer])[rows]
-    check.counts(matrix, genes=list(table.var_names), spots=list(table.obs_names[rows]))
+def _counts(
+    table: AnnData, rows: NDArray[np.bool_], layer: str | None, *, fractional: bool
+) -> tuple[sparse.csr_matrix, list[str]]:
+    """Counts of the rows that have some, and the names of their genes."""
+    matrix, genes = gene_counts(table, layer)
+    rows = rows & on_tissue(table)
+    matrix = matrix[rows]
+    check.counts(matrix, genes=genes, spots=list(table.obs_names[rows]), fractional=fractional)
     matrix = matrix[~check.zero_spots(matrix)]
     check.some_spots(matrix.shape[0], "Choosing genes")
-    return matrix
+    return matrix, genes

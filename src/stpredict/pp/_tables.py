@@ -9,6 +9,7 @@ import numpy as np
 from .. import _keys as keys
 from .._checks.slides import quote
 from .._slides import checks as check_elements
+from .._slides.slides import counts_table_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,13 +22,7 @@ if TYPE_CHECKING:
 def counts_table(sdata: SpatialData, table_name: str | None) -> AnnData:
     """The table itself, not a copy; by default ``"observed"``, or the only one there is."""
     check_elements.is_spatialdata(sdata)
-    names = list(sdata.tables)
-    if table_name is None:
-        if keys.OBSERVED not in names:
-            check_elements.one_table(names)
-        table_name = keys.OBSERVED if keys.OBSERVED in names else names[0]
-    check_elements.has_table(names, table_name)
-    table: AnnData = sdata.tables[table_name]
+    table: AnnData = sdata.tables[counts_table_name(sdata, table_name)]
     return table
 
 
@@ -54,7 +49,8 @@ def training_rows(table: AnnData, train: Sequence[str] | None, group_key: str | 
 
 def known_groups(asked: Sequence[str], available: Sequence[str], argument: str, key: str) -> None:
     """Refuse groups that no spot belongs to, all of them at once."""
-    missing = [name for name in asked if name not in set(available)]
+    known = set(available)
+    missing = [name for name in asked if name not in known]
     if missing or not len(asked):
         what = quote(missing) if missing else "nothing"
         msg = f"`{argument}` names {what}; obs[{key!r}] holds {quote(available)}. Give some of these."

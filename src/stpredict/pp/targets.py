@@ -64,7 +64,12 @@ class TargetSpec:
         scope = "" if self.over == "all" else " over the panel"
         return f"log1p {name}{scope}" if self.log1p else f"{name}{scope}"
 
-    def normalize(self, counts: csr_matrix, columns: Sequence[int] | NDArray[np.intp]) -> NDArray[np.float32]:
+    def normalize(
+        self,
+        counts: csr_matrix,
+        columns: Sequence[int] | NDArray[np.intp],
+        library: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float32]:
         """Normalised expression of the panel.
 
         Parameters
@@ -73,6 +78,9 @@ class TargetSpec:
             ``(n, n_all_genes)`` raw counts.
         columns
             Columns of the panel.
+        library
+            ``(n,)`` library sizes over all genes, for ``counts`` that do not hold all of them; by default the sums over
+            ``counts``. They do not count for ``over="panel"``.
 
         Returns
         -------
@@ -81,7 +89,9 @@ class TargetSpec:
         panel = np.asarray(counts[:, columns].todense(), np.float64)
         if self.target_sum is None:
             return (np.log1p(panel) if self.log1p else panel).astype(np.float32)
-        total = np.asarray(counts.sum(axis=1) if self.over == "all" else panel.sum(axis=1), np.float64).reshape(-1, 1)
+        if self.over == "panel":
+            library = panel.sum(axis=1)
+        total = np.asarray(counts.sum(axis=1) if library is None else library, np.float64).reshape(-1, 1)
         scaled = panel * (self.target_sum / np.where(total > 0, total, 1.0))
         return (np.log1p(scaled) if self.log1p else scaled).astype(np.float32)
 
@@ -158,6 +168,12 @@ class Targets:
             scale=arrays["scale"],
             components=arrays.get("components"),
         )
+
+
+def nonnegative(expression: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Expression with negative values set to 0: no unit of `TargetSpec` has any, but a regression predicts some."""
+    clipped: NDArray[np.float32] = np.maximum(expression, np.float32(0))
+    return clipped
 
 
 def slide_means(values: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float64]:

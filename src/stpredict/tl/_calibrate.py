@@ -9,15 +9,17 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._checks.slides import quote
+from .._slides.identity import SlideHashes, known_slides
 from .._slides.slides import Selection, resolve
 from .._train.augment import N_SYMMETRIES
 from .._train.batches import BatchLimit
 from .._train.data import slide_index
+from ..pp.normalization import normalize_slide
 from ._inference.partitions import read_positions
 from ._inference.plan import PredictionPlan
 from ._options import PredictOptions
 from ._predictor.conformal import Calibration
-from ._training.plan import drop_low_count_spots, gene_columns, slide_digest
+from ._training.plan import drop_low_count_spots, slide_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +46,7 @@ def calibrate(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     features_key: str | None = None,
+    library_key: str | None = None,
     allow_leakage: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -78,6 +81,9 @@ def calibrate(
         Resolution in µm per pixel; by default the one that the object records.
     features_key
         Matrix of ``obsm`` with image embeddings of the spots, if the predictor was trained on such.
+    library_key
+        Column of ``obs`` with the library sizes over all genes, for tables that do not hold all genes that training
+        had; by default the column of that name in training, if there was one.
     allow_leakage
         Whether slides or groups that were trained on are allowed; the calibration then records it.
     device
@@ -122,6 +128,7 @@ def calibrate(
         )
         raise TypeError(msg)
     options = PredictOptions(n_views=n_views, stain=stain, device=device, precision=precision)
+    trained = predictor.provenance.counts_record()
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -131,11 +138,15 @@ def calibrate(
         group_key=group_key,
         um_per_px=um_per_px,
         features_key=features_key,
+        library_key=library_key or (trained.library_key if trained else None),
+        allow_fractional_counts=trained is not None and trained.fractional,
     )
-    slides = drop_low_count_spots(resolve(sdata, selection), predictor.provenance.fit["min_library"])
-    leaks = _check_unseen(slides, predictor, allow_leakage=allow_leakage)
+    found = resolve(sdata, selection)
+    leaks = _check_unseen(found, predictor, allow_leakage=allow_leakage)
+    slides = drop_low_count_spots(found, predictor.provenance.fit["min_library"])
     for slide in slides:
-        missing = [gene for gene in predictor.genes if gene not in set(slide.genes)]
+        known = set(slide.genes)
+        missing = [gene for gene in predictor.genes if gene not in known]
         if missing:
             msg = (
                 f"Slide {slide.name!r} lacks {len(missing)} of the predictor's {len(predictor.genes)} genes: "
@@ -145,7 +156,7 @@ def calibrate(
     predicted, spread = _predict_with_spread(
         PredictionPlan.of(slides, predictor, options), predictor, progress=progress
     )
-    observed = [predictor.target.normalize(slide.counts, gene_columns(slide, predictor.genes)) for slide in slides]
+    observed = [normalize_slide(slide, predictor.genes, predictor.target, trained) for slide in slides]
     calibration = Calibration.of(
         np.concatenate(observed) - predicted,
         spread,
@@ -158,9 +169,10 @@ def calibrate(
 
 def _check_unseen(slides: Sequence[Slide], predictor: Predictor, *, allow_leakage: bool) -> bool:
     """Whether a slide or its group was used for training, under any name; an error unless that is allowed."""
-    known = predictor.provenance.slides
-    digests, groups = {each["sha256"] for each in known.values()}, {each["group"] for each in known.values()}
-    seen = [s.name for s in slides if s.name in known or s.group in groups or slide_digest(s) in digests]
+    seen = [slide.name for slide in slides if _is_training_slide(slide, predictor)]
+    trained_groups = {each["group"] for each in predictor.provenance.slides.values()}
+    named = predictor.provenance.selection is not None and predictor.provenance.selection.group_key is not None
+    seen += [slide.name for slide in slides if named and slide.group in trained_groups and slide.name not in seen]
     if seen and not allow_leakage:
         msg = (
             f"The predictor was trained or validated on {quote(seen)}, or on another slide of the same group: its "
@@ -169,6 +181,14 @@ def _check_unseen(slides: Sequence[Slide], predictor: Predictor, *, allow_leakag
         )
         raise ValueError(msg)
     return bool(seen)
+
+
+def _is_training_slide(slide: Slide, predictor: Predictor) -> bool:
+    """Whether a slide was trained on, by its counts; for old predictors by a digest of the whole slide."""
+    identities = predictor.provenance.identities()
+    if identities and slide.counts is not None:
+        return bool(known_slides(SlideHashes.of(slide.counts, slide.genes, predictor.genes), identities))
+    return slide_digest(slide) in {each["sha256"] for each in predictor.provenance.slides.values()}
 
 
 def _predict_with_spread(

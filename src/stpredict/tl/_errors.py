@@ -10,8 +10,10 @@ from .._checks.training import warn
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     import pandas as pd
     from anndata import AnnData
+    from numpy.typing import NDArray
 
 
 def has_prediction(name: str, tables: Sequence[str], layers: Sequence[str]) -> None:
@@ -50,6 +52,27 @@ def enough_pairs(n_spots: int) -> None:
         msg = (
             f"No slide has more than {n_spots} spots with both counts and predictions; at least 3 are needed. They are "
             "matched by `obs_names`: were these changed after `stp.tl.predict`? Or give other elements as `shapes_key`."
+        )
+        raise ValueError(msg)
+
+
+def unchanged(values: NDArray[np.float32], name: str, *, recorded: bool) -> None:
+    """Refuse predictions below zero: `predict` writes none, so they were scaled or centred since (or are old)."""
+    if recorded and (values < 0).any():
+        msg = (
+            f"{name!r} holds {int((values < 0).sum()):,} values below 0, which `stp.tl.predict` does not write: it was "
+            "scaled or centred since. Predict again, and keep changed values in another layer."
+        )
+        raise ValueError(msg)
+
+
+def whole_panel(missing: Sequence[str], n_genes: int, table_name: str, *, needed: bool) -> None:
+    """Refuse a table without some of the predicted genes where library sizes are sums over these."""
+    if needed and missing:
+        msg = (
+            f"Library sizes are sums over the {n_genes} predicted genes, and table {table_name!r} lacks {len(missing)} "
+            f"of them ({quote(missing)}): values would be in other units. Give a table that holds them all, or train "
+            "with the genes that it has."
         )
         raise ValueError(msg)
 

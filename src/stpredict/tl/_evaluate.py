@@ -14,18 +14,26 @@ import pandas as pd
 from .. import _keys as keys
 from .._checks import expression as check_expression
 from .._slides import checks as check_elements
+from .._slides.expression import gene_counts, is_gene, library_column, on_tissue, total_counts
+from .._slides.identity import SlideHashes, known_slides
+from .._slides.slides import counts_table_name
 from .._train.color import apply_ridge
 from ..metrics import pearson
 from ..metrics.correlation import LEAST
 from ..metrics.scores import Prediction, Spots, all_gene_scores, nan_mean, summary_scores
+from ..pp.columns import read_columns
+from ..pp.normalization import CountsRecord, library_sizes
 from ..pp.targets import TargetSpec
 from . import _errors as check
+from ._inference.record import companion, prediction_parts, stored_companion
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
+
+    from .._slides.identity import SlideIdentity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,9 +42,9 @@ class Paired:
 
     genes: list[str]
     counts: csr_matrix
-    """``(n, n_all_genes)`` raw counts."""
-    columns: NDArray[np.intp]
-    """Columns of the panel in ``counts``."""
+    """``(n, g)`` raw counts."""
+    library: NDArray[np.float64] | None
+    """``(n,)`` library sizes; None where they are sums over the predicted genes."""
     predicted: dict[str, NDArray[np.float32]]
     """``(n, g)`` for the model and each baseline."""
     observed: NDArray[np.float32]
@@ -59,6 +67,7 @@ def evaluate(
     table_name: str | None = None,
     layer: str | None = None,
     shapes_key: str | list[str] | None = None,
+    library_key: str | None = None,
     n_splits: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -71,11 +80,15 @@ def evaluate(
     predicted
         Table with predictions, or layer of the measured table.
     table_name
-        Table with measured counts; by default ``"observed"``.
+        Table with measured counts; by default ``"observed"``, or the only one that holds no predictions.
     layer
         Layer of that table with raw counts; by default X.
     shapes_key
         Score the spots of these elements only, for instance those of the test slides; by default all.
+    library_key
+        Column of ``obs`` with the library sizes over all genes, for a table that does not hold all genes that training
+        had. By default the column of that name in training; else sums over the genes of the table if these are about
+        as many as in training; else ``"total_counts"``.
     n_splits
         Random halvings of the counts for the noise ceiling.
     seed
@@ -86,12 +99,14 @@ def evaluate(
     One row a gene: ``pearson``, ``spearman``, ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``,
     ``pearson_ridge_color``. Each is computed within a slide, across its spots, and averaged over slides of three spots
     or more. Genes that are constant on a slide are NaN there. Writes the same columns as ``var["predicted_pearson"]``
-    and so on, and `summary` of it as ``uns["evaluation"]``, to the table with predictions.
+    and so on, and `summary` of it as ``uns["evaluation"]`` (of a layer ``uns["{layer}_evaluation"]``), to the table
+    with predictions.
 
     Raises
     ------
     ValueError
-        If there is nothing to compare.
+        If there is nothing to compare, if the table holds far fewer or more genes than library sizes were taken over in
+        training (the values would be in other units), or if predictions were changed after `predict`.
 
     Notes
     -----
@@ -110,11 +125,12 @@ def evaluate(
     >>> scores.columns[0], len(scores)
     ('pearson', 12)
     """
-    table_name = table_name or keys.OBSERVED
+    check_elements.is_spatialdata(sdata)
+    table_name = counts_table_name(sdata, table_name)
     source, measured = _tables(sdata, predicted, table_name)
     spec = TargetSpec(**source.uns[predicted]["target"])
-    genes = _genes(source, measured, predicted, table_name)
-    paired = _pair_spots(source, measured, spec, genes, predicted, layer, shapes_key)
+    genes = _genes(source, measured, predicted, table_name, spec)
+    paired = _pair_spots(source, measured, spec, genes, predicted, layer, shapes_key, library_key)
     per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
     by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
     index = pd.Index(paired.genes, name="gene")
@@ -124,10 +140,13 @@ def evaluate(
     scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
     scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
     scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
-    check.seen_in_training(sorted(set(scores.attrs["trained_on"]) & set(paired.slide.tolist())))
     for name in scores.columns:
         source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
-    source.uns[keys.EVALUATION] = {"summary": scores.attrs["summary"], "ceiling": scores.attrs["ceiling"]}
+    layer_of = predicted if predicted in source.layers else None
+    source.uns[companion(keys.EVALUATION, layer_of)] = {
+        "summary": scores.attrs["summary"],
+        "ceiling": scores.attrs["ceiling"],
+    }
     return scores
 
 
@@ -163,8 +182,6 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnData, AnnData]:
     """The table that holds predictions (or a layer of them), and the table that holds counts."""
-    check_elements.is_spatialdata(sdata)
-    check_elements.has_table(list(sdata.tables), table_name)
     observed = sdata.tables[table_name]
     if predicted in sdata.tables:
         source = sdata.tables[predicted]
@@ -185,65 +202,112 @@ def _pair_spots(
     predicted: str,
     layer: str | None,
     shapes_key: str | list[str] | None,
+    library_key: str | None,
 ) -> Paired:
-    from scipy.sparse import csr_matrix
-
-    check_elements.has_layer(observed, layer)
     rows = source.obs_names.get_indexer(observed.obs_names)
-    predictions = _predictions(source, genes, predicted)
-    wanted = (rows >= 0) & np.isfinite(predictions["model"]).all(axis=1)[rows]
+    trained = CountsRecord(**source.uns[predicted].get("counts", {"n_genes": 0, "genes_sha256": ""}))
+    counts, names = gene_counts(observed, layer)
+    spots = list(observed.obs_names)
+    check_expression.counts(counts, genes=names, spots=spots, fractional=trained.fractional)
+    model = _values(source, genes, predicted)
+    check.unchanged(model, predicted, recorded=trained.n_genes > 0)
+    wanted = (rows >= 0) & np.isfinite(model).all(axis=1)[rows] & on_tissue(observed)
     region_key = observed.uns["spatialdata_attrs"]["region_key"]
     regions = observed.obs[region_key].astype(str).to_numpy()
     if shapes_key is not None:
         elements = [shapes_key] if isinstance(shapes_key, str) else shapes_key
         check_elements.has_regions(sorted(set(regions)), elements)
         wanted &= np.isin(regions, elements)
-    counts = csr_matrix(observed.X if layer is None else observed.layers[layer])
-    check_expression.counts(counts, genes=list(observed.var_names), spots=list(observed.obs_names))
-    columns = observed.var_names.get_indexer(pd.Index(genes))
-    empty = check_expression.zero_spots(counts[:, columns])
+    panel = counts[:, pd.Index(names).get_indexer(pd.Index(genes))]
+    empty = check_expression.zero_spots(panel)
     kept = np.flatnonzero(wanted & ~empty)
     check.enough_pairs(max(np.unique(regions[kept], return_counts=True)[1], default=0))
-    counts = counts[kept]
+    library = _library(observed, counts, kept, spec, trained, library_key)
+    baselines = {"mean_profile": np.full_like(model, np.nan), "ridge_color": np.full_like(model, np.nan)}
+    columns, color = source.var_names.get_indexer(pd.Index(genes)), _colors(source, predicted)
+    seen: dict[str, None] = {}
+    for part in prediction_parts(source, predicted):
+        ridge = part.ridge_color[columns]
+        baselines["mean_profile"][part.rows] = part.train_mean[columns]
+        baselines["ridge_color"][part.rows] = apply_ridge(ridge, color[part.rows, : ridge.shape[1] - 1])
+        of_part = part.rows[rows] & (rows >= 0)
+        for region in dict.fromkeys(regions[kept][of_part[kept]].tolist()):
+            of_region = regions == region
+            seen |= dict.fromkeys(_training_slides(counts[of_region], names, genes, region, part.trained_on))
+    check.seen_in_training(list(seen))
+    predictions = {**baselines, "model": model}
     return Paired(
         genes=genes,
-        counts=counts,
-        columns=columns,
+        counts=panel[kept],
+        library=library,
         predicted={name: values[rows[kept]] for name, values in predictions.items()},
-        observed=spec.normalize(counts, columns),
+        observed=spec.normalize(panel[kept], np.arange(len(genes)), library),
         xy=np.asarray(source.obsm[keys.SPATIAL])[rows[kept]],
         slide=regions[kept],
         n_empty=int((wanted & empty).sum()),
     )
 
 
-def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str) -> list[str]:
+def _library(
+    observed: AnnData,
+    counts: csr_matrix,
+    kept: NDArray[np.intp],
+    spec: TargetSpec,
+    trained: CountsRecord,
+    library_key: str | None,
+) -> NDArray[np.float64] | None:
+    """Library sizes of the rows that are scored."""
+    recorded = trained.library_key if trained.library_key in observed.obs else None
+    named, total = library_column(observed, library_key or recorded), total_counts(observed)
+    return library_sizes(
+        counts[kept],
+        spec=spec,
+        trained=trained if trained.n_genes else None,
+        named=None if named is None else named[kept],
+        total_counts=None if total is None else total[kept],
+        what="measured expression",
+    )
+
+
+def _training_slides(
+    counts: csr_matrix, names: list[str], genes: list[str], region: str, trained_on: dict[str, SlideIdentity | None]
+) -> list[str]:
+    """Names of the training slides that a region belongs to, by its counts; by its name only in old predictions."""
+    known = {name: each for name, each in trained_on.items() if each is not None}
+    if not known:
+        return [region] if region in trained_on else []
+    found = known_slides(SlideHashes.of(counts, names, genes), known)
+    return [region if region == name else f"{region} (in training: {name})" for name in found[:1]]
+
+
+def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str, spec: TargetSpec) -> list[str]:
     """Genes that are both predicted and measured."""
     inside = np.asarray(source.var[predicted], bool) if predicted in source.var else np.ones(source.n_vars, bool)
-    panel, known = source.var_names[inside].tolist(), set(measured.var_names)
-    genes = [gene for gene in panel if gene in known]
+    panel, known = source.var_names[inside].tolist(), set(measured.var_names[is_gene(measured)])
+    genes, missing = [gene for gene in panel if gene in known], [gene for gene in panel if gene not in known]
     check.genes_to_score(len(genes), panel, list(measured.var_names))
-    check.panel_measured([gene for gene in panel if gene not in known], len(panel), table_name)
+    check.whole_panel(missing, len(panel), table_name, needed=spec.over == "panel" and spec.target_sum is not None)
+    check.panel_measured(missing, len(panel), table_name)
     return genes
 
 
-def _predictions(source: AnnData, genes: list[str], predicted: str) -> dict[str, NDArray[np.float32]]:
-    """Predictions of the model and of each baseline, ``(n_rows, g)``."""
-    columns = source.var_names.get_indexer(pd.Index(genes))
-    values = source.layers.get(predicted, source.X)
-    mean = np.asarray(source.var[keys.TRAIN_MEAN], np.float32)[columns]
-    ridge = apply_ridge(np.asarray(source.varm[keys.RIDGE_COLOR])[columns], np.asarray(source.obsm[keys.COLOR]))
-    model = np.asarray(values)[:, columns]
-    return {"mean_profile": np.broadcast_to(mean, model.shape), "ridge_color": ridge, "model": model}
+def _values(source: AnnData, genes: list[str], predicted: str) -> NDArray[np.float32]:
+    """Predictions of the model, ``(n_rows, g)``."""
+    matrix = source.layers.get(predicted, source.X)
+    return read_columns(matrix, source.var_names.get_indexer(pd.Index(genes)).tolist(), np.arange(source.n_obs))
+
+
+def _colors(source: AnnData, predicted: str) -> NDArray[np.float32]:
+    layer = predicted if predicted in source.layers else None
+    return np.asarray(stored_companion(source.obsm, keys.COLOR, layer), np.float32)
 
 
 def _score(
     paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: int, seed: int
 ) -> dict[str, NDArray[np.float64]]:
     """Every score of every gene on one slide."""
-    counts, observed = paired.counts[rows], paired.observed[rows]
-    library = np.asarray(counts.sum(axis=1)).ravel()
-    of_ceiling = ceiling_arguments(counts[:, paired.columns], library, spec)
+    observed, library = paired.observed[rows], None if paired.library is None else paired.library[rows]
+    of_ceiling = ceiling_arguments(paired.counts[rows], library, spec)
     spots = Spots(
         observed=observed,
         predicted=paired.predicted["model"][rows],
@@ -254,9 +318,12 @@ def _score(
     return found | {"pearson_ridge_color": pearson(observed, paired.predicted["ridge_color"][rows])}
 
 
-def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64], spec: TargetSpec) -> dict[str, Any]:
-    """Arguments of `noise_ceiling` for counts ``(n, g)`` that are normalised by ``spec``."""
-    total = library if spec.over == "all" else None
+def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64] | None, spec: TargetSpec) -> dict[str, Any]:
+    """Arguments of `noise_ceiling` for counts ``(n, g)`` that are normalised by ``spec``; it needs whole numbers."""
+    counts = counts.copy()
+    counts.data = np.rint(counts.data)
+    sums = np.asarray(counts.sum(axis=1)).ravel()
+    total = None if library is None else np.maximum(np.rint(library), sums)
     return {"counts": counts, "total": total, "target_sum": spec.target_sum, "log1p": spec.log1p}
 
 

@@ -46,6 +46,8 @@ def fit(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     features_key: str | None = None,
+    library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
 ) -> Predictor:
@@ -87,6 +89,12 @@ def fit(
         Resolution in µm per pixel; by default what the object records.
     features_key
         Matrix of ``obsm`` with image embeddings of the spots, for models with an ``encoder``.
+    library_key
+        Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
+        by default counts are summed over the genes of the table.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA; the predictor records
+        it.
     save_dir
         Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
     resume_from
@@ -129,6 +137,8 @@ def fit(
         group_key=group_key,
         um_per_px=um_per_px,
         features_key=features_key,
+        library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
     )
     plan = plan_training(
         resolve(sdata, selection),

@@ -15,8 +15,9 @@ from ._errors import embeddings_fit
 from ._inference.cluster import check_client, predict_on_cluster
 from ._inference.partitions import predict_positions
 from ._inference.plan import PredictionPlan
+from ._inference.record import prediction_record
 from ._inference.sinks import MemorySink, StoreSink
-from ._inference.table import check_destination, prediction_record, prediction_table, write_layer
+from ._inference.table import add_slides, check_destination, prediction_table, write_layer
 from ._options import PredictOptions
 from ._predictor.attrs import resolve_predictor
 from ._predictor.provenance import warn_unseen_color, warn_unseen_resolution
@@ -121,9 +122,14 @@ def predict(
     beyond 1, the distance that 1 % of training spots exceed if their slide is left out. Predictors of older versions
     give neither column. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
 
+    No value is below 0: negative values of the regression are set to 0, and so are lower bounds. Predictions of slides
+    that are not predicted again stay in the table, each with its own baselines (``uns[key_added]["parts"]``, by the ids
+    in ``obs["prediction_id"]``), so that a leave-one-out loop may predict slide by slide.
+
     With ``layer``, writes that layer of the existing table instead, NaN for genes outside the panel and spots of other
     elements; ``var[layer]`` is True for the panel (``var["predicted"]`` if the layer is X), intervals are
-    ``layers[f"{layer}_lower"]`` and ``layers[f"{layer}_upper"]``, and the other columns are as above.
+    ``layers[f"{layer}_lower"]`` and ``layers[f"{layer}_upper"]``, and the other columns are as above, with the name of
+    the layer before theirs (``obs[f"{layer}_at_border"]``), so that a second layer leaves the first as it was.
 
     Raises
     ------
@@ -138,7 +144,7 @@ def predict(
     ``"conformal"`` covers enough on average over slides, but may cover clearly less on one slide.
     ``"conformal_groups"`` takes the widest quantile of the K calibration groups for each gene: it covers enough on a
     new group with probability K / (K + 1). `fit` calibrates on the validation groups, which also chose the epoch, so
-    its intervals are slightly too narrow; `calibrate` uses other slides. Lower bounds are not below 0.
+    its intervals are slightly too narrow; `calibrate` uses other slides.
 
     Examples
     --------
@@ -197,7 +203,7 @@ def predict_slides(
         raise ValueError(msg)
     check_client(client)
     check_elements.is_spatialdata(sdata)
-    slides = resolve(sdata, selection, needs_table=layer is not None)
+    slides = resolve(sdata, selection, needs_table=layer is not None, needs_counts=False)
     predictor = resolve_predictor(sdata, predictor)
     config, features = predictor.model_config, slides[0].features
     embeddings_fit(
@@ -206,7 +212,7 @@ def predict_slides(
         None if features is None else features.shape[1],
         takes=uses_embeddings(config),
     )
-    check_destination(sdata, slides[0].table_name, predictor, key_added, layer)
+    check_destination(sdata, slides, predictor, key_added, layer)
     for slide in slides:
         warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
 
@@ -225,6 +231,7 @@ def predict_slides(
     if isinstance(sink, StoreSink):
         sink.finish(table)
     if key_added in sdata.tables:
+        table = add_slides(sdata.tables[key_added], table, key_added)
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
 

@@ -48,6 +48,8 @@ def self_train(
     table_name: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
+    library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     unlabelled_key: str | Sequence[str] | None = None,
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
@@ -95,6 +97,11 @@ def self_train(
         Coordinate system shared by image and spots with counts, where there are several.
     um_per_px
         Resolution of the slides with counts in µm per pixel; by default what the object records.
+    library_key
+        Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
+        by default counts are summed over the genes of the table.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA.
     unlabelled_key
         Elements that hold the spots of the other slides; by default as in `stp.tl.predict`.
     save_dir
@@ -131,6 +138,8 @@ def self_train(
         layer=layer,
         group_key=group_key,
         um_per_px=um_per_px,
+        library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
     )
     check_config.in_range("rounds", rounds, 1, 100)
     plan = plan_training(

@@ -16,7 +16,7 @@ from ..._files import replace_folder
 from ..._pixels import PATCH_VERSION
 from ...models.registry import accepts_embeddings
 from .._inference.partitions import X, predict_positions
-from .._inference.plan import PredictionPlan
+from .._inference.plan import OUTPUT_VERSION, PredictionPlan
 from .._inference.sinks import MemorySink
 from .._options import PredictOptions
 from .._predictor.serialization import package_version
@@ -105,6 +105,7 @@ class Cell:
             "n_views": self.entry.n_views,
             "n_splits": N_SPLITS,
             "patch_version": PATCH_VERSION,
+            "output_version": OUTPUT_VERSION,
         }
         config: dict[str, Any] = json.loads(json.dumps(values))
         return config

@@ -63,6 +63,8 @@ def cross_validate(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     features_key: str | None = None,
+    library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Cross-validate a model over patients: predict every slide with a model that was not trained on its group.
@@ -123,6 +125,11 @@ def cross_validate(
         Resolution in µm per pixel; by default what the object records.
     features_key
         Matrix of ``obsm`` with embeddings; models with an ``encoder`` take it unless their options name another.
+    library_key
+        Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
+        by default counts are summed over the genes of the table.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA.
     progress
         Whether to show a progress bar.
 
@@ -165,6 +172,8 @@ def cross_validate(
         group_key=group_key,
         um_per_px=um_per_px,
         features_key=features_key,
+        library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
     )
     study = plan_study(
         sdata,

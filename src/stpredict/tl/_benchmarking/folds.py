@@ -72,7 +72,8 @@ def _balanced_parts(size: Mapping[str, int], n_parts: int) -> list[set[str]]:
 
 
 def _split(number: int, test: Sequence[str], groups: Mapping[str, str], validate: Sequence[str] | None) -> Split:
-    train = tuple(name for name in groups if name not in set(test))
+    tested = set(test)
+    train = tuple(name for name in groups if name not in tested)
     return Split(
         number=number,
         train=train,

@@ -11,8 +11,8 @@ import pandas as pd
 from ..._checks import expression as check_expression
 from ...metrics.correlation import LEAST
 from ...metrics.scores import Prediction, Spots, gene_scores, nan_mean, summary_scores
+from ...pp.normalization import gene_columns, normalize_slide, slide_library
 from .._evaluate import ceiling_arguments
-from .._training.plan import gene_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from ..._slides.slides import Slide
+    from ...pp.normalization import CountsRecord
     from ...pp.targets import TargetSpec
 
 POOLED = "all test spots"
@@ -74,17 +75,26 @@ class Observations:
 
 
 def collect_observations(
-    slides: Sequence[Slide], genes: Sequence[str], spec: TargetSpec, *, fold: int, pooled: bool, n_splits: int
+    slides: Sequence[Slide],
+    genes: Sequence[str],
+    spec: TargetSpec,
+    counts_record: CountsRecord,
+    *,
+    fold: int,
+    pooled: bool,
+    n_splits: int,
 ) -> Observations:
     """Normalise the counts of test slides, and compute noise ceilings and Moran's I, per slide or over all spots."""
     from scipy.sparse import vstack
 
     counts = vstack([_panel_counts(slide, genes) for slide in slides], format="csr")
-    library = np.concatenate([np.asarray(slide.counts.sum(axis=1)).ravel() for slide in slides])  # type: ignore[union-attr]
+    libraries = [slide_library(slide, spec, counts_record) for slide in slides]
     n_spots = [len(slide.xy_px) for slide in slides]
     name = np.repeat([slide.name for slide in slides], n_spots)
     xy = np.concatenate([slide.xy_px for slide in slides])
-    observed = np.concatenate([spec.normalize(slide.counts, gene_columns(slide, genes)) for slide in slides])
+    known = [each for each in libraries if each is not None]
+    library = np.concatenate(known) if known else None
+    observed = np.concatenate([normalize_slide(slide, genes, spec, counts_record) for slide in slides])
     counted = ~check_expression.zero_spots(counts)
     enough = [each for each in dict.fromkeys(name.tolist()) if (counted & (name == each)).sum() >= LEAST]
     if not enough:
@@ -93,7 +103,8 @@ def collect_observations(
     scores = []
     for part in [POOLED] if pooled else enough:
         rows = counted if pooled else counted & (name == part)
-        of_ceiling = ceiling_arguments(counts[rows], library[rows], spec) | {"n_splits": n_splits, "seed": 0}
+        of_ceiling = ceiling_arguments(counts[rows], None if library is None else library[rows], spec)
+        of_ceiling |= {"n_splits": n_splits, "seed": 0}
         scores.append(gene_scores(Spots(observed=observed[rows], xy=xy[rows], slide=name[rows], counts=of_ceiling)))
     return Observations(
         genes=tuple(genes),

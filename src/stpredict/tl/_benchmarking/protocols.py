@@ -11,8 +11,8 @@ import numpy as np
 
 from ..._slides.slides import shared_genes
 from ...datasets import gene_panel
+from ...pp.normalization import gene_columns
 from ...pp.targets import TargetSpec
-from .._training.plan import gene_columns
 from .folds import M2OST_SEED, cross_validation_splits, m2ost_split
 
 if TYPE_CHECKING:

@@ -104,7 +104,13 @@ class FoldObservations:
                 return Observations.from_arrays(arrays)
         slides = [study.slides[name] for name in cell.split.test]
         observations = collect_observations(
-            slides, study.panels[number], study.target, fold=number, pooled=study.pools_spots, n_splits=N_SPLITS
+            slides,
+            study.panels[number],
+            study.target,
+            study.counts_record,
+            fold=number,
+            pooled=study.pools_spots,
+            n_splits=N_SPLITS,
         )
         with atomic_file(path) as part, part.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **observations.to_arrays())

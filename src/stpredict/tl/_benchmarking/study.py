@@ -11,10 +11,13 @@ import numpy as np
 
 from ..._checks import config as check_config
 from ..._checks import expression as check_expression
+from ..._checks import slides as check_slides
 from ..._checks.slides import quote
 from ..._pixels import PATCH_VERSION
+from ..._slides.identity import overlapping_slides
 from ..._slides.slides import resolve, shared_genes
 from ..._train.config import FitConfig
+from ...pp.normalization import CountsRecord
 from ...pp.targets import TargetSpec
 from .._training.plan import DEFAULT_N_GENES, drop_low_count_spots, most_dispersed_genes, slide_digest
 from . import _errors as check
@@ -46,6 +49,8 @@ class Study:
     """Genes of each fold."""
     target: TargetSpec
     """How counts become the values that are predicted and scored."""
+    counts_record: CountsRecord
+    """How the counts are read: over which genes library sizes are summed."""
     common: Mapping[str, Any]
     """Training options of all models."""
     protocol_name: str | None
@@ -78,6 +83,7 @@ class Study:
             "folds": [{name: value for name, value in asdict(s).items() if name != "number"} for s in self.splits],
             "genes": [list(panel) for panel in self.panels],
             "n_splits": N_SPLITS,
+            **({} if self.counts_record.library_key is None else {"library_key": self.counts_record.library_key}),
         }
 
     @property
@@ -121,11 +127,13 @@ def plan_study(
         check.same_target(target.to_dict(), rule.target.to_dict(), str(protocol))
     shared = shared_genes(slides)
     check_expression.shared_genes(len(shared), [len(slide.genes) for slide in slides])
+    check_slides.distinct_slides(overlapping_slides(slides, shared))
     return Study(
         slides={slide.name: slide for slide in slides},
         splits=splits,
         panels=_panels(counted, splits, shared, rule, genes),
         target=rule.target if rule else target or TargetSpec(),
+        counts_record=CountsRecord.of(slides, selection.library_key),
         common=common,
         protocol_name=protocol,
     )
@@ -142,7 +150,8 @@ def _panels(
     if genes is not None:
         wanted = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
         check_expression.known_genes(wanted, list(dict.fromkeys(gene for slide in slides for gene in slide.genes)))
-        if missing := [gene for gene in wanted if gene not in set(shared)]:
+        in_all = set(shared)
+        if missing := [gene for gene in wanted if gene not in in_all]:
             msg = f"{len(missing)} of the `genes` are not in every slide: {quote(missing)}. Leave them out."
             raise ValueError(msg)
         return (tuple(wanted),) * len(splits)

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .._predictor.conformal import Calibration
+    from .._predictor.predictor import Predictor
 
 
 def warn_other_calibration(calibration: Calibration, stain: str | None) -> None:
@@ -43,8 +47,8 @@ def check_resumable(path: Path, attrs: Mapping[str, Any], fingerprint: str, patc
         raise FileExistsError(msg)
     if attrs["fingerprint"] != fingerprint:
         msg = (
-            f"{str(path)!r} holds a prediction of other spots, or by another predictor or with other options, so it "
-            "cannot be resumed. Delete it or give another `store`."
+            f"{str(path)!r} holds a prediction of other spots, or by another predictor or version of stpredict, or "
+            "with other options, so it cannot be resumed. Delete it or give another `store`."
         )
         raise FileExistsError(msg)
 
@@ -55,5 +59,21 @@ def check_overwritable(argument: str, name: str, kept: Sequence[str]) -> None:
         msg = (
             f"`{argument}` is {name!r}, which exists and was not written by `stp.tl.predict`, so it is not overwritten "
             f"(kept are: {quote(kept)}). Give another name; `layer='X'` overwrites X."
+        )
+        raise ValueError(msg)
+
+
+def check_same_prediction(
+    key: str, record: Mapping[str, Any], genes: Sequence[str], predictor: Predictor, other: NDArray[np.bool_]
+) -> None:
+    """Refuse to add slides to predictions of other genes or in other units, of rows that would stay (``other``)."""
+    spec = predictor.target
+    target = {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p}
+    same = {name: record["target"].get(name) for name in target} == target and set(genes) == set(predictor.genes)
+    if other.any() and not same:
+        msg = (
+            f"{key!r} holds predictions of other slides ({int(other.sum())} spots): {len(genes)} genes in "
+            f"{record['units']}; this predictor gives {len(predictor.genes)} genes in {predictor.units}, and they are "
+            "not the same. Predict under another name, predict all slides again, or delete what is there."
         )
         raise ValueError(msg)

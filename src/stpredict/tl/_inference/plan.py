@@ -29,6 +29,8 @@ PARTITION_SIZE = 1024
 """Spots that are computed and written together."""
 WINDOW_MARGIN = 256
 """Most spots around a partition that a model of context ``"slide"`` sees too."""
+OUTPUT_VERSION = 2
+"""Version of the values that are written; since 2 none is below 0. Results of different versions are not mixed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,7 +80,7 @@ class PredictionPlan:
 
     def fingerprint(self, predictor: Predictor) -> str:
         """Digest of everything but the pixels that decides the result; a store with another one is not resumed."""
-        parts: list[Any] = [predictor.hash, self.options.n_views, self.partition_size]
+        parts: list[Any] = [predictor.hash, self.options.n_views, self.partition_size, ("outputs", OUTPUT_VERSION)]
         parts += [(slide_digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
         parts += [hashlib.sha256(normalizer.table.tobytes()).hexdigest() for normalizer in self.normalizers]
         if self.options.uncertainty is not None:

@@ -1,4 +1,7 @@
-"""Predictions as a table that annotates its spots, or as a layer beside measured expression."""
+"""Predictions as a table that annotates its spots, or as a layer beside measured expression.
+
+Predictions of slides that are not predicted again are kept, with the baselines of their own predictor.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,17 @@ from ... import _keys as keys
 from ..._checks.slides import quote
 from ..._slides import checks as check_elements
 from .. import _errors as check
-from ._errors import check_overwritable
+from . import _errors
 from .partitions import X
+from .record import (
+    PARTS,
+    PREDICTION_ID,
+    companion,
+    interval_layers,
+    merged_parts,
+    prediction_id,
+    stored_companion,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,67 +35,68 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from ..._slides.slides import Slide
-    from .._options import PredictOptions
     from .._predictor.predictor import Predictor
     from .sinks import Sink
 
+COMPANIONS = (keys.UNLIKE, keys.IMAGE_DISTANCE, keys.AT_BORDER, PREDICTION_ID)
+"""Columns of ``obs`` that belong to one prediction."""
+
 
 def check_destination(
-    sdata: SpatialData, table_name: str | None, predictor: Predictor, key_added: str, layer: str | None
+    sdata: SpatialData, slides: Sequence[Slide], predictor: Predictor, key_added: str, layer: str | None
 ) -> None:
-    """Refuse, before anything is computed, to overwrite anything but predictions."""
+    """Refuse, before anything is computed, to overwrite anything but predictions, or to mix units or genes."""
+    table_name, regions = slides[0].table_name, [slide.shapes_key for slide in slides]
     if layer is None:
         kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _is_ours(sdata, name, name)]
-        check_overwritable("key_added", key_added, kept)
+        _errors.check_overwritable("key_added", key_added, kept)
+        if key_added in sdata.tables:
+            other = _rows_of_other_regions(sdata.tables[key_added], regions)
+            genes = sdata.tables[key_added].var_names.tolist()
+            _errors.check_same_prediction(key_added, sdata.tables[key_added].uns[key_added], genes, predictor, other)
     if table_name is None:
         return
     table = sdata.tables[table_name]
-    layers = check_elements.layers(table)
     check.unique_spots(table.obs_names, table_name)
-    missing = [gene for gene in predictor.genes if gene not in set(table.var_names)]
+    layers, measured = check_elements.layers(table), set(table.var_names)
+    missing = [gene for gene in predictor.genes if gene not in measured]
     if layer is None:
         check.panel_measured(missing, len(predictor.genes), table_name)
         return
     predicted = [name for name in layers if _is_ours(sdata, table_name, name)]
     ours = {*predicted, *(bound for name in predicted for bound in interval_layers(name).values())}
     for name in (layer, *interval_layers(layer).values()):
-        check_overwritable("layer", name, [name for name in layers if name not in ours])
+        _errors.check_overwritable("layer", name, [name for name in layers if name not in ours])
     if missing:
         msg = (
             f"Table {table_name!r} has no column for {len(missing)} of the predictor's {len(predictor.genes)} genes: "
             f"{quote(missing)}. Leave out `layer` to write a table of its own."
         )
         raise ValueError(msg)
+    if _is_ours(sdata, table_name, layer):
+        inside = stored_companion(table.var, _panel_column(layer), None)
+        other = _rows_of_other_regions(table, regions) & _predicted_rows(table, layer)
+        panel = table.var_names[np.asarray(inside, bool)].tolist()
+        _errors.check_same_prediction(layer, table.uns[layer], panel, predictor, other)
 
 
-def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
-    """Units, target, parameters and model of a prediction, for ``uns``."""
-    spec, calibration = predictor.target, predictor.calibration
-    intervals: dict[str, Any] = {}
-    if options.uncertainty is not None and calibration is not None:
-        intervals = {
-            "uncertainty": options.uncertainty,
-            "coverage": options.coverage,
-            "calibrated_on": calibration.record["kind"],
-            "n_calibration": calibration.pooled.n,
-        }
-    return {
-        "units": predictor.units,
-        "target": {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
-        "params": {
-            "n_views": options.n_views,
-            "stain": options.stain or "as scanned",
-            "fov_um": list(predictor.patch.fov_um),
-            "size_px": predictor.patch.size_px,
-            **intervals,
-        },
-        "model": {
-            "name": predictor.model,
-            "hash": predictor.hash,
-            "trained_on": list(predictor.provenance.slides),
-            "groups": sorted({s["group"] for s in predictor.provenance.slides.values()}),
-        },
-    }
+def _rows_of_other_regions(table: ad.AnnData, regions: Sequence[str]) -> NDArray[np.bool_]:
+    region_key = table.uns["spatialdata_attrs"]["region_key"]
+    other: NDArray[np.bool_] = ~np.isin(table.obs[region_key].astype(str).to_numpy(), list(regions))
+    return other
+
+
+def _predicted_rows(table: ad.AnnData, layer: str) -> NDArray[np.bool_]:
+    """``(n_obs,)`` rows of a layer that hold predictions."""
+    panel = np.asarray(table.var[_panel_column(layer)], bool)
+    values = np.asarray(table.X if layer == X else table.layers[layer])
+    predicted: NDArray[np.bool_] = np.isfinite(values[:, panel]).all(axis=1)
+    return predicted
+
+
+def _panel_column(layer: str) -> str:
+    """Column of ``var`` that marks the genes of a layer with predictions."""
+    return layer if layer != X else keys.PREDICTED
 
 
 def prediction_table(
@@ -91,26 +104,105 @@ def prediction_table(
 ) -> ad.AnnData:
     """A table of its own, ``(n_spots, n_genes)``, in the order of the sink."""
     values = sink.values()
-    obs = pd.concat([_spot_columns(slide) for slide in slides])
+    region_key, instance_key = _table_keys(slides[0])
+    obs = pd.concat([_spot_columns(slide, region_key, instance_key) for slide in slides])
     if not obs.index.is_unique:  # several elements without a table, whose indices repeat
-        obs.index = obs[keys.REGION] + "_" + obs.index
-    obs[keys.REGION] = pd.Categorical(obs[keys.REGION])
+        obs.index = obs[region_key] + "_" + obs.index
+    obs[region_key] = pd.Categorical(obs[region_key])
     obs = obs.iloc[sink.rows]
     obs[keys.AT_BORDER] = values[keys.AT_BORDER]
     if keys.IMAGE_DISTANCE in values:
         obs[keys.IMAGE_DISTANCE] = values[keys.IMAGE_DISTANCE]
         obs[keys.UNLIKE] = values[keys.IMAGE_DISTANCE] > 1
-    adata = ad.AnnData(X=values[X], obs=obs, var=pd.DataFrame(index=pd.Index(predictor.genes)), uns={key_added: record})
+    if obs.index.name in obs.columns:  # anndata could not write it
+        obs.index.name = None
+    uns = {key_added: dict(record), **({keys.LOG1P: {}} if predictor.target.log1p else {})}
+    adata = ad.AnnData(X=values[X], obs=obs, var=pd.DataFrame(index=pd.Index(predictor.genes)), uns=uns)
     for name in (keys.LOWER, keys.UPPER):
         if name in values:
             adata.layers[name] = values[name]
     adata.var[keys.TRAIN_MEAN], adata.varm[keys.RIDGE_COLOR] = predictor.train_mean, predictor.ridge_color
     adata.obsm[keys.SPATIAL] = np.concatenate([slide.xy_px for slide in slides])[sink.rows]
     adata.obsm[keys.COLOR] = values[keys.COLOR]
+    regions = [slide.shapes_key for slide in slides]
+    linked: ad.AnnData = TableModel.parse(adata, region=regions, region_key=region_key, instance_key=instance_key)
+    return linked
+
+
+def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
+    """A table with the predictions of both; slides that are in both are those of the new one."""
+    attrs = new.uns["spatialdata_attrs"]
+    kept = _rows_of_other_regions(old, check_elements.annotated_regions(new, key))
+    if not kept.any():
+        return new
+    old = old[kept].copy()
+    new_names, taken = new.obs_names.astype(str), set(old.obs_names)
+    if any(name in taken for name in new_names):  # elements without a table, whose indices repeat
+        new.obs_names = new.obs[attrs["region_key"]].astype(str) + "_" + new_names
+    record = new.uns[key]
+    both = [_with_baselines(each.uns[key], each, None) for each in (old, new)]
+    parts = merged_parts(*both)
+    frames: list[Any] = [old.obs, new.obs]
+    obs: Any = pd.concat(frames)
+    var: Any = new.var
+    varm: dict[str, Any] = {keys.RIDGE_COLOR: new.varm[keys.RIDGE_COLOR]}
+    if len(parts) > 1:
+        known = old.obs.get(PREDICTION_ID, pd.Series(prediction_id(both[0]), index=old.obs_names)).astype(str)
+        ids = [*known, *[prediction_id(both[1])] * new.n_obs]
+        obs[PREDICTION_ID] = pd.Categorical(ids)
+        record = {**record, PARTS: {name: parts[name] for name in dict.fromkeys(ids) if name in parts}}
+    for name in obs.columns[obs.isna().any()]:
+        if set(obs[name].dropna().unique()) <= {True, False}:
+            obs[name] = obs[name].astype("boolean")
+    merged = ad.AnnData(
+        X=_stack(old.X, new.X),
+        obs=obs,
+        var=var,
+        varm=varm,
+        uns={**new.uns, key: record},
+        obsm={name: _stack(old.obsm[name], new.obsm[name]) for name in (keys.SPATIAL, keys.COLOR)},
+        layers={
+            name: _stack(*(each.layers[name] if name in each.layers else _nan(each.shape) for each in (old, new)))
+            for name in dict.fromkeys([*check_elements.layers(old), *check_elements.layers(new)])
+        },
+    )
+    del merged.uns["spatialdata_attrs"]
+    regions = [*dict.fromkeys([*_regions(old), *_regions(new)])]
+    merged.obs[attrs["region_key"]] = pd.Categorical(merged.obs[attrs["region_key"]].astype(str))
     linked: ad.AnnData = TableModel.parse(
-        adata, region=[slide.shapes_key for slide in slides], region_key=keys.REGION, instance_key=keys.SPOT_ID
+        merged, region=regions, region_key=attrs["region_key"], instance_key=attrs["instance_key"]
     )
     return linked
+
+
+def _regions(table: ad.AnnData) -> list[str]:
+    found: list[str] = table.obs[table.uns["spatialdata_attrs"]["region_key"]].astype(str).unique().tolist()
+    return found
+
+
+def _nan(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.full(shape, np.nan, np.float32)
+
+
+def _stack(upper: Any, lower: Any) -> Any:
+    """Rows below each other; a narrower matrix gets columns of NaN, and dask arrays are not computed."""
+    width = max(upper.shape[1], lower.shape[1])
+    parts = []
+    for each in (upper, lower):
+        missing = width - each.shape[1]
+        parts.append(np.pad(each, ((0, 0), (0, missing)), constant_values=np.nan) if missing else each)
+    if any(hasattr(each, "dask") for each in parts):
+        import dask.array as da
+
+        return da.concatenate([da.asarray(each) for each in parts])
+    return np.concatenate(parts)
+
+
+def _with_baselines(record: Mapping[str, Any], table: ad.AnnData, layer: str | None) -> dict[str, Any]:
+    """A record with the baselines that are stored beside it, of the genes of the table."""
+    mean = stored_companion(table.var, keys.TRAIN_MEAN, layer)
+    ridge = stored_companion(table.varm, keys.RIDGE_COLOR, layer)
+    return {**record, keys.TRAIN_MEAN: np.asarray(mean, np.float32), keys.RIDGE_COLOR: np.asarray(ridge, np.float32)}
 
 
 def write_layer(
@@ -124,61 +216,107 @@ def write_layer(
     table = slides[0].source.tables[str(slides[0].table_name)]
     columns = table.var_names.get_indexer(pd.Index(predictor.genes))
     rows = table.obs_names.get_indexer(pd.Index(np.concatenate([slide.obs_names for slide in slides])))
+    before = dict(table.uns[layer]) if keys.TARGET in table.uns.get(layer, {}) else None
+    kept = np.zeros(table.n_obs, bool) if before is None else _predicted_rows(table, layer)
+    kept[rows] = False
+    if before is not None and kept.any():
+        before = _with_baselines(before, table, layer)
 
-    def full_matrix(kind: str) -> NDArray[np.float32]:
-        matrix = np.full(table.shape, np.nan, np.float32)
-        matrix[np.ix_(rows, columns)] = values[kind]
-        return matrix
+    def column(name: str) -> str:
+        return companion(name, layer)
+
+    def full(found: Any, stored: Any, shape: tuple[int, ...], dtype: Any, empty: Any) -> NDArray[Any]:
+        """An array of all rows: what was found, what is kept of an earlier prediction, and nothing elsewhere."""
+        array = np.full(shape, empty, dtype)
+        if stored is not None and kept.any():
+            array[kept] = np.asarray(stored)[kept]
+        array[rows] = found
+        return array
+
+    def matrix(kind: str, stored: Any) -> NDArray[np.float32]:
+        predicted = _nan((len(rows), table.n_vars))
+        predicted[:, columns] = values[kind]
+        return full(predicted, stored, table.shape, np.float32, np.nan)
 
     if layer == X:
-        table.X = full_matrix(X)
+        table.X = matrix(X, table.X)
     else:
-        table.layers[layer] = full_matrix(X)
+        table.layers[layer] = matrix(X, table.layers.get(layer))
     for kind, name in interval_layers(layer).items():
-        table.layers.pop(name, None)  # of an earlier prediction
+        stored = table.layers.pop(name, None)
         if kind in values:
-            table.layers[name] = full_matrix(kind)
+            table.layers[name] = matrix(kind, stored)
+        elif stored is not None and kept.any():
+            table.layers[name] = np.where(kept[:, None], np.asarray(stored), np.float32(np.nan))
 
-    obs: Any = table.obs
-    table.obs = obs.drop(columns=[keys.UNLIKE, keys.IMAGE_DISTANCE], errors="ignore")
-    if keys.IMAGE_DISTANCE in values:
-        distance = np.full(table.n_obs, np.nan, np.float32)
-        distance[rows] = values[keys.IMAGE_DISTANCE]
-        table.obs[keys.IMAGE_DISTANCE], table.obs[keys.UNLIKE] = distance, distance > 1
-    border, xy = np.zeros(table.n_obs, bool), np.full((table.n_obs, 2), np.nan)
-    colors = np.full((table.n_obs, values[keys.COLOR].shape[1]), np.nan, np.float32)
-    border[rows], xy[rows] = values[keys.AT_BORDER], np.concatenate([slide.xy_px for slide in slides])
-    colors[rows] = values[keys.COLOR]
-    table.obs[keys.AT_BORDER], table.obsm[keys.COLOR] = border, colors
+    n, obs = table.n_obs, table.obs
+    distances = values.get(keys.IMAGE_DISTANCE, np.full(len(rows), np.nan, np.float32))
+    distance = full(distances, obs.get(column(keys.IMAGE_DISTANCE)), (n,), np.float32, np.nan)
+    border = full(values[keys.AT_BORDER], obs.get(column(keys.AT_BORDER)), (n,), bool, False)
+    color = values[keys.COLOR]
+    table.obsm[column(keys.COLOR)] = _full_color(color, table.obsm.get(column(keys.COLOR)), kept, rows)
     if keys.SPATIAL not in table.obsm:
-        table.obsm[keys.SPATIAL] = xy
+        xy = np.concatenate([slide.xy_px for slide in slides])
+        table.obsm[keys.SPATIAL] = full(xy, None, (n, 2), np.float64, np.nan)
+    table.obs = obs.drop(columns=[column(keys.IMAGE_DISTANCE), column(keys.UNLIKE)], errors="ignore")
+    if np.isfinite(distance).any():
+        table.obs[column(keys.IMAGE_DISTANCE)], table.obs[column(keys.UNLIKE)] = distance, distance > 1
+    table.obs[column(keys.AT_BORDER)] = border
 
     panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
-    ridge = np.full((table.n_vars, predictor.ridge_color.shape[1]), np.nan, np.float32)
+    ridge = _nan((table.n_vars, predictor.ridge_color.shape[1]))
     panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean, predictor.ridge_color
-    table.var[layer if layer != X else keys.PREDICTED], table.var[keys.TRAIN_MEAN] = panel, mean
-    table.varm[keys.RIDGE_COLOR] = ridge
+    table.var[_panel_column(layer)], table.var[column(keys.TRAIN_MEAN)] = panel, mean
+    table.varm[column(keys.RIDGE_COLOR)] = ridge
+    new = _with_baselines(record, table, layer)
+    parts = {} if before is None or not kept.any() else merged_parts(before, new)
+    earlier = table.obs.pop(column(PREDICTION_ID)).astype(str) if column(PREDICTION_ID) in table.obs else None
+    if len(parts) > 1 and before is not None:
+        stored = earlier if earlier is not None else np.full(n, prediction_id(before))
+        ids = full(prediction_id(new), stored, (n,), object, "")
+        table.obs[column(PREDICTION_ID)] = pd.Categorical(ids)
+        record = {**record, PARTS: {name: parts[name] for name in dict.fromkeys(ids) if name in parts}}
+    if table.obs.index.name in table.obs.columns:
+        table.obs.index.name = None
+    if layer == X and predictor.target.log1p:
+        table.uns[keys.LOG1P] = {}
     table.uns[layer] = dict(record)
 
 
-def interval_layers(layer: str) -> dict[str, str]:
-    """Names of the layers with the bounds of the intervals of a layer."""
-    if layer == X:
-        return {keys.LOWER: keys.LOWER, keys.UPPER: keys.UPPER}
-    return {kind: kind.replace(keys.PREDICTED, layer, 1) for kind in (keys.LOWER, keys.UPPER)}
+def _full_color(
+    color: NDArray[np.float32], stored: Any, kept: NDArray[np.bool_], rows: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Colours of all rows; predictors with other fields of view have more or fewer of them."""
+    before = _nan((len(kept), 0)) if stored is None or not kept.any() else np.asarray(stored, np.float32)
+    array = _nan((len(kept), max(before.shape[1], color.shape[1])))
+    array[kept, : before.shape[1]] = before[kept]
+    array[rows, : color.shape[1]] = color
+    return array
 
 
-def _spot_columns(slide: Slide) -> pd.DataFrame:
+def _table_keys(slide: Slide) -> tuple[str, str]:
+    """Columns that name the element and the spot: those of the measured table, so that none of its own is lost."""
+    if slide.table_name is None:
+        return keys.REGION, keys.SPOT_ID
+    attrs = slide.source.tables[slide.table_name].uns["spatialdata_attrs"]
+    return attrs["region_key"], attrs["instance_key"]
+
+
+def _spot_columns(slide: Slide, region_key: str, instance_key: str) -> pd.DataFrame:
     """Element and index of each spot, and the other columns of its measured table."""
     known = pd.DataFrame(index=pd.Index(slide.obs_names.astype(str)))
     if slide.table_name is not None:
         table = slide.source.tables[slide.table_name]
-        attrs = table.uns["spatialdata_attrs"]
-        known = table.obs.loc[slide.obs_names].drop(columns=[attrs["region_key"], attrs["instance_key"]])
-        known = known.drop(columns=[keys.UNLIKE, keys.IMAGE_DISTANCE], errors="ignore")  # of another prediction
-    known[keys.REGION], known[keys.SPOT_ID] = slide.shapes_key, slide.instances
+        layers = [None, *(layer for layer in (*table.layers, X) if _holds_prediction(table, layer))]
+        other = [companion(name, layer) for name in COMPANIONS for layer in layers]
+        known = table.obs.loc[slide.obs_names].drop(columns=other, errors="ignore")
+    known[region_key], known[instance_key] = slide.shapes_key, slide.instances
     return known
 
 
 def _is_ours(sdata: SpatialData, table_name: str, key: str) -> bool:
-    return keys.TARGET in sdata.tables[table_name].uns.get(key, {})
+    return _holds_prediction(sdata.tables[table_name], key)
+
+
+def _holds_prediction(table: ad.AnnData, key: str | None) -> bool:
+    return keys.TARGET in table.uns.get(key, {})

@@ -17,9 +17,11 @@ from ...metrics import morans_i, noise_ceiling
 from ...metrics.correlation import LEAST
 from ...metrics.scores import nan_mean
 from ...pp.lattice import infer_lattice
+from ...pp.normalization import gene_columns, slide_library
 from ...pp.targets import TargetSpec, slide_means
+from .._evaluate import ceiling_arguments
 from .._predictor.ood import image_statistics
-from .._training.plan import gene_columns, plan_training
+from .._training.plan import plan_training
 from . import _errors
 from .image_graph import ImageSpace, pearson_within_slides, standardize_by_slide, torus_shift_permutation
 
@@ -48,6 +50,8 @@ def predictability(
     target: TargetSpec | None = None,
     patch: PatchSpec | None = None,
     features_key: str | None = None,
+    library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     group_key: str | None = None,
     layer: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
@@ -80,6 +84,11 @@ def predictability(
         Fields of view; by default 1.5, 3 and 6 spot diameters, 112 px each.
     features_key
         Matrix of ``obsm`` with image embeddings of the spots, in place of colour and texture of the patches.
+    library_key
+        Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
+        by default counts are summed over the genes of the table.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, for instance after correction for ambient RNA.
     group_key
         Column of ``obs`` that names the group of a slide (the patient). By default every slide is a group.
     layer
@@ -152,6 +161,8 @@ def predictability(
         group_key=group_key,
         um_per_px=um_per_px,
         features_key=features_key,
+        library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
     )
     slides = resolve(sdata, selection)
     model = MODEL if features_key is None else EMBEDDING_MODEL
@@ -246,9 +257,9 @@ def _ceiling_and_moran(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noise ceiling and Moran's I of each gene on one slide."""
     counts: Any = slide.counts
-    spec, panel = plan.target, counts[:, gene_columns(slide, plan.genes)]
-    total = np.asarray(counts.sum(axis=1)).ravel() if spec.over == "all" else None
-    ceiling = noise_ceiling(panel, total=total, target_sum=spec.target_sum, log1p=spec.log1p, seed=seed)
+    library = slide_library(slide, plan.target, plan.counts_record)
+    arguments = ceiling_arguments(counts[:, gene_columns(slide, plan.genes)], library, plan.target)
+    ceiling = noise_ceiling(**arguments, seed=seed)
     enough = len(values) > LEAST
     return ceiling, morans_i(values, slide.xy_um) if enough else np.full(values.shape[1], np.nan)
 

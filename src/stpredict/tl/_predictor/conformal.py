@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ...pp.targets import nonnegative
 from .tensors import add_prefix, select_prefix
 
 if TYPE_CHECKING:
@@ -122,9 +123,9 @@ class Calibration:
     def interval(
         self, predicted: NDArray[np.float32], spread: NDArray[np.float32], quantile: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Bounds of the intervals, ``(n, g)`` each; the lower one is not below 0 unless the prediction is."""
+        """Bounds of the intervals, ``(n, g)`` each, not below 0."""
         half_width = quantile * spread
-        return np.minimum(predicted, np.maximum(predicted - half_width, 0)), predicted + half_width
+        return nonnegative(predicted - half_width), predicted + half_width
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors that are saved, by name."""

@@ -16,7 +16,7 @@ from ..._train.batches import BatchLimit
 from ..._train.device import avoid_dead_threads
 from ..._train.loop import outputs, tta_mean_std
 from ...models import build, config_from_dict, config_to_dict
-from ...pp.targets import Targets
+from ...pp.targets import Targets, nonnegative
 from . import serialization
 from .conformal import Calibration, residual_spread
 from .ood import ImageRange
@@ -150,7 +150,7 @@ class Predictor:
 
         Returns
         -------
-        ``(n, g)`` float32 in `units`.
+        ``(n, g)`` float32 in `units`, not below 0: negative values of the regression are set to 0.
         """
         views = min(max(n_views, 1), N_SYMMETRIES)
         limit = self._limit(spots, fabric, batch_size)
@@ -160,7 +160,7 @@ class Predictor:
             )
             for member in self.members
         ]
-        return np.mean(given, axis=0, dtype=np.float64).astype(np.float32)
+        return nonnegative(np.mean(given, axis=0, dtype=np.float64).astype(np.float32))
 
     def with_spread(
         self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 8
@@ -189,7 +189,7 @@ class Predictor:
             for member in self.members
         ]
         mean, views = (np.mean(part, axis=0, dtype=np.float64) for part in zip(*found, strict=True))
-        return mean.astype(np.float32), residual_spread(views, target_scale(self.members))
+        return nonnegative(mean.astype(np.float32)), residual_spread(views, target_scale(self.members))
 
     def _limit(self, spots: SpotBatch, fabric: Fabric, batch_size: int | BatchLimit | None) -> BatchLimit:
         if self.model_config.context == "slide":  # all given spots are one batch

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
 from ..._checks.training import warn
+from ..._slides.identity import SlideIdentity
 from ..._slides.slides import Selection
+from ...pp.normalization import CountsRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,12 +23,13 @@ COLOR_MARGIN = 2.0
 
 
 class SlideRecord(TypedDict):
-    """A training slide."""
+    """A training slide; early predictors have no ``identity``, by which a slide is recognised under any name."""
 
     group: str
     n_spots: int
     um_per_px: float
     sha256: str
+    identity: NotRequired[str]
 
 
 class ValidationRecord(TypedDict):
@@ -75,6 +78,8 @@ class Provenance(Mapping[str, Any]):
     """Training slides by name: group, number of spots, resolution and digest."""
     selection: Selection | None = None
     """Which elements of the objects were used."""
+    counts: Mapping[str, Any] | None = None
+    """Number of genes over which library sizes were summed, the hash of their names, and the options for counts."""
     fit: Mapping[str, Any] = field(default_factory=dict)
     """The fields of `FitConfig`."""
     validation: Sequence[ValidationRecord] = field(default_factory=list)
@@ -139,6 +144,15 @@ class Provenance(Mapping[str, Any]):
         other = {name: value for name, value in values.items() if name not in ENTRIES}
         return cls(**known, other=other, missing=frozenset(name for name in ENTRIES if name not in values))
 
+    def counts_record(self) -> CountsRecord | None:
+        """How the counts of training were read; None for predictors of versions that did not record it."""
+        return None if self.counts is None else CountsRecord(**self.counts)
+
+    def identities(self) -> dict[str, SlideIdentity]:
+        """What the training slides are recognised by, by name."""
+        found = {name: slide.get("identity") for name, slide in self.slides.items()}
+        return {name: SlideIdentity.from_json(text) for name, text in found.items() if text is not None}
+
     def __getitem__(self, name: str) -> Any:
         return self.to_json()[name]
 
@@ -154,7 +168,8 @@ ENTRIES = tuple(each.name for each in fields(Provenance) if each.name not in ("o
 
 
 def _selection_to_json(selection: Selection) -> dict[str, Any]:
-    values = {each.name: getattr(selection, each.name) for each in fields(selection) if each.name != "in_px"}
+    left_out = {"in_px"} | {name for name in ("library_key", "allow_fractional_counts") if not getattr(selection, name)}
+    values = {each.name: getattr(selection, each.name) for each in fields(selection) if each.name not in left_out}
     if isinstance(values["image_key"], Mapping):
         values["image_key"] = dict(values["image_key"])
     if values["shapes_key"] is not None and not isinstance(values["shapes_key"], str):

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from ..._train.data import read_pieces
 from ..._train.prefetch import prefetch
+from ...pp.normalization import normalize_slide, slide_library
 from . import _errors
 from .superpixels import interpolation_grid, match_spot_means, row_blocks
 from .weak_supervision import fit_residuals, window_features
@@ -94,11 +95,13 @@ class SlideResolver:
         """Value of each spot as log1p, and which spots have one."""
         if self.anchor == "predicted" or slide.counts is None:
             return self._predict(slide), np.ones(len(slide.xy_px), bool)
-        column = {gene: i for i, gene in enumerate(slide.genes)}
-        genes = [column[gene] for gene in self.predictor.genes]
-        library = np.asarray(slide.counts.sum(axis=1), np.float64).ravel()
+        predictor, trained = self.predictor, self.predictor.provenance.counts_record()
+        library = slide_library(slide, predictor.target, trained)
+        if library is None:
+            library = np.asarray(slide.counts.sum(axis=1), np.float64).ravel()
         known = library > MIN_LIBRARY * np.median(library)
-        return self._log(self.predictor.target.normalize(slide.counts, genes)[:, self.columns]), known
+        values = normalize_slide(slide, predictor.genes, predictor.target, trained)
+        return self._log(values[:, self.columns]), known
 
     def _log(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Values in the units of the predictor as log1p, at least 0."""

@@ -56,6 +56,7 @@ def super_resolve(
     table_name: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
+    library_key: str | None = None,
     memory_bytes: int = 4 << 30,
     batch_size: int | None = None,
     device: str = "auto",
@@ -101,6 +102,9 @@ def super_resolve(
         Coordinate system shared by image and spots, where there are several.
     um_per_px
         Resolution in µm per pixel; by default what the object records.
+    library_key
+        Column of ``obs`` with the library sizes over all genes, for tables that do not hold all genes that training
+        had; by default the column of that name in training, if there was one.
     memory_bytes
         Maximum memory of the tables and features of superpixels; more is refused before anything is computed.
     batch_size
@@ -164,15 +168,18 @@ def super_resolve(
     check_config.one_of("anchor", anchor, ("denoised", "observed", "predicted"))
     check_config.in_range("memory_bytes", memory_bytes, 1, 2**63 - 1)
     options = PredictOptions(n_views=n_views, batch_size=batch_size, device=device, precision=precision)
+    found = resolve_predictor(sdata, predictor)
+    trained = found.provenance.counts_record()
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
         table_name=table_name,
         coordinate_system=coordinate_system,
         um_per_px=um_per_px,
+        library_key=library_key or (trained.library_key if trained else None),
+        allow_fractional_counts=trained is not None and trained.fractional,
     )
-    slides = resolve(sdata, selection, needs_table=False)
-    found = resolve_predictor(sdata, predictor)
+    slides = resolve(sdata, selection, needs_table=False, needs_counts=anchor != "predicted")
     columns = _columns(found, genes)
     _check(sdata, slides, found, columns, step_um, anchor, memory_bytes, key_added)
     fabric = options.fabric()

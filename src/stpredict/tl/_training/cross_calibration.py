@@ -11,6 +11,7 @@ from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit, gather
 from ..._train.loop import tta_mean_std
 from ..._train.windows import context_batches
+from ...pp.targets import nonnegative
 from .._predictor.conformal import Calibration, residual_spread
 from .._predictor.predictor import target_scale
 
@@ -41,7 +42,9 @@ def cross_calibrate(
         unscored[rows] = False
         if len(rows):
             mean, std = _mean_and_std(member, spots, torch.from_numpy(rows), plan.config, fabric, n_views)
-            parts.append((observed[rows] - mean, residual_spread(std, target_scale(members)), groups[rows]))
+            parts.append(
+                (observed[rows] - nonnegative(mean), residual_spread(std, target_scale(members)), groups[rows])
+            )
     if not parts:
         return None
     residuals, spread, group = (np.concatenate(part) for part in zip(*parts, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import torch
 
 from ... import _keys as keys
 from ..._checks import expression as check_expression
+from ..._checks import slides as check_slides
 from ..._geometry import PatchSpec
 from ..._pixels import PATCH_VERSION
+from ..._slides.identity import overlapping_slides, slide_identity
 from ..._slides.slides import shared_genes
 from ..._train.data import slide_index, validation_fold
 from ...models import build
@@ -21,6 +23,7 @@ from ...models import config as named_config
 from ...models.model_config import GIVEN
 from ...models.registry import accepts_embeddings, config_fingerprint
 from ...pp.gene_ranking import rank_genes
+from ...pp.normalization import CountsRecord, gene_columns, normalize_slide
 from .._errors import embeddings_fit
 from . import _errors
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..._slides.identity import SlideIdentity
     from ..._slides.slides import Selection, Slide
     from ..._train.config import FitConfig
     from ..._train.data import Fold
@@ -61,6 +65,10 @@ class TrainingPlan:
     """How to train."""
     folds: Sequence[Fold]
     """Validation spots of each member."""
+    counts_record: CountsRecord
+    """How the counts are read: over which genes library sizes are summed."""
+    identities: Mapping[str, SlideIdentity] = field(default_factory=dict)
+    """What the slides are recognised by, whatever their names."""
     selection: Selection | None = None
     """Which elements of the objects the slides were resolved from."""
     unlabelled: Sequence[Slide] = ()
@@ -80,7 +88,8 @@ class TrainingPlan:
 
     def normalized_counts(self) -> NDArray[np.float32]:
         """Normalised expression of all training spots."""  # (n, g)
-        return np.concatenate([self.target.normalize(s.counts, gene_columns(s, self.genes)) for s in self.slides])
+        parts = [normalize_slide(each, self.genes, self.target, self.counts_record) for each in self.slides]
+        return np.concatenate(parts)
 
     def self_training(self) -> dict[str, Any] | None:
         """Rounds and unlabelled slides, ready for JSON; None without self-training."""
@@ -102,6 +111,7 @@ class TrainingPlan:
             "config": {name: value for name, value in self.config.to_dict().items() if name not in HARDWARE_FIELDS},
             "validation": [hashlib.sha256(np.packbits(f.held_out).tobytes()).hexdigest()[:16] for f in self.folds],
             **({} if self_training is None else {"self_training": self_training}),
+            **({} if self.counts_record.library_key is None else {"library_key": self.counts_record.library_key}),
             **({} if PATCH_VERSION == 1 else {"patch_version": PATCH_VERSION}),  # version 1 had no such entry
         }
 
@@ -130,8 +140,10 @@ def plan_training(
     selection: Selection | None = None,
 ) -> TrainingPlan:
     """Decide and check everything about a training run; the arguments are those of `fit`."""
-    slides = drop_low_count_spots(slides, config.min_library)
+    whole, slides = slides, drop_low_count_spots(slides, config.min_library)
     genes = _target_genes(slides, genes)
+    identities = {each.name: slide_identity(each, genes) for each in whole}
+    check_slides.distinct_slides(overlapping_slides(whole, genes))
     model_config = named_config(model, len(genes), _model_options(model, model_options, slides))
     patch = patch or _default_patch(model_config, slides)
     expected = len(model_config.fov_spots), model_config.size_px
@@ -157,6 +169,8 @@ def plan_training(
         target=target,
         config=config,
         folds=[validation_fold(slides, config, member, validate_on) for member in range(config.n_members)],
+        counts_record=CountsRecord.of(slides, selection.library_key if selection else None),
+        identities={name: each for name, each in identities.items() if each is not None},
         selection=selection,
     )
 
@@ -165,7 +179,12 @@ def drop_low_count_spots(slides: Sequence[Slide], min_library: float) -> list[Sl
     """Leave out spots without counts, or with less than ``min_library`` of their slide's median; check the counts."""
     kept = []
     for slide in slides:
-        check_expression.counts(slide.counts, genes=slide.genes, spots=slide.obs_names.tolist())
+        check_expression.counts(
+            slide.counts,
+            genes=slide.genes,
+            spots=slide.obs_names.tolist(),
+            fractional=slide.allow_fractional_counts,
+        )
         check_expression.unique_genes(slide.genes, repr(slide.name))
         empty = check_expression.zero_spots(slide.counts)
         library = np.zeros(len(empty)) if slide.counts is None else np.asarray(slide.counts.sum(axis=1)).ravel()
@@ -184,6 +203,8 @@ def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
         instances=slide.instances[rows],
         obs_names=slide.obs_names[rows],
         counts=None if slide.counts is None else slide.counts[rows],
+        library=None if slide.library is None else slide.library[rows],
+        total_counts=None if slide.total_counts is None else slide.total_counts[rows],
         features=None if slide.features is None else slide.features[rows],
     )
 
@@ -232,12 +253,6 @@ def most_dispersed_genes(slides: Sequence[Slide], genes: Sequence[str], n_genes:
 
     counts = vstack([slide.counts[:, gene_columns(slide, genes)] for slide in slides], format="csr")  # type: ignore[index]
     return [genes[i] for i in rank_genes(counts, "dispersion", 0.1)[:n_genes]]
-
-
-def gene_columns(slide: Slide, genes: Sequence[str]) -> list[int]:
-    """Columns of some genes in the counts of a slide."""
-    column = {gene: i for i, gene in enumerate(slide.genes)}
-    return [column[gene] for gene in genes]
 
 
 def _default_patch(model_config: ModelConfig, slides: Sequence[Slide]) -> PatchSpec:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..._slides.identity import SlideIdentity
     from ..._slides.slides import Slide
     from ..._train.data import Fold
-    from .._predictor.provenance import BestEpoch, ColorRange
+    from .._predictor.provenance import BestEpoch, ColorRange, SlideRecord
     from .plan import TrainingPlan
 
 
@@ -38,16 +39,9 @@ def training_provenance(
     """What a predictor records about its training."""
     density = colors[:, -6:-3]  # mean optical density of the widest field of view
     return Provenance(
-        slides={
-            slide.name: {
-                "group": slide.group,
-                "n_spots": len(slide.xy_px),
-                "um_per_px": slide.um_per_px,
-                "sha256": slide_digest(slide),
-            }
-            for slide in plan.slides
-        },
+        slides={slide.name: _slide_record(slide, plan.identities.get(slide.name)) for slide in plan.slides},
         selection=plan.selection,
+        counts=plan.counts_record.to_json(),
         fit=plan.config.to_dict(),
         validation=[{"kind": f.kind, "groups": list(f.groups), "leaks": f.leaks} for f in plan.folds],
         validation_note=_validation_note(plan.folds),
@@ -66,6 +60,18 @@ def training_provenance(
             "python": platform.python_version(),
         },
     )
+
+
+def _slide_record(slide: Slide, identity: SlideIdentity | None) -> SlideRecord:
+    record: SlideRecord = {
+        "group": slide.group,
+        "n_spots": len(slide.xy_px),
+        "um_per_px": slide.um_per_px,
+        "sha256": slide_digest(slide),
+    }
+    if identity is not None:
+        record["identity"] = identity.to_json()
+    return record
 
 
 def _lattice(slides: Sequence[Slide]) -> dict[str, Any]:

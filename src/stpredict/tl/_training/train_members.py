@@ -16,6 +16,7 @@ from ..._train.loop import ValidationSpots, encoder_features, seeded_rng, train
 from ...models import build
 from ...models.encoder import Encoder
 from ...models.registry import config_fields
+from ...pp.normalization import gene_columns
 from ...pp.targets import Targets
 from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
@@ -23,7 +24,6 @@ from .._predictor.serialization import check_replaceable
 from . import _errors
 from .checkpoint import Checkpoint
 from .cross_calibration import cross_calibrate
-from .plan import gene_columns
 from .provenance import training_provenance
 from .pseudo_labels import pseudo_labels
 

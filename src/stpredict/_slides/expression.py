@@ -1,0 +1,89 @@
+"""What a table says about expression: its matrix, wherever it is stored, which columns are genes, library sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from .. import _keys as keys
+from .._checks.expression import ROUNDING
+from . import checks as check
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+
+def expression_matrix(table: AnnData, layer: str | None) -> sparse.csr_matrix:
+    """X or a layer in memory: from arrays, sparse matrices, dask arrays of either, and tables backed by a file."""
+    check.has_layer(table, layer)
+    return to_csr(table.X if layer is None else table.layers[layer], "X" if layer is None else f"layers[{layer!r}]")
+
+
+def to_csr(matrix: Any, name: str) -> sparse.csr_matrix:
+    """A matrix of numbers as CSR; ``name`` is what messages call it."""
+    check.has_matrix(matrix, name)
+    if hasattr(matrix, "to_memory"):  # a sparse matrix of anndata that is backed by a file
+        matrix = matrix.to_memory()
+    if hasattr(matrix, "dask"):
+        rows = [_block_row(matrix, i, name) for i in range(matrix.numblocks[0])]
+        return sparse.vstack(rows, format="csr")
+    if not sparse.issparse(matrix):
+        matrix = check.numeric_matrix(np.asarray(matrix), name)
+    return sparse.csr_matrix(matrix)
+
+
+def _block_row(matrix: Any, i: int, name: str) -> sparse.csr_matrix:
+    """One row of dask blocks: computed alone, so that only one is ever dense."""
+    parts = [to_csr(matrix.blocks[i, j].compute(), name) for j in range(matrix.numblocks[1])]
+    return sparse.hstack(parts, format="csr")
+
+
+def is_gene(table: AnnData) -> NDArray[np.bool_]:
+    """``(n_vars,)`` which columns are genes: by ``var["feature_types"]``, if there is one that names genes."""
+    if keys.FEATURE_TYPES not in table.var:
+        return np.ones(table.n_vars, bool)
+    genes = np.asarray(table.var[keys.FEATURE_TYPES].astype(str) == keys.GENE_EXPRESSION)
+    return genes if genes.any() else np.ones(table.n_vars, bool)
+
+
+def gene_counts(table: AnnData, layer: str | None) -> tuple[sparse.csr_matrix, list[str]]:
+    """The columns of X or a layer that are genes, and their names; antibodies and controls are left out.
+
+    Values that are whole numbers but for rounding in float32 become whole numbers.
+    """
+    matrix, genes = expression_matrix(table, layer), is_gene(table)
+    matrix = matrix if genes.all() else matrix[:, genes]
+    whole = np.round(matrix.data)
+    if (whole != matrix.data).any() and (np.abs(whole - matrix.data) <= ROUNDING).all():
+        matrix = sparse.csr_matrix((whole, matrix.indices, matrix.indptr), shape=matrix.shape)
+    return matrix, table.var_names[genes].tolist()
+
+
+def on_tissue(table: AnnData) -> NDArray[np.bool_]:
+    """``(n_obs,)`` rows that Space Ranger does not mark as off the tissue (``obs["in_tissue"] == 0``)."""
+    if keys.IN_TISSUE not in table.obs:
+        return np.ones(table.n_obs, bool)
+    marks = pd.to_numeric(pd.Series(table.obs[keys.IN_TISSUE]), errors="coerce").to_numpy(np.float64)
+    return np.asarray(marks != 0)
+
+
+def library_column(table: AnnData, library_key: str | None) -> NDArray[np.float64] | None:
+    """``(n_obs,)`` library sizes from a named column of ``obs``; None without a name."""
+    if library_key is None:
+        return None
+    check.has_column(table, library_key, "library_key")
+    values = pd.to_numeric(pd.Series(table.obs[library_key]), errors="coerce").to_numpy(np.float64)
+    check.library_sizes(values, library_key)
+    return values
+
+
+def total_counts(table: AnnData) -> NDArray[np.float64] | None:
+    """``(n_obs,)`` the column ``obs["total_counts"]`` that scanpy writes; None where there is none or it has gaps."""
+    if keys.TOTAL_COUNTS not in table.obs:
+        return None
+    values = pd.to_numeric(pd.Series(table.obs[keys.TOTAL_COUNTS]), errors="coerce").to_numpy(np.float64)
+    return values if np.isfinite(values).all() else None

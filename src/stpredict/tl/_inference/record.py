@@ -1,0 +1,139 @@
+"""What is stored beside predictions: where they come from, the baselines, and names that belong to one prediction.
+
+A table or layer may hold predictions by several predictors, slide by slide. ``uns[key]`` then describes the latest, and
+``uns[key]["parts"]`` each of them, by the ids in the column ``prediction_id`` of ``obs``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ... import _keys as keys
+from ..._slides.identity import SlideIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from .._options import PredictOptions
+    from .._predictor.predictor import Predictor
+
+PARTS, PREDICTION_ID = "parts", "prediction_id"
+
+
+def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
+    """Units, target, parameters and model of a prediction, for ``uns``."""
+    spec, calibration = predictor.target, predictor.calibration
+    intervals: dict[str, Any] = {}
+    if options.uncertainty is not None and calibration is not None:
+        intervals = {
+            "uncertainty": options.uncertainty,
+            "coverage": options.coverage,
+            "calibrated_on": calibration.record["kind"],
+            "n_calibration": calibration.pooled.n,
+        }
+    slides, identities = predictor.provenance.slides, predictor.provenance.identities()
+    counts = predictor.provenance.counts_record()
+    return {
+        "units": predictor.units,
+        "target": {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
+        **({} if counts is None else {"counts": counts.to_json()}),
+        "params": {
+            "n_views": options.n_views,
+            "stain": options.stain or "as scanned",
+            "fov_um": list(predictor.patch.fov_um),
+            "size_px": predictor.patch.size_px,
+            **intervals,
+        },
+        "model": {
+            "name": predictor.model,
+            "hash": predictor.hash,
+            "trained_on": list(slides),
+            "identities": [identities[name].to_json() if name in identities else "" for name in slides],
+            "groups": sorted({s["group"] for s in slides.values()}),
+        },
+    }
+
+
+def companion(name: str, layer: str | None) -> str:
+    """Name of what is stored beside a layer; beside a table of its own, or X, it is the name itself."""
+    return name if layer is None or layer == "X" else f"{layer}_{name}"
+
+
+def interval_layers(layer: str | None) -> dict[str, str]:
+    """Names of the layers with the bounds of the intervals, of a layer or of a table of its own."""
+    own = layer is None or layer == "X"
+    return {kind: kind if own else kind.replace(keys.PREDICTED, str(layer), 1) for kind in (keys.LOWER, keys.UPPER)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """The spots of one prediction, with its baselines and the slides it was trained on."""
+
+    rows: NDArray[np.bool_]
+    """``(n,)`` rows of the table."""
+    train_mean: NDArray[np.float32]
+    """``(n_vars,)`` mean over the training spots; NaN for genes outside the panel."""
+    ridge_color: NDArray[np.float32]
+    """``(n_vars, d + 1)`` ridge regression on colour, the intercept last."""
+    trained_on: dict[str, SlideIdentity | None]
+    """Training slides by name; None where the predictor did not record what they are recognised by."""
+
+
+def prediction_parts(source: AnnData, key: str) -> list[Part]:
+    """The predictions that a table or layer holds."""
+    layer = key if key in source.layers else None
+    record = source.uns[key]
+    baselines = {
+        keys.TRAIN_MEAN: stored_companion(source.var, keys.TRAIN_MEAN, layer),
+        keys.RIDGE_COLOR: stored_companion(source.varm, keys.RIDGE_COLOR, layer),
+    }
+    parts = record.get(PARTS)
+    if not parts:
+        return [_part(np.ones(source.n_obs, bool), {**record, **baselines})]
+    ids = source.obs[companion(PREDICTION_ID, layer)].astype(str).to_numpy()
+    return [_part(ids == each, part) for each, part in parts.items()]
+
+
+def _part(rows: NDArray[np.bool_], record: Mapping[str, Any]) -> Part:
+    model = record["model"]
+    names = [str(name) for name in model["trained_on"]]
+    identities = [str(text) for text in model.get("identities", [""] * len(names))]
+    return Part(
+        rows=rows,
+        train_mean=np.asarray(record[keys.TRAIN_MEAN], np.float32),
+        ridge_color=np.asarray(record[keys.RIDGE_COLOR], np.float32),
+        trained_on={
+            name: SlideIdentity.from_json(text) if text else None for name, text in zip(names, identities, strict=True)
+        },
+    )
+
+
+def stored_companion(values: Any, name: str, layer: str | None) -> Any:
+    """What is stored under a name beside a layer, or as earlier versions named it; None where there is nothing."""
+    return values.get(companion(name, layer), values.get(name))
+
+
+def prediction_id(record: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that identify the predictor and the parameters of a prediction."""
+    params = {name: np.asarray(value).tolist() for name, value in record["params"].items()}
+    values = json.dumps([str(record["model"]["hash"]), params], sort_keys=True)
+    return hashlib.sha256(values.encode()).hexdigest()[:16]
+
+
+def merged_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a table that holds two predictions: the new record, and both as parts; each has its baselines."""
+    parts = dict(old.get(PARTS) or {prediction_id(old): _as_part(old)})
+    parts[prediction_id(new)] = _as_part(new)
+    return parts
+
+
+def _as_part(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in ("params", "model", keys.TRAIN_MEAN, keys.RIDGE_COLOR)}

@@ -1,0 +1,111 @@
+"""Predictions side by side: what belongs to one is not touched by another, and slides are added one by one."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from spatialdata import read_zarr
+
+import stpredict as stp
+
+pytestmark = pytest.mark.filterwarnings("ignore:The colours of slide")
+QUIET = {"progress": False}
+SLIDES = ["S0_spots", "S1_spots", "S2_spots"]
+
+
+def train(sdata, slides, model="ridge_color", **arguments):
+    return stp.tl.fit(sdata, model, shapes_key=slides, config=QUIET, **arguments)
+
+
+def summary(sdata, predicted, **arguments):
+    return stp.tl.summary(stp.tl.evaluate(sdata, predicted=predicted, **arguments))
+
+
+def test_a_second_layer_leaves_the_first_as_it_was(sdata):
+    first, second = train(sdata, SLIDES[:1]), train(sdata, SLIDES[1:2], "mean_profile")
+    stp.tl.predict(sdata, first, layer="A", shapes_key=SLIDES[2:], progress=False)
+    before, scores = sdata["observed"].copy(), summary(sdata, "A")
+    stp.tl.predict(sdata, second, layer="B", shapes_key=SLIDES[2:], progress=False)
+    pd.testing.assert_frame_equal(summary(sdata, "A"), scores)
+    after = sdata["observed"]
+    for part in ("obs", "var"):
+        pd.testing.assert_frame_equal(getattr(after, part)[getattr(before, part).columns], getattr(before, part))
+    for name in before.varm:
+        np.testing.assert_array_equal(after.varm[name], before.varm[name])
+    assert {"A_evaluation", "B"} <= set(after.uns)
+
+
+@pytest.mark.parametrize("arguments", [{"layer": "loo"}, {"key_added": "loo"}], ids=["layer", "table"])
+def test_slides_are_added_one_by_one(sdata, arguments, tmp_path):
+    """The loop that everybody writes: each slide by a predictor that was not trained on it."""
+    expected = {}
+    for out in SLIDES:
+        predictor = train(sdata, [name for name in SLIDES if name != out])
+        stp.tl.predict(sdata, predictor, shapes_key=out, progress=False, **arguments)
+        stp.tl.predict(sdata, predictor, key_added="alone", shapes_key=out, progress=False)
+        expected[out] = summary(sdata, "alone", shapes_key=out)
+        del sdata.tables["alone"]
+    scores = stp.tl.evaluate(sdata, predicted="loo")
+    assert scores.attrs["n_spots"] == 75
+    for out in SLIDES:  # each with the baselines of its own predictor
+        pd.testing.assert_frame_equal(summary(sdata, "loo", shapes_key=out), expected[out])
+    sdata.write(tmp_path / "written.zarr")
+    again = read_zarr(tmp_path / "written.zarr")
+    pd.testing.assert_frame_equal(summary(again, "loo"), summary(sdata, "loo"))
+
+
+def test_a_slide_that_is_predicted_again_is_replaced(sdata):
+    first, second = train(sdata, SLIDES[:1]), train(sdata, SLIDES[1:2])
+    stp.tl.predict(sdata, first, progress=False)
+    kept = ad.AnnData(sdata["predicted"].X.copy(), obs=sdata["predicted"].obs.copy())
+    stp.tl.predict(sdata, second, shapes_key=SLIDES[2], progress=False)
+    table = sdata["predicted"]
+    assert table.shape == kept.shape
+    same = table[table.obs["region"] != SLIDES[2]]
+    np.testing.assert_array_equal(same.X, kept[same.obs_names].X)
+    assert not np.array_equal(table[~table.obs_names.isin(same.obs_names)].X, kept[-25:].X)
+    stp.tl.predict(sdata, second, progress=False)  # all of them: one prediction again
+    assert "parts" not in sdata["predicted"].uns["predicted"]
+
+
+def test_intervals_of_some_slides_only(sdata):
+    predictor = stp.tl.calibrate(train(sdata, SLIDES[:1]), sdata, shapes_key=SLIDES[1], n_views=1, progress=False)
+    stp.tl.predict(sdata, predictor, shapes_key=SLIDES[1], uncertainty="conformal", coverage=0.8, progress=False)
+    stp.tl.predict(sdata, predictor, shapes_key=SLIDES[2], progress=False)
+    table = sdata["predicted"]
+    has_interval = np.isfinite(table.layers["predicted_lower"]).all(axis=1)
+    assert set(table.obs["region"][has_interval]) == {SLIDES[1]}
+    assert set(table.obs["region"][~has_interval]) == {SLIDES[2]}
+
+
+@pytest.mark.parametrize("arguments", [{"layer": "p"}, {"key_added": "p"}], ids=["layer", "table"])
+def test_units_and_genes_are_not_mixed(sdata, arguments):
+    genes = sdata["observed"].var_names
+    stp.tl.predict(sdata, train(sdata, SLIDES[:1]), shapes_key=SLIDES[1], progress=False, **arguments)
+    for other in (
+        train(sdata, SLIDES[:1], target=stp.pp.TargetSpec(target_sum=1e6)),
+        train(sdata, SLIDES[:1], genes=genes[:5].tolist()),
+    ):
+        with pytest.raises(ValueError, match=r"holds predictions of other slides \(25 spots\)"):
+            stp.tl.predict(sdata, other, shapes_key=SLIDES[2], progress=False, **arguments)
+
+
+@pytest.mark.parametrize(("index", "key"), [("spot_id", "instance_key"), ("region", "region_key")])
+def test_a_table_with_keys_and_columns_of_its_own(sdata, index, key, tmp_path):
+    """The index is called as a column of ours, and a column of the user's is called ``region``."""
+    table = sdata["observed"]
+    table.obs = table.obs.rename(columns={index: "other"}).rename_axis(index=index)
+    table.uns["spatialdata_attrs"][key] = "other"
+    if index == "spot_id":
+        table.obs["where"] = table.obs["region"]
+    else:
+        table.obs["at_border"] = "as measured"
+    sdata.tables["observed"] = table
+    before = table.obs.copy()
+    stp.tl.predict(sdata, train(sdata, SLIDES[:1]), progress=False)
+    pd.testing.assert_frame_equal(sdata["observed"].obs, before)
+    sdata.write(tmp_path / "written.zarr")
+    again = read_zarr(tmp_path / "written.zarr")
+    assert set(again["predicted"].obs["other"].astype(str)) == set(before["other"].astype(str))
