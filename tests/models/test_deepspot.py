@@ -177,7 +177,7 @@ def test_every_objective_can_start_at_the_mean_profile(batch):
 
 def test_wrong_fields_are_refused():
     for overrides, message in [
-        ({"objective": "poisson"}, "give one of: 'mse'"),
+        ({"objective": "poisson"}, "allowed: 'mse'"),
         ({"encoder": "given"}, "`n_features` is 0"),
         ({"n_features": 7}, "has a width of its own"),
         ({"size_px": 2}, "cut into 3 x 3"),

@@ -123,7 +123,7 @@ def test_embeddings_of_another_width_are_refused():
 def test_fields_that_do_not_fit_are_refused():
     for options, error, words in [
         ({"n_features": 7}, ValueError, r"`n_features` is 7 and `encoder` 'statistics', which has a width of its own"),
-        ({"encoder": "given"}, ValueError, r"`n_features` is 0; it counts something"),
+        ({"encoder": "given"}, ValueError, r"`n_features` is 0 \(int\); it counts something"),
         ({"n_components": 0}, ValueError, r"`n_components` is 0"),
         ({"clip": 0}, ValueError, r"`clip` is 0; give standard deviations"),
         ({"dropout": 1.0}, ValueError, r"`dropout` is 1.0"),

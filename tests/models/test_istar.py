@@ -171,7 +171,7 @@ def test_wrong_fields_are_refused():
         ({"cells": 5}, "Give a multiple of 5 as `size_px`, such as 35"),
         ({"fov_spots": (100.0, 200.0)}, "smaller than a sampling point"),
         ({"depth": 0}, "`depth` is 0"),
-        ({"context": "slide"}, "give one of: 'spot'"),
+        ({"context": "slide"}, "allowed: 'spot'"),
     ]:
         with pytest.raises(ValueError, match=message):
             models.config("istar", 4, {**SMALL, **overrides})

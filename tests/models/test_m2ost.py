@@ -96,7 +96,7 @@ def test_impossible_configurations_are_refused():
         ({"mask_rate": 1.0}, "`mask_rate` is 1.0"),
         ({"dropout": -0.1}, "`dropout` is -0.1"),
         ({"mlp_ratio": 0.0}, "`mlp_ratio` is 0.0"),
-        ({"context": "slide"}, "`context` is 'slide'; give one of: 'spot'"),
+        ({"context": "slide"}, "`context` is 'slide'; allowed: 'spot'"),
     ]:
         with pytest.raises(ValueError, match=match):
             small(**overrides)

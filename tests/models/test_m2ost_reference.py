@@ -81,7 +81,7 @@ def test_impossible_configurations_are_refused():
         ({"dim": 100}, "`dim` is 100; it is divided among 3 scales"),
         ({"heads": 4}, "`heads` is 4; it is divided"),
         ({"fov_spots": (1.0, 2.0)}, r"has 2 scale\(s\).*exactly 3"),
-        ({"pool": "max"}, "`pool` is 'max'; give one of: 'cls', 'mean'"),
+        ({"pool": "max"}, "`pool` is 'max'; allowed: 'cls', 'mean'"),
         ({"size_px": 225}, "does not divide it"),
         ({"mlp_dim": 0}, "`mlp_dim` is 0"),
     ]:
