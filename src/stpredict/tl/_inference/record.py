@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from ... import _keys as keys
 from ..._slides.identity import SlideIdentity
@@ -97,19 +98,20 @@ def prediction_parts(source: AnnData, key: str) -> list[Part]:
     }
     parts = record.get(PARTS)
     if not parts:
-        return [_part(np.ones(source.n_obs, bool), {**record, **baselines})]
+        return [_part(np.ones(source.n_obs, bool), {**record, **baselines}, np.arange(source.n_vars))]
     ids = source.obs[companion(PREDICTION_ID, layer)].astype(str).to_numpy()
-    return [_part(ids == each, part) for each, part in parts.items()]
+    columns = {name: pd.Index(part[keys.GENES]).get_indexer(source.var_names) for name, part in parts.items()}
+    return [_part(ids == name, part, columns[name]) for name, part in parts.items()]
 
 
-def _part(rows: NDArray[np.bool_], record: Mapping[str, Any]) -> Part:
+def _part(rows: NDArray[np.bool_], record: Mapping[str, Any], columns: NDArray[np.intp]) -> Part:
     model = record["model"]
     names = [str(name) for name in model["trained_on"]]
     identities = [str(text) for text in model.get("identities", [""] * len(names))]
     return Part(
         rows=rows,
-        train_mean=np.asarray(record[keys.TRAIN_MEAN], np.float32),
-        ridge_color=np.asarray(record[keys.RIDGE_COLOR], np.float32),
+        train_mean=np.asarray(record[keys.TRAIN_MEAN], np.float32)[columns],
+        ridge_color=np.asarray(record[keys.RIDGE_COLOR], np.float32)[columns],
         trained_on={
             name: SlideIdentity.from_json(text) if text else None for name, text in zip(names, identities, strict=True)
         },
@@ -136,4 +138,21 @@ def merged_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
 
 
 def _as_part(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: record[name] for name in ("params", "model", keys.TRAIN_MEAN, keys.RIDGE_COLOR)}
+    return {name: record[name] for name in ("params", "model", keys.GENES, keys.TRAIN_MEAN, keys.RIDGE_COLOR)}
+
+
+def with_baselines(record: Mapping[str, Any], table: AnnData, layer: str | None) -> dict[str, Any]:
+    """A record with the baselines that are stored beside it, and the genes that they are of."""
+    found = {
+        keys.GENES: table.var_names.tolist(),
+        keys.TRAIN_MEAN: np.asarray(stored_companion(table.var, keys.TRAIN_MEAN, layer), np.float32),
+        keys.RIDGE_COLOR: np.asarray(stored_companion(table.varm, keys.RIDGE_COLOR, layer), np.float32),
+    }
+    return {**record, **found}
+
+
+def takes_more_slides(table: AnnData, key: str, layer: str | None) -> bool:
+    """Whether slides can be added to a prediction; not to superpixels or to a cross-validated layer."""
+    record = table.uns.get(key, {})
+    has_baselines = stored_companion(table.var, keys.TRAIN_MEAN, layer) is not None
+    return keys.TARGET in record and keys.FOLDS not in record and has_baselines

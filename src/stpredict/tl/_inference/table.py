@@ -25,7 +25,8 @@ from .record import (
     interval_layers,
     merged_parts,
     prediction_id,
-    stored_companion,
+    takes_more_slides,
+    with_baselines,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def check_destination(
     if layer is None:
         kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _is_ours(sdata, name, name)]
         _errors.check_overwritable("key_added", key_added, kept)
-        if key_added in sdata.tables:
+        if key_added in sdata.tables and takes_more_slides(sdata.tables[key_added], key_added, None):
             other = _rows_of_other_regions(sdata.tables[key_added], regions)
             genes = sdata.tables[key_added].var_names.tolist()
             _errors.check_same_prediction(key_added, sdata.tables[key_added].uns[key_added], genes, predictor, other)
@@ -73,10 +74,9 @@ def check_destination(
             f"{quote(missing)}. Leave out `layer` to write a table of its own."
         )
         raise ValueError(msg)
-    if _is_ours(sdata, table_name, layer):
-        inside = stored_companion(table.var, _panel_column(layer), None)
+    if takes_more_slides(table, layer, layer):
         other = _rows_of_other_regions(table, regions) & _predicted_rows(table, layer)
-        panel = table.var_names[np.asarray(inside, bool)].tolist()
+        panel = table.var_names[np.asarray(table.var[_panel_column(layer)], bool)].tolist()
         _errors.check_same_prediction(layer, table.uns[layer], panel, predictor, other)
 
 
@@ -133,14 +133,14 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
     """A table with the predictions of both; slides that are in both are those of the new one."""
     attrs = new.uns["spatialdata_attrs"]
     kept = _rows_of_other_regions(old, check_elements.annotated_regions(new, key))
-    if not kept.any():
+    if not kept.any() or not takes_more_slides(old, key, None):
         return new
     old = old[kept].copy()
     new_names, taken = new.obs_names.astype(str), set(old.obs_names)
     if any(name in taken for name in new_names):  # elements without a table, whose indices repeat
         new.obs_names = new.obs[attrs["region_key"]].astype(str) + "_" + new_names
     record = new.uns[key]
-    both = [_with_baselines(each.uns[key], each, None) for each in (old, new)]
+    both = [with_baselines(each.uns[key], each, None) for each in (old, new)]
     parts = merged_parts(*both)
     frames: list[Any] = [old.obs, new.obs]
     obs: Any = pd.concat(frames)
@@ -198,13 +198,6 @@ def _stack(upper: Any, lower: Any) -> Any:
     return np.concatenate(parts)
 
 
-def _with_baselines(record: Mapping[str, Any], table: ad.AnnData, layer: str | None) -> dict[str, Any]:
-    """A record with the baselines that are stored beside it, of the genes of the table."""
-    mean = stored_companion(table.var, keys.TRAIN_MEAN, layer)
-    ridge = stored_companion(table.varm, keys.RIDGE_COLOR, layer)
-    return {**record, keys.TRAIN_MEAN: np.asarray(mean, np.float32), keys.RIDGE_COLOR: np.asarray(ridge, np.float32)}
-
-
 def write_layer(
     slides: Sequence[Slide],
     values: Mapping[str, NDArray[Any]],
@@ -216,11 +209,11 @@ def write_layer(
     table = slides[0].source.tables[str(slides[0].table_name)]
     columns = table.var_names.get_indexer(pd.Index(predictor.genes))
     rows = table.obs_names.get_indexer(pd.Index(np.concatenate([slide.obs_names for slide in slides])))
-    before = dict(table.uns[layer]) if keys.TARGET in table.uns.get(layer, {}) else None
+    before = dict(table.uns[layer]) if takes_more_slides(table, layer, layer) else None
     kept = np.zeros(table.n_obs, bool) if before is None else _predicted_rows(table, layer)
     kept[rows] = False
     if before is not None and kept.any():
-        before = _with_baselines(before, table, layer)
+        before = with_baselines(before, table, layer)
 
     def column(name: str) -> str:
         return companion(name, layer)
@@ -268,7 +261,7 @@ def write_layer(
     panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean, predictor.ridge_color
     table.var[_panel_column(layer)], table.var[column(keys.TRAIN_MEAN)] = panel, mean
     table.varm[column(keys.RIDGE_COLOR)] = ridge
-    new = _with_baselines(record, table, layer)
+    new = with_baselines(record, table, layer)
     parts = {} if before is None or not kept.any() else merged_parts(before, new)
     earlier = table.obs.pop(column(PREDICTION_ID)).astype(str) if column(PREDICTION_ID) in table.obs else None
     if len(parts) > 1 and before is not None:
