@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -16,7 +17,7 @@ from stpredict import datasets, tl
 from stpredict._checks.paths import name_slides
 from stpredict._cli import _commands, _errors, main
 from stpredict._cli._main import parser
-from stpredict._cli._options import COMMANDS, LAYER, PREDICTION, SELECTION
+from stpredict._cli._options import COMMANDS, FRACTIONAL, LAYER, PREDICTION, SELECTION
 from stpredict._files import lock
 from stpredict._slides.slides import pyramid
 from stpredict.io.genes import read_gene_list
@@ -190,7 +191,7 @@ def test_every_argument_of_the_function_is_an_option_or_is_left_out_for_a_reason
 
 def test_options_that_commands_share_are_the_same_and_complete():
     shared = {field.name for field in dataclasses.fields(tl.Selection)} - {"in_px"}
-    assert {*SELECTION, *LAYER, "group_key"} == shared
+    assert {*SELECTION, *LAYER, *FRACTIONAL, "group_key"} == shared
     assert set(PREDICTION) - {"progress"} == {field.name for field in dataclasses.fields(tl.PredictOptions)} - {
         "uncertainty",
         "coverage",
@@ -219,6 +220,8 @@ VALUES = {
     "coverage": (["--coverage", "0.8"], 0.8),
     "store": (["--store", "S"], "S"),
     "key_added": (["--key-added", "K"], "K"),
+    "library_key": (["--library-key", "N"], "N"),
+    "allow_fractional_counts": (["--fractional-counts"], True),
     "model": (["--model", "bleep"], "bleep"),
     "genes": (["--genes", "genes.txt"], ["GENE3", "GENE 1"]),
     "group_key": (["--group", "G"], "G"),
@@ -322,6 +325,13 @@ def test_options_that_would_not_count_are_refused(typed, message, tmp_path, monk
     assert message in capsys.readouterr().err
 
 
+def test_settings_have_a_name_and_a_value(capsys):
+    message = "'lr' is not of the form NAME=VALUE"
+    with pytest.raises(SystemExit):
+        main(["fit", "S.zarr", "--out", "m", "--config", "lr"])
+    assert message in capsys.readouterr().err
+
+
 def test_errors_name_the_option(store, tmp_path, capsys):
     assert main(["evaluate", str(store), "--table", "counts"]) == 1
     error = capsys.readouterr().err
@@ -382,6 +392,11 @@ def test_names_are_distinct(given, names, tmp_path):
     found = name_slides([tmp_path / path for path in given])
     assert list(found.values()) == [tmp_path / path for path in given]
     assert list(found) == [f"{tmp_path.name}{name}" if name.startswith("_") else name for name in names]
+
+
+def test_names_that_cannot_be_made_distinct():
+    with pytest.raises(ValueError, match=r"cannot be named apart\. Rename one"):
+        name_slides([Path("/b_c/s.zarr"), Path("/b/c/s.zarr"), Path("/d/c/s.zarr")])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -215,7 +215,11 @@ def test_no_gene_or_too_few(compared):
     assert "One gene on tissue" not in text
 
 
-def test_written_whole_or_not_at_all(compared, tmp_path):
+def disk_full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def test_written_whole_or_not_at_all(compared, tmp_path, monkeypatch):
     found = compared(MODELS)
     path = tmp_path / "new" / "report.html"
     to_html(found, str(path))
@@ -224,8 +228,12 @@ def test_written_whole_or_not_at_all(compared, tmp_path):
     assert path.read_text(encoding="utf-8") == first  # nothing in it is random
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match=r"The report was not written to .*folder.*Nothing is left"):
+    with pytest.raises(IsADirectoryError, match=r"`path` is the folder '.*folder'\. Give the name of a file"):
         to_html(found, tmp_path / "folder")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", disk_full)
+        with pytest.raises(OSError, match=r"The report was not written to .*report\.html.*Nothing is left"):
+            to_html(found, path)
     found.scores = found.scores.drop(columns="gene")
     with pytest.raises(KeyError):
         to_html(found, path)
