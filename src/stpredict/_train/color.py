@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._geometry import margin_px
-from ..pp.targets import nonnegative
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,5 +53,5 @@ def fit_ridge(
 
 
 def apply_ridge(weights: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Predictions ``(n, g)``, not below 0, from weights ``(g, d + 1)``, the intercept last, and features ``(n, d)``."""
-    return nonnegative(features @ weights[:, :-1].T + weights[:, -1])
+    """Predictions ``(n, g)`` from weights ``(g, d + 1)``, the intercept last, and features ``(n, d)``."""
+    return features @ weights[:, :-1].T + weights[:, -1]

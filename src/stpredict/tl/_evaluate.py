@@ -23,7 +23,7 @@ from ..metrics.correlation import LEAST
 from ..metrics.scores import Prediction, Spots, all_gene_scores, nan_mean, summary_scores
 from ..pp.columns import read_columns
 from ..pp.normalization import CountsRecord, library_sizes
-from ..pp.targets import TargetSpec
+from ..pp.targets import TargetSpec, nonnegative
 from . import _errors as check
 from ._inference.record import companion, prediction_parts, stored_companion
 
@@ -229,7 +229,7 @@ def _pair_spots(
     for part in prediction_parts(source, predicted):
         ridge = part.ridge_color[columns]
         baselines["mean_profile"][part.rows] = part.train_mean[columns]
-        baselines["ridge_color"][part.rows] = apply_ridge(ridge, color[part.rows, : ridge.shape[1] - 1])
+        baselines["ridge_color"][part.rows] = nonnegative(apply_ridge(ridge, color[part.rows, : ridge.shape[1] - 1]))
         of_part = part.rows[rows] & (rows >= 0)
         for region in dict.fromkeys(regions[kept][of_part[kept]].tolist()):
             of_region = regions == region
