@@ -175,6 +175,7 @@ def test_another_process_at_a_fold_leaves_the_object_as_it_is(pair, tmp_path):
 
 def test_several_objects_are_written_each(two):
     sdatas = [copied(two) for _ in range(2)]
+    sdatas[1]["observed"].X = sdatas[1]["observed"].X[::-1].copy()  # other counts: a slide is given once
     scores = cross_validate(sdatas, "ridge_color", group_key=None, n_folds=2, shapes_key="S0_spots",
                             progress=False)  # fmt: skip
     assert scores.attrs["unit"] == "section"

@@ -144,7 +144,6 @@ def plan_training(
     whole, slides = slides, drop_low_count_spots(slides, config.min_library)
     genes = _target_genes(slides, genes)
     identities = {each.name: slide_identity(each, genes) for each in whole}
-    check_slides.distinct_slides(overlapping_slides(whole, genes))
     model_config = named_config(model, len(genes), _model_options(model, model_options, slides))
     patch = patch or _default_patch(model_config, slides)
     expected = len(model_config.fov_spots), model_config.size_px
@@ -161,6 +160,7 @@ def plan_training(
         not has_trainable_parameters and config.validation == "auto" and validate_on is None
     ):  # no early stopping: keep all spots
         config = dataclasses.replace(config, validation="none")
+    check_slides.distinct_slides(overlapping_slides(whole, genes))
     return TrainingPlan(
         slides=slides,
         genes=genes,
