@@ -15,6 +15,7 @@ from spatialdata.models import TableModel
 from ... import _keys as keys
 from ..._checks.slides import quote
 from ..._slides import checks as check_elements
+from ...pp.columns import to_dense
 from .. import _errors as check
 from . import _errors
 from .partitions import X
@@ -89,7 +90,7 @@ def _rows_of_other_regions(table: ad.AnnData, regions: Sequence[str]) -> NDArray
 def _predicted_rows(table: ad.AnnData, layer: str) -> NDArray[np.bool_]:
     """``(n_obs,)`` rows of a layer that hold predictions."""
     panel = np.asarray(table.var[_panel_column(layer)], bool)
-    values = np.asarray(table.X if layer == X else table.layers[layer])
+    values = to_dense(table.X if layer == X else table.layers[layer])
     predicted: NDArray[np.bool_] = np.isfinite(values[:, panel]).all(axis=1)
     return predicted
 
@@ -229,7 +230,8 @@ def write_layer(
     def matrix(kind: str, stored: Any) -> NDArray[np.float32]:
         predicted = _nan((len(rows), table.n_vars))
         predicted[:, columns] = values[kind]
-        return full(predicted, stored, table.shape, np.float32, np.nan)
+        dense = None if stored is None or not kept.any() else to_dense(stored)
+        return full(predicted, dense, table.shape, np.float32, np.nan)
 
     if layer == X:
         table.X = matrix(X, table.X)
@@ -240,7 +242,7 @@ def write_layer(
         if kind in values:
             table.layers[name] = matrix(kind, stored)
         elif stored is not None and kept.any():
-            table.layers[name] = np.where(kept[:, None], np.asarray(stored), np.float32(np.nan))
+            table.layers[name] = np.where(kept[:, None], to_dense(stored), np.float32(np.nan))
 
     n, obs = table.n_obs, table.obs
     distances = values.get(keys.IMAGE_DISTANCE, np.full(len(rows), np.nan, np.float32))
