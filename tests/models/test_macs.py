@@ -126,9 +126,9 @@ import sys
 assert "timm" not in sys.modules
 sys.modules["timm"] = None
 from stpredict import models
-from stpredict.models import _available
-named = _available.named_variants()
-_available.named_variants = lambda: {name: named[name] for name in ("resnet50", "m2ost_tiny")}
+from stpredict.models import macs
+named = macs.named_variants()
+macs.named_variants = lambda: {name: named[name] for name in ("resnet50", "m2ost_tiny")}
 table = models.available()
 assert table.loc["resnet50", ["parameters", "macs", "licence"]].isna().all()
 assert table.loc["m2ost_tiny", "macs"] > 0

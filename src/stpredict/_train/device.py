@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import environments
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from .._processes import is_forked, is_worker
 from . import _errors
@@ -51,6 +49,9 @@ def avoid_dead_threads() -> None:
 
 def _started_by_launcher() -> bool:
     """Whether torchrun, SLURM and the like started this process, one for every device."""
+    from lightning_fabric.plugins import environments  # needed for several devices only
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
     kinds = ("TorchElasticEnvironment", "SLURMEnvironment", "LSFEnvironment", "MPIEnvironment")
     launchers = (getattr(environments, kind) for kind in kinds)
     return LightningEnvironment().creates_processes_externally or any(each.detect() for each in launchers)
