@@ -66,11 +66,11 @@ class Slide:
     """``(n, n_genes)`` of the selected layer of the table, or None."""
     genes: tuple[str, ...]
     """Column names of ``counts``."""
-    library: NDArray[np.float64] | None
+    library: NDArray[np.float64] | None = None
     """``(n,)`` library sizes, if ``library_key`` is given."""
-    total_counts: NDArray[np.float64] | None
+    total_counts: NDArray[np.float64] | None = None
     """``(n,)`` the column ``total_counts`` of the table, if there is one."""
-    allow_fractional_counts: bool
+    allow_fractional_counts: bool = False
     """Whether counts need not be whole numbers."""
     features: NDArray[np.float32] | None
     """``(n, d)`` embeddings in the table, if ``features_key`` is given."""
