@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-ROUNDING = 1e-3
-"""How far counts may be from whole numbers, as they are after arithmetic in float32."""
+ROUNDING, RELATIVE_ROUNDING = 1e-3, 2e-6
+"""How far counts may be from whole numbers, as they are after arithmetic in float32: at least, and of their value."""
 _ADVICE = (
     "Normalised or log-transformed values are not counts; for counts corrected for ambient RNA, give "
     "`allow_fractional_counts=True`."
 )
+
+
+def is_whole(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which values are whole numbers but for rounding; infinite and missing ones are not."""
+    return np.isclose(values, np.round(values), rtol=RELATIVE_ROUNDING, atol=ROUNDING)
 
 
 def counts(
@@ -36,7 +41,7 @@ def counts(
     tests = (
         (~np.isfinite(values), "not finite", "Drop or fill these entries."),
         (values < 0, "negative", "Scaled or centred values are not counts."),
-        (~np.isclose(values, np.round(values), rtol=0, atol=ROUNDING) & (not fractional), "not whole numbers", _ADVICE),
+        (~is_whole(values) & (not fractional), "not whole numbers", _ADVICE),
     )
     for bad, what, advice in tests:
         if bad.any():

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from .. import _keys as keys
-from .._checks.expression import ROUNDING
+from .._checks.expression import is_whole
 from . import checks as check
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def gene_counts(table: AnnData, layer: str | None) -> tuple[sparse.csr_matrix, l
     matrix, genes = expression_matrix(table, layer), is_gene(table)
     matrix = matrix if genes.all() else matrix[:, genes]
     whole = np.round(matrix.data)
-    if (whole != matrix.data).any() and (np.abs(whole - matrix.data) <= ROUNDING).all():
+    if (whole != matrix.data).any() and is_whole(matrix.data).all():
         matrix = sparse.csr_matrix((whole, matrix.indices, matrix.indptr), shape=matrix.shape)
     return matrix, table.var_names[genes].tolist()
 
