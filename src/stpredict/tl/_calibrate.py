@@ -19,6 +19,7 @@ from ._inference.partitions import read_positions
 from ._inference.plan import PredictionPlan
 from ._options import PredictOptions
 from ._predictor.conformal import Calibration
+from ._predictor.provenance import counts_record, slide_identities
 from ._training.plan import drop_low_count_spots, slide_digest
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def calibrate(
         )
         raise TypeError(msg)
     options = PredictOptions(n_views=n_views, stain=stain, device=device, precision=precision)
-    trained = predictor.provenance.counts_record()
+    trained = counts_record(predictor.provenance)
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -185,7 +186,7 @@ def _check_unseen(slides: Sequence[Slide], predictor: Predictor, *, allow_leakag
 
 def _is_training_slide(slide: Slide, predictor: Predictor) -> bool:
     """Whether a slide was trained on, by its counts; for old predictors by a digest of the whole slide."""
-    identities = predictor.provenance.identities()
+    identities = slide_identities(predictor.provenance)
     if identities and slide.counts is not None:
         return bool(known_slides(SlideHashes.of(slide.counts, slide.genes, predictor.genes), identities))
     return slide_digest(slide) in {each["sha256"] for each in predictor.provenance.slides.values()}

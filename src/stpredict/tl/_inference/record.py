@@ -16,6 +16,7 @@ import pandas as pd
 
 from ... import _keys as keys
 from ..._slides.identity import SlideIdentity
+from .._predictor.provenance import counts_record, slide_identities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,8 +41,8 @@ def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str
             "calibrated_on": calibration.record["kind"],
             "n_calibration": calibration.pooled.n,
         }
-    slides, identities = predictor.provenance.slides, predictor.provenance.identities()
-    counts = predictor.provenance.counts_record()
+    slides, identities = predictor.provenance.slides, slide_identities(predictor.provenance)
+    counts = counts_record(predictor.provenance)
     return {
         "units": predictor.units,
         "target": {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},

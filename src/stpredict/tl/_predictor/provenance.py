@@ -144,15 +144,6 @@ class Provenance(Mapping[str, Any]):
         other = {name: value for name, value in values.items() if name not in ENTRIES}
         return cls(**known, other=other, missing=frozenset(name for name in ENTRIES if name not in values))
 
-    def counts_record(self) -> CountsRecord | None:
-        """How the counts of training were read; None for predictors of versions that did not record it."""
-        return None if self.counts is None else CountsRecord(**self.counts)
-
-    def identities(self) -> dict[str, SlideIdentity]:
-        """What the training slides are recognised by, by name."""
-        found = {name: slide.get("identity") for name, slide in self.slides.items()}
-        return {name: SlideIdentity.from_json(text) for name, text in found.items() if text is not None}
-
     def __getitem__(self, name: str) -> Any:
         return self.to_json()[name]
 
@@ -161,6 +152,17 @@ class Provenance(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.to_json())
+
+
+def counts_record(provenance: Provenance) -> CountsRecord | None:
+    """How the counts of training were read; None for predictors of versions that did not record it."""
+    return None if provenance.counts is None else CountsRecord(**provenance.counts)
+
+
+def slide_identities(provenance: Provenance) -> dict[str, SlideIdentity]:
+    """What the training slides are recognised by, by name; empty for predictors of versions that did not record it."""
+    found = {name: slide.get("identity") for name, slide in provenance.slides.items()}
+    return {name: SlideIdentity.from_json(text) for name, text in found.items() if text is not None}
 
 
 ENTRIES = tuple(each.name for each in fields(Provenance) if each.name not in ("other", "missing"))

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from ..._train.data import read_pieces
 from ..._train.prefetch import prefetch
 from ...pp.normalization import normalize_slide, slide_library
+from .._predictor.provenance import counts_record
 from .superpixels import interpolation_grid, match_spot_means, row_blocks
 from .weak_supervision import fit_residuals, window_features
 
@@ -94,7 +95,7 @@ class SlideResolver:
         """Value of each spot as log1p, and which spots have one."""
         if self.anchor == "predicted" or slide.counts is None:
             return self._predict(slide), np.ones(len(slide.xy_px), bool)
-        predictor, trained = self.predictor, self.predictor.provenance.counts_record()
+        predictor, trained = self.predictor, counts_record(self.predictor.provenance)
         library = slide_library(slide, predictor.target, trained)
         if library is None:
             library = np.asarray(slide.counts.sum(axis=1), np.float64).ravel()

@@ -21,6 +21,7 @@ from ..._train.batches import BatchLimit
 from ...pp import elements
 from .._options import PredictOptions
 from .._predictor.predictor import resolve_predictor
+from .._predictor.provenance import counts_record
 from .slide_resolver import SlideResolver, check_enough_spots
 from .superpixels import squares, superpixels
 from .weak_supervision import WINDOWS
@@ -170,7 +171,7 @@ def super_resolve(
     check_config.in_range("memory_bytes", memory_bytes, 1, 2**63 - 1)
     options = PredictOptions(n_views=n_views, batch_size=batch_size, device=device, precision=precision)
     found = resolve_predictor(sdata, predictor)
-    trained = found.provenance.counts_record()
+    trained = counts_record(found.provenance)
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
