@@ -9,7 +9,7 @@ import pytest
 from spatialdata import SpatialData, read_zarr
 
 import stpredict as stp
-from stpredict._slides.identity import SlideHashes, SlideIdentity, overlapping_slides
+from stpredict._slides.identity import SlideIdentity, identify_slides, overlapping_slides
 from stpredict._slides.slides import Selection, resolve
 
 QUIET = {"progress": False}
@@ -115,29 +115,29 @@ def test_a_slide_given_twice_is_refused(tmp_path, call):
 def test_slides_with_few_genes_or_counts_are_not_confused():
     """One gene with small counts says nothing of a spot, but the whole column does of the slide."""
     rng = np.random.default_rng(0)
-    one, other = (SlideHashes.of(_csr(rng.poisson(2, (400, 1))), ["A"], ["A"]) for _ in range(2))
-    assert one.overlaps(one.identity())
-    assert not one.overlaps(other.identity())
+    one, other = (SlideIdentity.of(_csr(rng.poisson(2, (400, 1))), ["A"], ["A"]) for _ in range(2))
+    assert one.overlaps(one.sketch())
+    assert not one.overlaps(other.sketch())
 
 
 def test_the_identity_is_the_same_in_every_process_and_survives_text():
     slide = resolve(one_slide(1), Selection())[0]
-    hashes = SlideHashes.of(slide.counts, slide.genes, slide.genes)
-    text = hashes.identity().to_json()
+    hashes = SlideIdentity.of(slide.counts, slide.genes, slide.genes)
+    text = hashes.sketch().to_json()
     assert hashes.overlaps(SlideIdentity.from_json(text))
     assert text.startswith("073f739215965dc7")  # a hash that depended on the process would change
-    assert overlapping_slides([slide], slide.genes) == []
+    assert overlapping_slides(identify_slides([slide], slide.genes)) == []
 
 
 def test_a_large_slide_is_recognised_by_a_sketch():
     rng = np.random.default_rng(0)
     genes = [f"G{i}" for i in range(60)]
     counts = _csr(rng.poisson(3, (6000, 60)))
-    identity = SlideHashes.of(counts, genes, genes).identity()
+    identity = SlideIdentity.of(counts, genes, genes).sketch()
     assert len(identity.spots) < 600
     for rows in (slice(0, 600), slice(5000, 6000), rng.permutation(6000)[:400]):
-        assert SlideHashes.of(counts[rows], genes, genes).overlaps(identity)
-    assert not SlideHashes.of(_csr(rng.poisson(3, (6000, 60))), genes, genes).overlaps(identity)
+        assert SlideIdentity.of(counts[rows], genes, genes).overlaps(identity)
+    assert not SlideIdentity.of(_csr(rng.poisson(3, (6000, 60))), genes, genes).overlaps(identity)
 
 
 def _csr(values):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ LEAST_BITS = 24
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SlideIdentity:
-    """What is kept of a slide: the smallest hashes of each set, ascending."""
+    """Distinct hashes of a slide, ascending; spots and genes that may agree by chance are left out."""
 
     genes: str
     """Hash of the names of all genes."""
@@ -58,18 +58,8 @@ class SlideIdentity:
         spots, of_panel, by_gene = (np.frombuffer(base64.b64decode(part), "<u8").astype(np.uint64) for part in parts)
         return cls(genes=genes, spots=spots, panel_spots=of_panel, panel_genes=by_gene)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class SlideHashes:
-    """All hashes of a slide but of spots and genes that may agree by chance."""
-
-    genes: str
-    spots: NDArray[np.uint64]
-    panel_spots: NDArray[np.uint64]
-    panel_genes: NDArray[np.uint64]
-
     @classmethod
-    def of(cls, counts: csr_matrix, genes: Sequence[str], panel: Sequence[str]) -> SlideHashes:
+    def of(cls, counts: csr_matrix, genes: Sequence[str], panel: Sequence[str]) -> SlideIdentity:
         """Hash counts ``(n, n_genes)``; of genes that the panel has and the table lacks nothing is known."""
         names, wanted = gene_hashes(genes), set(panel)
         columns = np.array([gene in wanted for gene in genes], bool)
@@ -81,13 +71,13 @@ class SlideHashes:
             panel_genes=_row_hashes(of_panel.T.tocsr(), np.zeros(of_panel.shape[0], np.uint64), names[columns]),
         )
 
-    def identity(self) -> SlideIdentity:
-        """What is kept of a slide."""
+    def sketch(self) -> SlideIdentity:
+        """What is kept of a slide: the smallest hashes of each set."""
         kept = {name: getattr(self, name)[:SKETCH_SIZE] for name in ("spots", "panel_spots", "panel_genes")}
-        return SlideIdentity(genes=self.genes, **kept)
+        return replace(self, **kept)
 
     def overlaps(self, known: SlideIdentity) -> bool:
-        """Whether these spots, or a part of them, belong to a known slide."""
+        """Whether these spots, or a part of them, belong to a known slide, of which a sketch is enough."""
         if _share_in(self.panel_genes, known.panel_genes) >= LEAST_GENE_SHARE:
             return True
         if self.genes == known.genes:
@@ -95,21 +85,20 @@ class SlideHashes:
         return _share_in(self.panel_spots, known.panel_spots) >= LEAST_SHARE
 
 
-def slide_identity(slide: Slide, panel: Sequence[str]) -> SlideIdentity | None:
-    """What is kept of a slide; None without counts."""
-    return None if slide.counts is None else SlideHashes.of(slide.counts, slide.genes, panel).identity()
+def identify_slides(slides: Sequence[Slide], panel: Sequence[str]) -> dict[str, SlideIdentity]:
+    """All hashes of the slides that have counts, by name."""
+    measured = [(each.name, each.counts, each.genes) for each in slides if each.counts is not None]
+    return {name: SlideIdentity.of(counts, genes, panel) for name, counts, genes in measured}
 
 
-def known_slides(hashes: SlideHashes, known: Mapping[str, SlideIdentity]) -> list[str]:
+def known_slides(slide: SlideIdentity, known: Mapping[str, SlideIdentity]) -> list[str]:
     """Names of the known slides that share spots with a slide."""
-    return [name for name, identity in known.items() if hashes.overlaps(identity)]
+    return [name for name, identity in known.items() if slide.overlaps(identity)]
 
 
-def overlapping_slides(slides: Sequence[Slide], panel: Sequence[str] = ()) -> list[tuple[str, str]]:
+def overlapping_slides(slides: Mapping[str, SlideIdentity]) -> list[tuple[str, str]]:
     """Pairs of slides that share spots: one slide under two names, or two overlapping parts of one."""
-    hashes = {each.name: SlideHashes.of(each.counts, each.genes, panel) for each in slides if each.counts is not None}
-    kept = {name: each.identity() for name, each in hashes.items()}
-    return [(one, other) for one, other in combinations(hashes, 2) if hashes[other].overlaps(kept[one])]
+    return [(one, other) for one, other in combinations(slides, 2) if slides[other].overlaps(slides[one].sketch())]
 
 
 def names_hash(genes: Sequence[str]) -> str:

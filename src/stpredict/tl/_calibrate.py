@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._checks.slides import quote
-from .._slides.identity import SlideHashes, known_slides
+from .._slides.identity import SlideIdentity, known_slides
 from .._slides.slides import Selection, resolve
 from .._train.augment import N_SYMMETRIES
 from .._train.batches import BatchLimit
@@ -188,7 +188,7 @@ def _is_training_slide(slide: Slide, predictor: Predictor) -> bool:
     """Whether a slide was trained on, by its counts; for old predictors by a digest of the whole slide."""
     identities = slide_identities(predictor.provenance)
     if identities and slide.counts is not None:
-        return bool(known_slides(SlideHashes.of(slide.counts, slide.genes, predictor.genes), identities))
+        return bool(known_slides(SlideIdentity.of(slide.counts, slide.genes, predictor.genes), identities))
     return slide_digest(slide) in {each["sha256"] for each in predictor.provenance.slides.values()}
 
 

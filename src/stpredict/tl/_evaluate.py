@@ -15,7 +15,7 @@ from .. import _keys as keys
 from .._checks import expression as check_expression
 from .._slides import checks as check_elements
 from .._slides.expression import gene_counts, is_gene, library_column, on_tissue, total_counts
-from .._slides.identity import SlideHashes, known_slides
+from .._slides.identity import SlideIdentity, known_slides
 from .._slides.slides import counts_table_name
 from .._train.color import apply_ridge
 from ..metrics import pearson
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
-
-    from .._slides.identity import SlideIdentity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -276,7 +274,7 @@ def _training_slides(
     known = {name: each for name, each in trained_on.items() if each is not None}
     if not known:
         return [region] if region in trained_on else []
-    found = known_slides(SlideHashes.of(counts, names, genes), known)
+    found = known_slides(SlideIdentity.of(counts, names, genes), known)
     return [region if region == name else f"{region} (in training: {name})" for name in found[:1]]
 
 

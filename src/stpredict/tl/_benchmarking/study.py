@@ -12,7 +12,7 @@ from ..._checks import expression as check_expression
 from ..._checks import slides as check_slides
 from ..._checks.slides import quote
 from ..._pixels import PATCH_VERSION
-from ..._slides.identity import overlapping_slides
+from ..._slides.identity import identify_slides, overlapping_slides
 from ..._slides.slides import resolve, shared_genes
 from ..._train.config import FitConfig
 from ...pp.normalization import CountsRecord
@@ -126,7 +126,7 @@ def plan_study(
             raise ValueError(msg)
     shared = shared_genes(slides)
     check_expression.shared_genes(len(shared), [len(slide.genes) for slide in slides])
-    check_slides.distinct_slides(overlapping_slides(slides, shared))
+    check_slides.distinct_slides(overlapping_slides(identify_slides(slides, shared)))
     return Study(
         slides={slide.name: slide for slide in slides},
         splits=splits,

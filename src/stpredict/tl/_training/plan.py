@@ -17,7 +17,7 @@ from ..._checks.slides import quote
 from ..._checks.training import warn
 from ..._geometry import PatchSpec
 from ..._pixels import PATCH_VERSION
-from ..._slides.identity import overlapping_slides, slide_identity
+from ..._slides.identity import identify_slides, overlapping_slides
 from ..._slides.slides import shared_genes
 from ..._train.data import slide_index, validation_fold
 from ...models import build
@@ -143,7 +143,7 @@ def plan_training(
     """Decide and check everything about a training run; the arguments are those of `fit`."""
     whole, slides = slides, drop_low_count_spots(slides, config.min_library)
     genes = _target_genes(slides, genes)
-    identities = {each.name: slide_identity(each, genes) for each in whole}
+    identities = identify_slides(whole, genes)
     model_config = named_config(model, len(genes), _model_options(model, model_options, slides))
     patch = patch or _default_patch(model_config, slides)
     expected = len(model_config.fov_spots), model_config.size_px
@@ -160,7 +160,7 @@ def plan_training(
         not has_trainable_parameters and config.validation == "auto" and validate_on is None
     ):  # no early stopping: keep all spots
         config = dataclasses.replace(config, validation="none")
-    check_slides.distinct_slides(overlapping_slides(whole, genes))
+    check_slides.distinct_slides(overlapping_slides(identities))
     return TrainingPlan(
         slides=slides,
         genes=genes,
@@ -171,7 +171,7 @@ def plan_training(
         config=config,
         folds=[validation_fold(slides, config, member, validate_on) for member in range(config.n_members)],
         counts_record=CountsRecord.of(slides, selection.library_key if selection else None),
-        identities={name: each for name, each in identities.items() if each is not None},
+        identities={name: each.sketch() for name, each in identities.items()},
         selection=selection,
     )
 
