@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-ROUNDING, RELATIVE_ROUNDING = 1e-3, 2e-6
-"""How far counts may be from whole numbers, as they are after arithmetic in float32: at least, and of their value."""
+ROUNDING, RELATIVE_ROUNDING, MAX_ROUNDING = 1e-3, 2e-6, 0.1
+"""How far counts may be from whole numbers after arithmetic in float32: at least, of their value, and at most."""
 _ADVICE = (
     "Normalised or log-transformed values are not counts; for counts corrected for ambient RNA, give "
     "`allow_fractional_counts=True`."
@@ -25,7 +25,9 @@ _ADVICE = (
 
 def is_whole(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which values are whole numbers but for rounding; infinite and missing ones are not."""
-    return np.isclose(values, np.round(values), rtol=RELATIVE_ROUNDING, atol=ROUNDING)
+    allowed = np.clip(RELATIVE_ROUNDING * np.abs(values), ROUNDING, MAX_ROUNDING)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.abs(values - np.round(values)) <= allowed)
 
 
 def counts(
