@@ -83,7 +83,7 @@ class SlideResolver:
         found = np.empty((len(slide.xy_px), len(self.columns)))
         with (
             tqdm(total=len(found), desc=f"predict {slide.name}", unit="point", disable=not self.progress) as bar,
-            prefetch(read_pieces(slide, self.predictor.patch)) as pieces,
+            prefetch(read_pieces(slide, self.predictor.patches)) as pieces,
         ):
             for piece in pieces:
                 predicted = self.predictor(piece.spots, self.fabric, batch_size=self.limit, n_views=self.n_views)
