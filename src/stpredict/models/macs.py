@@ -68,17 +68,19 @@ def _description(configs: Sequence[ModelConfig]) -> dict[str, Any]:
     """Context, patches and cost of one model, or of all models of an ensemble."""
     costs = [cost(each) for each in configs]
     licences = sorted({str(each["licence"]) for each in costs if each["licence"]})
-    totals = {name: [each[name] for each in costs] for name in ("parameters", "macs")}
     return {
         "context": "slide" if any(each.context == "slide" for each in configs) else "spot",
         "n_scales": len({fov for each in configs for fov in each.fov_spots}),
         "size_px": max(each.size_px for each in configs),
-        **{
-            name: None if None in values else sum(int(value or 0) for value in values)
-            for name, values in totals.items()
-        },
+        "parameters": _total([each["parameters"] for each in costs]),
+        "macs": _total([each["macs"] for each in costs]),
         "licence": ", ".join(licences) or None,
     }
+
+
+def _total(values: Sequence[int | str | None]) -> int | None:
+    """The sum; None if any value is unknown."""
+    return None if None in values else sum(int(value or 0) for value in values)
 
 
 @cache

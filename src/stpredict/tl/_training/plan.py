@@ -250,6 +250,21 @@ def _plan_model(
     return ModelPlan(name=name, model_config=model_config, patch=patch, config=config, folds=folds, weight=weight)
 
 
+def inner_validation(plan: TrainingPlan, model: ModelPlan, left_out: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Validation spots of each member of a model where some spots are left out altogether: of the others only."""
+    if model.folds[0].kind == "none":
+        return [np.zeros(len(left_out), bool) for _ in model.folds]
+    parts = np.split(~left_out, np.cumsum([len(slide.xy_px) for slide in plan.slides])[:-1])
+    rest = [_subset(slide, part) for slide, part in zip(plan.slides, parts, strict=True) if part.any()]
+    config = dataclasses.replace(model.config, validation="block" if model.folds[0].kind == "block" else "auto")
+    found = []
+    for member in range(len(model.folds)):
+        held_out = np.zeros(len(left_out), bool)
+        held_out[~left_out] = validation_fold(rest, config, member).held_out
+        found.append(held_out)
+    return found
+
+
 def drop_low_count_spots(slides: Sequence[Slide], min_library: float) -> list[Slide]:
     """Leave out spots without counts, or with less than ``min_library`` of their slide's median; check the counts."""
     kept = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from .._predictor.predictor import Member, Predictor
 from .._predictor.serialization import check_replaceable
 from .checkpoint import Checkpoint
 from .cross_calibration import cross_calibrate, mean_and_std
-from .plan import check_enough_spots
+from .plan import check_enough_spots, inner_validation
 from .provenance import training_provenance
 from .stacking import stacked_weights
 
@@ -81,42 +81,45 @@ def _train_predictor(
     if constant := [plan.genes[i] for i in np.flatnonzero(np.ptp(observed, axis=0) == 0).tolist()]:
         warn(f"{len(constant)} genes are constant over the training spots and cannot be learnt: {quote(constant)}.")
     trainer = MemberTrainer(plan=plan, spots=spots, observed=observed, checkpoint=checkpoint, fabric=fabric)
-    networks = [trainer.train_model(i) for i in range(len(plan.models))]
+    networks = [trainer.train_model(i, [fold.held_out for fold in model.folds]) for i, model in enumerate(plan.models)]
+    n_networks = trainer.n_trained
     weights = _stack(trainer, plan.stacking) if plan.stacking else [model.weight for model in plan.models]
     members = [
         [dataclasses.replace(member, weight=float(weight) / len(some)) for member in some]
         for some, weight in zip(networks, weights, strict=True)
     ]
-    spots_of_models = [trainer.spots_of(i) for i in range(len(members))]
-    own = spots_of_models[0]
     known = gather(spots, slice(len(observed)))
+    spots_of_models = [
+        plan.shared.select(known, i, embeddings=uses_embeddings(model.model_config))
+        for i, model in enumerate(plan.models)
+    ]
     spot_share = plan.diameter_um / plan.patch.fov_um[0]
-    colors = map_patches(partial(color_statistics, spot_share=spot_share), own)
+    colors = map_patches(partial(color_statistics, spot_share=spot_share), spots_of_models[0])
     folds = _ridge_folds(plan.slides, plan.slide_index)
     ridge, penalty = fit_ridge(colors, observed, known, plan.target)
-    statistics = map_patches(partial(image_statistics, spot_share=spot_share), own)
+    statistics = map_patches(partial(image_statistics, spot_share=spot_share), spots_of_models[0])
     return Predictor(
         members=tuple(member for some in members for member in some),
         model=plan.model,
         train_mean=observed.mean(axis=0, dtype=np.float64).astype(np.float32),
         ridge_color=ridge,
-        history=checkpoint.history(trainer.n_networks),
+        history=checkpoint.history(n_networks),
         provenance=training_provenance(
             plan,
             colors,
             members,
             ridge_penalty=penalty,
             n_at_border=n_at_border,
-            best=checkpoint.best(trainer.n_networks),
+            best=checkpoint.best(n_networks),
         ),
         calibration=cross_calibrate(plan, members, spots_of_models, observed, fabric),
         image_range=ImageRange.of(statistics, folds),
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, slots=True, eq=False)
 class MemberTrainer:
-    """Trains the networks of a plan; every network has a number, under which its state is kept for resuming."""
+    """Trains the networks of a plan one after the other; each has a number and its own state in the checkpoint."""
 
     plan: TrainingPlan
     spots: SpotBatch
@@ -125,38 +128,38 @@ class MemberTrainer:
     """``(n, g)`` normalised expression of the spots with labels."""
     checkpoint: Checkpoint
     fabric: Fabric
+    n_trained: int = 0
+    """Number of networks that were trained so far."""
+    features: dict[tuple[int, int], Tensor | None] = field(default_factory=dict)
+    """Features of all spots from the frozen encoder of a model and member, which are the same in every fold."""
 
     @property
     def n_networks(self) -> int:
-        """Number of networks besides those that are trained to find weights."""
-        return sum(len(model.folds) for model in self.plan.models) * (self.plan.rounds + 1)
+        """Number of all networks, those that are trained to find weights included."""
+        n_members = sum(len(model.folds) for model in self.plan.models)
+        return n_members * (self.plan.rounds + 1 + (len(self.plan.stacking.held_out) if self.plan.stacking else 0))
 
-    def spots_of(self, model: int, *, unlabelled: bool = False) -> SpotBatch:
+    def spots_of(self, model: int) -> SpotBatch:
         """The spots as one model sees them."""
-        some = self.spots if unlabelled else gather(self.spots, slice(len(self.observed)))
         embeddings = uses_embeddings(self.plan.models[model].model_config)
-        return self.plan.shared.select(some, model, embeddings=embeddings)
+        return self.plan.shared.select(self.spots, model, embeddings=embeddings)
 
     def train_model(
-        self, model: int, left_out: NDArray[np.bool_] | None = None, start: int | None = None
+        self, model: int, held_out: Sequence[NDArray[np.bool_]], left_out: NDArray[np.bool_] | None = None
     ) -> list[Member]:
         """Train the members of one model: each a first network, then the students of self-training.
 
-        ``left_out`` are spots that nothing is learnt from; ``start`` is the number of the first network.
+        ``held_out`` are the validation spots of each member; spots that are ``left_out`` are not used at all.
         """
-        plan, rounds = self.plan.models[model], self.plan.rounds + 1
-        n_total = self.n_networks * (1 + (len(self.plan.stacking.held_out) if self.plan.stacking else 0))
-        if start is None:
-            start = sum(len(other.folds) for other in self.plan.models[:model]) * rounds
-        members: list[Member] = []
-        for i, fold in enumerate(plan.folds):
+        config, members = self.plan.models[model].config, list[Member]()
+        for i, validated in enumerate(held_out):
             networks: list[Member] = []
-            held_out = fold.held_out if left_out is None else fold.held_out & ~left_out
-            trained = ~held_out if left_out is None else ~held_out & ~left_out
-            for student in range(rounds):
+            trained = ~validated if left_out is None else ~validated & ~left_out
+            for student in range(self.plan.rounds + 1):
                 teacher = networks[-1] if networks else None
-                with self.checkpoint.follow(start + i * rounds + student, plan.config, n_total) as progress:
-                    networks = [self._train_network(model, (i, student), trained, held_out, progress, teacher=teacher)]
+                with self.checkpoint.follow(self.n_trained, config, self.n_networks) as progress:
+                    networks = [self._train_network(model, (i, student), trained, validated, progress, teacher=teacher)]
+                self.n_trained += 1
             members += networks
         return members
 
@@ -175,7 +178,7 @@ class MemberTrainer:
         Spots after the observed ones are unlabelled; with a teacher their targets are its predictions.
         """
         plan, observed, index, fabric = self.plan, self.observed, self.plan.slide_index, self.fabric
-        own, spots = plan.models[model], self.spots_of(model, unlabelled=True)
+        own, spots = plan.models[model], self.spots_of(model)
         member, student = number
         check_enough_spots(int(trained.sum()))
         targets = Targets.fit(plan.target, plan.genes, observed[trained], index[trained])
@@ -191,8 +194,9 @@ class MemberTrainer:
             pretrained = network.load_pretrained()
         _warn_random_encoder(network)
         counts = _counts(plan) if network.needs_counts else None
-        features = encoder_features(network, spots, fabric)
-        spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=features)
+        if plan.stacking is None or (model, member) not in self.features:
+            self.features[model, member] = encoder_features(network, spots, fabric)
+        spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=self.features[model, member])
         network.initialize_from(gather(spots, some) for some in rows.split(START_BATCH))
         rows = rows if teacher is None else torch.cat([rows, unlabelled])
         validation = _validation_spots(spots, held_out, observed, index, targets)
@@ -206,16 +210,13 @@ def _stack(trainer: MemberTrainer, folds: StackingFolds) -> NDArray[np.float64]:
     """Weights of the models, from their predictions at spots that were left out of their training."""
     plan, observed = trainer.plan, trainer.observed
     predicted = [np.empty_like(observed) for _ in plan.models]
-    start = trainer.n_networks
     for left_out in folds.held_out:
         rows = torch.from_numpy(np.flatnonzero(left_out))
         for i, model in enumerate(plan.models):
-            members = trainer.train_model(i, left_out, start)
-            start += len(members)
-            found = [
-                mean_and_std(member, trainer.spots_of(i), rows, model.config, trainer.fabric, 1)[0]
-                for member in members
-            ]
+            found = []
+            for k, member in enumerate(trainer.train_model(i, inner_validation(plan, model, left_out), left_out)):
+                spots = dataclasses.replace(trainer.spots_of(i), features=trainer.features[i, k])
+                found.append(mean_and_std(member, spots, rows, model.config, trainer.fabric, 1)[0])
             predicted[i][left_out] = np.mean(found, axis=0)
     scale = Targets.fit(plan.target, plan.genes, observed, plan.slide_index).scale
     return stacked_weights(predicted, observed, scale, plan.slide_index)
