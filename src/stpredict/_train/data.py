@@ -82,7 +82,8 @@ def read_pieces(
             chunks=readers[0].chunks if readers else None,
         )
         readers.append(reader)
-    order = reading_order(slide, patches, budget_bytes) if rows is None else rows
+    widest = max(readers, key=lambda reader: float(reader.sides_px.max()))
+    order = widest.order(slide.xy_px) if rows is None else rows
     piece_size = max(1, piece_bytes // spot_bytes(patches))
     for start in range(0, len(order), piece_size):
         some = order[start : start + piece_size]
