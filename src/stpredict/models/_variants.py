@@ -72,7 +72,9 @@ _TABLE_1: tuple[Mapping[str, Any], ...] = (  # each row removes one part more th
     {"embedding": "plain", "within": "joint", "between": "concat"},
     {"embedding": "plain", "within": "joint", "between": "concat", "channels": "dense"},
 )
-_TINY: Mapping[str, Any] = {"dim": 96, "depth": 2, "size_px": 112, "mlp_ratio": 2.0, "fov_spots": (1.5, 3.0, 9.0)}
+_TINY: Mapping[str, Any] = {
+    "dim": 96, "depth": 2, "size_px": 112, "mlp_ratio": 2.0, "fov_spots": (1.5, 3.0, 9.0), "stain": "reinhard",
+}  # fmt: skip
 _M2ORT: Mapping[str, Mapping[str, Any]] = {
     "": {},
     "_base": {"dim": 256, "depth": 8, "heads": 12, "mlp_dim": 512},
@@ -134,7 +136,12 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
         "mean_profile": Variant(module="baselines", model="MeanProfile", citation=_BASELINE),
         "ridge_color": Variant(module="baselines", model="RidgeColor", citation=_BASELINE),
-        "ridge_statistics": Variant(module="ridge_statistics", model="RidgeStatistics", citation=_BASELINE),
+        "ridge_statistics": Variant(
+            module="ridge_statistics",
+            model="RidgeStatistics",
+            citation=_BASELINE,
+            overrides={"standardize": "slide"},
+        ),
         "knn_spatial": Variant(module="baselines", model="KNNSpatial", citation=_BASELINE),
         "triplex": Variant(
             module="triplex",

@@ -77,6 +77,9 @@ class RidgeColorConfig(PatchConfig):
     penalty: float | None = None
     """Weight of the squared coefficients, for standardised statistics; None chooses it by cross-validation over
     groups."""
+    standardize: Literal["training", "slide"] = "training"
+    """Mean and spread by which features are standardised: those of the training spots, or those of each slide, shrunk
+    by how much the training donors differ."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 6.0)
     size_px: int = 112
 

@@ -45,6 +45,9 @@ class EncoderRidgeConfig(EncoderConfig):
     (components x outputs)."""
     intercept: bool = True
     """Whether the mean of the targets is added."""
+    standardize: Literal["training", "slide"] = "training"
+    """Mean and spread by which features are standardised: those of the training spots, or those of each slide, shrunk
+    by how much the training donors differ."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
 
     def __post_init__(self) -> None:

@@ -90,6 +90,8 @@ class M2OSTConfig:
     """End of a block: a gate for each channel, or a network over the channels of all scales, token by token."""
     context: Literal["spot"] = "spot"
     """What one prediction sees: the patches of one spot."""
+    stain: Literal["none", "reinhard"] = "none"
+    """Stain normalisation of the slides that are predicted, shrunk by how much the training donors differ."""
 
     def __post_init__(self) -> None:
         check.field_values(self)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from .._checks import models as check
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from dataclasses import Field
     from typing import ClassVar
 
@@ -63,9 +64,15 @@ class PatchConfig:
     """Side in pixels of the patch of every scale."""
     context: Literal["spot", "slide"] = "spot"
     """What one prediction depends on: the patches of one spot, or all spots of a window of its slide."""
+    stain: Literal["none", "reinhard"] = "none"
+    """Stain normalisation of the slides that are predicted, shrunk by how much the training donors differ."""
 
     def __post_init__(self) -> None:
         check.field_values(self)
+
+
+LATER_FIELDS: Mapping[str, Any] = {"stain": "none", "standardize": "training"}
+"""Fields that older versions did not have, with their defaults; not saved at these, so that hashes stay."""
 
 
 def uses_embeddings(config: ModelConfig) -> bool:

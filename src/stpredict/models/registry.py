@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .._checks import models as check
 from ._variants import DEFAULT, ENSEMBLES, VARIANTS, Variant, timm_network
-from .model_config import GIVEN
+from .model_config import GIVEN, LATER_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -212,7 +212,11 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     >>> saved["model"], saved["config"]["dim"]
     ('M2OST', 96)
     """
-    values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}
+    values = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(config).items()
+        if name not in LATER_FIELDS or value != LATER_FIELDS[name]
+    }
     return {"model": type(config).__name__.removesuffix("Config"), "config": values}
 
 

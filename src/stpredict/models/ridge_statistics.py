@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .._checks import models as check
 from ._closed_form import Ridge, gather_training_spots
@@ -34,6 +34,9 @@ class RidgeStatisticsConfig(PatchConfig):
     penalty: float | None = None
     """Weight of the squared coefficients, for standardised statistics; None chooses it by cross-validation over
     groups."""
+    standardize: Literal["training", "slide"] = "training"
+    """Mean and spread by which features are standardised: those of the training spots, or those of each slide, shrunk
+    by how much the training donors differ."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
     size_px: int = 112
 

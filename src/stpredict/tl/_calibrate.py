@@ -202,7 +202,9 @@ def _predict_with_spread(
     position = 0
     with tqdm(total=n, desc="calibrate", unit="spot", disable=not progress) as bar:
         for piece, inside in read_positions(plan, predictor, 0, n):
-            found = predictor.with_spread(piece.spots, fabric, batch_size=limit, n_views=plan.options.n_views)
+            found = predictor.with_spread(
+                piece.spots, fabric, batch_size=limit, n_views=plan.options.n_views, appearances=plan.appearances
+            )
             rows = plan.order[position : position + len(found[0][inside])]
             predicted[rows], spread[rows] = (values[inside] for values in found)
             position += len(rows)

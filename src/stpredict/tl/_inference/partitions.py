@@ -114,7 +114,9 @@ def _expression(
     """The prediction; the bounds of its intervals, and that of each model, if they are asked for."""
     options, calibration = plan.options, predictor.calibration
     spread = options.uncertainty is not None
-    found = predictor.predict(spots, fabric, batch_size=limit, n_views=options.n_views, spread=spread)
+    found = predictor.predict(
+        spots, fabric, batch_size=limit, n_views=options.n_views, spread=spread, appearances=plan.appearances
+    )
     values = {X: found.expression, **{name: found.models[name] for name in plan.models}}
     if options.uncertainty is not None and calibration is not None and found.spread is not None:
         quantile = calibration.quantile(options.uncertainty, options.coverage)

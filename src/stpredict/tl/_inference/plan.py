@@ -11,6 +11,7 @@ import numpy as np
 from ..._checks.training import warn
 from ..._pixels import PATCH_VERSION
 from ..._train.data import reading_order
+from .._predictor.appearance import measure_appearance
 from .._predictor.stain import stain_normalizers
 from .._training.plan import slide_digest
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..._slides.slides import Slide
     from ...pp.stain_normalization import StainNormalizer
     from .._options import PredictOptions
+    from .._predictor.appearance import SlideAppearance
     from .._predictor.conformal import Calibration
     from .._predictor.predictor import Predictor
 
@@ -50,7 +52,9 @@ class PredictionPlan:
     models: tuple[str, ...] = ()
     """Models of the ensemble whose predictions are written too."""
     normalizers: tuple[StainNormalizer, ...] = ()
-    """Stain normalisation of each slide; empty for patches as they were scanned."""
+    """Stain normalisation of each slide for all members; empty unless it was asked for."""
+    appearances: tuple[SlideAppearance, ...] = ()
+    """Stain and moments of each slide, for the members that use them."""
     partition_size: int = PARTITION_SIZE
     """Spots per partition."""
     window_margin: int = WINDOW_MARGIN
@@ -65,6 +69,11 @@ class PredictionPlan:
             start + reading_order(slide, predictor.patches) for start, slide in zip(starts[:-1], slides, strict=True)
         ]
         normalizers = stain_normalizers(slides, predictor.provenance, options.stain) if options.stain else []
+        fabric = options.fabric()
+        appearances = [
+            measure_appearance(slide, predictor, fabric, recolor=normalizers[i] if normalizers else None)
+            for i, slide in enumerate(slides)
+        ]
         return cls(
             slides=tuple(slide.without_counts() for slide in slides),
             order=np.concatenate(orders),
@@ -72,6 +81,7 @@ class PredictionPlan:
             options=options,
             models=tuple(predictor.models) if options.members else (),
             normalizers=tuple(normalizers),
+            appearances=tuple(appearances),
             partition_size=PARTITION_SIZE,
             window_margin=WINDOW_MARGIN,
         )

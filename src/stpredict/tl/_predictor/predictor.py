@@ -16,12 +16,13 @@ from ..._geometry import PatchSpec
 from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit
 from ..._train.device import avoid_dead_threads
-from ..._train.loop import outputs, tta_mean_std
+from ..._train.loop import encoder_features, outputs, tta_mean_std
 from ..._train.shared import SharedPatches
 from ...models import build, config_from_dict, config_to_dict
 from ...models.model_config import uses_embeddings
 from ...pp.targets import Targets, nonnegative
 from . import serialization
+from .appearance import DonorMoments, StandardizedModel, recolor_spots, slide_moments
 from .conformal import Calibration, residual_spread, std_over_models, weighted_mean
 from .ood import ImageRange
 from .provenance import Provenance
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ..._slides.slides import Slide
     from ...models import ModelConfig, SpotBatch, SpotModel
     from ...pp import TargetSpec
+    from .appearance import Moments, SlideAppearance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,18 +57,43 @@ class Member:
     """Weights that were loaded before training, by part of the network."""
     weight: float = 1.0
     """Weight of its prediction in the mean; those of all members sum to 1."""
+    donors: DonorMoments | None = None
+    """Mean and spread of its features over the training donors, if it standardises each slide by its own."""
+
+    @property
+    def normalizes_stain(self) -> bool:
+        """Whether it predicts patches with the stain of the training slides."""
+        return getattr(self.network.config, "stain", "none") != "none"
+
+    def features(self, spots: SpotBatch, fabric: Fabric) -> Tensor:
+        """Features ``(n, d)`` of spots, given or encoded, before they are standardised."""
+        found = encoder_features(self.network, spots, fabric)
+        self.network.eval()
+        return torch.zeros(len(spots), 0) if found is None else found
+
+    def on_slides(self, moments: Sequence[Moments | None]) -> SpotModel | StandardizedModel:
+        """The network as it predicts slides, whose numbers are positions in ``moments``."""
+        if self.donors is None:
+            return self.network
+        return StandardizedModel(self.network, [self.donors.shrink(own) for own in moments])
+
+    def moments(self, spots: SpotBatch, fabric: Fabric) -> list[Moments | None]:
+        """Moments of its features over the given spots of each slide, by the number of the slide."""
+        n_slides = int(spots.slide.max()) + 1
+        return [None] * n_slides if self.donors is None else slide_moments(self.features(spots, fabric), spots.slide)
 
     def predict(
         self,
         spots: SpotBatch,
         fabric: Fabric,
         *,
+        moments: Sequence[Moments | None],
         batch_size: int | BatchLimit | None,
         n_views: int,
         spread: bool,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Prediction ``(n, g)``, the mean over views, and with ``spread`` its standard deviation over them."""
-        network, decode = self.network.to(fabric.device), self.targets.decode
+        network, decode = self.on_slides(moments).to(fabric.device), self.targets.decode
         if network.config.context == "slide":  # all given spots are one batch
             limit = BatchLimit(max(1, len(spots)))
         else:
@@ -83,7 +110,8 @@ class Member:
         if self.targets.components is not None:
             arrays["components"] = self.targets.components
         targets = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-        return {**add_prefix("network", network), **add_prefix("targets", targets)}
+        donors = {} if self.donors is None else self.donors.state_dict()
+        return {**add_prefix("network", network), **add_prefix("targets", targets), **add_prefix("donors", donors)}
 
     @classmethod
     def from_state_dict(
@@ -99,8 +127,10 @@ class Member:
         network = build(config_from_dict(values["model_config"]))
         serialization.load_weights(network, select_prefix("network", tensors), path)
         arrays = {name: tensor.numpy() for name, tensor in select_prefix("targets", tensors).items()}
+        donors = select_prefix("donors", tensors)
         return cls(
             network=network.eval(),
+            donors=DonorMoments.from_state_dict(donors) if donors else None,
             targets=Targets.from_arrays(target, genes, arrays),
             model=values["model"],
             patch=PatchSpec.from_dict(values["patch"]),
@@ -220,6 +250,23 @@ class Predictor:
         """Digest of weights and configuration: equal for equal predictors."""
         return serialization.digest(self.to_json(), self.state_dict())
 
+    def spots_of(self, member: int, spots: SpotBatch) -> SpotBatch:
+        """The spots as one member sees them.
+
+        Parameters
+        ----------
+        member
+            Position of the member.
+        spots
+            The spots, with the patches that `patches` describes.
+
+        Returns
+        -------
+        The same spots with the patches of the member, and with embeddings if it takes them; nothing is copied.
+        """
+        embeddings = uses_embeddings(self.members[member].network.config)
+        return self.shared.select(spots, member, embeddings=embeddings)
+
     def __call__(
         self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 1
     ) -> NDArray[np.float32]:
@@ -250,6 +297,7 @@ class Predictor:
         batch_size: int | BatchLimit | None = None,
         n_views: int = 1,
         spread: bool = False,
+        appearances: Sequence[SlideAppearance] | None = None,
     ) -> Prediction:
         """Predict spots, with the prediction of each model.
 
@@ -265,18 +313,22 @@ class Predictor:
             Number of the eight flips and rotations to average over, from 1 to 8.
         spread
             Whether the spread of prediction intervals is computed too.
+        appearances
+            Stain and moments of each slide, by the number of the slide. None measures the moments on the given spots,
+            and takes colours as they were scanned.
 
         Returns
         -------
         The prediction.
         """
-        shared = self.shared
         found: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]]
         found = {model: [] for model in self.models}
+        recolored = spots if appearances is None else recolor_spots(spots, [a.recolor for a in appearances])
         for i, member in enumerate(self.members):
-            own = shared.select(spots, i, embeddings=uses_embeddings(member.network.config))
+            own = self.spots_of(i, recolored if member.normalizes_stain else spots)
+            moments = member.moments(own, fabric) if appearances is None else [a.moments[i] for a in appearances]
             found[member.model].append(
-                member.predict(own, fabric, batch_size=batch_size, n_views=n_views, spread=spread)
+                member.predict(own, fabric, moments=moments, batch_size=batch_size, n_views=n_views, spread=spread)
             )
         means = [_mean_over_members([mean for mean, _ in some]) for some in found.values()]
         weights, std = list(self.models.values()), None
@@ -290,7 +342,13 @@ class Predictor:
         )
 
     def with_spread(
-        self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 8
+        self,
+        spots: SpotBatch,
+        fabric: Fabric,
+        *,
+        batch_size: int | BatchLimit | None = None,
+        n_views: int = 8,
+        appearances: Sequence[SlideAppearance] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Predict spots and the spread that scales their prediction intervals.
 
@@ -305,12 +363,16 @@ class Predictor:
         n_views
             Number of flips and rotations, from 1 to 8. Their mean is the prediction, their standard deviation part of
             the spread.
+        appearances
+            As for `predict`.
 
         Returns
         -------
         Prediction and spread, which is above 0: ``(n, g)`` float32 in `units` each.
         """
-        found = self.predict(spots, fabric, batch_size=batch_size, n_views=n_views, spread=True)
+        found = self.predict(
+            spots, fabric, batch_size=batch_size, n_views=n_views, spread=True, appearances=appearances
+        )
         return found.expression, found.spread  # type: ignore[return-value]  # it was asked for
 
     def save(self, path: str | PathLike[str]) -> None:

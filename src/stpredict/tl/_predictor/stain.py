@@ -48,9 +48,13 @@ def stain_normalizers(slides: Sequence[Slide], provenance: Provenance, method: S
 
 
 def slide_stain(slide: Slide) -> Stain:
+    """`measured_stain`; refuses slides on which it cannot be measured."""
+    return check.has_stain(measured_stain(slide), slide.image_key)
+
+
+def measured_stain(slide: Slide) -> Stain | None:
     """The stain that `stp.pp.stain` recorded for the image of a slide, or else that measured at its spots."""
     recorded = slide.source.attrs.get(keys.ATTRS, {}).get(keys.STAIN, {}).get(slide.image_key)
     if recorded is not None:
         return Stain.from_dict(recorded)
-    found = fit_stain(slide.levels, slide.um_per_px, slide.xy_px, image_key=slide.image_key)
-    return check.has_stain(found, slide.image_key)
+    return fit_stain(slide.levels, slide.um_per_px, slide.xy_px, image_key=slide.image_key)

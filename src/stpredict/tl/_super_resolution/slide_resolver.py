@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from ..._train.data import read_pieces
 from ..._train.prefetch import prefetch
 from ...pp.normalization import normalize_slide, slide_library
+from .._predictor.appearance import measure_appearance
 from .._predictor.provenance import counts_record
 from .superpixels import interpolation_grid, match_spot_means, row_blocks
 from .weak_supervision import fit_residuals, window_features
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..._slides.slides import Slide
     from ..._train.batches import BatchLimit
+    from .._predictor.appearance import SlideAppearance
     from .._predictor.predictor import Predictor
     from .superpixels import Superpixels
     from .weak_supervision import ResidualModel
@@ -57,11 +59,12 @@ class SlideResolver:
         slide, step_um = superpixels.slide, self.step_um
         spacing = max(superpixels.step_px, self.predictor.patch.fov_um[0] / NODES_PER_FOV / slide.um_per_px)
         nodes, interpolation = interpolation_grid(superpixels.xy_px, spacing)
-        at_nodes = self._predict(replace(slide, xy_px=nodes))
+        appearance = measure_appearance(slide, self.predictor, self.fabric)
+        at_nodes = self._predict(replace(slide, xy_px=nodes), appearance)
         features = window_features(replace(slide, xy_px=superpixels.xy_px), step_um, progress=self.progress)
         n_genes = at_nodes.shape[1]
         prior = np.log1p(superpixels.spot_means(lambda rows: np.expm1(interpolation[rows] @ at_nodes), n_genes))
-        values, known = self._spot_values(slide)
+        values, known = self._spot_values(slide, appearance)
         per_spot = superpixels.spot_means(lambda rows: features[rows].astype(np.float64), features.shape[1])
         check_enough_spots(int(known.sum()), slide.name)
         residuals = fit_residuals(per_spot[known], slide.xy_um[known], (values - prior)[known])
@@ -78,7 +81,7 @@ class SlideResolver:
             np.log1p(x, out=x)
         return residuals
 
-    def _predict(self, slide: Slide) -> NDArray[np.float64]:
+    def _predict(self, slide: Slide, appearance: SlideAppearance) -> NDArray[np.float64]:
         """Prediction at every point of a slide, ``(n, g)`` log1p."""
         found = np.empty((len(slide.xy_px), len(self.columns)))
         with (
@@ -86,15 +89,17 @@ class SlideResolver:
             prefetch(read_pieces(slide, self.predictor.patches)) as pieces,
         ):
             for piece in pieces:
-                predicted = self.predictor(piece.spots, self.fabric, batch_size=self.limit, n_views=self.n_views)
+                predicted = self.predictor.predict(
+                    piece.spots, self.fabric, batch_size=self.limit, n_views=self.n_views, appearances=[appearance]
+                ).expression
                 found[piece.rows] = self._log(predicted[:, self.columns])
                 bar.update(len(piece.rows))
         return found
 
-    def _spot_values(self, slide: Slide) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _spot_values(self, slide: Slide, appearance: SlideAppearance) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Value of each spot as log1p, and which spots have one."""
         if self.anchor == "predicted" or slide.counts is None:
-            return self._predict(slide), np.ones(len(slide.xy_px), bool)
+            return self._predict(slide, appearance), np.ones(len(slide.xy_px), bool)
         predictor, trained = self.predictor, counts_record(self.predictor.provenance)
         library = slide_library(slide, predictor.target, trained)
         if library is None:

@@ -103,8 +103,8 @@ def mean_and_std(
     member: Member, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric, n_views: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Prediction and its standard deviation over views, in the order of ``rows``."""
-    network, limit = member.network.to(fabric.device), BatchLimit.of(None, fabric.device)
-    context = network.config.context
+    network = member.on_slides(member.moments(spots, fabric)).to(fabric.device)
+    limit, context = BatchLimit.of(None, fabric.device), network.config.context
     parts, order = context_batches(spots, rows, context=context, window=config.window, batch_size=BATCH_SIZE)
     found = []
     for part in parts:

@@ -23,6 +23,7 @@ from ...models.model_config import uses_embeddings
 from ...models.registry import config_fields
 from ...pp.normalization import gene_columns
 from ...pp.targets import Targets
+from .._predictor.appearance import DonorMoments, slide_moments, standardize_by_slide
 from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
 from .._predictor.serialization import check_replaceable
@@ -196,14 +197,34 @@ class MemberTrainer:
         counts = _counts(plan) if network.needs_counts else None
         if plan.stacking is None or (model, member) not in self.features:
             self.features[model, member] = encoder_features(network, spots, fabric)
-        spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=self.features[model, member])
+        features, donors = self._standardized(model, self.features[model, member], spots.slide, trained)
+        spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=features)
         network.initialize_from(gather(spots, some) for some in rows.split(START_BATCH))
         rows = rows if teacher is None else torch.cat([rows, unlabelled])
         validation = _validation_spots(spots, held_out, observed, index, targets)
         train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
         return Member(
-            network=network.cpu().eval(), targets=targets, pretrained=pretrained, model=own.name, patch=own.patch
+            network=network.cpu().eval(),
+            targets=targets,
+            pretrained=pretrained,
+            model=own.name,
+            patch=own.patch,
+            donors=donors,
         )
+
+    def _standardized(
+        self, model: int, features: Tensor | None, slide: Tensor, trained: NDArray[np.bool_]
+    ) -> tuple[Tensor | None, DonorMoments | None]:
+        """The features, standardised slide by slide if the model asks for it, and the moments of its donors."""
+        if features is None or getattr(self.plan.models[model].model_config, "standardize", "") != "slide":
+            return features, None
+        moments = slide_moments(features, slide)
+        of_donors = np.unique(slide.numpy()[: len(trained)][trained]).tolist()
+        donors = DonorMoments.of(
+            [moments[i] for i in of_donors],  # type: ignore[misc]  # they have spots
+            [self.plan.slides[i].group for i in of_donors],
+        )
+        return standardize_by_slide(features, slide, donors, moments), donors
 
 
 def _stack(trainer: MemberTrainer, folds: StackingFolds) -> NDArray[np.float64]:
@@ -257,7 +278,8 @@ def _validation_spots(
 
 def pseudo_labels(teacher: Member, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric) -> Tensor:
     """Outputs of the teacher at ``rows``, in target space, on the CPU."""  # (n, n_outputs)
-    network, limit = teacher.network.to(fabric.device), BatchLimit(spots_per_pass(teacher.network, config))
+    network = teacher.on_slides(teacher.moments(spots, fabric)).to(fabric.device)
+    limit = BatchLimit(spots_per_pass(teacher.network, config))
     labels = outputs_at(network, spots, rows, config, fabric, limit)
     network.cpu()
     return labels
