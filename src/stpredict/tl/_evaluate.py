@@ -5,13 +5,14 @@ Reads tables only: no image, no network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from .. import _keys as keys
+from .._checks import config as check_config
 from .._checks import expression as check_expression
 from .._slides import checks as check_elements
 from .._slides.expression import gene_counts, is_gene, library_column, on_tissue, total_counts
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
 
+NEW, SAME, NOT_STATED = "new donor", "same donor", "not stated"
+"""Whether the donor of a slide was trained on."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Paired:
@@ -49,6 +53,8 @@ class Paired:
     """``(n, g)``, normalised as the model's targets were."""
     xy: NDArray[np.float64]
     slide: NDArray[np.str_]
+    donor: NDArray[np.str_]
+    """``(n,)`` `NEW`, `SAME` or `NOT_STATED`: whether the donor of the spot was trained on."""
     n_empty: int
     """Number of spots that were left out because they have no counts."""
 
@@ -56,6 +62,20 @@ class Paired:
         """Masks ``(n,)`` of the slides that have enough spots for a correlation."""
         masks = [self.slide == name for name in np.unique(self.slide)]
         return [rows for rows in masks if rows.sum() >= LEAST]
+
+    def of_donors(self, kind: str) -> Paired:
+        """The spots of new donors only, or of those that were trained on."""
+        rows = np.flatnonzero(self.donor == kind)
+        return replace(
+            self,
+            counts=self.counts[rows],
+            library=None if self.library is None else self.library[rows],
+            predicted={name: values[rows] for name, values in self.predicted.items()},
+            observed=self.observed[rows],
+            xy=self.xy[rows],
+            slide=self.slide[rows],
+            donor=self.donor[rows],
+        )
 
 
 def evaluate(
@@ -135,6 +155,7 @@ def evaluate(
     scores = pd.DataFrame({name: nan_mean(values, axis=0) for name, values in by_slide.items()}, index=index)
     ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
     scores.attrs["summary"] = {name: _summary(paired, name, by_slide["ceiling"]) for name in paired.predicted}
+    scores.attrs["donors"] = _by_donor(paired, by_slide["ceiling"])
     scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
     scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
     scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
@@ -148,13 +169,16 @@ def evaluate(
     return scores
 
 
-def summary(scores: pd.DataFrame) -> pd.DataFrame:
+def summary(scores: pd.DataFrame, *, by: Literal["donor"] | None = None) -> pd.DataFrame:
     """The scores of the model beside those of the baselines.
 
     Parameters
     ----------
     scores
         The result of `evaluate`.
+    by
+        ``"donor"`` for scores on new donors apart from those on donors that were trained on. Donors are told by the
+        column that `fit` was given as ``group_key``; without one they are ``"not stated"``.
 
     Returns
     -------
@@ -162,7 +186,8 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary most), ``best50`` (the 50
     that this row predicts best: chosen by the score itself, so optimistic), ``spot_pearson`` (spots, across genes: the
     number of the M2OST paper), ``rmse`` and ``mae`` a spot, ``share_of_ceiling`` (``gene_pearson`` over the mean
-    ceiling).
+    ceiling). With ``by="donor"`` the index has two levels: ``"new donor"``, ``"same donor"`` or ``"not stated"``, and
+    the row.
 
     Examples
     --------
@@ -175,7 +200,11 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     ['mean_profile', 'ridge_color', 'model']
     """
     check.has_summary(scores)
-    return pd.DataFrame.from_dict(scores.attrs["summary"], orient="index")
+    if by is None:
+        return pd.DataFrame.from_dict(scores.attrs["summary"], orient="index")
+    check_config.one_of("by", by, ("donor",))
+    tables = {kind: pd.DataFrame.from_dict(rows, orient="index") for kind, rows in scores.attrs["donors"].items()}
+    return pd.concat(tables, names=["donor", "row"])
 
 
 def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnData, AnnData]:
@@ -224,11 +253,15 @@ def _pair_spots(
     baselines = {"mean_profile": np.full_like(model, np.nan), "ridge_color": np.full_like(model, np.nan)}
     columns, color = source.var_names.get_indexer(pd.Index(genes)), _colors(source, predicted)
     seen: dict[str, None] = {}
+    donor = np.full(observed.n_obs, NOT_STATED, dtype=object)
     for part in prediction_parts(source, predicted):
         ridge = part.ridge_color[columns]
         baselines["mean_profile"][part.rows] = part.train_mean[columns]
         baselines["ridge_color"][part.rows] = nonnegative(apply_ridge(ridge, color[part.rows, : ridge.shape[1] - 1]))
         of_part = part.rows[rows] & (rows >= 0)
+        if part.group_key in observed.obs:
+            known = observed.obs[part.group_key].astype(str).isin(part.donors).to_numpy()
+            donor[of_part] = np.where(known, SAME, NEW)[of_part]
         for region in dict.fromkeys(regions[kept][of_part[kept]].tolist()):
             of_region = regions == region
             seen |= dict.fromkeys(_training_slides(counts[of_region], names, genes, region, part.trained_on))
@@ -242,6 +275,7 @@ def _pair_spots(
         observed=spec.normalize(panel[kept], np.arange(len(genes)), library),
         xy=np.asarray(source.obsm[keys.SPATIAL])[rows[kept]],
         slide=regions[kept],
+        donor=donor[kept].astype(str),
         n_empty=int((wanted & empty).sum()),
     )
 
@@ -323,6 +357,16 @@ def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64] | None, s
     sums = np.asarray(counts.sum(axis=1)).ravel()
     total = None if library is None else np.maximum(np.rint(library), sums)
     return {"counts": counts, "total": total, "target_sum": spec.target_sum, "log1p": spec.log1p}
+
+
+def _by_donor(paired: Paired, ceiling: NDArray[np.float64]) -> dict[str, dict[str, dict[str, float]]]:
+    """Summaries of the model and the baselines for each kind of donor that has slides with enough spots."""
+    kind = np.array([paired.donor[rows][0] for rows in paired.slide_masks()])
+    return {
+        name: {row: _summary(paired.of_donors(name), row, ceiling[kind == name]) for row in paired.predicted}
+        for name in (NEW, SAME, NOT_STATED)
+        if (kind == name).any()
+    }
 
 
 def _summary(paired: Paired, name: str, ceiling: NDArray[np.float64]) -> dict[str, float]:

@@ -61,6 +61,7 @@ def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str
             "trained_on": list(slides),
             "identities": [identities[name].to_json() if name in identities else "" for name in slides],
             "groups": sorted({s["group"] for s in slides.values()}),
+            "group_key": predictor.provenance.group_key or "",
         },
     }
 
@@ -95,6 +96,10 @@ class Part:
     """``(n_vars, d + 1)`` ridge regression on colour, the intercept last."""
     trained_on: dict[str, SlideIdentity | None]
     """Training slides by name; None where the predictor did not record what they are recognised by."""
+    donors: frozenset[str]
+    """Groups of the training slides."""
+    group_key: str
+    """Column of ``obs`` that named them; empty where none did."""
 
 
 def prediction_parts(source: AnnData, key: str) -> list[Part]:
@@ -124,6 +129,8 @@ def _part(rows: NDArray[np.bool_], record: Mapping[str, Any], columns: NDArray[n
         trained_on={
             name: SlideIdentity.from_json(text) if text else None for name, text in zip(names, identities, strict=True)
         },
+        donors=frozenset(map(str, model.get("groups", []))),
+        group_key=str(model.get("group_key", "")),
     )
 
 

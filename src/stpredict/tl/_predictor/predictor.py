@@ -465,6 +465,7 @@ class Predictor:
             "units": self.units,
             "fields of view": "; ".join(fields),
             "trained on": f"{', '.join(trained)} ({sum(s['n_spots'] for s in trained.values())} spots)",
+            "donors": self.provenance.donors_note,
             "validation": self.provenance.validation_note,
             "intervals": "not calibrated"
             if self.calibration is None

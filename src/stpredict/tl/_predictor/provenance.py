@@ -116,6 +116,21 @@ class Provenance(Mapping[str, Any]):
     missing: frozenset[str] = frozenset()
     """Entries that the version which trained the predictor did not record."""
 
+    @property
+    def group_key(self) -> str | None:
+        """Column of ``obs`` that named the groups (donors) of the training slides; None where every slide was one."""
+        return None if self.selection is None else self.selection.group_key
+
+    @property
+    def donors_note(self) -> str:
+        """How many donors were trained on, and what that means, as a sentence."""
+        groups = sorted({str(slide["group"]) for slide in self.slides.values()})
+        if self.group_key is None and len(self.slides) > 1:
+            return "not stated: name them with `group_key`; slides of one donor tell little about the next"
+        if len(groups) == 1:
+            return "1: how well it predicts another donor cannot be known from this one; evaluate it on one"
+        return f"{len(groups)}: {', '.join(groups)}"
+
     def to_json(self) -> dict[str, Any]:
         """The entries, ready for JSON.
 

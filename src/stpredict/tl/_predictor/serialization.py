@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from ..._checks.paths import output_path, user_path
 from ..._checks.slides import quote
 from ..._files import atomic_folder
+from .provenance import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -225,6 +226,7 @@ Trained with stpredict {config["stpredict"]}; {config["n_members"]} network(s).{
 |---|---|---|---|
 {rows}
 
+Donors trained on: {Provenance.from_json(provenance).donors_note}.
 Validation: {provenance.get("validation_note", "none")}.
 Not for diagnosis. Compare its predictions with measured tissue of your own before you rely on them.
 
