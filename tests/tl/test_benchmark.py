@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from stpredict._files import lock
+from stpredict._train.config import fit_config
 from stpredict.datasets import synthetic
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
 from stpredict.tl._benchmarking.cell import PeakMemory
