@@ -13,7 +13,7 @@ from .._checks import config as check_config
 from .._checks.paths import user_path
 from .._checks.slides import quote
 from .._geometry import neighbour_pitch
-from .._resolution import Resolution, reconcile_resolution
+from .._resolution import Resolution, reconcile_resolution, resolution_from_pixel_size
 from ._platforms import image_size, open_image, sample
 from .images import pyramid
 
@@ -88,10 +88,14 @@ def from_anndata(
         )
         raise ValueError(msg)
     centres = _centres(adata, xy)
+    stated = None
     if isinstance(image, np.ndarray):
-        element, stated = pyramid(_channels_first(image, name), name), None
+        element = pyramid(_channels_first(image, name), name)
     else:
-        element, stated = open_image(user_path(image, "image"), name)
+        path = user_path(image, "image")
+        element, pixel_um = open_image(path, name)
+        if um_per_px is None and pixel_um is not None:
+            stated = resolution_from_pixel_size(*pixel_um, "image metadata", path.name)
     _require_on_image(centres, image_size(element), ("x", "y") if isinstance(xy, str) else xy)
     if um_per_px is not None:
         stated = Resolution(um_per_px=um_per_px, origin="argument")
