@@ -14,7 +14,7 @@ import numpy as np
 from . import _keys as keys
 from ._checks import slides as check
 from ._checks.training import warn
-from ._geometry import fit_lattice, is_staggered, neighbour_pitch
+from ._geometry import fit_lattice, is_staggered, spot_pitch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,7 +127,7 @@ def resolutions_from_spots(platform: Platform | None, spots: SpotsOnImage | None
     if lattice is not None:
         um_per_px = float((1 / lattice.pitch_px).mean())
     else:
-        um_per_px = platform.pitch_um / neighbour_pitch(_central_spots(spots.xy_px))
+        um_per_px = platform.pitch_um / spot_pitch(_central_spots(spots.xy_px))
     if not np.isfinite(um_per_px):
         return []
     by_pitch = Resolution(um_per_px=um_per_px, origin="spot pitch")
@@ -176,6 +176,7 @@ def reconcile_resolution(stated: Resolution | None, by_spots: list[Resolution], 
         contradictory = len(by_spots) > 1 and not _within_factor(*by_spots[:2])
         known = [stated] if contradictory else [stated, *by_spots[:1]]
     check_resolution_known(len(known), image_key)
+    check.resolution(known[0].um_per_px, image_key)
     similar = check.similar_resolution(known[0].um_per_px, known[-1].um_per_px)
     found = known[0] if similar or stated is None or stated.origin == "argument" else known[-1]
     check.resolution(found.um_per_px, image_key)

@@ -99,8 +99,8 @@ def test_the_exact_name_is_read_beside_a_prefixed_one(sample):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (b"<!DOCTYPE html><title>Sign in</title>", r"it begins with b'<!DOCTYP'.* Give another file than"),
-    (b"", r"Bytes are missing or wrong: fetch '.*' again"),
+    (b"<!DOCTYPE html><title>Sign in</title>", r"it begins with b'<!DOCTYP'.* Give another file"),
+    (b"", r"Bytes are missing or wrong: fetch it again"),
 ])  # fmt: skip
 def test_what_is_no_matrix_is_told_from_what_lost_bytes(sample, content, words):
     read, folder, matrix = sample
@@ -254,11 +254,11 @@ def test_an_image_that_was_cut_at_one_side(spatial):
     overview(path, image, 0.5)
     pixels = tifffile.imread(image)
     tifffile.imwrite(image, pixels[:, : pixels.shape[1] // 2], photometric="rgb")
-    with pytest.warns(UserWarning) as seen:
+    with (
+        pytest.warns(UserWarning, match="Only one side agrees"),
+        pytest.warns(UserWarning, match="They were left out"),
+    ):
         sdata = read(folder, name="a")
-    words = [str(warning.message) for warning in seen]
-    assert any("Only one side agrees" in message for message in words)
-    assert any("They were left out" in message for message in words)
     assert (sdata["observed"].obsm["spatial"][:, 0] < pixels.shape[1] // 2).all()
 
 

@@ -49,10 +49,11 @@ def from_anndata(
     diameter_um
         Diameter of a spot in µm: 55 for Visium, 100 for legacy arrays, about 10 for cells.
     um_per_px
-        Resolution of the image in µm per pixel; by default what its file states.
+        Resolution of the image in µm per pixel; by default what its file states. A given one is used even if another
+        source differs.
     pitch_um
         Distance between neighbouring spots in µm: 100 for Visium, 200 for legacy arrays. The resolution is computed
-        from it if neither ``um_per_px`` nor the file gives one, and otherwise compared with the given one.
+        from it if neither ``um_per_px`` nor the file gives one, or if that of the file differs by more than 5 %.
     xy
         Centres of the spots in pixels of the image: a key of ``obsm`` whose first two columns are x and y, or two
         columns of ``obs``, first that of x.
@@ -67,8 +68,8 @@ def from_anndata(
     Raises
     ------
     ValueError
-        If spots lie off the image (the message says whether x and y look swapped), the resolution is not known, or two
-        sources of it differ by more than 5 %.
+        If spots lie off the image (the message says whether x and y look swapped), the resolution is not known, or
+        pitch and file differ by more than a factor of 1.5.
 
     Examples
     --------

@@ -51,13 +51,13 @@ def require_folder(path: Path, what: str, function: str) -> None:
 
 def damaged(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file of which a length, a checksum or a decoder says that bytes are missing or wrong."""
-    msg = f"The {what} '{path.name}' cannot be read: {reason}. Bytes are missing or wrong: fetch '{path}' again."
+    msg = f"The {what} '{path.name}' cannot be read: {reason}. Bytes are missing or wrong: fetch it again."
     raise ValueError(msg)
 
 
 def unreadable(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file that is whole but holds something else than what was looked for."""
-    msg = f"The {what} '{path.name}' cannot be read: {reason}. Give another file than '{path}', or correct it."
+    msg = f"The {what} '{path.name}' cannot be read: {reason}. Give another file, or correct this one."
     raise ValueError(msg)
 
 

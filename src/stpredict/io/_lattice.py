@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .._checks.slides import MAX_ANISOTROPY
 from .._geometry import fit_lattice, is_staggered
 from .._resolution import Resolution, compare_resolutions
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
