@@ -1,4 +1,4 @@
-"""Mean profile, colour, place: against numpy."""
+"""Mean profile, colour, texture, place: against numpy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from stpredict import models
 from stpredict.models import SpotBatch
 from stpredict.models.baselines import relative_to_slide
+
+RIDGE = "ridge_statistics"
 
 
 def section(n_side=5, slide=0, at=(0.0, 0.0), seed=0, g=3):
@@ -109,7 +111,17 @@ def test_bank_of_any_length_is_loaded():
     assert torch.equal(other(section(3)), model(section(3)))
 
 
-@pytest.mark.parametrize("name", ["mean_profile", "ridge_color", "knn_spatial"])
+def test_ridge_on_statistics_sees_texture_that_colour_does_not():
+    """The darkest pixels of a patch are gathered or scattered: its colours are the same, its texture is not."""
+    spots = section(8)
+    smooth, level = spots.targets[:, 0] > 0, spots.patches.flatten(-2)
+    spots.patches = torch.where(smooth[:, None, None, None], level.sort(dim=-1).values, level).view_as(spots.patches)
+    spots.targets = smooth[:, None].float().expand(-1, 3)
+    error = {name: (built(name, spots)(spots) - spots.targets).abs().mean() for name in ("ridge_color", RIDGE)}
+    assert error[RIDGE] < 0.3 * error["ridge_color"]
+
+
+@pytest.mark.parametrize("name", ["mean_profile", "ridge_color", RIDGE, "knn_spatial"])
 def test_one_profile_everywhere(name):
     model = built(name, section())
     model.initialize_at(torch.tensor([1.0, 2.0, 3.0]))
@@ -120,7 +132,12 @@ def test_one_profile_everywhere(name):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("knn_spatial", {"k": 0}), ("ridge_color", {"penalty": -1}), ("mean_profile", {"size_px": 0})],
+    [
+        ("knn_spatial", {"k": 0}),
+        ("ridge_color", {"penalty": -1}),
+        (RIDGE, {"clip": -1.0}),
+        ("mean_profile", {"size_px": 0}),
+    ],
 )
 def test_fields_that_make_no_sense_are_refused(name, options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -20,6 +20,7 @@ from ..._train.loop import outputs, tta_mean_std
 from ...models import build, config_from_dict, config_to_dict
 from ...pp.targets import Targets, nonnegative
 from . import serialization
+from .adaptation import Adaptation
 from .conformal import Calibration, residual_spread
 from .ood import ImageRange
 from .provenance import Provenance
@@ -110,6 +111,8 @@ class Predictor:
     """Errors at held-out spots, for prediction intervals; None without held-out spots."""
     image_range: ImageRange | None = None
     """Distribution of colour and texture of the training patches; None in predictors of older versions."""
+    adaptation: Adaptation | None = None
+    """Map of predictions that `stp.tl.adapt` fitted on measured spots of a slide; None in predictors as trained."""
 
     @property
     def genes(self) -> list[str]:
@@ -164,7 +167,7 @@ class Predictor:
             )
             for member in self.members
         ]
-        return nonnegative(np.mean(given, axis=0, dtype=np.float64).astype(np.float32))
+        return self._expression(np.mean(given, axis=0, dtype=np.float64))
 
     def with_spread(
         self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 8
@@ -193,7 +196,12 @@ class Predictor:
             for member in self.members
         ]
         mean, views = (np.mean(part, axis=0, dtype=np.float64) for part in zip(*found, strict=True))
-        return nonnegative(mean.astype(np.float32)), residual_spread(views, target_scale(self.members))
+        return self._expression(mean), residual_spread(views, target_scale(self.members))
+
+    def _expression(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The prediction from the mean over members: not below 0, and adapted if the predictor is."""
+        expression = nonnegative(mean.astype(np.float32))
+        return expression if self.adaptation is None else self.adaptation(expression)
 
     def _limit(self, spots: SpotBatch, fabric: Fabric, batch_size: int | BatchLimit | None) -> BatchLimit:
         if self.model_config.context == "slide":  # all given spots are one batch
@@ -229,6 +237,7 @@ class Predictor:
         values, tensors, history = serialization.read(path)
         config = config_from_dict(values["model_config"])
         calibration, image_range = (select_prefix(part, tensors) for part in ("calibration", "image_range"))
+        adaptation = select_prefix("adaptation", tensors)
         return cls(
             members=tuple(
                 Member.from_state_dict(
@@ -249,13 +258,15 @@ class Predictor:
             provenance=Provenance.from_json(values["provenance"]),
             calibration=Calibration.from_state_dict(calibration, values["calibration"]) if calibration else None,
             image_range=ImageRange.from_state_dict(image_range) if image_range else None,
+            adaptation=Adaptation.from_state_dict(adaptation, values["adaptation"]) if adaptation else None,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Everything that is saved in ``config.json`` but versions and digests."""
         return {
-            # left out without a calibration, so that predictors of older versions keep their hash
+            # left out without a calibration or adaptation, so that predictors of older versions keep their hash
             **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
+            **({} if self.adaptation is None else {"adaptation": dict(self.adaptation.record)}),
             "model": self.model,
             "model_config": config_to_dict(self.model_config),
             "patch": self.patch.to_dict(),
@@ -278,6 +289,8 @@ class Predictor:
             tensors |= add_prefix("calibration", self.calibration.state_dict())
         if self.image_range is not None:
             tensors |= add_prefix("image_range", self.image_range.state_dict())
+        if self.adaptation is not None:
+            tensors |= add_prefix("adaptation", self.adaptation.state_dict())
         return tensors
 
     def _summary(self) -> dict[str, str]:
@@ -294,6 +307,7 @@ class Predictor:
             "intervals": "not calibrated"
             if self.calibration is None
             else f"calibrated on {self.calibration.pooled.n} spots of {self.calibration.record['kind']}",
+            **({} if self.adaptation is None else {"adapted to": self.adaptation.description}),
         }
 
     def __repr__(self) -> str:
