@@ -349,7 +349,7 @@ def test_the_order_of_recipes():
     ({"a/b": "m2ost"}, ValueError, r"'a/b' cannot be the name of a folder"),
     ({"_a": "m2ost"}, ValueError, r"'_a' cannot be the name of a folder"),
     (["m2ost", "m2ost"], ValueError, r"Several models are called 'm2ost'"),
-    ({"a": {"model": "m2ost"}}, TypeError, r"'a' is dict; give the name of a model, a list of names, or `stp\.tl\.Entry"),
+    ({"a": {"model": "m2ost"}}, TypeError, r"'a' is dict; give the name of a model, a list of names, or `stp"),
 ])  # fmt: skip
 def test_what_is_no_model_is_refused(models, error, words):
     with pytest.raises(error, match=words):
