@@ -22,6 +22,7 @@ RASTER: Final = "raster"
 STAIN: Final = "stain"
 SLIDE: Final = "slide"
 PSEUDO_SPOTS: Final = "pseudo_spots"
+PLATFORM: Final = "platform"
 
 # attributes of the zarr group that `predict` streams to
 PATCH_VERSION: Final = "patch_version"
