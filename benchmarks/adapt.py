@@ -258,7 +258,7 @@ def page(results, table):
         "## Coverage", "", "Share of measurements at other spots within 1.96 standard errors of the imputed value:", "",
         *lines_by_size(covered, "{:.3f}"), "",
         "## Share of draws that were harmed", "",
-        "Share of draws (of all sections, both models) in which the RMSE of `adapt` is above that of the predictor:", "",
+        "Share of draws (all sections, both models) in which the RMSE of `adapt` is above that of the predictor:", "",
         *lines_by_size(share_of_harm(table), "{:.2f}"),
     ]  # fmt: skip
     return "\n".join([*text, ""])
