@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Fill = Literal["white", "reflect"]
+OUTLIER = 4.0
+"""Spots are left out if their residual exceeds this multiple of the median residual."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +144,56 @@ def neighbour_pitch(xy: NDArray[np.float64]) -> float:
 
     pairs = cKDTree(xy).query_pairs(1.3 * nearest, output_type="ndarray")
     return float(np.median(np.linalg.norm(xy[pairs[:, 0]] - xy[pairs[:, 1]], axis=1)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lattice:
+    """Where the array lies on the image."""
+
+    pitch_px: NDArray[np.float64]
+    """``(2,)`` pixels per step of the array along its x and its y."""
+    diagonal_px: float
+    """Distance in pixels to the diagonal neighbour, mean of both diagonals."""
+    error: float
+    """Relative standard error of the pitch, the larger one of x and y."""
+
+    @property
+    def anisotropy(self) -> float:
+        """Relative difference between the pitches along x and y."""
+        return abs(float(self.pitch_px[0] / self.pitch_px[1]) - 1)
+
+
+def fit_lattice(array_xy: NDArray[np.float64], xy_px: NDArray[np.float64]) -> Lattice | None:
+    """Least-squares affine map from ``(n, 2)`` array coordinates to pixels, without outliers.
+
+    None where the spots lie in one line or are fewer than three.
+    """
+    design = np.column_stack([array_xy, np.ones(len(array_xy))])
+    kept = np.ones(len(design), bool)
+    for _ in range(5):
+        if np.linalg.matrix_rank(design[kept]) < 3:
+            return None
+        matrix = np.linalg.lstsq(design[kept], xy_px[kept], rcond=None)[0]
+        distance = np.linalg.norm(xy_px - design @ matrix, axis=1)
+        limit = OUTLIER * max(float(np.median(distance[kept])), 1e-3 * float(np.abs(matrix[:2]).max()))
+        if (kept == (distance <= limit)).all():
+            break
+        kept = distance <= limit
+    pitch = np.linalg.norm(matrix[:2], axis=1)
+    diagonals = np.linalg.norm([matrix[0] + matrix[1], matrix[0] - matrix[1]], axis=1)
+    variance = float(np.sum(distance[kept] ** 2)) / max(2 * int(kept.sum()) - 6, 1)
+    slopes = np.linalg.inv(design[kept].T @ design[kept])[[0, 1], [0, 1]]
+    error = float(np.max(np.sqrt(variance * slopes) / pitch))
+    return Lattice(pitch_px=pitch, diagonal_px=float(diagonals.mean()), error=error)
+
+
+def is_staggered(array_xy: NDArray[np.integer] | NDArray[np.floating]) -> bool:
+    """Whether every other position of an array is empty, as on arrays of about 2,000 spots.
+
+    Then x + y is even for all spots, or odd for all. Fewer than ten spots could be so by chance: False.
+    """
+    odd = np.asarray(array_xy).sum(axis=1) % 2
+    return len(odd) >= 10 and bool((odd == odd[0]).all())
 
 
 def margin_px(size_px: int, share: float) -> int:

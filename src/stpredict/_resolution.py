@@ -13,16 +13,21 @@ import numpy as np
 
 from . import _keys as keys
 from ._checks import slides as check
-from ._geometry import spot_pitch
+from ._checks.training import warn
+from ._geometry import fit_lattice, is_staggered, spot_pitch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from ._geometry import Lattice
+
 VISIUM_HD_BIN = re.compile(r"square_(\d{3})um")
 """Names that spatialdata-io gives to the bins of Visium HD."""
 PITCH_SAMPLE = 20_000
 """Number of spots from which the pitch is measured, where there are more."""
+MAX_FACTOR = 1.5
+"""Two sources that differ by more than this factor cannot both be of one image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +47,11 @@ class Platform:
     pitch_um: float
     """Distance between the centres of neighbouring spots."""
     diameters_um: tuple[float, ...]
-    """Diameters that files of this platform give to a spot."""
+    """Diameters that files of this platform give to a spot, the most common one first."""
+    array_steps_um: tuple[float, float]
+    """Distance of neighbouring columns and of neighbouring rows of the array."""
+    staggered: bool
+    """Whether every other position of the array is empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,22 +64,35 @@ class SpotsOnImage:
     """``(n, 2)`` centres in full-resolution pixels."""
     diameter_px: float
     """Median diameter."""
+    array_xy: NDArray[np.float64] | None = None
+    """``(n, 2)`` column and row of each spot in the array, if known."""
 
 
-VISIUM = Platform(pitch_um=100.0, diameters_um=(65.0, 55.0))
-"""Spots are 55 µm wide, but Space Ranger's ``spot_diameter_fullres`` is that of a theoretical spot of 65 µm."""
+VISIUM = Platform(pitch_um=100, diameters_um=(65, 70, 60, 55), array_steps_um=(50, 50 * 3**0.5), staggered=True)
+"""The pitch is that of all slides.
+
+Spots are 55 µm wide, but Space Ranger's ``spot_diameter_fullres`` is that of a theoretical spot: 65 µm on slides of
+versions 1 and 2, for CytAssist 70 µm (6.5 mm) and 60 µm (11 mm).
+"""
 
 
 def spot_platform(sdata: SpatialData, shapes_key: str) -> Platform | None:
-    """The platform of the spots according to the reader that made the object; None if unknown."""
-    reader, ours = sdata.attrs.get(keys.READER), sdata.attrs.get(keys.ATTRS, {})
+    """The platform of the spots according to our reader, or that of spatialdata-io; None if unknown."""
+    ours = sdata.attrs.get(keys.ATTRS, {})
+    reader = ours.get(keys.PLATFORM, {}).get(shapes_key, sdata.attrs.get(keys.READER))
     if shapes_key in {**ours.get(keys.GRID, {}), **ours.get(keys.PSEUDO_SPOTS, {})}:  # our own, of any geometry
         return None
     bins = VISIUM_HD_BIN.search(shapes_key)
     if reader == "visium_hd" and bins:
-        side = float(bins[1])
-        return Platform(pitch_um=side, diameters_um=(side, 2 * side / np.sqrt(np.pi)))  # circle, or area of a square
+        return bins_of(float(bins[1]))
     return VISIUM if reader == "visium" else None
+
+
+def bins_of(side_um: float) -> Platform:
+    """Bins of Visium HD, whose diameter is their side or that of a circle of their area."""
+    circle_um = 2 * side_um / np.sqrt(np.pi)
+    steps_um = (side_um, side_um)
+    return Platform(pitch_um=side_um, diameters_um=(side_um, circle_um), array_steps_um=steps_um, staggered=False)
 
 
 def resolution_from_pixel_size(x_um: float, y_um: float, origin: str, name: str) -> Resolution:
@@ -95,22 +117,42 @@ def stated_resolution(sdata: SpatialData, image_key: str, given: float | None) -
 
 
 def resolutions_from_spots(platform: Platform | None, spots: SpotsOnImage | None) -> list[Resolution]:
-    """Resolutions measured from spots of a known platform: none, one, or several that contradict each other.
+    """The resolution by the pitch of a known platform, and that of the spot diameter if it is none of the platform.
 
-    One, from the pitch, where a diameter of the platform agrees with it. Where none does, as after a choice of spots,
-    one from the pitch and one from each diameter.
+    The pitch is that of the array, which no choice of spots changes, or without its coordinates that of neighbours.
     """
     if platform is None or spots is None:
         return []
-    pitch_px = spot_pitch(_central_spots(spots.xy_px))
-    by_pitch = Resolution(um_per_px=platform.pitch_um / pitch_px, origin="spot pitch")
+    lattice = array_lattice(platform, spots)
+    if lattice is not None:
+        um_per_px = float((1 / lattice.pitch_px).mean())
+    else:
+        um_per_px = platform.pitch_um / spot_pitch(_central_spots(spots.xy_px))
+    if not np.isfinite(um_per_px):
+        return []
+    by_pitch = Resolution(um_per_px=um_per_px, origin="spot pitch")
     by_diameter = [
         Resolution(um_per_px=size / spots.diameter_px, origin=f"a spot diameter of {size:.4g} µm")
         for size in platform.diameters_um
     ]
-    if any(check.similar_resolution(by_pitch.um_per_px, other.um_per_px) for other in by_diameter):
-        return [by_pitch]
-    return [by_pitch, *by_diameter] if np.isfinite(pitch_px) else by_diameter
+    agree = any(check.similar_resolution(um_per_px, other.um_per_px) for other in by_diameter)
+    return [by_pitch, *([] if agree else by_diameter[:1])]
+
+
+def array_lattice(platform: Platform, spots: SpotsOnImage) -> Lattice | None:
+    """Where the array lies, in px per µm; None if it is not that of the platform, or spots lie in one line."""
+    if spots.array_xy is None or is_staggered(spots.array_xy) != platform.staggered:
+        return None
+    some = np.linspace(0, len(spots.xy_px) - 1, min(len(spots.xy_px), PITCH_SAMPLE)).astype(np.int64)
+    return fit_lattice(spots.array_xy[some] * platform.array_steps_um, spots.xy_px[some])
+
+
+def square_lattice(platform: Platform, spots: SpotsOnImage, name: str) -> None:
+    """Refuse positions by which pixels are not square within 1 % plus what the scatter of the spots explains."""
+    lattice = array_lattice(platform, spots)
+    if lattice is not None and lattice.anisotropy > check.MAX_ANISOTROPY + 3 * lattice.error:
+        x, y = 1 / lattice.pitch_px
+        check.square_pixels(float(x), float(y), name)
 
 
 def _central_spots(xy: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,18 +165,23 @@ def _central_spots(xy: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def reconcile_resolution(stated: Resolution | None, by_spots: list[Resolution], image_key: str) -> Resolution:
-    """The stated resolution if spots do not contradict it, else that of the spots; an error if there is none.
+    """The stated resolution if the first one from spots, their pitch, agrees within 5 %, else that of the pitch.
 
-    Several values from spots that contradict each other are not compared with a stated one.
+    An argument wins over everything. Sources that differ from the result are a warning, and an error if they differ by
+    more than a factor of 1.5. Spots that contradict themselves by so much are not compared with a stated resolution.
     """
-    check_resolution_known(len(by_spots) + (stated is not None), image_key)
     if stated is None:
-        for other in by_spots[1:]:
-            check_same_resolution(by_spots[0], other, image_key)
-    found = by_spots[0] if stated is None else stated
+        known = by_spots
+    else:
+        contradictory = len(by_spots) > 1 and not _within_factor(*by_spots[:2])
+        known = [stated] if contradictory else [stated, *by_spots[:1]]
+    check_resolution_known(len(known), image_key)
+    check.resolution(known[0].um_per_px, image_key)
+    similar = check.similar_resolution(known[0].um_per_px, known[-1].um_per_px)
+    found = known[0] if similar or stated is None or stated.origin == "argument" else known[-1]
     check.resolution(found.um_per_px, image_key)
-    if stated is not None and len(by_spots) == 1:
-        check_same_resolution(stated, by_spots[0], image_key)
+    for other in known:
+        compare_resolutions(found, other, image_key)
     return found
 
 
@@ -148,16 +195,23 @@ def check_resolution_known(n_sources: int, image_key: str) -> None:
         raise ValueError(msg)
 
 
-def check_same_resolution(given: Resolution, measured: Resolution, image_key: str) -> None:
-    """Refuse two sources that differ by more than 5 %."""
-    if not check.similar_resolution(given.um_per_px, measured.um_per_px):
-        msg = (
-            f"The resolution of image {image_key!r} is {given.um_per_px:.4g} µm per pixel by {_source_name(given)}, "
-            f"but {measured.um_per_px:.4g} by {_source_name(measured)} "
-            f"({100 * (given.um_per_px / measured.um_per_px - 1):+.1f} %, at most 5 % is allowed). Correct the wrong "
-            "one, for instance with `stp.pp.resolution(sdata, um_per_px=…)`."
-        )
+def compare_resolutions(used: Resolution, other: Resolution, image_key: str) -> None:
+    """Warn where another source differs by more than 5 %; refuse more than a factor of 1.5, except from an argument."""
+    if check.similar_resolution(used.um_per_px, other.um_per_px):
+        return
+    what = (
+        f"The resolution of image {image_key!r} is {used.um_per_px:.4g} µm per pixel by {_source_name(used)}, but "
+        f"{other.um_per_px:.4g} by {_source_name(other)} ({100 * (used.um_per_px / other.um_per_px - 1):+.1f} %)"
+    )
+    if used.origin != "argument" and not _within_factor(used, other):
+        msg = f"{what}; they may differ by a factor of {MAX_FACTOR:g}. Give the right one as `um_per_px`."
         raise ValueError(msg)
+    warn(f"{what}. The first is used; if it is wrong, give the right one as `um_per_px`.")
+
+
+def _within_factor(one: Resolution, other: Resolution) -> bool:
+    """Whether two resolutions differ by no more than a factor of 1.5."""
+    return bool(1 / MAX_FACTOR <= one.um_per_px / other.um_per_px <= MAX_FACTOR)
 
 
 def _source_name(resolution: Resolution) -> str:
@@ -171,7 +225,7 @@ def image_resolution(
 ) -> float:
     """µm per full-resolution pixel: as given, else as recorded, else of the image file, else from spots.
 
-    Spots of a known platform must agree within 5 %.
+    Where the pitch of a known platform differs by more than 5 % from what was not given, the pitch decides.
     """
     stated = stated_resolution(sdata, image_key, given)
     by_spots = [] if spots is None else resolutions_from_spots(spot_platform(sdata, spots.shapes_key), spots)

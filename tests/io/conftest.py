@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
 from PIL import Image
 from scipy import sparse
 
@@ -21,7 +19,9 @@ GENES = ["A", "B", "B", "C"]  # symbols are not unique in 10x matrices
 UM_PER_PX = 5.0
 
 
-def write_matrix(path: Path, barcodes: list[str], counts: np.ndarray, genes: list[str] = GENES) -> None:
+def write_matrix(
+    path: Path, barcodes: list[str], counts: np.ndarray, genes: list[str] = GENES, kinds: list[str] | None = None
+) -> None:
     """Counts, spots by genes, as an HDF5 file of Cell Ranger 3 and later."""
     matrix = sparse.csc_matrix(counts.T)
     with h5py.File(path, "w") as file:
@@ -32,7 +32,7 @@ def write_matrix(path: Path, barcodes: list[str], counts: np.ndarray, genes: lis
         features = group.create_group("features")
         features["id"] = np.array([f"ENSG{i}" for i in range(len(genes))], "S")
         features["name"] = np.array(genes, "S")
-        features["feature_type"] = np.array(["Gene Expression"] * len(genes), "S")
+        features["feature_type"] = np.array(kinds or ["Gene Expression"] * len(genes), "S")
         features["genome"] = np.array(["GRCh38"] * len(genes), "S")
         features["_all_tag_keys"] = np.array(["genome"], "S")
         file.attrs["library_ids"] = np.array([b"lib"])
@@ -100,13 +100,6 @@ def hd_folder(tmp_path: Path) -> Path:
     factors = {"spot_diameter_fullres": 16.0, "bin_size_um": 8.0, "microns_per_pixel": 0.5,
                "tissue_hires_scalef": 0.5, "tissue_lowres_scalef": 0.25, "fiducial_diameter_fullres": 9.0}  # fmt: skip
     (spatial / "scalefactors_json.json").write_text(json.dumps(factors))
-    eye = np.eye(3).ravel().tolist()
-    names = ["cytassist_colrow_to_spot_colrow", "spot_colrow_to_cytassist_colrow",
-             "microscope_colrow_to_spot_colrow", "spot_colrow_to_microscope_colrow"]  # fmt: skip
-    layout = json.dumps({"file_format": "1.0", "transform": eye})
-    metadata = {"hd_layout_json": layout, "transform_matrices": dict.fromkeys(names, eye)}
-    with h5py.File(folder / "feature_slice.h5", "w") as file:
-        file.attrs["metadata_json"] = json.dumps(metadata)
     (folder / "microscope_image").mkdir()
     draw(folder / "microscope_image/tissue.tif", 190, 140)
     return folder
@@ -134,19 +127,6 @@ def xenium_folder(tmp_path: Path) -> Path:
         "feature_name": ["A", "B", "C", "NegControlProbe_00001"] * 10, "qv": np.repeat([40.0, 10.0], 20),
         "x_location": rng.uniform(1, 70, 40), "y_location": rng.uniform(1, 60, 40), "z_location": 1.0,
     }).to_parquet(folder / "transcripts.parquet")  # fmt: skip
-    store = tmp_path / "cells.zarr"
-    group = zarr.open_group(store, mode="w", zarr_format=2)
-    group["cell_id"] = np.array([[i, 1] for i in range(1, 5)], "u4")
-    group["cell_summary"] = np.zeros((4, 8))
-    group["cell_summary"].attrs["column_names"] = ["cell_centroid_x", "cell_centroid_y", "cell_area",
-        "nucleus_centroid_x", "nucleus_centroid_y", "nucleus_area", "z_level", "nucleus_count"]  # fmt: skip
-    for i in "01":
-        group[f"masks/{i}"] = np.zeros((240, 280), "u4")
-        group[f"polygon_sets/{i}/cell_index"] = np.arange(4, dtype="u4")
-    with zipfile.ZipFile(folder / "cells.zarr.zip", "w") as archive:
-        for file in sorted(store.rglob("*")):
-            if file.is_file():
-                archive.write(file, file.relative_to(store))
     draw(folder / "X1_he_image.ome.tif", 150, 145)
     np.savetxt(folder / "X1_he_imagealignment.csv", HE_TO_MORPHOLOGY, delimiter=",")
     return folder

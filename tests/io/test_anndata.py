@@ -59,7 +59,9 @@ def test_the_file_of_the_image_may_say_how_large_a_pixel_is(adata, tmp_path):
     sdata = stp.io.from_anndata(adata, path, **SPOTS)
     assert sdata.attrs["stpredict"]["um_per_px"] == pytest.approx({"a_image": 5})
     assert sdata.attrs["stpredict"]["um_per_px_from"] == {"a_image": "image metadata"}
-    with pytest.raises(ValueError, match="is 5 µm per pixel by image metadata, but 10 by its spot pitch"):
+    with pytest.raises(
+        ValueError, match=r"is 10 µm per pixel by its spot pitch, but 5 by image metadata .* factor of 1\.5"
+    ):
         stp.io.from_anndata(adata, path, pitch_um=200, **SPOTS)
 
 
@@ -80,7 +82,6 @@ def test_spots_off_the_image_either_way(adata):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     ({}, "The resolution of 'a' is not known. Give `um_per_px`"),
-    ({"um_per_px": 5, "pitch_um": 200}, r"is 5 µm per pixel by the argument `um_per_px`, but 10 by its spot pitch"),
     ({"um_per_px": -1}, "`um_per_px` is -1; it must be a finite length in µm above 0"),
     ({"um_per_px": 5, "xy": "places"}, r"`xy` is 'places'; it must be a key of `obsm` \(found: 'spatial'\)"),
     ({"um_per_px": 5, "xy": ("col", "y")}, r"`xy` is \('col', 'y'\); .*two columns of `obs` \(found: 'row', 'col'\)"),
@@ -88,6 +89,12 @@ def test_spots_off_the_image_either_way(adata):
 def test_what_is_not_known_or_contradicts(adata, arguments, words):
     with pytest.raises(ValueError, match=words):
         stp.io.from_anndata(adata, PIXELS, **SPOTS, **arguments)
+
+
+def test_a_given_resolution_wins_over_the_pitch(adata):
+    with pytest.warns(UserWarning, match=r"is 5 µm per pixel by the argument `um_per_px`, but 10 by its spot pitch"):
+        sdata = stp.io.from_anndata(adata, PIXELS, um_per_px=5, pitch_um=200, **SPOTS)
+    assert sdata.attrs["stpredict"]["um_per_px"] == {"a_image": 5}
 
 
 def test_spots_without_a_place(adata):

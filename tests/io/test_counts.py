@@ -151,7 +151,7 @@ def test_matrix_of_another_kind_or_damaged(market, old, new):
     path = market()
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(ValueError, match=r"counts file 'matrix\.mtx' cannot be read: .*fetch it again"):
+    with pytest.raises(ValueError, match=r"counts file 'matrix\.mtx' cannot be read: .*Give another file"):
         read_counts(path)
 
 
@@ -170,5 +170,7 @@ def test_empty(tmp_path):
 def test_another_kind_of_file(tmp_path):
     for content in (b"PK\x03\x04\xff\xfe\x00\x01" * 9, b"\x1f\x8b" + b"no" * 9, b"\x89HDF\r\n\x1a\n" * 9):
         (tmp_path / "a.tsv").write_bytes(content)
-        with pytest.raises(ValueError, match=r"counts file 'a\.tsv' cannot be read: .*Check that the file is whole"):
+        with pytest.raises(
+            ValueError, match=r"counts file 'a\.tsv' cannot be read: .*(Give another file|fetch it again)"
+        ):
             read_counts(tmp_path / "a.tsv")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stpredict._geometry import neighbour_pitch
-from stpredict.io._lattice import fit_lattice, is_staggered, resolution_from_lattice
+from stpredict._geometry import fit_lattice, is_staggered, neighbour_pitch
+from stpredict.io._lattice import resolution_from_lattice
 
 ARRAY = np.stack(np.meshgrid(np.arange(3.0, 17), np.arange(5.0, 18)), -1).reshape(-1, 2)
 
@@ -39,13 +39,11 @@ def test_pixels_that_are_not_square_are_refused():
     assert resolution_from_lattice(ARRAY, ARRAY * (290, 292), 200, given=None, name="a") == pytest.approx(200 / 291)
 
 
-def test_given_resolution_must_fit_the_spots():
+def test_a_given_resolution_wins_over_the_spots():
     assert resolution_from_lattice(ARRAY, ARRAY * 290, 200, given=0.7, name="a") == 0.7
-    with pytest.raises(
-        ValueError,
-        match=r"'a' is 0\.75 µm per pixel by .*, but 0\.6897 by its spot pitch \(\+8\.[78] %",
-    ):
-        resolution_from_lattice(ARRAY, ARRAY * 290, 200, given=0.75, name="a")
+    words = r"'a' is 0\.75 µm per pixel by .*, but 0\.6897 by its spot pitch \(\+8\.[78] %"
+    with pytest.warns(UserWarning, match=words):
+        assert resolution_from_lattice(ARRAY, ARRAY * 290, 200, given=0.75, name="a") == 0.75
 
 
 @pytest.mark.parametrize("spots", [ARRAY[:1], ARRAY[:2], ARRAY[:14]])

@@ -1,4 +1,4 @@
-"""Visium: what spatialdata-io reads, in our layout, with the resolution and the image; and clear words on damage."""
+"""Visium: counts, places, resolution and image of every generation of slides; and clear words on damage."""
 
 from __future__ import annotations
 
@@ -118,29 +118,46 @@ def test_several_images_are_not_guessed_among(visium_folder):
     assert stp.io.read_visium(visium_folder, visium_folder / "other.tif")
 
 
-def test_an_image_that_is_not_the_one(visium_folder):
-    with pytest.raises(ValueError, match=r"of 40 spots lie off image 'tissue_hires_image.png': .* it is 110 x 65 px"):
-        stp.io.read_visium(visium_folder, visium_folder / "spatial/tissue_hires_image.png")
+def test_an_image_that_is_missing(visium_folder):
     with pytest.raises(FileNotFoundError, match=r"No image at '.*gone\.tif'"):
         stp.io.read_visium(visium_folder, "gone.tif")
 
 
-def test_diameter_of_65_or_55_and_nothing_else(visium_folder):
-    rewrite(visium_folder, spot_diameter_fullres=11.0)
-    assert stp.io.read_visium(visium_folder)
-    rewrite(visium_folder, spot_diameter_fullres=9.0)
-    words = r"pitch of the positions \(100 µm\) says 5 µm per pixel, but .* = 9 px .* says 7\.222 \(if it is 65 µm\)"
-    with pytest.raises(ValueError, match=words):
-        stp.io.read_visium(visium_folder)
+@pytest.mark.parametrize("diameter_um", [55, 60, 65, 70])
+def test_theoretical_spots_of_every_generation(visium_folder, diameter_um):
+    rewrite(visium_folder, spot_diameter_fullres=diameter_um / 5)
+    assert stp.io.read_visium(visium_folder, name="a").attrs["stpredict"]["um_per_px"]["a_image"] == pytest.approx(
+        5, rel=1e-4
+    )
 
 
-def test_a_given_resolution_is_compared_with_the_pitch(visium_folder):
-    sdata = stp.io.read_visium(visium_folder, name="a", um_per_px=5.1)
-    assert sdata.attrs["stpredict"] == {"um_per_px": {"a_image": 5.1}, "um_per_px_from": {"a_image": "argument"}}
+def test_the_pitch_decides_over_a_diameter_of_no_generation(visium_folder):
+    rewrite(visium_folder, spot_diameter_fullres=10.0)
+    words = (
+        r"is 5 µm per pixel by its spot pitch, but 6\.5 by a spot diameter of 65 µm \(-23\.1 %\)\. The first is used"
+    )
+    with pytest.warns(UserWarning, match=words):
+        assert only(stp.io.read_visium(visium_folder)).um_per_px == pytest.approx(5, rel=1e-4)
+    rewrite(visium_folder, spot_diameter_fullres=8.0)  # far from every generation
     with pytest.raises(
-        ValueError, match=r"is 4\.231 µm per pixel by the argument `um_per_px`, but 5 by its spot pitch"
+        ValueError, match=r"8\.125 by a spot diameter of 65 µm .* differ by a factor of 1\.5\. Give .* `um_"
     ):
-        stp.io.read_visium(visium_folder, um_per_px=55 / 13)
+        stp.io.read_visium(visium_folder)
+    sdata = stp.io.read_visium(visium_folder, um_per_px=5.01)
+    assert only(sdata).um_per_px == 5.01
+    few = sdata["observed"].obs["array_row"] % 2 == 0  # rows further apart: the array says where they belong
+    sdata["observed"] = sdata["observed"][few.to_numpy()].copy()
+    assert only(sdata).um_per_px == 5.01
+
+
+def test_a_given_resolution_wins_over_the_pitch(visium_folder):
+    sdata = stp.io.read_visium(visium_folder, name="a", um_per_px=5.1)
+    assert sdata.attrs["stpredict"]["um_per_px"] == {"a_image": 5.1}
+    assert sdata.attrs["stpredict"]["um_per_px_from"] == {"a_image": "argument"}
+    words = r"is 4\.231 µm per pixel by the argument `um_per_px`, but 5 by its spot pitch"
+    with pytest.warns(UserWarning, match=words):
+        sdata = stp.io.read_visium(visium_folder, um_per_px=55 / 13)
+    assert sdata.attrs["stpredict"]["um_per_px"] == {"V_1_image": 55 / 13}
 
 
 def test_pixels_that_are_not_square(visium_folder):
@@ -193,7 +210,9 @@ def test_a_matrix_that_lost_values(visium_folder):
         few = file["matrix/data"][:5]
         del file["matrix/data"]
         file["matrix/data"] = few
-    with pytest.raises(ValueError, match=r"cannot be read: it says \[4, 40\], but holds"):
+    with pytest.raises(
+        ValueError, match=r"it names 40 barcodes and 137 values, but holds 40 and 5\. Bytes are missing"
+    ):
         stp.io.read_visium(visium_folder)
 
 
@@ -253,3 +272,12 @@ def test_real_targeted_sample(her2st_dir):
     assert slide.um_per_px * 0.024752475 == pytest.approx(100 / 273.75, rel=2e-3)  # not 55 / 177.5, which is 0.31
     inside = (slide.xy_px > 0) & (slide.xy_px < 600)
     assert inside.all()
+
+
+def test_real_slice_of_an_early_space_ranger(her2st_dir):
+    folder = her2st_dir / "dlpfc_151510"
+    if not folder.is_dir():
+        pytest.skip("needs dlpfc_151510")
+    slide = only(stp.io.read_visium(folder, "lowres", name="cortex"))
+    assert (slide.counts.shape, slide.diameter_um) == ((4634, 500), pytest.approx(55))
+    assert slide.um_per_px * 0.045004502 == pytest.approx(100 / 138.7, rel=2e-3)  # a spot of 96.9 px is 70 µm wide

@@ -1,11 +1,10 @@
-"""Visium HD: a small folder in Space Ranger's layout, read by spatialdata-io; and clear words on damage."""
+"""Visium HD: a small folder in Space Ranger's layout; and clear words on damage."""
 
 from __future__ import annotations
 
 import json
 import re
 
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,8 +43,9 @@ def test_every_bin_has_its_own_counts_and_place(hd_folder):
     np.testing.assert_allclose(np.column_stack([centres.x, centres.y]), expected)
 
 
-def test_a_prefix_of_the_sample(hd_folder):
-    (hd_folder / "feature_slice.h5").rename(hd_folder / "S7_feature_slice.h5")
+def test_a_prefix_of_the_files(hd_folder):
+    places = hd_folder / BIN / "spatial/tissue_positions.parquet"
+    places.rename(places.with_name("S7_tissue_positions.parquet"))
     assert list(stp.io.read_visium_hd(hd_folder, name="x").shapes) == ["x_square_008um"]
 
 
@@ -64,17 +64,18 @@ def test_bin_sizes_are_named(hd_folder):
         stp.io.read_visium_hd(hd_folder, bin_um=16)
 
 
-def test_scale_factors_against_places(hd_folder):
-    rewrite(hd_folder, microns_per_pixel=0.6, spot_diameter_fullres=8 / 0.6)
-    words = r"is 0\.6 µm per pixel by 'scalefactors_json\.json', but 0\.5 by its spot pitch \(\+20\.0 %"
-    with pytest.raises(ValueError, match=words):
+def test_the_places_decide_over_scale_factors(hd_folder):
+    rewrite(hd_folder, microns_per_pixel=0.6)
+    words = r"is 0\.5 µm per pixel by its spot pitch, but 0\.6 by 'scalefactors_json\.json' \(-16\.7 %"
+    with pytest.warns(UserWarning, match=words):
+        sdata = stp.io.read_visium_hd(hd_folder)
+    assert sdata.attrs["stpredict"]["um_per_px"] == pytest.approx({"HD_image": 0.5})
+    assert sdata["HD_square_008um"].area.to_numpy() == pytest.approx(16**2)
+    rewrite(hd_folder, microns_per_pixel=1.0)
+    with pytest.raises(ValueError, match=r"but 1 by 'scalefactors_json\.json' .* factor of 1\.5"):
         stp.io.read_visium_hd(hd_folder)
-
-
-def test_scale_factors_that_contradict_themselves(hd_folder):
-    rewrite(hd_folder, spot_diameter_fullres=20.0)
-    with pytest.raises(ValueError, match=r"`spatialdata_io.visium_hd` cannot read '.*HD': AssertionError"):
-        stp.io.read_visium_hd(hd_folder)
+    sdata = stp.io.read_visium_hd(hd_folder, um_per_px=0.52)
+    assert sdata.attrs["stpredict"]["um_per_px"] == {"HD_image": 0.52}
 
 
 def test_image_is_missing_or_not_the_one(hd_folder, tmp_path):
@@ -93,26 +94,28 @@ def saved(pixels, path):
     return path
 
 
-@pytest.mark.parametrize("file", ["feature_slice.h5", f"{BIN}/spatial/tissue_positions.parquet"])
+@pytest.mark.parametrize("file", ["filtered_feature_bc_matrix.h5", "spatial/tissue_positions.parquet"])
 def test_a_truncated_or_missing_file_is_named(hd_folder, file):
-    path = hd_folder / file
+    path = hd_folder / BIN / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=f"{re.escape(path.name)}.* cannot be read|cannot read .*HD"):
+    with pytest.raises(ValueError, match=f"{re.escape(path.name)}.* cannot be read: .* Bytes are missing"):
         stp.io.read_visium_hd(hd_folder)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"No f.* in .*{re.escape(path.name)}"):
+    with pytest.raises(FileNotFoundError, match=f"No [fm].* in .*{re.escape(path.name)}"):
         stp.io.read_visium_hd(hd_folder)
 
 
 def test_wrong_folder(hd_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'.*nowhere' does not exist\. Give the folder of a Visium HD sample"):
         stp.io.read_visium_hd(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"No feature slice in .*right folder"):
+    with pytest.raises(FileNotFoundError, match=r"No folder of bins in .*looked for 'binned_outputs'"):
         stp.io.read_visium_hd(hd_folder / "binned_outputs")
 
 
-def test_a_feature_slice_of_something_else(hd_folder):
-    (hd_folder / "feature_slice.h5").unlink()
-    h5py.File(hd_folder / "feature_slice.h5", "w").close()
-    with pytest.raises(ValueError, match=r"cannot read '.*HD': .*metadata_json"):
-        stp.io.read_visium_hd(hd_folder)
+def test_cells_and_other_bins_are_not_read(hd_folder):
+    cells = hd_folder / "segmented_outputs"
+    cells.mkdir()
+    for name in ("cell_segmentations.geojson", "filtered_feature_cell_matrix.h5"):
+        (cells / name).write_text("cut sho")
+    (hd_folder / "binned_outputs/square_016um/filtered_feature_bc_matrix.h5").write_text("cut sho")
+    assert list(stp.io.read_visium_hd(hd_folder).shapes) == ["HD_square_008um"]

@@ -1,4 +1,4 @@
-"""Xenium: a small folder in the layout of version 2, read by spatialdata-io; H&E placed by its alignment."""
+"""Xenium: a small folder in the layout of version 2; H&E placed by its alignment."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from spatialdata import read_zarr
 
@@ -51,7 +52,8 @@ def test_image_and_alignment_by_argument(xenium_folder, tmp_path):
     (tmp_path / "he.tif").write_bytes(image.read_bytes())
     (tmp_path / "matrix.csv").write_bytes(matrix.read_bytes())
     image.unlink()
-    for alignment in (tmp_path / "matrix.csv", np.loadtxt(matrix, delimiter=",")):
+    values = np.loadtxt(matrix, delimiter=",")
+    for alignment in (tmp_path / "matrix.csv", values, values.tolist()):
         sdata = stp.io.read_xenium(xenium_folder, tmp_path / "he.tif", alignment=alignment)
         np.testing.assert_allclose(sdata["observed"].obsm["spatial"], expected)
     with pytest.raises(FileNotFoundError, match=r"No alignment of 'he\.tif'\. Give `alignment`"):
@@ -85,7 +87,7 @@ def test_an_inverse_alignment_is_recognised(xenium_folder):
         stp.io.read_xenium(xenium_folder, alignment=np.linalg.inv(right))
 
 
-@pytest.mark.parametrize("file", ["cells.parquet", "cells.zarr.zip", "X1_he_imagealignment.csv"])
+@pytest.mark.parametrize("file", ["cells.parquet", "transcripts.parquet", "X1_he_imagealignment.csv"])
 def test_a_truncated_or_missing_file_is_named(xenium_folder, file):
     path = xenium_folder / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -93,21 +95,21 @@ def test_a_truncated_or_missing_file_is_named(xenium_folder, file):
     with pytest.raises(ValueError, match=words):
         stp.io.read_xenium(xenium_folder)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"No table .*{path.name}|No archive .*{path.name}|No alignment of"):
+    with pytest.raises(FileNotFoundError, match=f"No table .*{path.name}|No alignment of"):
         stp.io.read_xenium(xenium_folder)
 
 
 def test_no_resolution(xenium_folder):
     path = xenium_folder / "experiment.xenium"
     path.write_text(json.dumps({"analysis_sw_version": "xenium-2.0.0.6"}))
-    with pytest.raises(ValueError, match=r"experiment\.xenium' has no field 'pixel_size'"):
+    with pytest.raises(ValueError, match=r"experiment\.xenium' cannot be read: it has no field 'pixel_size'"):
         stp.io.read_xenium(xenium_folder)
 
 
 def test_wrong_folder(xenium_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"does not exist\. Give the folder of a Xenium sample"):
         stp.io.read_xenium(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"No description of the run in .*right folder"):
+    with pytest.raises(FileNotFoundError, match=r"No description of the run in .*whole output of one sample"):
         stp.io.read_xenium(tmp_path)
 
 
@@ -116,3 +118,37 @@ def test_16_bit_image(xenium_folder):
 
     tifffile.imwrite(xenium_folder / "X1_he_image.ome.tif", np.zeros((145, 150, 3), np.uint16), photometric="rgb")
     assert stp.io.read_xenium(xenium_folder)["X1_image"]["scale0"]["image"].dtype == np.uint16  # patches are 8-bit
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-16")])
+def test_an_alignment_that_was_saved_by_a_spreadsheet(xenium_folder, separator, encoding):
+    path = xenium_folder / "X1_he_imagealignment.csv"
+    expected = stp.io.read_xenium(xenium_folder)["observed"].obsm["spatial"]
+    path.write_text(path.read_text().replace(",", separator), encoding=encoding)
+    np.testing.assert_allclose(stp.io.read_xenium(xenium_folder)["observed"].obsm["spatial"], expected)
+
+
+def test_keypoints_in_place_of_the_matrix(xenium_folder):
+    path = xenium_folder / "X1_he_imagealignment.csv"
+    path.write_text("fixedX,fixedY,alignmentX,alignmentY\n100,200,66.7,200\n500,300,511,311\n")
+    with pytest.raises(
+        ValueError, match=r"alignment.csv' holds pairs of keypoints .*Give the other file that Xenium Exp"
+    ):
+        stp.io.read_xenium(xenium_folder)
+    path.write_text("some,text\n")
+    with pytest.raises(ValueError, match=r"3 x 3 numbers are needed, but .*'some'\. Give another file"):
+        stp.io.read_xenium(xenium_folder)
+
+
+def test_cells_are_matched_by_their_ids(xenium_folder):
+    path = xenium_folder / "cells.parquet"
+    expected = stp.io.read_xenium(xenium_folder)["observed"]
+    cells = pd.read_parquet(path)
+    cells.iloc[::-1].to_parquet(path)
+    found = stp.io.read_xenium(xenium_folder)["observed"]
+    np.testing.assert_array_equal(found.obsm["spatial"], expected.obsm["spatial"])
+    cells.iloc[1:].to_parquet(path)
+    with pytest.raises(
+        ValueError, match=r"1 of 4 cells with counts are not in .*'aaaaaaab-1'; it holds 3.* of one run"
+    ):
+        stp.io.read_xenium(xenium_folder)

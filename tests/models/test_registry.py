@@ -155,6 +155,11 @@ def test_the_default_is_registered():
         models.register(models.DEFAULT, models.M2OST)
 
 
+def test_flags_are_true_or_false():
+    with pytest.raises(TypeError, match=r"`intercept` is 1 \(int\); give True or False"):
+        models.config("encoder_ridge", 3, {"intercept": 1})
+
+
 def test_names_resolve_and_nothing_else():
     assert set(models.__all__) == set(dir(models))
     assert all(getattr(models, name).__name__ == name for name in set(models.__all__) - {"DEFAULT"})

@@ -106,23 +106,26 @@ def test_pixels_that_are_not_square(unknown):
         resolution(unknown, image_key="S0_image")
 
 
-@pytest.mark.parametrize(("told", "words"), [
-    ({"um_per_px": 2.2}, r"is 2\.2 µm per pixel by the argument `um_per_px`, but 2 by its spot pitch \(\+10\.0 %"),
-    ({}, r"is 2\.3 µm per pixel by what the object records, but 2 by its spot pitch \(\+15\.0 %"),
+@pytest.mark.parametrize(("told", "um_per_px", "words"), [
+    ({"um_per_px": 2.2}, 2.2, r"is 2\.2 µm per pixel by the argument `um_per_px`, but 2 by its spot pitch \(\+10\.0 %"),
+    ({}, 2.0, r"is 2 µm per pixel by its spot pitch, but 2\.3 by what the object records \(-13\.0 %"),
 ])  # fmt: skip
-def test_what_is_told_is_held_against_a_known_platform(unknown, told, words):
+def test_the_pitch_of_a_known_platform_decides_unless_told(unknown, told, um_per_px, words):
     visium(unknown).attrs["stpredict"] = {"um_per_px": {"S0_image": 2.3}}
-    with pytest.raises(ValueError, match=words):
+    with pytest.warns(UserWarning, match=words):
+        (slide,) = resolve(unknown, Selection(shapes_key="S0_spots", **told))
+    assert slide.um_per_px == pytest.approx(um_per_px)
+    with pytest.warns(UserWarning, match=words):
         resolution(unknown, image_key="S0_image", **told)
-    with pytest.raises(ValueError, match=words):
-        resolve(unknown, Selection(shapes_key="S0_spots", **told))
-    assert unknown.attrs["stpredict"] == {"um_per_px": {"S0_image": 2.3}}
+    assert noted(unknown) == pytest.approx({"S0_image": um_per_px})
 
 
-def test_metadata_of_the_file_are_held_against_a_known_platform(unknown):
+def test_metadata_that_cannot_be_of_the_image_of_the_spots(unknown):
     visium(unknown).attrs["stpredict"] = {"slide": {"S0_image": {"um_per_px": 0.5}}}
-    with pytest.raises(ValueError, match=r"is 0\.5 µm per pixel by image metadata, but 2 by its spot pitch"):
+    with pytest.raises(ValueError, match=r"is 2 µm per pixel by its spot pitch, but 0\.5 by image metadata .* of 1\.5"):
         resolution(unknown)
+    with pytest.warns(UserWarning, match=r"is 0\.5 µm per pixel by the argument"):
+        resolution(unknown, um_per_px=0.5, image_key="S0_image")
 
 
 def test_pitch_and_diameter_that_no_platform_has(unknown):
@@ -159,8 +162,7 @@ def test_image_of_another_scale(unknown):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ({"um_per_px": 4.4, "pitch_um": 200}, r"is 4\.4 µm per pixel by the argument .* 4 by its spot pitch \(\+10\.0 %"),
-    ({"pitch_um": 100}, r"'S0_image' is 4 µm per pixel by what the object records, but 2 by its spot pitch"),
+    ({"pitch_um": 100}, r"'S0_image' is 2 µm per pixel by its spot pitch, but 4 by what the object records"),
     ({"pitch_um": 200, "diameter_um": 55}, r"is 4 µm per pixel by its spot pitch, but 2\.2 by its spot diameter"),
     ({"um_per_px": -1}, "`um_per_px` is -1; it must be a finite length in µm above 0"),
     ({"um_per_px": np.inf}, "`um_per_px` is inf; it must be a finite length"),

@@ -87,3 +87,12 @@ def total_counts(table: AnnData) -> NDArray[np.float64] | None:
         return None
     values = pd.to_numeric(pd.Series(table.obs[keys.TOTAL_COUNTS]), errors="coerce").to_numpy(np.float64)
     return values if np.isfinite(values).all() else None
+
+
+def array_coordinates(table: AnnData) -> NDArray[np.float64] | None:
+    """``(n_obs, 2)`` column and row of each spot in the array; None where a column is missing or has gaps."""
+    if not {keys.ARRAY_COL, keys.ARRAY_ROW} <= set(table.obs.columns):
+        return None
+    columns = [pd.to_numeric(pd.Series(table.obs[name]), errors="coerce") for name in (keys.ARRAY_COL, keys.ARRAY_ROW)]
+    values = np.column_stack([column.to_numpy(np.float64) for column in columns])
+    return values if np.isfinite(values).all() else None

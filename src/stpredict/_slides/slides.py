@@ -20,7 +20,7 @@ from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
 from . import checks as check
-from .expression import gene_counts, library_column, on_tissue, total_counts
+from .expression import array_coordinates, gene_counts, library_column, on_tissue, total_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,6 +72,8 @@ class Slide:
     """``(n,)`` the column ``total_counts`` of the table, if there is one."""
     allow_fractional_counts: bool = False
     """Whether counts need not be whole numbers."""
+    array_xy: NDArray[np.float64] | None = None
+    """``(n, 2)`` column and row in the array, if the table has them."""
     features: NDArray[np.float32] | None
     """``(n, d)`` embeddings in the table, if ``features_key`` is given."""
     group: str
@@ -230,11 +232,12 @@ def _slide(
     ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
     xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
     diameter_px = float(spots["diameter"].median()) * float(np.mean(axis_scales(element_to_px)))
-    measured = SpotsOnImage(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px)
+    table = sdata.tables[table_name][rows] if table_name else None
+    array_xy = None if table is None else array_coordinates(table)
+    measured = SpotsOnImage(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px, array_xy=array_xy)
     um_per_px = 1.0 if selection.in_px else image_resolution(sdata, image_key, selection.um_per_px, measured)
     levels = pyramid(sdata.images[image_key])
     check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
-    table = sdata.tables[table_name][rows] if table_name else None
     counts, genes = (None, []) if table is None or not needs_counts else gene_counts(table, selection.layer)
     return Slide(
         name=shapes_key,
@@ -250,6 +253,7 @@ def _slide(
         library=None if table is None else library_column(table, selection.library_key),
         total_counts=None if table is None else total_counts(table),
         allow_fractional_counts=selection.allow_fractional_counts,
+        array_xy=array_xy,
         features=_embeddings(table, selection.features_key, shapes_key),
         group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
         source=sdata,

@@ -13,7 +13,7 @@ from .._checks import config as check_config
 from .._checks.paths import user_path
 from .._checks.slides import quote
 from .._geometry import neighbour_pitch
-from .._resolution import Resolution, reconcile_resolution
+from .._resolution import Resolution, reconcile_resolution, resolution_from_pixel_size
 from ._platforms import image_size, open_image, sample
 from .images import pyramid
 
@@ -49,10 +49,11 @@ def from_anndata(
     diameter_um
         Diameter of a spot in µm: 55 for Visium, 100 for legacy arrays, about 10 for cells.
     um_per_px
-        Resolution of the image in µm per pixel; by default what its file states.
+        Resolution of the image in µm per pixel; by default what its file states. A given one is used even if another
+        source differs.
     pitch_um
         Distance between neighbouring spots in µm: 100 for Visium, 200 for legacy arrays. The resolution is computed
-        from it if neither ``um_per_px`` nor the file gives one, and otherwise compared with the given one.
+        from it if neither ``um_per_px`` nor the file gives one, or if that of the file differs by more than 5 %.
     xy
         Centres of the spots in pixels of the image: a key of ``obsm`` whose first two columns are x and y, or two
         columns of ``obs``, first that of x.
@@ -67,8 +68,8 @@ def from_anndata(
     Raises
     ------
     ValueError
-        If spots lie off the image (the message says whether x and y look swapped), the resolution is not known, or two
-        sources of it differ by more than 5 %.
+        If spots lie off the image (the message says whether x and y look swapped), the resolution is not known, or
+        pitch and file differ by more than a factor of 1.5.
 
     Examples
     --------
@@ -88,10 +89,14 @@ def from_anndata(
         )
         raise ValueError(msg)
     centres = _centres(adata, xy)
+    stated = None
     if isinstance(image, np.ndarray):
-        element, stated = pyramid(_channels_first(image, name), name), None
+        element = pyramid(_channels_first(image, name), name)
     else:
-        element, stated = open_image(user_path(image, "image"), name)
+        path = user_path(image, "image")
+        element, pixel_um = open_image(path, name)
+        if um_per_px is None and pixel_um is not None:
+            stated = resolution_from_pixel_size(*pixel_um, "image metadata", path.name)
     _require_on_image(centres, image_size(element), ("x", "y") if isinstance(xy, str) else xy)
     if um_per_px is not None:
         stated = Resolution(um_per_px=um_per_px, origin="argument")

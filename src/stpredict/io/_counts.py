@@ -24,6 +24,7 @@ from ._tables import (
     read_text,
     split_fields,
     spot_name,
+    undecodable,
 )
 from .genes import rename_genes
 
@@ -117,7 +118,7 @@ def _read_labelled_matrix(path: Path) -> tuple[list[str], list[str], sparse.csr_
                 names.append(name.strip().strip('"'))
                 rows.append(sparse.csr_matrix(_parse_row(values, names[-1], len(header), path)))
     except DECODING_ERRORS as reason:
-        check.unreadable(path, "counts file", reason)
+        undecodable(path, "counts file", reason)
     check.require_counts(len(rows), len(header), path)
     return names, header, sparse.vstack(rows, format="csr")
 
@@ -141,7 +142,7 @@ def _is_matrix_market(path: Path) -> bool:
         with open_text(path) as file:
             return file.read(14) == "%%MatrixMarket"
     except DECODING_ERRORS as reason:
-        check.unreadable(path, "counts file", reason)
+        undecodable(path, "counts file", reason)
 
 
 def _read_matrix_market(path: Path, genes_in: GenesIn | None) -> tuple[list[str], list[str], sparse.csr_matrix]:
@@ -199,7 +200,11 @@ def _read_coordinates(path: Path) -> sparse.coo_matrix:
         row, column = (frame[name].to_numpy(np.int64) - 1 for name in ("row", "column"))
         values = frame["value"].to_numpy(np.float32)
         matrix = sparse.coo_matrix((values, (row, column)), shape=(n_rows, n_columns))
-    except (*DECODING_ERRORS, ValueError, StopIteration) as reason:
+    except StopIteration:
+        check.damaged(path, "counts file", "it ends before its values")
+    except DECODING_ERRORS as reason:
+        undecodable(path, "counts file", reason)
+    except ValueError as reason:
         check.unreadable(path, "counts file", reason)
     if len(values) != n_values:
         msg = f"Matrix '{path.name}' holds {len(values)} values, but announces {n_values}. Fetch it again."

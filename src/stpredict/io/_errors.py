@@ -49,9 +49,15 @@ def require_folder(path: Path, what: str, function: str) -> None:
         raise FileNotFoundError(msg)
 
 
+def damaged(path: Path, what: str, reason: object) -> NoReturn:
+    """Report a file of which a length, a checksum or a decoder says that bytes are missing or wrong."""
+    msg = f"The {what} '{path.name}' cannot be read: {reason}. Bytes are missing or wrong: fetch it again."
+    raise ValueError(msg)
+
+
 def unreadable(path: Path, what: str, reason: object) -> NoReturn:
-    """Report a file that cannot be decoded."""
-    msg = f"The {what} '{path.name}' cannot be read: {reason}. Check that the file is whole, or fetch it again."
+    """Report a file that is whole but holds something else than what was looked for."""
+    msg = f"The {what} '{path.name}' cannot be read: {reason}. Give another file, or correct this one."
     raise ValueError(msg)
 
 
@@ -65,8 +71,8 @@ def exactly_one(found: Sequence[Path], names: Sequence[str], folder: Path, what:
         if folder.is_dir():
             has = f"it holds {quote(sorted(file.name for file in folder.iterdir()))}"
         msg = (
-            f"No {what} in '{folder}' (looked for {quote(names)}; {has}). Is this the right folder, and is the "
-            "download complete? Give the folder that holds the whole output of one sample."
+            f"No {what} in '{folder}' (looked for {quote(names)}; {has}). Give the folder "
+            "that holds the whole output of one sample."
         )
         raise FileNotFoundError(msg)
     return found[0]
@@ -101,7 +107,7 @@ def require_counts(n_spots: int, n_genes: int, path: Path) -> None:
     if not (n_spots and n_genes):
         msg = (
             f"Counts file '{path.name}' is empty: {n_spots} spots, {n_genes} genes. Give a table with a header of "
-            "names and one row per spot or a gene to `stp.io.read_st`, or fetch the file again."
+            "names and one row per spot or a gene to `stp.io.read_st`."
         )
         raise ValueError(msg)
 

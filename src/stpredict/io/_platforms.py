@@ -1,4 +1,4 @@
-"""What the readers of platforms share: find files, call spatialdata-io, and bring its result into our layout.
+"""What the readers of platforms share: find files and images, and bring tables into our layout.
 
 Nothing here knows the files of one platform, and nothing is written.
 """
@@ -8,11 +8,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from contextlib import contextmanager
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -21,14 +18,15 @@ from spatialdata.models import TableModel
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
+from .._checks.paths import user_path
 from .._checks.slides import quote
-from .._resolution import resolution_from_pixel_size
 from . import _errors as check
 from ._tables import read_text
 from ._wsi import image_element, open_slide_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
     from pathlib import Path
 
     from anndata import AnnData
@@ -38,30 +36,42 @@ if TYPE_CHECKING:
 
     from .._resolution import Resolution
 
-HARMLESS_WARNINGS = "|".join(
-    [
-        "Variable names are not unique",
-        "Converting `region_key",
-        "No full resolution image",
-        "File .* does not exist",
-        "No image path found",
-    ]
-)
-"""Warnings of libraries about what is handled here."""
 IMAGE_SUFFIXES = {".tif", ".tiff", ".btf", ".svs", ".ndpi", ".jpg", ".jpeg", ".png"}
-READER_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
-"""What libraries raise about damaged files."""
+
+
+def find_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Files of several names, each alone or, where that is missing, after a prefix; in the order of the names."""
+    found: list[Path] = []
+    for name in names if folder.is_dir() else []:
+        exact = folder / name
+        found += [exact] if exact.is_file() else sorted(file for file in folder.glob(f"*_{name}") if file.is_file())
+    return found
 
 
 def find_file(folder: Path, names: Sequence[str], what: str) -> Path:
     """The file of the first of several names that is there, alone or after a prefix."""
-    found: list[Path] = []
-    for name in names if folder.is_dir() else []:
-        exact = folder / name
-        found = [exact] if exact.is_file() else sorted(file for file in folder.glob(f"*_{name}") if file.is_file())
-        if found:
-            break
+    found = next((files for name in names if (files := find_files(folder, [name]))), [])
     return check.exactly_one(found, names, folder, what)
+
+
+def find_full_image(folder: Path, image: str | PathLike[str] | None, overviews: Sequence[str] = ()) -> Path:
+    """The given path, or the only image in the folder or its ``microscope_image``; messages name the overviews."""
+    if image is not None:
+        return user_path(image, "image")
+    places = [place for place in (folder, folder / "microscope_image") if place.is_dir()]
+    files = [file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
+    found = [file for file in files if not any(word in file.name for word in ("hires", "lowres", "cytassist"))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        check.several_images(found, folder)
+    there = f"there are only overviews ({', '.join(overviews)})" if overviews else "there is no overview either"
+    options = " or ".join(f"`image={name!r}`" for name in overviews)
+    msg = (
+        f"No full-resolution image in '{folder}'; {there}. {check.WHERE_FULL_IMAGE} Give its path as `image`."
+        + f" To use an overview instead, in which a spot is a few pixels wide, give {options}." * bool(overviews)
+    )
+    raise FileNotFoundError(msg)
 
 
 def sample_name(folder: Path, given: str | None) -> str:
@@ -73,77 +83,25 @@ def sample_name(folder: Path, given: str | None) -> str:
 def read_json(path: Path, what: str, fields: Sequence[str]) -> dict[str, Any]:
     """All fields of a JSON file, which must have the given ones."""
     check.exactly_one([path] if path.is_file() else [], [path.name], path.parent, what)
+    text = read_text(path, what).strip()
     try:
-        values: dict[str, Any] = dict(json.loads(read_text(path, what)))
+        values: dict[str, Any] = dict(json.loads(text))
     except (TypeError, ValueError) as reason:
-        check.unreadable(path, what, reason)
+        if text.endswith("}"):
+            check.unreadable(path, what, reason)
+        check.damaged(path, what, f"it does not end in '}}' ({reason})")
     missing = [name for name in fields if name not in values]
     if missing:
-        msg = f"'{path}' has no field {quote(missing)} (found: {quote(sorted(values))}). Fetch the file again."
-        raise ValueError(msg)
+        check.unreadable(path, what, f"it has no field {quote(missing)} (found: {quote(sorted(values))})")
     return values
 
 
-def require_whole_matrix(path: Path) -> None:
-    """Refuse an HDF5 file of counts that is truncated or holds something else."""
-    try:
-        with h5py.File(path) as file:
-            shape = file["matrix/shape"][:]
-            ends = file["matrix/indptr"][-1], len(file["matrix/indices"]), len(file["matrix/data"])
-            n_columns = len(file["matrix/indptr"]) - 1
-    except (KeyError, OSError) as reason:
-        check.unreadable(path, "matrix of counts", reason)
-    if len(set(ends)) > 1 or n_columns != shape[1]:
-        check.unreadable(path, "matrix of counts", f"it says {shape.tolist()}, but holds {ends[1]} of {ends[0]} values")
-
-
-def require_whole_parquet(path: Path) -> None:
-    """Refuse a parquet file that is truncated or holds something else."""
-    from pyarrow import ArrowException
-    from pyarrow.parquet import read_metadata
-
-    try:
-        read_metadata(path)
-    except (ArrowException, OSError, ValueError) as reason:
-        check.unreadable(path, "table", reason)
-
-
-@contextmanager
-def _ignore_library_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=HARMLESS_WARNINGS)
-        for kind in (DeprecationWarning, FutureWarning):  # of libraries to each other
-            warnings.simplefilter("ignore", kind)
-        yield
-
-
-def call_spatialdata_io(reader: str, folder: Path, arguments: Mapping[str, Any]) -> SpatialData:
-    """Read a folder by a reader of spatialdata-io."""
-    try:
-        read = getattr(import_module("spatialdata_io"), reader)
-    except ImportError as error:
-        msg = "This needs spatialdata-io, which is not installed. Call `pip install 'stpredict-histology[io]'`."
-        raise ImportError(msg) from error
-    with _ignore_library_warnings():
-        try:
-            return cast("SpatialData", read(folder, **arguments))
-        except READER_ERRORS as reason:
-            msg = (
-                f"`spatialdata_io.{reader}` cannot read '{folder}': {str(reason) or type(reason).__name__}. Check that "
-                "its files are whole and of one sample, or fetch them again."
-            )
-            raise ValueError(msg) from reason
-
-
-def open_image(path: Path, name: str) -> tuple[DataTree, Resolution | None]:
-    """Open an image file as `read_wsi` does, without decoding it; and the resolution that the file states, if any."""
+def open_image(path: Path, name: str) -> tuple[DataTree, tuple[float, float] | None]:
+    """Open an image file as `read_wsi` does, without decoding it; and the size of a pixel that it states, if any."""
     check.require_file(path, "image")
     file = open_slide_file(path, "auto")
     check_slides.colour_image(file.levels[0].shape, path.name)
-    image = image_element(file, name, rechunk=False)
-    if file.um_per_px is None:
-        return image, None
-    return image, resolution_from_pixel_size(*file.um_per_px, "image metadata", path.name)
+    return image_element(file, name, rechunk=False), file.um_per_px
 
 
 def image_size(image: DataTree) -> tuple[int, int]:
@@ -163,10 +121,11 @@ def sample(
     xy: NDArray[np.float64],
     instances: NDArray[Any] | None = None,
     points: Mapping[str, Any] | None = None,
-    source: SpatialData | None = None,
+    platform: str | None = None,
 ) -> SpatialData:
     """Images, shapes, and a copy of the table that annotates the ``instances`` of the shapes, centred at ``xy``."""
-    with _ignore_library_warnings():  # gene names are made unique below
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Variable names are not unique")  # they are made so below
         copy = table.copy()
     copy.uns.pop("spatialdata_attrs", None)
     copy.var_names_make_unique()
@@ -176,10 +135,12 @@ def sample(
         copy.obs[column] = pd.Categorical([value] * copy.n_obs)
     copy.obs[keys.SPOT_ID] = np.arange(len(xy)) if instances is None else instances
     copy.obsm[keys.SPATIAL] = np.asarray(xy, np.float64)
-    ours = {
+    ours: dict[str, Any] = {
         keys.UM_PER_PX: {key: known.um_per_px for key, (_, known) in images.items()},
         keys.UM_PER_PX_FROM: {key: known.origin for key, (_, known) in images.items()},
     }
+    if platform is not None:
+        ours[keys.PLATFORM] = {shapes_key: platform}
     return SpatialData(
         images={key: image for key, (image, _) in images.items()},
         shapes={shapes_key: shapes},
@@ -187,5 +148,5 @@ def sample(
         tables={
             keys.OBSERVED: TableModel.parse(copy, region=shapes_key, region_key=keys.REGION, instance_key=keys.SPOT_ID)
         },
-        attrs={**({} if source is None else source.attrs), keys.ATTRS: ours},
+        attrs={keys.ATTRS: ours},
     )

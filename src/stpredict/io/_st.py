@@ -80,7 +80,8 @@ def read_st(
         ``(width, height)`` of the image to which pixel coordinates, or ``affine``, refer, if the image at hand is a
         copy at another size.
     um_per_px
-        Resolution in µm per pixel. By default it follows from the pitch of the spots.
+        Resolution in µm per pixel. By default it follows from the pitch of the spots; a given one is used even if it
+        differs.
     pitch_um
         Distance between the centres of neighbouring spots in µm. By default 200, and 150 for staggered arrays of about
         2,000 spots. An array is staggered if x + y is even for all spots or odd for all, and there are at least ten.
@@ -96,7 +97,7 @@ def read_st(
     ------
     ValueError
         If a file is damaged, counts are not whole numbers, a spot or a gene occurs twice, all spots lie off the image,
-        pixels are not square within 1 %, or a given resolution contradicts the spots by more than 5 %.
+        or pixels are not square within 1 %.
 
     Notes
     -----

@@ -7,7 +7,7 @@ import gzip
 import io
 import re
 import zlib
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, NoReturn, cast
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,12 @@ def read_text(path: Path, what: str) -> str:
         with open_text(path) as file:
             return file.read()
     except DECODING_ERRORS as reason:
-        check.unreadable(path, what, reason)
+        undecodable(path, what, reason)
+
+
+def undecodable(path: Path, what: str, reason: Exception) -> NoReturn:
+    """Report a text file that cannot be decoded: it lost bytes of its compression, or holds no text."""
+    (check.unreadable if isinstance(reason, UnicodeDecodeError) else check.damaged)(path, what, reason)
 
 
 def find_separator(line: str) -> str | None:

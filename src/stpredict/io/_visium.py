@@ -1,4 +1,4 @@
-"""Read Visium through `spatialdata_io.visium`, and add the resolution and the full-resolution image."""
+"""Read Visium: the matrix, the positions, the resolution and the full-resolution image."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from spatialdata.transformations import Identity, Scale, set_transformation
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks.paths import user_path
-from .._checks.slides import MAX_RESOLUTION_DIFFERENCE, quote
-from .._resolution import VISIUM, Resolution, reconcile_resolution, resolution_from_pixel_size
+from .._checks.slides import quote
+from .._resolution import (
+    VISIUM,
+    Resolution,
+    SpotsOnImage,
+    reconcile_resolution,
+    resolutions_from_spots,
+    square_lattice,
+)
+from .._slides.expression import array_coordinates
 from . import _errors as check
 from . import _platforms as platforms
-from ._lattice import fit_lattice
+from ._full_image import OVERVIEWS, FullImage, find_overviews, open_full_image
+from ._tenx import MATRIX_FILES, POSITION_FILES, read_matrix, read_positions, spots_on_tissue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
     from os import PathLike
     from pathlib import Path
 
+    from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
     from xarray import DataTree
 
-MATRIX_FILES = ("filtered_feature_bc_matrix.h5", "raw_feature_bc_matrix.h5")
-POSITION_FILES = ("tissue_positions_list.csv", "tissue_positions.csv")
 SCALE_FACTORS_FILE = "scalefactors_json.json"
-OVERVIEWS = ("hires", "lowres")
-ARRAY_STEPS_UM = (50.0, 50.0 * np.sqrt(3))
-"""Distance of neighbouring columns and rows of the array: every second column is empty in a row."""
 DIAMETER_UM = 55.0
 
 
@@ -43,17 +48,19 @@ def read_visium(
     patient: str | None = None,
     um_per_px: float | None = None,
     overviews: bool = False,
+    all_features: bool = False,
+    rescale_image: bool = False,
 ) -> SpatialData:
     """Read a Visium sample, as Space Ranger writes it, with its full-resolution image.
 
-    The files are read by ``spatialdata_io.visium``. Added is what training needs: the full-resolution image in colour
-    with a pyramid, the resolution of every image, spots of their true size and only those on tissue, and one table.
+    The result holds the full-resolution image in colour with a pyramid, the resolution of every image, spots of their
+    true size and only those on tissue, and one table.
 
     Parameters
     ----------
     path
         Folder with ``filtered_feature_bc_matrix.h5`` (or the raw one) and ``spatial``, of any version of Space Ranger;
-        the matrix may have a prefix.
+        file names may have a prefix.
     image
         Path of the input image of Space Ranger, of any format of `stp.io.read_wsi`; it is read lazily. By default the
         only image in the folder or its ``microscope_image``. ``"hires"`` or ``"lowres"`` use an overview instead, in
@@ -63,10 +70,17 @@ def read_visium(
     patient
         What must stay on one side of a split; ``name`` by default.
     um_per_px
-        Resolution of the full-resolution image in µm per pixel. By default it follows from the pitch of the spots.
+        Resolution of the image to which the positions refer, in µm per pixel. By default it follows from the pitch of
+        the spots; a given one is used even if it differs.
     overviews
         Whether to add the overviews, as ``{name}_hires_image`` and ``{name}_lowres_image``. Functions then need
         ``image_key`` to know which image to use.
+    all_features
+        Whether the table keeps features that are not genes, such as antibodies and guides. They are marked in
+        ``var["feature_types"]`` and never counted as genes.
+    rescale_image
+        Whether ``image`` may be a larger or smaller copy of the one that Space Ranger was given. It is then placed over
+        the positions, and the coordinate system stays that of the positions.
 
     Returns
     -------
@@ -79,13 +93,17 @@ def read_visium(
     FileNotFoundError
         If a file is missing, or there is no full-resolution image: the message says what to fetch.
     ValueError
-        If a file is damaged, spots lie off the image, pixels are not square within 1 %, or positions, scale factors and
-        ``um_per_px`` differ by more than 5 %.
+        If a file is damaged, the image is not the one that the positions refer to, pixels are not square within 1 %, or
+        pitch and scale factors differ by more than a factor of 1.5.
 
     Notes
     -----
-    The resolution is computed from the pitch, 100 µm, and compared with ``spot_diameter_fullres``, for which Space
-    Ranger writes the diameter of a theoretical spot of 65 µm, other programs the true one of 55 µm.
+    The resolution is computed from the pitch, 100 µm on all slides. It is compared with ``spot_diameter_fullres``, for
+    which Space Ranger writes the diameter of a theoretical spot (65 µm on slides of versions 1 and 2, 70 or 60 µm on
+    those of CytAssist), other programs the true one of 55 µm; any other diameter is a warning.
+
+    Whether an image is the right one follows from the size of an overview divided by its scale factor. Spots beyond the
+    image, as CytAssist finds them, are left out with a warning. Without an overview at most 5 % may lie there.
 
     Examples
     --------
@@ -97,146 +115,73 @@ def read_visium(
     folder = user_path(path)
     check.require_folder(folder, "a Visium sample", "stp.io.read_visium")
     check_config.length("um_per_px", um_per_px)
-    counts = platforms.find_file(folder, MATRIX_FILES, "matrix of counts")
-    platforms.require_whole_matrix(counts)
-    positions = platforms.find_file(folder / "spatial", POSITION_FILES, "file of positions")
+    matrix = platforms.find_file(folder, MATRIX_FILES, "matrix of counts")
+    spatial = folder / "spatial"
+    positions = platforms.find_files(spatial, POSITION_FILES)
+    check.exactly_one(positions[:1], POSITION_FILES, spatial, "file of positions")
     fields = ["spot_diameter_fullres", *(f"tissue_{kind}_scalef" for kind in OVERVIEWS)]
-    factors = platforms.read_json(folder / "spatial" / SCALE_FACTORS_FILE, "file of scale factors", fields)
+    scale_factors = platforms.find_file(spatial, [SCALE_FACTORS_FILE], "file of scale factors")
+    factors = platforms.read_json(scale_factors, "file of scale factors", fields)
     name = platforms.sample_name(folder, name)
-    source = platforms.call_spatialdata_io("visium", folder, {"dataset_id": name, "counts_file": counts.name})
-    table = spots_on_tissue(source["table"], positions)
-    xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)
-    known = _resolution(table.obs, xy, um_per_px, factors, folder)
-    images = _images(folder, image, factors, xy, name=name, overviews=overviews)
+    counts = read_matrix(matrix, all_features=all_features)
+    table, xy = spots_on_tissue(counts, read_positions(positions), positions[0])
+    spots = spots_in_array(table, xy, float(factors["spot_diameter_fullres"]))
+    square_lattice(VISIUM, spots, folder.name)
+    stated = None if um_per_px is None else Resolution(um_per_px=um_per_px, origin="argument")
+    known = reconcile_resolution(stated, resolutions_from_spots(VISIUM, spots), folder.name)
+    pictures = find_overviews([spatial])
+    main = _open_main(folder, image, factors, xy, name=name, pictures=pictures, rescale=rescale_image)
+    images = {f"{name}_image": (main.element, main.scale)}
+    for kind in pictures:
+        if overviews and kind != image:
+            overview = _open_overview(pictures[kind], kind, factors, name)
+            images[f"{name}_{kind}_image"] = (overview, float(factors[f"tissue_{kind}_scalef"]))
     with_resolution = {
         key: (element, Resolution(um_per_px=known.um_per_px / factor, origin=known.origin))
         for key, (element, factor) in images.items()
     }
+    table, xy = table[main.shown], xy[main.shown]
     radius = DIAMETER_UM / 2 / known.um_per_px
     circles = ShapesModel.parse(xy, geometry=0, radius=radius, transformations={name: Identity()})
     shapes_key = f"{name}_spots"
     return platforms.sample(
-        table, with_resolution, circles, name=name, shapes_key=shapes_key, patient=patient, xy=xy, source=source
+        table, with_resolution, circles, name=name, shapes_key=shapes_key, patient=patient, xy=xy, platform="visium"
     )
 
 
-def spots_on_tissue(table: Any, positions: Path) -> Any:
-    """The rows of a table of spatialdata-io that lie on tissue; all must have positions in the file."""
-    n_missing = int((~np.isfinite(np.asarray(table.obsm[keys.SPATIAL], np.float64)).all(axis=1)).sum())
-    if n_missing:
-        msg = (
-            f"{n_missing} of {table.n_obs} spots with counts have no position in '{positions}'. It is cut short or of "
-            "another sample; fetch it again."
-        )
-        raise ValueError(msg)
-    on_tissue = np.asarray(table.obs["in_tissue"], np.float64) == 1
-    if not on_tissue.any():
-        msg = f"No spot with counts lies on tissue by 'in_tissue' of '{positions}'. Give another sample."
-        raise ValueError(msg)
-    return table[on_tissue].copy()
+def spots_in_array(table: AnnData, xy: NDArray[np.float64], diameter_px: float) -> SpotsOnImage:
+    """Spots with their places in the array and on the image."""
+    return SpotsOnImage(shapes_key=keys.REGION, xy_px=xy, diameter_px=diameter_px, array_xy=array_coordinates(table))
 
 
-def _resolution(
-    obs: Any, xy: NDArray[np.float64], given: float | None, factors: dict[str, Any], folder: Path
-) -> Resolution:
-    """The given resolution or that of the pitch, compared with each other and with the spot diameter."""
-    array_um = obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64) * ARRAY_STEPS_UM
-    stated = None if given is None else Resolution(um_per_px=given, origin="argument")
-    known = reconcile_resolution(stated, resolution_from_pitch(array_um, xy, folder.name), folder.name)
-    diameter_px = float(factors["spot_diameter_fullres"])
-    diameter_um = diameter_px * known.um_per_px
-    if not any(abs(diameter_um / size - 1) <= MAX_RESOLUTION_DIFFERENCE for size in VISIUM.diameters_um):
-        by_diameter = " or ".join(f"{size / diameter_px:.4g} (if it is {size:g} µm)" for size in VISIUM.diameters_um)
-        msg = (
-            f"The pitch of the positions (100 µm) says {known.um_per_px:.4g} µm per pixel, but 'spot_diameter_fullres' "
-            f"= {diameter_px:.4g} px in '{folder / 'spatial' / SCALE_FACTORS_FILE}' says {by_diameter}; at most 5 % "
-            "apart is allowed. Positions and scale factors are not of one sample, or one of them was rescaled."
-        )
-        raise ValueError(msg)
-    return known
-
-
-def resolution_from_pitch(array_um: NDArray[np.float64], xy_px: NDArray[np.float64], name: str) -> list[Resolution]:
-    """Resolution by ``(n, 2)`` positions of spots in the array and on the image; none where they span no lattice.
-
-    Pixels must be square within 1 %.
-    """
-    lattice = fit_lattice(array_um, xy_px)
-    if lattice is None:
-        return []
-    x, y = 1 / lattice.pitch_px
-    return [resolution_from_pixel_size(float(x), float(y), "spot pitch", name)]
-
-
-def _images(
+def _open_main(
     folder: Path,
     image: str | PathLike[str] | None,
-    factors: dict[str, Any],
+    factors: Mapping[str, Any],
     xy: NDArray[np.float64],
     *,
     name: str,
-    overviews: bool,
-) -> dict[str, tuple[DataTree, float]]:
-    """Image elements by name, each with its size relative to the full-resolution image."""
-    available = [kind for kind in OVERVIEWS if (folder / "spatial" / f"tissue_{kind}_image.png").is_file()]
-    main = image if isinstance(image, str) and image in OVERVIEWS else None
-    if main is None:
-        images = {f"{name}_image": (open_full_image(find_full_image(folder, image, available), xy, name), 1.0)}
-    elif main in available:
-        images = {f"{name}_image": _open_overview(folder, main, factors, name)}
-    else:
-        has = f"there is {quote(available)}" if available else "there is none"
+    pictures: Mapping[str, Path],
+    rescale: bool,
+) -> FullImage:
+    """The full-resolution image, or the overview that is asked for."""
+    if not isinstance(image, str) or image not in OVERVIEWS:
+        path = platforms.find_full_image(folder, image, list(pictures))
+        return open_full_image(path, xy, name, overviews=pictures, factors=factors, rescale=rescale)
+    if image not in pictures:
+        has = f"there is {quote(list(pictures))}" if pictures else "there is none"
         msg = (
-            f"No '{main}' image in '{folder / 'spatial'}' ({has}). Give the path of the full-resolution image as "
+            f"No '{image}' image in '{folder / 'spatial'}' ({has}). Give the path of the full-resolution image as "
             f"`image`. {check.WHERE_FULL_IMAGE}"
         )
         raise FileNotFoundError(msg)
-    for kind in available:
-        if overviews and kind != main:
-            images[f"{name}_{kind}_image"] = _open_overview(folder, kind, factors, name)
-    return images
+    element = _open_overview(pictures[image], image, factors, name)
+    return FullImage(element, float(factors[f"tissue_{image}_scalef"]), np.ones(len(xy), bool))
 
 
-def open_full_image(path: Path, xy: NDArray[np.float64], name: str) -> DataTree:
-    """Open the full-resolution image, on which all spots ``(n, 2)`` must lie."""
-    image, _ = platforms.open_image(path, name)
-    size = platforms.image_size(image)
-    n_off = int(((xy < 0) | (xy >= size)).any(axis=1).sum())
-    if n_off:
-        x, y = xy.max(axis=0)
-        msg = (
-            f"{n_off} of {len(xy)} spots lie off image '{path.name}': they reach x = {x:.0f}, y = {y:.0f}, it is "
-            f"{size[0]} x {size[1]} px. It is not the image that the positions refer to, perhaps a smaller copy. "
-            f"{check.WHERE_FULL_IMAGE}"
-        )
-        raise ValueError(msg)
-    return image
-
-
-def _open_overview(folder: Path, kind: str, factors: dict[str, Any], name: str) -> tuple[DataTree, float]:
+def _open_overview(path: Path, kind: str, factors: Mapping[str, Any], name: str) -> DataTree:
+    """A small copy of the image, placed over the positions."""
     factor = float(factors[f"tissue_{kind}_scalef"])
-    image, _ = platforms.open_image(folder / "spatial" / f"tissue_{kind}_image.png", name)
+    image, _ = platforms.open_image(path, name)
     set_transformation(image, {name: Scale([1 / factor, 1 / factor], ("x", "y"))}, set_all=True)
-    return image, factor
-
-
-def find_full_image(folder: Path, image: str | PathLike[str] | None, overviews: Sequence[str] = ()) -> Path:
-    """The given path, or the only image in the folder or its ``microscope_image``; messages name the overviews."""
-    if image is not None:
-        return user_path(image, "image")
-    places = [place for place in (folder, folder / "microscope_image") if place.is_dir()]
-    files = [
-        file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in platforms.IMAGE_SUFFIXES
-    ]
-    found = [file for file in files if not any(word in file.name for word in ("hires", "lowres", "cytassist"))]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        check.several_images(found, folder)
-    there = f"there are only overviews ({', '.join(overviews)})" if overviews else "there is no overview either"
-    options = " or ".join(f"`image={name!r}`" for name in overviews)
-    msg = (
-        f"No full-resolution image in '{folder}'; {there}. {check.WHERE_FULL_IMAGE} Give its path as `image`."
-        + f" To use an overview instead, in which a spot is a few pixels wide, give {options}." * bool(overviews)
-    )
-    raise FileNotFoundError(msg)
+    return image

@@ -1,34 +1,34 @@
-"""Read Visium HD through `spatialdata_io.visium_hd`, and add the resolution and the full-resolution image."""
+"""Read Visium HD: bins of one size, the resolution and the full-resolution image."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from spatialdata.transformations import Identity, set_transformation
+import shapely
+from geopandas import GeoDataFrame
+from spatialdata.models import ShapesModel
+from spatialdata.transformations import Identity
 
-from .. import _keys as keys
+from .._checks import config as check_config
 from .._checks.paths import user_path
-from .._resolution import VISIUM_HD_BIN, Resolution, reconcile_resolution
+from .._resolution import (
+    VISIUM_HD_BIN,
+    Resolution,
+    bins_of,
+    reconcile_resolution,
+    resolutions_from_spots,
+    square_lattice,
+)
 from . import _errors as check
 from . import _platforms as platforms
-from ._visium import (
-    MATRIX_FILES,
-    SCALE_FACTORS_FILE,
-    find_full_image,
-    open_full_image,
-    resolution_from_pitch,
-    spots_on_tissue,
-)
+from ._full_image import find_overviews, open_full_image
+from ._tenx import MATRIX_FILES, POSITION_FILES, read_matrix, read_positions, spots_on_tissue
+from ._visium import SCALE_FACTORS_FILE, spots_in_array
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from spatialdata import SpatialData
-
-SLICE_FILE = "feature_slice.h5"
-PITCH_SAMPLE = 20_000
-"""Number of bins from which the pitch is measured, where there are more."""
 
 
 def read_visium_hd(
@@ -38,16 +38,19 @@ def read_visium_hd(
     bin_um: int = 8,
     name: str | None = None,
     patient: str | None = None,
+    um_per_px: float | None = None,
+    all_features: bool = False,
+    rescale_image: bool = False,
 ) -> SpatialData:
     """Read one bin size of a Visium HD sample, as Space Ranger writes it, with its full-resolution image.
 
-    The files are read by ``spatialdata_io.visium_hd``. Added is what training needs: the full-resolution image in
-    colour with a pyramid, its resolution, bins on tissue only, and one table.
+    The result holds the full-resolution image in colour with a pyramid, its resolution, bins on tissue only, and one
+    table. Other bin sizes and segmented cells in the folder are not read.
 
     Parameters
     ----------
     path
-        Folder with ``feature_slice.h5`` (it may have a prefix) and ``binned_outputs``.
+        Folder with ``binned_outputs``.
     image
         Path of the input image of Space Ranger, of any format of `stp.io.read_wsi`; it is read lazily. By default the
         only image in the folder or its ``microscope_image``.
@@ -57,20 +60,30 @@ def read_visium_hd(
         Name of the sample; its elements and its coordinate system are named after it. By default that of the folder.
     patient
         What must stay on one side of a split; ``name`` by default.
+    um_per_px
+        Resolution of the image to which the positions refer, in µm per pixel. By default that of the scale factors; a
+        given one is used even if it differs.
+    all_features
+        Whether the table keeps features that are not genes, such as antibodies. They are marked in
+        ``var["feature_types"]`` and never counted as genes.
+    rescale_image
+        Whether ``image`` may be a larger or smaller copy of the one that Space Ranger was given, as in
+        `stp.io.read_visium`.
 
     Returns
     -------
     Object with a multiscale image ``{name}_image``, squares ``{name}_square_008um`` (in pixels, coordinate system
-    ``name``) and the table ``"observed"`` of raw counts. The resolution, ``microns_per_pixel`` of the scale factors, is
-    in ``attrs["stpredict"]["um_per_px"]``.
+    ``name``) and the table ``"observed"`` of raw counts. The resolution is in ``attrs["stpredict"]["um_per_px"]``:
+    ``microns_per_pixel`` of the scale factors, or that of the positions of the bins if these differ by more than 5 %.
 
     Raises
     ------
     FileNotFoundError
         If a file is missing: the message says which, or what to fetch.
     ValueError
-        If a file is damaged, bins lie off the image, pixels are not square within 1 %, or the resolutions of the scale
-        factors and of the bins' positions differ by more than 5 %.
+        If a file is damaged, the image is not the one that the positions refer to (see `stp.io.read_visium`), pixels
+        are not square within 1 %, or the resolutions of the scale factors and of the bins' positions differ by more
+        than a factor of 1.5.
 
     Notes
     -----
@@ -85,48 +98,48 @@ def read_visium_hd(
     """
     folder = user_path(path)
     check.require_folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")
-    slices = platforms.find_file(folder, [SLICE_FILE], "feature slice")
+    check_config.length("um_per_px", um_per_px)
     bins = folder / "binned_outputs"
     matches = [VISIUM_HD_BIN.fullmatch(place.name) for place in (sorted(bins.iterdir()) if bins.is_dir() else [])]
     sizes = [int(match[1]) for match in matches if match]
+    check.exactly_one([bins] if bins.is_dir() else [], [bins.name], folder, "folder of bins")
     if bin_um not in sizes:
         msg = f"`bin_um` is {bin_um!r}; '{bins}' has bins of {', '.join(map(str, sizes)) or 'no size'} µm. Give one."
         raise ValueError(msg)
     spatial = bins / f"square_{bin_um:03}um" / "spatial"
-    platforms.require_whole_matrix(platforms.find_file(spatial.parent, MATRIX_FILES[:1], "matrix of counts"))
-    positions = platforms.find_file(spatial, ["tissue_positions.parquet"], "file of positions")
-    platforms.require_whole_parquet(positions)
+    matrix = platforms.find_file(spatial.parent, MATRIX_FILES, "matrix of counts")
+    positions = platforms.find_files(spatial, POSITION_FILES)
+    check.exactly_one(positions[:1], POSITION_FILES, spatial, "file of positions")
     name = platforms.sample_name(folder, name)
-    prefix = slices.name.removesuffix(SLICE_FILE).removesuffix("_") or name
-    factors = platforms.read_json(
-        spatial / SCALE_FACTORS_FILE, "file of scale factors", ["microns_per_pixel", "bin_size_um"]
-    )
-    image_path = find_full_image(folder, image)
-    arguments = {
-        "dataset_id": prefix,
-        "bin_size": bin_um,
-        "load_segmentations_only": False,
-        # no such file: the image is opened here, else it would be opened twice, and a .btf decoded
-        "fullres_image_file": folder / "opened by stpredict",
-    }
-    source = platforms.call_spatialdata_io("visium_hd", folder, arguments)
-    table = spots_on_tissue(source[f"square_{bin_um:03}um"], positions)
-    xy = np.asarray(table.obsm[keys.SPATIAL], np.float64)
-    some = np.linspace(0, table.n_obs - 1, min(table.n_obs, PITCH_SAMPLE)).astype(np.int64)
-    array_um = table.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(np.float64)[some] * bin_um
+    scale_factors = platforms.find_file(spatial, [SCALE_FACTORS_FILE], "file of scale factors")
+    factors = platforms.read_json(scale_factors, "file of scale factors", ["microns_per_pixel"])
+    image_path = platforms.find_full_image(folder, image)
+    counts = read_matrix(matrix, all_features=all_features)
+    table, xy = spots_on_tissue(counts, read_positions(positions), positions[0])
+    spots = spots_in_array(table, xy, bin_um / float(factors["microns_per_pixel"]))
+    square_lattice(bins_of(bin_um), spots, name)
     stated = Resolution(um_per_px=float(factors["microns_per_pixel"]), origin=f"'{SCALE_FACTORS_FILE}'")
-    known = reconcile_resolution(stated, resolution_from_pitch(array_um, xy[some], name), name)
-    instances = table.obs["location_id"].to_numpy()
-    squares = source[f"{prefix}_square_{bin_um:03}um"].loc[instances]
-    set_transformation(squares, {name: Identity()}, set_all=True)
+    if um_per_px is not None:
+        stated = Resolution(um_per_px=um_per_px, origin="argument")
+    known = reconcile_resolution(stated, resolutions_from_spots(bins_of(bin_um), spots)[:1], name)
+    full = open_full_image(
+        image_path,
+        xy,
+        name,
+        overviews=find_overviews([spatial, folder / "spatial"]),
+        factors=factors,
+        rescale=rescale_image,
+    )
+    table, xy = table[full.shown], xy[full.shown]
+    half = bin_um / known.um_per_px / 2
+    squares = shapely.box(*(xy - half).T, *(xy + half).T)
     return platforms.sample(
         table,
-        {f"{name}_image": (open_full_image(image_path, xy, name), known)},
-        squares,
+        {f"{name}_image": (full.element, Resolution(um_per_px=known.um_per_px / full.scale, origin=known.origin))},
+        ShapesModel.parse(GeoDataFrame(geometry=squares), transformations={name: Identity()}),
         name=name,
         shapes_key=f"{name}_square_{bin_um:03}um",
         patient=patient,
         xy=xy,
-        instances=instances,
-        source=source,
+        platform="visium_hd",
     )

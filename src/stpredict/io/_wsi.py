@@ -26,7 +26,7 @@ from .._checks import slides as check_slides
 from .._checks.paths import output_path, user_path
 from .._checks.slides import quote
 from .._files import atomic_folder
-from .._resolution import Resolution, reconcile_resolution, resolution_from_pixel_size
+from .._resolution import Resolution, compare_resolutions, resolution_from_pixel_size
 from . import _errors as check
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
 from ._wsi_levels import SlideFile, block_size_px, with_coarse_levels
@@ -67,7 +67,7 @@ def read_wsi(
     name
         Name of the image; by default that of the file, with ``_`` for characters that SpatialData does not allow.
     um_per_px
-        Resolution in µm per full-resolution pixel, where the file does not state it.
+        Resolution in µm per full-resolution pixel, where the file does not state it, or is wrong.
     backend
         Library that reads TIFF. ``"auto"`` takes tiffslide (pure Python), and openslide if that fails. MRXS, DICOM, SCN
         and BIF need openslide; PNG, JPEG and OME-Zarr need neither.
@@ -87,9 +87,8 @@ def read_wsi(
     FileNotFoundError
         If there is no such file, or the folder of an MRXS file is missing.
     ValueError
-        If the file is damaged, of an unknown format, a stack or grey; if its pixels are not square within 1 %; or if
-        ``um_per_px`` differs from what the file states by more than 5 %. If the file is wrong, leave out ``um_per_px``
-        and call `stp.pp.resolution` afterwards.
+        If the file is damaged, of an unknown format, a stack or grey; or if ``um_per_px`` is not given and the pixels
+        are not square within 1 % by what the file states.
 
     Notes
     -----
@@ -147,14 +146,22 @@ def read_wsi(
         raise FileExistsError(msg)
     file = open_slide_file(path, backend)
     check_slides.colour_image(file.levels[0].shape, name)
-    stated = [resolution_from_pixel_size(*file.um_per_px, "image metadata", name)] if file.um_per_px else []
-    given = None if um_per_px is None else Resolution(um_per_px=float(um_per_px), origin="argument")
-    known = reconcile_resolution(given, stated, name) if given or stated else None
+    known = _resolution(file.um_per_px, um_per_px, name)
     image = image_element(file, name, rechunk=store is not None)
     sdata = SpatialData(images={name: image}, attrs=_attrs(path, file, known, name))
     if known is None:
         check.warn_unknown_resolution(name)
     return sdata if store is None else _write_and_reopen(sdata, store)
+
+
+def _resolution(of_file: tuple[float, float] | None, given: float | None, name: str) -> Resolution | None:
+    """The given resolution, else that of the file, whose pixels must then be square."""
+    if given is None:
+        return None if of_file is None else resolution_from_pixel_size(*of_file, "image metadata", name)
+    argument = Resolution(um_per_px=float(given), origin="argument")
+    if of_file is not None:
+        compare_resolutions(argument, Resolution(um_per_px=sum(of_file) / 2, origin="image metadata"), name)
+    return argument
 
 
 def _is_valid_name(name: str) -> bool:
@@ -224,7 +231,7 @@ def _decode_picture(path: Path) -> SlideFile:
         with no_pixel_limit(), Image.open(path) as image:
             width, height = image.size
     except (OSError, SyntaxError, ValueError) as reason:
-        check.unreadable(path, "slide", reason)
+        check.damaged(path, "slide", reason)
     if width * height > MAX_PICTURE_PX:
         msg = (
             f"'{path.name}' has {width} x {height} pixels and can only be decoded as a whole; at most "

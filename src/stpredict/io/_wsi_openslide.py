@@ -45,7 +45,7 @@ class OpenslideLevel(FileArray):
             with self._handle.lock if self._one_thread else nullcontext():
                 region = slide.read_region(corner, self._level, (x[1] - x[0], y[1] - y[0]))
         except _openslide().OpenSlideError as reason:
-            check.unreadable(self._handle.path, "slide", reason)
+            check.damaged(self._handle.path, "slide", reason)
         return np.ascontiguousarray(to_rgb(np.asarray(region).transpose(2, 0, 1))[0])  # transparent becomes white
 
 

@@ -59,7 +59,7 @@ class TiffLevel(FileArray):
             for channel, page in enumerate(pages):
                 self._decode_page(out[channel:], page, y, x)
         except TIFFFILE_ERRORS as reason:
-            check.unreadable(self._handle.path, "slide", reason)
+            check.damaged(self._handle.path, "slide", reason)
         return out
 
     def _decode_page(self, out: NDArray[Any], page: Any, y: tuple[int, int], x: tuple[int, int]) -> None:
@@ -127,7 +127,7 @@ def open_slide_file(path: Path) -> SlideFile | str:
         return str(reason)
     n_bytes = path.stat().st_size
     if n_bytes < n_needed:
-        check.unreadable(path, "slide", f"it is cut short, with {n_bytes} of at least {n_needed} bytes")
+        check.damaged(path, "slide", f"it is cut short, with {n_bytes} of at least {n_needed} bytes")
     if series.axes not in AXES:
         check.not_one_plane(path, series.axes, series.shape)
     return _why_unsupported(file, series.keyframe) or SlideFile(levels=tuple(levels), backend="tiffslide", **metadata)

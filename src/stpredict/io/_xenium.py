@@ -1,51 +1,55 @@
-"""Read cells and transcripts of Xenium through `spatialdata_io.xenium`, and add the H&E image and its resolution."""
+"""Read cells and transcripts of Xenium, and the H&E image with its alignment and resolution."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-from zipfile import is_zipfile
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from spatialdata.transformations import Affine, get_transformation, set_transformation
+import pandas as pd
+from spatialdata.models import PointsModel, ShapesModel
+from spatialdata.transformations import Affine, Scale, set_transformation
 
-from .. import _keys as keys
 from .._checks import slides as check_slides
 from .._checks.paths import user_path
+from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales
 from .._resolution import Resolution, reconcile_resolution
 from . import _errors as check
 from . import _platforms as platforms
+from ._tables import find_separator, read_text, split_fields
+from ._tenx import as_texts, open_transcripts, read_matrix, read_parquet
 
 if TYPE_CHECKING:
-    from os import PathLike
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
     from spatialdata import SpatialData
 
-SPECS_FILE = "experiment.xenium"
-TABLE_FILES = ("cells.parquet", "transcripts.parquet")
-LEFT_OUT = (
-    "cells_boundaries", "nucleus_boundaries", "cells_labels", "nucleus_labels", "morphology_mip", "morphology_focus",
-    "aligned_images",
-)  # fmt: skip
-"""Arguments of `spatialdata_io.xenium` for elements that are not read."""
+SPECS_FILE: Final = "experiment.xenium"
+CELL_ID, CELL_AREA, CENTROIDS = "cell_id", "cell_area", ("x_centroid", "y_centroid")
+GENE: Final = "feature_name"
+KEYPOINT_COLUMNS: Final = ("fixedX", "fixedY", "alignmentX", "alignmentY")
+LOCATIONS: Final = {"x": "x_location", "y": "y_location", "z": "z_location"}
 
 
 def read_xenium(
     path: str | PathLike[str],
     image: str | PathLike[str] | None = None,
     *,
-    alignment: str | PathLike[str] | NDArray[np.float64] | None = None,
+    alignment: str | PathLike[str] | ArrayLike | None = None,
     transcripts: bool = True,
+    all_features: bool = False,
     name: str | None = None,
     patient: str | None = None,
 ) -> SpatialData:
     """Read cells and transcripts of a Xenium sample with its H&E image.
 
-    The files are read by ``spatialdata_io.xenium``. Added is what training needs: the H&E image in colour with a
-    pyramid, placed by its alignment, its resolution, and one table of cells. Labels, outlines and fluorescence images
-    are left out. `stp.pp.spots_from_transcripts` and `stp.pp.spots_from_cells` make spots of what is read.
+    The result holds the H&E image in colour with a pyramid, placed by its alignment, its resolution, and one table of
+    cells. Labels, outlines and fluorescence images are not read.
+
+    `stp.pp.spots_from_transcripts` and `stp.pp.spots_from_cells` make spots of what is read.
 
     Parameters
     ----------
@@ -59,6 +63,9 @@ def read_xenium(
         default the file in the folder of the image whose name ends in ``he_imagealignment.csv``.
     transcripts
         Whether to read transcripts; they stay on disk until they are needed.
+    all_features
+        Whether the table of cells keeps features that are not genes, such as control probes and proteins. They are
+        marked in ``var["feature_types"]`` and never counted as genes.
     name
         Name of the sample; its elements and its coordinate system are named after it. By default that of the folder.
     patient
@@ -89,12 +96,9 @@ def read_xenium(
     folder = user_path(path)
     check.require_folder(folder, "a Xenium sample", "stp.io.read_xenium")
     pixel_um = float(platforms.read_json(folder / SPECS_FILE, "description of the run", ["pixel_size"])["pixel_size"])
-    for file in TABLE_FILES if transcripts else TABLE_FILES[:1]:
-        platforms.require_whole_parquet(platforms.find_file(folder, [file], "table"))
-    platforms.require_whole_matrix(platforms.find_file(folder, ["cell_feature_matrix.h5"], "matrix of counts"))
-    archive = platforms.find_file(folder, ["cells.zarr.zip"], "archive of cells")
-    if not is_zipfile(archive):
-        check.unreadable(archive, "archive of cells", "it has no table of contents")
+    cells_file = platforms.find_file(folder, ["cells.parquet"], "table")
+    points_file = platforms.find_file(folder, ["transcripts.parquet"], "table") if transcripts else None
+    matrix = platforms.find_file(folder, ["cell_feature_matrix.h5"], "matrix of counts")
     he_image = _find_he_image(folder) if image is None else user_path(image, "image")
     check.require_file(he_image, "image")
     to_morphology = _read_alignment(alignment, he_image)
@@ -103,17 +107,15 @@ def read_xenium(
     check_slides.square_pixels(x * pixel_um, y * pixel_um, he_image.name)
     stated = Resolution(um_per_px=pixel_um * (x + y) / 2, origin=f"'{SPECS_FILE}' and the alignment")
     known = reconcile_resolution(stated, [], he_image.name)
-    arguments = {**dict.fromkeys(LEFT_OUT, False), "cells_as_circles": True, "transcripts": transcripts}
-    source = platforms.call_spatialdata_io("xenium", folder, arguments)
     he, _ = platforms.open_image(he_image, name)
-    cells, points = source["cell_circles"], dict(source.points)
-    for element in (cells, *points.values()):
-        set_transformation(element, {name: get_transformation(element)}, set_all=True)
-    table = source["table"]
-    to_px = np.linalg.inv(to_morphology) @ get_transformation(cells, name).to_affine_matrix(("x", "y"), ("x", "y"))
-    xy = apply_affine(to_px, np.asarray(table.obsm[keys.SPATIAL], np.float64))
+    to_px = Scale([1 / pixel_um, 1 / pixel_um], ("x", "y"))
+    table, centroids = _read_cells(read_matrix(matrix, all_features=all_features), cells_file)
+    xy = apply_affine(np.linalg.inv(to_morphology), centroids / pixel_um)
     _require_cells_on_image(xy, to_morphology, platforms.image_size(he), name)
     set_transformation(he, {name: Affine(to_morphology, ("x", "y"), ("x", "y"))}, set_all=True)
+    instances = np.asarray(table.obs[CELL_ID])
+    radius = np.sqrt(np.asarray(table.obs[CELL_AREA], np.float64) / np.pi)
+    cells = ShapesModel.parse(centroids, geometry=0, radius=radius, index=instances, transformations={name: to_px})
     return platforms.sample(
         table,
         {f"{name}_image": (he, known)},
@@ -122,9 +124,45 @@ def read_xenium(
         shapes_key=f"{name}_cells",
         patient=patient,
         xy=xy,
-        instances=table.obs["cell_id"].astype(str).to_numpy(),
-        points={f"{name}_{key}": element for key, element in points.items()},
-        source=source,
+        instances=instances,
+        points=None if points_file is None else {f"{name}_transcripts": _open_transcripts(points_file, {name: to_px})},
+        platform="xenium",
+    )
+
+
+def _read_cells(table: AnnData, path: Path) -> tuple[AnnData, NDArray[np.float64]]:
+    """The table with what the file says of each cell, matched by id, and the centres ``(n, 2)`` in µm."""
+    cells = read_parquet(path, "table", [CELL_ID, *CENTROIDS, CELL_AREA])
+    cells[CELL_ID] = as_texts(cells[CELL_ID])
+    cells = cells.set_index(CELL_ID, drop=False)
+    missing = table.obs_names[~table.obs_names.isin(cells.index)]
+    if len(missing) or not cells.index.is_unique:
+        msg = (
+            f"{len(missing)} of {table.n_obs} cells with counts are not in '{path}' (for instance "
+            f"{quote(missing[:3].tolist())}; it holds {len(cells)}, such as {quote(cells.index[:1].tolist())}, "
+            f"{'each once' if cells.index.is_unique else 'some twice'}). Give the files of one run."
+        )
+        raise ValueError(msg)
+    cells = cells.loc[table.obs_names]
+    table.obs = cells.drop(columns=list(CENTROIDS)).set_axis(table.obs_names)
+    return table, cells[list(CENTROIDS)].to_numpy(np.float64)
+
+
+def _open_transcripts(path: Path, transformations: dict[str, Scale]) -> Any:
+    """Transcripts as points in µm, which stay on disk; only the names of the genes are read."""
+    table = open_transcripts(path, [GENE, *LOCATIONS.values()])
+    names = as_texts(table[GENE].drop_duplicates().compute())
+    kind = pd.CategoricalDtype(names)
+    table[GENE] = table[GENE].map_partitions(
+        lambda part: pd.Series(pd.Categorical(as_texts(part), dtype=kind), part.index), meta=pd.Series(dtype=kind)
+    )
+    return PointsModel.parse(
+        table,
+        coordinates=LOCATIONS,
+        feature_key=GENE,
+        instance_key=CELL_ID if CELL_ID in table else None,
+        transformations=transformations,
+        sort=True,
     )
 
 
@@ -142,10 +180,10 @@ def _find_he_image(folder: Path) -> Path:
     raise FileNotFoundError(msg)
 
 
-def _read_alignment(given: str | PathLike[str] | NDArray[np.float64] | None, image: Path) -> NDArray[np.float64]:
+def _read_alignment(given: str | PathLike[str] | ArrayLike | None, image: Path) -> NDArray[np.float64]:
     """``(3, 3)`` from pixels of the H&E image to those of the morphology image."""
-    if isinstance(given, np.ndarray):
-        matrix, what = given.astype(np.float64), "that was given"
+    if given is not None and not isinstance(given, str | PathLike):
+        matrix, what = np.asarray(given, np.float64), "that was given"
     else:
         beside = image.with_name(image.name.removesuffix(".ome.tif") + "alignment.csv")
         path = beside if given is None else user_path(given, "alignment")
@@ -156,10 +194,7 @@ def _read_alignment(given: str | PathLike[str] | NDArray[np.float64] | None, ima
                 "(Xenium Explorer exports it), or the matrix itself; `numpy.eye(3)` if the image is aligned already."
             )
             raise FileNotFoundError(msg)
-        try:
-            matrix, what = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig"), f"'{path}'"
-        except ValueError as reason:
-            check.unreadable(path, "alignment", reason)
+        matrix, what = _read_matrix_text(path), f"'{path}'"
     affine = matrix.shape == (3, 3) and bool(np.isfinite(matrix).all()) and bool(np.allclose(matrix[2], [0, 0, 1]))
     if not affine or abs(float(np.linalg.det(matrix))) <= 1e-9:
         msg = (
@@ -168,6 +203,23 @@ def _read_alignment(given: str | PathLike[str] | NDArray[np.float64] | None, ima
         )
         raise ValueError(msg)
     return matrix
+
+
+def _read_matrix_text(path: Path) -> NDArray[np.float64]:
+    """The numbers of a text file, a row a line."""
+    lines = [line for line in read_text(path, "alignment").splitlines() if line.strip()]
+    rows = [split_fields(line, find_separator(line)) for line in lines]
+    if rows and set(KEYPOINT_COLUMNS) <= set(rows[0]):
+        msg = (
+            f"'{path}' holds pairs of keypoints (columns {quote(rows[0])}), not the matrix. Give the other file that "
+            "Xenium Explorer exports as `alignment`: 3 x 3 numbers, from pixels of the H&E image to pixels of the "
+            "morphology image."
+        )
+        raise ValueError(msg)
+    try:
+        return np.array([[float(field) for field in row] for row in rows], ndmin=2)
+    except ValueError as reason:
+        check.unreadable(path, "alignment", f"3 x 3 numbers are needed, but {reason}")
 
 
 def _require_cells_on_image(

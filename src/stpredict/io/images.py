@@ -58,8 +58,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
                 )
                 raise ValueError(msg)
             return _decode_rgb(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, *DECODING_ERRORS) as reason:
-        check.unreadable(path, "image", reason)
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            check.unreadable(path, "image", f"it begins with {file.read(8)!r}, as no JPEG, PNG or TIFF does")
+    except (OSError, SyntaxError, *DECODING_ERRORS) as reason:
+        check.damaged(path, "image", reason)
 
 
 def _decode_rgb(image: Image.Image) -> NDArray[np.uint8]:  # (3, y, x)

@@ -18,8 +18,9 @@ from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check_expression
 from .._checks.training import warn
+from .._geometry import is_staggered
 from ._counts import read_counts
-from ._lattice import is_staggered, resolution_from_lattice
+from ._lattice import resolution_from_lattice
 from ._spots import read_labels, read_spots, spots_from_names
 
 if TYPE_CHECKING:

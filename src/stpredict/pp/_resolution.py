@@ -14,7 +14,7 @@ from .._resolution import (
     Resolution,
     SpotsOnImage,
     check_resolution_known,
-    check_same_resolution,
+    compare_resolutions,
     reconcile_resolution,
     resolutions_from_spots,
     spot_platform,
@@ -44,7 +44,8 @@ def resolution(
 
     The first that is known counts: ``um_per_px``, what the object already records, the metadata of the image file, and
     the pitch or diameter of the spots: as given, or of the platform whose reader made the object (Visium, Visium HD).
-    A resolution from spots is compared with the one before it.
+    ``um_per_px`` always counts. Anything else must agree with the spots within 5 %; otherwise the spots count, with a
+    warning, or an error if they differ by more than a factor of 1.5.
 
     Parameters
     ----------
@@ -55,7 +56,8 @@ def resolution(
     pitch_um
         Distance between neighbouring spots in µm (200 for legacy arrays, 100 for Visium).
     diameter_um
-        Diameter of a spot in µm (100 for legacy arrays; for Visium 65 as Space Ranger writes it, though spots are 55).
+        Diameter of a spot in µm (100 for legacy arrays). The diameters that Space Ranger writes for Visium are 60, 65
+        or 70 µm, which depends on the slide; give ``pitch_um=100`` instead.
     image_key
         The image; by default every image.
     shapes_key
@@ -71,7 +73,7 @@ def resolution(
     Raises
     ------
     ValueError
-        If no resolution is known, two sources differ by more than 5 %, or pixels are not square within 1 %.
+        If no resolution is known, two sources differ by more than a factor of 1.5, or pixels are not square within 1 %.
 
     Examples
     --------
@@ -90,7 +92,8 @@ def resolution(
     names = slide_images(sdata) if image_key is None else [image_key]
     stated = {name: stated_resolution(sdata, name, um_per_px) for name in names}
     by_spots: dict[str, Resolution] = {}
-    if pitch_um is not None or diameter_um is not None or keys.READER in sdata.attrs or None in stated.values():
+    platforms = [spot_platform(sdata, name) for name in sdata.shapes]
+    if pitch_um is not None or diameter_um is not None or any(platforms) or None in stated.values():
         for slide in _slides_in_px(sdata, image_key, shapes_key, coordinate_system):
             measured = _from_spots(slide, pitch_um, diameter_um, sdata)
             by_spots[slide.image_key] = reconcile_resolution(stated[slide.image_key], measured, slide.image_key)
@@ -129,7 +132,9 @@ def _from_spots(
 ) -> list[Resolution]:
     """Resolutions from spots of the given lengths, else of those of the platform."""
     if pitch_um is None and diameter_um is None:
-        spots = SpotsOnImage(shapes_key=slide.shapes_key, xy_px=slide.xy_px, diameter_px=slide.diameter_um)
+        spots = SpotsOnImage(
+            shapes_key=slide.shapes_key, xy_px=slide.xy_px, diameter_px=slide.diameter_um, array_xy=slide.array_xy
+        )
         return resolutions_from_spots(spot_platform(sdata, slide.shapes_key), spots)
     lengths = [(pitch_um, neighbour_pitch(slide.xy_px), "spot pitch"),
                (diameter_um, slide.diameter_um, "spot diameter")]  # fmt: skip
@@ -139,5 +144,5 @@ def _from_spots(
         if length_um is not None and np.isfinite(length_px)
     ]
     for other in known[1:]:
-        check_same_resolution(known[0], other, slide.image_key)
+        compare_resolutions(known[0], other, slide.image_key)
     return known[:1]

@@ -22,6 +22,7 @@ from ...models import build, config_from_dict, config_to_dict
 from ...models.model_config import uses_embeddings
 from ...pp.targets import Targets, nonnegative
 from . import serialization
+from .adaptation import Adaptation
 from .appearance import DonorMoments, StandardizedModel, recolor_spots, slide_moments
 from .conformal import Calibration, residual_spread, std_over_models, weighted_mean
 from .ood import ImageRange
@@ -191,6 +192,8 @@ class Predictor:
     """Errors at held-out spots, for prediction intervals; None without held-out spots."""
     image_range: ImageRange | None = None
     """Distribution of colour and texture of the training patches; None in predictors of older versions."""
+    adaptation: Adaptation | None = None
+    """Map of predictions that `stp.tl.adapt` fitted on measured spots of a slide; None in predictors as trained."""
 
     @property
     def models(self) -> dict[str, float]:
@@ -336,7 +339,7 @@ class Predictor:
             views = [_mean_over_members([std for _, std in some if std is not None]) for some in found.values()]
             std = residual_spread(std_over_models(means, views, weights), target_scale(self.members))
         return Prediction(
-            expression=nonnegative(weighted_mean(means, weights).astype(np.float32)),
+            expression=self._expression(weighted_mean(means, weights)),
             spread=std,
             models={name: nonnegative(mean.astype(np.float32)) for name, mean in zip(found, means, strict=True)},
         )
@@ -375,6 +378,11 @@ class Predictor:
         )
         return found.expression, found.spread  # type: ignore[return-value]  # it was asked for
 
+    def _expression(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The prediction from the mean over members: not below 0, and adapted if the predictor is."""
+        expression = nonnegative(mean.astype(np.float32))
+        return expression if self.adaptation is None else self.adaptation(expression)
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the predictor to a folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``README.md``.
 
@@ -403,6 +411,7 @@ class Predictor:
         avoid_dead_threads()
         values, tensors, history = serialization.read(path)
         calibration, image_range = (select_prefix(part, tensors) for part in ("calibration", "image_range"))
+        adaptation = select_prefix("adaptation", tensors)
         return cls(
             members=tuple(
                 Member.from_state_dict(
@@ -417,6 +426,7 @@ class Predictor:
             provenance=Provenance.from_json(values["provenance"]),
             calibration=Calibration.from_state_dict(calibration, values["calibration"]) if calibration else None,
             image_range=ImageRange.from_state_dict(image_range) if image_range else None,
+            adaptation=Adaptation.from_state_dict(adaptation, values["adaptation"]) if adaptation else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -424,8 +434,9 @@ class Predictor:
         members = [member.to_json() for member in self.members]
         first = {**members[0], "model": self.model, "n_members": len(members)}
         return {
-            # left out without a calibration, so that predictors of older versions keep their hash
+            # left out without a calibration or adaptation, so that predictors of older versions keep their hash
             **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
+            **({} if self.adaptation is None else {"adaptation": dict(self.adaptation.record)}),
             "model": self.model,
             "model_config": first["model_config"],
             "patch": first["patch"],
@@ -449,6 +460,8 @@ class Predictor:
             tensors |= add_prefix("calibration", self.calibration.state_dict())
         if self.image_range is not None:
             tensors |= add_prefix("image_range", self.image_range.state_dict())
+        if self.adaptation is not None:
+            tensors |= add_prefix("adaptation", self.adaptation.state_dict())
         return tensors
 
     def _summary(self) -> dict[str, str]:
@@ -470,6 +483,7 @@ class Predictor:
             "intervals": "not calibrated"
             if self.calibration is None
             else f"calibrated on {self.calibration.pooled.n} spots of {self.calibration.record['kind']}",
+            **({} if self.adaptation is None else {"adapted to": self.adaptation.description}),
         }
 
     def __repr__(self) -> str:

@@ -211,6 +211,16 @@ def _local_folder(path: str | PathLike[str]) -> Path:
         raise FileNotFoundError(msg) from error
 
 
+def _adapted_to(config: Mapping[str, Any]) -> str:
+    """The sentence of the card on the slide that a predictor was adapted to; empty for a predictor as trained."""
+    record = config.get("adaptation")
+    return (
+        f" Adapted to {record['n_measured']} measured spots of {record['slide']}, for that slide only."
+        if record
+        else ""
+    )
+
+
 def _model_card(config: Mapping[str, Any]) -> str:
     provenance = config["provenance"]
     slides = provenance.get("slides", {})
@@ -227,7 +237,7 @@ Trained with stpredict {config["stpredict"]}; {config["n_members"]} network(s).{
 {rows}
 
 Donors trained on: {Provenance.from_json(provenance).donors_note}.
-Validation: {provenance.get("validation_note", "none")}.
+Validation: {provenance.get("validation_note", "none")}.{_adapted_to(config)}
 Not for diagnosis. Compare its predictions with measured tissue of your own before you rely on them.
 
     import stpredict as stp

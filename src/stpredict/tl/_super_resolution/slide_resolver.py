@@ -57,7 +57,8 @@ class SlideResolver:
     def resolve(self, superpixels: Superpixels, x: NDArray[np.float32]) -> ResidualModel:
         """Write the expression of the superpixels of one slide into ``x``; return the model of the residuals."""
         slide, step_um = superpixels.slide, self.step_um
-        spacing = max(superpixels.step_px, self.predictor.patch.fov_um[0] / NODES_PER_FOV / slide.um_per_px)
+        narrowest = min(patch.fov_um[0] for patch in self.predictor.patches)
+        spacing = max(superpixels.step_px, narrowest / NODES_PER_FOV / slide.um_per_px)
         nodes, interpolation = interpolation_grid(superpixels.xy_px, spacing)
         appearance = measure_appearance(slide, self.predictor, self.fabric)
         at_nodes = self._predict(replace(slide, xy_px=nodes), appearance)
