@@ -22,9 +22,11 @@ HEAD = "| model | context | patches | parameters | multiplications | published |
 def table():
     """What stands between the two marks of the index; copy it there when a model is new."""
     known = models.available().loc[[*VARIANTS, *ENSEMBLES]]
+    members = {name: "" if name in VARIANTS else f": {row.members}" for name, row in known.iterrows()}
     return HEAD + "".join(
-        f"| `{name}`{'' if name in VARIANTS else f': {row.members}'} | {row.context} | {row.n_scales} × {row.size_px} px | {row.parameters / 1e6:.2f} M "
-        f"| {row.macs / 1e6:,.0f} M | {row.citation if row.citation != 'stpredict' else ''} |\n"
+        f"| `{name}`{members[name]} | {row.context} | {row.n_scales} × {row.size_px} px "
+        f"| {row.parameters / 1e6:.2f} M | {row.macs / 1e6:,.0f} M "
+        f"| {row.citation if row.citation != 'stpredict' else ''} |\n"
         for name, row in known.iterrows()
     )
 
