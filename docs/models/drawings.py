@@ -97,15 +97,23 @@ DRAWINGS: dict[str, Drawing] = {
     "m2ost_ridge": Drawing(
         [
             row(("p", "three patches of one spot: 1.5, 3 and 9 spot diameters", "input")),
-            row(("n", "M2OST, width 96,\n2 blocks", "trained"), ("s", "colour and texture,\n4 × 27 values", "frozen")),
             row(
-                ("l", "linear head,\ntrained separately", "trained"),
-                ("r", "ridge regression,\nsolved first", "solved"),
+                ("i", "stain of training", "frozen"),
+                ("s", "colour and texture,\n4 × 27 values", "frozen"),
+                ("c", "colour,\n4 × 6 values", "frozen"),
             ),
-            row(("m", "0.3 × network + 0.7 × ridge", "frozen")),
+            row(
+                ("n", "M2OST, width 96,\n2 blocks", "trained"),
+                ("z", "mean and spread\nof the slide", "frozen"),
+                ("q", "ridge regression", "solved"),
+            ),
+            row(("l", "linear head", "trained"), ("r", "ridge regression", "solved")),
+            row(("m", "mean of the three", "frozen")),
             row(("y", "5 principal components → genes", "output")),
         ],
-        [("p", "n"), ("p", "s"), ("n", "l"), ("s", "r"), ("l", "m"), ("r", "m"), ("m", "y")],
+        [("p", "i"), ("p", "s"), ("p", "c"), ("i", "n"), ("s", "z"), ("c", "q"), ("n", "l"), ("z", "r")]
+        + [(part, "m") for part in "lrq"]
+        + [("m", "y")],
     ),
     "m2ort": Drawing(
         [

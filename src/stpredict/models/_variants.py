@@ -188,9 +188,10 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
     }
 )
+_DEFAULT_MEMBERS = ("m2ost_tiny", "ridge_statistics", "ridge_color")
 ENSEMBLES: Mapping[str, Ensemble] = MappingProxyType(
     {
-        "m2ost_ridge": Ensemble(members={"m2ost_tiny": 0.3, "ridge_statistics": 0.7}, citation=_M2OST),
+        "m2ost_ridge": Ensemble(members=dict.fromkeys(_DEFAULT_MEMBERS, 1 / 3), citation=_M2OST),
         "m2ost_encoder": Ensemble(
             members={"m2ost_tiny": 0.15, "ridge_statistics": 0.35, "encoder_ridge": 0.5},
             citation=f"{_M2OST}; {_HEST}",
