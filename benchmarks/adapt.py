@@ -1,12 +1,13 @@
 """How much a few measured spots of a new slide help: adaptation, imputation, and what they must be compared with.
 
     python benchmarks/adapt.py --gene-map FILE [--settings a b c d] [--draws 20] [--folder stpredict-benchmark/adapt]
-                               [--out benchmarks]
+                               [--out benchmarks] [--figures docs/images]
 
 Needs ``STPREDICT_DATA_DIR`` with the sections. ``--gene-map`` names a file of Ensembl ids and symbols of mouse genes
-(such as an export of BioMart): mob_2k has ids, Rep11 symbols. Predictors and predictions are kept in ``--folder``, so
-that a second run measures adaptations only. Shrinkage and kriging were set on (a) and (b); (c) and (d) were read once,
-at the end. Training takes an hour on one core, the rest ten minutes.
+(such as an export of BioMart): mob_2k has ids, Rep11 symbols. Predictors, predictions and scores are kept in
+``--folder``, so that a run can be stopped and continued; delete the files of scores (csv) to measure again. Shrinkage
+and kriging were set on (a) and (b); (c) and (d) were read once, at the end. Training takes an hour on one core, the
+rest ten minutes.
 """
 
 from __future__ import annotations
@@ -264,6 +265,31 @@ def page(results, table):
     return "\n".join([*text, ""])
 
 
+def draw_curves(table, metric, path):
+    """Draw learning curves of the default on new donors, averaged over settings (a) to (c)."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = [PREDICTOR, ADAPTED, IMPUTED, KRIGED, TRAINED]
+    rows = table[(table["model"] == "default") & table["method"].isin(shown) & (table["setting"] != "d")]
+    keys = ["setting", "method", "place", "n_measured", "draw"]
+    rows = rows.groupby(keys, sort=False)[metric].mean().reset_index()
+    rows["method"] = pd.Categorical(rows["method"], shown)
+    rows["place"] = rows["place"].map({"random": "spots at random", "region": "one contiguous region"})
+    figure, axes = plt.subplots(2, 1, figsize=(4.4, 5.8), sharex=True, sharey=True, layout="constrained")
+    rows = rows.sort_values(["place", "method"], ascending=[False, True]).astype({"method": str})
+    stp.pl.learning_curve(rows, metric=metric, ax=axes)
+    handles, names = axes[1].get_legend_handles_labels()
+    axes[1].get_legend().remove()
+    axes[0].set_xlabel("")
+    axes[1].set_ylabel(axes[0].get_ylabel(), fontsize=axes[0].yaxis.label.get_fontsize())
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150, facecolor="white")
+    plt.close(figure)
+
+
 def main():
     """Run the settings, write the page, the figures as JSON, and the learning curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -272,6 +298,7 @@ def main():
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=Path("stpredict-benchmark/adapt"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--figures", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore", UserWarning)
@@ -279,7 +306,10 @@ def main():
     for setting in given.settings:
         paths = predict_all(setting, given.gene_map, given.folder)
         names |= next(iter(paths.values()))["model"]
-        tables.append(measure(paths, given.draws))
+        measured = given.folder / f"{setting}-{given.draws}.csv"
+        if not measured.is_file():
+            measure(paths, given.draws).to_csv(measured, index=False)
+        tables.append(pd.read_csv(measured))
     table = pd.concat(tables, ignore_index=True)
     results = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -296,7 +326,8 @@ def main():
     }
     (given.out / "adapt.json").write_text(json.dumps(results, indent=1))
     (given.out / "adapt.md").write_text(page(results, table), encoding="utf-8")
-    table.to_csv(given.folder / "draws.csv", index=False)
+    for metric in ("gene_pearson", "rmse"):
+        draw_curves(table, metric, given.figures / f"adaptation_{metric}.png")
 
 
 if __name__ == "__main__":
