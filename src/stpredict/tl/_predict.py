@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from .._slides.slides import Slide
     from ..pp.stain_normalization import StainMethod
     from ._inference.sinks import Sink
     from ._options import Uncertainty
@@ -46,6 +47,7 @@ def predict(
     uncertainty: Uncertainty | None = None,
     coverage: float = 0.9,
     stain: StainMethod | None = None,
+    members: bool = False,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | Sequence[str] | None = None,
     table_name: str | None = None,
@@ -83,6 +85,8 @@ def predict(
         Stain normalisation to the training slides: ``"reinhard"`` (mean and standard deviation of colours) or
         ``"macenko"`` (stain vectors and concentrations). The stain of a slide is the one that `stp.pp.stain` recorded,
         or is measured at its spots. Normalisation lowers errors if stains differ, and can raise them if they do not.
+    members
+        Whether to write the prediction of each model of an ensemble into a layer of its own, named by the model.
     image_key
         Image, or a mapping of spot elements to images, if there are several.
     shapes_key
@@ -121,6 +125,7 @@ def predict(
     the training patches in colour and texture (out-of-distribution detection). ``obs["unlike_training"]`` is True
     beyond 1, the distance that 1 % of training spots exceed if their slide is left out. Predictors of older versions
     give neither column. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
+    With ``members`` also a layer for each model of an ensemble, for instance ``layers["ridge_statistics"]``.
 
     No value is below 0: negative values of the regression are set to 0, and so are lower bounds. Predictions of slides
     that are not predicted again stay in the table, each with its own baselines (``uns[key_added]["parts"]``, by the ids
@@ -128,8 +133,9 @@ def predict(
 
     With ``layer``, writes that layer of the existing table instead, NaN for genes outside the panel and spots of other
     elements; ``var[layer]`` is True for the panel (``var["predicted"]`` if the layer is X), intervals are
-    ``layers[f"{layer}_lower"]`` and ``layers[f"{layer}_upper"]``, and the other columns are as above, with the name of
-    the layer before theirs (``obs[f"{layer}_at_border"]``), so that a second layer leaves the first as it was.
+    ``layers[f"{layer}_lower"]`` and ``layers[f"{layer}_upper"]``, those of models ``layers[f"{layer}_{model}"]``, and
+    the other columns are as above, with the name of the layer before theirs (``obs[f"{layer}_at_border"]``), so that a
+    second layer leaves the first as it was.
 
     Raises
     ------
@@ -163,6 +169,7 @@ def predict(
         precision=precision,
         uncertainty=uncertainty,
         coverage=coverage,
+        members=members,
     )
     selection = Selection(
         image_key=image_key,
@@ -179,14 +186,9 @@ def predict(
     check_elements.is_spatialdata(sdata)
     slides = resolve(sdata, selection, needs_table=layer is not None, needs_counts=False)
     predictor = resolve_predictor(sdata, predictor)
-    config, features = predictor.model_config, slides[0].features
-    embeddings_fit(
-        predictor.model,
-        asdict(config),
-        None if features is None else features.shape[1],
-        takes=uses_embeddings(config),
-    )
-    check_destination(sdata, slides, predictor, key_added, layer)
+    _check_embeddings(predictor, slides[0])
+    models = list(predictor.models) if members else []
+    check_destination(sdata, slides, predictor, key_added, layer, models=models)
     for slide in slides:
         warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
 
@@ -208,6 +210,17 @@ def predict(
         table = add_slides(sdata.tables[key_added], table, key_added)
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
+
+
+def _check_embeddings(predictor: Predictor, slide: Slide) -> None:
+    """Refuse embeddings that no member takes, and their absence if a member needs them."""
+    width = None if slide.features is None else slide.features.shape[1]
+    configs = {member.model: member.network.config for member in predictor.members}
+    taking = {model: config for model, config in configs.items() if uses_embeddings(config)}
+    for model, config in taking.items():
+        embeddings_fit(model, asdict(config), width, takes=True)
+    if not taking:
+        embeddings_fit(predictor.model, {}, width, takes=False)
 
 
 def _compute_missing(

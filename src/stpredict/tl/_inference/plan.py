@@ -47,6 +47,8 @@ class PredictionPlan:
     starts: NDArray[np.intp]
     """``(n_slides + 1,)`` first row of each slide, which is its first position too, and the number of all spots."""
     options: PredictOptions
+    models: tuple[str, ...] = ()
+    """Models of the ensemble whose predictions are written too."""
     normalizers: tuple[StainNormalizer, ...] = ()
     """Stain normalisation of each slide; empty for patches as they were scanned."""
     partition_size: int = PARTITION_SIZE
@@ -60,7 +62,7 @@ class PredictionPlan:
         options = _calibrated_options(options, predictor.calibration)
         starts = np.cumsum([0, *(len(slide.xy_px) for slide in slides)])
         orders = [
-            start + reading_order(slide, predictor.patch) for start, slide in zip(starts[:-1], slides, strict=True)
+            start + reading_order(slide, predictor.patches) for start, slide in zip(starts[:-1], slides, strict=True)
         ]
         normalizers = stain_normalizers(slides, predictor.provenance, options.stain) if options.stain else []
         return cls(
@@ -68,6 +70,7 @@ class PredictionPlan:
             order=np.concatenate(orders),
             starts=starts,
             options=options,
+            models=tuple(predictor.models) if options.members else (),
             normalizers=tuple(normalizers),
             partition_size=PARTITION_SIZE,
             window_margin=WINDOW_MARGIN,
@@ -85,6 +88,8 @@ class PredictionPlan:
         parts += [hashlib.sha256(normalizer.table.tobytes()).hexdigest() for normalizer in self.normalizers]
         if self.options.uncertainty is not None:
             parts += [self.options.uncertainty, self.options.coverage]
+        if self.models:
+            parts.append(("models", self.models))
         if PATCH_VERSION != 1:  # version 1 is left out, so that stores written before there was a version resume
             parts.append(("patches", PATCH_VERSION))
         return hashlib.sha256(repr(parts).encode() + self.order.tobytes()).hexdigest()[:16]
