@@ -8,6 +8,7 @@ and the slide from them, beyond what its number of spots explains, the more its 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..._checks.training import warn
 from ..._train.data import read_pieces, reading_order
 from ..._train.shared import SharedSpots
 from ...models.contract import batch_features
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .predictor import Predictor
     from .provenance import Provenance
 
+logger = logging.getLogger(__name__)
 SPOTS_PER_SAMPLE = 20
 """Spots that count as one sample of tissue, since neighbours are alike; slides with fewer are not measured."""
 MAX_SPOTS = 512
@@ -215,9 +216,12 @@ def measure_appearance(
     if not (any(wanted) or normalizes):
         return SlideAppearance(moments=(None,) * len(wanted))
     if n_spots < SPOTS_PER_SAMPLE:
-        warn(
-            f"Slide {slide.name!r} has {n_spots} spots; its own stain, mean and spread are used from "
-            f"{SPOTS_PER_SAMPLE} spots on. It is predicted with those of the training slides."
+        logger.warning(
+            "Slide %r has %d spots; its own stain, mean and spread are used from %d spots on. It is predicted with "
+            "those of the training slides.",
+            slide.name,
+            n_spots,
+            SPOTS_PER_SAMPLE,
         )
         return SlideAppearance(moments=(None,) * len(wanted))
     normalizer = shrunk_normalizer(slide, predictor.provenance) if normalizes else None
@@ -241,9 +245,9 @@ def shrunk_normalizer(slide: Slide, provenance: Provenance) -> StainNormalizer |
 
     found = measured_stain(slide)
     if provenance.stain is None or found is None:
-        warn(
-            f"The stain of slide {slide.name!r}{'' if provenance.stain else ', or that of training,'} could not be "
-            "measured, so its colours are taken as they are."
+        logger.warning(
+            "The stain of slide %r, or that of training, could not be measured: its colours are taken as scanned.",
+            slide.name,
         )
         return None
     reference = Stain.from_dict(provenance.stain["reference"])
