@@ -73,7 +73,6 @@ PARTS = {
     "mean profile": ("mean_profile", {}, "all"),
     "colour ridge": ("ridge_color", {}, "all"),
     "place": ("knn_spatial", {}, "all"),
-    "encoder_ridge (statistics)": ("encoder_ridge", {}, "all"),
     "statistics ridge, training spots": ("ridge_statistics", {"standardize": "training"}, "all"),
     "statistics ridge, own slide": ("ridge_statistics", {"standardize": "slide"}, "all"),
     "network, as scanned": ("m2ost_tiny", {"stain": "none"}, "all"),
@@ -163,9 +162,11 @@ def predicted(setting, label, seed, read, genes, folder):
     if model in NETWORKS and (trained / "config.json").is_file():  # its options do not change the training
         predictor = stp.tl.Predictor.load(trained)
     else:
+        begun = trained.with_name(f"{trained.name}.checkpoint").exists()
         predictor = stp.tl.fit(
-            train, model, genes=genes, config={"seed": seed, "progress": False}, save_dir=trained,
+            train, model, genes=genes, config={"seed": seed, "progress": False}, group_key="patient",
             model_options={} if model in NETWORKS else options, target=stp.pp.TargetSpec(center=center),
+            **{"resume_from" if begun else "save_dir": trained},
         )  # fmt: skip
     if model in NETWORKS:
         predictor = with_options(predictor, options)

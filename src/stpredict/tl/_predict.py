@@ -194,7 +194,7 @@ def predict(
     values, record = sink.values(), prediction_record(predictor, plan.options)
     for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
         colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
-        normalized = options.stain is not None
+        normalized = options.stain is not None or any(member.normalizes_stain for member in predictor.members)
         warn_unseen_color(colors, flagged, predictor.provenance["color"], slide.name, normalized=normalized)
     if layer is not None:
         write_layer(slides, values, predictor, layer, record)

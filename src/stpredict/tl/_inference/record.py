@@ -49,7 +49,7 @@ def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str
         **({} if counts is None else {"counts": counts.to_json()}),
         "params": {
             "n_views": options.n_views,
-            "stain": options.stain or "as scanned",
+            "stain": options.stain or _own_stain(predictor),
             "fov_um": list(predictor.patch.fov_um),
             "size_px": predictor.patch.size_px,
             **intervals,
@@ -64,6 +64,12 @@ def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str
             "group_key": predictor.provenance.group_key or "",
         },
     }
+
+
+def _own_stain(predictor: Predictor) -> str:
+    """Which models take patches in the stain of training, where nothing else was asked for."""
+    models = dict.fromkeys(member.model for member in predictor.members if member.normalizes_stain)
+    return f"reinhard for {', '.join(models)}" if models else "as scanned"
 
 
 def companion(name: str, layer: str | None) -> str:

@@ -165,7 +165,7 @@ class StandardizedModel(nn.Module):
 
 def slide_moments(features: Tensor, slide: Tensor) -> list[Moments | None]:
     """Moments of the features ``(n, d)`` of each slide, by its number; None for numbers without spots."""
-    values, index = features.numpy(), slide.numpy()
+    values, index = features.cpu().numpy(), slide.cpu().numpy()
     return [Moments.of(values[index == i]) if (index == i).any() else None for i in range(int(index.max()) + 1)]
 
 
