@@ -238,7 +238,7 @@ def test_a_pickled_reader_has_no_cache():
     reader = PatchReader([Level(pixels=noise(1500), factor=(1, 1))], 1.0, SPEC)
     wanted = reader.read(grid())[0]
     copy = pickle.loads(pickle.dumps(reader))
-    assert not copy._chunks._cached
+    assert not copy.chunks._cached
     np.testing.assert_array_equal(copy.read(grid())[0], wanted)
 
 
