@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from stpredict.tl import Predictor, adapt, predict
-from stpredict.tl._adaptation.empirical_bayes import fit_adaptation, noise_covariance, shrunken_effects, shrunken_slope
+from stpredict.tl._adaptation.empirical_bayes import (
+    fit_adaptation,
+    is_better,
+    noise_covariance,
+    selected_effects,
+    shrunken_effects,
+    shrunken_slope,
+)
 
 SLIDE = "S2_spots"
 
@@ -62,6 +69,25 @@ def test_the_head_recovers_what_offset_and_scale_cannot():
     expression, _ = adapted(data, rows)
     assert rmse(data.predicted, data.expected) > 1.2
     assert rmse(expression, data.expected) < 0.5
+
+
+def test_the_head_is_used_only_if_leaving_spots_out_says_so():
+    """Noise with a factor that all genes share: a likelihood over genes takes it for a head, left-out spots do not."""
+    n_used = 0
+    for seed in range(30):
+        rng, n = np.random.default_rng(seed), 20
+        noise = rng.normal(size=(n, 1)) * rng.normal(size=100) + rng.normal(size=(n, 100))
+        design = np.column_stack([np.ones(n), rng.normal(size=(n, 5))])
+        assert np.abs(shrunken_effects(noise, design, np.eye(n)).mean[1:]).max() > 0
+        found = selected_effects(noise, design, np.eye(n))
+        n_used += found.mean[1:].any()
+        assert found.mean.shape == (6, 100)
+        assert found.covariance.shape == (6, 6)
+    assert n_used <= 12
+    errors = np.full((5, 2), 2.0)
+    assert is_better(errors - 1, than=errors)
+    assert not is_better(errors, than=errors)
+    assert not is_better(errors - [[1, 1], [0, 0], [0, 0], [0, 0], [0, 0]], than=errors)  # one spot decides nothing
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])

@@ -98,7 +98,7 @@ def _finish(ax: Axes, rows: pd.DataFrame, title: str) -> None:
     tidy(ax)
     sizes = sorted(rows[N_MEASURED].unique())
     least = min((size for size in sizes if size > 0), default=1)
-    ax.set_xscale("symlog", linthresh=least, linscale=0.5)
+    ax.set_xscale("symlog", linthresh=least, linscale=0.3)
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
     ax.minorticks_off()
     ax.set_xlabel("measured spots")

@@ -110,8 +110,9 @@ def adapt(
 
     The scale :math:`s` is one for all genes. Offset :math:`o` and weights :math:`w` are those of the gene. They are
     estimated by empirical Bayes: normal with mean 0, with variances that all genes share and that may be 0, so that few
-    or noisy measurements change little. Residuals of neighbouring spots count as correlated over 400 µm, so that spots
-    of one region count less than as many scattered ones. {doc}`/adaptation` shows how much it helps.
+    or noisy measurements change little. The weights are used only if they lower the error of measured spots that are
+    left out by more than one standard error. Residuals of neighbouring spots count as correlated over 400 µm, so that
+    spots of one region count less than as many scattered ones. {doc}`/adaptation` shows how much it helps.
 
     Examples
     --------

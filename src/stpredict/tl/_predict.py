@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm.auto import tqdm
@@ -10,11 +9,9 @@ from tqdm.auto import tqdm
 from .. import _keys as keys
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
-from ..models.model_config import uses_embeddings
-from ._errors import embeddings_fit
 from ._inference.cluster import check_client, predict_on_cluster
 from ._inference.partitions import predict_positions
-from ._inference.plan import PredictionPlan
+from ._inference.plan import PredictionPlan, check_embeddings
 from ._inference.record import prediction_record
 from ._inference.sinks import MemorySink, StoreSink
 from ._inference.table import add_slides, check_destination, prediction_table, write_layer
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides.slides import Slide
     from ..pp.stain_normalization import StainMethod
     from ._inference.sinks import Sink
     from ._options import Uncertainty
@@ -186,7 +182,7 @@ def predict(
     check_elements.is_spatialdata(sdata)
     slides = resolve(sdata, selection, needs_table=layer is not None, needs_counts=False)
     predictor = resolve_predictor(sdata, predictor)
-    _check_embeddings(predictor, slides[0])
+    check_embeddings(predictor, slides[0])
     models = list(predictor.models) if members else []
     check_destination(sdata, slides, predictor, key_added, layer, models=models)
     for slide in slides:
@@ -210,17 +206,6 @@ def predict(
         table = add_slides(sdata.tables[key_added], table, key_added)
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
-
-
-def _check_embeddings(predictor: Predictor, slide: Slide) -> None:
-    """Refuse embeddings that no member takes, and their absence if a member needs them."""
-    width = None if slide.features is None else slide.features.shape[1]
-    configs = {member.model: member.network.config for member in predictor.members}
-    taking = {model: config for model, config in configs.items() if uses_embeddings(config)}
-    for model, config in taking.items():
-        embeddings_fit(model, asdict(config), width, takes=True)
-    if not taking:
-        embeddings_fit(predictor.model, {}, width, takes=False)
 
 
 def _compute_missing(

@@ -4,7 +4,9 @@ The residual of a gene at the measured spots is ``offset + slope (p - c) + z w +
 its mean over the slide, ``z`` the first principal components of the predictions. Offset and weights ``w`` of each gene
 are normal with mean 0 and variances that all genes share, in units of the gene's own residual variance. The posterior
 mean is averaged over a grid of these variances, weighted by marginal likelihood; the grid contains 0. The slope is one
-for all genes. Noise is correlated between neighbouring spots, so that a contiguous region counts as fewer spots.
+for all genes. Noise is correlated between neighbouring spots, so that a contiguous region counts as fewer spots. The
+weights are used only if they lower the leave-one-out error by more than its standard error over spots: genes are
+correlated, so that a likelihood over genes alone is too sure of them.
 """
 
 from __future__ import annotations
@@ -77,6 +79,40 @@ def shrunken_slope(residual: Array, deviation: Array, covariance: Array) -> floa
     return float(np.clip(slope * SLOPE_VARIANCE / (SLOPE_VARIANCE + squared_error), -1, 1))
 
 
+def selected_effects(residual: Array, design: Array, covariance: Array) -> Effects:
+    """`shrunken_effects`, with weights other than the offset only if they lower the error of spots that are left out.
+
+    Variances are estimated over genes as if genes were independent; spots are, and errors of a spot test them.
+    """
+    full, offset = (shrunken_effects(residual, design[:, :q], covariance) for q in (design.shape[1], 1))
+    prior = [np.diag([full.variances[0], *[full.variances[1]] * (design.shape[1] - 1)]), np.diag(offset.variances[:1])]
+    errors = [
+        leave_one_out(residual, covariance + columns @ variances @ columns.T)
+        for columns, variances in ((design, prior[0]), (design[:, :1], prior[1]))
+    ]
+    if is_better(*errors):
+        return full
+    padding = design.shape[1] - 1
+    return Effects(
+        mean=np.pad(offset.mean, ((0, padding), (0, 0))),
+        covariance=np.pad(offset.covariance, (0, padding)),
+        variances=(offset.variances[0], 0.0),
+    )
+
+
+def leave_one_out(values: Array, covariance: Array) -> Array:
+    """Errors ``(n, k)`` of values with mean 0, each predicted from those of all other spots."""
+    precision = np.linalg.inv(covariance)
+    errors: Array = (precision @ values) / np.diag(precision)[:, None]
+    return errors
+
+
+def is_better(errors: Array, than: Array) -> bool:
+    """Whether squared errors ``(n, k)`` are lower by more than the standard error of their difference over spots."""
+    gain = (than**2 - errors**2).sum(axis=1)
+    return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))
+
+
 def shrunken_effects(residual: Array, design: Array, covariance: Array) -> Effects:
     """Effects of ``(n, q)`` columns, the first of which is the offset, on standardised residuals ``(n, g)``."""
     n, q = design.shape
@@ -127,7 +163,7 @@ def fit_adaptation(
     scale = residual_scale(residual, gene_std)
     slope = shrunken_slope(residual / scale, deviation[rows] / scale, covariance)
     residual = (residual - slope * deviation[rows]) / scale
-    effects = shrunken_effects(residual, design[rows], covariance)
+    effects = selected_effects(residual, design[rows], covariance)
     record = {
         "slide": slide,
         "n_measured": len(rows),

@@ -76,9 +76,7 @@ def observed_expression(
     slide: Slide, rows: NDArray[np.intp], genes: Sequence[str], target: TargetSpec, trained: CountsRecord | None
 ) -> NDArray[np.float32]:
     """Normalised expression ``(n, g)`` of some spots of a slide, as in training."""
-    if slide.counts is None:
-        msg = f"Slide {slide.name!r} has no counts. Give the table that holds those of its measured spots."
-        raise ValueError(msg)
+    counts: Any = slide.counts  # resolved with counts
     known = set(slide.genes)
     if missing := [gene for gene in genes if gene not in known]:
         msg = (
@@ -89,14 +87,14 @@ def observed_expression(
     names = slide.obs_names[rows].tolist()
     some = replace(
         slide,
-        counts=slide.counts[rows],
+        counts=counts[rows],
         library=None if slide.library is None else slide.library[rows],
         total_counts=None if slide.total_counts is None else slide.total_counts[rows],
     )
     fractional = slide.allow_fractional_counts
     check_expression.counts(some.counts, genes=slide.genes, spots=names, fractional=fractional)
     check_expression.unique_genes(slide.genes, repr(slide.name))
-    empty = check_expression.zero_spots(slide.counts[rows][:, gene_columns(slide, genes)])
+    empty = check_expression.zero_spots(counts[rows][:, gene_columns(slide, genes)])
     if empty.any():
         msg = (
             f"{int(empty.sum())} of {len(rows)} measured spots of {slide.name!r} have no counts of the genes to "

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ...models.model_config import uses_embeddings
-from .._errors import embeddings_fit
 from .._inference.partitions import X, predict_positions
-from .._inference.plan import PredictionPlan
+from .._inference.plan import PredictionPlan, check_embeddings
 from .._inference.sinks import MemorySink
 from .._predictor.provenance import warn_unseen_resolution
 
@@ -24,9 +21,7 @@ if TYPE_CHECKING:
 
 def predict_slide(slide: Slide, predictor: Predictor, options: PredictOptions, *, progress: bool) -> dict[str, Any]:
     """What `predict` computes for every spot of a slide, by name, in the order of its spots."""
-    width = None if slide.features is None else slide.features.shape[1]
-    config = predictor.model_config
-    embeddings_fit(predictor.model, asdict(config), width, takes=uses_embeddings(config))
+    check_embeddings(predictor, slide)
     warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
     plan = PredictionPlan.of([slide], predictor, options)
     sink = MemorySink.of(plan, predictor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from ..._checks.training import warn
 from ..._pixels import PATCH_VERSION
 from ..._train.data import reading_order
+from ...models.model_config import uses_embeddings
+from .._errors import embeddings_fit
 from .._predictor.stain import stain_normalizers
 from .._training.plan import slide_digest
 
@@ -93,6 +95,17 @@ class PredictionPlan:
         if PATCH_VERSION != 1:  # version 1 is left out, so that stores written before there was a version resume
             parts.append(("patches", PATCH_VERSION))
         return hashlib.sha256(repr(parts).encode() + self.order.tobytes()).hexdigest()[:16]
+
+
+def check_embeddings(predictor: Predictor, slide: Slide) -> None:
+    """Refuse embeddings that no member takes, and their absence if a member needs them."""
+    width = None if slide.features is None else slide.features.shape[1]
+    configs = {member.model: member.network.config for member in predictor.members}
+    taking = {model: config for model, config in configs.items() if uses_embeddings(config)}
+    for model, config in taking.items():
+        embeddings_fit(model, asdict(config), width, takes=True)
+    if not taking:
+        embeddings_fit(predictor.model, {}, width, takes=False)
 
 
 def _calibrated_options(options: PredictOptions, calibration: Calibration | None) -> PredictOptions:
