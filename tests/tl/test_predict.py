@@ -62,6 +62,7 @@ def test_the_table_it_writes(sdata, predictor):
             "trained_on": ["S0_spots", "S1_spots"],
             "identities": [slide["identity"] for slide in predictor.provenance.slides.values()],
             "groups": ["S0_spots", "S1_spots"],
+            "group_key": "",
         },
     }
 

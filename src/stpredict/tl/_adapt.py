@@ -112,7 +112,7 @@ def adapt(
     estimated by empirical Bayes: normal with mean 0, with variances that all genes share and that may be 0, so that few
     or noisy measurements change little. The weights are used only if they lower the error of measured spots that are
     left out by more than one standard error. Residuals of neighbouring spots count as correlated over 400 µm, so that
-    spots of one region count less than as many scattered ones. {doc}`/adaptation` shows how much it helps.
+    spots of one region count less than as many scattered ones. :doc:`/adaptation` shows how much it helps.
 
     Examples
     --------
