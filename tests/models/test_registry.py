@@ -131,7 +131,7 @@ def test_saved_networks_with_unused_options_load_and_mixtures_are_refused():
 
 def test_an_ensemble_has_no_configuration_of_its_own():
     for function in (models.recipe, lambda name: models.config(name, 3)):
-        with pytest.raises(ValueError, match=r"'m2ost_ridge' is an ensemble of 'm2ost_tiny', 'ridge_statistics', "):
+        with pytest.raises(ValueError, match=r"'m2ost_ridge' is an ensemble of 'm2ost_tiny', 'ridge_statistics'"):
             function("m2ost_ridge")
 
 

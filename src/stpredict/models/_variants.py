@@ -188,16 +188,23 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
     }
 )
-_DEFAULT_MEMBERS = ("m2ost_tiny", "ridge_statistics", "ridge_color")
+_AS_SCANNED: Mapping[str, Mapping[str, Any]] = {
+    "m2ost_tiny": {"stain": "none"}, "ridge_statistics": {"standardize": "training"}
+}  # fmt: skip
 ENSEMBLES: Mapping[str, Ensemble] = MappingProxyType(
     {
-        "m2ost_ridge": Ensemble(members=dict.fromkeys(_DEFAULT_MEMBERS, 1 / 3), citation=_M2OST),
+        "m2ost_two_ridges": Ensemble(
+            members=dict.fromkeys(("m2ost_tiny", "ridge_statistics", "ridge_color"), 1 / 3), citation=_M2OST
+        ),
+        "m2ost_ridge": Ensemble(
+            members={"m2ost_tiny": 0.3, "ridge_statistics": 0.7}, citation=_M2OST, options=_AS_SCANNED
+        ),
         "m2ost_encoder": Ensemble(
             members={"m2ost_tiny": 0.15, "ridge_statistics": 0.35, "encoder_ridge": 0.5},
             citation=f"{_M2OST}; {_HEST}",
-            options={"encoder_ridge": {"size_px": 112}},
+            options={**_AS_SCANNED, "encoder_ridge": {"size_px": 112}},
         ),
     }
 )
-DEFAULT = "m2ost_ridge"
+DEFAULT = "m2ost_two_ridges"
 """The model of `stp.tl.fit` unless another is named."""

@@ -58,7 +58,7 @@ def available() -> pd.DataFrame:
         rows[name] = {"citation": variant.citation, **_description([config(name, 250)])}
     for name, row in named_ensembles().items():
         shapes = [config(model, 250, row.options.get(model)) for model in row.members]
-        members = " + ".join(f"{weight:g} {model}" for model, weight in row.members.items())
+        members = " + ".join(f"{weight:.2g} {model}" for model, weight in row.members.items())
         rows[name] = {"citation": row.citation, **_description(shapes), "members": members}
     counted = {"parameters": "Int64", "macs": "Int64", "licence": "string", "members": "string"}
     return pd.DataFrame.from_dict(rows, orient="index").astype(counted).rename_axis("model")
