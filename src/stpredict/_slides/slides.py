@@ -276,7 +276,25 @@ def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tupl
     shared = {key: sorted(found & own) for key, found in systems.items() if found & own}
     check.one_image(shapes_key, shared, sdata, selection.coordinate_system)
     image_key, candidates = next(iter(shared.items()))
-    return image_key, candidates[0]
+    return image_key, shared_system(sdata, shapes_key, image_key, candidates)
+
+
+def shared_system(sdata: SpatialData, key: str, image_key: str, systems: Sequence[str]) -> str:
+    """The coordinate system that places an element on an image; an error if several place it differently.
+
+    Of several that agree it is the first in which the image is not turned, else the first.
+    """
+    element, image = sdata[key], sdata.images[image_key]
+    to_px = {system: np.linalg.inv(affine_matrix(image, system)) for system in systems}
+    placed = {system: to_px[system] @ affine_matrix(element, system) for system in systems}
+    height, width = pyramid(image)[0].pixels.shape[1:]
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    first = apply_affine(np.linalg.inv(placed[systems[0]]), corners)
+    check.same_placement(
+        {name: apply_affine(matrix, first) - corners for name, matrix in placed.items()}, key, image_key
+    )
+    upright = [name for name, matrix in to_px.items() if np.array_equal(orientation(matrix), np.eye(2))]
+    return next(iter(upright), systems[0])
 
 
 def slide_images(sdata: SpatialData) -> list[str]:
@@ -316,8 +334,7 @@ def _instances(
     attrs = table.uns["spatialdata_attrs"]
     rows = np.flatnonzero((table.obs[attrs["region_key"]].astype(str) == shapes_key).to_numpy() & on_tissue(table))
     ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
-    check.instances_match(ids, index, shapes_key, table_name)
-    return ids, rows
+    return index.to_numpy()[check.match_instances(ids, index, shapes_key, table_name)], rows
 
 
 def _embeddings(table: AnnData | None, features_key: str | None, shapes_key: str) -> NDArray[np.float32] | None:
