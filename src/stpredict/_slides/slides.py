@@ -21,6 +21,7 @@ from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
 from . import checks as check
 from .expression import array_coordinates, gene_counts, library_column, on_tissue, total_counts
+from .levels import Level, arrays, pyramid  # noqa: TC001  (a field of `Slide`)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Level:
-    """One level of an image pyramid."""
-
-    pixels: Any
-    """``(c, y, x)``, sliceable: numpy, zarr or (through xarray) dask."""
-    factor: tuple[float, float]
-    """Full-resolution pixels per pixel of this level, along y and x."""
-    offset: tuple[float, float] = (0.0, 0.0)
-    """Where this level begins, in full-resolution pixels along y and x."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -317,7 +306,7 @@ def _spots(element: Any) -> pd.DataFrame:
         x, y = shapely.get_coordinates(shapely.centroid(outlines)).T
         radius = element["radius"] if "radius" in element.columns else np.sqrt(shapely.area(outlines) / np.pi)
         return pd.DataFrame({"x": x, "y": y, "diameter": 2 * radius}, index=element.index)
-    labels = np.asarray(_arrays(element)[0])
+    labels = np.asarray(arrays(element)[0])
     y, x = np.nonzero(labels)
     names, spot, n_pixels = np.unique(labels[y, x], return_inverse=True, return_counts=True)
     means = {axis: np.bincount(spot, at + 0.5) / n_pixels for axis, at in (("x", x), ("y", y))}
@@ -372,28 +361,3 @@ def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
         )
         raise ValueError(msg)
     return str(groups[0])
-
-
-def pyramid(image: Any) -> tuple[Level, ...]:
-    """Levels of an image element (DataArray or DataTree), finest first, with their true scale factors.
-
-    SpatialData averages blocks and drops odd edge rows, so a level of ``n // f`` rows has factor ``f`` exactly; any
-    other level covers the whole image. Which edge was dropped (`Image2DModel`: the first, our own pyramids: the last)
-    is not recorded: `PatchReader` detects it from the pixels.
-    """
-    arrays = sorted(_arrays(image), key=lambda array: -array.shape[1])
-    full = arrays[0].shape
-    return tuple(
-        Level(pixels=array, factor=(_factor(full[1], array.shape[1]), _factor(full[2], array.shape[2])))
-        for array in arrays
-    )
-
-
-def _arrays(raster: Any) -> list[Any]:
-    """The DataArray of a raster element, or that of each of its scales."""
-    return [next(iter(raster[key].values())) for key in raster] if hasattr(raster, "children") else [raster]
-
-
-def _factor(full: int, size: int) -> float:
-    ratio = full / size
-    return float(round(ratio)) if full // round(ratio) == size else ratio
