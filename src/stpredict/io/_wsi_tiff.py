@@ -61,7 +61,8 @@ class TiffLevel(FileArray):
         self._n_samples = max(len(pages), first.samplesperpixel)  # a page is a channel, or holds all
         self._extra = first.extrasamples[0] if first.extrasamples else UNSPECIFIED
         n_channels = 3 if self._n_samples == 4 and self._extra != OPACITY else self._n_samples
-        strip_bytes = 0 if first.is_tiled else math.prod(_tile_shape(first)) * first.bitspersample // 8
+        together = 1 if first.planarconfig == 2 else first.samplesperpixel
+        strip_bytes = 0 if first.is_tiled else math.prod(_tile_shape(first)) * together * first.bitspersample // 8
         self._rows = first.compression == 1 and first.predictor == 1 and strip_bytes > LARGE_STRIP_BYTES
         self._spool = not self._rows and strip_bytes > MAX_STRIP_BYTES
         height, width = _tile_shape(first)
