@@ -103,7 +103,7 @@ def read_wsi(
     -----
     If a file holds several pictures, the largest one in colour is read, not labels, macros or thumbnails; several of
     that size are an error. Levels whose pixels have different factors along x and y are left out with a warning. Parts
-    that tifffile cannot decode are computed from the finer level or read by openslide, with a warning.
+    that tifffile cannot decode are computed from the finer level, with a warning.
 
     The resolution is that of the vendor's metadata, of OME-XML or OME-Zarr with a unit of length, or of TIFF tags in
     pixels per inch or centimetre. Values outside 0.05 to 40 µm per pixel are ignored, since 72, 96 or 300 dots per inch

@@ -19,7 +19,6 @@ from .._checks.training import warn
 from .._chunks import FileArray, overlap
 from .._processes import is_worker
 from . import _errors as check
-from . import _wsi_openslide
 from ._wsi_levels import FileHandle, SlideFile, block_means
 from ._wsi_resolution import number, plausible_resolution, resolution_from_ome_xml, resolution_from_tags
 
@@ -99,20 +98,18 @@ class TiffLevel(FileArray):
         return out
 
     def _read_otherwise(self, y: tuple[int, int], x: tuple[int, int], reason: Exception) -> NDArray[Any]:
-        """What tifffile cannot decode: means of the finer level, or the pixels as openslide decodes them."""
+        """What tifffile cannot decode of a coarser level: means of the finer one."""
         what = f"level {self._level}, rows {y[0]} to {y[1]}, columns {x[0]} to {x[1]}: {reason}"
-        path = self._handle.path
-        if self._finer is None and not _wsi_openslide.recognises(path):
-            check.damaged(path, "slide", what)
+        advice = "`backend='openslide'` reads the slide by openslide, if that can"
+        if self._finer is None:
+            check.damaged(self._handle.path, "slide", f"{what}; {advice}")
         if not self._warned:
             self._warned = True
-            used = "openslide is used" if self._finer is None else "means of the finer level are used"
-            advice = "`backend='openslide'` reads all of it by openslide, if that can"
-            warn(f"The slide '{path.name}' cannot be read in part ({what}); {used} there. {advice}.")
-        if self._finer is not None:
-            found = block_means(self._finer, self.shape[1:], y, x)
-        else:
-            found = _wsi_openslide.open_slide_file(path).levels[0].read(y, x).astype(self.dtype)
+            name = self._handle.path.name
+            warn(
+                f"The slide '{name}' cannot be read in part ({what}); means of the finer level are used there. {advice}."
+            )
+        found = block_means(self._finer, self.shape[1:], y, x)
         opaque = np.full((self._n_samples - len(found), *found.shape[1:]), _white(self.dtype), self.dtype)
         return np.concatenate([found, opaque])
 
