@@ -175,7 +175,7 @@ def test_tables_that_are_not_in_memory(adata, kind, tmp_path):
     stp.pp.select_genes(sdata, n_genes=2)
     assert sdata["observed"].var["target"].sum() == 2
     stp.pp.spots_from_cells(sdata, diameter_um=200, pitch_um=200, outline="square")
-    assert sdata["pseudo_spots_counts"].X.sum() == expected.sum()
+    assert sdata["pseudo_spots_counts"].X.sum() == expected[[0, 1, 3, 4]].sum()  # those in the only whole square
 
 
 def test_counts_in_a_layer_without_x(adata):

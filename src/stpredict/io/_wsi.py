@@ -255,7 +255,9 @@ def _decode_picture(path: Path) -> SlideFile:
     try:
         with no_pixel_limit(), Image.open(path) as image:
             width, height = image.size
-            orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+            orientation = int(exif.get(ORIENTATION_TAG, 1))
     except (OSError, SyntaxError, ValueError) as reason:
         check.damaged(path, "slide", reason)
     if width * height > MAX_PICTURE_PX:

@@ -106,9 +106,7 @@ class TiffLevel(FileArray):
         if not self._warned:
             self._warned = True
             name = self._handle.path.name
-            warn(
-                f"The slide '{name}' cannot be read in part ({what}); means of the finer level are used there. {advice}."
-            )
+            warn(f"The slide '{name}' cannot be read in part ({what}); means of the finer level are used. {advice}.")
         found = block_means(self._finer, self.shape[1:], y, x)
         opaque = np.full((self._n_samples - len(found), *found.shape[1:]), _white(self.dtype), self.dtype)
         return np.concatenate([found, opaque])

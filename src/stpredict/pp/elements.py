@@ -49,7 +49,7 @@ def affine_to_image(
     shared = sorted(systems if coordinate_system is None else systems & {coordinate_system})
     if not shared:
         msg = (
-            f"{key!r} and image {image_key!r} share no coordinate system. Register them with "
+            f"Tissue {key!r} and image {image_key!r} share no coordinate system. Register them with "
             f"`spatialdata.transformations.set_transformation`, or give another element as `{argument}`."
         )
         raise ValueError(msg)
