@@ -37,6 +37,7 @@ from stpredict._train.device import make_fabric
 from stpredict.io.images import pyramid
 from stpredict.metrics import pearson
 from stpredict.models import build, config
+from stpredict.models.registry import ensemble
 from stpredict.pp.targets import Targets
 from stpredict.tl._predictor.predictor import Member
 from stpredict.tl._predictor.provenance import Provenance
@@ -47,8 +48,8 @@ TRAIN, VALIDATION = ["C2_spots", "C3_spots"], "C4_spots"
 FOV_UM = (150.0, 300.0, 600.0)
 """Fields of view for her2st, whose spots measure 100 µm."""
 PREDICTED = {
-    "sparse, m2ost_tiny": ("m2ost_tiny", None, False),
-    "dense, m2ost_tiny": ("m2ost_tiny", None, False),
+    "sparse, m2ost_ridge": ("m2ost_ridge", None, False),
+    "dense, m2ost_ridge": ("m2ost_ridge", None, False),
     "dense, m2ost": ("m2ost", 64, False),
     "sparse, m2ost": ("m2ost", 64, True),
     "sparse, m2ost_small": ("m2ost_small", 64, True),
@@ -57,7 +58,6 @@ PREDICTED = {
 DENSE_PX = 5600
 RUNS = {
     "m2ost_tiny": ("m2ost_tiny", {}, False),
-    "m2ost_tiny, network alone": ("m2ost_tiny", {"statistics_share": 0.0}, False),
     "m2ost_small": ("m2ost_small", {}, True),
     "m2ost": ("m2ost", {}, True),
 }
@@ -102,16 +102,19 @@ def select_spots(sdata, n):
 
 
 def untrained_predictor(name, diameter_um):
-    """A predictor of 250 genes with random weights, for spots of the given diameter."""
+    """A model or ensemble of 250 genes with random weights, for spots of the given diameter."""
     rng, genes = np.random.default_rng(0), [f"gene{i}" for i in range(250)]
     targets = Targets.fit(stp.pp.TargetSpec(), genes, rng.random((50, 250), np.float32), np.zeros(50, int))
-    shape = config(name, targets.n_outputs)
+    weights = row.members if (row := ensemble(name)) else {name: 1.0}
+    members = []
+    for model, weight in weights.items():
+        shape = config(model, targets.n_outputs)
+        patch = stp.tl.PatchSpec(fov_um=tuple(diameter_um * fov for fov in shape.fov_spots), size_px=shape.size_px)
+        members.append(Member(network=build(shape).eval(), targets=targets, model=model, patch=patch, weight=weight))
     color = {"channels": list(CHANNELS), "mean": [0.3] * 3, "std": [1.0] * 3}
     return stp.tl.Predictor(
-        members=(Member(network=build(shape).eval(), targets=targets),),
+        members=tuple(members),
         model=name,
-        model_config=shape,
-        patch=stp.tl.PatchSpec(fov_um=tuple(diameter_um * fov for fov in shape.fov_spots), size_px=shape.size_px),
         train_mean=targets.mean,
         ridge_color=np.zeros((250, 6 * 4 + 1), np.float32),
         provenance=Provenance(

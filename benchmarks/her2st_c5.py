@@ -26,7 +26,6 @@ import stpredict as stp
 from stpredict._slides.slides import Selection, resolve
 from stpredict._train.color import apply_ridge, color_statistics, fit_ridge
 from stpredict._train.data import read_spots
-from stpredict.models import build
 from stpredict.tl._training.plan import drop_low_count_spots
 
 COLUMNS = ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse"]
@@ -47,11 +46,13 @@ def ridge_row(train, test, predictor, spec, genes):
     return scores(observed[kept], predicted[kept]) | {"penalty": penalty}
 
 
-def with_share(member, **share):
-    """A member with a different weight of one of its regressions in the ensemble."""
-    network = build(replace(member.network.config, **share))
-    network.load_state_dict(member.network.state_dict())
-    return replace(member, network=network.eval())
+def select_members(predictor, model=None, seed=None):
+    """A predictor with the networks of one model only, or of one seed; weights stay in proportion."""
+    found = []
+    for name in predictor.models:
+        members = [member for member in predictor.members if member.model == name]
+        found += [] if model not in (None, name) else members if seed is None else members[seed : seed + 1]
+    return replace(predictor, members=tuple(found))
 
 
 def score_space(space, spec, n_seeds, folder):
@@ -63,14 +64,13 @@ def score_space(space, spec, n_seeds, folder):
     if place.is_dir():  # trained by an earlier run
         predictor = stp.tl.Predictor.load(place)
     else:
-        predictor = stp.tl.fit(train, config=config, target=spec, genes=genes, save_dir=place)
-    rows, n_seeds = {}, len(predictor.members)
+        predictor = stp.tl.fit(train, "m2ost_ridge", config=config, target=spec, genes=genes, save_dir=place)
+    rows, n_seeds = {}, len(predictor.members) // len(predictor.models)
     for i in range(n_seeds):
-        stp.tl.predict(test, replace(predictor, members=(predictor.members[i],)), n_views=8, progress=False)
+        stp.tl.predict(test, select_members(predictor, seed=i), n_views=8, progress=False)
         rows[f"M2OST (tiny), seed {i}"] = stp.tl.summary(stp.tl.evaluate(test)).loc["model"].to_dict()
-    for title, share in (("network alone", 0.0), ("statistics alone", 1 - 1e-9)):
-        members = tuple(with_share(member, statistics_share=max(share, 1e-9)) for member in predictor.members)
-        stp.tl.predict(test, replace(predictor, members=members), n_views=8, progress=False)
+    for title, model in (("network alone", "m2ost_tiny"), ("statistics alone", "ridge_statistics")):
+        stp.tl.predict(test, select_members(predictor, model), n_views=8, progress=False)
         name = f"M2OST (tiny), {title}, {n_seeds} seeds averaged"
         rows[name] = stp.tl.summary(stp.tl.evaluate(test)).loc["model"].to_dict()
     stp.tl.predict(test, predictor, n_views=8, progress=False)

@@ -3,7 +3,7 @@
     python benchmarks/her2st_encoder.py --weights FILE [--seeds 3] [--out benchmarks] [--models stpredict-benchmark]
 
 Needs the sections (from ``STPREDICT_DATA_DIR`` or the internet) and the ImageNet weights of EfficientNet-Lite0 that
-``zoo/weights.py`` writes. Values of ``encoder_share`` are compared by leave-one-section-out cross-validation on C2 to
+``zoo/weights.py`` writes. Weights of the encoder are compared by leave-one-section-out cross-validation on C2 to
 C4; C5 is only scored, with the default. Predictors of an earlier run in ``--models`` are reused.
 """
 
@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from her2st_c5 import COLUMNS, with_share
+from her2st_c5 import COLUMNS, select_members
 from her2st_sections import TEST, TRAIN
 
 import stpredict as stp
 
 HERE = Path(__file__).parent
 ENCODER = "tf_efficientnet_lite0"
+DEFAULT_SHARE = 0.5
 SHARES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 
 
@@ -36,7 +37,7 @@ def load_or_fit(train, place, weights, n_members):
         stp.datasets.her2st(train),
         "m2ost_encoder",
         config=stp.tl.FitConfig(validation="none", n_members=n_members),
-        model_options={"encoder": ENCODER, "weights": weights},
+        model_options={"encoder_ridge": {"encoder": ENCODER, "weights": weights}},
         genes=stp.datasets.gene_panel("her2st"),
         save_dir=place,
     )
@@ -44,7 +45,11 @@ def load_or_fit(train, place, weights, n_members):
 
 def predict_with_share(test, predictor, share):
     """Predicted expression of a section for one weight of the encoder."""
-    members = tuple(with_share(member, encoder_share=min(share, 1 - 1e-9)) for member in predictor.members)
+    rest = 1 - predictor.models["encoder_ridge"]
+    members = tuple(
+        replace(member, weight=share if member.model == "encoder_ridge" else (1 - share) * member.weight / rest)
+        for member in select_members(predictor).members
+    )
     stp.tl.predict(test, replace(predictor, members=members), n_views=8, progress=False)
     return test["predicted"].X
 
@@ -75,12 +80,11 @@ def score_test_section(weights, folder, n_seeds):
     test = stp.datasets.her2st([TEST])
     predictor = load_or_fit(TRAIN, folder / "encoder-C5", weights, n_seeds)
     rows, whole = {}, []
-    for i, member in enumerate(predictor.members):
-        single = replace(predictor, members=(member,))
-        whole.append(predict_with_share(test, single, member.network.config.encoder_share))
+    for i in range(len(predictor.members) // len(predictor.models)):
+        whole.append(predict_with_share(test, select_members(predictor, seed=i), DEFAULT_SHARE))
         rows[f"M2OST (tiny) and encoder, seed {i}"], ceiling = score_values(test, whole[-1])
-    first = replace(predictor, members=predictor.members[:1])
-    rows["encoder alone (ridge on its features)"], _ = score_values(test, predict_with_share(test, first, 1.0))
+    alone = predict_with_share(test, select_members(predictor, seed=0), 1.0)
+    rows["encoder alone (ridge on its features)"], _ = score_values(test, alone)
     title = f"M2OST (tiny) and encoder, {len(whole)} seeds averaged"
     rows[title], _ = score_values(test, np.mean(whole, axis=0, dtype=np.float32))
     return rows, ceiling
@@ -96,7 +100,7 @@ def markdown(results):
         f"{results['date']}; `m2ost_encoder` with EfficientNet-Lite0 (ImageNet), made by",
         "`python benchmarks/her2st_encoder.py --weights FILE`. All sections are serial sections of one tumour.", "",
         "Gene-wise PCC (log1p CP10k) of each of C2 to C4, trained on the other two, by the weight of the encoder",
-        "(`encoder_share`): 0 is `m2ost_tiny`, 1 is ridge regression on the encoder's features, 0.5 the default.", "",
+        "regression: 0 is `m2ost_ridge`, 1 is ridge regression on the encoder's features, 0.5 the default.", "",
         "| weight | " + " | ".join(scores.columns) + " | mean |", "|---|" + "---|" * (len(scores.columns) + 1),
         *(f"| {name} | " + " | ".join(f"{v:.4f}" for v in row) + f" | {row.mean():.4f} |"
           for name, row in scores.iterrows()), "",

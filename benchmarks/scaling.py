@@ -5,7 +5,7 @@
 ``dense``: positions 8 µm apart on a slide file of 20,000 x 20,000 px, streamed to a store while memory is sampled.
 ``plan``: a million positions on an image of 100,000 x 100,000 px: the grid, the plan and the first partitions.
 ``cluster``: a fortieth of the dense map, alternately in this process (all cores) and in one dask worker per core.
-``cohort``: six slides with a Visium grid. The network is `m2ost_tiny`, untrained, with 250 genes. Every part runs in a
+``cohort``: six slides with a Visium grid. The network is `m2ost_ridge`, untrained, with 250 genes. Every part runs in a
 process of its own. A run takes about ten minutes on two cores.
 """
 
@@ -100,7 +100,7 @@ def dense_slide(folder, n_points):
 
 def dense(folder, n_points):
     """Predict a dense map and stream it to disk."""
-    predictor = untrained_predictor("m2ost_tiny", FOV_UM)
+    predictor = untrained_predictor("m2ost_ridge", FOV_UM)
     sdata = dense_slide(folder, n_points)
     warm = folder / "warm"
     sdata.shapes["few"] = sdata.shapes["grid"].iloc[:64]
@@ -121,7 +121,7 @@ def dense(folder, n_points):
 
 def plan(folder, _):
     """Plan a million positions, and predict the first partitions."""
-    predictor = untrained_predictor("m2ost_tiny", FOV_UM)
+    predictor = untrained_predictor("m2ost_ridge", FOV_UM)
     levels = {}
     for i in range(6):
         size = BIG_PX // 2**i
@@ -160,7 +160,7 @@ def local_cluster():
 
 def cluster(folder, n_points):
     """Predict the same map in one process with all threads, and with one dask worker per core."""
-    predictor, sdata = untrained_predictor("m2ost_tiny", FOV_UM), dense_slide(folder, n_points // 40)
+    predictor, sdata = untrained_predictor("m2ost_ridge", FOV_UM), dense_slide(folder, n_points // 40)
     rates = {"here": [], "cluster": []}
     with (
         local_cluster() as workers,
@@ -180,7 +180,7 @@ def cluster(folder, n_points):
 
 def cohort(folder, _):
     """Time of each step on one slide, and of six slides in one process and on dask workers."""
-    predictor = untrained_predictor("m2ost_tiny", FOV_UM)
+    predictor = untrained_predictor("m2ost_ridge", FOV_UM)
     predictor.provenance = replace(predictor.provenance, pitch_um=100.0, layout="hexagonal")
     pixels = np.full((SLIDE_PX, SLIDE_PX, 3), 235, np.uint8)
     edge = SLIDE_PX // 6
@@ -273,7 +273,7 @@ def table(result):
     head = f"""# Dense maps, several processes and many slides
 
 {result["date"]}; {result["device"]}; torch {result["torch"]}. Made by `python benchmarks/scaling.py` with an
-untrained `m2ost_tiny` and 250 genes.
+untrained `m2ost_ridge` and 250 genes.
 """
     return "\n".join([head, *(TEXTS[part].format(**values) for part, values in found.items())])
 

@@ -160,7 +160,7 @@ def load_or_fit(whole, genes, seed, place):
     if place.is_dir():
         return stp.tl.Predictor.load(place)
     config = stp.tl.FitConfig(validation="none", seed=seed, progress=False)
-    return stp.tl.fit(whole, model="m2ost_tiny", config=config, genes=genes, save_dir=place)
+    return stp.tl.fit(whole, model="m2ost_ridge", config=config, genes=genes, save_dir=place)
 
 
 def experiment(data, train_on, section, genes, n_seeds, folder):
@@ -192,7 +192,7 @@ def markdown(results):
         "Spots were merged 2 x 2 and single spots predicted from them. Scores are gene-wise Pearson correlations over",
         'single spots, averaged over 250 genes and seeds (± standard deviation over seeds). "Within merged spots" is',
         "the correlation of differences from the mean of the merged spot, about which interpolation knows very little.",
-        "The predictor is `m2ost_tiny`, trained on the merged spots of the named sections. They include the section",
+        "The predictor is `m2ost_ridge`, trained on the merged spots of the named sections. They include the section",
         "that is reported, as in practice: a slide to be resolved has measured spots. The form of the model was chosen",
         "on C2 to C4.",
         "",

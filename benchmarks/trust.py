@@ -111,10 +111,10 @@ def run(epochs, folder):
     makers = {
         RIDGE: (fit_cross_conformal, "encoder_ridge", {}),
         "ridge, one section for `tl.calibrate`": (fit_split_conformal, "encoder_ridge", {}),
-        f"m2ost_tiny ({epochs} epochs), cross-conformal": (fit_cross_conformal, "m2ost_tiny", {"n_epochs": epochs}),
+        f"m2ost_ridge ({epochs} epochs), cross-conformal": (fit_cross_conformal, "m2ost_ridge", {"n_epochs": epochs}),
     }
     if not epochs:
-        makers = {name: maker for name, maker in makers.items() if maker[1] != "m2ost_tiny"}
+        makers = {name: maker for name, maker in makers.items() if maker[1] != "m2ost_ridge"}
     intervals, known_before, ood = [], [], []
     for test in SECTIONS:
         train = [f"{name}_spots" for name in SECTIONS if name != test]
@@ -187,7 +187,7 @@ def markdown(results):
 def main():
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of m2ost_tiny; 0 skips it")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of m2ost_ridge; 0 skips it")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*left out of training")

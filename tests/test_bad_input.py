@@ -145,7 +145,7 @@ ERRORS = [
     pytest.param(NONE, {"model": "resnet"}, r"No model 'resnet' \(there are: 'bleep', .*'m2ost'", id="unknown model"),
     pytest.param(NONE, {"options": {"width": 5}}, "M2OSTConfig has no field 'width'", id="unknown option"),
     pytest.param(NONE, {"patch": PatchSpec(fov_um=(150,))},
-                 r"`patch` has 1 scale\(s\) of 224 px, the network takes 3 of 32 px\. Give `model_options=",
+                 r"`patch` has 1 scale\(s\) of 224 px, 'm2ost' takes 3 of 32 px\. Give `model_options=",
                  id="patches of another size"),
     pytest.param(NONE, {"shapes_key": "S0_spots", "validation": "slide"}, "There is one slide only", id="one slide"),
     pytest.param(NONE, {"validate_on": ["S0_spots", "S1_spots"]}, "All 2 slides are held out",

@@ -82,7 +82,7 @@ def test_pieces_in_order_decode_every_chunk_once_within_a_budget_of_a_few_rows(s
     order = reader.order(xy)
     for start in range(0, len(xy), 50):
         reader.read(xy[order[start : start + 50]])
-        assert reader._chunks._cached_bytes <= 6 * row_of_chunks
+        assert reader.chunks._cached_bytes <= 6 * row_of_chunks
     assert set(pixels.decoded.values()) == {1}
 
 
@@ -238,7 +238,7 @@ def test_a_pickled_reader_has_no_cache():
     reader = PatchReader([Level(pixels=noise(1500), factor=(1, 1))], 1.0, SPEC)
     wanted = reader.read(grid())[0]
     copy = pickle.loads(pickle.dumps(reader))
-    assert not copy._chunks._cached
+    assert not copy.chunks._cached
     np.testing.assert_array_equal(copy.read(grid())[0], wanted)
 
 

@@ -86,7 +86,7 @@ def train_and_score(row, train, test, genes, limit_s, options, *, shorten):
     fields, of_target = recipe(row["recipe"])
     target = replace(SPACES[row["space"]], **of_target)
     common = {**fields, "validation": "none", "seed": row["seed"], "progress": False}
-    shape = {"statistics_share": 0.0, **(TINY if options.small else {})}
+    shape = TINY if options.small else {}
 
     def fit_epochs(n_epochs):
         """Train a predictor for the given number of epochs."""

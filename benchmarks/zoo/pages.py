@@ -23,7 +23,7 @@ LABELS = {
     "istar": ("istar",),
     "m2ort": ("m2ort",),
     "m2ost": (
-        "m2ost_tiny", "m2ost_encoder, ImageNet", "m2ost", "m2ost_plain_embedding", "m2ost_joint_attention",
+        "m2ost_ridge", "m2ost_encoder, ImageNet", "m2ost", "m2ost_plain_embedding", "m2ost_joint_attention",
         "m2ost_concat", "m2ost_dense", "m2ost, scale 0", "m2ost, scale 1", "m2ost, scale 2", "m2ost_reference",
     ),
     "stflow": ("stflow",),

@@ -9,7 +9,7 @@ PX = 64
 IMAGENET = "tf_efficientnet_lite0"
 """Encoder of models that need a frozen one: EfficientNet-Lite0 with the ImageNet weights that `weights.py` writes."""
 SMALL_M2OST = {"dim": 96, "depth": 2, "size_px": PX, "mlp_ratio": 2.0}
-"""M2OST as narrow and shallow as `m2ost_tiny`, on smaller patches and without patch statistics."""
+"""M2OST as narrow and shallow as `m2ost_tiny`, on smaller patches."""
 SHORT = {"n_epochs": 8, "lr": 5e-4, "batch_size": 32, "validation": "none"}
 """Training of networks of single spots from scratch: the same CPU budget for all, not that of their papers."""
 HEAVY = {**SHORT, "n_epochs": 4}
@@ -32,7 +32,7 @@ def rows(weights):
         "mean_profile": entry("mean_profile", "mean profile of the training spots"),
         "ridge_color": entry("ridge_color", "ridge regression on colour statistics"),
         "knn_spatial": entry("knn_spatial", "position on the slide, no image"),
-        "m2ost_tiny": entry("m2ost_tiny", "default options"),
+        "m2ost_ridge": entry("m2ost_ridge", "default options"),
         "encoder_ridge": entry("encoder_ridge", "patch statistics, 112 px", size_px=112),
         "encoder_mlp": entry("encoder_mlp", "patch statistics, 112 px", size_px=112),
         "m2ost": entry("m2ost", narrow, SHORT, **SMALL_M2OST),
@@ -74,7 +74,8 @@ def rows(weights):
         "stflow": entry("stflow", f"{frozen}, 112 px", {**SECTIONS, "n_epochs": 80}, **imagenet, size_px=112),
     }  # fmt: skip
     if weights:
-        found["m2ost_encoder, ImageNet"] = entry("m2ost_encoder", f"m2ost_tiny and {frozen}, 112 px", **imagenet)
+        encoder = {"encoder_ridge": imagenet}
+        found["m2ost_encoder, ImageNet"] = entry("m2ost_encoder", f"m2ost_ridge and {frozen}, 112 px", **encoder)
         found["encoder_ridge, ImageNet"] = entry("encoder_ridge", f"{frozen}, 112 px", **imagenet, size_px=112)
         found["encoder_mlp, ImageNet"] = entry("encoder_mlp", f"{frozen}, 112 px", **imagenet, size_px=112)
     return found

@@ -94,7 +94,7 @@ DRAWINGS: dict[str, Drawing] = {
         + [("h", "y")],
         ((3, 6, "× 4"),),
     ),
-    "m2ost_tiny": Drawing(
+    "m2ost_ridge": Drawing(
         [
             row(("p", "three patches of one spot: 1.5, 3 and 9 spot diameters", "input")),
             row(("n", "M2OST, width 96,\n2 blocks", "trained"), ("s", "colour and texture,\n4 × 27 values", "frozen")),

@@ -34,6 +34,7 @@ TISSUE: Final = "tissue"
 OBSERVED: Final = "observed"
 PREDICTED: Final = "predicted"
 SUPER_RESOLVED: Final = "super_resolved"
+IMPUTED: Final = "imputed"
 
 # obs
 REGION: Final = "region"
@@ -52,11 +53,13 @@ UNLIKE: Final = "unlike_training"
 IMAGE_DISTANCE: Final = "image_distance"
 TOTAL_COUNTS: Final = "total_counts"
 IN_TISSUE: Final = "in_tissue"
+MEASURED: Final = "measured"
 
 # layers
 CROSS_VALIDATED: Final = "cross_validated"
 LOWER: Final = "predicted_lower"
 UPPER: Final = "predicted_upper"
+STANDARD_ERROR: Final = "standard_error"
 
 # obsm, var, varm, uns
 FEATURE_TYPES: Final = "feature_types"
@@ -70,6 +73,8 @@ GENES: Final = "genes"
 TRAIN_MEAN: Final = "train_mean"
 RIDGE_COLOR: Final = "ridge_color"
 EVALUATION: Final = "evaluation"
+NOISE: Final = "noise"
 FOLDS: Final = "folds"
+MEMBERS: Final = "members"
 PREDICTABILITY: Final = "predictability"
 STEP_UM: Final = "step_um"

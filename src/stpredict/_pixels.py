@@ -79,6 +79,7 @@ class PatchReader:
     ``axes`` ``(2, 2)`` are the directions in the image along which patches run to the right and downwards, in columns.
     Flips and quarter turns move pixels without changing them; other rotations and shears take the mean of bilinear
     samples. ``n_threads`` is by default one for each core, and one in a worker process.
+    ``chunks`` are those of another reader of the same image, so that each chunk is decoded once for both.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class PatchReader:
         budget_bytes: int = 1 << 30,
         image_key: str = "",
         n_threads: int | None = None,
+        chunks: Chunks | None = None,
     ) -> None:
         self.patch, self._axes = patch, np.eye(2) if axes is None else axes
         self.sides_px = np.asarray(patch.fov_um) / um_per_px
@@ -98,8 +100,8 @@ class PatchReader:
         size = patch.size_px
         chosen = [best_level(levels, side / size) for side in self.sides_px]
         convert = rgb_converter(levels, image_key)
-        self._chunks = Chunks([level.pixels for level in levels], convert, budget_bytes)
-        self.levels = _with_offsets(levels[: max(chosen) + 1], self._chunks)
+        self.chunks = chunks or Chunks([level.pixels for level in levels], convert, budget_bytes)
+        self.levels = _with_offsets(levels[: max(chosen) + 1], self.chunks)
         self._scales = [
             _scale(self.levels[level], level, self._axes * side / size, size)
             for side, level in zip(self.sides_px, chosen, strict=True)
@@ -112,7 +114,7 @@ class PatchReader:
         A window is incomplete where it leaves the image or holds missing (NaN) pixels, which are filled.
         """
         if self._process != os.getpid():  # forked: another thread may have held the lock
-            self._chunks.clear()
+            self.chunks.clear()
             self._process = os.getpid()
         size, n_scales = self.patch.size_px, len(self._scales)
         patches = np.empty((len(xy_px), n_scales, 3, size, size), np.uint8)
@@ -132,7 +134,7 @@ class PatchReader:
 
     def order(self, xy_px: NDArray[np.float64]) -> NDArray[np.intp]:
         """``(n,)`` positions of the centres in the order of `visiting_order`."""
-        return visiting_order(xy_px, float(self.sides_px.max()), self._chunks.budget_bytes)
+        return visiting_order(xy_px, float(self.sides_px.max()), self.chunks.budget_bytes)
 
     def _exceeds_image(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
         half = self.sides_px.max() / 2 * np.abs(self._axes).sum(axis=1)
@@ -178,13 +180,13 @@ class PatchReader:
         self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """Pixels of the box around windows; what lies beyond the level is filled."""
-        size = np.asarray(self._chunks.sources[level].shape[1:])
+        size = np.asarray(self.chunks.sources[level].shape[1:])
         spans = zip(low.min(axis=0).tolist(), high.max(axis=0).tolist(), size.tolist(), strict=True)
         (y, rows), (x, columns) = (_source_indices(*span, self.patch.fill) for span in spans)
         low, high = low.clip(0, size), high.clip(0, size)
         if self.patch.fill == "reflect":  # mirrored pixels are needed too
             low, high = low.clip(None, [y[0], x[0]]), high.clip([y[1], x[1]], None)
-        pixels, missing = self._chunks.read_blocks(level, y, x, self._chunks.blocks_of(level, low, high))
+        pixels, missing = self.chunks.read_blocks(level, y, x, self.chunks.blocks_of(level, low, high))
         if rows is None and columns is None:
             return pixels, missing
         gone = None if missing is None else _gather_padded(missing[None], rows, columns, fill=0)[0]

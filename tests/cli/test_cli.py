@@ -195,6 +195,7 @@ def test_options_that_commands_share_are_the_same_and_complete():
     assert set(PREDICTION) - {"progress"} == {field.name for field in dataclasses.fields(tl.PredictOptions)} - {
         "uncertainty",
         "coverage",
+        "members",
     }
     for name in ("fit", "predict", "benchmark"):
         assert {key: COMMANDS[name].arguments[key] for key in SELECTION} == dict(SELECTION)
@@ -223,6 +224,8 @@ VALUES = {
     "library_key": (["--library-key", "N"], "N"),
     "allow_fractional_counts": (["--fractional-counts"], True),
     "model": (["--model", "bleep"], "bleep"),
+    "weights": (["--weights", "0.3", "0.7"], [0.3, 0.7]),
+    "members": (["--models"], True),
     "genes": (["--genes", "genes.txt"], ["GENE3", "GENE 1"]),
     "group_key": (["--group", "G"], "G"),
     "validate_on": (["--validate-on", "V", "W"], ["V", "W"]),

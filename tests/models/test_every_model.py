@@ -38,7 +38,6 @@ GIVEN = {"encoder": "given", "n_features": 7, "size_px": 32}
 PLAIN = {"encoder": "test_efficientnet", "size_px": 32}
 FOV = (1.0, 2.0, 4.0, 8.0)
 ALONE = {"embedding": "plain", "within": "joint", "between": "sum", "channels": "dense"}
-OURS = {"color_tokens": True, "statistics_share": 0.5}
 
 # ---- models by kind: name of the case -> name of the model, fields to change
 
@@ -47,7 +46,6 @@ SPOT = {  # trained by steps; a spot's prediction depends on that spot alone
     "m2ost_small": ("m2ost_small", SMALL),
     "m2ost_tiny": ("m2ost_tiny", SMALL),
     **{f"m2ost-{n}-scales": ("m2ost", {**SMALL, "fov_spots": FOV[:n]}) for n in (1, 2, 4)},
-    **{f"m2ost-ours-{n}-scales": ("m2ost", {**SMALL, **OURS, "fov_spots": FOV[:n]}) for n in (1, 3)},
     **{
         name: (name, SMALL)
         for name in ("m2ost_plain_embedding", "m2ost_joint_attention", "m2ost_concat", "m2ost_dense")
@@ -56,9 +54,6 @@ SPOT = {  # trained by steps; a spot's prediction depends on that spot alone
     **{f"m2ost-plain-{n}-scales": ("m2ost_dense", {**SMALL, "fov_spots": FOV[:n]}) for n in (1, 2)},
     "m2ost-wide-scales": ("m2ost", {**SMALL, "fov_spots": (3.0, 6.0)}),
     **{name: (name, RESOLUTIONS) for name in ("m2ort", "m2ort_base", "m2ort_large")},
-    "m2ost_encoder": ("m2ost_encoder", {**SMALL, "statistics_share": 0.5}),
-    "m2ost_encoder-given": ("m2ost_encoder", {**SMALL, **GIVEN}),
-    "m2ost_encoder-alone": ("m2ost_encoder", {**SMALL, "encoder": "test_efficientnet", "statistics_share": 0.0}),
     "m2ost_reference": ("m2ost_reference", REFERENCE),
     "m2ost_reference-mean": ("m2ost_reference", {**REFERENCE, "pool": "mean"}),
     **{name: (name, PLAIN) for name in ("resnet50", "swin_t", "convnext_t", "crossvit_small")},
@@ -101,12 +96,10 @@ CLOSED = {  # nothing is trained by steps: everything is learned in ``initialize
 REPRESENTATIVE = {
     *(
         "m2ost",
-        "m2ost-ours-3-scales",
         "m2ost-plain-1-scales",
         "m2ost_tiny",
         "m2ort",
         "m2ost_reference",
-        "m2ost_encoder",
     ),
     *("resnet50", "backbone-frozen", "backbone-given", "stnet", "deepspace", "deepspace-frozen", "encoder_mlp"),
     *("bleep", "bleep-statistics", "istar", "istar-tokens", *SLIDE, *CLOSED),
@@ -206,16 +199,6 @@ CHANGES |= {
     "encoder_ridge": {**_VIEWS, "clip": 0.5, "n_components": 2, "penalty": 7.0, "intercept": False},
     "encoder_mlp": {**_VIEWS, "clip": 0.5, "n_components": 2, "hidden": 24, "depth": 2, "dropout": 0.9},
     "bleep": {**_VIEWS, "encoder": "statistics", "frozen": True, "dim": 24, "dropout": 0.9, "top_k": 12},
-    "m2ost_encoder": {
-        **CHANGES["m2ost"],
-        "mlp_ratio": 1.0,
-        "color_tokens": True,
-        "statistics_share": 0.2,
-        "encoder": "resnet10t",
-        "n_components": 2,
-        "encoder_share": 0.9,
-    },
-    "m2ost_tiny": {**CHANGES["m2ost"], "mlp_ratio": 1.0, "color_tokens": True, "statistics_share": 0.2},
     "mean_profile": {"n_outputs": 5},
     "resnet50": {"n_outputs": 5, "encoder": "test_vit", "frozen": True, "size_px": 64},
     "stnet": {"n_outputs": 5, "size_px": 64},
@@ -259,8 +242,6 @@ CHANGES |= {
 }
 DECLARED = {  # fields that say what the model wants, or that only act in training on real data
     "m2ost": {"context"},
-    "m2ost_tiny": {"context"},
-    "m2ost_encoder": {"context", "weights", "n_features"},
     "m2ost_reference": {"context", "fov_spots"},
     "m2ort": {"context", "fov_spots"},
     "histogene": {"context", "fov_spots"},
@@ -479,10 +460,8 @@ def test_loss_and_gradients(case, config, model, batch):
         model.loss(replace(batch, targets=None))
     model.loss(described(model, batch)).backward()
     assert not idle(model)
-    if CASES[case][0] not in OWN_LOSS | {"m2ost_encoder"}:  # see test_m2ost_encoder: of the network alone
+    if CASES[case][0] not in OWN_LOSS:
         model.eval()
-        if hasattr(model, "statistics"):
-            model.statistics = None  # the loss is of the network alone
         torch.testing.assert_close(model.loss(batch), ((model(batch) - batch.targets) ** 2).mean())
 
 

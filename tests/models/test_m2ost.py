@@ -1,8 +1,6 @@
-"""The network of the paper: geometry of its tokens, its attention, its masks, our colour options."""
+"""The network of the paper: geometry of its tokens, its attention, its masks."""
 
 from __future__ import annotations
-
-from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -10,7 +8,6 @@ from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
 from stpredict.models import M2OST, M2OSTConfig
-from stpredict.models.image_statistics import color_statistics, patch_statistics
 from stpredict.models.m2ost import (
     ChannelMixing,
     CrossAttention,
@@ -19,17 +16,10 @@ from stpredict.models.m2ost import (
     center,
     key_mask,
 )
-from stpredict.models.m2ost_statistics import M2OSTStatistics, M2OSTStatisticsConfig
 
 
 def small(**overrides):
     return M2OSTConfig(**{"n_outputs": 4, "dim": 12, "depth": 1, "size_px": 32, "patch_size": 8, **overrides})
-
-
-def with_statistics(**overrides):
-    shape = small()
-    own = {each.name: getattr(shape, each.name) for each in fields(shape)}
-    return M2OSTStatistics(M2OSTStatisticsConfig(**{**own, **overrides}))
 
 
 def embedded(layer, patches):
@@ -113,13 +103,6 @@ def test_wrong_types_are_refused():
             small(**overrides)
 
 
-def test_wrong_types_of_statistics_are_refused():
-    with pytest.raises(TypeError, match=r"`color_tokens` is 1 \(int\); give True or False"):
-        with_statistics(color_tokens=1)
-    with pytest.raises(ValueError, match=r"`statistics_share` is 1\.0"):
-        with_statistics(statistics_share=1.0)
-
-
 # ---- attention
 
 
@@ -198,69 +181,13 @@ def test_every_scale_reaches_every_class_token():
         assert all(gradient[0, scale].any() for scale in range(3))
 
 
-# ---- colour
-
-
-def test_color_statistics_of_a_flat_patch_with_another_center():
-    pixels = torch.full((1, 1, 3, 8, 8), 0.7)
-    pixels[..., 2:6, 2:6] = torch.tensor([0.4, 0.7, 1.0])[:, None, None]
-    share, spread = 0.25, 0.3 * (0.25 * 0.75) ** 0.5
-    whole_mean = [-0.3 * share / 0.15, 0.0, 0.3 * share / 0.15]
-    whole_std = [(s - 0.14) / 0.08 for s in (spread, 0.0, spread)]
-    expected = torch.tensor([*whole_mean, *whole_std, -2.0, 0.0, 2.0, *[-0.14 / 0.08] * 3])
-    torch.testing.assert_close(color_statistics(pixels)[0, 0], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_color_tokens_differ_from_the_paper_by_what_they_say():
-    def shapes(**overrides):
-        return {name: tuple(p.shape) for name, p in with_statistics(**overrides).named_parameters()}
-
-    paper = {name: tuple(p.shape) for name, p in M2OST(small()).named_parameters()}
-    tokens, shared = shapes(color_tokens=True), shapes(statistics_share=0.5)
-    assert tokens.items() - paper.items() == {
-        ("color.weight", (12, 12)),
-        ("color.bias", (12,)),
-        *((f"positions.{i}", (1, 2 + 16 * (i + 1), 12)) for i in range(3)),
-    }
-    assert shared == paper
-
-
-def test_statistics_share_is_a_weighted_mean_and_the_loss_leaves_it_out(spots):
-    model, batch = with_statistics(statistics_share=0.25), spots(12)
-    model.initialize_from([batch])
-    torch.nn.init.normal_(model.head.weight, std=0.1)
-    alone = M2OST(small())
-    alone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("statistics.")})
-    model.eval(), alone.eval()
-    known = model.statistics(patch_statistics(batch.patches / 255, 1 / 1.5))
-    torch.testing.assert_close(model(batch), 0.75 * alone(batch) + 0.25 * known)
-    torch.testing.assert_close(model.loss(batch), alone.loss(batch))
-    model.loss(batch).backward()
-    assert not [name for name, p in model.named_parameters() if name.startswith("statistics")]
+# ---- start
 
 
 def test_initialize_from_takes_the_mean_of_the_targets(spots):
     model, batch = M2OST(small()).eval(), spots(12)
     model.initialize_from([batch])
     torch.testing.assert_close(model(batch), batch.targets.mean(dim=0).expand(12, -1))
-
-
-def test_initialize_from_takes_spots_some_at_a_time_once_each(spots):
-    batch, taken = spots(12), []
-
-    def pieces():
-        for index in (slice(0, 5), slice(5, 6), slice(6, 12)):
-            taken.append(index)
-            some = {each.name: getattr(batch, each.name) for each in fields(batch)}
-            yield replace(batch, **{name: value[index] for name, value in some.items() if value is not None})
-
-    states = []
-    for given in ([batch], pieces()):
-        model = with_statistics(statistics_share=0.5)
-        model.initialize_from(given)
-        states.append([x for name, x in model.state_dict().items() if name.startswith(("statistics", "head"))])
-    assert len(taken) == 3
-    torch.testing.assert_close(states[0], states[1], atol=1e-5, rtol=1e-4)
 
 
 # ---- size

@@ -18,7 +18,7 @@ def test_named_models():
         table.index
     )
     assert table.index.is_unique
-    counted = {"parameters", "macs", "licence"}
+    counted = {"parameters", "macs", "licence", "members"}
     assert set(table.columns) == {"citation", "context", "n_scales", "size_px", *counted}
     parameters = table["parameters"]
     assert parameters["m2ost_tiny"] < parameters["m2ost_small"] < parameters["m2ost"]
@@ -52,9 +52,7 @@ def test_saved_form():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"No model 'M2ost' \(there are: .*'m2ost', .*`stp.models.available\(\)`"):
         models.config("M2ost", 3)
-    with pytest.raises(
-        ValueError, match=r"No model 'os' \(there are: .*'M2OST', 'M2OSTEncoder', 'M2OSTReference'.*available\(\)`.$"
-    ):
+    with pytest.raises(ValueError, match=r"No model 'os' \(there are: .*'M2OST', 'M2OSTReference'.*available\(\)`.$"):
         models.config_from_dict({"model": "os", "config": {"n_outputs": 1}})
 
 
@@ -112,26 +110,59 @@ def test_spot_batch_moves_what_it_has(spots):
     assert batch.to("cpu").patches is batch.patches
 
 
-def test_statistics_are_an_option_of_every_m2ost():
-    shape = models.config("m2ost_small", 3, {"statistics_share": 0.3, "color_tokens": True})
-    assert type(models.build(shape)).__name__ == "M2OSTStatistics"
-    assert type(models.build(models.config("m2ost_small", 3))) is models.M2OST
-    assert {"color_tokens", "statistics_share", "depth"} <= set(registry.config_fields("m2ost"))
+def test_options_of_former_mixtures_are_answered_with_what_to_call_now():
+    for name in ("statistics_share", "encoder_share", "color_tokens"):
+        with pytest.raises(ValueError, match=rf"`{name}` is no option any more: .*`stp.tl.fit\(sdata, \["):
+            models.config("m2ost_small", 3, {name: 0.3})
 
 
-def test_predictors_from_before_m2ost_statistics_load_and_keep_their_hash():
-    """They name ``M2OST``, with both fields of ``M2OSTStatistics`` whatever their values."""
-    for share in (0.0, 0.7):
-        fields = {"n_outputs": 3, "depth": 1, "color_tokens": False, "statistics_share": share}
-        config = models.config_from_dict({"model": "M2OST", "config": fields})
-        assert models.config_to_dict(config)["model"] == "M2OST"
-        assert models.config_to_dict(config)["config"].items() >= fields.items()
-        assert models.config_from_dict(models.config_to_dict(config)) == config
+def test_saved_networks_with_unused_options_load_and_mixtures_are_refused():
+    """Earlier versions saved both options of every ``M2OST``, whatever their values."""
+    fields = {"n_outputs": 3, "depth": 1, "color_tokens": False}
+    config = models.config_from_dict({"model": "M2OST", "config": {**fields, "statistics_share": 0.0}})
+    assert config == models.config("m2ost", 3, {"depth": 1})
+    for saved in (
+        {"model": "M2OST", "config": {**fields, "statistics_share": 0.7}},
+        {"model": "M2OSTEncoder", "config": fields},
+    ):
+        with pytest.raises(ValueError, match=r"inside one model.*Train it again with `stp.tl.fit`"):
+            models.config_from_dict(saved)
+
+
+def test_an_ensemble_has_no_configuration_of_its_own():
+    for function in (models.recipe, lambda name: models.config(name, 3)):
+        with pytest.raises(ValueError, match=r"'m2ost_ridge' is an ensemble of 'm2ost_tiny', 'ridge_statistics'"):
+            function("m2ost_ridge")
+
+
+@pytest.mark.parametrize("name", registry.named_ensembles())
+def test_members_of_registered_ensembles_are_models_and_weights_sum_to_1(name):
+    row = registry.named_ensembles()[name]
+    assert row.members.keys() <= registry.named_variants().keys()
+    assert sum(row.members.values()) == pytest.approx(1)
+    assert row.options.keys() <= row.members.keys()
+    table = models.available()
+    shown = table.loc[name]
+    assert all(member in shown["members"] for member in row.members)
+    assert shown["citation"]
+    parts = [models.build(models.config(each, 250, row.options.get(each))) for each in row.members]
+    assert shown["parameters"] == sum(p.numel() for part in parts for p in part.parameters())
+
+
+def test_the_default_is_registered():
+    assert models.DEFAULT in models.available().index
+    with pytest.raises(ValueError, match="taken by an ensemble"):
+        models.register(models.DEFAULT, models.M2OST)
+
+
+def test_flags_are_true_or_false():
+    with pytest.raises(TypeError, match=r"`intercept` is 1 \(int\); give True or False"):
+        models.config("encoder_ridge", 3, {"intercept": 1})
 
 
 def test_names_resolve_and_nothing_else():
     assert set(models.__all__) == set(dir(models))
-    assert all(getattr(models, name).__name__ == name for name in models.__all__)
+    assert all(getattr(models, name).__name__ == name for name in set(models.__all__) - {"DEFAULT"})
     with pytest.raises(AttributeError, match="m3ost"):
         models.m3ost  # noqa: B018
 

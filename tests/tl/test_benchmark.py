@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from stpredict._files import lock
+from stpredict._train.config import fit_config
 from stpredict.datasets import synthetic
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
 from stpredict.tl._benchmarking.cell import PeakMemory
@@ -335,9 +336,9 @@ def test_embeddings_go_to_models_that_take_them(pair, tmp_path):
 
 def test_the_order_of_recipes():
     entry = Entry("encoder_mlp", recipe={"lr": 0.5})
-    found = entry.fit_config({"lr": 0.2, "batch_size": 8}, 4)
+    found = fit_config(entry.training_options({"lr": 0.2, "batch_size": 8}, 4), "encoder_mlp")
     assert (found.lr, found.batch_size, found.n_epochs, found.seed) == (0.5, 8, 60, 4)  # 60: recipe of the model
-    assert Entry("encoder_mlp").fit_config({}, 0).lr == 1e-3
+    assert fit_config(Entry("encoder_mlp").training_options({}, 0), "encoder_mlp").lr == 1e-3
     assert common_fields(FitConfig(n_epochs=30, batch_size=8, progress=False)) == {"batch_size": 8}
     assert common_fields({"n_epochs": 30}) == {"n_epochs": 30}
     assert common_fields(None) == {}
@@ -348,7 +349,7 @@ def test_the_order_of_recipes():
     ({"a/b": "m2ost"}, ValueError, r"'a/b' cannot be the name of a folder"),
     ({"_a": "m2ost"}, ValueError, r"'_a' cannot be the name of a folder"),
     (["m2ost", "m2ost"], ValueError, r"Several models are called 'm2ost'"),
-    ({"a": {"model": "m2ost"}}, TypeError, r"'a' is dict; give the name of a model, or `stp\.tl\.Entry"),
+    ({"a": {"model": "m2ost"}}, TypeError, r"'a' is dict; give the name of a model, a list of names, or `stp"),
 ])  # fmt: skip
 def test_what_is_no_model_is_refused(models, error, words):
     with pytest.raises(error, match=words):

@@ -39,7 +39,7 @@ def test_it_learns_what_colour_sets(tmp_path):
         "m2ost",
         config=FitConfig(n_epochs=16, lr=3e-3, batch_size=16, ema_decay=0.9, stain_jitter=0.02, brightness_jitter=0.01,
                          accelerator="cpu", precision="32-true", progress=False),
-        model_options={**TINY, "dim": 48, "color_tokens": True},
+        model_options={**TINY, "dim": 48},
         shapes_key=["S0_spots", "S1_spots", "S2_spots"],
         save_dir=tmp_path / "model",
     )  # fmt: skip
@@ -286,12 +286,12 @@ def test_a_disk_that_is_too_small_is_noticed_before_reading(sdata, quick, scratc
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_disk_that_fills_up(sdata, quick, scratch, monkeypatch):
-    def put_on_a_full_disk(slides, patch, path, budget_bytes, *, progress):
-        path.symlink_to("/dev/full")
-        return to_file(slides, patch, path, budget_bytes, progress=progress)
+    def put_on_a_full_disk(slides, patches, paths, budget_bytes, *, progress):
+        paths[0].symlink_to("/dev/full")
+        return to_files(slides, patches, paths, budget_bytes, progress=progress)
 
-    to_file = _data._read_to_file
-    monkeypatch.setattr(_data, "_read_to_file", put_on_a_full_disk)
+    to_files = _data._read_to_files
+    monkeypatch.setattr(_data, "_read_to_files", put_on_a_full_disk)
     with pytest.raises(OSError, match=r"could not be written to a temporary file in .*No space left.*`memory_bytes`"):
         quick(sdata, memory_bytes=1)
     assert list(scratch.iterdir()) == []
@@ -444,15 +444,6 @@ def test_another_run_is_not_resumed(sdata, quick, tmp_path, monkeypatch):
         quick(sdata, n_epochs=2, resume_from=tmp_path / "model")
     monkeypatch.undo()
     quick(sdata, n_epochs=2, resume_from=tmp_path / "model")  # it is still there
-
-
-def test_runs_of_earlier_versions_are_resumed(sdata):
-    """They recorded options of M2OST that are fields of its extension now."""
-    arguments = {"config": FitConfig(), "target": stp.pp.TargetSpec()}
-    options = plan_training(resolve(sdata, Selection()), "m2ost", **arguments).fingerprint()["model_options"]
-    assert options["model"] == "M2OST"
-    assert {name: options["config"][name] for name in ("color_tokens", "statistics_share")} == {
-        "color_tokens": False, "statistics_share": 0.0}  # fmt: skip
 
 
 def test_nothing_to_resume(sdata, quick, tmp_path):

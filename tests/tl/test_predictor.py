@@ -68,7 +68,8 @@ def test_an_empty_history_comes_back(predictor, tmp_path):
 
 def test_the_hash_tells_predictors_apart(predictor):
     changed = replace(predictor, provenance=replace(predictor.provenance, best=[]))
-    other_patch = replace(predictor, patch=PatchSpec(fov_um=(150, 300, 601), size_px=32))
+    patch = PatchSpec(fov_um=(150, 300, 601), size_px=32)
+    other_patch = replace(predictor, members=tuple(replace(member, patch=patch) for member in predictor.members))
     other_mean = replace(predictor, train_mean=predictor.train_mean + 1e-3)
     assert len({predictor.hash, changed.hash, other_patch.hash, other_mean.hash}) == 4
 
@@ -260,7 +261,7 @@ EDITED = "configuration of the predictor in '.*model' was changed after it was s
     pytest.param(cut_config, r"config\.json' cannot be read", id="half a configuration"),
     pytest.param(binary_config, r"config\.json' cannot be read", id="no text"),
     pytest.param(list_config, r"config\.json' has format None", id="another json"),
-    pytest.param(changed(format=2), r"has format 2; this version of stpredict reads format 1\. Install", id="newer"),
+    pytest.param(changed(format=3), r"has format 3; this version of stpredict reads formats 1 and 2\. In", id="newer"),
     pytest.param(without("format"), "has format None", id="no format"),
     pytest.param(without("patch"), "lacks 'patch': it was changed by hand", id="no patch"),
     pytest.param(changed(genes=[f"X{i}" for i in range(12)]), EDITED, id="genes renamed"),

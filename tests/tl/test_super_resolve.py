@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 INSIDE = {**QUIET, "tissue_key": "corner"}
 """Gaps between spots are left out, which takes a fifth of the time."""
-NETWORK = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8, "statistics_share": 0.5}
+NETWORK = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 UM_PER_PX, PITCH_UM, RADIUS_UM, N_SIDE = 4.0, 200.0, 50.0, 10
 
 

@@ -30,6 +30,10 @@ RENAMED = {
 """Former names of methods and attributes of a model, which are refused: they would have no effect."""
 
 
+MIXTURES = ("statistics_share", "encoder_share", "color_tokens")
+"""Former options of ``M2OST`` that mixed a network and regressions inside one model."""
+
+
 def field_values(config: Any, *, n_scales: int | None = None, may_be_zero: Sequence[str] = ()) -> None:
     """Refuse field by field what the annotation rules out, counts below 1, and fields of view that do not increase."""
     types = get_type_hints(type(config))
@@ -235,6 +239,41 @@ def known_model(name: object, known: Iterable[str], *, or_timm: bool = False) ->
                 'installed: pip install "stpredict-histology[encoders]".'
             )
         raise ValueError(msg)
+
+
+def single_model(name: str, members: Iterable[str]) -> None:
+    """Refuse the name of an ensemble where one model is configured."""
+    each = ", ".join(map(repr, members))
+    msg = (
+        f"{name!r} is an ensemble of {each}; each of them has a configuration and a recipe of its own. Name one of "
+        "these models; `stp.tl.fit` and `stp.tl.benchmark` take the ensemble by name."
+    )
+    raise ValueError(msg)
+
+
+def no_mixture(options: Iterable[str]) -> None:
+    """Refuse former options of ``M2OST`` that an ensemble replaces."""
+    if former := [name for name in options if name in MIXTURES]:
+        what = "colour tokens made no difference and were removed"
+        if former[0] != "color_tokens":
+            what = "a network and a regression are now two members of an ensemble"
+        msg = (
+            f"`{former[0]}` is no option any more: {what}. Leave it out, or call `stp.tl.fit(sdata, ['m2ost_tiny', "
+            "'ridge_statistics'], weights=[0.3, 0.7])`."
+        )
+        raise ValueError(msg)
+
+
+def without_mixture(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration without former options that had no effect; a mixture inside one model is refused."""
+    mixed = [name for name in MIXTURES if saved["config"].get(name)]
+    if mixed or saved["model"] == "M2OSTEncoder":
+        msg = (
+            "This predictor mixes a network and a regression inside one model, as versions before ensembles did, and "
+            "cannot be loaded. Train it again with `stp.tl.fit`, or load it with the version that wrote it."
+        )
+        raise ValueError(msg)
+    return {**saved, "config": {name: value for name, value in saved["config"].items() if name not in MIXTURES}}
 
 
 def model_class(model: object, base: type) -> None:

@@ -20,7 +20,7 @@ Predict spatial gene expression from H&E images.
   stpredict predict new.zarr model --out p.h5ad    predict slides, with or without measured expression
   stpredict cohort model *.svs --out folder    predict many slide files, each on a grid in its tissue
   stpredict evaluate predicted.zarr            score predictions against what was measured
-  stpredict benchmark *.zarr --models m2ost_tiny encoder_ridge --out folder    compare models on held-out patients
+  stpredict benchmark *.zarr --models m2ost_ridge encoder_ridge --out folder    compare models on held-out patients
 
 A .zarr is a SpatialData store: an image, the spots on it, and a table with raw counts.
 """

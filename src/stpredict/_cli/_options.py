@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ..models.registry import DEFAULT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -64,8 +66,17 @@ def setting(text: str) -> tuple[str, Any]:
         return name, {"None": None, "True": True, "False": False}.get(value, value)
 
 
+def weight(text: str) -> float | str:
+    """Read a number, or a word that says how weights are chosen."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 MANY: Mapping[str, Any] = MappingProxyType({"nargs": "+"})
 SETTINGS: Mapping[str, Any] = MappingProxyType({"nargs": "+", "type": setting, "metavar": "NAME=VALUE"})
+WEIGHTS: Mapping[str, Any] = MappingProxyType({"nargs": "+", "type": weight})
 FLAG: Mapping[str, Any] = MappingProxyType({"action": "store_true"})
 
 STORES = Option("slides", "SpatialData stores (.zarr) with raw counts", MANY)
@@ -135,7 +146,8 @@ FIT = Command(
     arguments={
         "sdata": STORES,
         "save_dir": Option("--out", "folder for the predictor", {"required": True}),
-        "model": Option("--model", "name of the model (default: m2ost_tiny)"),
+        "model": Option("--model", f"name of the model, or of several to average (default: {DEFAULT})", MANY),
+        "weights": Option("--weights", "equal, stacked, or a number for each of several models", WEIGHTS),
         **GENES,
         "group_key": Option("--group", "column of the table that names the patient of each slide"),
         "validate_on": Option("--validate-on", "groups or slides to hold out for early stopping", MANY),
@@ -168,6 +180,7 @@ PREDICT = Command(
         "key_added": Option("--key-added", "name of the table that is written (default: predicted)"),
         "layer": Option("--layer", "write into this layer of the measured table instead; needs an --out of .zarr"),
         **PREDICTION,
+        "members": Option("--models", "write the prediction of each model of an ensemble too", FLAG),
         "uncertainty": Option("--uncertainty", "prediction intervals", {"choices": ("conformal", "conformal_groups")}),
         "coverage": Option("--coverage", "share of values that the intervals cover (default: 0.9)", {"type": float}),
         "store": Option("--store", "folder to stream the matrix to, if it is too large for memory"),

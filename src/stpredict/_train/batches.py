@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from traceback import clear_frames
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from ..models.contract import map_tensors
+from ..models.contract import SpotBatch, map_tensors
 from . import _errors
+from .shared import ScaleSubset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from numpy.typing import NDArray
     from torch import Tensor
-
-    from ..models.contract import SpotBatch
 
 START_SIZES = {"cpu": 16, "cuda": 512, "mps": 64}
 """Initial number of spots of a forward pass, by device; on a CPU 8 to 64 are equally fast."""
@@ -74,7 +75,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def gather(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:
-    """The spots at some positions, in their order; a slice copies nothing."""
+    """The spots at some positions, in their order; a slice copies nothing, unless a model takes some scales only."""
+    if isinstance(spots, ScaleSubset):
+        whole = SpotBatch(**{each.name: getattr(spots, each.name) for each in fields(SpotBatch)})
+        some = gather(whole, index)
+        return replace(some, patches=some.patches[:, list(spots.scales)])
     if isinstance(index, slice):
         return map_tensors(spots, lambda x: x[index])
     rows = index.numpy()
@@ -84,6 +89,14 @@ def gather(spots: SpotBatch, index: Tensor | slice) -> SpotBatch:
         return torch.from_numpy(x.numpy().take(rows, axis=0)) if x.device.type == "cpu" else x[index]
 
     return map_tensors(spots, select_rows)
+
+
+def map_patches(
+    compute: Callable[[Tensor], NDArray[np.float32]], spots: SpotBatch, n_at_once: int = 1024
+) -> NDArray[np.float32]:
+    """Results for the patches of all spots, computed from some of them at a time."""
+    starts = range(0, len(spots), n_at_once)
+    return np.concatenate([compute(gather(spots, slice(i, i + n_at_once)).patches) for i in starts])
 
 
 def device_batches(spots: SpotBatch, indices: Iterable[Tensor], device: torch.device) -> Iterator[SpotBatch]:
@@ -104,8 +117,10 @@ def to_device(spots: SpotBatch, device: torch.device) -> SpotBatch:
         pinned = map_tensors(spots, lambda x: x.pin_memory() if x.device.type == "cpu" else x)
         copied = pinned.to(device, non_blocking=True)
     copy_stream.synchronize()
-    for each in fields(copied):
-        value = getattr(copied, each.name)
-        if value is not None:
-            value.record_stream(compute_stream)  # the next copy must not reuse its memory while it is in use
-    return copied
+
+    def keep(x: Tensor) -> Tensor:
+        """Mark a tensor as in use: the next copy must not reuse its memory."""
+        x.record_stream(compute_stream)
+        return x
+
+    return map_tensors(copied, keep)

@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import math
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .._geometry import PatchSpec
 from .._pixels import PatchReader, visiting_order
 from ..models import SpotBatch
 from ..pp.spatial_blocks import spatial_blocks
 from . import _errors
+from .shared import SharedSpots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from .._geometry import PatchSpec
     from .._slides.slides import Slide
     from ..pp.stain_normalization import StainNormalizer
     from .config import FitConfig
+
+    Patches = PatchSpec | Sequence[PatchSpec]
+    Store = Callable[[NDArray[np.intp], Sequence[NDArray[np.uint8]]], None]
 
 PIECE_BYTES = 1 << 25
 """Bytes of patches that are read at a time."""
@@ -53,7 +58,7 @@ class Piece:
 
 def read_pieces(
     slide: Slide,
-    patch: PatchSpec,
+    patches: Patches,
     *,
     rows: NDArray[np.intp] | None = None,
     piece_bytes: int = PIECE_BYTES,
@@ -63,115 +68,122 @@ def read_pieces(
 ) -> Iterator[Piece]:
     """Read the patches of ``rows``, by default of all spots in `reading_order`; ``index`` is their slide's number.
 
-    ``recolor`` is a stain normalisation of the patches.
+    Patches of several sizes are cut from the same decoded chunks. ``recolor`` is a stain normalisation of the patches.
     """
-    reader = PatchReader(
-        slide.levels,
-        slide.um_per_px,
-        patch,
-        axes=slide.axes,
-        budget_bytes=budget_bytes,
-        image_key=slide.image_key,
-    )
-    order = reader.order(slide.xy_px) if rows is None else rows
-    piece_size = max(1, piece_bytes // spot_bytes(patch))
+    readers: list[PatchReader] = []
+    for patch in _listed(patches):
+        reader = PatchReader(
+            slide.levels,
+            slide.um_per_px,
+            patch,
+            axes=slide.axes,
+            budget_bytes=budget_bytes,
+            image_key=slide.image_key,
+            chunks=readers[0].chunks if readers else None,
+        )
+        readers.append(reader)
+    widest = max(readers, key=lambda reader: float(reader.sides_px.max()))
+    order = widest.order(slide.xy_px) if rows is None else rows
+    piece_size = max(1, piece_bytes // spot_bytes(patches))
     for start in range(0, len(order), piece_size):
         some = order[start : start + piece_size]
-        patches, flagged = reader.read(slide.xy_px[some])
-        spots = SpotBatch(
-            patches=torch.from_numpy(patches if recolor is None else recolor(patches)),
+        read, flagged = zip(*(reader.read(slide.xy_px[some]) for reader in readers), strict=True)
+        spots = _batch(
+            [torch.from_numpy(each if recolor is None else recolor(each)) for each in read],
             xy_um=torch.from_numpy(slide.xy_um[some].astype(np.float32)),
             slide=torch.full((len(some),), index, dtype=torch.int64),
             features=None if slide.features is None else torch.from_numpy(slide.features[some]),
         )
-        yield Piece(rows=some, spots=spots, flagged=flagged)
+        yield Piece(rows=some, spots=spots, flagged=np.logical_or.reduce(flagged))
 
 
-def reading_order(slide: Slide, patch: PatchSpec, budget_bytes: int = BUDGET_BYTES) -> NDArray[np.intp]:
+def reading_order(slide: Slide, patches: Patches, budget_bytes: int = BUDGET_BYTES) -> NDArray[np.intp]:
     """Order of the spots in which each part of the image is decoded once."""
-    return visiting_order(slide.xy_px, max(patch.fov_um) / slide.um_per_px, budget_bytes)
+    widest = max(max(patch.fov_um) for patch in _listed(patches))
+    return visiting_order(slide.xy_px, widest / slide.um_per_px, budget_bytes)
 
 
 def read_spots(
-    slides: Sequence[Slide], patch: PatchSpec, *, budget_bytes: int = BUDGET_BYTES, progress: bool = True
+    slides: Sequence[Slide], patches: Patches, *, budget_bytes: int = BUDGET_BYTES, progress: bool = True
 ) -> tuple[SpotBatch, NDArray[np.bool_]]:
     """Read the patches of all spots into memory, slide after slide; also return which are flagged (see `Piece`)."""
-    patches = np.empty((sum(len(slide.xy_px) for slide in slides), *_patch_shape(patch)), np.uint8)
+    arrays = [np.empty(shape, np.uint8) for shape in _shapes(slides, patches)]
 
-    def store(rows: NDArray[np.intp], read: NDArray[np.uint8]) -> None:
+    def store(rows: NDArray[np.intp], read: Sequence[NDArray[np.uint8]]) -> None:
         """Store patches in memory."""
-        patches[rows] = read
+        for array, each in zip(arrays, read, strict=True):
+            array[rows] = each
 
-    flagged = _read_all(slides, patch, store, budget_bytes, progress=progress)
-    return _spot_batch(slides, patches), flagged
+    flagged = _read_all(slides, patches, store, budget_bytes, progress=progress)
+    return _spot_batch(slides, arrays), flagged
 
 
 @contextmanager
 def open_spots(
-    slides: Sequence[Slide], patch: PatchSpec, *, memory_bytes: int, progress: bool = True
+    slides: Sequence[Slide], patches: Patches, *, memory_bytes: int, progress: bool = True
 ) -> Iterator[tuple[SpotBatch, NDArray[np.bool_]]]:
-    """Read the patches of all spots, as `read_spots` does, into memory or into a temporary memory-mapped file.
+    """Read the patches of all spots, as `read_spots` does, into memory or into temporary memory-mapped files.
 
-    Patches go to the file if they need more than the budget without the part that is kept for decoded image.
+    Patches go to files if they need more than the budget without the part that is kept for decoded image.
     """
-    shape = (sum(len(slide.xy_px) for slide in slides), *_patch_shape(patch))
-    left = memory_bytes - math.prod(shape)
+    shapes = _shapes(slides, patches)
+    n_bytes = sum(map(math.prod, shapes))
+    left = memory_bytes - n_bytes
     if left >= memory_bytes // READER_SHARE:
-        yield read_spots(slides, patch, budget_bytes=left, progress=progress)
+        yield read_spots(slides, patches, budget_bytes=left, progress=progress)
         return
     with TemporaryDirectory(prefix="stpredict-", ignore_cleanup_errors=True) as folder:
-        _errors.check_disk_space(math.prod(shape), shutil.disk_usage(folder).free, folder)
-        path = Path(folder) / "patches"
-        flagged = _read_to_file(slides, patch, path, memory_bytes, progress=progress)
-        yield _spot_batch(slides, np.memmap(path, np.uint8, mode="c", shape=shape)), flagged
+        _errors.check_disk_space(n_bytes, shutil.disk_usage(folder).free, folder)
+        paths = [Path(folder) / f"patches{i}" for i in range(len(shapes))]
+        flagged = _read_to_files(slides, patches, paths, memory_bytes, progress=progress)
+        maps = [np.memmap(path, np.uint8, mode="c", shape=shape) for path, shape in zip(paths, shapes, strict=True)]
+        yield _spot_batch(slides, maps), flagged
 
 
-def _read_to_file(
-    slides: Sequence[Slide], patch: PatchSpec, path: Path, budget_bytes: int, *, progress: bool
+def _read_to_files(
+    slides: Sequence[Slide], patches: Patches, paths: Sequence[Path], budget_bytes: int, *, progress: bool
 ) -> NDArray[np.bool_]:
-    """Write patches to a file, not through a map: on a full disk a write raises, but a map kills the process."""
-    with path.open("wb", buffering=0) as file:
+    """Write patches to files, not through a map: on a full disk a write raises, but a map kills the process."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("wb", buffering=0)) for path in paths]
 
-        def store(rows: NDArray[np.intp], read: NDArray[np.uint8]) -> None:
-            """Store patches in the file."""
+        def store(rows: NDArray[np.intp], read: Sequence[NDArray[np.uint8]]) -> None:
+            """Store patches in the files."""
             try:
-                for row, each in zip(rows.tolist(), read, strict=True):
-                    file.seek(row * each.nbytes)
-                    left = each.reshape(-1).data
-                    while left:  # a disk that is nearly full takes a part
-                        left = left[file.write(left) :]
+                for file, some in zip(files, read, strict=True):
+                    for row, each in zip(rows.tolist(), some, strict=True):
+                        file.seek(row * each.nbytes)
+                        left = each.reshape(-1).data
+                        while left:  # a disk that is nearly full takes a part
+                            left = left[file.write(left) :]
             except OSError as error:
-                _errors.patches_not_written(str(path.parent), error)
+                _errors.patches_not_written(str(paths[0].parent), error)
 
-        return _read_all(slides, patch, store, budget_bytes, progress=progress)
+        return _read_all(slides, patches, store, budget_bytes, progress=progress)
 
 
 def _read_all(
-    slides: Sequence[Slide],
-    patch: PatchSpec,
-    store: Callable[[NDArray[np.intp], NDArray[np.uint8]], None],
-    budget_bytes: int,
-    *,
-    progress: bool,
+    slides: Sequence[Slide], patches: Patches, store: Store, budget_bytes: int, *, progress: bool
 ) -> NDArray[np.bool_]:
     """Pass all patches to ``store`` with their positions among all spots; return which are flagged."""
     flagged = np.empty(sum(len(slide.xy_px) for slide in slides), bool)
     start = 0
     with tqdm(total=len(flagged), desc="patches", unit="spot", disable=not progress, leave=False) as bar:
         for slide in slides:
-            for piece in read_pieces(slide, patch, budget_bytes=budget_bytes):
-                store(start + piece.rows, piece.spots.patches.numpy())
+            for piece in read_pieces(slide, patches, budget_bytes=budget_bytes):
+                more = piece.spots.more if isinstance(piece.spots, SharedSpots) else ()
+                store(start + piece.rows, [each.numpy() for each in (piece.spots.patches, *more)])
                 flagged[start + piece.rows] = piece.flagged
                 bar.update(len(piece.rows))
             start += len(slide.xy_px)
     return flagged
 
 
-def _spot_batch(slides: Sequence[Slide], patches: NDArray[np.uint8]) -> SpotBatch:
+def _spot_batch(slides: Sequence[Slide], patches: Sequence[NDArray[np.uint8]]) -> SpotBatch:
     groups = {name: i for i, name in enumerate(sorted({slide.group for slide in slides}))}
     index, features = slide_index(slides), [slide.features for slide in slides if slide.features is not None]
-    return SpotBatch(
-        patches=torch.from_numpy(patches),
+    return _batch(
+        [torch.from_numpy(each) for each in patches],
         xy_um=torch.from_numpy(np.concatenate([slide.xy_um for slide in slides]).astype(np.float32)),
         slide=torch.from_numpy(index),
         group=torch.tensor([groups[slide.group] for slide in slides])[torch.from_numpy(index)],
@@ -179,13 +191,28 @@ def _spot_batch(slides: Sequence[Slide], patches: NDArray[np.uint8]) -> SpotBatc
     )
 
 
+def _batch(patches: Sequence[Tensor], **values: Any) -> SpotBatch:
+    """A batch of spots with patches of one size, or of several."""
+    first, *more = patches
+    return SharedSpots(patches=first, more=tuple(more), **values) if more else SpotBatch(patches=first, **values)
+
+
+def _listed(patches: Patches) -> Sequence[PatchSpec]:
+    return [patches] if isinstance(patches, PatchSpec) else patches
+
+
 def _patch_shape(patch: PatchSpec) -> tuple[int, int, int, int]:
     return len(patch.fov_um), 3, patch.size_px, patch.size_px
 
 
-def spot_bytes(patch: PatchSpec) -> int:
+def _shapes(slides: Sequence[Slide], patches: Patches) -> list[tuple[int, ...]]:
+    """Shapes of the patches of all spots, one for each size."""
+    return [(sum(len(slide.xy_px) for slide in slides), *_patch_shape(patch)) for patch in _listed(patches)]
+
+
+def spot_bytes(patches: Patches) -> int:
     """Bytes of the patches of one spot."""
-    return math.prod(_patch_shape(patch))
+    return sum(math.prod(_patch_shape(patch)) for patch in _listed(patches))
 
 
 def slide_index(slides: Sequence[Slide]) -> NDArray[np.int64]:

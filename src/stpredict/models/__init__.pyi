@@ -5,9 +5,10 @@ from .m2ost import M2OST, M2OSTConfig
 from .m2ost_reference import M2OSTReference, M2OSTReferenceConfig, from_released
 from .macs import available
 from .model_config import ModelConfig
-from .registry import build, config, config_from_dict, config_to_dict, recipe, register
+from .registry import DEFAULT, build, config, config_from_dict, config_to_dict, recipe, register
 
 __all__ = [
+    "DEFAULT",
     "M2OST",
     "FloatLinear",
     "M2OSTConfig",

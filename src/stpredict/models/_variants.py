@@ -1,6 +1,7 @@
-"""Named models as data: the file, the class, and the fields that differ from the defaults.
+"""Named models as data: the file, the class, and the fields that differ from the defaults. Ensembles of them, too.
 
-A new model is one row here and one file in this package. No network is defined or imported here.
+A new model is one row here and one file in this package; a new ensemble is one row. No network is defined or imported
+here.
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ class Variant:
         return f"{self.package}.{self.module}.{self.model}".removeprefix(".")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ensemble:
+    """One row of the registry of ensembles: models that are trained together, and whose predictions are averaged."""
+
+    members: Mapping[str, float]
+    """Weight of each model in the mean; the weights sum to 1."""
+    citation: str
+    """Where it was published."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Fields of the configurations of members that differ from those of the model."""
+
+
 def timm_network(encoder: str, citation: str, size_px: int = 224) -> Variant:
     """The row of a plain image network, trained as Wang et al. (AAAI 2025) trained the networks they compare with."""
     return Variant(
@@ -59,34 +72,18 @@ _TABLE_1: tuple[Mapping[str, Any], ...] = (  # each row removes one part more th
     {"embedding": "plain", "within": "joint", "between": "concat"},
     {"embedding": "plain", "within": "joint", "between": "concat", "channels": "dense"},
 )
-_TINY: Mapping[str, Any] = {
-    "dim": 96, "depth": 2, "size_px": 112, "mlp_ratio": 2.0, "fov_spots": (1.5, 3.0, 9.0), "statistics_share": 0.7
-}  # fmt: skip
+_TINY: Mapping[str, Any] = {"dim": 96, "depth": 2, "size_px": 112, "mlp_ratio": 2.0, "fov_spots": (1.5, 3.0, 9.0)}
 _M2ORT: Mapping[str, Mapping[str, Any]] = {
     "": {},
     "_base": {"dim": 256, "depth": 8, "heads": 12, "mlp_dim": 512},
     "_large": {"dim": 384, "depth": 12, "heads": 18, "mlp_dim": 768},
 }
-EXTENSIONS: Mapping[str, str] = MappingProxyType({"M2OST": "M2OSTStatistics"})
-"""Model classes that extend another: options of the extension select it, and it is saved under the base's name, so that
-predictors from before ``M2OSTStatistics`` was a class load and keep their hash."""
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         "m2ost": Variant(module="m2ost", model="M2OST", citation=_M2OST),
         "m2ost_small": Variant(module="m2ost", model="M2OST", citation=_M2OST, overrides={"dim": 96, "mlp_ratio": 2.0}),
         "m2ost_tiny": Variant(
-            module="m2ost_statistics",
-            model="M2OSTStatistics",
-            citation=_M2OST,
-            overrides=_TINY,
-            recipe={"validation": "none"},
-        ),
-        "m2ost_encoder": Variant(
-            module="m2ost_encoder",
-            model="M2OSTEncoder",
-            citation=_M2OST,
-            overrides=_TINY,
-            recipe={"validation": "none"},
+            module="m2ost", model="M2OST", citation=_M2OST, overrides=_TINY, recipe={"validation": "none"}
         ),
         "m2ost_reference": Variant(
             module="m2ost_reference", model="M2OSTReference", citation=f"{_M2OST}, code at 60fd90a"
@@ -184,3 +181,15 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
     }
 )
+ENSEMBLES: Mapping[str, Ensemble] = MappingProxyType(
+    {
+        "m2ost_ridge": Ensemble(members={"m2ost_tiny": 0.3, "ridge_statistics": 0.7}, citation=_M2OST),
+        "m2ost_encoder": Ensemble(
+            members={"m2ost_tiny": 0.15, "ridge_statistics": 0.35, "encoder_ridge": 0.5},
+            citation=f"{_M2OST}; {_HEST}",
+            options={"encoder_ridge": {"size_px": 112}},
+        ),
+    }
+)
+DEFAULT = "m2ost_ridge"
+"""The model of `stp.tl.fit` unless another is named."""

@@ -75,9 +75,14 @@ class SpotBatch:
 
 
 def map_tensors(spots: SpotBatch, function: Callable[[Tensor], Tensor]) -> SpotBatch:
-    """A batch with a function applied to every tensor."""
-    tensors = {each.name: getattr(spots, each.name) for each in fields(spots)}
-    return replace(spots, **{name: function(value) for name, value in tensors.items() if value is not None})
+    """A batch with a function applied to every tensor, also to those in a tuple."""
+
+    def mapped(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(mapped, value))
+        return function(value) if isinstance(value, torch.Tensor) else value
+
+    return replace(spots, **{each.name: mapped(getattr(spots, each.name)) for each in fields(spots)})
 
 
 class FloatLinear(nn.Linear):

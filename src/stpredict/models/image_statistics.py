@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from .._geometry import margin_px
-from ._layers import center
 from ._precision import full_precision, unit_pixels
 
 if TYPE_CHECKING:
@@ -27,10 +26,6 @@ N_MOMENTS = 6
 VALUES_AT_ONCE = 1 << 28
 """Pixel values whose optical density a GPU holds at a time."""
 _OCTAVES = 4
-N_COLOR = 12
-"""Colour statistics of a patch: mean and standard deviation of R, G, B, in the whole patch and in its central half."""
-_MEAN_MEAN, _MEAN_STD = 0.7, 0.15  # of the mean of a channel, over H&E patches (her2st C3, 224 px)
-_STD_MEAN, _STD_STD = 0.14, 0.08  # of its standard deviation
 
 
 def patch_statistics(patches: Tensor, spot_share: float) -> Tensor:
@@ -124,16 +119,3 @@ def _downsample(density: Tensor) -> Tensor:
     even = density.shape[-1] // 2 * 2
     rows = density[..., :even:2, :even] + density[..., 1:even:2, :even]
     return (rows[..., ::2] + rows[..., 1::2]) / 4
-
-
-def color_statistics(pixels: Tensor) -> Tensor:
-    """Colour of each patch and of its central half, in units of the variation between H&E patches.
-
-    ``(b, s, 3, p, p)`` in [0, 1] to ``(b, s, 12)``: mean and standard deviation of R, G, B of the whole, then of the
-    half.
-    """
-    parts = []
-    for part in (pixels, center(pixels, 2)):
-        std, mean = torch.std_mean(part.float(), dim=(-2, -1), correction=0)
-        parts += [(mean - _MEAN_MEAN) / _MEAN_STD, (std - _STD_MEAN) / _STD_STD]
-    return torch.cat(parts, dim=-1)

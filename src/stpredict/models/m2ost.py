@@ -2,7 +2,7 @@
 
 Wang et al., "M2OST: Many-to-one Regression for Predicting Spatial Transcriptomics from Digital Pathology Images",
 AAAI 2025, arXiv 2409.15092. The network takes any number of scales from 1 up, not only three. This file follows the
-paper; ``m2ost_reference`` follows the published code, and ``m2ost_statistics`` adds colour statistics to the network.
+paper; ``m2ost_reference`` follows the published code.
 
 Names: level -> scale; DPE -> ``NestedEmbedding``; ITMM -> ``SelfAttention`` and ``mlp``; CTMM -> ``CrossAttention``
 (omega -> ``weights``); CCMM -> ``ChannelMixing``; L -> tokens of one grid.
@@ -42,7 +42,7 @@ from ._layers import add_residual, attend, center, perceptron, split_heads
 from .contract import FloatLinear, SpotModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -286,9 +286,6 @@ class M2OST(SpotModel):
     ----------
     config
         Shape of the network.
-    extra_token
-        Given ``dim``, builds an embedder of one more token for each scale: ``(b, s, 3, p, p)`` to ``(b, s, dim)``. The
-        paper has none.
 
     Examples
     --------
@@ -302,20 +299,19 @@ class M2OST(SpotModel):
 
     config: M2OSTConfig
 
-    def __init__(self, config: M2OSTConfig, extra_token: Callable[[int], nn.Module] | None = None) -> None:
+    def __init__(self, config: M2OSTConfig) -> None:
         super().__init__()
         self.config = config
         dim, n_scales = config.dim, len(config.fov_spots)
-        grid, single = (config.size_px // config.patch_size) ** 2, 1 if extra_token is None else 2
+        grid = (config.size_px // config.patch_size) ** 2
         nested = config.embedding == "nested"
         self.embed = (NestedEmbedding if nested else PlainEmbedding)(dim, config.patch_size, n_scales)
         self.cls = nn.ParameterList(nn.Parameter(torch.empty(1, 1, dim)) for _ in range(n_scales))
         self.positions = nn.ParameterList(
-            nn.Parameter(torch.empty(1, single + (i + 1 if nested else 1) * grid, dim)) for i in range(n_scales)
+            nn.Parameter(torch.empty(1, 1 + (i + 1 if nested else 1) * grid, dim)) for i in range(n_scales)
         )
         for parameter in (*self.cls, *self.positions):
             nn.init.trunc_normal_(parameter, std=0.02)
-        self.color = None if extra_token is None else extra_token(dim)  # saved weights have this name
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(n_scales))
         self.head = FloatLinear(dim if config.between == "sum" else n_scales * dim, config.n_outputs)
@@ -341,10 +337,9 @@ class M2OST(SpotModel):
         return self.head(summaries.sum(dim=1) if self.config.between == "sum" else summaries.flatten(1))
 
     def _tokens(self, patches: Tensor) -> list[Tensor]:
-        """Class token, extra token if any, image tokens of each scale, with their positions."""
-        extra = None if self.color is None else self.color(patches)  # (b, s, d)
+        """Class token and image tokens of each scale, with their positions."""
         xs = []
         for i, grids in enumerate(self.embed(patches)):
-            single = [self.cls[i].expand(len(patches), -1, -1)] + ([] if extra is None else [extra[:, i : i + 1]])
-            xs.append(torch.cat([*single, *grids], dim=1).add_(self.positions[i]))
+            cls = self.cls[i].expand(len(patches), -1, -1)
+            xs.append(torch.cat([cls, *grids], dim=1).add_(self.positions[i]))
         return xs

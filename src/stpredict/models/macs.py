@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from .contract import SpotBatch
 from .encoder import Encoder
 from .model_config import uses_embeddings
-from .registry import build, config, named_variants
+from .registry import build, config, named_ensembles, named_variants
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -35,13 +35,15 @@ _PITCH_UM = 200.0
 
 
 def available() -> pd.DataFrame:
-    """List the named models, with their size and cost.
+    """List the named models and ensembles, with their size and cost.
 
     Returns
     -------
     One row for each name: ``citation``, ``context``, ``n_scales``, ``size_px``, ``parameters`` and ``macs`` (multiply-
     accumulates for one spot, including attention) at 250 outputs, and ``licence`` of the weights that timm knows for
-    its image encoder. The last three are missing for models that need timm if it is not installed.
+    its image encoder. The last three are missing for models that need timm if it is not installed. Of ensembles,
+    ``members`` are the models with their weights, parameters and operations are summed, ``n_scales`` counts the
+    different fields of view and ``size_px`` is the largest size.
 
     Examples
     --------
@@ -53,16 +55,32 @@ def available() -> pd.DataFrame:
 
     rows = {}
     for name, variant in named_variants().items():
-        shape = config(name, 250)
-        rows[name] = {
-            "citation": variant.citation,
-            "context": shape.context,
-            "n_scales": len(shape.fov_spots),
-            "size_px": shape.size_px,
-            **cost(shape),
-        }
-    counted = {"parameters": "Int64", "macs": "Int64", "licence": "string"}
+        rows[name] = {"citation": variant.citation, **_description([config(name, 250)])}
+    for name, row in named_ensembles().items():
+        shapes = [config(model, 250, row.options.get(model)) for model in row.members]
+        members = " + ".join(f"{weight:g} {model}" for model, weight in row.members.items())
+        rows[name] = {"citation": row.citation, **_description(shapes), "members": members}
+    counted = {"parameters": "Int64", "macs": "Int64", "licence": "string", "members": "string"}
     return pd.DataFrame.from_dict(rows, orient="index").astype(counted).rename_axis("model")
+
+
+def _description(configs: Sequence[ModelConfig]) -> dict[str, Any]:
+    """Context, patches and cost of one model, or of all models of an ensemble."""
+    costs = [cost(each) for each in configs]
+    licences = sorted({str(each["licence"]) for each in costs if each["licence"]})
+    return {
+        "context": "slide" if any(each.context == "slide" for each in configs) else "spot",
+        "n_scales": len({fov for each in configs for fov in each.fov_spots}),
+        "size_px": max(each.size_px for each in configs),
+        "parameters": _total([each["parameters"] for each in costs]),
+        "macs": _total([each["macs"] for each in costs]),
+        "licence": ", ".join(licences) or None,
+    }
+
+
+def _total(values: Sequence[int | str | None]) -> int | None:
+    """The sum; None if any value is unknown."""
+    return None if None in values else sum(int(value or 0) for value in values)
 
 
 @cache

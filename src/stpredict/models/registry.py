@@ -10,15 +10,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from .._checks import models as check
-from ._variants import EXTENSIONS, VARIANTS, Variant, timm_network
+from ._variants import DEFAULT, ENSEMBLES, VARIANTS, Variant, timm_network
 from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ._variants import Ensemble
     from .contract import SpotModel
     from .model_config import ModelConfig
 
+__all__ = [
+    "DEFAULT",
+    "accepts_embeddings",
+    "build",
+    "config",
+    "config_fields",
+    "config_from_dict",
+    "config_to_dict",
+    "ensemble",
+    "named_ensembles",
+    "named_variants",
+    "recipe",
+    "register",
+]
 _KNOWN: dict[str, Variant] = dict(VARIANTS)
 """All rows: those of the package, and those that users registered."""
 
@@ -100,7 +115,8 @@ def register(
         overrides=dict(overrides or {}),
         recipe=dict(recipe or {}),
     )
-    check.free_name(name, row.place, {known: other.place for known, other in _KNOWN.items()}, VARIANTS)
+    taken = {known: other.place for known, other in _KNOWN.items()} | dict.fromkeys(ENSEMBLES, "an ensemble")
+    check.free_name(name, row.place, taken, {**VARIANTS, **ENSEMBLES})
     check.config_class(row.place, getattr(_module(row), f"{row.model}Config", None))
     _KNOWN[name] = row
 
@@ -127,15 +143,26 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def named_variants() -> dict[str, Variant]:
-    """All rows by name, those that users registered included."""
+    """All models by name, those that users registered included."""
     return dict(_KNOWN)
+
+
+def named_ensembles() -> dict[str, Ensemble]:
+    """All registered ensembles by name."""
+    return dict(ENSEMBLES)
+
+
+def ensemble(name: Any) -> Ensemble | None:
+    """The registered ensemble of a name; None for a model. Names that are neither are refused."""
+    if isinstance(name, str) and name in ENSEMBLES:
+        return ENSEMBLES[name]
+    _variant_of_name(name)
+    return None
 
 
 def config_fields(name: str) -> list[str]:
     """Fields that the configuration of a named model takes."""
-    variant = _variant_of_name(name)
-    extended = _variant_of_class(EXTENSIONS.get(variant.model, variant.model))
-    return [each.name for each in fields(_config_class(extended))]
+    return [each.name for each in fields(_config_class(_variant_of_name(name)))]
 
 
 def accepts_embeddings(name: str, options: Mapping[str, Any]) -> bool:
@@ -186,18 +213,7 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     ('M2OST', 96)
     """
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}
-    model = type(config).__name__.removesuffix("Config")
-    saved_as = {extension: base for base, extension in EXTENSIONS.items()}
-    return {"model": saved_as.get(model, model), "config": values}
-
-
-def config_fingerprint(config: ModelConfig) -> dict[str, Any]:
-    """`config_to_dict` with all fields of the model's extension, as versions before the extension saved them."""
-    saved = config_to_dict(config)
-    if saved["model"] in EXTENSIONS:
-        extended = _config_class(_variant_of_class(EXTENSIONS[saved["model"]]))
-        saved["config"] = {each.name: each.default for each in fields(extended)} | saved["config"]
-    return saved
+    return {"model": type(config).__name__.removesuffix("Config"), "config": values}
 
 
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
@@ -220,6 +236,7 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     True
     """
     check.saved_config(values)
+    values = check.without_mixture(values)
     check.known_model(values["model"], {variant.model for variant in _KNOWN.values()})
     return _config(_variant_of_class(values["model"]), values["config"])
 
@@ -231,7 +248,9 @@ def _variant_of_name(name: Any) -> Variant:
 
         if (size_px := own_size(name)) is not None:
             return timm_network(name, f"timm, {name}", size_px)
-    check.known_model(name, _KNOWN, or_timm=True)
+    if isinstance(name, str) and name in ENSEMBLES:
+        check.single_model(name, ENSEMBLES[name].members)
+    check.known_model(name, {**_KNOWN, **ENSEMBLES}, or_timm=True)
     return _KNOWN[name]
 
 
@@ -240,19 +259,11 @@ def _variant_of_class(model: str) -> Variant:
 
 
 def _config(variant: Variant, values: Mapping[str, Any]) -> ModelConfig:
-    """The configuration of a row, or of the model's extension if the values name a field that only that has."""
     cls = _config_class(variant)
-    if variant.model in EXTENSIONS:
-        extended = _config_class(_variant_of_class(EXTENSIONS[variant.model]))
-        if values.keys() & (_field_names(extended) - _field_names(cls)):
-            cls = extended
+    check.no_mixture(values)
     check.known_fields(cls.__name__, values, [each.name for each in fields(cls)])
     arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return cast("ModelConfig", cls(**arguments))
-
-
-def _field_names(cls: Any) -> set[str]:
-    return {each.name for each in fields(cls)}
 
 
 def _config_class(variant: Variant) -> Any:

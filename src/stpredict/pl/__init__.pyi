@@ -2,6 +2,7 @@ from ._benchmark import benchmark_genes, benchmark_scores
 from ._benchmark_maps import benchmark_maps, benchmark_pca
 from ._expression import expression
 from ._history import history
+from ._learning_curve import learning_curve
 from ._patches import patches
 from ._pca import pca
 from ._scores import scores
@@ -13,6 +14,7 @@ __all__ = [
     "benchmark_scores",
     "expression",
     "history",
+    "learning_curve",
     "patches",
     "pca",
     "scores",

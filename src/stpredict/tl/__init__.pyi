@@ -1,3 +1,4 @@
+from ._adapt import adapt
 from ._benchmarking.benchmark import Benchmark, benchmark
 from ._benchmarking.cross_validate import cross_validate
 from ._benchmarking.entry import Entry
@@ -5,6 +6,7 @@ from ._calibrate import calibrate
 from ._cohort.runner import predict_cohort
 from ._evaluate import evaluate, summary
 from ._fit import fit
+from ._impute import impute
 from ._options import FitConfig, PatchSpec, PredictOptions, Selection
 from ._predict import predict
 from ._predictability.predictability import predictability
@@ -23,11 +25,13 @@ __all__ = [
     "Predictor",
     "Provenance",
     "Selection",
+    "adapt",
     "benchmark",
     "calibrate",
     "cross_validate",
     "evaluate",
     "fit",
+    "impute",
     "predict",
     "predict_cohort",
     "predictability",

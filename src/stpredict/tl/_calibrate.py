@@ -15,6 +15,7 @@ from .._train.augment import N_SYMMETRIES
 from .._train.batches import BatchLimit
 from .._train.data import slide_index
 from ..pp.normalization import normalize_slide
+from . import _errors as check
 from ._inference.partitions import read_positions
 from ._inference.plan import PredictionPlan
 from ._options import PredictOptions
@@ -122,12 +123,7 @@ def calibrate(
     >>> sdata["predicted"].layers["predicted_upper"].shape
     (16, 12)
     """
-    if not hasattr(predictor, "members"):
-        msg = (
-            f"`predictor` is a {type(predictor).__name__}; give what `stp.tl.fit` returned, or read one with "
-            "`stp.tl.Predictor.load(path)`. The order is `stp.tl.calibrate(predictor, sdata)`."
-        )
-        raise TypeError(msg)
+    check.is_predictor(predictor, "stp.tl.calibrate(predictor, sdata)")
     options = PredictOptions(n_views=n_views, stain=stain, device=device, precision=precision)
     trained = counts_record(predictor.provenance)
     selection = Selection(

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def is_predictor(value: object, call: str) -> None:
+    """Refuse anything but a predictor as first argument of a ``call``."""
+    if not hasattr(value, "members"):
+        msg = (
+            f"`predictor` is a {type(value).__name__}; give what `stp.tl.fit` returned, or read one with "
+            f"`stp.tl.Predictor.load(path)`. The order is `{call}`."
+        )
+        raise TypeError(msg)
+
+
 def has_prediction(name: str, tables: Sequence[str], layers: Sequence[str]) -> None:
     """Refuse a prediction that does not exist."""
     if name not in layers:

@@ -110,7 +110,7 @@ def evaluate(
     -----
     The noise ceiling of a gene is the correlation that a perfect model would reach, from the correlation r of two
     random halves of the counts: ``sqrt(2 r / (1 + r))``. Spots without any count of the predicted genes are
-    left out everywhere.
+    left out everywhere, and of a table that `impute` wrote also the spots from whose counts it was imputed.
 
     Examples
     --------
@@ -210,6 +210,8 @@ def _pair_spots(
     model = _values(source, genes, predicted)
     check.unchanged(model, predicted, recorded=trained.n_genes > 0)
     wanted = (rows >= 0) & np.isfinite(model).all(axis=1)[rows] & on_tissue(observed)
+    if keys.NOISE in source.var:  # imputed: measured spots are no test
+        wanted &= ~np.asarray(source.obs[keys.MEASURED], bool)[rows]
     region_key = observed.uns["spatialdata_attrs"]["region_key"]
     regions = observed.obs[region_key].astype(str).to_numpy()
     if shapes_key is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .._checks.paths import output_path
 from .._files import user_cache
 from .._slides.slides import Selection, resolve
-from .._train.config import fit_config
+from ..models.registry import DEFAULT
 from ..pp.targets import TargetSpec
 from ._predictor.predictor import record_predictor
 from ._predictor.serialization import check_replaceable
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from .._geometry import PatchSpec
     from .._train.config import FitConfig
     from ._predictor.predictor import Predictor
+    from ._training.ensemble import Weights
 
 
 def fit(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
-    model: str = "m2ost_tiny",
+    model: str | Sequence[str] = DEFAULT,
     *,
+    weights: Weights | None = None,
     config: FitConfig | Mapping[str, Any] | None = None,
     target: TargetSpec | None = None,
     patch: PatchSpec | None = None,
@@ -51,23 +53,31 @@ def fit(
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
 ) -> Predictor:
-    """Train a model that predicts gene expression from image patches of the spots.
+    """Train a model, or an ensemble of models, that predicts gene expression from image patches of the spots.
 
     Parameters
     ----------
     sdata
         One object, with one or several slides, or a list or mapping of such objects.
     model
-        Name of the model; `stp.models.available` lists them.
+        Name of a model or of a registered ensemble; `stp.models.available` lists them. Or a list of models, which are
+        trained as an ensemble: the prediction is their weighted mean.
+    weights
+        Weights of the models of an ensemble. By default those of the registered ensemble, or equal ones for a list.
+        ``"equal"``; ``"stacked"``, by non-negative least squares on predictions at training spots that were held out
+        (see Notes); one number for each model; or a mapping of names to numbers, 0 for those that are not named.
+        Numbers are divided by their sum.
     config
         How to train: fields to change in the recipe of the model (`stp.models.recipe`), or a `FitConfig`, which
-        replaces the recipe. Models without trainable parameters use all spots if ``validation`` is ``"auto"``.
+        replaces the recipe. In an ensemble each model has its own recipe, and ``config`` changes or replaces all of
+        them. Models without trainable parameters use all spots if ``validation`` is ``"auto"``.
     target
         How counts are normalised; by default log1p CP10k over all genes.
     patch
-        Fields of view; by default the model's multiples of the median spot diameter.
+        Fields of view; by default each model's multiples of the median spot diameter.
     model_options
-        Fields of the model's configuration to change, for instance ``{"depth": 3}``.
+        Fields of the model's configuration to change, for instance ``{"depth": 3}``; of an ensemble by the names of
+        its models, for instance ``{"m2ost_tiny": {"depth": 3}}``.
     genes
         Genes to predict; by default those that `stp.pp.select_genes` marked, else the 250 most dispersed.
     group_key
@@ -88,7 +98,8 @@ def fit(
     um_per_px
         Resolution in µm per pixel; by default what the object records.
     features_key
-        Matrix of ``obsm`` with image embeddings of the spots, for models with an ``encoder``.
+        Matrix of ``obsm`` with image embeddings of the spots, for models with an ``encoder``; in an ensemble for those
+        members that have one.
     library_key
         Column of ``obs`` with the library sizes of the spots over all genes, for tables that do not hold all genes;
         by default counts are summed over the genes of the table.
@@ -119,6 +130,11 @@ def fit(
     output layer starts at the training mean. A moving average of the weights is validated after every epoch, and the
     best one is kept.
 
+    Each patch is read once for all models of an ensemble. Stacked weights come from training each model once more for
+    every fold of the training slides: groups are held out if there are several, else slides, else spatial blocks of the
+    only slide, up to five folds. Blocks and slides of one group favour models that remember the tissue they have seen;
+    ``provenance.ensemble`` records what was held out.
+
     Examples
     --------
     >>> import stpredict as stp
@@ -143,7 +159,8 @@ def fit(
     plan = plan_training(
         resolve(sdata, selection),
         model,
-        config=fit_config(config, model),
+        weights=weights,
+        config=config,
         target=target or TargetSpec(),
         patch=patch,
         model_options=model_options,

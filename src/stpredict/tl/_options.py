@@ -46,6 +46,8 @@ class PredictOptions:
     """Prediction intervals: ``"conformal"``, ``"conformal_groups"``, or None for no intervals."""
     coverage: float = 0.9
     """Share of measured values that the intervals shall cover."""
+    members: bool = False
+    """Whether the prediction of each model of an ensemble is written too."""
 
     def __post_init__(self) -> None:
         check.in_range("n_views", self.n_views, 1, 8)

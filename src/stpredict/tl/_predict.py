@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm.auto import tqdm
@@ -10,11 +9,9 @@ from tqdm.auto import tqdm
 from .. import _keys as keys
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
-from ..models.model_config import uses_embeddings
-from ._errors import embeddings_fit
 from ._inference.cluster import check_client, predict_on_cluster
 from ._inference.partitions import predict_positions
-from ._inference.plan import PredictionPlan
+from ._inference.plan import PredictionPlan, check_embeddings
 from ._inference.record import prediction_record
 from ._inference.sinks import MemorySink, StoreSink
 from ._inference.table import add_slides, check_destination, prediction_table, write_layer
@@ -46,6 +43,7 @@ def predict(
     uncertainty: Uncertainty | None = None,
     coverage: float = 0.9,
     stain: StainMethod | None = None,
+    members: bool = False,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | Sequence[str] | None = None,
     table_name: str | None = None,
@@ -83,6 +81,8 @@ def predict(
         Stain normalisation to the training slides: ``"reinhard"`` (mean and standard deviation of colours) or
         ``"macenko"`` (stain vectors and concentrations). The stain of a slide is the one that `stp.pp.stain` recorded,
         or is measured at its spots. Normalisation lowers errors if stains differ, and can raise them if they do not.
+    members
+        Whether to write the prediction of each model of an ensemble into a layer of its own, named by the model.
     image_key
         Image, or a mapping of spot elements to images, if there are several.
     shapes_key
@@ -121,6 +121,7 @@ def predict(
     the training patches in colour and texture (out-of-distribution detection). ``obs["unlike_training"]`` is True
     beyond 1, the distance that 1 % of training spots exceed if their slide is left out. Predictors of older versions
     give neither column. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
+    With ``members`` also a layer for each model of an ensemble, for instance ``layers["ridge_statistics"]``.
 
     No value is below 0: negative values of the regression are set to 0, and so are lower bounds. Predictions of slides
     that are not predicted again stay in the table, each with its own baselines (``uns[key_added]["parts"]``, by the ids
@@ -128,8 +129,9 @@ def predict(
 
     With ``layer``, writes that layer of the existing table instead, NaN for genes outside the panel and spots of other
     elements; ``var[layer]`` is True for the panel (``var["predicted"]`` if the layer is X), intervals are
-    ``layers[f"{layer}_lower"]`` and ``layers[f"{layer}_upper"]``, and the other columns are as above, with the name of
-    the layer before theirs (``obs[f"{layer}_at_border"]``), so that a second layer leaves the first as it was.
+    ``layers[f"{layer}_lower"]`` and ``layers[f"{layer}_upper"]``, those of models ``layers[f"{layer}_{model}"]``, and
+    the other columns are as above, with the name of the layer before theirs (``obs[f"{layer}_at_border"]``), so that a
+    second layer leaves the first as it was.
 
     Raises
     ------
@@ -163,6 +165,7 @@ def predict(
         precision=precision,
         uncertainty=uncertainty,
         coverage=coverage,
+        members=members,
     )
     selection = Selection(
         image_key=image_key,
@@ -179,14 +182,9 @@ def predict(
     check_elements.is_spatialdata(sdata)
     slides = resolve(sdata, selection, needs_table=layer is not None, needs_counts=False)
     predictor = resolve_predictor(sdata, predictor)
-    config, features = predictor.model_config, slides[0].features
-    embeddings_fit(
-        predictor.model,
-        asdict(config),
-        None if features is None else features.shape[1],
-        takes=uses_embeddings(config),
-    )
-    check_destination(sdata, slides, predictor, key_added, layer)
+    check_embeddings(predictor, slides[0])
+    models = list(predictor.models) if members else []
+    check_destination(sdata, slides, predictor, key_added, layer, models=models)
     for slide in slides:
         warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
 

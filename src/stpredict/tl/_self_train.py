@@ -9,7 +9,6 @@ import torch
 
 from .._checks import config as check_config
 from .._slides.slides import Selection, resolve
-from .._train.config import fit_config
 from ..models import build
 from ..pp.targets import TargetSpec
 from ._fit import default_folder, predictor_folder
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from .._geometry import PatchSpec
     from .._train.config import FitConfig
+    from ..models import ModelConfig
     from ._predictor.predictor import Predictor
 
 
@@ -67,7 +67,8 @@ def self_train(
     unlabelled
         Slides with spots, for instance from `stp.pp.spot_grid`; their counts, if any, are not used.
     model
-        Name of the model; `stp.models.available` lists them. It must be trained by gradient steps, and not on counts.
+        Name of the model; `stp.models.available` lists them. It must be trained by gradient steps, and not on counts;
+        so must all models of an ensemble.
     rounds
         Number of students after the first network.
     config
@@ -144,7 +145,7 @@ def self_train(
     plan = plan_training(
         resolve(sdata, selection),
         model,
-        config=fit_config(config, model),
+        config=config,
         target=target or TargetSpec(),
         patch=patch,
         model_options=model_options,
@@ -154,17 +155,23 @@ def self_train(
     )
     others = resolve(unlabelled, Selection(shapes_key=unlabelled_key), needs_table=False)
     plan = dataclasses.replace(plan, unlabelled=others, rounds=rounds)
-    with torch.device("meta"):
-        network = build(plan.model_config)
-    if not network.has_trainable_parameters or network.needs_counts:
-        on_counts = "is trained on counts, which a teacher does not predict"
-        why = on_counts if network.needs_counts else "is not trained by steps"
-        msg = (
-            f"{model!r} {why}, so it learns nothing from spots without measurements. Use `stp.tl.fit`, or a network "
-            "such as 'deepspace'."
-        )
-        raise ValueError(msg)
+    for member in plan.models:
+        _check_student(member.name, member.model_config)
     folder = folder or default_folder(plan.fingerprint())
     predictor = train_members(plan, folder, resume=resume_from is not None)
     record_predictor(plan.slides, folder, predictor)
     return predictor
+
+
+def _check_student(name: str, config: ModelConfig) -> None:
+    """Refuse a model that does not learn from pseudo-labels."""
+    with torch.device("meta"):
+        network = build(config)
+    if not network.has_trainable_parameters or network.needs_counts:
+        on_counts = "is trained on counts, which a teacher does not predict"
+        why = on_counts if network.needs_counts else "is not trained by steps"
+        msg = (
+            f"{name!r} {why}, so it learns nothing from spots without measurements. Use `stp.tl.fit`, or a network "
+            "such as 'deepspace'."
+        )
+        raise ValueError(msg)

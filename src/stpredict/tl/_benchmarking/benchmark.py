@@ -171,7 +171,7 @@ class Benchmark:
 
 def benchmark(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
-    models: Sequence[str] | Mapping[str, str | Entry],
+    models: Sequence[str] | Mapping[str, str | Sequence[str] | Entry],
     *,
     group_key: str | None = keys.PATIENT,
     by: By = "group",
@@ -206,8 +206,8 @@ def benchmark(
     sdata
         One object, or a list or mapping of objects.
     models
-        Names that `stp.models.available` lists, or a mapping of labels to names or `stp.tl.Entry`. The baselines
-        ``"mean_profile"`` and ``"ridge_color"`` always take part, with the first seed.
+        Names that `stp.models.available` lists, or a mapping of labels to names, to lists of names (an ensemble), or to
+        `stp.tl.Entry`. The baselines ``"mean_profile"`` and ``"ridge_color"`` always take part, with the first seed.
     group_key
         Column of ``obs`` that names the patient; groups are never split. None makes every slide a group of its own.
     by

@@ -21,7 +21,7 @@ import torch
 from ... import _keys as keys
 from ..._files import replace_folder
 from ..._pixels import PATCH_VERSION
-from ...models.registry import accepts_embeddings
+from ..._train.config import FitConfig
 from .._inference.partitions import X, predict_positions
 from .._inference.plan import OUTPUT_VERSION, PredictionPlan
 from .._inference.sinks import MemorySink
@@ -74,19 +74,20 @@ class Cell:
     def slides(self, names: tuple[str, ...]) -> list[Slide]:
         """Slides of the study, without embeddings unless the model takes them."""
         slides = [self.study.slides[name] for name in names]
-        keep = accepts_embeddings(self.entry.model, self._model_options())
+        keep = replace(self.entry, options=self._model_options()).ensemble.takes_embeddings
         return slides if keep else [replace(slide, features=None) for slide in slides]
 
     def training_plan(self) -> TrainingPlan:
         """Decide everything about the training."""
-        config = self.entry.fit_config(self.study.common, self.seed)
+        config = self.entry.training_options(self.study.common, self.seed)
         if self.split.leaks:  # within the fold too, only sections can be held out
-            config = replace(config, allow_leakage=True)
+            config["allow_leakage"] = True
         if self.split.validate == ():
-            config = replace(config, validation="none")
+            config["validation"] = "none"
         return plan_training(
             self.slides(self.split.train),
             self.entry.model,
+            weights=self.entry.weights,
             config=config,
             target=self.entry.target_spec(self.study.target),
             patch=self.entry.patch,
@@ -96,12 +97,16 @@ class Cell:
         )
 
     def _model_options(self) -> dict[str, Any]:
-        rule = self.study.protocol
-        fixed = dict(rule.options.get(self.entry.model, {})) if rule else {}
-        if fixed and rule is not None and rule.fov_um is not None:
-            diameter_um = float(np.median([slide.diameter_um for slide in self.study.slides.values()]))
-            fixed["fov_spots"] = (rule.fov_um / diameter_um,)
-        return {**fixed, **self.entry.options}
+        """Options of the entry, and those that the protocol fixes; of an ensemble by model."""
+        rule, spec = self.study.protocol, self.entry.ensemble
+        fixed = {model: dict(rule.options[model]) for model in spec.models if rule and model in rule.options}
+        for options in fixed.values():
+            if rule is not None and rule.fov_um is not None:
+                diameter_um = float(np.median([slide.diameter_um for slide in self.study.slides.values()]))
+                options["fov_spots"] = (rule.fov_um / diameter_um,)
+        if [spec.name] == list(spec.models):
+            return {**fixed.get(spec.name, {}), **self.entry.options}
+        return {model: {**fixed.get(model, {}), **self.entry.options.get(model, {})} for model in spec.models}
 
     def config(self, plan: TrainingPlan) -> dict[str, Any]:
         """All that decides the outcome, as JSON returns it."""
@@ -168,7 +173,7 @@ def run_cell(cell: Cell, observations: Observations) -> None:
 
 
 def _predict_test_slides(cell: Cell, predictor: Predictor) -> dict[str, NDArray[Any]]:
-    config = cell.entry.fit_config(cell.study.common, cell.seed)
+    config = FitConfig(**cell.entry.training_options(cell.study.common, cell.seed))
     options = PredictOptions(n_views=cell.entry.n_views, device=config.accelerator, precision=config.precision)
     plan = PredictionPlan.of(cell.slides(cell.split.test), predictor, options)
     sink = MemorySink.of(plan, predictor)
@@ -212,7 +217,7 @@ def _write_results(
             "n_test": n_test,
             **whole,
             "parameters": predictor.n_parameters,
-            "macs": len(predictor.members) * macs(predictor.model_config),
+            "macs": sum(macs(member.network.config) for member in predictor.members),
             "fit_s": costs["fit_s"],
             "train_spots_per_s": float(history["spots_per_s"].median()) if stepwise else n_train / costs["fit_s"],
             "predict_spots_per_s": n_test / costs["predict_s"],
@@ -227,7 +232,7 @@ def _write_results(
         },
     )
     lines = [
-        f"stpredict {package_version()}: {cell.label} ({cell.entry.model}), {cell.folder.name}",
+        f"stpredict {package_version()}: {cell.label} ({predictor.model}), {cell.folder.name}",
         f"trained on {', '.join(slide.name for slide in plan.slides)}; tested on {', '.join(cell.split.test)}",
         f"validation: {predictor.provenance.validation_note}",
         "",

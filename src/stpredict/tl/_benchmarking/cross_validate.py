@@ -15,6 +15,7 @@ from ..._checks.paths import output_folder
 from ..._checks.slides import quote
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
+from ...models.registry import DEFAULT
 from .._errors import unique_spots
 from . import _errors as check
 from .benchmark import run_benchmark
@@ -34,14 +35,16 @@ if TYPE_CHECKING:
     from ..._slides.slides import Slide
     from ..._train.config import FitConfig
     from ...pp.targets import TargetSpec
+    from .._training.ensemble import Weights
     from .folds import By
     from .study import Study
 
 
 def cross_validate(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
-    model: str = "m2ost_tiny",
+    model: str | Sequence[str] = DEFAULT,
     *,
+    weights: Weights | None = None,
     group_key: str | None = keys.PATIENT,
     by: By = "group",
     n_folds: int | None = None,
@@ -78,7 +81,9 @@ def cross_validate(
     sdata
         One object, or a list or mapping of objects.
     model
-        Name of the model; `stp.models.available` lists them.
+        Name of a model or ensemble; `stp.models.available` lists them. Or a list of models, as in `stp.tl.fit`.
+    weights
+        Weights of the models of an ensemble, as in `stp.tl.fit`; stacked ones are found anew in each fold.
     group_key
         Column of ``obs`` that names the patient; groups are never split. None makes every slide a group of its own.
     by
@@ -99,7 +104,7 @@ def cross_validate(
     patch
         Fields of view; by default the model's multiples of the median spot diameter.
     model_options
-        Fields of the model's configuration to change.
+        Fields of the model's configuration to change; of an ensemble by model, as in `stp.tl.fit`.
     n_views
         Number of flips and turns of the patches whose predictions are averaged.
     protocol
@@ -163,7 +168,8 @@ def cross_validate(
     """
     check.some_seeds(seeds)
     folder = None if save_dir is None else output_folder(save_dir, "save_dir")
-    entry = Entry(model, options=dict(model_options or {}), patch=patch, n_views=n_views)
+    entry = Entry(model, weights=weights, options=dict(model_options or {}), patch=patch, n_views=n_views)
+    label = entry.ensemble.name
     selection = Selection(
         image_key=image_key,
         shapes_key=shapes_key,
@@ -193,7 +199,7 @@ def cross_validate(
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
         found, _, busy = run_benchmark(
             study,
-            entries_of({model: entry}),
+            entries_of({label: entry}),
             seeds,
             folder,
             keep_predictors=keep_predictors and save_dir is not None,
@@ -207,7 +213,7 @@ def cross_validate(
             )
             raise RuntimeError(msg)
         summary = found.summary()
-        _write_predictions(study, folder, model, seeds[0], key_added)
+        _write_predictions(study, folder, label, seeds[0], key_added)
     scores = found.scores
     scores.attrs["summary"] = summary.to_dict(orient="index")
     scores.attrs.update(

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..._checks import config as check_config
 from ..._checks.slides import quote
-from ..._train.config import FitConfig, fit_config
+from ..._train.config import FitConfig
+from .._training.ensemble import ensemble_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..._geometry import PatchSpec
     from ...pp.targets import TargetSpec
+    from .._training.ensemble import EnsembleSpec, Weights
 
 BASELINES = ("mean_profile", "ridge_color")
 """Models that every benchmark contains."""
@@ -26,7 +28,7 @@ RESERVED = ("seed", "progress")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of a benchmark: a model and its own options.
+    """One row of a benchmark: a model or an ensemble, and its own options.
 
     Training options are merged in this order, later ones override earlier ones: the defaults of `stp.tl.FitConfig`, the
     model's `stp.models.recipe`, ``config`` of `stp.tl.benchmark`, ``recipe`` here.
@@ -38,10 +40,12 @@ class Entry:
     'm2ost_tiny'
     """
 
-    model: str
-    """Name of the model, as `stp.models.available` lists it."""
+    model: str | Sequence[str]
+    """Name of the model or ensemble, as `stp.models.available` lists it, or a list of models."""
+    weights: Weights | None = field(default=None, kw_only=True)
+    """Weights of the models of an ensemble, as in `stp.tl.fit`."""
     options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    """Fields of the model's configuration to change."""
+    """Fields of the model's configuration to change; of an ensemble by model."""
     recipe: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Fields of `stp.tl.FitConfig` to change, for this row only."""
     target: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
@@ -55,8 +59,13 @@ class Entry:
         check_config.known_fields("`recipe` of an entry", list(self.recipe), _training_options())
         check_config.known_fields("`target` of an entry", list(self.target), TARGET_FIELDS)
 
-    def fit_config(self, common: Mapping[str, Any], seed: int) -> FitConfig:
-        """How this row is trained.
+    @property
+    def ensemble(self) -> EnsembleSpec:
+        """The models of this row, with weights and options."""
+        return ensemble_of(self.model, self.weights, self.options)
+
+    def training_options(self, common: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Training options of this row, which change the recipe of its model.
 
         Parameters
         ----------
@@ -67,9 +76,9 @@ class Entry:
 
         Returns
         -------
-        All fields.
+        Fields of `stp.tl.FitConfig` by name.
         """
-        return fit_config({**common, **self.recipe, "seed": seed, "progress": False}, self.model)
+        return {**common, **self.recipe, "seed": seed, "progress": False}
 
     def target_spec(self, common: TargetSpec) -> TargetSpec:
         """What this row regresses.
@@ -86,7 +95,7 @@ class Entry:
         return replace(common, **self.target)
 
 
-def entries_of(models: Sequence[str] | Mapping[str, str | Entry]) -> dict[str, Entry]:
+def entries_of(models: Sequence[str] | Mapping[str, str | Sequence[str] | Entry]) -> dict[str, Entry]:
     """Rows by label, the baselines first."""
     if isinstance(models, str):
         models = [models]
@@ -94,10 +103,15 @@ def entries_of(models: Sequence[str] | Mapping[str, str | Entry]) -> dict[str, E
     if not given:
         msg = "`models` is empty. Name some, for instance `['m2ost_tiny', 'encoder_ridge']` (`stp.models.available()`)."
         raise ValueError(msg)
-    rows: dict[str, Any] = {label: Entry(value) if isinstance(value, str) else value for label, value in given}
+    rows: dict[str, Any] = {
+        label: Entry(value) if isinstance(value, str | list | tuple) else value for label, value in given
+    }
     for label, value in rows.items():
         if not isinstance(value, Entry):
-            msg = f"{str(label)!r} is {type(value).__name__}; give the name of a model, or `stp.tl.Entry(model=...)`."
+            msg = (
+                f"{str(label)!r} is {type(value).__name__}; give the name of a model, a list of names, or "
+                "`stp.tl.Entry(model=...)`."
+            )
             raise TypeError(msg)
     names = [str(label) for label, _ in given]
     if twice := sorted({name for name in names if names.count(name) > 1}):

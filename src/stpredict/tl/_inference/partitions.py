@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import _keys as keys
-from ..._train.batches import BatchLimit, to_device
+from ..._train.batches import BatchLimit, gather, to_device
 from ..._train.color import color_statistics
 from ..._train.data import PIECE_BYTES, read_pieces
 from ..._train.prefetch import prefetch
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from ..._train.data import Piece
     from ...models import SpotBatch
-    from .._options import PredictOptions
     from .._predictor.predictor import Predictor
     from .plan import PredictionPlan
 
@@ -40,15 +39,15 @@ def predict_positions(
     options = plan.options
     fabric = options.fabric()
     limit = BatchLimit.of(options.batch_size, fabric.device)
-    spot_share = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0]
+    spot_share, shared = predictor.provenance["diameter_um"] / predictor.patch.fov_um[0], predictor.shared
     pieces = (
         (replace(piece, spots=to_device(piece.spots, fabric.device)), inside)
         for piece, inside in read_positions(plan, predictor, start, stop)
     )
     with prefetch(pieces) as prefetched:
         for piece, inside in prefetched:
-            expression = _expression(piece.spots, predictor, fabric, limit, options)
-            patches = piece.spots.patches[inside]
+            expression = _expression(piece.spots, predictor, fabric, limit, plan)
+            patches = gather(shared.select(piece.spots, 0), slice(None)).patches[inside]
             values: dict[str, NDArray[Any]] = {name: matrix[inside] for name, matrix in expression.items()}
             if predictor.image_range is not None:
                 statistics = image_statistics(patches, spot_share)
@@ -60,30 +59,30 @@ def predict_positions(
 
 def read_positions(plan: PredictionPlan, predictor: Predictor, start: int, stop: int) -> Iterator[tuple[Piece, slice]]:
     """Read spots in pieces that the model sees together, each with the slice of it that lies in the range."""
-    in_windows = predictor.model_config.context == "slide"
+    in_windows, patches = predictor.uses_windows, predictor.patches
     piece_bytes = sys.maxsize if in_windows else PIECE_BYTES
     for index, rows, inside in (_windows if in_windows else _spots)(plan, start, stop):
         recolor = plan.normalizers[index] if plan.normalizers else None
         for piece in read_pieces(
-            plan.slides[index], predictor.patch, rows=rows, index=index, piece_bytes=piece_bytes, recolor=recolor
+            plan.slides[index], patches, rows=rows, index=index, piece_bytes=piece_bytes, recolor=recolor
         ):
             yield piece, inside
 
 
-def output_columns(predictor: Predictor, options: PredictOptions) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+def output_columns(predictor: Predictor, plan: PredictionPlan) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Shape per spot and dtype of every array that is computed, by name."""
     real = np.dtype(np.float32)
     return {
-        **{name: ((len(predictor.genes),), real) for name in matrix_names(options)},
+        **{name: ((len(predictor.genes),), real) for name in matrix_names(plan)},
         **({} if predictor.image_range is None else {keys.IMAGE_DISTANCE: ((), real)}),
         keys.AT_BORDER: ((), np.dtype(bool)),
         keys.COLOR: ((predictor.ridge_color.shape[1] - 1,), real),
     }
 
 
-def matrix_names(options: PredictOptions) -> tuple[str, ...]:
+def matrix_names(plan: PredictionPlan) -> tuple[str, ...]:
     """Names of the arrays with one value per spot and gene, ``"X"`` first."""
-    return (X,) if options.uncertainty is None else (X, keys.LOWER, keys.UPPER)
+    return (X, *(() if plan.options.uncertainty is None else (keys.LOWER, keys.UPPER)), *plan.models)
 
 
 def _spots(plan: PredictionPlan, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.intp], slice]]:
@@ -110,13 +109,15 @@ def _windows(plan: PredictionPlan, start: int, stop: int) -> Iterator[tuple[int,
 
 
 def _expression(
-    spots: SpotBatch, predictor: Predictor, fabric: Fabric, limit: BatchLimit, options: PredictOptions
+    spots: SpotBatch, predictor: Predictor, fabric: Fabric, limit: BatchLimit, plan: PredictionPlan
 ) -> dict[str, NDArray[np.float32]]:
-    """The prediction, and the bounds of its intervals if they are asked for."""
-    calibration = predictor.calibration
-    if options.uncertainty is None or calibration is None:
-        return {X: predictor(spots, fabric, batch_size=limit, n_views=options.n_views)}
-    predicted, spread = predictor.with_spread(spots, fabric, batch_size=limit, n_views=options.n_views)
-    quantile = calibration.quantile(options.uncertainty, options.coverage)
-    lower, upper = calibration.interval(predicted, spread, quantile)
-    return {X: predicted, keys.LOWER: lower, keys.UPPER: upper}
+    """The prediction; the bounds of its intervals, and that of each model, if they are asked for."""
+    options, calibration = plan.options, predictor.calibration
+    spread = options.uncertainty is not None
+    found = predictor.predict(spots, fabric, batch_size=limit, n_views=options.n_views, spread=spread)
+    values = {X: found.expression, **{name: found.models[name] for name in plan.models}}
+    if options.uncertainty is not None and calibration is not None and found.spread is not None:
+        quantile = calibration.quantile(options.uncertainty, options.coverage)
+        bounds = calibration.interval(found.expression, found.spread, quantile)
+        values |= dict(zip((keys.LOWER, keys.UPPER), bounds, strict=True))
+    return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from ..._checks.training import warn
 from ..._pixels import PATCH_VERSION
 from ..._train.data import reading_order
+from ...models.model_config import uses_embeddings
+from .._errors import embeddings_fit
 from .._predictor.stain import stain_normalizers
 from .._training.plan import slide_digest
 
@@ -47,6 +49,8 @@ class PredictionPlan:
     starts: NDArray[np.intp]
     """``(n_slides + 1,)`` first row of each slide, which is its first position too, and the number of all spots."""
     options: PredictOptions
+    models: tuple[str, ...] = ()
+    """Models of the ensemble whose predictions are written too."""
     normalizers: tuple[StainNormalizer, ...] = ()
     """Stain normalisation of each slide; empty for patches as they were scanned."""
     partition_size: int = PARTITION_SIZE
@@ -60,7 +64,7 @@ class PredictionPlan:
         options = _calibrated_options(options, predictor.calibration)
         starts = np.cumsum([0, *(len(slide.xy_px) for slide in slides)])
         orders = [
-            start + reading_order(slide, predictor.patch) for start, slide in zip(starts[:-1], slides, strict=True)
+            start + reading_order(slide, predictor.patches) for start, slide in zip(starts[:-1], slides, strict=True)
         ]
         normalizers = stain_normalizers(slides, predictor.provenance, options.stain) if options.stain else []
         return cls(
@@ -68,6 +72,7 @@ class PredictionPlan:
             order=np.concatenate(orders),
             starts=starts,
             options=options,
+            models=tuple(predictor.models) if options.members else (),
             normalizers=tuple(normalizers),
             partition_size=PARTITION_SIZE,
             window_margin=WINDOW_MARGIN,
@@ -85,9 +90,22 @@ class PredictionPlan:
         parts += [hashlib.sha256(normalizer.table.tobytes()).hexdigest() for normalizer in self.normalizers]
         if self.options.uncertainty is not None:
             parts += [self.options.uncertainty, self.options.coverage]
+        if self.models:
+            parts.append(("models", self.models))
         if PATCH_VERSION != 1:  # version 1 is left out, so that stores written before there was a version resume
             parts.append(("patches", PATCH_VERSION))
         return hashlib.sha256(repr(parts).encode() + self.order.tobytes()).hexdigest()[:16]
+
+
+def check_embeddings(predictor: Predictor, slide: Slide) -> None:
+    """Refuse embeddings that no member takes, and their absence if a member needs them."""
+    width = None if slide.features is None else slide.features.shape[1]
+    configs = {member.model: member.network.config for member in predictor.members}
+    taking = {model: config for model, config in configs.items() if uses_embeddings(config)}
+    for model, config in taking.items():
+        embeddings_fit(model, asdict(config), width, takes=True)
+    if not taking:
+        embeddings_fit(predictor.model, {}, width, takes=False)
 
 
 def _calibrated_options(options: PredictOptions, calibration: Calibration | None) -> PredictOptions:

@@ -19,7 +19,7 @@ from ..._slides.identity import SlideIdentity
 from .._predictor.provenance import counts_record, slide_identities
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -54,6 +54,7 @@ def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str
             "size_px": predictor.patch.size_px,
             **intervals,
         },
+        **({keys.MEMBERS: list(predictor.models)} if options.members else {}),
         "model": {
             "name": predictor.model,
             "hash": predictor.hash,
@@ -73,6 +74,13 @@ def interval_layers(layer: str | None) -> dict[str, str]:
     """Names of the layers with the bounds of the intervals, of a layer or of a table of its own."""
     own = layer is None or layer == "X"
     return {kind: kind if own else kind.replace(keys.PREDICTED, str(layer), 1) for kind in (keys.LOWER, keys.UPPER)}
+
+
+def matrix_layers(models: Iterable[str], layer: str | None) -> dict[str, str]:
+    """Names of the layers with the bounds of the intervals, and with the predictions of models of an ensemble."""
+    names = {model: model.replace("/", "_") for model in models}
+    own = layer is None or layer == "X"
+    return interval_layers(layer) | {model: name if own else f"{layer}_{name}" for model, name in names.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from ... import _keys as keys
 from ..._checks.paths import output_folder, user_path
 from ..._pixels import PATCH_VERSION
 from .partitions import X, matrix_names, output_columns
+from .record import matrix_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +39,6 @@ FINAL_PATHS = {
     keys.COLOR: f"obsm/{keys.COLOR}",
 }
 """Where a finished store holds the arrays that are not matrices of genes."""
-LAYER_PATHS = {name: f"layers/{name}" for name in (keys.LOWER, keys.UPPER)}
 CHUNK_GENES = 256
 """Genes per chunk, so that a map of one gene does not read all genes."""
 DICT_ATTRS = {"encoding-type": "dict", "encoding-version": "0.1.0"}
@@ -57,7 +57,7 @@ class MemorySink:
     def of(cls, plan: PredictionPlan, predictor: Predictor) -> MemorySink:
         """Allocate the arrays, or refuse predictions that are too large for memory."""
         n, n_genes = len(plan.order), len(predictor.genes)
-        n_bytes = 4 * n * n_genes * len(matrix_names(plan.options))
+        n_bytes = 4 * n * n_genes * len(matrix_names(plan))
         if n_bytes > LARGEST_TABLE_BYTES:
             msg = (
                 f"The predictions of {n:,} spots x {n_genes:,} genes take {n_bytes / 2**30:.1f} GiB, more than the "
@@ -65,7 +65,7 @@ class MemorySink:
                 "are written to as they are computed."
             )
             raise ValueError(msg)
-        columns = output_columns(predictor, plan.options)
+        columns = output_columns(predictor, plan)
         return cls(plan=plan, arrays={name: np.empty((n, *shape), dtype) for name, (shape, dtype) in columns.items()})
 
     def missing_ranges(self) -> list[tuple[int, int]]:
@@ -110,9 +110,9 @@ class StoreSink:
             return cls.open(path, plan)
         group = zarr.open_group(output_folder(path, "store"), mode="w-")
         n = len(plan.order)
-        for name, (shape, dtype) in output_columns(predictor, plan.options).items():
+        for name, (shape, dtype) in output_columns(predictor, plan).items():
             group.create_array(
-                LAYER_PATHS.get(name, name),
+                layer_path(plan, name) or name,
                 shape=(n, *shape),
                 chunks=(plan.partition_size, *(min(size, CHUNK_GENES) for size in shape)),
                 dtype=dtype,
@@ -142,13 +142,13 @@ class StoreSink:
         for values in split_partitions(pieces, self.plan.partition_size):
             stop = start + len(values[X])
             for name, value in values.items():
-                self.group[LAYER_PATHS.get(name, name)][start:stop] = value  # type: ignore[index]
+                self.group[layer_path(self.plan, name) or name][start:stop] = value  # type: ignore[index]
             self.group[FINISHED][start // self.plan.partition_size] = 1  # type: ignore[index]
             start = stop
 
     def values(self) -> dict[str, Any]:
         """Matrices as dask arrays that read the store; the other arrays, which are small, in memory."""
-        matrices = {name: da.from_zarr(self._array(name)) for name in matrix_names(self.plan.options)}
+        matrices = {name: da.from_zarr(self._array(name)) for name in matrix_names(self.plan)}
         return matrices | {name: self._array(name)[:] for name in FINAL_PATHS if self._path(name) in self.group}
 
     @property
@@ -181,10 +181,16 @@ class StoreSink:
         return self.group[self._path(name)]
 
     def _path(self, name: str) -> str:
-        return LAYER_PATHS.get(name) or (FINAL_PATHS.get(name, name) if self._is_finished else name)
+        return layer_path(self.plan, name) or (FINAL_PATHS.get(name, name) if self._is_finished else name)
 
 
 type Sink = MemorySink | StoreSink
+
+
+def layer_path(plan: PredictionPlan, name: str) -> str | None:
+    """Where a store holds a matrix besides X; None for other arrays."""
+    path = matrix_layers(plan.models, None).get(name)
+    return None if path is None else f"layers/{path}"
 
 
 def split_partitions(pieces: Iterable[Values], size: int) -> Iterator[dict[str, NDArray[Any]]]:

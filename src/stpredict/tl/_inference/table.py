@@ -23,7 +23,7 @@ from .record import (
     PARTS,
     PREDICTION_ID,
     companion,
-    interval_layers,
+    matrix_layers,
     merged_parts,
     prediction_id,
     takes_more_slides,
@@ -45,9 +45,18 @@ COMPANIONS = (keys.UNLIKE, keys.IMAGE_DISTANCE, keys.AT_BORDER, PREDICTION_ID)
 
 
 def check_destination(
-    sdata: SpatialData, slides: Sequence[Slide], predictor: Predictor, key_added: str, layer: str | None
+    sdata: SpatialData,
+    slides: Sequence[Slide],
+    predictor: Predictor,
+    key_added: str,
+    layer: str | None,
+    *,
+    models: Sequence[str] = (),
 ) -> None:
-    """Refuse, before anything is computed, to overwrite anything but predictions, or to mix units or genes."""
+    """Refuse, before anything is computed, to overwrite anything but predictions, or to mix units or genes.
+
+    ``models`` are those whose own predictions are written too.
+    """
     table_name, regions = slides[0].table_name, [slide.shapes_key for slide in slides]
     if layer is None:
         kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _is_ours(sdata, name, name)]
@@ -66,8 +75,8 @@ def check_destination(
         check.panel_measured(missing, len(predictor.genes), table_name)
         return
     predicted = [name for name in layers if _is_ours(sdata, table_name, name)]
-    ours = {*predicted, *(bound for name in predicted for bound in interval_layers(name).values())}
-    for name in (layer, *interval_layers(layer).values()):
+    ours = {*predicted, *(other for name in predicted for other in _other_layers(table, name).values())}
+    for name in (layer, *matrix_layers(models, layer).values()):
         _errors.check_overwritable("layer", name, [name for name in layers if name not in ours])
     if missing:
         msg = (
@@ -79,6 +88,11 @@ def check_destination(
         other = _rows_of_other_regions(table, regions) & _predicted_rows(table, layer)
         panel = table.var_names[np.asarray(table.var[_panel_column(layer)], bool)].tolist()
         _errors.check_same_prediction(layer, table.uns[layer], panel, predictor, other)
+
+
+def _other_layers(table: ad.AnnData, layer: str) -> dict[str, str]:
+    """Names of the layers that were written beside a layer of predictions."""
+    return matrix_layers(table.uns.get(layer, {}).get(keys.MEMBERS, ()), layer)
 
 
 def _rows_of_other_regions(table: ad.AnnData, regions: Sequence[str]) -> NDArray[np.bool_]:
@@ -119,9 +133,9 @@ def prediction_table(
         obs.index.name = None
     uns = {key_added: dict(record), **({keys.LOG1P: {}} if predictor.target.log1p else {})}
     adata = ad.AnnData(X=values[X], obs=obs, var=pd.DataFrame(index=pd.Index(predictor.genes)), uns=uns)
-    for name in (keys.LOWER, keys.UPPER):
+    for name, path in matrix_layers(sink.plan.models, None).items():
         if name in values:
-            adata.layers[name] = values[name]
+            adata.layers[path] = values[name]
     adata.var[keys.TRAIN_MEAN], adata.varm[keys.RIDGE_COLOR] = predictor.train_mean, predictor.ridge_color
     adata.obsm[keys.SPATIAL] = np.concatenate([slide.xy_px for slide in slides])[sink.rows]
     adata.obsm[keys.COLOR] = values[keys.COLOR]
@@ -237,7 +251,8 @@ def write_layer(
         table.X = matrix(X, table.X)
     else:
         table.layers[layer] = matrix(X, table.layers.get(layer))
-    for kind, name in interval_layers(layer).items():
+    layers = _other_layers(table, layer) | matrix_layers(record.get(keys.MEMBERS, ()), layer)
+    for kind, name in layers.items():
         stored = table.layers.pop(name, None)
         if kind in values:
             table.layers[name] = matrix(kind, stored)

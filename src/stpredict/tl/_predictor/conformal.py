@@ -18,7 +18,7 @@ from ...pp.targets import nonnegative
 from .serialization import add_prefix, select_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -144,6 +144,24 @@ class Calibration:
         return cls(pooled=pooled, groups=tuple(groups), n_views=values["n_views"], record=values["record"])
 
 
-def residual_spread(view_std: NDArray[np.floating], target_scale: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scale of the residuals, ``(n, g)`` above 0: standard deviation over views, and a share of that of the gene."""
-    return (view_std + SCALE_SHARE * target_scale).astype(np.float32)
+def std_over_models(
+    means: Sequence[NDArray[np.floating]], view_stds: Sequence[NDArray[np.floating]], weights: Sequence[float]
+) -> NDArray[np.float64]:
+    """Standard deviation of a weighted mean of models, ``(n, g)``: over the views of a model, and between models."""
+    within, mean = weighted_mean(view_stds, weights), weighted_mean(means, weights)
+    between = weighted_mean([(each - mean) ** 2 for each in means], weights) if len(means) > 1 else 0.0
+    std: NDArray[np.float64] = np.sqrt(within**2 + between)
+    return std
+
+
+def weighted_mean(values: Sequence[NDArray[np.floating]], weights: Sequence[float]) -> NDArray[np.float64]:
+    """The sum of arrays, each times its weight, in double precision."""
+    total = np.zeros(values[0].shape)
+    for value, weight in zip(values, weights, strict=True):
+        total += np.multiply(value, weight, dtype=np.float64)
+    return total
+
+
+def residual_spread(prediction_std: NDArray[np.floating], target_scale: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scale of the residuals, ``(n, g)`` above 0: that of the prediction, and a share of that of the gene."""
+    return (prediction_std + SCALE_SHARE * target_scale).astype(np.float32)

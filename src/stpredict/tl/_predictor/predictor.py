@@ -17,11 +17,13 @@ from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit
 from ..._train.device import avoid_dead_threads
 from ..._train.loop import outputs, tta_mean_std
+from ..._train.shared import SharedPatches
 from ...models import build, config_from_dict, config_to_dict
+from ...models.model_config import uses_embeddings
 from ...pp.targets import Targets, nonnegative
 from . import serialization
 from .adaptation import Adaptation
-from .conformal import Calibration, residual_spread
+from .conformal import Calibration, residual_spread, std_over_models, weighted_mean
 from .ood import ImageRange
 from .provenance import Provenance
 from .serialization import add_prefix, select_prefix
@@ -42,12 +44,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Member:
-    """One network with the targets it was trained on."""
+    """One network with its model, its patches, the targets it was trained on, and its weight."""
 
     network: SpotModel
     targets: Targets
+    model: str
+    """Name of the model."""
+    patch: PatchSpec
+    """Fields of view and size of the patches that the network takes."""
     pretrained: Mapping[str, str] = field(default_factory=dict)
     """Weights that were loaded before training, by part of the network."""
+    weight: float = 1.0
+    """Weight of its prediction in the mean; those of all members sum to 1."""
+
+    def predict(
+        self,
+        spots: SpotBatch,
+        fabric: Fabric,
+        *,
+        batch_size: int | BatchLimit | None,
+        n_views: int,
+        spread: bool,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Prediction ``(n, g)``, the mean over views, and with ``spread`` its standard deviation over them."""
+        network, decode = self.network.to(fabric.device), self.targets.decode
+        if network.config.context == "slide":  # all given spots are one batch
+            limit = BatchLimit(max(1, len(spots)))
+        else:
+            limit = batch_size if isinstance(batch_size, BatchLimit) else BatchLimit.of(batch_size, fabric.device)
+        if spread:
+            return tta_mean_std(network, decode, spots, fabric, limit, n_views)
+        views = min(max(n_views, 1), N_SYMMETRIES)
+        return decode(outputs(network, spots, fabric, limit, symmetries=views).numpy()), None
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors that are saved, by name: those of the network and the statistics of the targets."""
@@ -62,25 +90,52 @@ class Member:
     def from_state_dict(
         cls,
         tensors: Mapping[str, Tensor],
+        values: Mapping[str, Any],
         *,
-        config: ModelConfig,
         target: Mapping[str, Any],
         genes: Sequence[str],
         path: str | PathLike[str],
     ) -> Member:
-        """Rebuild what `state_dict` gave; ``path`` is named in errors."""
-        network = build(config)
+        """Rebuild what `state_dict` and `to_json` gave; ``path`` is named in errors."""
+        network = build(config_from_dict(values["model_config"]))
         serialization.load_weights(network, select_prefix("network", tensors), path)
         arrays = {name: tensor.numpy() for name, tensor in select_prefix("targets", tensors).items()}
-        return cls(network=network.eval(), targets=Targets.from_arrays(target, genes, arrays))
+        return cls(
+            network=network.eval(),
+            targets=Targets.from_arrays(target, genes, arrays),
+            model=values["model"],
+            patch=PatchSpec.from_dict(values["patch"]),
+            weight=values["weight"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What is saved beside the tensors."""
+        return {
+            "model": self.model,
+            "model_config": config_to_dict(self.network.config),
+            "patch": self.patch.to_dict(),
+            "weight": self.weight,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Prediction:
+    """Predictions of some spots, ``(n, g)`` float32 in the units of the predictor each, not below 0."""
+
+    expression: NDArray[np.float32]
+    """The weighted mean over members."""
+    spread: NDArray[np.float32] | None
+    """Scale of the prediction intervals, above 0; None unless it was asked for."""
+    models: Mapping[str, NDArray[np.float32]]
+    """The prediction of each model."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Predictor:
     """A trained model with all it needs to predict a new slide.
 
-    Made by `stp.tl.fit`, or read with `Predictor.load`. The predictions of its networks are averaged. `patch` describes
-    the input, `genes` and `units` the output.
+    Made by `stp.tl.fit`, or read with `Predictor.load`. The prediction is the weighted mean over its members, which may
+    be networks of one model or of several (an ensemble). `patches` describes the input, `genes` and `units` the output.
 
     Examples
     --------
@@ -92,13 +147,9 @@ class Predictor:
     """
 
     members: tuple[Member, ...]
-    """The networks, one or several."""
+    """The networks, one or several, with their weights; those of one model follow each other."""
     model: str
-    """Name of the model, as `stp.models.available` lists it."""
-    model_config: ModelConfig
-    """Configuration of the networks."""
-    patch: PatchSpec
-    """Fields of view and size of the patches."""
+    """Name of the model or ensemble, as `stp.models.available` lists it; the names of a list joined by ``+``."""
     train_mean: NDArray[np.float32]
     """``(g,)`` mean of the training spots in `units`, the first baseline."""
     ridge_color: NDArray[np.float32]
@@ -113,6 +164,39 @@ class Predictor:
     """Distribution of colour and texture of the training patches; None in predictors of older versions."""
     adaptation: Adaptation | None = None
     """Map of predictions that `stp.tl.adapt` fitted on measured spots of a slide; None in predictors as trained."""
+
+    @property
+    def models(self) -> dict[str, float]:
+        """Weight of each model; they sum to 1."""
+        weights = dict.fromkeys((member.model for member in self.members), 0.0)
+        for member in self.members:
+            weights[member.model] += member.weight
+        return {model: weight / sum(weights.values()) for model, weight in weights.items()}
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """Configuration of the first member."""
+        return self.members[0].network.config
+
+    @property
+    def patch(self) -> PatchSpec:
+        """Patches of the first member, on which colour and out-of-distribution detection are based."""
+        return self.members[0].patch
+
+    @property
+    def shared(self) -> SharedPatches:
+        """What is read for all members, and which part of it is whose."""
+        return SharedPatches.of([member.patch for member in self.members])
+
+    @property
+    def patches(self) -> tuple[PatchSpec, ...]:
+        """What is read for all members: one entry for each size, with the fields of view of all members."""
+        return self.shared.read
+
+    @property
+    def uses_windows(self) -> bool:
+        """Whether any member predicts the spots of a window of a slide together."""
+        return any(member.network.config.context == "slide" for member in self.members)
 
     @property
     def genes(self) -> list[str]:
@@ -159,15 +243,54 @@ class Predictor:
         -------
         ``(n, g)`` float32 in `units`, not below 0: negative values of the regression are set to 0.
         """
-        views = min(max(n_views, 1), N_SYMMETRIES)
-        limit = self._limit(spots, fabric, batch_size)
-        given = [
-            member.targets.decode(
-                outputs(member.network.to(fabric.device), spots, fabric, limit, symmetries=views).numpy()
+        return self.predict(spots, fabric, batch_size=batch_size, n_views=n_views).expression
+
+    def predict(
+        self,
+        spots: SpotBatch,
+        fabric: Fabric,
+        *,
+        batch_size: int | BatchLimit | None = None,
+        n_views: int = 1,
+        spread: bool = False,
+    ) -> Prediction:
+        """Predict spots, with the prediction of each model.
+
+        Parameters
+        ----------
+        spots
+            The spots, with the patches that `patches` describes.
+        fabric
+            Device and precision.
+        batch_size
+            Spots per forward pass; None for a number that suits the device. Halved if memory runs out.
+        n_views
+            Number of the eight flips and rotations to average over, from 1 to 8.
+        spread
+            Whether the spread of prediction intervals is computed too.
+
+        Returns
+        -------
+        The prediction.
+        """
+        shared = self.shared
+        found: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]]
+        found = {model: [] for model in self.models}
+        for i, member in enumerate(self.members):
+            own = shared.select(spots, i, embeddings=uses_embeddings(member.network.config))
+            found[member.model].append(
+                member.predict(own, fabric, batch_size=batch_size, n_views=n_views, spread=spread)
             )
-            for member in self.members
-        ]
-        return self._expression(np.mean(given, axis=0, dtype=np.float64))
+        means = [_mean_over_members([mean for mean, _ in some]) for some in found.values()]
+        weights, std = list(self.models.values()), None
+        if spread:
+            views = [_mean_over_members([std for _, std in some if std is not None]) for some in found.values()]
+            std = residual_spread(std_over_models(means, views, weights), target_scale(self.members))
+        return Prediction(
+            expression=self._expression(weighted_mean(means, weights)),
+            spread=std,
+            models={name: nonnegative(mean.astype(np.float32)) for name, mean in zip(found, means, strict=True)},
+        )
 
     def with_spread(
         self, spots: SpotBatch, fabric: Fabric, *, batch_size: int | BatchLimit | None = None, n_views: int = 8
@@ -190,23 +313,13 @@ class Predictor:
         -------
         Prediction and spread, which is above 0: ``(n, g)`` float32 in `units` each.
         """
-        limit = self._limit(spots, fabric, batch_size)
-        found = [
-            tta_mean_std(member.network.to(fabric.device), member.targets.decode, spots, fabric, limit, n_views)
-            for member in self.members
-        ]
-        mean, views = (np.mean(part, axis=0, dtype=np.float64) for part in zip(*found, strict=True))
-        return self._expression(mean), residual_spread(views, target_scale(self.members))
+        found = self.predict(spots, fabric, batch_size=batch_size, n_views=n_views, spread=True)
+        return found.expression, found.spread  # type: ignore[return-value]  # it was asked for
 
     def _expression(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """The prediction from the mean over members: not below 0, and adapted if the predictor is."""
         expression = nonnegative(mean.astype(np.float32))
         return expression if self.adaptation is None else self.adaptation(expression)
-
-    def _limit(self, spots: SpotBatch, fabric: Fabric, batch_size: int | BatchLimit | None) -> BatchLimit:
-        if self.model_config.context == "slide":  # all given spots are one batch
-            return BatchLimit(max(1, len(spots)))
-        return batch_size if isinstance(batch_size, BatchLimit) else BatchLimit.of(batch_size, fabric.device)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the predictor to a folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``README.md``.
@@ -235,23 +348,16 @@ class Predictor:
         """
         avoid_dead_threads()
         values, tensors, history = serialization.read(path)
-        config = config_from_dict(values["model_config"])
         calibration, image_range = (select_prefix(part, tensors) for part in ("calibration", "image_range"))
         adaptation = select_prefix("adaptation", tensors)
         return cls(
             members=tuple(
                 Member.from_state_dict(
-                    select_prefix(str(i), tensors),
-                    config=config,
-                    target=values["target"],
-                    genes=values["genes"],
-                    path=path,
+                    select_prefix(str(i), tensors), member, target=values["target"], genes=values["genes"], path=path
                 )
-                for i in range(values["n_members"])
+                for i, member in enumerate(_saved_members(values))
             ),
             model=values["model"],
-            model_config=config,
-            patch=PatchSpec.from_dict(values["patch"]),
             train_mean=tensors["train_mean"].numpy(),
             ridge_color=tensors["ridge_color"].numpy(),
             history=history,
@@ -263,17 +369,20 @@ class Predictor:
 
     def to_json(self) -> dict[str, Any]:
         """Everything that is saved in ``config.json`` but versions and digests."""
+        members = [member.to_json() for member in self.members]
+        first = {**members[0], "model": self.model, "n_members": len(members)}
         return {
             # left out without a calibration or adaptation, so that predictors of older versions keep their hash
             **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
             **({} if self.adaptation is None else {"adaptation": dict(self.adaptation.record)}),
             "model": self.model,
-            "model_config": config_to_dict(self.model_config),
-            "patch": self.patch.to_dict(),
+            "model_config": first["model_config"],
+            "patch": first["patch"],
             "target": self.target.to_dict(),
             "units": self.units,
             "genes": self.genes,
             "n_members": len(self.members),
+            **({"members": members} if members != _saved_members(first) else {}),
             "provenance": self.provenance.to_json(),
         }
 
@@ -296,12 +405,16 @@ class Predictor:
     def _summary(self) -> dict[str, str]:
         """The rows of the representations, by name."""
         trained = self.provenance.slides
-        fov = ", ".join(f"{side:.0f}" for side in self.patch.fov_um)
+        models = " + ".join(f"{weight:.2f} {name}" for name, weight in self.models.items())
+        size = f"{len(self.members)} x {self.n_parameters // len(self.members):,} parameters"
+        if len(self.models) > 1:
+            size = f"{models}; {len(self.members)} members, {self.n_parameters:,} parameters"
+        fields = [f"{', '.join(f'{side:.0f}' for side in p.fov_um)} µm, {p.size_px} px each" for p in self.patches]
         return {
-            "model": f"{self.model} ({len(self.members)} x {self.n_parameters // len(self.members):,} parameters)",
+            "model": f"{self.model} ({size})",
             "genes": f"{len(self.genes)} ({', '.join(self.genes[:4])}, …)",
             "units": self.units,
-            "fields of view": f"{fov} µm, {self.patch.size_px} px each",
+            "fields of view": "; ".join(fields),
             "trained on": f"{', '.join(trained)} ({sum(s['n_spots'] for s in trained.values())} spots)",
             "validation": self.provenance.validation_note,
             "intervals": "not calibrated"
@@ -319,6 +432,20 @@ class Predictor:
             for name, value in self._summary().items()
         )
         return f"<table><caption>stpredict Predictor</caption>{rows}</table>"
+
+
+def _saved_members(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is saved of each member; only ensembles save it for each, other members are alike."""
+    alike = {name: values[name] for name in ("model", "model_config", "patch")}
+    n_members = values["n_members"]
+    found: list[dict[str, Any]] = values.get("members", [{**alike, "weight": 1 / n_members}] * n_members)
+    return found
+
+
+def _mean_over_members(values: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Mean of ``(n, g)`` arrays, in double precision."""
+    mean: NDArray[np.float64] = np.mean(values, axis=0, dtype=np.float64)
+    return mean
 
 
 def target_scale(members: Sequence[Member]) -> NDArray[np.float64]:
@@ -349,7 +476,7 @@ def resolve_predictor(sdata: SpatialData, given: Predictor | str | PathLike[str]
         raise ValueError(msg)
     folder = Path(recorded["path"])
     loaded = Predictor.load(folder) if folder.is_dir() else None
-    if loaded is None or loaded.hash != recorded["hash"]:
+    if loaded is None or serialization.saved_hash(folder) != recorded["hash"]:
         state = "is gone" if loaded is None else "holds another predictor now"
         msg = (
             f"This object records the predictor in {str(folder)!r}, but that folder {state}. Pass one as `predictor`, "

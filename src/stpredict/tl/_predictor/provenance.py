@@ -81,7 +81,7 @@ class Provenance(Mapping[str, Any]):
     counts: Mapping[str, Any] | None = None
     """Number of genes over which library sizes were summed, the hash of their names, and the options for counts."""
     fit: Mapping[str, Any] = field(default_factory=dict)
-    """The fields of `FitConfig`."""
+    """The fields of `FitConfig`; of an ensemble those of its first model."""
     validation: Sequence[ValidationRecord] = field(default_factory=list)
     """What each member held out."""
     validation_note: str = "none"
@@ -103,7 +103,10 @@ class Provenance(Mapping[str, Any]):
     n_at_border: int | None = None
     """Number of training spots whose patches leave the image or hold missing pixels."""
     pretrained: Mapping[str, str] = field(default_factory=dict)
-    """Weights that were loaded before training, by part of the network."""
+    """Weights that were loaded before training, by part of the network; in an ensemble by model and part."""
+    ensemble: Mapping[str, Any] | None = None
+    """``models`` of an ensemble with their weights and `FitConfig`, ``weights_from``, and how weights were ``stacked``;
+    None for a single model."""
     self_training: Mapping[str, Any] | None = None
     """``rounds`` and unlabelled ``slides`` of `self_train`."""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from ...models import SpotModel
 
-FORMAT = 1
-"""Version of the layout; other versions are refused."""
+FORMAT, ENSEMBLE_FORMAT = 1, 2
+"""Versions of the layout: of one model, and of an ensemble of several; other versions are refused."""
 CONFIG, WEIGHTS, HISTORY, CARD = "config.json", "weights.safetensors", "history.csv", "README.md"
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
 HEADER_FIELDS = ("format", "stpredict", "weights_sha256", "hash")
@@ -83,7 +83,8 @@ def write(
             folder.mkdir()
             save_file(dict(tensors), folder / WEIGHTS)
             hashes = {"weights_sha256": _sha256(folder / WEIGHTS), "hash": digest(values, tensors)}
-            config = {"format": FORMAT, "stpredict": package_version(), **hashes, **values}
+            layout = ENSEMBLE_FORMAT if "members" in values else FORMAT
+            config = {"format": layout, "stpredict": package_version(), **hashes, **values}
             (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
             history.to_csv(folder / HISTORY, index=False)
             (folder / CARD).write_text(_model_card(config), encoding="utf-8")
@@ -101,9 +102,10 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], 
     _check_is_predictor(folder)
     values = _load(folder / CONFIG, lambda file: json.loads(file.read_text(encoding="utf-8")))
     found = values.get("format") if isinstance(values, dict) else None
-    if found != FORMAT:
+    if found not in (FORMAT, ENSEMBLE_FORMAT):
         msg = (
-            f"{str(folder / CONFIG)!r} has format {found!r}; this version of stpredict reads format {FORMAT}. "
+            f"{str(folder / CONFIG)!r} has format {found!r}; this version of stpredict reads formats {FORMAT} and "
+            f"{ENSEMBLE_FORMAT}. "
             "Install the version that wrote it, or train again."
         )
         raise ValueError(msg)
@@ -129,6 +131,11 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], 
     file = folder / HISTORY
     has_rows = file.is_file() and file.read_text(encoding="utf-8").strip() != ""
     return values, tensors, pd.read_csv(file) if has_rows else pd.DataFrame()
+
+
+def saved_hash(folder: Path) -> str:
+    """The hash of a saved predictor as it was written, whatever the version that wrote it."""
+    return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["hash"])
 
 
 def _check_is_predictor(path: Path) -> None:
@@ -222,7 +229,7 @@ def _model_card(config: Mapping[str, Any]) -> str:
 
 Predicts {len(config["genes"])} genes ({genes}) in **{config["units"]}** from patches of
 {", ".join(f"{side:.0f}" for side in config["patch"]["fov_um"])} µm ({config["patch"]["size_px"]} px each).
-Trained with stpredict {config["stpredict"]}; {config["n_members"]} network(s).
+Trained with stpredict {config["stpredict"]}; {config["n_members"]} network(s).{_ensemble_card(config)}
 
 | slide | group | spots | µm per pixel |
 |---|---|---|---|
@@ -234,3 +241,18 @@ Not for diagnosis. Compare its predictions with measured tissue of your own befo
     import stpredict as stp
     stp.tl.predict(sdata, stp.tl.Predictor.load("this folder"))
 """
+
+
+def _ensemble_card(config: Mapping[str, Any]) -> str:
+    """The models of an ensemble and their weights; empty for a single model."""
+    ensemble = config["provenance"].get("ensemble")
+    if ensemble is None:
+        return ""
+    models = ", ".join(f"{each['weight']:.3g} {name}" for name, each in ensemble["models"].items())
+    origin = {
+        "registered": "weights of the registered ensemble",
+        "given": "given weights",
+        "equal": "equal weights",
+        "stacked": f"weights by stacking on held-out {(ensemble['stacked'] or {}).get('held_out')}",
+    }[ensemble["weights_from"]]
+    return f"\nWeighted mean of {models} ({origin})."

@@ -55,7 +55,8 @@ class SlideResolver:
     def resolve(self, superpixels: Superpixels, x: NDArray[np.float32]) -> ResidualModel:
         """Write the expression of the superpixels of one slide into ``x``; return the model of the residuals."""
         slide, step_um = superpixels.slide, self.step_um
-        spacing = max(superpixels.step_px, self.predictor.patch.fov_um[0] / NODES_PER_FOV / slide.um_per_px)
+        narrowest = min(patch.fov_um[0] for patch in self.predictor.patches)
+        spacing = max(superpixels.step_px, narrowest / NODES_PER_FOV / slide.um_per_px)
         nodes, interpolation = interpolation_grid(superpixels.xy_px, spacing)
         at_nodes = self._predict(replace(slide, xy_px=nodes))
         features = window_features(replace(slide, xy_px=superpixels.xy_px), step_um, progress=self.progress)
@@ -83,7 +84,7 @@ class SlideResolver:
         found = np.empty((len(slide.xy_px), len(self.columns)))
         with (
             tqdm(total=len(found), desc=f"predict {slide.name}", unit="point", disable=not self.progress) as bar,
-            prefetch(read_pieces(slide, self.predictor.patch)) as pieces,
+            prefetch(read_pieces(slide, self.predictor.patches)) as pieces,
         ):
             for piece in pieces:
                 predicted = self.predictor(piece.spots, self.fabric, batch_size=self.limit, n_views=self.n_views)

@@ -128,16 +128,16 @@ class Checkpoint:
                 raise
             reporter.write()
 
-    def history(self) -> pd.DataFrame:
-        """One row per network and epoch."""
-        rows = [{"member": i, **row} for i, state in sorted(self.states.items()) for row in state.history]
+    def history(self, n_networks: int) -> pd.DataFrame:
+        """One row per network and epoch, of the first networks."""
+        rows = [{"member": i, **row} for i in range(n_networks) for row in self.states[i].history]
         history = pd.DataFrame(rows)
         return history.astype({"epoch": int}) if len(history) else history
 
-    def best(self) -> list[BestEpoch]:
-        """The epoch whose weights each network keeps, and its validation score."""
+    def best(self, n_networks: int) -> list[BestEpoch]:
+        """The epoch whose weights each of the first networks keeps, and its validation score."""
         found: list[BestEpoch] = []
-        for _, state in sorted(self.states.items()):
+        for state in (self.states[i] for i in range(n_networks)):
             row = next((row for row in state.history if row["epoch"] == state.best_epoch), {})
             found.append({"epoch": state.best_epoch, "score": row.get("val_pearson")})
         return found

@@ -19,14 +19,18 @@ from ..._geometry import PatchSpec
 from ..._pixels import PATCH_VERSION
 from ..._slides.identity import identify_slides, overlapping_slides
 from ..._slides.slides import shared_genes
+from ..._train.config import fit_config
 from ..._train.data import slide_index, validation_fold
+from ..._train.shared import SharedPatches
 from ...models import build
 from ...models import config as named_config
 from ...models.model_config import GIVEN
-from ...models.registry import accepts_embeddings, config_fingerprint
+from ...models.registry import accepts_embeddings, config_to_dict
 from ...pp.gene_ranking import rank_genes
 from ...pp.normalization import CountsRecord, gene_columns, normalize_slide
 from .._errors import embeddings_fit
+from .ensemble import STACKED, ensemble_of
+from .stacking import StackingFolds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,11 +43,40 @@ if TYPE_CHECKING:
     from ..._train.data import Fold
     from ...models import ModelConfig
     from ...pp.targets import TargetSpec
+    from .ensemble import EnsembleSpec, Weights
 
 DEFAULT_N_GENES = 250
 """Number of genes to predict if neither the user nor `pp.select_genes` chose any."""
 HARDWARE_FIELDS = {"accelerator", "devices", "num_nodes", "strategy", "precision", "memory_bytes", "progress"}
 """Fields of `FitConfig` that say where and how a run computes, not what; a resumed run may change them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ModelPlan:
+    """How one model of an ensemble is trained."""
+
+    name: str
+    """Name of the model."""
+    model_config: ModelConfig
+    """Its configuration; `n_outputs` is set when the targets are known."""
+    patch: PatchSpec
+    """Fields of view."""
+    config: FitConfig
+    """How to train."""
+    folds: Sequence[Fold]
+    """Validation spots of each network."""
+    weight: float = 1.0
+    """Weight in the mean over models; they sum to 1."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything about this model that decides the outcome, ready for JSON."""
+        return {
+            "model": self.name,
+            "model_options": config_to_dict(self.model_config),
+            "patch": self.patch.to_dict(),
+            "config": {name: value for name, value in self.config.to_dict().items() if name not in HARDWARE_FIELDS},
+            "validation": [hashlib.sha256(np.packbits(f.held_out).tobytes()).hexdigest()[:16] for f in self.folds],
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,17 +88,13 @@ class TrainingPlan:
     genes: Sequence[str]
     """Genes to predict."""
     model: str
-    """Name of the model."""
-    model_config: ModelConfig
-    """Its configuration; `n_outputs` is set when the targets are known."""
-    patch: PatchSpec
-    """Fields of view."""
+    """Name of the model, or of the ensemble."""
+    models: tuple[ModelPlan, ...]
+    """The models that are trained: one, or those of the ensemble."""
+    weights_from: str
+    """Where their weights come from: ``"registered"``, ``"given"``, ``"equal"`` or ``"stacked"``."""
     target: TargetSpec
     """How counts are normalised."""
-    config: FitConfig
-    """How to train."""
-    folds: Sequence[Fold]
-    """Validation spots of each member."""
     counts_record: CountsRecord
     """How the counts are read: over which genes library sizes are summed."""
     identities: Mapping[str, SlideIdentity] = field(default_factory=dict)
@@ -76,6 +105,26 @@ class TrainingPlan:
     """Slides whose spots get pseudo-labels in self-training."""
     rounds: int = 0
     """Number of student networks that follow the first network in self-training."""
+
+    @property
+    def config(self) -> FitConfig:
+        """The training options of the first model; where and how a run computes is the same for all."""
+        return self.models[0].config
+
+    @property
+    def patch(self) -> PatchSpec:
+        """The patches of the first model, on which colour and out-of-distribution detection are based."""
+        return self.models[0].patch
+
+    @property
+    def shared(self) -> SharedPatches:
+        """What is read for all models."""
+        return SharedPatches.of([model.patch for model in self.models])
+
+    @property
+    def stacking(self) -> StackingFolds | None:
+        """The parts that are held out to find weights; None unless there are weights to be found."""
+        return StackingFolds.of(self.slides) if self.weights_from == STACKED and len(self.models) > 1 else None
 
     @property
     def slide_index(self) -> NDArray[np.int64]:
@@ -105,16 +154,20 @@ class TrainingPlan:
         return {
             "slides": {slide.name: slide_digest(slide) for slide in self.slides},
             "genes": list(self.genes),
-            "model": self.model,
-            "model_options": config_fingerprint(self.model_config),
-            "patch": self.patch.to_dict(),
+            **self._models_fingerprint(),
             "target": self.target.to_dict(),
-            "config": {name: value for name, value in self.config.to_dict().items() if name not in HARDWARE_FIELDS},
-            "validation": [hashlib.sha256(np.packbits(f.held_out).tobytes()).hexdigest()[:16] for f in self.folds],
             **({} if self_training is None else {"self_training": self_training}),
             **({} if self.counts_record.library_key is None else {"library_key": self.counts_record.library_key}),
             **({} if PATCH_VERSION == 1 else {"patch_version": PATCH_VERSION}),  # version 1 had no such entry
         }
+
+    def _models_fingerprint(self) -> dict[str, Any]:
+        """What decides the outcome of one model, or of all models of an ensemble and their mean."""
+        each = [model.fingerprint() for model in self.models]
+        if len(each) == 1:
+            return {**each[0], "model": self.model}
+        weights = None if self.weights_from == STACKED else [model.weight for model in self.models]
+        return {"model": self.model, "members": each, "weights": weights}
 
 
 def slide_digest(slide: Slide) -> str:
@@ -130,9 +183,10 @@ def slide_digest(slide: Slide) -> str:
 
 def plan_training(
     slides: Sequence[Slide],
-    model: str,
+    model: str | Sequence[str],
     *,
-    config: FitConfig,
+    weights: Weights | None = None,
+    config: FitConfig | Mapping[str, Any] | None,
     target: TargetSpec,
     patch: PatchSpec | None = None,
     model_options: Mapping[str, Any] | None = None,
@@ -141,15 +195,47 @@ def plan_training(
     selection: Selection | None = None,
 ) -> TrainingPlan:
     """Decide and check everything about a training run; the arguments are those of `fit`."""
-    whole, slides = slides, drop_low_count_spots(slides, config.min_library)
+    spec = ensemble_of(model, weights, model_options)
+    configs = [fit_config(config, name) for name in spec.models]
+    whole, slides = slides, drop_low_count_spots(slides, configs[0].min_library)
     genes = _target_genes(slides, genes)
     identities = identify_slides(whole, genes)
-    model_config = named_config(model, len(genes), _model_options(model, model_options, slides))
+    options = _model_options(spec, slides)
+    models = [
+        _plan_model(name, slides, named_config(name, len(genes), options[name]), each, patch, validate_on, weight)
+        for name, each, weight in zip(spec.models, configs, spec.weights, strict=True)
+    ]
+    check_slides.distinct_slides(overlapping_slides(identities))
+    plan = TrainingPlan(
+        slides=slides,
+        genes=genes,
+        model=spec.name,
+        models=tuple(models),
+        weights_from=spec.origin,
+        target=target,
+        counts_record=CountsRecord.of(slides, selection.library_key if selection else None),
+        identities={name: each.sketch() for name, each in identities.items()},
+        selection=selection,
+    )
+    for held_out in plan.stacking.held_out if plan.stacking else ():
+        check_enough_spots(int((~held_out).sum()))
+    return plan
+
+
+def _plan_model(
+    name: str,
+    slides: Sequence[Slide],
+    model_config: ModelConfig,
+    config: FitConfig,
+    patch: PatchSpec | None,
+    validate_on: Sequence[str] | None,
+    weight: float,
+) -> ModelPlan:
     patch = patch or _default_patch(model_config, slides)
     expected = len(model_config.fov_spots), model_config.size_px
     if (given := (len(patch.fov_um), patch.size_px)) != expected:
         msg = (
-            f"`patch` has {given[0]} scale(s) of {given[1]} px, the network takes {expected[0]} of {expected[1]} px. "
+            f"`patch` has {given[0]} scale(s) of {given[1]} px, {name!r} takes {expected[0]} of {expected[1]} px. "
             f"Give `model_options={{'size_px': {given[1]}, 'fov_spots': …}}` with {given[0]} fields of view, or "
             "another `patch`."
         )
@@ -160,20 +246,23 @@ def plan_training(
         not has_trainable_parameters and config.validation == "auto" and validate_on is None
     ):  # no early stopping: keep all spots
         config = dataclasses.replace(config, validation="none")
-    check_slides.distinct_slides(overlapping_slides(identities))
-    return TrainingPlan(
-        slides=slides,
-        genes=genes,
-        model=model,
-        model_config=model_config,
-        patch=patch,
-        target=target,
-        config=config,
-        folds=[validation_fold(slides, config, member, validate_on) for member in range(config.n_members)],
-        counts_record=CountsRecord.of(slides, selection.library_key if selection else None),
-        identities={name: each.sketch() for name, each in identities.items()},
-        selection=selection,
-    )
+    folds = [validation_fold(slides, config, member, validate_on) for member in range(config.n_members)]
+    return ModelPlan(name=name, model_config=model_config, patch=patch, config=config, folds=folds, weight=weight)
+
+
+def inner_validation(plan: TrainingPlan, model: ModelPlan, left_out: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Validation spots of each member of a model where some spots are left out altogether: of the others only."""
+    if model.folds[0].kind == "none":
+        return [np.zeros(len(left_out), bool) for _ in model.folds]
+    parts = np.split(~left_out, np.cumsum([len(slide.xy_px) for slide in plan.slides])[:-1])
+    rest = [_subset(slide, part) for slide, part in zip(plan.slides, parts, strict=True) if part.any()]
+    config = dataclasses.replace(model.config, validation="block" if model.folds[0].kind == "block" else "auto")
+    found = []
+    for member in range(len(model.folds)):
+        held_out = np.zeros(len(left_out), bool)
+        held_out[~left_out] = validation_fold(rest, config, member).held_out
+        found.append(held_out)
+    return found
 
 
 def drop_low_count_spots(slides: Sequence[Slide], min_library: float) -> list[Slide]:
@@ -221,16 +310,23 @@ def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
     )
 
 
-def _model_options(model: str, options: Mapping[str, Any] | None, slides: Sequence[Slide]) -> dict[str, Any]:
-    """Options of the model, with the width of the embeddings that came with the spots."""
+def _model_options(spec: EnsembleSpec, slides: Sequence[Slide]) -> dict[str, dict[str, Any]]:
+    """Options of each model, with the width of the embeddings that came with the spots where it takes them."""
     widths = {slide.name: slide.features.shape[1] for slide in slides if slide.features is not None}
     if len(set(widths.values())) > 1:
         each = ", ".join(f"{name!r} {width}" for name, width in widths.items())
         msg = f"The embeddings have different numbers of features ({each}). Embed all slides with the same encoder."
         raise ValueError(msg)
-    width = next(iter(widths.values()), None)
-    embeddings_fit(model, options or {}, width, takes=accepts_embeddings(model, {}))
-    return {**(options or {}), **({} if width is None else {"encoder": GIVEN, "n_features": width})}
+    given = next(iter(widths.values()), None)
+    alone = len(spec.models) == 1
+    if not alone:  # at least one member takes them
+        embeddings_fit(spec.name, {}, given, takes=spec.takes_embeddings)
+    found = {}
+    for model, options in spec.options.items():
+        width = given if alone or accepts_embeddings(model, options) else None
+        embeddings_fit(model, options, width, takes=accepts_embeddings(model, {}))
+        found[model] = {**options, **({} if width is None else {"encoder": GIVEN, "n_features": width})}
+    return found
 
 
 def _target_genes(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[str]:

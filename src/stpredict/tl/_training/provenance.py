@@ -16,35 +16,37 @@ from .._predictor.stain import training_stain
 from .plan import slide_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from ..._slides.identity import SlideIdentity
     from ..._slides.slides import Slide
     from ..._train.data import Fold
+    from .._predictor.predictor import Member
     from .._predictor.provenance import BestEpoch, ColorRange, SlideRecord
-    from .plan import TrainingPlan
+    from .plan import ModelPlan, TrainingPlan
 
 
 def training_provenance(
     plan: TrainingPlan,
     colors: NDArray[np.float32],  # (n, d)
+    members: Sequence[Sequence[Member]],
     *,
     ridge_penalty: float,
     n_at_border: int,
     best: Sequence[BestEpoch],
-    pretrained: Mapping[str, str],
 ) -> Provenance:
     """What a predictor records about its training."""
     density = colors[:, -6:-3]  # mean optical density of the widest field of view
+    folds = [fold for model in plan.models for fold in model.folds]
     return Provenance(
         slides={slide.name: _slide_record(slide, plan.identities.get(slide.name)) for slide in plan.slides},
         selection=plan.selection,
         counts=plan.counts_record.to_json(),
         fit=plan.config.to_dict(),
-        validation=[{"kind": f.kind, "groups": list(f.groups), "leaks": f.leaks} for f in plan.folds],
-        validation_note=_validation_note(plan.folds),
+        validation=[{"kind": f.kind, "groups": list(f.groups), "leaks": f.leaks} for f in folds],
+        validation_note=_validation_notes(plan.models),
         best=best,
         diameter_um=plan.diameter_um,
         **_lattice(plan.slides),
@@ -52,7 +54,8 @@ def training_provenance(
         stain=training_stain(plan.slides),
         ridge_penalty=ridge_penalty,
         n_at_border=n_at_border,
-        pretrained=pretrained,
+        pretrained=_pretrained(members),
+        ensemble=_ensemble(plan, members),
         self_training=plan.self_training(),
         versions={
             "stpredict": package_version(),
@@ -60,6 +63,31 @@ def training_provenance(
             "python": platform.python_version(),
         },
     )
+
+
+def _ensemble(plan: TrainingPlan, members: Sequence[Sequence[Member]]) -> dict[str, Any] | None:
+    """The models of an ensemble: weight, number of networks and training options; None for a single model."""
+    if len(plan.models) == 1:
+        return None
+    models = {
+        model.name: {
+            "weight": sum(member.weight for member in some),
+            "n_members": len(some),
+            "fit": model.config.to_dict(),
+        }
+        for model, some in zip(plan.models, members, strict=True)
+    }
+    stacked = None
+    if plan.stacking is not None:
+        stacked = {"held_out": plan.stacking.kind, "n_folds": len(plan.stacking.held_out)}
+    return {"models": models, "weights_from": plan.weights_from, "stacked": stacked}
+
+
+def _pretrained(members: Sequence[Sequence[Member]]) -> dict[str, str]:
+    """Weights that were loaded before training, by part; in an ensemble by model and part."""
+    if len(members) == 1:
+        return dict(members[0][0].pretrained)
+    return {f"{some[0].model}.{part}": text for some in members for part, text in some[0].pretrained.items()}
 
 
 def _slide_record(slide: Slide, identity: SlideIdentity | None) -> SlideRecord:
@@ -91,6 +119,14 @@ def color_range(density: NDArray[np.float32], slide: NDArray[np.int64]) -> Color
         "low": means.min(axis=0).astype(float).tolist(),
         "high": means.max(axis=0).astype(float).tolist(),
     }
+
+
+def _validation_notes(models: Sequence[ModelPlan]) -> str:
+    """The note of all models if it is the same, or else one for each."""
+    notes = {model.name: _validation_note(model.folds) for model in models}
+    if len(set(notes.values())) == 1:
+        return next(iter(notes.values()))
+    return "; ".join(f"{name}: {note}" for name, note in notes.items())
 
 
 def _validation_note(folds: Sequence[Fold]) -> str:

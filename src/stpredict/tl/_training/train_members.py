@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +12,14 @@ import torch
 
 from ..._checks.slides import quote
 from ..._checks.training import warn
-from ..._train.batches import BatchLimit, gather
+from ..._train.batches import BatchLimit, gather, map_patches
 from ..._train.color import color_statistics, fit_ridge
 from ..._train.data import open_spots
 from ..._train.device import make_fabric
 from ..._train.loop import ValidationSpots, encoder_features, outputs_at, seeded_rng, spots_per_pass, train
 from ...models import build
 from ...models.encoder import Encoder
+from ...models.model_config import uses_embeddings
 from ...models.registry import config_fields
 from ...pp.normalization import gene_columns
 from ...pp.targets import Targets
@@ -24,9 +27,10 @@ from .._predictor.ood import ImageRange, image_statistics
 from .._predictor.predictor import Member, Predictor
 from .._predictor.serialization import check_replaceable
 from .checkpoint import Checkpoint
-from .cross_calibration import cross_calibrate
-from .plan import check_enough_spots
+from .cross_calibration import cross_calibrate, mean_and_std
+from .plan import check_enough_spots, inner_validation
 from .provenance import training_provenance
+from .stacking import stacked_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,9 +42,10 @@ if TYPE_CHECKING:
 
     from ..._slides.slides import Slide
     from ..._train.config import FitConfig
-    from ...models import ModelConfig, SpotBatch
+    from ...models import ModelConfig, SpotBatch, SpotModel
     from .checkpoint import Reporter
-    from .plan import TrainingPlan
+    from .plan import ModelPlan, TrainingPlan
+    from .stacking import StackingFolds
 
 START_BATCH = 64
 """Spots of a batch in the pass over the data before training."""
@@ -56,7 +61,7 @@ def train_members(plan: TrainingPlan, folder: Path, *, resume: bool = False) -> 
         Checkpoint.open(folder, plan.fingerprint(), resume=resume, writes=first) as checkpoint,
         open_spots(
             [*plan.slides, *plan.unlabelled],
-            plan.patch,
+            plan.shared.read,
             memory_bytes=config.memory_bytes,
             progress=config.progress and first,
         ) as (spots, at_border),
@@ -75,106 +80,179 @@ def _train_predictor(
     observed = plan.normalized_counts()
     if constant := [plan.genes[i] for i in np.flatnonzero(np.ptp(observed, axis=0) == 0).tolist()]:
         warn(f"{len(constant)} genes are constant over the training spots and cannot be learnt: {quote(constant)}.")
-    members = [_train_with_students(plan, i, spots, observed, checkpoint, fabric) for i in range(len(plan.folds))]
-    spots = gather(spots, slice(len(observed)))
+    trainer = MemberTrainer(plan=plan, spots=spots, observed=observed, checkpoint=checkpoint, fabric=fabric)
+    networks = [trainer.train_model(i, [fold.held_out for fold in model.folds]) for i, model in enumerate(plan.models)]
+    n_networks = trainer.n_trained
+    weights = _stack(trainer, plan.stacking) if plan.stacking else [model.weight for model in plan.models]
+    members = [
+        [dataclasses.replace(member, weight=float(weight) / len(some)) for member in some]
+        for some, weight in zip(networks, weights, strict=True)
+    ]
+    known = gather(spots, slice(len(observed)))
+    spots_of_models = [
+        plan.shared.select(known, i, embeddings=uses_embeddings(model.model_config))
+        for i, model in enumerate(plan.models)
+    ]
     spot_share = plan.diameter_um / plan.patch.fov_um[0]
-    colors = color_statistics(spots.patches, spot_share)
+    colors = map_patches(partial(color_statistics, spot_share=spot_share), spots_of_models[0])
     folds = _ridge_folds(plan.slides, plan.slide_index)
-    ridge, penalty = fit_ridge(colors, observed, spots, plan.target)
+    ridge, penalty = fit_ridge(colors, observed, known, plan.target)
+    statistics = map_patches(partial(image_statistics, spot_share=spot_share), spots_of_models[0])
     return Predictor(
-        members=tuple(members),
+        members=tuple(member for some in members for member in some),
         model=plan.model,
-        model_config=members[0].network.config,
-        patch=plan.patch,
         train_mean=observed.mean(axis=0, dtype=np.float64).astype(np.float32),
         ridge_color=ridge,
-        history=checkpoint.history(),
+        history=checkpoint.history(n_networks),
         provenance=training_provenance(
             plan,
             colors,
+            members,
             ridge_penalty=penalty,
             n_at_border=n_at_border,
-            best=checkpoint.best(),
-            pretrained=members[0].pretrained,
+            best=checkpoint.best(n_networks),
         ),
-        calibration=cross_calibrate(plan, tuple(members), spots, observed, fabric),
-        image_range=ImageRange.of(image_statistics(spots.patches, spot_share), folds),
+        calibration=cross_calibrate(plan, members, spots_of_models, observed, fabric),
+        image_range=ImageRange.of(statistics, folds),
     )
 
 
-def _train_with_students(
-    plan: TrainingPlan,
-    member: int,
-    spots: SpotBatch,
-    observed: NDArray[np.float32],
-    checkpoint: Checkpoint,
-    fabric: Fabric,
-) -> Member:
-    """Train one member: a first network, then the students of self-training; each has its own checkpoint."""
-    networks: list[Member] = []
-    for student in range(plan.rounds + 1):
-        number, n_networks = member * (plan.rounds + 1) + student, len(plan.folds) * (plan.rounds + 1)
-        teacher = networks[-1] if networks else None
-        with checkpoint.follow(number, plan.config, n_networks) as progress:
-            networks = [_train_network(plan, (member, student), spots, observed, progress, fabric, teacher=teacher)]
-    return networks[0]
+@dataclass(kw_only=True, slots=True, eq=False)
+class MemberTrainer:
+    """Trains the networks of a plan one after the other; each has a number and its own state in the checkpoint."""
+
+    plan: TrainingPlan
+    spots: SpotBatch
+    """All spots, those without labels last, with the patches of all models."""
+    observed: NDArray[np.float32]
+    """``(n, g)`` normalised expression of the spots with labels."""
+    checkpoint: Checkpoint
+    fabric: Fabric
+    n_trained: int = 0
+    """Number of networks that were trained so far."""
+    features: dict[tuple[int, int], Tensor | None] = field(default_factory=dict)
+    """Features of all spots from the frozen encoder of a model and member, which are the same in every fold."""
+
+    @property
+    def n_networks(self) -> int:
+        """Number of all networks, those that are trained to find weights included."""
+        n_members = sum(len(model.folds) for model in self.plan.models)
+        return n_members * (self.plan.rounds + 1 + (len(self.plan.stacking.held_out) if self.plan.stacking else 0))
+
+    def spots_of(self, model: int) -> SpotBatch:
+        """The spots as one model sees them."""
+        embeddings = uses_embeddings(self.plan.models[model].model_config)
+        return self.plan.shared.select(self.spots, model, embeddings=embeddings)
+
+    def train_model(
+        self, model: int, held_out: Sequence[NDArray[np.bool_]], left_out: NDArray[np.bool_] | None = None
+    ) -> list[Member]:
+        """Train the members of one model: each a first network, then the students of self-training.
+
+        ``held_out`` are the validation spots of each member; spots that are ``left_out`` are not used at all.
+        """
+        config, members = self.plan.models[model].config, list[Member]()
+        for i, validated in enumerate(held_out):
+            networks: list[Member] = []
+            trained = ~validated if left_out is None else ~validated & ~left_out
+            for student in range(self.plan.rounds + 1):
+                teacher = networks[-1] if networks else None
+                with self.checkpoint.follow(self.n_trained, config, self.n_networks) as progress:
+                    networks = [self._train_network(model, (i, student), trained, validated, progress, teacher=teacher)]
+                self.n_trained += 1
+            members += networks
+        return members
+
+    def _train_network(
+        self,
+        model: int,
+        number: tuple[int, int],
+        trained: NDArray[np.bool_],
+        held_out: NDArray[np.bool_],
+        progress: Reporter,
+        *,
+        teacher: Member | None,
+    ) -> Member:
+        """Train one network on targets whose statistics come from its own training spots.
+
+        Spots after the observed ones are unlabelled; with a teacher their targets are its predictions.
+        """
+        plan, observed, index, fabric = self.plan, self.observed, self.plan.slide_index, self.fabric
+        own, spots = plan.models[model], self.spots_of(model)
+        member, student = number
+        check_enough_spots(int(trained.sum()))
+        targets = Targets.fit(plan.target, plan.genes, observed[trained], index[trained])
+        encoded = torch.zeros(len(spots), targets.n_outputs)
+        for part in filter(np.any, (trained, held_out)):  # apart, since encoding may centre by slide
+            encoded[np.flatnonzero(part)] = torch.from_numpy(targets.encode(observed[part], index[part]))
+        rows, unlabelled = torch.from_numpy(np.flatnonzero(trained)), torch.arange(len(observed), len(spots))
+        if teacher is not None:
+            encoded[unlabelled] = pseudo_labels(teacher, spots, unlabelled, own.config, fabric)
+        config = dataclasses.replace(own.config, seed=own.config.seed + 1000 * member + 37 * student)
+        with seeded_rng(config.seed, -1):
+            network = build(_network_config(plan, own, targets.n_outputs))
+            pretrained = network.load_pretrained()
+        _warn_random_encoder(network)
+        counts = _counts(plan) if network.needs_counts else None
+        if plan.stacking is None or (model, member) not in self.features:
+            self.features[model, member] = encoder_features(network, spots, fabric)
+        spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=self.features[model, member])
+        network.initialize_from(gather(spots, some) for some in rows.split(START_BATCH))
+        rows = rows if teacher is None else torch.cat([rows, unlabelled])
+        validation = _validation_spots(spots, held_out, observed, index, targets)
+        train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
+        return Member(
+            network=network.cpu().eval(), targets=targets, pretrained=pretrained, model=own.name, patch=own.patch
+        )
 
 
-def _train_network(
-    plan: TrainingPlan,
-    number: tuple[int, int],
-    spots: SpotBatch,
-    observed: NDArray[np.float32],
-    progress: Reporter,
-    fabric: Fabric,
-    *,
-    teacher: Member | None,
-) -> Member:
-    """Train one network on targets whose statistics come from its own training spots.
+def _stack(trainer: MemberTrainer, folds: StackingFolds) -> NDArray[np.float64]:
+    """Weights of the models, from their predictions at spots that were left out of their training."""
+    plan, observed = trainer.plan, trainer.observed
+    predicted = [np.empty_like(observed) for _ in plan.models]
+    for left_out in folds.held_out:
+        rows = torch.from_numpy(np.flatnonzero(left_out))
+        for i, model in enumerate(plan.models):
+            found = []
+            for k, member in enumerate(trainer.train_model(i, inner_validation(plan, model, left_out), left_out)):
+                spots = dataclasses.replace(trainer.spots_of(i), features=trainer.features[i, k])
+                found.append(mean_and_std(member, spots, rows, model.config, trainer.fabric, 1)[0])
+            predicted[i][left_out] = np.mean(found, axis=0)
+    scale = Targets.fit(plan.target, plan.genes, observed, plan.slide_index).scale
+    return stacked_weights(predicted, observed, scale, plan.slide_index)
 
-    Spots after the observed ones are unlabelled; with a teacher their targets are its predictions.
-    """
-    member, student = number
-    held_out, index = plan.folds[member].held_out, plan.slide_index
-    check_enough_spots(int((~held_out).sum()))
-    targets = Targets.fit(plan.target, plan.genes, observed[~held_out], index[~held_out])
-    encoded = torch.zeros(len(spots), targets.n_outputs)
-    for part in filter(np.any, (~held_out, held_out)):  # apart, since encoding may centre by slide
-        encoded[np.flatnonzero(part)] = torch.from_numpy(targets.encode(observed[part], index[part]))
-    rows, unlabelled = torch.from_numpy(np.flatnonzero(~held_out)), torch.arange(len(observed), len(spots))
-    if teacher is not None:
-        encoded[unlabelled] = pseudo_labels(teacher, spots, unlabelled, plan.config, fabric)
-    config = dataclasses.replace(plan.config, seed=plan.config.seed + 1000 * member + 37 * student)
-    with seeded_rng(config.seed, -1):
-        network = build(_network_config(plan, targets.n_outputs))
-        pretrained = network.load_pretrained()
+
+def _warn_random_encoder(network: SpotModel) -> None:
     if encoders := [part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random]:
         warn(
             f"The image encoder {quote(encoders)} is frozen and its weights are random, so its features are of little "
             "use. Name weights (`weights='timm'`, or a file), or take `encoder='statistics'`."
         )
-    counts = _counts(plan) if network.needs_counts else None
-    features = encoder_features(network, spots, fabric)
-    spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=features)
-    validation = None
-    if held_out.any():
-        if (most := int(np.bincount(index[held_out]).max())) < 3:
-            msg = (
-                f"No more than {most} spots of a slide are held out for validation; at least 3 are needed for a score. "
-                "Hold out another slide with `validate_on`, give more spots, or use "
-                "`stp.tl.FitConfig(validation='none')`."
-            )
-            raise ValueError(msg)
-        validation = ValidationSpots(
-            spots=spots,
-            rows=torch.from_numpy(np.flatnonzero(held_out)),
-            observed=observed[held_out],
-            decode=targets.decode,
+
+
+def _validation_spots(
+    spots: SpotBatch,
+    held_out: NDArray[np.bool_],
+    observed: NDArray[np.float32],
+    index: NDArray[np.int64],
+    targets: Targets,
+) -> ValidationSpots | None:
+    """The validation spots of a network; None if nothing is held out, and an error if too little is."""
+    if not held_out.any():
+        return None
+    if (most := int(np.bincount(index[held_out]).max())) < 3:
+        msg = (
+            f"No more than {most} spots of a slide are held out for validation; at least 3 are needed for a score. "
+            "Hold out another slide with `validate_on`, give more spots, or use "
+            "`stp.tl.FitConfig(validation='none')`."
         )
-    network.initialize_from(gather(spots, some) for some in rows.split(START_BATCH))
-    rows = rows if teacher is None else torch.cat([rows, unlabelled])
-    train(network, spots, validation, config, fabric, state=progress.state, report=progress.report, rows=rows)
-    return Member(network=network.cpu().eval(), targets=targets, pretrained=pretrained)
+        raise ValueError(msg)
+    return ValidationSpots(
+        spots=spots,
+        rows=torch.from_numpy(np.flatnonzero(held_out)),
+        observed=observed[held_out],
+        decode=targets.decode,
+    )
 
 
 def pseudo_labels(teacher: Member, spots: SpotBatch, rows: Tensor, config: FitConfig, fabric: Fabric) -> Tensor:
@@ -185,10 +263,10 @@ def pseudo_labels(teacher: Member, spots: SpotBatch, rows: Tensor, config: FitCo
     return labels
 
 
-def _network_config(plan: TrainingPlan, n_outputs: int) -> ModelConfig:
+def _network_config(plan: TrainingPlan, model: ModelPlan, n_outputs: int) -> ModelConfig:
     """The configuration with the number of targets, and the number of genes for models that predict counts."""
-    counted = {"n_genes": len(plan.genes)} if "n_genes" in config_fields(plan.model) else {}
-    return dataclasses.replace(plan.model_config, n_outputs=n_outputs, **counted)
+    counted = {"n_genes": len(plan.genes)} if "n_genes" in config_fields(model.name) else {}
+    return dataclasses.replace(model.model_config, n_outputs=n_outputs, **counted)
 
 
 def _counts(plan: TrainingPlan) -> Tensor:  # (n, g)
