@@ -375,3 +375,70 @@ def test_elements_beside_those_of_the_table_have_none_unless_one_is_needed():
 def test_long_lists_are_cut():
     with pytest.raises(ValueError, match=r"'g7', … \(40 in all\)"):
         resolve(build(images={f"g{i}": image() for i in range(40)}), Selection(image_key="x"))
+
+
+TURNED = Affine(np.array([[0, -1, 50], [1, 0, 0], [0, 0, 1.0]]), ("x", "y"), ("x", "y"))
+
+
+def in_systems(image_to, spots_to):
+    """An image and spots that share several coordinate systems."""
+    sdata = build()
+    for system in image_to:
+        set_transformation(sdata["he"], image_to[system], system)
+        set_transformation(sdata["spots"], spots_to[system], system)
+    return sdata
+
+
+@pytest.mark.parametrize("other", ["aligned", "landmarks"])  # before and after "global" in the alphabet
+def test_coordinate_systems_that_place_spots_differently(other):
+    sdata = in_systems({other: Translation([30, 0], ("x", "y"))}, {other: Identity()})
+    with pytest.raises(
+        ValueError, match=rf"'global' .*{other}|{other}.* 'global'.*30 px.* Give one as `coordinate_sys"
+    ):
+        only(sdata)
+    np.testing.assert_array_equal(only(sdata, coordinate_system="global").xy_px, XY)
+    np.testing.assert_array_equal(only(sdata, coordinate_system=other).xy_px, XY - [30, 0])
+
+
+@pytest.mark.parametrize("other", ["aligned", "landmarks"])
+@pytest.mark.parametrize("both", [TURNED, Scale([0.25, 0.25], ("x", "y")), Translation([30, 0], ("x", "y"))])
+def test_any_of_several_systems_that_agree(other, both):
+    slide = only(in_systems({other: both}, {other: both}))
+    np.testing.assert_allclose(slide.xy_px, XY, atol=1e-9)
+    np.testing.assert_array_equal(slide.axes, np.eye(2))  # of a system in which the image is not turned
+
+
+IDS = {
+    "numbers": ([3, 1, 20], [3, 1, 20]),
+    "texts": (["a", "b", "c"], ["a", "b", "c"]),
+    "texts with zeros in front": (["007", "07", "7"], ["007", "07", "7"]),
+    "numbers as texts": (["3", "1", "20"], [3, 1, 20]),
+    "texts as numbers": ([3, 1, 20], ["3", "1", "20"]),
+    "floats": ([3.0, 1.0, 20.0], [3, 1, 20]),
+    "bytes": ([b"a", b"b", b"c"], ["a", "b", "c"]),
+    "categories": (pd.Categorical(["b", "a", "c"]), ["b", "a", "c"]),
+    "strings of pandas": (pd.array(["b", "a", "c"], dtype="string"), ["b", "a", "c"]),
+    "unsigned": (np.array([3, 1, 20], "u4"), np.array([3, 1, 20], "i8")),
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_ids_of_every_type_keep_matching(kind):
+    of_table, of_shapes = IDS[kind]
+    sdata = build()
+    order = [2, 0, 1]
+    sdata["spots"].index = pd.Index(of_shapes)
+    sdata["spots"] = sdata["spots"].iloc[order]
+    sdata.tables["observed"].obs["spot_id"] = of_table
+    slide = only(sdata)
+    np.testing.assert_array_equal(slide.xy_px, XY)
+    assert slide.instances.tolist() == list(of_shapes)
+    assert slide.counts.toarray().tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_ids_that_only_look_alike():
+    sdata = build()
+    sdata["spots"].index = pd.Index(["01", "1", "2"])
+    sdata.tables["observed"].obs["spot_id"] = [0, 1, 2]
+    with pytest.raises(ValueError, match=r"1 of 3 rows of table 'observed' name spots .* \(for instance 0"):
+        only(sdata)

@@ -122,6 +122,13 @@ def orientation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return exact
 
 
+def orientation_matrix(tag: int, width: int, height: int) -> NDArray[np.float64]:
+    """``(3, 3)`` map from stored pixels to the upright picture, by the value of the tag Orientation; 1 is as stored."""
+    x, y, left, up = [1, 0, 0], [0, 1, 0], [-1, 0, width], [0, -1, height]
+    rows = {2: (left, y), 3: (left, up), 4: (x, up), 5: (y, x), 6: (up, x), 7: (up, left), 8: (y, left)}
+    return np.array([*rows.get(tag, (x, y)), [0, 0, 1]], np.float64)
+
+
 def spot_pitch(xy: NDArray[np.float64]) -> float:
     """Median distance from a spot ``(n, 2)`` to its nearest neighbour; NaN for fewer than two spots."""
     if len(xy) < 2:

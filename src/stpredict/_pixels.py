@@ -17,7 +17,7 @@ import numpy as np
 
 from ._chunks import Chunks
 from ._processes import is_worker
-from ._rgb import rgb_gain, to_rgb
+from ._rgb import rgb_converter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._geometry import PatchSpec
-    from ._slides.slides import Level
+    from ._slides.levels import Level
 
 PATCH_VERSION: int = 1
 """Version of how patches are cut; raised whenever their bytes change for the same image and spots.
@@ -99,7 +99,7 @@ class PatchReader:
         self._size_px = np.asarray(levels[0].pixels.shape[:0:-1])
         size = patch.size_px
         chosen = [best_level(levels, side / size) for side in self.sides_px]
-        convert = partial(to_rgb, gain=rgb_gain(levels, image_key))
+        convert = rgb_converter(levels, image_key)
         self.chunks = chunks or Chunks([level.pixels for level in levels], convert, budget_bytes)
         self.levels = _with_offsets(levels[: max(chosen) + 1], self.chunks)
         self._scales = [
@@ -220,7 +220,7 @@ def rgb_strips(
 
     Transparent and missing pixels are white.
     """
-    convert = partial(to_rgb, gain=rgb_gain(levels, image_key))
+    convert = rgb_converter(levels, image_key)
     chunks = Chunks([level.pixels for level in levels], convert, STRIP_BYTES)
     level = _with_offsets(levels[: position + 1], chunks)[position]
     height, width = level.pixels.shape[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +14,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ._slides.slides import Level
+    from ._slides.levels import Level
 
 
-def to_rgb(pixels: NDArray[Any], gain: float = 1.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+def rgb_converter(levels: Sequence[Level], image_key: str) -> partial[Any]:
+    """`to_rgb` for the pixels of an image; a fourth channel that is 0 everywhere is no opacity."""
+    gain, coarsest = rgb_gain(levels, image_key), levels[-1].pixels
+    opaque = coarsest.shape[0] == 4 and not np.asarray(coarsest[3:]).any()
+    return partial(to_rgb, gain=gain, opaque=opaque)
+
+
+def to_rgb(
+    pixels: NDArray[Any], gain: float = 1.0, *, opaque: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
     """``(3 or 4, h, w)`` pixels as 8-bit RGB, and ``(h, w)`` which are missing (NaN), None where none is.
 
-    ``gain`` brings values to [0, 255]; the fourth channel is opacity; transparent and missing pixels become white.
+    ``gain`` brings values to [0, 255]; the fourth channel is opacity, unless all is ``opaque``; transparent and
+    missing pixels become white.
     """
+    pixels = pixels[:3] if opaque else pixels
     if pixels.dtype == np.uint8 and gain == 1 and (len(pixels) == 3 or (pixels[3] == 255).all()):
         return pixels[:3], None
     values = pixels.astype(np.float32) * np.float32(gain)

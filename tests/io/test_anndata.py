@@ -142,3 +142,46 @@ def test_real_spots_and_cells(her2st_dir):
         stp.io.from_anndata(cells, image, xy=("x_pixel", "y_pixel"), **kwargs)
     sdata = stp.io.from_anndata(cells, image, xy=("y_pixel", "x_pixel"), **kwargs)
     assert resolve(sdata, Selection())[0].counts.shape == (200, 338)
+
+
+def lazy(kind, adata, tmp_path):
+    """The table, held in another way."""
+    import dask.array as da
+
+    dense = adata.X.toarray()
+    if kind == "backed":
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        return ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    if kind == "lazy":
+        adata.X = sparse.csr_matrix(adata.X)
+        adata.write_zarr(tmp_path / "a.zarr")
+        return ad.experimental.read_lazy(tmp_path / "a.zarr")
+    adata.X = {
+        "dask over CSR": lambda: da.from_array(dense, chunks=(4, 3)).map_blocks(sparse.csr_matrix),
+        "dask": lambda: da.from_array(dense, chunks=(2, 2)),
+        "objects": lambda: dense.astype(object),
+    }[kind]()
+    return adata
+
+
+@pytest.mark.parametrize("kind", ["backed", "lazy", "dask over CSR", "dask", "objects"])
+@pytest.mark.filterwarnings("ignore:.*read_lazy:FutureWarning", "ignore:.*experimental")
+def test_tables_that_are_not_in_memory(adata, kind, tmp_path):
+    expected = adata.X.toarray()
+    sdata = stp.io.from_anndata(lazy(kind, adata, tmp_path), PIXELS, um_per_px=5, **SPOTS)
+    (slide,) = resolve(sdata, Selection())
+    np.testing.assert_array_equal(slide.counts.toarray(), expected)
+    np.testing.assert_array_equal(slide.xy_px, XY)
+    stp.pp.select_genes(sdata, n_genes=2)
+    assert sdata["observed"].var["target"].sum() == 2
+    stp.pp.spots_from_cells(sdata, diameter_um=200, pitch_um=200, outline="square")
+    assert sdata["pseudo_spots_counts"].X.sum() == expected[[0, 1, 3, 4]].sum()  # those in the only whole square
+
+
+def test_counts_in_a_layer_without_x(adata):
+    adata.layers["counts"], adata.X = adata.X.toarray(), None
+    sdata = stp.io.from_anndata(adata, PIXELS, um_per_px=5, **SPOTS)
+    with pytest.raises(ValueError, match=r"X of the table is None\. Give the `layer` that holds raw counts"):
+        stp.pp.select_genes(sdata, n_genes=2)
+    stp.pp.select_genes(sdata, n_genes=2, layer="counts")
+    assert resolve(sdata, Selection(layer="counts"))[0].counts.sum() == 153

@@ -170,7 +170,5 @@ def test_empty(tmp_path):
 def test_another_kind_of_file(tmp_path):
     for content in (b"PK\x03\x04\xff\xfe\x00\x01" * 9, b"\x1f\x8b" + b"no" * 9, b"\x89HDF\r\n\x1a\n" * 9):
         (tmp_path / "a.tsv").write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"counts file 'a\.tsv' cannot be read: .*(Give another file|fetch it again)"
-        ):
+        with pytest.raises(ValueError, match=r"file 'a\.tsv' cannot be read: .*(Give another file|fetch it again)"):
             read_counts(tmp_path / "a.tsv")

@@ -78,7 +78,5 @@ def test_no_text(tmp_path):
     path = tmp_path / "spots.tsv"
     for content in (b"PK\x03\x04\xff\xfe\x00", gzip.compress(b"x\ty\n1\t2\n")[:20], b"\x1f\x8bno"):
         path.write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"The spot file 'spots\.tsv' cannot be read: .*(Give another file|fetch it again)"
-        ):
+        with pytest.raises(ValueError, match=r"'spots\.tsv' cannot be read: .*(Give another|fetch it again)"):
             read_table(path, "spot file", HEADERS)

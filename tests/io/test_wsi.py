@@ -23,7 +23,7 @@ from spatialdata.transformations import get_transformation
 from torch.utils.data import DataLoader, Dataset
 
 from stpredict._chunks import FileArray, Source
-from stpredict._geometry import PatchSpec
+from stpredict._geometry import PatchSpec, apply_affine, orientation
 from stpredict._pixels import PatchReader
 from stpredict._slides.slides import Level, pyramid
 from stpredict.io import _wsi, _wsi_levels, _wsi_tiff, read_wsi
@@ -661,3 +661,229 @@ def test_real_tiff_with_a_printers_resolution(real):
     with pytest.warns(UserWarning, match="does not say how large a pixel is"):
         sdata = read_wsi(real / "small_HE_levels.tiff")
     assert [level.factor for level in pyramid(sdata["small_HE_levels"])] == [(1, 1), (2, 2), (4, 4), (8, 8)]
+
+
+# what valid files can be
+
+
+def window(path, xy, size=64, **options):
+    """The patch around a pixel, as large as its pixels."""
+    sdata = read_wsi(path, um_per_px=0.5, **options)
+    levels = pyramid(sdata[next(iter(sdata.images))])
+    spec = PatchSpec(fov_um=(size * 0.5,), size_px=size)
+    return PatchReader(levels, 0.5, spec).read(np.array([xy]))[0][0, 0].astype(int)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("meaning", ["UNSPECIFIED", "ASSOCALPHA", "UNASSALPHA"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_fourth_sample_is_what_the_file_says(tmp_path, meaning, planar, dtype):
+    pixels = write.painted()
+    alpha = np.full((*pixels.shape[:2], 1), 128, np.uint8)
+    alpha[:, 200:] = 0 if meaning == "UNSPECIFIED" else 255
+    stored = np.rint(pixels * (alpha / 255)).astype(np.uint8) if meaning == "ASSOCALPHA" else pixels
+    scale = 1 if dtype == "uint8" else 257
+    stored = np.concatenate([stored, alpha], axis=2).astype(dtype) * np.array(scale, dtype)
+    options = {"planarconfig": "separate"} if planar else {}
+    stored = stored.transpose(2, 0, 1) if planar else stored
+    path = write.tiff(tmp_path / "a.tif", [stored], extrasamples=[meaning], **options)
+    on_white = np.rint(pixels * (alpha / 255) + 255 - alpha).astype(int)
+    shown = (pixels if meaning == "UNSPECIFIED" else on_white)[68:132, 168:232]
+    assert np.abs(window(path, (200.0, 100.0)) - shown.transpose(2, 0, 1)).max() <= 1
+
+
+@pytest.mark.parametrize("label", ["a", "alpha", "mask", "DAPI"])
+def test_a_fourth_channel_of_ome_zarr_is_what_its_name_says(tmp_path, label):
+    pixels = write.painted()
+    rgba = np.dstack([pixels, np.full(pixels.shape[:2], 51, np.uint8)])
+    path = write.ome_zarr(tmp_path / "a.zarr", [rgba])
+    zarr.open_group(path).attrs["omero"] = {"channels": [{"label": name} for name in ("r", "g", "b", label)]}
+    shown = np.rint(pixels * 0.2 + 255 * 0.8).astype(int) if label in {"a", "alpha"} else pixels
+    assert np.abs(window(path, (200.0, 100.0)) - shown[68:132, 168:232].transpose(2, 0, 1)).max() <= 1
+
+
+def test_an_empty_fourth_channel_is_no_opacity(tmp_path):
+    pixels = write.painted()
+    path = write.ome_zarr(tmp_path / "a.zarr", [np.dstack([pixels, np.zeros(pixels.shape[:2], np.uint8)])])
+    np.testing.assert_array_equal(window(path, (200.0, 100.0)), pixels[68:132, 168:232].transpose(2, 0, 1))
+
+
+def padded(level, tile=64):
+    height, width = (-(-side // tile) * tile for side in level.shape[:2])
+    whole = np.full((height, width, 3), 255, np.uint8)
+    whole[: level.shape[0], : level.shape[1]] = level
+    return whole
+
+
+def rescale(path, scales):
+    """Record other scales of the levels of an OME-Zarr."""
+    group = zarr.open_group(path)
+    multiscales = group.attrs["multiscales"]
+    for dataset, scale in zip(multiscales[0]["datasets"], scales, strict=True):
+        dataset["coordinateTransformations"][0]["scale"] = [1.0, scale, scale]
+    group.attrs["multiscales"] = multiscales
+
+
+def test_levels_that_are_padded_to_tiles(tmp_path):
+    pixels = write.painted(512, 550)
+    levels = [padded(level) for level in write.levels_of(pixels, (1, 2, 4, 8))]  # 576, 320, 192 and 128 px wide
+    held = _wsi_levels.SlideFile(levels=tuple(level.transpose(2, 0, 1) for level in levels))
+    with pytest.warns(UserWarning, match=r"Levels of 'a' are left out, .*: 1 \(320 x 256 px: 1\.8 and 2\), 2 .*, 3 "):
+        assert len(_wsi_levels.consistent_levels(held, "a")) == 1
+    store = write.ome_zarr(tmp_path / "a.zarr", levels)
+    rescale(store, (0.5, 1.0, 2.0, 4.0))
+    found = pyramid(read_wsi(store)["a"])
+    assert [level.factor for level in found] == [(1, 1), (2, 2), (4, 4), (8, 8)]
+    for level, whole in zip(found, levels, strict=True):
+        height, width = level.pixels.shape[1:]
+        np.testing.assert_array_equal(level.pixels, whole[:height, :width].transpose(2, 0, 1))
+
+
+def test_a_level_that_lacks_rows_has_the_recorded_factor(tmp_path, pixels):
+    levels = write.levels_of(pixels, (1, 2))
+    path = write.ome_zarr(tmp_path / "a.zarr", [levels[0], levels[1][:-5]])
+    rescale(path, (0.5, 1.0))
+    _, coarse = pyramid(read_wsi(path)["a"])
+    assert coarse.factor == (2, 2)
+    assert (np.asarray(coarse.pixels)[:, -5:] == 255).all()
+
+
+def test_recorded_scales_that_are_placeholders(tmp_path, levels):
+    path = write.ome_zarr(tmp_path / "a.zarr", levels)
+    rescale(path, (0.5, 0.5, 0.5))
+    assert [level.factor for level in pyramid(read_wsi(path)["a"])] == [(1, 1), (2, 2), (4, 4)]
+
+
+def dicom(path, size, spacing, series=b"1.2.3"):
+    """The elements of a DICOM file that say how large its pixels are."""
+
+    def element(tag, kind, value):
+        value += b" " * (len(value) % 2)
+        return bytes.fromhex(tag) + kind + len(value).to_bytes(2, "little") + value
+
+    content = element("20000e00", b"UI", series) + element("48000600", b"UL", size[0].to_bytes(4, "little"))
+    content += element("48000700", b"UL", size[1].to_bytes(4, "little"))
+    content += element("28003000", b"DS", f"{spacing}\\{spacing}".encode())
+    path.write_bytes(bytes(128) + b"DICM" + content + bytes.fromhex("e07f1000") + b"OB")
+    return path
+
+
+def test_factors_of_dicom_are_those_of_its_spacing(tmp_path):
+    from stpredict.io._wsi_openslide import _dicom_factors
+
+    sizes = [(1152, 1024), (640, 512), (384, 256)]
+    files = [dicom(tmp_path / f"{i}.dcm", size, 0.0005 * 2**i) for i, size in enumerate(sizes)]
+    dicom(tmp_path / "other.dcm", (640, 512), 0.7, series=b"9.9")
+    (tmp_path / "notes.txt").write_text("nothing")
+    assert _dicom_factors(files[0], sizes) == ((1, 1), (2, 2), (4, 4))
+    files[1].unlink()
+    assert _dicom_factors(files[0], sizes) == ((1, 1), None, (4, 4))
+
+
+@NO_RESOLUTION
+def test_a_resolution_of_one_without_a_unit_is_a_placeholder(tmp_path, pixels):
+    import tifffile
+
+    path = tmp_path / "a.ome.tif"
+    metadata = {"axes": "YXS", "PhysicalSizeX": 1.0, "PhysicalSizeY": 1.0}
+    tifffile.imwrite(path, pixels, photometric="rgb", metadata=metadata)
+    with pytest.warns(UserWarning, match=r"does not say how large a pixel is \(its OME-XML states 1 without a unit"):
+        assert "um_per_px" not in read_wsi(path).attrs["stpredict"]
+    assert recorded(read_wsi(path, um_per_px=0.19)) == 0.19
+    metadata |= {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    tifffile.imwrite(path, pixels, photometric="rgb", metadata=metadata)
+    assert recorded(read_wsi(path)) == 1.0
+
+
+def test_pixels_that_are_not_square_by_metadata_that_are_not_used(tmp_path, pixels):
+    import tifffile
+
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", resolution=(5000, 4500), resolutionunit="CENTIMETER")
+    with pytest.raises(ValueError, match="'a' are not square: 2 µm wide"):
+        read_wsi(path)
+    assert recorded(read_wsi(path, um_per_px=2.1)) == 2.1
+
+
+@pytest.mark.parametrize("rows", [None, 100])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planar", [False, True])
+def test_strips_larger_than_the_limits(tmp_path, pixels, monkeypatch, rows, compression, planar):
+    monkeypatch.setattr(_wsi_tiff, "LARGE_STRIP_BYTES", 1000)
+    monkeypatch.setattr(_wsi_tiff, "MAX_STRIP_BYTES", 1000)
+    decoded, decode = [], _wsi_tiff._decode_segment
+
+    def count(out, page, corner, segment):
+        decoded.append(segment[1])
+        return decode(out, page, corner, segment)
+
+    monkeypatch.setattr(_wsi_tiff, "_decode_segment", count)
+    height = pixels.shape[0]
+    options = {"planarconfig": "separate"} if planar else {}
+    path = write.tiff(
+        tmp_path / "a.tif", [pixels.transpose(2, 0, 1) if planar else pixels], tile=None, compression=compression,
+        rowsperstrip=rows or height, writer={"byteorder": ">"}, **options,
+    )  # fmt: skip
+    level, expected = Source(scales(read_wsi(path))[0]).pixels, pixels.transpose(2, 0, 1)
+    if compression:
+        with pytest.warns(UserWarning, match=r"'a.tif' holds 421 x 310 .* decoded once into a temporary file"):
+            level.read((0, 1), (0, 1))
+    for y, x in (((0, 5), (0, 421)), ((95, 207), (13, 80)), ((height - 1, height), (400, 421)), ((40, 41), (3, 4))):
+        np.testing.assert_array_equal(level.read(y, x), expected[:, slice(*y), slice(*x)])
+    assert len(decoded) == len(set(decoded)) == (0 if not compression else (4 if rows else 1) * (3 if planar else 1))
+
+
+def test_a_level_that_cannot_be_decoded_is_computed(tmp_path, levels):
+    import tifffile
+
+    path = write.tiff(tmp_path / "a.tif", levels)
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[1].dataoffsets[0]
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff" * 200)
+    found = pyramid(read_wsi(path)["a"])
+    with pytest.warns(UserWarning, match=r"'a\.tif' cannot be read in part \(level 1, .*means of .* `backend='opensl"):
+        coarse = np.asarray(found[1].pixels).astype(int)
+    assert np.abs(coarse - levels[1].transpose(2, 0, 1)).max() <= 1
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("kind", ["tif", "jpg"])
+def test_orientation_is_applied_if_asked_for(tmp_path, tag, kind):
+    import tifffile
+    from PIL import ImageOps
+
+    pixels, path = write.painted(120, 160), tmp_path / f"a.{kind}"
+    if kind == "tif":
+        tifffile.imwrite(path, pixels, photometric="rgb", metadata=None, extratags=[(274, 3, 1, tag, True)])
+    else:
+        exif = Image.Exif()
+        exif[274] = tag
+        Image.fromarray(pixels).save(path, exif=exif, quality=95, subsampling=0)
+    with Image.open(path) as stored:
+        upright = np.asarray(ImageOps.exif_transpose(stored)).astype(int)
+    sdata = read_wsi(path, um_per_px=0.5, orientation="apply")
+    to_px = np.linalg.inv(get_transformation(sdata["a"], "a").to_affine_matrix(("x", "y"), ("x", "y")))
+    centre = apply_affine(to_px, np.array([[50.0, 40.0]]))
+    spec = PatchSpec(fov_um=(16,), size_px=32)
+    patch = PatchReader(pyramid(sdata["a"]), 0.5, spec, axes=orientation(to_px)).read(centre)[0][0, 0].astype(int)
+    assert np.abs(patch - upright[24:56, 34:66].transpose(2, 0, 1)).max() <= 4
+    if tag != 1:
+        with pytest.warns(UserWarning, match=rf"to be turned or mirrored \(orientation {tag}\)"):
+            assert read_wsi(path, um_per_px=0.5)["a"]["scale0"]["image"].shape == (3, 120, 160)
+
+
+def test_pictures_of_one_size_are_not_guessed_among(tmp_path, pixels):
+    path = write.several(tmp_path / "a.tif", [pixels, pixels.transpose(1, 0, 2)])
+    with pytest.raises(ValueError, match=r"'a\.tif' holds 2 pictures of 421 x 310 px: numbers 0, 1\..*export one"):
+        read_wsi(path)
+    folder = tmp_path / "b.zarr"
+    root = zarr.open_group(folder, mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    for name, picture in (("0", pixels[:50, :50]), ("1", pixels)):
+        write.ome_zarr(folder / name, [picture])
+    assert read_wsi(folder)["b"]["scale0"]["image"].shape == (3, 310, 421)
+    write.ome_zarr(folder / "2", [pixels])
+    with pytest.raises(ValueError, match=r"several images of one size: '1', '2'\. Give the folder of one, such as"):
+        read_wsi(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import dask.dataframe as dd
 import numpy as np
@@ -15,6 +16,7 @@ from spatialdata.transformations import Affine, Identity, Scale
 
 import stpredict as stp
 from stpredict._slides.slides import Selection, resolve
+from stpredict.pp._pseudo_spots import CONTROLS
 from stpredict.pp.lattice import PLATFORMS, SpotGeometry, SpotLattice
 
 WIDTH, HEIGHT, UM = 400, 300, 0.5
@@ -315,3 +317,20 @@ def test_sparse_and_integer_after_a_trip_to_disk(sdata, tmp_path):
     table = read_zarr(tmp_path / "a.zarr")["pseudo_spots_counts"]
     assert sparse.issparse(table.X)
     assert table.X.dtype == np.int32
+
+
+@pytest.mark.parametrize("gene", [
+    "NEGR1", "Negr1", "BLNK", "Blnk", "UNC5D", "DEPDC5", "DEPP1", "ANTXR1", "INTS1", "Intu", "GEN1", "SYS1", "FALEC",
+    "FAS", "SYSTM", "ANTKMT", "UNASSIGNED1", "NEGATIVE", "BLANKA",
+])  # fmt: skip
+def test_no_gene_is_taken_for_a_control(gene):
+    assert re.match(CONTROLS, gene) is None
+
+
+@pytest.mark.parametrize("name", [
+    "NegControlProbe_00042", "NegControlCodeword_0500", "NegControl_01", "BLANK_0006", "Blank-12", "Blank7",
+    "UnassignedCodeword_0000", "DeprecatedCodeword_0318", "antisense_ULK3", "Intergenic_Region_1043", "GenomicControl1",
+    "NegPrb3", "Negative10", "NegAdd1", "FalseCode23", "SystemControl12",
+])  # fmt: skip
+def test_controls_as_their_makers_name_them(name):
+    assert re.match(CONTROLS, name)

@@ -15,6 +15,10 @@ MAX_ANISOTROPY = 0.01
 """Largest relative difference between the width and the height of a pixel."""
 
 
+OPACITY = {"a", "alpha", "opacity", "transparency"}
+"""Names of a channel of opacity."""
+
+
 def quote(names: Sequence[object]) -> str:
     """The first eight names, quoted, for a message."""
     shown = ", ".join(repr(name) for name in list(names)[:8])
@@ -69,6 +73,11 @@ def has_stain[Measured](stain: Measured | None, image_key: str) -> Measured:
         )
         raise ValueError(msg)
     return stain
+
+
+def is_opacity(name: object) -> bool:
+    """Whether the name of a fourth channel says that it is opacity."""
+    return str(name).strip().lower() in OPACITY
 
 
 def colour_image(shape: tuple[int, ...], image_key: str) -> None:

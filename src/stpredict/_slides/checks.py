@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+MAX_SHIFT_PX = 0.5
+"""How far apart two coordinate systems may place an element on an image."""
+
+
 def is_spatialdata(value: object, *, several: bool = False) -> None:
     """Refuse anything that is not a SpatialData; ``several`` if a list or mapping of them is taken as well."""
     from spatialdata import SpatialData
@@ -138,8 +142,8 @@ def one_image(
         raise ValueError(msg)
 
 
-def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, table_name: str) -> None:
-    """Refuse a table without rows of the element, rows that match no spot, and spots that share an index."""
+def match_instances(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, table_name: str) -> NDArray[np.intp]:
+    """Position of each id in the index of an element; refuse rows that match no spot, and spots that share an index."""
     if not len(ids):
         msg = (
             f"No row of table {table_name!r} annotates {shapes_key!r}, though it is one of the table's regions. Give "
@@ -158,7 +162,8 @@ def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, ta
             "instance `table[~table.obs.duplicated([region_key, instance_key])]`."
         )
         raise ValueError(msg)
-    missing = ids[index.get_indexer(rows) < 0]
+    places = _find_ids(ids, index)
+    missing = ids[places < 0]
     if len(missing):
         msg = (
             f"{len(missing)} of {len(ids)} rows of table {table_name!r} name spots that {shapes_key!r} does not have "
@@ -167,6 +172,23 @@ def instances_match(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, ta
             "Make the instance key column equal to the index of the element."
         )
         raise ValueError(msg)
+    return places
+
+
+def _find_ids(ids: NDArray[Any], index: pd.Index[Any]) -> NDArray[np.intp]:
+    """Position of each id in an index, -1 for none; if some are missing, ids of both are compared as text."""
+    places: NDArray[np.intp] = index.get_indexer(pd.Index(ids))
+    texts = pd.Index([_id_text(value) for value in index.tolist()], dtype=object)
+    if (places >= 0).all() or not texts.is_unique:
+        return places
+    return np.asarray(texts.get_indexer(pd.Index([_id_text(value) for value in ids.tolist()], dtype=object)))
+
+
+def _id_text(value: Any) -> str:
+    """An id as text: bytes decoded, whole numbers without decimals."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def on_image(xy_px: NDArray[np.float64], shape: tuple[int, ...], shapes_key: str, image_key: str) -> None:
@@ -197,6 +219,18 @@ def isotropic(scales: tuple[float, float], image_key: str, system: str) -> None:
 def layers(table: AnnData) -> list[str]:
     """Names of layers, without X, which anndata lists as None."""
     return [name for name in table.layers.keys() if name is not None]  # noqa: SIM118  (mypy knows only this)
+
+
+def same_placement(moved: Mapping[str, NDArray[np.float64]], key: str, image_key: str) -> None:
+    """Refuse coordinate systems that place an element differently; ``moved`` is by how many pixels, at the corners."""
+    distances = {name: float(np.abs(shift).max()) for name, shift in moved.items()}
+    if max(distances.values()) > MAX_SHIFT_PX:
+        named = ", ".join(f"{name!r} ({distance:.4g} px from the first)" for name, distance in distances.items())
+        msg = (
+            f"{key!r} and image {image_key!r} share several coordinate systems, which place them differently: {named}. "
+            "Give one as `coordinate_system`."
+        )
+        raise ValueError(msg)
 
 
 def has_layer(table: AnnData, layer: str | None) -> None:

@@ -21,6 +21,7 @@ from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
 from . import checks as check
 from .expression import array_coordinates, gene_counts, library_column, on_tissue, total_counts
+from .levels import Level, arrays, pyramid  # noqa: TC001  (a field of `Slide`)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Level:
-    """One level of an image pyramid."""
-
-    pixels: Any
-    """``(c, y, x)``, sliceable: numpy, zarr or (through xarray) dask."""
-    factor: tuple[float, float]
-    """Full-resolution pixels per pixel of this level, along y and x."""
-    offset: tuple[float, float] = (0.0, 0.0)
-    """Where this level begins, in full-resolution pixels along y and x."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -276,7 +265,25 @@ def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tupl
     shared = {key: sorted(found & own) for key, found in systems.items() if found & own}
     check.one_image(shapes_key, shared, sdata, selection.coordinate_system)
     image_key, candidates = next(iter(shared.items()))
-    return image_key, candidates[0]
+    return image_key, shared_system(sdata, shapes_key, image_key, candidates)
+
+
+def shared_system(sdata: SpatialData, key: str, image_key: str, systems: Sequence[str]) -> str:
+    """The coordinate system that places an element on an image; an error if several place it differently.
+
+    Of several that agree it is the first in which the image is not turned, else the first.
+    """
+    element, image = sdata[key], sdata.images[image_key]
+    to_px = {system: np.linalg.inv(affine_matrix(image, system)) for system in systems}
+    placed = {system: to_px[system] @ affine_matrix(element, system) for system in systems}
+    height, width = pyramid(image)[0].pixels.shape[1:]
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    first = apply_affine(np.linalg.inv(placed[systems[0]]), corners)
+    check.same_placement(
+        {name: apply_affine(matrix, first) - corners for name, matrix in placed.items()}, key, image_key
+    )
+    upright = [name for name, matrix in to_px.items() if np.array_equal(orientation(matrix), np.eye(2))]
+    return next(iter(upright), systems[0])
 
 
 def slide_images(sdata: SpatialData) -> list[str]:
@@ -299,7 +306,7 @@ def _spots(element: Any) -> pd.DataFrame:
         x, y = shapely.get_coordinates(shapely.centroid(outlines)).T
         radius = element["radius"] if "radius" in element.columns else np.sqrt(shapely.area(outlines) / np.pi)
         return pd.DataFrame({"x": x, "y": y, "diameter": 2 * radius}, index=element.index)
-    labels = np.asarray(_arrays(element)[0])
+    labels = np.asarray(arrays(element)[0])
     y, x = np.nonzero(labels)
     names, spot, n_pixels = np.unique(labels[y, x], return_inverse=True, return_counts=True)
     means = {axis: np.bincount(spot, at + 0.5) / n_pixels for axis, at in (("x", x), ("y", y))}
@@ -316,8 +323,7 @@ def _instances(
     attrs = table.uns["spatialdata_attrs"]
     rows = np.flatnonzero((table.obs[attrs["region_key"]].astype(str) == shapes_key).to_numpy() & on_tissue(table))
     ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
-    check.instances_match(ids, index, shapes_key, table_name)
-    return ids, rows
+    return index.to_numpy()[check.match_instances(ids, index, shapes_key, table_name)], rows
 
 
 def _embeddings(table: AnnData | None, features_key: str | None, shapes_key: str) -> NDArray[np.float32] | None:
@@ -355,28 +361,3 @@ def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:
         )
         raise ValueError(msg)
     return str(groups[0])
-
-
-def pyramid(image: Any) -> tuple[Level, ...]:
-    """Levels of an image element (DataArray or DataTree), finest first, with their true scale factors.
-
-    SpatialData averages blocks and drops odd edge rows, so a level of ``n // f`` rows has factor ``f`` exactly; any
-    other level covers the whole image. Which edge was dropped (`Image2DModel`: the first, our own pyramids: the last)
-    is not recorded: `PatchReader` detects it from the pixels.
-    """
-    arrays = sorted(_arrays(image), key=lambda array: -array.shape[1])
-    full = arrays[0].shape
-    return tuple(
-        Level(pixels=array, factor=(_factor(full[1], array.shape[1]), _factor(full[2], array.shape[2])))
-        for array in arrays
-    )
-
-
-def _arrays(raster: Any) -> list[Any]:
-    """The DataArray of a raster element, or that of each of its scales."""
-    return [next(iter(raster[key].values())) for key in raster] if hasattr(raster, "children") else [raster]
-
-
-def _factor(full: int, size: int) -> float:
-    ratio = full / size
-    return float(round(ratio)) if full // round(ratio) == size else ratio

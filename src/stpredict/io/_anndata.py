@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import Identity
 
@@ -41,7 +42,8 @@ def from_anndata(
     Parameters
     ----------
     adata
-        Spots (or cells) by genes, with raw counts in ``X`` or a layer if you train on it. It is copied.
+        Spots (or cells) by genes, with raw counts in ``X`` or a layer if you train on it. It is copied; a table that is
+        backed by a file or lazy is loaded, dask arrays in it stay as they are.
     image
         Path of the image, of any format of `stp.io.read_wsi`, or its pixels: ``(3, y, x)`` or ``(y, x, 3)`` uint8.
     name
@@ -88,6 +90,8 @@ def from_anndata(
             "`adata.obs.rename(columns={…: …})`."
         )
         raise ValueError(msg)
+    if adata.isbacked or not isinstance(adata.obs, pd.DataFrame):  # `read_h5ad(backed=…)`, `experimental.read_lazy`
+        adata = adata.to_memory()
     centres = _centres(adata, xy)
     stated = None
     if isinstance(image, np.ndarray):

@@ -130,9 +130,19 @@ def not_one_plane(path: Path, axes: Sequence[str], shape: Sequence[int]) -> NoRe
     raise ValueError(msg)
 
 
-def warn_unknown_resolution(image_key: str) -> None:
+def warn_unknown_resolution(image_key: str, doubt: str | None = None) -> None:
     """Warn that the size of a pixel is not known."""
+    why = doubt or "dots per inch of a screen or printer do not count"
     warn(
-        f"The file of image {image_key!r} does not say how large a pixel is (dots per inch of a screen or printer do "
-        "not count), and nothing was recorded. Give `um_per_px`, or call `stp.pp.resolution(sdata, um_per_px=…)`."
+        f"The file of image {image_key!r} does not say how large a pixel is ({why}), and nothing was recorded. Give "
+        "`um_per_px`, or call `stp.pp.resolution(sdata, um_per_px=…)`."
     )
+
+
+def warn_orientation(path: Path, tag: int) -> None:
+    """Warn that a picture is not turned as its file says."""
+    if tag != 1:
+        warn(
+            f"'{path.name}' says that its picture is to be turned or mirrored (orientation {tag}); pixels are taken as "
+            "they are stored. `stp.io.read_wsi(…, orientation='apply')` turns them."
+        )

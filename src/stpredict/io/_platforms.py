@@ -101,6 +101,7 @@ def open_image(path: Path, name: str) -> tuple[DataTree, tuple[float, float] | N
     check.require_file(path, "image")
     file = open_slide_file(path, "auto")
     check_slides.colour_image(file.levels[0].shape, path.name)
+    check.warn_orientation(path, file.orientation)
     return image_element(file, name, rechunk=False), file.um_per_px
 
 

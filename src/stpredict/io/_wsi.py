@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import dask
@@ -17,7 +18,7 @@ from dask.system import CPU_COUNT
 from PIL import Image
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel
-from spatialdata.transformations import Identity, set_transformation
+from spatialdata.transformations import Affine, Identity, set_transformation
 from xarray import DataArray, Dataset, DataTree
 
 from .. import _keys as keys
@@ -26,10 +27,11 @@ from .._checks import slides as check_slides
 from .._checks.paths import output_path, user_path
 from .._checks.slides import quote
 from .._files import atomic_folder
+from .._geometry import orientation_matrix
 from .._resolution import Resolution, compare_resolutions, resolution_from_pixel_size
 from . import _errors as check
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
-from ._wsi_levels import SlideFile, block_size_px, with_coarse_levels
+from ._wsi_levels import SlideFile, block_size_px, consistent_levels, with_coarse_levels
 from .images import CHUNKS, no_pixel_limit, pyramid, read_image
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ FORMATS: Final = "SVS, NDPI, MRXS, SCN, tiled TIFF, OME-TIFF, DICOM, PNG, JPEG a
 BACKENDS: Final = ("auto", "tiffslide", "openslide")
 TIFF_SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PICTURE_SIGNATURES: Final = (b"\x89PNG", b"\xff\xd8\xff")
+ORIENTATION_TAG: Final = 274
+"""Tag of TIFF and EXIF that says how a picture is to be turned."""
 MAX_PICTURE_PX: Final = 1 << 29
 """Largest PNG or JPEG: it is decoded as a whole, with 1.6 GB for the pixels and as much again while it is read."""
 
@@ -52,6 +56,7 @@ def read_wsi(
     name: str | None = None,
     um_per_px: float | None = None,
     backend: Literal["auto", "tiffslide", "openslide"] = "auto",
+    orientation: Literal["ignore", "apply"] = "ignore",
     to_zarr: str | PathLike[str] | None = None,
 ) -> SpatialData:
     """Read a slide without measurements: a lazy multiscale image over the pyramid of the file.
@@ -71,6 +76,10 @@ def read_wsi(
     backend
         Library that reads TIFF. ``"auto"`` takes tiffslide (pure Python), and openslide if that fails. MRXS, DICOM, SCN
         and BIF need openslide; PNG, JPEG and OME-Zarr need neither.
+    orientation
+        What to do if the file says that its picture is to be turned or mirrored (tag 274 of TIFF and EXIF).
+        ``"ignore"`` takes pixels as they are stored, with a warning. ``"apply"`` turns the coordinate system ``name``,
+        and so patches; pixels stay as they are stored.
     to_zarr
         Path to which the object is written and from which it is then opened: worthwhile if a slide is read many times,
         or has no pyramid. The store appears only when it is complete; nothing remains if writing fails.
@@ -92,14 +101,17 @@ def read_wsi(
 
     Notes
     -----
-    If a file holds several pictures, the largest one in colour is read, not labels, macros or thumbnails.
+    If a file holds several pictures, the largest one in colour is read, not labels, macros or thumbnails; several of
+    that size are an error. Levels whose pixels have different factors along x and y are left out with a warning. Parts
+    that tifffile cannot decode are computed from the finer level, with a warning.
 
     The resolution is that of the vendor's metadata, of OME-XML or OME-Zarr with a unit of length, or of TIFF tags in
     pixels per inch or centimetre. Values outside 0.05 to 40 µm per pixel are ignored, since 72, 96 or 300 dots per inch
     are settings of a screen or printer. PNG and JPEG state none. If the resolution is not known, there is a warning.
 
     PNG and JPEG, and TIFF with a palette, CMYK or uncommon YCbCr, are decoded as a whole and kept in memory, up to 537
-    million pixels. RGBA is composed over white when pixels are read. Pixels of 16 bits in TIFF and OME-Zarr are kept,
+    million pixels. RGBA is composed over white when pixels are read; a fourth sample of
+    TIFF or OME-Zarr that is not marked as opacity is left out. Pixels of 16 bits in TIFF and OME-Zarr are kept,
     and converted to 8 bits when patches are cut; those in PNG are converted at once.
 
     If the coarsest level is longer than 4096 pixels, or the only level, coarser ones are added: means of 2 x 2 pixels,
@@ -130,6 +142,7 @@ def read_wsi(
     if backend not in BACKENDS:
         msg = f"`backend` is {backend!r}; it must be one of {quote(BACKENDS)}."
         raise ValueError(msg)
+    check_config.one_of("orientation", orientation, ("ignore", "apply"))
     if name is None:
         stem = re.sub(r"[^\w.-]", "_", path.stem.removesuffix(".ome"))
         stem = stem.lstrip("_") if stem.startswith("__") else stem
@@ -148,9 +161,14 @@ def read_wsi(
     check_slides.colour_image(file.levels[0].shape, name)
     known = _resolution(file.um_per_px, um_per_px, name)
     image = image_element(file, name, rechunk=store is not None)
+    if orientation == "apply":
+        matrix = orientation_matrix(file.orientation, file.levels[0].shape[2], file.levels[0].shape[1])
+        set_transformation(image, {name: Affine(matrix, ("x", "y"), ("x", "y"))}, set_all=True)
+    else:
+        check.warn_orientation(path, file.orientation)
     sdata = SpatialData(images={name: image}, attrs=_attrs(path, file, known, name))
     if known is None:
-        check.warn_unknown_resolution(name)
+        check.warn_unknown_resolution(name, file.doubt)
     return sdata if store is None else _write_and_reopen(sdata, store)
 
 
@@ -170,7 +188,14 @@ def _is_valid_name(name: str) -> bool:
 
 
 def open_slide_file(path: Path, backend: str) -> SlideFile:
-    """Open an existing slide; its content decides how."""
+    """Open an existing slide; its content decides how. Levels that do not fit are left out."""
+    file = _open_file(path, backend)
+    if isinstance(file.levels[0], np.ndarray):
+        return file
+    return replace(file, levels=consistent_levels(file, path.name))
+
+
+def _open_file(path: Path, backend: str) -> SlideFile:
     if path.is_dir():
         if not _wsi_zarr.is_zarr(path):
             msg = (
@@ -230,6 +255,9 @@ def _decode_picture(path: Path) -> SlideFile:
     try:
         with no_pixel_limit(), Image.open(path) as image:
             width, height = image.size
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+            orientation = int(exif.get(ORIENTATION_TAG, 1))
     except (OSError, SyntaxError, ValueError) as reason:
         check.damaged(path, "slide", reason)
     if width * height > MAX_PICTURE_PX:
@@ -239,7 +267,7 @@ def _decode_picture(path: Path) -> SlideFile:
             "`vips tiffsave slide.jpg slide.tif --tile --pyramid --compression jpeg`, and read that."
         )
         raise ValueError(msg)
-    return SlideFile(levels=(read_image(path),), backend="pillow")
+    return SlideFile(levels=(read_image(path),), backend="pillow", orientation=orientation)
 
 
 def _attrs(path: Path, file: SlideFile, known: Resolution | None, name: str) -> dict[str, Any]:

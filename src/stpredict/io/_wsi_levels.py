@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks.training import warn
 from .._chunks import FileArray
 from .images import halve
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 BLOCK_PX = 1024
 """Approximate side of the blocks that are decoded at once where a level is read as a whole."""
+WHOLE = 1e-3
+"""A recorded factor is a whole number if it differs by less than this share of it."""
+MIN_COVERED = 0.75
+"""A recorded factor is doubted if the level covers less than this share of the image by it; padding only adds."""
 MAX_COARSEST_PX = 4096
 """A pyramid whose coarsest level is longer than this gets coarser ones, and so does one of a single level."""
 
@@ -40,6 +45,12 @@ class SlideFile:
     """Magnification of the objective."""
     backend: str = ""
     """The library that reads it."""
+    factors: tuple[tuple[float, float] | None, ...] = ()
+    """Full-resolution pixels per pixel of each level along y and x, None where the file does not record it."""
+    orientation: int = 1
+    """How the picture is to be turned or mirrored, as the TIFF tag of that name says; 1 is as stored."""
+    doubt: str | None = None
+    """Why a resolution that the file states is not used."""
 
 
 class FileHandle:
@@ -74,22 +85,41 @@ class FileHandle:
 
 
 class TransposedPlane(FileArray):
-    """One plane of an array whose ``axes`` are not ``(c, y, x)``; axes other than c, y and x have length 1."""
+    """One plane of an array whose ``axes`` are not ``(c, y, x)``; axes other than c, y and x have length 1.
 
-    def __init__(self, array: Any, axes: Sequence[str]) -> None:
+    Only the first ``n_channels`` channels are read.
+    """
+
+    def __init__(self, array: Any, axes: Sequence[str], n_channels: int) -> None:
         shape, chunks = dict(zip(axes, array.shape, strict=True)), dict(zip(axes, array.chunks, strict=True))
-        (n_channels, *size), (c, *chunk) = ((of.get("c", 1), of["y"], of["x"]) for of in (shape, chunks))
-        super().__init__((n_channels, size[0], size[1]), array.dtype, (c, chunk[0], chunk[1]))
+        super().__init__(
+            (n_channels, shape["y"], shape["x"]), array.dtype, (chunks.get("c", 1), chunks["y"], chunks["x"])
+        )
         self._array, self._axes = array, tuple(axes)
 
     def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
         """Decode a range of rows and columns."""
-        wanted = {"c": slice(None), "y": slice(*y), "x": slice(*x)}
+        wanted = {"c": slice(self.shape[0]), "y": slice(*y), "x": slice(*x)}
         part = np.asarray(self._array[tuple(wanted.get(axis, 0) for axis in self._axes)])
         kept = [axis for axis in self._axes if axis in wanted]
         if "c" not in kept:
             part, kept = part[None], ["c", *kept]
         return part.transpose([kept.index(axis) for axis in wanted])
+
+
+class FittedLevel(FileArray):
+    """A level without what pads it, or with white where it lacks rows or columns, so that its size says its factor."""
+
+    def __init__(self, level: Any, height: int, width: int) -> None:
+        super().__init__((level.shape[0], height, width), level.dtype, level.chunks)
+        self._level = level
+
+    def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
+        """Decode a range of rows and columns."""
+        part = np.asarray(self._level[:, y[0] : y[1], x[0] : x[1]])
+        lacking = y[1] - y[0] - part.shape[1], x[1] - x[0] - part.shape[2]
+        white = np.iinfo(self.dtype).max if self.dtype.kind in "iu" else 1
+        return np.pad(part, [(0, 0), (0, lacking[0]), (0, lacking[1])], constant_values=white)
 
 
 class HalvedLevel(FileArray):
@@ -119,6 +149,17 @@ def _halve_any_type(pixels: NDArray[Any]) -> NDArray[Any]:
     return cells.mean(axis=(2, 4)).astype(pixels.dtype)
 
 
+def block_means(finer: Any, shape: Sequence[int], y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
+    """A range of a coarser level of ``shape`` (height, width), as means of blocks of a finer level."""
+    down, right = (max(1, round(fine / coarse)) for fine, coarse in zip(finer.shape[1:], shape, strict=True))
+    height, width = y[1] - y[0], x[1] - x[0]
+    part = np.asarray(finer[:, y[0] * down : y[1] * down, x[0] * right : x[1] * right])
+    lacking = height * down - part.shape[1], width * right - part.shape[2]
+    whole = np.pad(part, [(0, 0), (0, lacking[0]), (0, lacking[1])], mode="edge")
+    cells = whole.reshape(len(part), height, down, width, right)
+    return cells.mean(axis=(2, 4)).astype(part.dtype)
+
+
 def _split_range(span: tuple[int, int], step: int) -> list[tuple[int, int]]:
     """A range, cut at the multiples of a step."""
     edges = [span[0], *range((span[0] // step + 1) * step, span[1], step), span[1]]
@@ -128,6 +169,43 @@ def _split_range(span: tuple[int, int], step: int) -> list[tuple[int, int]]:
 def block_size_px(chunk: int) -> int:
     """The multiple of a chunk's length that is closest to `BLOCK_PX`."""
     return chunk * max(1, round(BLOCK_PX / chunk))
+
+
+def consistent_levels(file: SlideFile, name: str) -> tuple[Any, ...]:
+    """Levels whose sizes say their factors: fitted to a recorded factor; without one, those that fit along x and y."""
+    full, kept, dropped = file.levels[0].shape[1:], [file.levels[0]], []
+    for i, level in enumerate(file.levels[1:], 1):
+        size = level.shape[1:]
+        recorded = file.factors[i] if i < len(file.factors) else None
+        expected = None if recorded is None else _sizes(full, recorded)
+        if expected is not None and min(size[0] / expected[0], size[1] / expected[1]) > MIN_COVERED:
+            kept.append(level if expected == size else FittedLevel(level, *expected))
+        elif _same_factor(full, size):
+            kept.append(level)
+        else:
+            dropped.append(f"{i} ({size[1]} x {size[0]} px: {full[1] / size[1]:.4g} and {full[0] / size[0]:.4g})")
+    if dropped:
+        warn(
+            f"Levels of '{name}' are left out, since one of their pixels is not as many pixels of the full resolution "
+            f"along x as along y: {', '.join(dropped)}. They are computed from finer levels where they are needed."
+        )
+    return tuple(kept)
+
+
+def _sizes(full: Sequence[int], factors: tuple[float, float]) -> tuple[int, int]:
+    """Height and width of a level that has exactly these factors."""
+    whole = [abs(factor - round(factor)) < WHOLE * factor for factor in factors]
+    found = [
+        max(1, n // round(factor) if exact else round(n / factor))
+        for n, factor, exact in zip(full, factors, whole, strict=True)
+    ]
+    return found[0], found[1]
+
+
+def _same_factor(full: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether the factors along y and x are equal, if each side may be off by a pixel of the level."""
+    low, high = ([n / max(side + one, 0.5) for n, side in zip(full, size, strict=True)] for one in (1, -1))
+    return max(low) <= min(high)
 
 
 def with_coarse_levels(levels: Sequence[Any]) -> tuple[Any, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from mmap import ACCESS_READ, mmap
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from .._chunks import FileArray
 from .._rgb import to_rgb
 from . import _errors as check
 from ._wsi_levels import FileHandle, SlideFile
-from ._wsi_resolution import plausible_resolution
+from ._wsi_resolution import number, plausible_resolution
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -70,13 +72,53 @@ def open_slide_file(path: Path) -> SlideFile:
     except (openslide.OpenSlideError, OSError) as reason:
         check.unreadable(path, "slide", reason)
     metadata = slide.properties
+    vendor = metadata.get(openslide.PROPERTY_NAME_VENDOR)
     power = metadata.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
     return SlideFile(
         levels=tuple(OpenslideLevel(handle, level) for level in range(slide.level_count)),
         um_per_px=plausible_resolution(
             metadata.get(openslide.PROPERTY_NAME_MPP_X), metadata.get(openslide.PROPERTY_NAME_MPP_Y)
         ),
-        vendor=metadata.get(openslide.PROPERTY_NAME_VENDOR),
-        objective_power=None if power is None else float(power),
+        vendor=vendor,
+        objective_power=number(power),
         backend="openslide",
+        factors=_dicom_factors(path, slide.level_dimensions) if vendor == "dicom" else (),
     )
+
+
+PIXEL_SPACING: Final = b"\x28\x00\x30\x00DS"
+COLUMNS, ROWS, SERIES = b"\x48\x00\x06\x00UL", b"\x48\x00\x07\x00UL", b"\x20\x00\x0e\x00UI"
+PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
+
+
+def _dicom_factors(path: Path, sizes: Sequence[tuple[int, int]]) -> tuple[tuple[float, float] | None, ...]:
+    """Factors of the levels by the pixel spacing in the DICOM files of a slide; sizes are width and height."""
+    found = [_dicom_spacing(file) for file in sorted(path.parent.iterdir()) if file.is_file()]
+    series = _dicom_spacing(path)
+    if series is None:
+        return ()
+    spacings = {each[1]: each[2] for each in found if each is not None and each[0] == series[0]}
+    full = spacings.get(sizes[0])
+    if full is None:
+        return ()
+    return tuple((at[0] / full[0], at[1] / full[1]) if (at := spacings.get(size)) else None for size in sizes)
+
+
+def _dicom_spacing(path: Path) -> tuple[bytes, tuple[int, int], tuple[float, float]] | None:
+    """Series, width and height in pixels, and spacing along y and x of a DICOM file with explicit lengths."""
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            return None
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            end = content.find(PIXEL_DATA)
+            starts = [content.find(tag, 0, end) for tag in (SERIES, COLUMNS, ROWS, PIXEL_SPACING)]
+            if min(starts) < 0:
+                return None
+            series, columns, rows, spacing = (
+                content[at + 8 : at + 8 + int.from_bytes(content[at + 6 : at + 8], "little")] for at in starts
+            )
+    try:
+        y, x = (float(value) for value in spacing.decode("ascii").strip("\0 ").split("\\"))
+    except ValueError:
+        return None
+    return (series, (int.from_bytes(columns, "little"), int.from_bytes(rows, "little")), (y, x)) if y * x > 0 else None

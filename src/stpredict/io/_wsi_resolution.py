@@ -27,11 +27,10 @@ UNITS_UM: Final = {
 
 def plausible_resolution(x: Any, y: Any) -> PixelSize:
     """µm per pixel along x and y, from numbers or text, if both lie within `PLAUSIBLE_UM`."""
-    try:
-        found = float(x), float(y)
-    except (TypeError, ValueError):
+    width, height = number(x), number(y)
+    if width is None or height is None:
         return None
-    return found if all(PLAUSIBLE_UM[0] <= value <= PLAUSIBLE_UM[1] for value in found) else None
+    return (width, height) if all(PLAUSIBLE_UM[0] <= value <= PLAUSIBLE_UM[1] for value in (width, height)) else None
 
 
 def resolution_from_tags(tags: Any) -> PixelSize:
@@ -44,19 +43,45 @@ def resolution_from_tags(tags: Any) -> PixelSize:
     return plausible_resolution(x, y)
 
 
-def resolution_from_ome_xml(xml: str, shape: Sequence[int], axes: str) -> PixelSize:
-    """From the OME-XML of an OME-TIFF, of the picture that has a shape."""
+def number(text: Any) -> float | None:
+    """A number in metadata; None if it is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def resolution_from_ome_xml(xml: str, shape: Sequence[int], axes: str) -> tuple[PixelSize, str | None]:
+    """From the OME-XML of an OME-TIFF, of the picture that has a shape; and why what it states is not used."""
+    try:
+        elements = list(ET.fromstring(xml).iter())
+    except (ET.ParseError, TypeError) as reason:
+        return None, f"its OME-XML is not well-formed ({reason})"
     sizes = dict(zip(axes, map(str, shape), strict=True))
-    for pixels in ET.fromstring(xml).iter():
+    for pixels in elements:
         if pixels.tag.endswith("}Pixels") and (pixels.get("SizeX"), pixels.get("SizeY")) == (sizes["X"], sizes["Y"]):
-            x, y = (_length_um(pixels.get(f"PhysicalSize{x}"), pixels.get(f"PhysicalSize{x}Unit")) for x in "XY")
-            return plausible_resolution(x, y)
-    return None
+            stated = [(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit")) for axis in "XY"]
+            if all(number(value) == 1 and unit is None for value, unit in stated):
+                return None, "its OME-XML states 1 without a unit, as programs do that do not know the size of a pixel"
+            x, y = (_length_um(value, unit) for value, unit in stated)
+            return plausible_resolution(x, y), None
+    return None, None
 
 
 def _length_um(value: str | None, unit: str | None) -> float | None:
     factor = UNITS_UM.get(unit or "µm")
-    return None if value is None or factor is None else float(value) * factor
+    length = number(value)
+    return None if length is None or factor is None else length * factor
+
+
+def scales_of_ome_zarr(dataset: Mapping[str, Any], axes: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Scale along y and x of a level in ``multiscales``; None where it records none."""
+    names = [axis["name"] for axis in axes]
+    for transformation in dataset.get("coordinateTransformations", ()):
+        if transformation.get("type") == "scale" and len(transformation["scale"]) == len(names):
+            scale = dict(zip(names, transformation["scale"], strict=True))
+            return (float(scale["y"]), float(scale["x"])) if {"y", "x"} <= set(scale) else None
+    return None
 
 
 def resolution_from_ome_zarr(multiscale: Mapping[str, Any], axes: Sequence[Mapping[str, Any]]) -> PixelSize:

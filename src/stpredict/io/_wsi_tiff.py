@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from .._checks.slides import quote
+from .._checks.training import warn
 from .._chunks import FileArray, overlap
 from .._processes import is_worker
 from . import _errors as check
-from ._wsi_levels import FileHandle, SlideFile
-from ._wsi_resolution import plausible_resolution, resolution_from_ome_xml, resolution_from_tags
+from ._wsi_levels import FileHandle, SlideFile, block_means
+from ._wsi_resolution import number, plausible_resolution, resolution_from_ome_xml, resolution_from_tags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +35,14 @@ DECODED_TO_RGB: Final = {6, 7, 34892, 33004, 34712, 50001, 50002}
 """Compressions whose codecs convert YCbCr to RGB: JPEG, JPEG 2000, WebP, JPEG XL."""
 APERIO_YCBCR: Final = 33003
 """JPEG 2000 in YCbCr, which its codec does not convert."""
+UNSPECIFIED, PREMULTIPLIED, OPACITY = 0, 1, 2
+"""Meaning of a fourth sample by the tag ExtraSamples: none, opacity that colours are multiplied by, or are not."""
+LARGE_STRIP_BYTES: Final = 1 << 24
+"""Strips that are not compressed are read row by row if they are larger than this."""
+MAX_STRIP_BYTES: Final = 1 << 28
+"""Compressed strips larger than this are decoded once into a temporary file, and not whenever a part is needed."""
+ROWS: Final = 64
+"""Rows that are read at a time from large strips, at least."""
 AXES: Final = {"YXS", "SYX", "CYX", "YX"}
 COLOURS: Final = {"RGB", "YCBCR", "MINISBLACK", "MINISWHITE"}
 
@@ -39,28 +51,92 @@ class TiffLevel(FileArray):
     """One level of a picture (``series``) of a TIFF; tiles that the file leaves out are white.
 
     Tiles are decoded by ``page.decode``: through ``aszarr``, patches took 1.5 times as long (slide_files benchmark).
+    A fourth sample is kept if it is opacity by the tag ExtraSamples, laid on white if colours are multiplied by it
+    already, and else left out. Large strips are read row by row, or are decoded once into a temporary file.
     """
 
-    def __init__(self, handle: FileHandle, series: int, level: int, pages: Any) -> None:
+    def __init__(self, handle: FileHandle, series: int, level: int, pages: Any, finer: TiffLevel | None) -> None:
         first = pages[0].keyframe
-        n_channels = max(len(pages), first.samplesperpixel)  # a page is a channel, or holds all
-        shape = (n_channels, first.imagelength, first.imagewidth)
-        super().__init__(shape, first.dtype, (n_channels, *_tile_shape(first)))
+        self._n_samples = max(len(pages), first.samplesperpixel)  # a page is a channel, or holds all
+        self._extra = first.extrasamples[0] if first.extrasamples else UNSPECIFIED
+        n_channels = 3 if self._n_samples == 4 and self._extra != OPACITY else self._n_samples
+        together = 1 if first.planarconfig == 2 else first.samplesperpixel
+        strip_bytes = 0 if first.is_tiled else math.prod(_tile_shape(first)) * together * first.bitspersample // 8
+        self._rows = first.compression == 1 and first.predictor == 1 and strip_bytes > LARGE_STRIP_BYTES
+        self._spool = not self._rows and strip_bytes > MAX_STRIP_BYTES
+        height, width = _tile_shape(first)
+        chunk = (min(height, ROWS) if self._rows or self._spool else height, width)
+        super().__init__((n_channels, first.imagelength, first.imagewidth), first.dtype, (n_channels, *chunk))
         self._handle, self._series, self._level = handle, series, level
+        self._finer, self._warned = finer, False
+        self._decoded = FileHandle(handle.path, self._decode_into_temporary_file) if self._spool else None
 
     def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
         """Decode a range of rows and columns."""
-        white = np.iinfo(self.dtype).max if self.dtype.kind in "iu" else 1
-        out = np.full((self.shape[0], y[1] - y[0], x[1] - x[0]), white, self.dtype)
+        if self._decoded is not None:
+            stored: NDArray[Any] = self._decoded.get().pixels[:, slice(*y), slice(*x)]
+        else:
+            stored = self._read_stored(y, x)
+        if len(stored) == self.shape[0]:
+            return np.asarray(stored)
+        if self._extra != PREMULTIPLIED:
+            return np.asarray(stored[:3])
+        white = self.dtype.type(_white(self.dtype))
+        on_white: NDArray[Any] = np.minimum(stored[:3], stored[3]) + (white - stored[3])
+        return on_white
+
+    def _read_stored(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:  # (n_samples, h, w)
+        out = np.full((self._n_samples, y[1] - y[0], x[1] - x[0]), _white(self.dtype), self.dtype)
         try:
             file = self._handle.get()
             with self._handle.lock:
                 pages = list(file.series[self._series].levels[self._level].pages)
             for channel, page in enumerate(pages):
-                self._decode_page(out[channel:], page, y, x)
+                (self._copy_rows if self._rows else self._decode_page)(out[channel:], page, y, x)
         except TIFFFILE_ERRORS as reason:
-            check.damaged(self._handle.path, "slide", reason)
+            return self._read_otherwise(y, x, reason)
         return out
+
+    def _read_otherwise(self, y: tuple[int, int], x: tuple[int, int], reason: Exception) -> NDArray[Any]:
+        """What tifffile cannot decode of a coarser level: means of the finer one."""
+        what = f"level {self._level}, rows {y[0]} to {y[1]}, columns {x[0]} to {x[1]}: {reason}"
+        advice = "`backend='openslide'` reads the slide by openslide, if that can"
+        if self._finer is None:
+            check.damaged(self._handle.path, "slide", f"{what}; {advice}")
+        if not self._warned:
+            self._warned = True
+            name = self._handle.path.name
+            warn(f"The slide '{name}' cannot be read in part ({what}); means of the finer level are used. {advice}.")
+        found = block_means(self._finer, self.shape[1:], y, x)
+        opaque = np.full((self._n_samples - len(found), *found.shape[1:]), _white(self.dtype), self.dtype)
+        return np.concatenate([found, opaque])
+
+    def _decode_into_temporary_file(self, path: Path) -> TemporaryPixels:
+        """The whole level in a temporary file, since nothing smaller can be decoded."""
+        shape = (self._n_samples, *self.shape[1:])
+        warn(
+            f"'{path.name}' holds {shape[2]} x {shape[1]} pixels in strips that are too large to be decoded again for "
+            "each patch. They are decoded once into a temporary file; `stp.io.read_wsi(…, to_zarr=…)` keeps them."
+        )
+        return TemporaryPixels(self._read_stored((0, shape[1]), (0, shape[2])))
+
+    def _copy_rows(self, out: NDArray[Any], page: Any, y: tuple[int, int], x: tuple[int, int]) -> None:
+        """Copy rows of strips that are not compressed, without reading all of a strip."""
+        keyframe = page.keyframe
+        planar = keyframe.planarconfig == 2
+        n_samples = 1 if planar else keyframe.samplesperpixel
+        dtype = self.dtype.newbyteorder(keyframe.parent.byteorder)
+        row_bytes, height = self.shape[2] * n_samples * dtype.itemsize, _tile_shape(keyframe)[0]
+        down = math.ceil(self.shape[1] / height)
+        for plane in range(keyframe.samplesperpixel if planar else 1):
+            for strip in range(y[0] // height, math.ceil(y[1] / height)):
+                top, bottom = max(y[0], strip * height), min(y[1], (strip + 1) * height)
+                with self._handle.lock:
+                    file = self._handle.get().filehandle
+                    file.seek(page.dataoffsets[plane * down + strip] + (top - strip * height) * row_bytes)
+                    content = file.read((bottom - top) * row_bytes)
+                rows = np.frombuffer(content, dtype).reshape(bottom - top, self.shape[2], n_samples)
+                out[plane : plane + n_samples, top - y[0] : bottom - y[0]] = rows[:, slice(*x)].transpose(2, 0, 1)
 
     def _decode_page(self, out: NDArray[Any], page: Any, y: tuple[int, int], x: tuple[int, int]) -> None:
         indices = _segment_indices(page.keyframe, y, x)
@@ -75,6 +151,23 @@ class TiffLevel(FileArray):
                 list(pool.map(decode, segments))
         else:
             list(map(decode, segments))
+
+
+class TemporaryPixels:
+    """Pixels in a temporary file, which is removed when it is closed."""
+
+    def __init__(self, pixels: NDArray[Any]) -> None:
+        self._file = TemporaryFile()  # noqa: SIM115  (as long as the pixels are needed)
+        pixels.tofile(self._file)
+        self.pixels = np.memmap(self._file, pixels.dtype, "r", shape=pixels.shape)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+def _white(dtype: Any) -> int:
+    return int(np.iinfo(dtype).max) if dtype.kind in "iu" else 1
 
 
 def _tile_shape(keyframe: Any) -> tuple[int, int]:
@@ -116,13 +209,16 @@ def open_slide_file(path: Path) -> SlideFile | str:
     handle = FileHandle(path, TiffFile)
     try:
         file = handle.get()
-        number = _largest_picture(file)
-        series = file.series[number]
+        largest = _largest_pictures(file)
+        series = file.series[largest[0]]
         pages = [page for level in series.levels for page in level.pages]
         ends = [offset + n for page in pages for offset, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
         n_needed = max([_next_page(file), *ends])
         metadata = _read_metadata(path, file, series)
-        levels = [TiffLevel(handle, number, i, list(level.pages)) for i, level in enumerate(series.levels)]
+        levels: list[TiffLevel] = []
+        for i, level in enumerate(series.levels):
+            levels.append(TiffLevel(handle, largest[0], i, list(level.pages), levels[-1] if levels else None))
+        orientation = int(series.keyframe.tags.valueof("Orientation", default=1))
     except TIFFFILE_ERRORS as reason:
         return str(reason)
     n_bytes = path.stat().st_size
@@ -130,15 +226,29 @@ def open_slide_file(path: Path) -> SlideFile | str:
         check.damaged(path, "slide", f"it is cut short, with {n_bytes} of at least {n_needed} bytes")
     if series.axes not in AXES:
         check.not_one_plane(path, series.axes, series.shape)
-    return _why_unsupported(file, series.keyframe) or SlideFile(levels=tuple(levels), backend="tiffslide", **metadata)
+    if len(largest) > 1:
+        size = f"{series.keyframe.imagewidth} x {series.keyframe.imagelength} px"
+        msg = (
+            f"'{path.name}' holds {len(largest)} pictures of {size}: numbers {quote(largest)}. Which one is meant "
+            "cannot be said: export one of them to a file of its own."
+        )
+        raise ValueError(msg)
+    unsupported = _why_unsupported(file, series.keyframe)
+    if unsupported is not None:
+        return unsupported
+    return SlideFile(levels=tuple(levels), backend="tiffslide", orientation=orientation, **metadata)
 
 
-def _largest_picture(file: Any) -> int:
-    """Number of the picture with the most pixels, those in colour first: labels, macros and thumbnails are smaller."""
-    pages = [series.keyframe for series in file.series]
-    in_colour = [series.shape[series.axes.find("S" if "S" in series.axes else "C")] in {3, 4} for series in file.series]
-    sizes = [(colour, page.imagelength * page.imagewidth) for colour, page in zip(in_colour, pages, strict=True)]
-    return sizes.index(max(sizes))
+def _largest_pictures(file: Any) -> list[int]:
+    """Numbers of the pictures with the most pixels, those in colour first, and no label or macro by its name."""
+    ranks = []
+    for series in file.series:
+        in_colour = series.shape[series.axes.find("S" if "S" in series.axes else "C")] in {3, 4}
+        second_line = " ".join(series.keyframe.description.splitlines()[1:2])[:40]  # where Aperio names them
+        named = set(re.split(r"\W+", f"{series.name} {second_line}".lower()))
+        size = series.keyframe.imagelength * series.keyframe.imagewidth
+        ranks.append((not named & {"label", "macro", "thumbnail"}, in_colour, size))
+    return [number for number, rank in enumerate(ranks) if rank == max(ranks)]
 
 
 def _why_unsupported(file: Any, page: Any) -> str | None:
@@ -163,20 +273,23 @@ def _next_page(file: Any) -> int:
 
 
 def _read_metadata(path: Path, file: Any, series: Any) -> dict[str, Any]:
-    """Resolution, vendor and magnification."""
+    """Resolution, vendor and magnification; metadata that cannot be read cost nothing but themselves."""
     from_tags = resolution_from_tags(series.keyframe.tags)
     if file.is_ome:
-        from_xml = resolution_from_ome_xml(file.ome_metadata, series.shape, series.axes)
-        return {"um_per_px": from_xml or from_tags, "vendor": "ome"}
+        from_xml, doubt = resolution_from_ome_xml(file.ome_metadata, series.shape, series.axes)
+        return {"um_per_px": from_xml or from_tags, "vendor": "ome", "doubt": doubt}
     if not (file.is_svs or file.is_ndpi or file.is_philips):
         return {"um_per_px": from_tags, "vendor": "generic-tiff"}
     from tiffslide import TiffSlide
 
-    with warnings.catch_warnings(action="ignore"), TiffSlide(path) as slide:  # it warns that it knows little of NDPI
-        properties = slide.properties
-    power = properties.get("tiffslide.objective-power")
+    try:
+        # it warns that it knows little of NDPI
+        with warnings.catch_warnings(action="ignore"), TiffSlide(path) as slide:
+            properties = dict(slide.properties)
+    except (*TIFFFILE_ERRORS, SyntaxError) as reason:
+        return {"um_per_px": from_tags, "vendor": "generic-tiff", "doubt": f"its metadata cannot be read ({reason})"}
     return {
         "um_per_px": plausible_resolution(properties.get("tiffslide.mpp-x"), properties.get("tiffslide.mpp-y")),
         "vendor": properties.get("tiffslide.vendor"),
-        "objective_power": None if power is None else float(power),
+        "objective_power": number(properties.get("tiffslide.objective-power")),
     }

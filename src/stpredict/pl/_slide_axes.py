@@ -13,7 +13,7 @@ from matplotlib.transforms import Affine2D
 
 from .._geometry import PatchSpec, spot_pitch
 from .._pixels import PatchReader
-from .._slides.slides import Level
+from .._slides.levels import Level
 from ..pp.raster import fit_raster
 from ._style import panels
 from .comparison import LUMA

@@ -191,8 +191,7 @@ def _places(sdata: SpatialData, meant: Selection) -> tuple[NDArray[np.intp], Sli
     )
     slide = resolve(bare, replace(meant, table_name=None, layer=None), needs_table=False)[0]
     index = pd.Index(slide.instances)
-    check_elements.instances_match(ids, index, region, table_name)
-    at = index.get_indexer(pd.Index(ids))
+    at = check_elements.match_instances(ids, index, region, table_name)
     return rows, replace(slide, xy_px=slide.xy_px[at], instances=ids, obs_names=table.obs_names.to_numpy()[rows])
 
 

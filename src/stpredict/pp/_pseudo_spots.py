@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONTROLS = r"(?i)^(neg|blank|unassigned|deprecated|antisense|intergenic|genomiccontrol|systemcontrol|falsecode)"
-"""Names that are not genes: control probes and codewords of Xenium, CosMx and MERSCOPE."""
+CONTROLS = (
+    r"(?i)^(?:NegControl(?:Probe|Codeword)?_\S+|(?:Unassigned|Deprecated)Codeword_\d+|BLANK[_-]?\d+|antisense_\S+"
+    r"|Intergenic_?Region_\S+|GenomicControl\S*|NegPrb\d+|NegAdd\d+|Negative\d+|FalseCode\d+|SystemControl\d+)$"
+)
+"""Names that are not genes, as the makers document them: controls and codewords of Xenium, CosMx and MERSCOPE."""
 
 
 def spots_from_transcripts(

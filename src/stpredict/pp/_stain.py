@@ -10,7 +10,7 @@ from .. import _keys as keys
 from .._checks import slides as check_slides
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
-from .._slides.slides import pyramid
+from .._slides.levels import pyramid
 from . import elements
 from .stain_normalization import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from .._slides.slides import Level
+    from .._slides.levels import Level
 
     Float = NDArray[np.float64]
 

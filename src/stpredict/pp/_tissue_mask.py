@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
 
-    from .._slides.slides import Level
+    from .._slides.levels import Level
 
     Float = NDArray[np.float32]
     Mask = NDArray[np.bool_]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+IS_GENE = "is_gene"
+"""Column that says whether a transcript is of a gene, as Xenium writes it since version 2."""
 QUALITY = "qv"
 """Column with the quality of a transcript, as 10x writes it."""
 MAX_PENDING = 5_000_000
@@ -49,6 +51,8 @@ class TranscriptCounts:
     def add(self, part: pd.DataFrame, assign: Callable[[NDArray[np.float64]], NDArray[np.int64]]) -> None:
         """Count transcripts, one a row; ``assign`` gives the spot of each point ``(n, 2)``, -1 for none."""
         gene = self._columns(part[self.gene_key])
+        if self.controls is not None and IS_GENE in part:
+            gene = np.where(part[IS_GENE].to_numpy(bool), gene, -1)
         is_gene = gene >= 0
         good = np.ones(len(part), bool)
         if self.min_qv is not None and QUALITY in part:

@@ -13,7 +13,7 @@ from .._checks import slides as check_slides
 from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales
 from .._slides import checks as check_elements
-from .._slides.slides import affine_matrix, slide_images
+from .._slides.slides import affine_matrix, shared_system, slide_images
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -29,8 +29,11 @@ def find_image(sdata: SpatialData, image_key: str | None, coordinate_system: str
     names = [name for name, own in systems.items() if coordinate_system is None or coordinate_system in own]
     what = "image" if coordinate_system is None else f"image of coordinate system {coordinate_system!r}"
     image_key = check_slides.one_name(what, image_key, names, "image_key")
-    system = coordinate_system or min(systems[image_key])
-    check_elements.isotropic(axis_scales(np.linalg.inv(affine_matrix(sdata[image_key], system))), image_key, system)
+    used = [coordinate_system] if coordinate_system else sorted(systems[image_key])
+    scales = {system: axis_scales(np.linalg.inv(affine_matrix(sdata[image_key], system))) for system in used}
+    square = [system for system, (x, y) in scales.items() if abs(x / y - 1) <= check_slides.MAX_ANISOTROPY]
+    system = next(iter(square), used[0])
+    check_elements.isotropic(scales[system], image_key, system)
     return image_key
 
 
@@ -39,7 +42,7 @@ def affine_to_image(
 ) -> NDArray[np.float64]:
     """``(3, 3)`` matrix from coordinates ``(x, y)`` of an element, given as ``argument``, to pixels of an image.
 
-    Without a coordinate system it goes through any that both share.
+    Without a coordinate system it goes through any that both share; these must agree.
     """
     element, image = sdata[key], sdata.images[image_key]
     systems = set(get_transformation(element, get_all=True)) & set(get_transformation(image, get_all=True))
@@ -50,7 +53,8 @@ def affine_to_image(
             f"`spatialdata.transformations.set_transformation`, or give another element as `{argument}`."
         )
         raise ValueError(msg)
-    matrix: NDArray[np.float64] = np.linalg.inv(affine_matrix(image, shared[0])) @ affine_matrix(element, shared[0])
+    system = shared_system(sdata, key, image_key, shared)
+    matrix: NDArray[np.float64] = np.linalg.inv(affine_matrix(image, system)) @ affine_matrix(element, system)
     return matrix
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .._slides.slides import Level
+    from .._slides.levels import Level
 
     Float = NDArray[np.float64]
 

@@ -195,9 +195,9 @@ def _places(sdata: SpatialData, table_name: str, region: str) -> tuple[NDArray[n
     _, region_key, instance_key = get_table_keys(table)
     rows = np.flatnonzero((table.obs[region_key] == region).to_numpy())
     ids = table.obs[instance_key].to_numpy()[rows]
-    check_elements.instances_match(ids, shapes.index, region, table_name)
+    at = check_elements.match_instances(ids, shapes.index, region, table_name)
     centres = shapely.get_coordinates(shapely.centroid(shapes.geometry.to_numpy()))
-    return rows, centres[shapes.index.get_indexer(ids)]
+    return rows, centres[at]
 
 
 def _transformations(shapes: GeoDataFrame, matrix: NDArray[np.float64]) -> dict[str, Affine]:
