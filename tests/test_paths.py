@@ -40,6 +40,7 @@ READ = {
     ("datasets.hbc", "path"): lambda path, _: stp.datasets.hbc(path),
     ("datasets.hbc", "gene_map"): lambda path, _: stp.datasets.hbc(".", gene_map=path),
     ("tl.predict", "predictor"): lambda path, _: stp.tl.predict(slides(), path),
+    ("tl.impute", "predictor"): lambda path, _: stp.tl.impute(slides(), path, measured=["0"]),
     ("tl.super_resolve", "predictor"): lambda path, _: stp.tl.super_resolve(slides(), path),
     ("tl.predict_cohort", "predictor"): lambda path, png: stp.tl.predict_cohort([png], path, "out"),
     ("tl.predict_cohort", "paths"): None,  # one slide that is missing is in the summary: `test_cohort`
