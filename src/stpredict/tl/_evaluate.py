@@ -204,7 +204,8 @@ def summary(scores: pd.DataFrame, *, by: Literal["donor"] | None = None) -> pd.D
         return pd.DataFrame.from_dict(scores.attrs["summary"], orient="index")
     check_config.one_of("by", by, ("donor",))
     tables = {kind: pd.DataFrame.from_dict(rows, orient="index") for kind, rows in scores.attrs["donors"].items()}
-    return pd.concat(tables, names=["donor", "row"])
+    found: pd.DataFrame = pd.concat(tables, names=["donor", "row"])
+    return found
 
 
 def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnData, AnnData]:

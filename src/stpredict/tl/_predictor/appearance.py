@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..._train.data import read_pieces, reading_order
 from ..._train.shared import SharedSpots
-from ...models.contract import batch_features
+from ...models.contract import SpotModel, batch_features
 from ...pp.stain_normalization import Stain, StainNormalizer
 
 if TYPE_CHECKING:
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..._slides.slides import Slide
-    from ...models import SpotBatch, SpotModel
+    from ...models import SpotBatch
+    from ...pp.stain_normalization import StainMethod
     from .predictor import Predictor
     from .provenance import Provenance
 
@@ -40,7 +40,7 @@ MAX_SPOTS = 512
 """Most spots of a slide on which its features are measured."""
 MIN_SPREAD = 1e-6
 """Least standard deviation of a feature."""
-METHOD = "reinhard"
+METHOD: StainMethod = "reinhard"
 """The stain normalisation that can be shrunk: it matches means and standard deviations of colours."""
 
 
@@ -140,7 +140,7 @@ def _share_kept(squares: NDArray[np.float64], v: float, v_donors: float) -> NDAr
     return np.asarray(tau2 / (tau2 + v))
 
 
-class StandardizedModel(nn.Module):
+class StandardizedModel(SpotModel):
     """A model whose features are standardised by mean and spread of their slide first."""
 
     mean: Tensor
@@ -192,8 +192,9 @@ def recolor_spots(spots: SpotBatch, normalizers: Sequence[StainNormalizer | None
                 found[rows] = normalizer(found[rows])
         return torch.from_numpy(found).to(patches.device)
 
-    more = {"more": tuple(map(recolored, spots.more))} if isinstance(spots, SharedSpots) else {}
-    return replace(spots, patches=recolored(spots.patches), **more)
+    if isinstance(spots, SharedSpots):
+        spots = replace(spots, more=tuple(map(recolored, spots.more)))
+    return replace(spots, patches=recolored(spots.patches))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

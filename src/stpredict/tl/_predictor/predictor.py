@@ -72,7 +72,7 @@ class Member:
         self.network.eval()
         return torch.zeros(len(spots), 0) if found is None else found
 
-    def on_slides(self, moments: Sequence[Moments | None]) -> SpotModel | StandardizedModel:
+    def on_slides(self, moments: Sequence[Moments | None]) -> SpotModel:
         """The network as it predicts slides, whose numbers are positions in ``moments``."""
         if self.donors is None:
             return self.network

@@ -221,7 +221,7 @@ class MemberTrainer:
         moments = slide_moments(features, slide)
         of_donors = np.unique(slide.numpy()[: len(trained)][trained]).tolist()
         donors = DonorMoments.of(
-            [moments[i] for i in of_donors],  # type: ignore[misc]  # they have spots
+            [moments[i] for i in of_donors],
             [self.plan.slides[i].group for i in of_donors],
         )
         return standardize_by_slide(features, slide, donors, moments), donors
