@@ -76,7 +76,7 @@ def test_the_default_is_a_registered_ensemble_with_its_weights(sdata):
     known = stp.models.available().loc[stp.models.DEFAULT, "members"]
     options = {name: options[name] for name in options if name in known}
     predictor = fit(sdata, stp.models.DEFAULT, model_options=options)
-    assert " + ".join(f"{weight:g} {name}" for name, weight in predictor.models.items()) == known
+    assert " + ".join(f"{weight:.2g} {name}" for name, weight in predictor.models.items()) == known
     assert predictor.provenance.ensemble["weights_from"] == "registered"
 
 

@@ -81,6 +81,8 @@ def predict(
         Stain normalisation to the training slides: ``"reinhard"`` (mean and standard deviation of colours) or
         ``"macenko"`` (stain vectors and concentrations). The stain of a slide is the one that `stp.pp.stain` recorded,
         or is measured at its spots. Normalisation lowers errors if stains differ, and can raise them if they do not.
+        None leaves it to each model: `m2ost_tiny` normalises, shrunk by how much the training donors differ, and the
+        ridge regressions see colours as they were scanned.
     members
         Whether to write the prediction of each model of an ensemble into a layer of its own, named by the model.
     image_key
@@ -141,6 +143,8 @@ def predict(
 
     Notes
     -----
+    Models that normalise stain, or standardise features by slide, measure each slide first, on up to 512 of its spots.
+
     An interval covers the measured value of a new spot with a probability of at least ``coverage`` if the spot is
     exchangeable with those of the calibration. Spots of a new slide are exchangeable only on average over slides:
     ``"conformal"`` covers enough on average over slides, but may cover clearly less on one slide.
