@@ -125,7 +125,7 @@ def read_section(name, gene_map=None):
 
 def with_genes(sdata, genes):
     """The same object with some genes only."""
-    found = sd.SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes))
+    found = sd.SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes), attrs=dict(sdata.attrs))
     found["observed"] = sdata["observed"][:, genes].copy()
     return found
 
