@@ -92,8 +92,11 @@ MEANS = {
     },
     "statistics ridge, own slide + colour ridge": {"statistics ridge, own slide": 1, "colour ridge": 1},
     "the same, centred": {"statistics ridge, own slide, centred": 1, "colour ridge, centred": 1},
-    "**default**: network + statistics ridge, own slide + colour ridge": {
+    "network + statistics ridge, own slide + colour ridge, a third each": {
         "network, stain normalised": 1, "statistics ridge, own slide": 1, "colour ridge": 1,
+    },
+    "**default**: the same with 0.4, 0.4, 0.2": {
+        "network, stain normalised": 0.4, "statistics ridge, own slide": 0.4, "colour ridge": 0.2,
     },
 }  # fmt: skip
 """Weighted means of parts, computed from their predictions."""

@@ -112,7 +112,7 @@ DRAWINGS: dict[str, Drawing] = {
                 ("r", "ridge regression", "solved"),
                 ("q", "ridge regression", "solved"),
             ),
-            row(("m", "mean of the three", "frozen")),
+            row(("m", "0.4 × network + 0.4 × statistics + 0.2 × colour", "frozen")),
             row(("y", "5 principal components → genes", "output")),
         ],
         [("p", "i"), ("p", "s"), ("p", "c"), ("i", "n"), ("s", "z"), ("c", "k"), ("n", "l"), ("z", "r"), ("k", "q")]

@@ -194,7 +194,7 @@ _AS_SCANNED: Mapping[str, Mapping[str, Any]] = {
 ENSEMBLES: Mapping[str, Ensemble] = MappingProxyType(
     {
         "m2ost_two_ridges": Ensemble(
-            members=dict.fromkeys(("m2ost_tiny", "ridge_statistics", "ridge_color"), 1 / 3), citation=_M2OST
+            members={"m2ost_tiny": 0.4, "ridge_statistics": 0.4, "ridge_color": 0.2}, citation=_M2OST
         ),
         "m2ost_ridge": Ensemble(
             members={"m2ost_tiny": 0.3, "ridge_statistics": 0.7}, citation=_M2OST, options=_AS_SCANNED
