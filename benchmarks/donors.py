@@ -254,7 +254,7 @@ def page(lines, c5, seeds):
     """Format the results as a page."""
     r, share, overall = summarise(lines)
     order = overall["mean"].sort_values(ascending=False).index
-    settings = list(r.columns)
+    settings, letters = list(r.columns), list(share.columns)
     text = [
         "# The next donor", "",
         f"{datetime.now(UTC).date()}; CPU, threads: {torch.get_num_threads()}. Made by",
@@ -263,10 +263,10 @@ def page(lines, c5, seeds):
         "M2OST authors for her2st, else the 250 most dispersed of the training sections. Share: of the noise ceiling,",
         "mean of both directions, then of (a) to (d), each weighing the same; ± is the standard deviation over seeds.",
         "",
-        *(f"- ({letter}) {SETTINGS_TEXT[letter]}" for letter in "abcd"), "",
-        line(["row", "mean share", *(f"share {letter}" for letter in "abcd")]), "|---|" + "--:|" * 5,
+        *(f"- ({letter}) {SETTINGS_TEXT[letter]}" for letter in letters), "",
+        line(["row", "mean share", *(f"share {letter}" for letter in letters)]), "|---|" + "--:|" * (1 + len(letters)),
         *(
-            line([row, with_spread(overall.loc[row]), *(f"{share[letter][row]:.2f}" for letter in "abcd")])
+            line([row, with_spread(overall.loc[row]), *(f"{share[letter][row]:.2f}" for letter in letters)])
             for row in order
         ), "",
         "Correlations by setting:", "",
