@@ -86,21 +86,26 @@ MEANS = {
     "before: 0.3 network + 0.7 statistics ridge": {
         "network, as scanned": 0.3, "statistics ridge, training spots": 0.7,
     },
-    "network + statistics ridge, own slide": {"network, stain normalised": 1, "statistics ridge, own slide": 1},
     "both statistics ridges + colour ridge": {
         "statistics ridge, training spots": 1, "statistics ridge, own slide": 1, "colour ridge": 1,
     },
     "statistics ridge, own slide + colour ridge": {"statistics ridge, own slide": 1, "colour ridge": 1},
     "the same, centred": {"statistics ridge, own slide, centred": 1, "colour ridge, centred": 1},
-    "network + statistics ridge, own slide + colour ridge, a third each": {
-        "network, stain normalised": 1, "statistics ridge, own slide": 1, "colour ridge": 1,
+    "network, stain normalised + statistics ridge, own slide": {
+        "network, stain normalised": 1, "statistics ridge, own slide": 1,
     },
-    "**default**: the same with 0.4, 0.4, 0.2": {
+    "0.4 network, stain normalised + 0.4 statistics ridge, own slide + 0.2 colour ridge": {
         "network, stain normalised": 0.4, "statistics ridge, own slide": 0.4, "colour ridge": 0.2,
+    },
+    "0.4 network, stain normalised + 0.4 statistics ridge, training spots + 0.2 colour ridge": {
+        "network, stain normalised": 0.4, "statistics ridge, training spots": 0.4, "colour ridge": 0.2,
+    },
+    "**default**: network, stain normalised + statistics ridge, training spots": {
+        "network, stain normalised": 1, "statistics ridge, training spots": 1,
     },
 }  # fmt: skip
 """Weighted means of parts, computed from their predictions."""
-ON_C5 = ("colour ridge", "network, stain normalised", "statistics ridge, own slide")
+ON_C5 = ("colour ridge", "network, stain normalised", "statistics ridge, training spots")
 """Parts that are read on C5; means of them are shown."""
 
 

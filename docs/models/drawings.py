@@ -94,30 +94,15 @@ DRAWINGS: dict[str, Drawing] = {
         + [("h", "y")],
         ((3, 6, "× 4"),),
     ),
-    "m2ost_two_ridges": Drawing(
+    "m2ost_statistics": Drawing(
         [
             row(("p", "three patches of one spot: 1.5, 3 and 9 spot diameters", "input")),
-            row(
-                ("i", "stain of training", "frozen"),
-                ("s", "colour, texture,\n4 × 27 values", "frozen"),
-                ("c", "colour,\n4 × 6 values", "frozen"),
-            ),
-            row(
-                ("n", "M2OST, width 96,\n2 blocks", "trained"),
-                ("z", "mean and spread\nof the slide", "frozen"),
-                ("k", "as scanned", "frozen"),
-            ),
-            row(
-                ("l", "linear head", "trained"),
-                ("r", "ridge regression", "solved"),
-                ("q", "ridge regression", "solved"),
-            ),
-            row(("m", "0.4 × network + 0.4 × statistics + 0.2 × colour", "frozen")),
+            row(("i", "stain of training", "frozen"), ("s", "colour and texture,\n4 × 27 values", "frozen")),
+            row(("n", "M2OST, width 96,\n2 blocks", "trained"), ("r", "ridge regression,\nsolved first", "solved")),
+            row(("m", "mean of both", "frozen")),
             row(("y", "5 principal components → genes", "output")),
         ],
-        [("p", "i"), ("p", "s"), ("p", "c"), ("i", "n"), ("s", "z"), ("c", "k"), ("n", "l"), ("z", "r"), ("k", "q")]
-        + [(part, "m") for part in "lrq"]
-        + [("m", "y")],
+        [("p", "i"), ("p", "s"), ("i", "n"), ("s", "r"), ("n", "m"), ("r", "m"), ("m", "y")],
     ),
     "m2ort": Drawing(
         [

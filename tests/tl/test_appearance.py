@@ -99,7 +99,12 @@ def slides():
 def ridge(slides, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ridge") / "predictor"
     return stp.tl.fit(
-        slides, "ridge_statistics", shapes_key=["S0_spots", "S1_spots"], config={"progress": False}, save_dir=folder
+        slides,
+        "ridge_statistics",
+        shapes_key=["S0_spots", "S1_spots"],
+        config={"progress": False},
+        model_options={"standardize": "slide"},
+        save_dir=folder,
     )
 
 
@@ -122,10 +127,7 @@ def test_a_predictor_that_standardises_survives_saving(slides, ridge, tmp_path):
 
 
 def test_training_statistics_and_own_statistics_differ(slides, ridge):
-    plain = stp.tl.fit(
-        slides, "ridge_statistics", shapes_key=["S0_spots", "S1_spots"], config={"progress": False},
-        model_options={"standardize": "training"},
-    )  # fmt: skip
+    plain = stp.tl.fit(slides, "ridge_statistics", shapes_key=["S0_spots", "S1_spots"], config={"progress": False})
     assert plain.members[0].donors is None
     assert ridge.members[0].donors.n_donors == 2
     assert plain.hash != ridge.hash

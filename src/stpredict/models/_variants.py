@@ -136,12 +136,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
         "mean_profile": Variant(module="baselines", model="MeanProfile", citation=_BASELINE),
         "ridge_color": Variant(module="baselines", model="RidgeColor", citation=_BASELINE),
-        "ridge_statistics": Variant(
-            module="ridge_statistics",
-            model="RidgeStatistics",
-            citation=_BASELINE,
-            overrides={"standardize": "slide"},
-        ),
+        "ridge_statistics": Variant(module="ridge_statistics", model="RidgeStatistics", citation=_BASELINE),
         "knn_spatial": Variant(module="baselines", model="KNNSpatial", citation=_BASELINE),
         "triplex": Variant(
             module="triplex",
@@ -188,14 +183,10 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
     }
 )
-_AS_SCANNED: Mapping[str, Mapping[str, Any]] = {
-    "m2ost_tiny": {"stain": "none"}, "ridge_statistics": {"standardize": "training"}
-}  # fmt: skip
+_AS_SCANNED: Mapping[str, Mapping[str, Any]] = {"m2ost_tiny": {"stain": "none"}}
 ENSEMBLES: Mapping[str, Ensemble] = MappingProxyType(
     {
-        "m2ost_two_ridges": Ensemble(
-            members={"m2ost_tiny": 0.4, "ridge_statistics": 0.4, "ridge_color": 0.2}, citation=_M2OST
-        ),
+        "m2ost_statistics": Ensemble(members={"m2ost_tiny": 0.5, "ridge_statistics": 0.5}, citation=_M2OST),
         "m2ost_ridge": Ensemble(
             members={"m2ost_tiny": 0.3, "ridge_statistics": 0.7}, citation=_M2OST, options=_AS_SCANNED
         ),
@@ -206,5 +197,5 @@ ENSEMBLES: Mapping[str, Ensemble] = MappingProxyType(
         ),
     }
 )
-DEFAULT = "m2ost_two_ridges"
+DEFAULT = "m2ost_statistics"
 """The model of `stp.tl.fit` unless another is named."""
