@@ -90,7 +90,9 @@ MEANS = {
         "statistics ridge, training spots": 1, "statistics ridge, own slide": 1, "colour ridge": 1,
     },
     "statistics ridge, own slide + colour ridge": {"statistics ridge, own slide": 1, "colour ridge": 1},
-    "statistics ridge, own slide + colour ridge, both centred": {"statistics ridge, own slide, centred": 1, "colour ridge, centred": 1},
+    "statistics ridge, own slide + colour ridge, both centred": {
+        "statistics ridge, own slide, centred": 1, "colour ridge, centred": 1,
+    },
     "network, stain normalised + statistics ridge, own slide": {
         "network, stain normalised": 1, "statistics ridge, own slide": 1,
     },
