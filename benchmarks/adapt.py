@@ -31,8 +31,8 @@ from stpredict._train.data import read_spots
 from stpredict.metrics import pearson, rmse
 from stpredict.pp.normalization import normalize_slide
 from stpredict.tl._adaptation.imputation import krige_alone, krige_residuals
+from stpredict.tl._predictor.member import target_scale
 from stpredict.tl._predictor.ood import image_statistics
-from stpredict.tl._predictor.predictor import target_scale
 
 SIZES = (5, 10, 20, 50, 100)
 PLACES = ("random", "region")

@@ -39,7 +39,7 @@ from stpredict.metrics import pearson
 from stpredict.models import build, config
 from stpredict.models.registry import ensemble
 from stpredict.pp.targets import Targets
-from stpredict.tl._predictor.predictor import Member
+from stpredict.tl._predictor.member import Member
 from stpredict.tl._predictor.provenance import Provenance
 from stpredict.tl._training import checkpoint as _checkpoint
 from stpredict.tl._training.plan import drop_low_count_spots

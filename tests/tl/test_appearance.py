@@ -155,7 +155,7 @@ def darker(sdata, gain):
 def test_stain_of_a_new_slide_is_brought_to_that_of_training(slides, monkeypatch):
     monkeypatch.setattr(appearance_module, "SPOTS_PER_SAMPLE", 1)  # 36 spots are enough here
     predictor = stp.tl.fit(slides, "m2ost_tiny", shapes_key=["S0_spots", "S1_spots"], config=FAST)
-    fabric = stp.tl.PredictOptions(device="cpu").fabric()
+    fabric = stp.tl.PredictOptions(device="cpu").fabric
     dark = darker(slides, (1.5, 1.4, 1.6))
     slide = resolve(dark, Selection(shapes_key="S2_spots"))[0]
     appearance = measure_appearance(slide, predictor, fabric)

@@ -97,20 +97,11 @@ def color_ridge(features: Tensor, targets: Tensor, spots: SpotBatch) -> Ridge:
     return ridge
 
 
-class RidgeColor(SpotModel):
-    """Ridge regression on the colour of the patches."""
+class PatchRidge(SpotModel):
+    """Ridge regression on what ``encode`` returns; nothing else is learnt."""
 
     config: RidgeColorConfig
-
-    def __init__(self, config: RidgeColorConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.ridge = Ridge(N_MOMENTS * (len(config.fov_spots) + 1), config.n_outputs)
-
-    def encode(self, batch: SpotBatch) -> Tensor:
-        """Colour statistics ``(b, 6 * (s + 1))`` of the spot and of every field of view."""
-        check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
-        return window_colors(batch.patches, margin_px(self.config.size_px, 1 / self.config.fov_spots[0]))
+    ridge: Ridge
 
     def initialize_at(self, mean: Tensor) -> None:
         """Make the model predict one profile for every spot."""
@@ -124,6 +115,22 @@ class RidgeColor(SpotModel):
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)`` float32, in target space."""
         return self.ridge(batch_features(self, batch))
+
+
+class RidgeColor(PatchRidge):
+    """Ridge regression on the colour of the patches."""
+
+    config: RidgeColorConfig
+
+    def __init__(self, config: RidgeColorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.ridge = Ridge(N_MOMENTS * (len(config.fov_spots) + 1), config.n_outputs)
+
+    def encode(self, batch: SpotBatch) -> Tensor:
+        """Colour statistics ``(b, 6 * (s + 1))`` of the spot and of every field of view."""
+        check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
+        return window_colors(batch.patches, margin_px(self.config.size_px, 1 / self.config.fov_spots[0]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

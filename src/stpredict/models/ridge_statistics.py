@@ -8,45 +8,33 @@ Statistics are standardised over the training spots and clipped; the penalty is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from .._checks import models as check
-from ._closed_form import Ridge, gather_training_spots
-from .contract import SpotModel, batch_features
+from ._closed_form import Ridge
+from .baselines import PatchRidge, RidgeColorConfig
 from .image_statistics import N_STATISTICS, patch_statistics
-from .model_config import PatchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
     from .contract import SpotBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RidgeStatisticsConfig(PatchConfig):
-    """Shape of a ``RidgeStatistics``."""
+class RidgeStatisticsConfig(RidgeColorConfig):
+    """Shape of a ``RidgeStatistics``: that of a ``RidgeColor``, and where statistics are clipped."""
 
     clip: float | None = 3.0
     """Statistics are clipped at this many standard deviations from the training mean, unless None."""
-    penalty: float | None = None
-    """Weight of the squared coefficients, for standardised statistics; None chooses it by cross-validation over
-    groups."""
-    standardize: Literal["training", "slide"] = "training"
-    """Mean and spread by which features are standardised: those of the training spots, or those of each slide, shrunk
-    by how much the training donors differ."""
     fov_spots: tuple[float, ...] = (1.5, 3.0, 9.0)
-    size_px: int = 112
 
     def __post_init__(self) -> None:
-        check.field_values(self)
+        RidgeColorConfig.__post_init__(self)
         check.clip(self.clip)
-        check.penalty(self.penalty)
 
 
-class RidgeStatistics(SpotModel):
+class RidgeStatistics(PatchRidge):
     """Ridge regression on colour and texture statistics of the patches."""
 
     config: RidgeStatisticsConfig
@@ -60,16 +48,3 @@ class RidgeStatistics(SpotModel):
         """Statistics ``(b, 27 * (s + 1))`` of the spot and of every field of view."""
         check.patches(tuple(batch.patches.shape), len(self.config.fov_spots), self.config.size_px)
         return patch_statistics(batch.patches, 1 / self.config.fov_spots[0])
-
-    def initialize_at(self, mean: Tensor) -> None:
-        """Make the model predict one profile for every spot."""
-        self.ridge.constant(mean)
-
-    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
-        """Solve the regression; nothing else is learnt."""
-        spots = gather_training_spots(batches, partial(batch_features, self))
-        self.ridge.solve(spots, spots.features.shape[1], self.config.penalty)
-
-    def forward(self, batch: SpotBatch) -> Tensor:
-        """Predict ``(b, n_outputs)`` float32, in target space."""
-        return self.ridge(batch_features(self, batch))

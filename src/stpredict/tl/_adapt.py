@@ -12,8 +12,8 @@ from ._adaptation.measured import measured_rows, observed_expression, resolve_on
 from ._adaptation.whole_slide import predict_slide
 from ._inference.partitions import X
 from ._options import PredictOptions
-from ._predictor.predictor import target_scale
-from ._predictor.provenance import counts_record
+from ._predictor.member import target_scale
+from ._predictor.provenance import counts_record, selection_as_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,10 +135,9 @@ def adapt(
         layer=layer,
         um_per_px=um_per_px,
         features_key=features_key,
-        library_key=library_key or (trained.library_key if trained else None),
-        allow_fractional_counts=trained is not None and trained.fractional,
+        library_key=library_key,
     )
-    slide = resolve_one_slide(sdata, selection)
+    slide = resolve_one_slide(sdata, selection_as_trained(selection, trained))
     rows = measured_rows(slide, measured)
     if not len(rows):
         return replace(predictor)

@@ -20,7 +20,7 @@ from ._inference.partitions import read_positions
 from ._inference.plan import PredictionPlan
 from ._options import PredictOptions
 from ._predictor.conformal import Calibration
-from ._predictor.provenance import counts_record, slide_identities
+from ._predictor.provenance import counts_record, selection_as_trained, slide_identities
 from ._training.plan import drop_low_count_spots, slide_digest
 
 if TYPE_CHECKING:
@@ -135,10 +135,9 @@ def calibrate(
         group_key=group_key,
         um_per_px=um_per_px,
         features_key=features_key,
-        library_key=library_key or (trained.library_key if trained else None),
-        allow_fractional_counts=trained is not None and trained.fractional,
+        library_key=library_key,
     )
-    found = resolve(sdata, selection)
+    found = resolve(sdata, selection_as_trained(selection, trained))
     leaks = _check_unseen(found, predictor, allow_leakage=allow_leakage)
     slides = drop_low_count_spots(found, predictor.provenance.fit["min_library"])
     for slide in slides:

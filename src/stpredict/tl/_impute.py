@@ -21,8 +21,9 @@ from ._adaptation.whole_slide import predict_slide
 from ._inference.partitions import X
 from ._inference.record import prediction_record
 from ._options import PredictOptions
-from ._predictor.predictor import Predictor, target_scale
-from ._predictor.provenance import counts_record
+from ._predictor.member import target_scale
+from ._predictor.predictor import Predictor
+from ._predictor.provenance import counts_record, selection_as_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,10 +155,9 @@ def impute(
         layer=layer,
         um_per_px=um_per_px,
         features_key=features_key,
-        library_key=library_key or (trained.library_key if trained else None),
-        allow_fractional_counts=trained is not None and trained.fractional,
+        library_key=library_key,
     )
-    slide = resolve_one_slide(sdata, selection)
+    slide = resolve_one_slide(sdata, selection_as_trained(selection, trained))
     _check_overwritable(sdata, key_added)
     rows = measured_rows(slide, measured)
     if not len(rows):

@@ -71,9 +71,8 @@ class PredictionPlan:
             start + reading_order(slide, predictor.patches) for start, slide in zip(starts[:-1], slides, strict=True)
         ]
         normalizers = stain_normalizers(slides, predictor.provenance, options.stain) if options.stain else []
-        fabric = options.fabric()
         appearances = [
-            measure_appearance(slide, predictor, fabric, recolor=normalizers[i] if normalizers else None)
+            measure_appearance(slide, predictor, options.fabric, recolor=normalizers[i] if normalizers else None)
             for i, slide in enumerate(slides)
         ]
         return cls(

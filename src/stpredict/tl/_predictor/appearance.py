@@ -19,9 +19,10 @@ from ..._train.data import read_pieces, reading_order
 from ..._train.shared import SharedSpots
 from ...models.contract import SpotModel, batch_features
 from ...pp.stain_normalization import Stain, StainNormalizer
+from .stain import measured_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
@@ -146,14 +147,12 @@ class StandardizedModel(SpotModel):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, network: SpotModel, moments: Sequence[Moments]) -> None:
+    def __init__(self, network: SpotModel, donors: DonorMoments, moments: Sequence[Moments | None]) -> None:
         super().__init__()
         self.network, self.config = network, network.config
-        for name, values in (
-            ("mean", [each.mean for each in moments]),
-            ("spread", [np.exp(each.log_spread) for each in moments]),
-        ):
-            self.register_buffer(name, torch.from_numpy(np.stack(values)).float(), persistent=False)
+        mean, spread = _mean_and_spread(donors, moments)
+        self.register_buffer("mean", mean.float(), persistent=False)
+        self.register_buffer("spread", spread.float(), persistent=False)
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)``; ``batch.slide`` are positions in the list of moments."""
@@ -173,10 +172,15 @@ def standardize_by_slide(
     features: Tensor, slide: Tensor, donors: DonorMoments, moments: Sequence[Moments | None]
 ) -> Tensor:
     """``(n, d)`` features in units of the shrunk spread of their slide, from its shrunk mean."""
+    mean, spread = _mean_and_spread(donors, moments)
+    return ((features - mean[slide]) / spread[slide]).float()
+
+
+def _mean_and_spread(donors: DonorMoments, moments: Sequence[Moments | None]) -> tuple[Tensor, Tensor]:
+    """Mean and spread of each slide, ``(n_slides, d)`` float64, shrunk towards the donors."""
     shrunk = [donors.shrink(own) for own in moments]
-    mean, spread = np.stack([s.mean for s in shrunk]), np.exp(np.stack([s.log_spread for s in shrunk]))
-    rows = slide.numpy()
-    return torch.from_numpy(((features.numpy() - mean[rows]) / spread[rows]).astype(np.float32))
+    mean, log_spread = (np.stack([getattr(each, name) for each in shrunk]) for name in ("mean", "log_spread"))
+    return torch.from_numpy(mean), torch.from_numpy(np.exp(log_spread))
 
 
 def recolor_spots(spots: SpotBatch, normalizers: Sequence[StainNormalizer | None]) -> SpotBatch:
@@ -184,17 +188,19 @@ def recolor_spots(spots: SpotBatch, normalizers: Sequence[StainNormalizer | None
     if not any(normalizers):
         return spots
 
-    def recolored(patches: Tensor) -> Tensor:
+    slide = spots.slide.cpu().numpy()
+
+    def recolor_patches(patches: Tensor) -> Tensor:
         found = patches.cpu().numpy().copy()
-        for i, normalizer in enumerate(normalizers):
-            rows = np.flatnonzero(spots.slide.cpu().numpy() == i)
-            if normalizer is not None and len(rows):
+        for i in np.unique(slide):
+            normalizer, rows = normalizers[i], slide == i
+            if normalizer is not None:
                 found[rows] = normalizer(found[rows])
         return torch.from_numpy(found).to(patches.device)
 
     if isinstance(spots, SharedSpots):
-        spots = replace(spots, more=tuple(map(recolored, spots.more)))
-    return replace(spots, patches=recolored(spots.patches))
+        spots = replace(spots, more=tuple(map(recolor_patches, spots.more)))
+    return replace(spots, patches=recolor_patches(spots.patches))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -208,9 +214,12 @@ class SlideAppearance:
 
 
 def measure_appearance(
-    slide: Slide, predictor: Predictor, fabric: Fabric, *, recolor: StainNormalizer | None = None
+    slide: Slide, predictor: Predictor, make_fabric: Callable[[], Fabric], *, recolor: StainNormalizer | None = None
 ) -> SlideAppearance:
-    """Measure a slide; with ``recolor``, its patches have the stain of the training slides already."""
+    """Measure a slide; with ``recolor``, its patches have the stain of the training slides already.
+
+    A device is asked for only where features are computed: who plans a prediction may have none.
+    """
     wanted = [member.donors is not None for member in predictor.members]
     normalizes = recolor is None and any(member.normalizes_stain for member in predictor.members)
     n_spots = len(slide.xy_px)
@@ -230,6 +239,7 @@ def measure_appearance(
     if any(wanted):
         order = reading_order(slide, predictor.patches)
         rows = order[np.unique(np.linspace(0, n_spots - 1, min(n_spots, MAX_SPOTS)).round().astype(np.intp))]
+        fabric = make_fabric()
         found: list[list[Tensor]] = [[] for _ in wanted]
         for piece in read_pieces(slide, predictor.patches, rows=rows, recolor=recolor):
             for i, member in enumerate(predictor.members):
@@ -242,8 +252,6 @@ def measure_appearance(
 
 def shrunk_normalizer(slide: Slide, provenance: Provenance) -> StainNormalizer | None:
     """From the stain of a slide, shrunk towards the training donors, to that of training; None if it is unknown."""
-    from .stain import measured_stain
-
     found = measured_stain(slide)
     if provenance.stain is None or found is None:
         logger.warning(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
@@ -175,6 +175,14 @@ class Provenance(Mapping[str, Any]):
 def counts_record(provenance: Provenance) -> CountsRecord | None:
     """How the counts of training were read; None for predictors of versions that did not record it."""
     return None if provenance.counts is None else CountsRecord(**provenance.counts)
+
+
+def selection_as_trained(selection: Selection, trained: CountsRecord | None) -> Selection:
+    """A selection whose counts are read as those of training were, where it does not say otherwise."""
+    if trained is None:
+        return selection
+    library_key = selection.library_key or trained.library_key
+    return replace(selection, library_key=library_key, allow_fractional_counts=trained.fractional)
 
 
 def slide_identities(provenance: Provenance) -> dict[str, SlideIdentity]:

@@ -60,7 +60,7 @@ class SlideResolver:
         narrowest = min(patch.fov_um[0] for patch in self.predictor.patches)
         spacing = max(superpixels.step_px, narrowest / NODES_PER_FOV / slide.um_per_px)
         nodes, interpolation = interpolation_grid(superpixels.xy_px, spacing)
-        appearance = measure_appearance(slide, self.predictor, self.fabric)
+        appearance = measure_appearance(slide, self.predictor, lambda: self.fabric)
         at_nodes = self._predict(replace(slide, xy_px=nodes), appearance)
         features = window_features(replace(slide, xy_px=superpixels.xy_px), step_um, progress=self.progress)
         n_genes = at_nodes.shape[1]

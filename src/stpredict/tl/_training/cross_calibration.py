@@ -13,7 +13,7 @@ from ..._train.loop import tta_mean_std
 from ..._train.windows import context_batches
 from ...pp.targets import nonnegative
 from .._predictor.conformal import Calibration, residual_spread, std_over_models, weighted_mean
-from .._predictor.predictor import target_scale
+from .._predictor.member import target_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..._train.config import FitConfig
     from ...models import SpotBatch
-    from .._predictor.predictor import Member
+    from .._predictor.member import Member
     from .plan import ModelPlan, TrainingPlan
 
 BATCH_SIZE = 256

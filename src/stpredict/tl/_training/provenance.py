@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..._slides.identity import SlideIdentity
     from ..._slides.slides import Slide
     from ..._train.data import Fold
-    from .._predictor.predictor import Member
+    from .._predictor.member import Member
     from .._predictor.provenance import BestEpoch, ColorRange, SlideRecord
     from .plan import ModelPlan, TrainingPlan
 

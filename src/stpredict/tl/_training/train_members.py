@@ -24,8 +24,9 @@ from ...models.registry import config_fields
 from ...pp.normalization import gene_columns
 from ...pp.targets import Targets
 from .._predictor.appearance import DonorMoments, slide_moments, standardize_by_slide
+from .._predictor.member import Member
 from .._predictor.ood import ImageRange, image_statistics
-from .._predictor.predictor import Member, Predictor
+from .._predictor.predictor import Predictor
 from .._predictor.serialization import check_replaceable
 from .checkpoint import Checkpoint
 from .cross_calibration import cross_calibrate, mean_and_std
