@@ -1,5 +1,4 @@
 from ._precision import unit_pixels
-from ._weights import weights
 from .contract import FloatLinear, SpotBatch, SpotModel
 from .m2ost import M2OST, M2OSTConfig
 from .m2ost_reference import M2OSTReference, M2OSTReferenceConfig, from_released
@@ -26,5 +25,4 @@ __all__ = [
     "recipe",
     "register",
     "unit_pixels",
-    "weights",
 ]
