@@ -176,7 +176,7 @@ def read_csv(
         _check_size(path, MOST_CSV_BYTES, advice)
         if not path.read_text(encoding="utf-8").strip():
             return pd.DataFrame()
-        others = pd.read_csv(path, nrows=0).columns.difference(text)
+        others = pd.read_csv(path, nrows=0).columns.difference(list(text))
         missing = {name: [""] for name in others}  # a gene may be called NA
         table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=missing)
     for name in (*text, *numbers):
@@ -215,7 +215,7 @@ def _check_members(path: Path, members: zipfile.ZipFile, advice: str) -> None:
     for each in members.infolist():
         with members.open(each) as opened:
             read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, _, dtype = read_header[np.lib.format.read_magic(opened)](opened)  # type: ignore[index]
+            shape, _, dtype = read_header[np.lib.format.read_magic(opened)](opened)
             if opened.tell() + math.prod(shape) * dtype.itemsize != each.file_size:
                 raise DamagedFileError(path, each.filename, f"it has other bytes than the shape {shape} takes", advice)
 
