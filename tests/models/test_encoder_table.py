@@ -29,10 +29,10 @@ PUBLISHED = {  # width and millions of parameters
     "kaiko-l14": (1024, 304), "lunit-s8": (384, 21.7), "gpfm": (1024, 303), "phikon": (768, 86),
     "phikon-v2": (1024, 303), "midnight": (3072, 1135), "resnet50-hest": (1024, 8.5),
 }  # fmt: skip
-VIT = {"img_size": 28, "embed_dim": 16, "depth": 2, "num_heads": 2}
+VIT = {"img_size": 28, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 4.0}
 DINO = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SHRUNKEN = {  # fields of the options, width
-    "uni2-h": ({**VIT, "depth": 2}, 16),
+    "uni2-h": (VIT, 16),
     "virchow2": (VIT, 32),
     "h-optimus-0": (VIT, 16),
     "h0-mini": (VIT, 16),
@@ -88,6 +88,7 @@ def save_as_published(net, folder):
     return folder / "model.safetensors"
 
 
+@torch.no_grad()
 def slow_features(net, row, given):
     """Features of one patch after the other, pooled by loops."""
     mean, std = row.normalization
@@ -359,10 +360,10 @@ def test_models_take_lists(name, options, spots):
         options |= {"target_encoder": "test_efficientnet", "view_px": 32, "dim": 16}
     model = models.build(models.config(name, 4, options))
     some = spots(n=6, n_scales=len(model.config.fov_spots))
-    some.group = some.slide
+    some.group, some.features = some.slide, model.eval().encode(some)
     model.initialize_from(iter([some]))
-    assert model.eval()(some).shape == (6, 4)
-    assert model.encode(some).shape[-1] == (54 + 64) * (3 if name in ("encoder_ridge", "encoder_mlp") else 1)
+    assert model(some).shape == (6, 4)
+    assert some.features.shape[-1] == (54 + 64) * (3 if name in ("encoder_ridge", "encoder_mlp") else 1)
 
 
 def test_linear_probe_on_a_list_standardises_its_features(spots):
@@ -400,8 +401,10 @@ def test_a_predictor_needs_no_hub(shrunken, tmp_path, monkeypatch):
     path = save_as_published(network_of("midnight", shrunken["midnight"]), tmp_path / "midnight")
     sdata = stp.datasets.synthetic(n_slides=2, n_side=5)
     options = {"encoder": ["midnight", "statistics"], "weights": [str(path), "none"], "size_px": 28}
-    predictor = stp.tl.fit(sdata, "encoder_ridge", model_options=options, shapes_key=["S0_spots"], device="cpu",
-                           save_dir=tmp_path / "predictor")  # fmt: skip
+    predictor = stp.tl.fit(
+        sdata, "encoder_ridge", model_options=options, shapes_key=["S0_spots"], save_dir=tmp_path / "predictor",
+        config=stp.tl.FitConfig(accelerator="cpu", precision="32-true", progress=False),
+    )  # fmt: skip
     path.unlink()
 
     def refuse(*args, **options):
