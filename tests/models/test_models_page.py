@@ -78,3 +78,26 @@ def test_what_was_measured_is_on_the_pages():
     assert set(zoo.LABELS) == set(PAGES) - {"index"}
     for name in zoo.LABELS:
         assert zoo.with_block(PAGES[name], tables, name) == PAGES[name]
+
+
+def encoder_page():
+    """The module that writes the table of encoders."""
+    spec = spec_from_file_location("encoder_costs", DOCS / "howto" / "encoder_costs.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_table_of_encoders_is_what_the_package_says():
+    pytest.importorskip("timm")
+    script, known = encoder_page(), models.encoders()
+    shown = script.MARKED.search(script.PAGE.read_text(encoding="utf-8"))[0].removeprefix(script.HEAD)
+    lines = {re.match(r"\| `([^`]+)`", text)[1]: text for text in shown.splitlines(keepends=True)}
+    assert set(lines) == set(known.index)
+    costs = {}
+    for key, text in lines.items():
+        counted = text.split("|")[4].strip().replace(",", "")
+        costs[key] = float(counted) if counted else None
+        assert text == script.line(key, known.loc[key], costs[key])
+    for key in ("kaiko-s16", "resnet50-hest"):
+        assert costs[key] == round(script.gmacs(key))
