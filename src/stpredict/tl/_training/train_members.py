@@ -23,6 +23,7 @@ from ...models.model_config import uses_embeddings
 from ...models.registry import config_fields
 from ...pp.normalization import gene_columns
 from ...pp.targets import Targets
+from .._errors import warn_random_encoder
 from .._predictor.appearance import DonorMoments, slide_moments, standardize_by_slide
 from .._predictor.member import Member
 from .._predictor.ood import ImageRange, image_statistics
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from ..._slides.slides import Slide
     from ..._train.config import FitConfig
-    from ...models import ModelConfig, SpotBatch, SpotModel
+    from ...models import ModelConfig, SpotBatch
     from .checkpoint import Reporter
     from .plan import ModelPlan, TrainingPlan
     from .stacking import StackingFolds
@@ -194,7 +195,8 @@ class MemberTrainer:
         with seeded_rng(config.seed, -1):
             network = build(_network_config(plan, own, targets.n_outputs))
             pretrained = network.load_pretrained()
-        _warn_random_encoder(network)
+        if random := [part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random]:
+            warn_random_encoder(random)
         counts = _counts(plan) if network.needs_counts else None
         if plan.stacking is None or (model, member) not in self.features:
             self.features[model, member] = encoder_features(network, spots, fabric)
@@ -242,14 +244,6 @@ def _stack(trainer: MemberTrainer, folds: StackingFolds) -> NDArray[np.float64]:
             predicted[i][left_out] = np.mean(found, axis=0)
     scale = Targets.fit(plan.target, plan.genes, observed, plan.slide_index).scale
     return stacked_weights(predicted, observed, scale, plan.slide_index)
-
-
-def _warn_random_encoder(network: SpotModel) -> None:
-    if encoders := [part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random]:
-        warn(
-            f"The image encoder {quote(encoders)} is frozen and its weights are random, so its features are of little "
-            "use. Name weights (`weights='timm'`, or a file), or take `encoder='statistics'`."
-        )
 
 
 def _validation_spots(

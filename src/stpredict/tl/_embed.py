@@ -1,0 +1,183 @@
+"""Embed the image around every spot once, so that many models can be trained on the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import _keys as keys
+from .._geometry import PatchSpec
+from .._pixels import PATCH_VERSION
+from .._slides import checks as check_elements
+from .._slides.embeddings import EmbeddingRecord, check_destination, spot_table, write_embeddings
+from .._slides.slides import Selection, resolve
+from ..models import config as model_config
+from ..models.encoder import STATISTICS, TIMM, Encoder
+from ._errors import warn_random_encoder
+from ._inference.cluster import check_client
+from ._inference.compute import compute_missing
+from ._inference.embedding import EmbeddingTask
+from ._inference.partitions import X
+from ._inference.plan import PredictionPlan
+from ._inference.sinks import MemorySink, StoreSink
+from ._options import PredictOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    from distributed import Client
+    from spatialdata import SpatialData
+
+    from .._slides.slides import Slide
+
+LIKE = "encoder_ridge"
+"""The model whose fields of view are the default."""
+
+
+def embed(
+    sdata: SpatialData,
+    encoder: str = "uni2-h",
+    *,
+    weights: str | None = None,
+    fov_um: float | Sequence[float] | None = None,
+    size_px: int = 224,
+    key_added: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | Sequence[str] | None = None,
+    table_name: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    store: str | PathLike[str] | None = None,
+    client: Client | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> None:
+    """Embed the image around every spot with a pretrained encoder.
+
+    Functions that take ``features_key`` use the embeddings: `fit`, `predict`, `cross_validate`, `benchmark` and others.
+    However many models are trained, each patch is read and encoded once.
+
+    Parameters
+    ----------
+    sdata
+        The object; its slides may have measured expression or not.
+    encoder
+        Key that `stp.models.encoders` lists, a name of timm, or ``"statistics"`` (colour and texture, no weights).
+    weights
+        Where the weights come from, as in ``model_options`` of `fit`; by default those that belong to the encoder.
+    fov_um
+        Side of each field of view in µm, narrowest first; their features are put side by side. By default 1.5, 3 and 9
+        times the median spot diameter, as in `stp.models.config` of ``"encoder_ridge"``.
+    size_px
+        Side in pixels to which every patch is resampled before the encoder sees it.
+    key_added
+        Name of the matrix in ``obsm``; by default ``"X_"`` and the name of the encoder.
+    image_key
+        Image, or a mapping of spot elements to images, if there are several.
+    shapes_key
+        Elements that hold the spots; by default all that the table annotates.
+    table_name
+        Table that annotates the spots; by default ``"observed"``, or the only one, or none.
+    coordinate_system
+        Coordinate system shared by image and spots, if there are several.
+    um_per_px
+        Resolution in µm per pixel; by default the one that the object records.
+    store
+        Folder to which the embeddings are streamed in reading order, for tables that are too large for memory. The
+        matrix in ``obsm`` is then a dask array that reads from it. An existing store must be of the same embeddings:
+        partitions that are written are not computed again. When all are written, ``anndata.read_zarr`` can read the
+        store.
+    client
+        Client of a dask cluster whose workers compute the embeddings, each reading the image files by itself. The
+        result is the same. With ``store``, workers write into it themselves.
+    batch_size
+        Spots per forward pass; by default a number that suits the device. Halved if memory runs out, with the same
+        result.
+    device
+        ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+    precision
+        Lightning Fabric precision, or ``"auto"``.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Nothing. Writes ``obsm[key_added]`` of the table that annotates the spots, ``(n_spots, n_features)`` float32, the
+    features of all fields of view side by side, NaN for spots that were not embedded; and ``uns[key_added]``: encoder,
+    fields of view, version of the patches, slides. Without a table of the spots, writes one without genes,
+    ``"embeddings"``. Embeddings of slides that are not embedded again stay, if they were made in the same way.
+
+    Raises
+    ------
+    ValueError
+        If the encoder or its weights do not exist, ``obsm[key_added]`` was not written by this function, or it holds
+        embeddings of other slides that were made in another way.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
+    >>> stp.tl.embed(sdata, "statistics", size_px=32, progress=False)
+    >>> sdata["observed"].obsm["X_statistics"].shape
+    (48, 162)
+    >>> predictor = stp.tl.fit(sdata, "encoder_ridge", features_key="X_statistics", config={"progress": False})
+    >>> [record["encoders"][0]["encoder"] for record in predictor.provenance.features]
+    ['statistics']
+    """
+    options = PredictOptions(batch_size=batch_size, device=device, precision=precision)
+    selection = Selection(
+        image_key=image_key,
+        shapes_key=shapes_key,
+        table_name=table_name,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+    )
+    check_client(client)
+    check_elements.is_spatialdata(sdata)
+    slides = resolve(sdata, selection, needs_table=table_name is not None, needs_counts=False)
+    patch = PatchSpec(fov_um=_fields_of_view(fov_um, slides), size_px=size_px)
+    task = embedding_task(encoder, weights, patch, key_added or f"X_{encoder.replace('/', '_')}")
+    check_destination(slides, task.record)
+    plan = PredictionPlan.of_patches(slides, task.patches, options)
+    sink = MemorySink.of(plan, task) if store is None else StoreSink.create(store, plan, task)
+    compute_missing(sink, plan, task, client, verb="embed", progress=progress)
+    values = sink.values()
+    if isinstance(sink, StoreSink):
+        table = spot_table(slides)[sink.rows].copy()
+        table.obs[keys.AT_BORDER] = values[keys.AT_BORDER]
+        table.uns[task.record.key] = task.record.to_uns()
+        sink.finish(table)
+    write_embeddings(slides, values[X], sink.rows, task.record)
+
+
+def embedding_task(encoder: str, weights: str | None, patch: PatchSpec, key: str) -> EmbeddingTask:
+    """An encoder with its weights loaded, and the record of its embeddings."""
+    if weights is None:
+        weights = "none" if encoder == STATISTICS else TIMM
+    network = Encoder(encoder, weights, patch.size_px, frozen=True)
+    network.load()
+    if network.is_random:
+        warn_random_encoder([encoder])
+    record = EmbeddingRecord(
+        key=key,
+        n_features=len(patch.fov_um) * network.n_features,
+        origin="stpredict",
+        encoders=(network.record(),),
+        fov_um=patch.fov_um,
+        size_px=patch.size_px,
+        patch_version=PATCH_VERSION,
+    )
+    return EmbeddingTask(network, patch, record)
+
+
+def _fields_of_view(fov_um: float | Sequence[float] | None, slides: Sequence[Slide]) -> tuple[float, ...]:
+    """As given, or the default multiples of the median spot diameter."""
+    if fov_um is None:
+        diameter_um = float(np.median([slide.diameter_um for slide in slides]))
+        return tuple(round(fov * diameter_um, 6) for fov in model_config(LIKE, 1).fov_spots)
+    return tuple(fov_um) if isinstance(fov_um, Sequence) else (float(fov_um),)
