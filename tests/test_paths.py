@@ -60,6 +60,9 @@ WRITE = {
         slides(), slides(), "m2ost_tiny", save_dir=path, rounds=1, config={"progress": False, "n_epochs": 1}
     ),
     ("tl.predict", "store"): lambda path, _, predictor: stp.tl.predict(slides(), predictor, store=path, progress=False),
+    ("tl.embed", "store"): lambda path, *_: stp.tl.embed(
+        slides(), "statistics", fov_um=150, size_px=16, store=path, progress=False
+    ),
     ("tl.predict_cohort", "out_dir"): lambda path, png, predictor: stp.tl.predict_cohort(
         [png], predictor, path, um_per_px=4.0, progress=False
     ),

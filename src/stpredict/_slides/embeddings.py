@@ -100,8 +100,9 @@ class EmbeddingRecord:
 
     def difference(self, wanted: EmbeddingRecord) -> str | None:
         """How these embeddings differ from those that are wanted, in words; None if nothing known differs."""
-        if self.encoders and wanted.encoders and (found := _encoders_difference(self.encoders, wanted.encoders)):
-            return found
+        known = bool(self.encoders and wanted.encoders)
+        if known and self.names != wanted.names:
+            return f"their encoder is {quote(self.names)}, not {quote(wanted.names)}"
         if self.fov_um and wanted.fov_um and not _same_views(self.fov_um, wanted.fov_um):
             return f"their fields of view are {_views(self.fov_um)}, not {_views(wanted.fov_um)}"
         if self.size_px and wanted.size_px and self.size_px != wanted.size_px:
@@ -109,16 +110,15 @@ class EmbeddingRecord:
         versions = self.patch_version, wanted.patch_version
         if all(versions) and versions[0] != versions[1]:
             return f"their patches are of version {versions[0]}, not {versions[1]}"
+        if known and (found := _encoders_difference(self.encoders, wanted.encoders)):
+            return found
         if self.n_features != wanted.n_features:
             return f"they have {self.n_features} features, not {wanted.n_features}"
         return None
 
 
 def _encoders_difference(found: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> str | None:
-    """The first entry in which encoders differ, in words."""
-    names = [[str(each.get("encoder")) for each in some] for some in (found, wanted)]
-    if names[0] != names[1]:
-        return f"their encoder is {quote(names[0])}, not {quote(names[1])}"
+    """The first entry in which encoders of the same names differ, in words."""
     for own, other in zip(found, wanted, strict=True):
         for name in own:
             known = own[name] not in ("", None) and other.get(name) not in ("", None)
@@ -146,8 +146,10 @@ def check_same_embeddings(
     """Refuse embeddings of a slide that differ from those that are wanted; ``whose`` says which those are."""
     for own, other in zip(found, wanted, strict=False):
         if difference := own.difference(other):
-            fov_um = f", fov_um={tuple(round(side, 3) for side in other.fov_um)}" if other.fov_um else ""
-            how = f"`stp.tl.embed(sdata, {other.names[0]!r}{fov_um})`" if len(other.names) == 1 else "the same encoder"
+            how = "the same encoder"
+            if len(other.names) == 1 and other.fov_um:
+                fov_um = tuple(round(side, 3) for side in other.fov_um)
+                how = f"`stp.tl.embed(sdata, {other.names[0]!r}, fov_um={fov_um}, size_px={other.size_px})`"
             msg = (
                 f"obsm[{own.key!r}] of {slide!r} holds other embeddings than {whose}: {difference}. Embed its spots "
                 f"with {how}, or give the right matrix as `features_key`."

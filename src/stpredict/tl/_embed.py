@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 
 from .. import _keys as keys
 from .._geometry import PatchSpec
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from distributed import Client
+    from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from .._slides.slides import Slide
@@ -148,10 +151,7 @@ def embed(
     compute_missing(sink, plan, task, client, verb="embed", progress=progress)
     values = sink.values()
     if isinstance(sink, StoreSink):
-        table = spot_table(slides)[sink.rows].copy()
-        table.obs[keys.AT_BORDER] = values[keys.AT_BORDER]
-        table.uns[task.record.key] = task.record.to_uns()
-        sink.finish(table)
+        sink.finish(_stored_table(slides, values, sink.rows, task.record))
     write_embeddings(slides, values[X], sink.rows, task.record)
 
 
@@ -173,6 +173,20 @@ def embedding_task(encoder: str, weights: str | None, patch: PatchSpec, key: str
         patch_version=PATCH_VERSION,
     )
     return EmbeddingTask(network, patch, record)
+
+
+def _stored_table(
+    slides: Sequence[Slide], values: Mapping[str, Any], rows: NDArray[np.intp], record: EmbeddingRecord
+) -> ad.AnnData:
+    """The table that a store becomes: embeddings as X, in the order of the store."""
+    spots = spot_table(slides)
+    return ad.AnnData(
+        X=values[X],
+        obs=spots.obs.iloc[rows].assign(**{keys.AT_BORDER: values[keys.AT_BORDER]}),
+        var=pd.DataFrame(index=[str(i) for i in range(record.n_features)]),
+        obsm={keys.SPATIAL: spots.obsm[keys.SPATIAL][rows]},
+        uns={**spots.uns, record.key: record.to_uns()},
+    )
 
 
 def _fields_of_view(fov_um: float | Sequence[float] | None, slides: Sequence[Slide]) -> tuple[float, ...]:

@@ -193,7 +193,7 @@ def predict(
     task = PredictionTask(predictor)
     sink = MemorySink.of(plan, task) if store is None else StoreSink.create(store, plan, task)
     compute_missing(sink, plan, task, client, verb="predict", progress=progress)
-    values, record = sink.values(), prediction_record(predictor, plan.options)
+    values, record = sink.values(), prediction_record(predictor, plan.options, slides[0].features_record)
     for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
         colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
         normalized = options.stain is not None or any(member.normalizes_stain for member in predictor.members)
