@@ -13,7 +13,7 @@ from stpredict import pp
 from stpredict._slides.slides import Selection, resolve
 from stpredict._train.data import read_spots
 from stpredict.models.encoder import Encoder
-from stpredict.tl import FitConfig, PatchSpec, Predictor, benchmark, embed, fit, predict
+from stpredict.tl import Entry, FitConfig, PatchSpec, Predictor, benchmark, embed, fit, predict
 from stpredict.tl._inference import compute, sinks
 
 from .conftest import TESTED_ON, TRAINED_ON, copied
@@ -69,7 +69,7 @@ def test_default_fields_of_view_are_those_of_the_model(sdata, tmp_path):
 def test_a_store_is_resumed_and_is_an_anndata(sdata, tmp_path, monkeypatch):
     embed(sdata, "statistics", key_added="X_wanted", **SMALL, **QUIET)
     wanted = sdata["observed"].obsm["X_wanted"]
-    write, split, left = sinks.StoreSink.write, sinks.split_partitions, iter([None, None, KeyboardInterrupt])
+    split, left = sinks.split_partitions, iter([None, None, KeyboardInterrupt])
 
     def stopping(pieces, size):
         for values in split(pieces, size):
@@ -92,7 +92,6 @@ def test_a_store_is_resumed_and_is_an_anndata(sdata, tmp_path, monkeypatch):
         return compute_positions(plan, task, first, last)
 
     monkeypatch.setattr(compute, "compute_positions", noted)
-    assert write is sinks.StoreSink.write
     embed(sdata, "statistics", store=tmp_path / "store", **SMALL, **QUIET)
     assert computed == [(32, 75)]
     found = sdata["observed"].obsm["X_statistics"]
@@ -194,7 +193,7 @@ def test_embeddings_made_in_another_way_are_refused(sdata, tmp_path, case):
     embed(sdata, "statistics", **SMALL, **QUIET)
     predictor = fitted(sdata, tmp_path / "model", shapes_key=TRAINED_ON, features_key="X_statistics")
     embed(sdata, **{"encoder": "statistics", "key_added": "X_other", **SMALL, **changed}, **QUIET)
-    with pytest.raises(ValueError, match=f"than the predictor was trained on: .*{message}.*stp.tl.embed"):
+    with pytest.raises(ValueError, match=f"holds other embeddings than the predictor was trained on: .*{message}.*stp.tl.embed"):
         predict(sdata, predictor, shapes_key=TESTED_ON, features_key="X_other", **QUIET)
     other = copied(sdata)
     other["observed"].obsm["X_statistics"] = sdata["observed"].obsm["X_other"]
@@ -247,6 +246,12 @@ def test_what_is_not_ours_is_not_overwritten(sdata):
         embed(sdata, "statistics", **SMALL, **QUIET)
 
 
+def test_a_matrix_that_is_no_matrix_of_numbers_is_refused(sdata, tmp_path):
+    sdata["observed"].obsm["X_mine"] = np.zeros((75, 3, 2))
+    with pytest.raises(ValueError, match=r"is float64 of shape \(25, 3, 2\)\. Give a dense matrix \(n_spots, n_features\)"):
+        fitted(sdata, tmp_path / "model", features_key="X_mine")
+
+
 def test_nan_features_are_refused_where_they_arise(sdata, monkeypatch):
     monkeypatch.setattr(Encoder, "forward", lambda self, patches: torch.full((len(patches), 54), torch.nan))
     with pytest.raises(ValueError, match=r"gives NaN or infinite features at 25 spots of 'S\d_spots': .*precision"):
@@ -264,8 +269,6 @@ def test_ten_models_read_and_encode_each_patch_once(sdata, tmp_path, monkeypatch
     monkeypatch.setattr(Encoder, "forward", counted)
     embed(sdata, "statistics", batch_size=25, **SMALL, **QUIET)
     assert (sum(encoded), len(encoded)) == (2 * 75, 3)  # two fields of view of 75 spots, in three passes
-    from stpredict.tl import Entry
-
     models = {f"ridge {n}": Entry("encoder_ridge", options={**OPTIONS, "n_components": n}) for n in range(2, 12)}
     found = benchmark(sdata, models, features_key="X_statistics", save_dir=tmp_path, progress=False)
     assert len(found.failed) == 0

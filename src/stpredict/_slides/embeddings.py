@@ -189,7 +189,7 @@ def check_destination(slides: Sequence[Slide], record: EmbeddingRecord) -> None:
     if not is_record(table.uns.get(key)):
         msg = (
             f"`key_added` is {key!r}, which exists in `obsm` of table {table_name!r} and was not written by "
-            "`stp.tl.embed` or `stp.io.read_embeddings`, so it is not overwritten. Give another name."
+            "`stp.tl.embed`, so it is not overwritten. Give another name."
         )
         raise ValueError(msg)
     kept = _kept_rows(table, slides, key)

@@ -70,7 +70,7 @@ def embed(
     sdata
         The object; its slides may have measured expression or not.
     encoder
-        Key that `stp.models.encoders` lists, a name of timm, or ``"statistics"`` (colour and texture, no weights).
+        Key of an encoder, a name of timm, or ``"statistics"`` (colour and texture, no weights).
     weights
         Where the weights come from, as in ``model_options`` of `fit`; by default those that belong to the encoder.
     fov_um
