@@ -193,7 +193,9 @@ def test_embeddings_made_in_another_way_are_refused(sdata, tmp_path, case):
     embed(sdata, "statistics", **SMALL, **QUIET)
     predictor = fitted(sdata, tmp_path / "model", shapes_key=TRAINED_ON, features_key="X_statistics")
     embed(sdata, **{"encoder": "statistics", "key_added": "X_other", **SMALL, **changed}, **QUIET)
-    with pytest.raises(ValueError, match=f"holds other embeddings than the predictor was trained on: .*{message}.*stp.tl.embed"):
+    with pytest.raises(
+        ValueError, match=f"holds other embeddings than the predictor was trained on: .*{message}.*stp.tl.embed"
+    ):
         predict(sdata, predictor, shapes_key=TESTED_ON, features_key="X_other", **QUIET)
     other = copied(sdata)
     other["observed"].obsm["X_statistics"] = sdata["observed"].obsm["X_other"]
@@ -248,7 +250,9 @@ def test_what_is_not_ours_is_not_overwritten(sdata):
 
 def test_a_matrix_that_is_no_matrix_of_numbers_is_refused(sdata, tmp_path):
     sdata["observed"].obsm["X_mine"] = np.zeros((75, 3, 2))
-    with pytest.raises(ValueError, match=r"is float64 of shape \(25, 3, 2\)\. Give a dense matrix \(n_spots, n_features\)"):
+    with pytest.raises(
+        ValueError, match=r"is float64 of shape \(25, 3, 2\)\. Give a dense matrix \(n_spots, n_features\)"
+    ):
         fitted(sdata, tmp_path / "model", features_key="X_mine")
 
 
