@@ -250,9 +250,7 @@ def test_what_is_not_ours_is_not_overwritten(sdata):
 
 def test_a_matrix_that_is_no_matrix_of_numbers_is_refused(sdata, tmp_path):
     sdata["observed"].obsm["X_mine"] = np.zeros((75, 3, 2))
-    with pytest.raises(
-        ValueError, match=r"is float64 of shape \(25, 3, 2\)\. Give a dense matrix \(n_spots, n_features\)"
-    ):
+    with pytest.raises(ValueError, match=r"of shape \(25, 3, 2\)\. Give a dense matrix \(n_spots, n_features\)"):
         fitted(sdata, tmp_path / "model", features_key="X_mine")
 
 
