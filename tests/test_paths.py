@@ -35,6 +35,7 @@ READ = {
     ("io.read_st", "gene_map"): lambda path, png: stp.io.read_st(png, png, name="A", gene_map=path),
     ("io.read_st", "affine"): lambda path, png: stp.io.read_st(png, png, name="A", affine=path),
     ("io.from_anndata", "image"): lambda path, _: stp.io.from_anndata(cells(), path, name="A", diameter_um=55.0),
+    ("io.read_embeddings", "path"): lambda path, _: stp.io.read_embeddings(slides(), path, shapes_key="S0_spots"),
     ("io.read_wsi", "path"): lambda path, _: stp.io.read_wsi(path),
     ("datasets.cscc", "path"): lambda path, _: stp.datasets.cscc(path),
     ("datasets.hbc", "path"): lambda path, _: stp.datasets.hbc(path),

@@ -121,7 +121,8 @@ def test_a_store_of_other_patches_is_left_alone(stopped, sdata, predictor, monke
     with monkeypatch.context() as context:
         for module in ("plan", "sinks"):
             context.setattr(f"stpredict.tl._inference.{module}.PATCH_VERSION", 2)
-        with pytest.raises(FileExistsError, match=r"was computed from patches of version 1, .* of version 2"):
+        message = r"was computed from patches of version 1, .* of version 2, so it cannot be resumed"
+        with pytest.raises(FileExistsError, match=message):
             predict(sdata, predictor, store=stopped, **QUIET)
     attrs = zarr.open_group(stopped, mode="r+").attrs
     attrs["stpredict"] = {name: value for name, value in attrs["stpredict"].items() if name != "patch_version"}

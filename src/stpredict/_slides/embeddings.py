@@ -72,7 +72,8 @@ class EmbeddingRecord:
     @classmethod
     def of(cls, table: AnnData, key: str) -> EmbeddingRecord:
         """The record of a matrix in ``obsm``; of unknown origin if none was written."""
-        values, found = table.uns.get(key), cls(key=key, n_features=int(table.obsm[key].shape[1]))
+        values: Any = table.uns.get(key)
+        found = cls(key=key, n_features=int(table.obsm[key].shape[1]))
         if not is_record(values):
             return found
         return replace(
@@ -189,7 +190,7 @@ def check_destination(slides: Sequence[Slide], record: EmbeddingRecord) -> None:
     if not is_record(table.uns.get(key)):
         msg = (
             f"`key_added` is {key!r}, which exists in `obsm` of table {table_name!r} and was not written by "
-            "`stp.tl.embed`, so it is not overwritten. Give another name."
+            "`stp.tl.embed` or `stp.io.read_embeddings`, so it is not overwritten. Give another name."
         )
         raise ValueError(msg)
     kept = _kept_rows(table, slides, key)
@@ -272,7 +273,8 @@ def spot_table(slides: Sequence[Slide]) -> AnnData:
     if not obs.index.is_unique:  # indices repeat between elements
         obs.index = obs[keys.REGION] + "_" + obs.index
     obs[keys.REGION] = pd.Categorical(obs[keys.REGION])
-    adata = ad.AnnData(obs=obs, obsm={keys.SPATIAL: np.concatenate([slide.xy_px for slide in slides])})
+    adata = ad.AnnData(obs=obs)
+    adata.obsm[keys.SPATIAL] = np.concatenate([slide.xy_px for slide in slides])
     regions = [slide.shapes_key for slide in slides]
     table: AnnData = TableModel.parse(adata, region=regions, region_key=keys.REGION, instance_key=keys.SPOT_ID)
     return table

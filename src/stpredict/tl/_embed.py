@@ -180,13 +180,15 @@ def _stored_table(
 ) -> ad.AnnData:
     """The table that a store becomes: embeddings as X, in the order of the store."""
     spots = spot_table(slides)
-    return ad.AnnData(
+    obs: Any = spots.obs
+    table = ad.AnnData(
         X=values[X],
-        obs=spots.obs.iloc[rows].assign(**{keys.AT_BORDER: values[keys.AT_BORDER]}),
+        obs=obs.iloc[rows].assign(**{keys.AT_BORDER: values[keys.AT_BORDER]}),
         var=pd.DataFrame(index=[str(i) for i in range(record.n_features)]),
-        obsm={keys.SPATIAL: spots.obsm[keys.SPATIAL][rows]},
         uns={**spots.uns, record.key: record.to_uns()},
     )
+    table.obsm[keys.SPATIAL] = np.asarray(spots.obsm[keys.SPATIAL])[rows]
+    return table
 
 
 def _fields_of_view(fov_um: float | Sequence[float] | None, slides: Sequence[Slide]) -> tuple[float, ...]:

@@ -51,13 +51,21 @@ class ReadsPatches(Protocol):
 class SpotTask(ReadsPatches, Protocol):
     """What is computed for every spot: a prediction, or embeddings."""
 
-    function: str
-    """Public function that computes it, for messages."""
-    what: str
-    """What it is in a message, and what its columns are: ``"predictions"`` of ``"genes"``."""
-    columns_are: str
-    by: str
-    """What computes it, in a message: ``"predictor"``."""
+    @property
+    def function(self) -> str:
+        """Public function that computes it, for messages."""
+
+    @property
+    def what(self) -> str:
+        """What it is, for messages: ``"predictions"``."""
+
+    @property
+    def columns_are(self) -> str:
+        """What its columns are, for messages: ``"genes"``."""
+
+    @property
+    def by(self) -> str:
+        """What computes it, for messages: ``"predictor"``."""
 
     @property
     def hash(self) -> str:
