@@ -1,4 +1,4 @@
-"""``fit``, ``predict``, ``cohort``, ``evaluate`` and ``benchmark`` over stores and slide files on disk."""
+"""``fit``, ``predict``, ``embed``, ``cohort``, ``evaluate`` and ``benchmark`` over stores and slide files on disk."""
 
 from __future__ import annotations
 
@@ -76,6 +76,18 @@ def predict(options: argparse.Namespace) -> None:
     else:
         what = f"Layer {layer!r}"
     sys.stdout.write(f"{what}: {options.out}\n")
+
+
+def embed(options: argparse.Namespace) -> None:
+    """Embed the spots of a store and write the whole object."""
+    given, out = _arguments("embed", options), output_path(options.out, "--out")
+    check.new_store(out)
+    sdata = given["sdata"] = _read(options.sdata)
+    with ExitStack() as stack:
+        tl.embed(given.pop("sdata"), client=_client(options, stack), **given)
+    with atomic_folder(out) as part:
+        sdata.write(part)
+    sys.stdout.write(f"Embeddings in {options.out}\n")
 
 
 def cohort(options: argparse.Namespace) -> bool:
