@@ -118,7 +118,7 @@ def markdown(results):
         "# Embeddings computed once", "",
         f"{results['date']}; `python benchmarks/embeddings.py --weights FILE`. Each section is predicted from the",
         "others of its data set, which are of the same donor. Gene-wise Pearson correlation, mean over sections; of",
-        f"the multilayer perceptron mean ± standard deviation over {results['seeds']} seeds (the regression has none).", "",
+        f"the multilayer perceptron mean ± standard deviation over {results['seeds']} seeds.", "",
         "| embeddings | model | " + " | ".join(names) + " |", "|---|---|" + "--:|" * len(names),
     ]  # fmt: skip
     for key, title in KEYS.items():
