@@ -59,6 +59,26 @@ def test_a_model_on_embeddings_is_the_model_with_its_encoder(sdata, tmp_path):
     assert np.ptp(sdata["own"].X, axis=0).max() > 0.1
 
 
+def test_encoders_of_a_list_lie_side_by_side(sdata, tmp_path):
+    """As in a model that takes the list; the same encoders in another order are other embeddings."""
+    pytest.importorskip("timm")
+    names = ["statistics", "test_vit"]
+    with pytest.warns(UserWarning, match=r"The image encoder 'test_vit' is frozen and its weights are random"):
+        embed(sdata, names, weights="none", **SMALL, **QUIET)
+        embed(sdata, names[::-1], weights="none", key_added="X_turned", **SMALL, **QUIET)
+    table = sdata["observed"]
+    width = 54 + Encoder("test_vit", "none", 16, frozen=True).n_features
+    assert table.obsm["X_statistics+test_vit"].shape == (75, 2 * width)
+    found = table.obsm["X_statistics+test_vit"][rows_of(table, "S1_spots")]
+    for scale in range(2):
+        mine = by_hand(sdata, "S1_spots")[:, 54 * scale :][:, :54]
+        np.testing.assert_allclose(found[:, scale * width :][:, :54], mine, atol=1e-5)
+    predictor = fitted(sdata, tmp_path / "model", shapes_key=TRAINED_ON, features_key="X_statistics+test_vit")
+    assert [each["encoder"] for each in predictor.provenance.features[0]["encoders"]] == names
+    with pytest.raises(ValueError, match="encoder is 'test_vit', 'statistics', not 'statistics', 'test_vit'"):
+        predict(sdata, predictor, shapes_key=TESTED_ON, features_key="X_turned", **QUIET)
+
+
 def test_default_fields_of_view_are_those_of_the_model(sdata, tmp_path):
     embed(sdata, "statistics", size_px=16, **QUIET)
     predictor = fit(sdata, "encoder_ridge", config=CONFIG, features_key="X_statistics", save_dir=tmp_path / "model")

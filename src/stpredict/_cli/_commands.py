@@ -157,7 +157,7 @@ def _arguments(command: str, options: argparse.Namespace) -> dict[str, Any]:
         given["image_key"] = dict(each.split("=", 1) for each in images) if paired else images[0]
     if "genes" in given:
         given["genes"] = read_gene_list(user_path(given["genes"], "--genes"))
-    for name in ("model", "weights"):
+    for name in ("model", "weights", "encoder"):
         if len(given.get(name, ())) == 1:  # a name, or a word that says how weights are chosen
             given[name] = given[name][0]
     if "model_options" in given:

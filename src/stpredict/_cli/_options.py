@@ -206,8 +206,8 @@ EMBED = Command(
     ),
     arguments={
         "sdata": PREDICT.arguments["sdata"],
-        "encoder": Option("--encoder", "key of an encoder, name of timm, or statistics (default: uni2-h)"),
-        "weights": Option("--weights", "where its weights come from (default: those that belong to it)"),
+        "encoder": Option("--encoder", "key of an encoder, name of timm, or statistics; or several", MANY),
+        "weights": Option("--weights", "where its weights come from (default: those that belong to it)", MANY),
         "fov_um": Option(
             "--fov-um", "fields of view in micrometres (default: 1.5, 3 and 9 spots)", {"nargs": "+", "type": float}
         ),

@@ -148,9 +148,10 @@ def check_same_embeddings(
     for own, other in zip(found, wanted, strict=False):
         if difference := own.difference(other):
             how = "the same encoder"
-            if len(other.names) == 1 and other.fov_um:
+            if other.names and other.fov_um and other.size_px:
+                names = other.names[0] if len(other.names) == 1 else other.names
                 fov_um = tuple(round(side, 3) for side in other.fov_um)
-                how = f"`stp.tl.embed(sdata, {other.names[0]!r}, fov_um={fov_um}, size_px={other.size_px})`"
+                how = f"`stp.tl.embed(sdata, {names!r}, fov_um={fov_um}, size_px={other.size_px})`"
             msg = (
                 f"obsm[{own.key!r}] of {slide!r} holds other embeddings than {whose}: {difference}. Embed its spots "
                 f"with {how}, or give the right matrix as `features_key`."

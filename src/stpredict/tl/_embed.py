@@ -16,7 +16,8 @@ from .._slides import checks as check_elements
 from .._slides.embeddings import EmbeddingRecord, check_destination, spot_table, write_embeddings
 from .._slides.slides import Selection, resolve
 from ..models import config as model_config
-from ..models.encoder import STATISTICS, TIMM, Encoder
+from ..models.encoder import NO_WEIGHTS, TIMM, Encoder
+from ..models.encoder_table import STATISTICS, encoder_row
 from ._errors import warn_random_encoder
 from ._inference.cluster import check_client
 from ._inference.compute import compute_missing
@@ -36,15 +37,17 @@ if TYPE_CHECKING:
 
     from .._slides.slides import Slide
 
+HUB = "hub"
+"""Weights from the repository of an encoder."""
 LIKE = "encoder_ridge"
 """The model whose fields of view are the default."""
 
 
 def embed(
     sdata: SpatialData,
-    encoder: str = "uni2-h",
+    encoder: str | Sequence[str] = "uni2-h",
     *,
-    weights: str | None = None,
+    weights: str | Sequence[str] | None = None,
     fov_um: float | Sequence[float] | None = None,
     size_px: int = 224,
     key_added: str | None = None,
@@ -70,9 +73,12 @@ def embed(
     sdata
         The object; its slides may have measured expression or not.
     encoder
-        Key of an encoder, a name of timm, or ``"statistics"`` (colour and texture, no weights).
+        Key that `stp.models.encoders` lists, a name of timm, ``"statistics"`` (colour and texture, no weights), or a
+        list of them, whose features are put side by side.
     weights
-        Where the weights come from, as in ``model_options`` of `fit`; by default those that belong to the encoder.
+        Where the weights come from, one text for all encoders or one for each: ``"hub"``, ``"hub@REVISION"``,
+        ``"hub:OWNER/NAME"``, ``"local-dir:FOLDER"``, ``"timm"``, ``"none"`` (random), or the path of a checkpoint. By
+        default those that belong to the encoder.
     fov_um
         Side of each field of view in µm, narrowest first; their features are put side by side. By default 1.5, 3 and 9
         times the median spot diameter, as in `stp.models.config` of ``"encoder_ridge"``.
@@ -144,7 +150,8 @@ def embed(
     check_elements.is_spatialdata(sdata)
     slides = resolve(sdata, selection, needs_table=table_name is not None, needs_counts=False)
     patch = PatchSpec(fov_um=_fields_of_view(fov_um, slides), size_px=size_px)
-    task = embedding_task(encoder, weights, patch, key_added or f"X_{encoder.replace('/', '_')}")
+    names = [encoder] if isinstance(encoder, str) else list(encoder)
+    task = embedding_task(encoder, weights, patch, key_added or f"X_{'+'.join(map(str, names))}".replace("/", "_"))
     check_destination(slides, task.record)
     plan = PredictionPlan.of_patches(slides, task.patches, options)
     sink = MemorySink.of(plan, task) if store is None else StoreSink.create(store, plan, task)
@@ -155,24 +162,33 @@ def embed(
     write_embeddings(slides, values[X], sink.rows, task.record)
 
 
-def embedding_task(encoder: str, weights: str | None, patch: PatchSpec, key: str) -> EmbeddingTask:
-    """An encoder with its weights loaded, and the record of its embeddings."""
+def embedding_task(
+    encoder: str | Sequence[str], weights: str | Sequence[str] | None, patch: PatchSpec, key: str
+) -> EmbeddingTask:
+    """Encoders with their weights loaded, and the record of their embeddings."""
     if weights is None:
-        weights = "none" if encoder == STATISTICS else TIMM
+        weights = _own_weights(encoder) if isinstance(encoder, str) else [_own_weights(name) for name in encoder]
     network = Encoder(encoder, weights, patch.size_px, frozen=True)
     network.load()
-    if network.is_random:
-        warn_random_encoder([encoder])
+    if random := [part.name for part in network.parts if part.is_random]:
+        warn_random_encoder(random)
     record = EmbeddingRecord(
         key=key,
         n_features=len(patch.fov_um) * network.n_features,
         origin="stpredict",
-        encoders=(network.record(),),
+        encoders=tuple(part.record() for part in network.parts),
         fov_um=patch.fov_um,
         size_px=patch.size_px,
         patch_version=PATCH_VERSION,
     )
     return EmbeddingTask(network, patch, record)
+
+
+def _own_weights(name: str) -> str:
+    """Where the weights that belong to an encoder come from."""
+    if name == STATISTICS:
+        return NO_WEIGHTS
+    return TIMM if encoder_row(name) is None else HUB
 
 
 def _stored_table(
