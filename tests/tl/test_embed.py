@@ -11,6 +11,7 @@ from spatialdata import read_zarr
 
 from stpredict import pp
 from stpredict._slides.slides import Selection, resolve
+from stpredict._train import data
 from stpredict._train.data import read_spots
 from stpredict.models.encoder import Encoder
 from stpredict.tl import Entry, FitConfig, PatchSpec, Predictor, benchmark, embed, fit, predict
@@ -63,8 +64,10 @@ def test_encoders_of_a_list_lie_side_by_side(sdata, tmp_path):
     """As in a model that takes the list; the same encoders in another order are other embeddings."""
     pytest.importorskip("timm")
     names = ["statistics", "test_vit"]
-    with pytest.warns(UserWarning, match=r"The image encoder 'test_vit' is frozen and its weights are random"):
+    message = r"The image encoder 'test_vit' is frozen and its weights are random"
+    with pytest.warns(UserWarning, match=message):
         embed(sdata, names, weights="none", **SMALL, **QUIET)
+    with pytest.warns(UserWarning, match=message):
         embed(sdata, names[::-1], weights="none", key_added="X_turned", **SMALL, **QUIET)
     table = sdata["observed"]
     width = 54 + Encoder("test_vit", "none", 16, frozen=True).n_features
@@ -296,3 +299,28 @@ def test_ten_models_read_and_encode_each_patch_once(sdata, tmp_path, monkeypatch
     assert len(found.failed) == 0
     assert set(models) < set(found.runs["model"])
     assert (sum(encoded), len(encoded)) == (2 * 75, 3)
+
+
+def test_models_that_share_an_encoder_encode_each_patch_once(sdata, tmp_path, monkeypatch):
+    """In training; each of them alone gives the same."""
+    encoded, read, forward, read_all = [], [], Encoder.forward, data._read_all
+
+    def counted(self, patches):
+        encoded.append(len(patches))
+        return forward(self, patches)
+
+    def noted(slides, *arguments, **options):
+        read.append(sum(len(slide.xy_px) for slide in slides))
+        return read_all(slides, *arguments, **options)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
+    monkeypatch.setattr(data, "_read_all", noted)
+    models = ["encoder_ridge", "encoder_mlp"]
+    options = dict.fromkeys(models, OPTIONS)
+    config = FitConfig(**{**CONFIG.to_dict(), "n_epochs": 1, "validation": "none"})
+    both = fit(sdata, models, config=config, model_options=options, save_dir=tmp_path / "both")
+    assert (sum(encoded), read) == (2 * 75, [75])  # two fields of view
+    for member, name in zip(both.members, models, strict=True):
+        alone = fit(sdata, name, config=config, model_options=OPTIONS, save_dir=tmp_path / name)
+        torch.testing.assert_close(member.network.state_dict(), alone.members[0].network.state_dict())
+    assert sum(encoded) == 3 * 2 * 75

@@ -15,6 +15,7 @@ from .._pixels import PATCH_VERSION
 from .._slides import checks as check_elements
 from .._slides.embeddings import EmbeddingRecord, check_destination, spot_table, write_embeddings
 from .._slides.slides import Selection, resolve
+from .._train.loop import seeded_rng
 from ..models import config as model_config
 from ..models.encoder import NO_WEIGHTS, TIMM, Encoder
 from ..models.encoder_table import STATISTICS, encoder_row
@@ -168,7 +169,8 @@ def embedding_task(
     """Encoders with their weights loaded, and the record of their embeddings."""
     if weights is None:
         weights = _own_weights(encoder) if isinstance(encoder, str) else [_own_weights(name) for name in encoder]
-    network = Encoder(encoder, weights, patch.size_px, frozen=True)
+    with seeded_rng(0, -1):  # of random weights
+        network = Encoder(encoder, weights, patch.size_px, frozen=True)
     network.load()
     if random := [part.name for part in network.parts if part.is_random]:
         warn_random_encoder(random)
