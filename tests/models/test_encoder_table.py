@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 
 import huggingface_hub
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 import stpredict as stp
 from stpredict import models
 from stpredict.models import _encoder_networks, encoder_table
-from stpredict.models.encoder import Encoder, find_encoders
+from stpredict.models.encoder import Encoder, default_weights, find_encoders
 from stpredict.models.encoder_table import ENCODERS
 
 pytest.importorskip("timm")
@@ -312,6 +313,11 @@ def test_features_of_a_list_are_side_by_side(shrunken, tmp_path):
     assert [part.is_random for part in together.parts] == [False, False, True]
 
 
+def test_default_weights_are_the_published_ones():
+    names = ("uni2-h", "statistics", "test_vit")
+    assert default_weights(names) == ("hub", "none", "timm") == tuple(default_weights(name) for name in names)
+
+
 def test_lists_in_configurations():
     shape = models.config("encoder_ridge", 4, {"encoder": ["uni2-h", "statistics"], "weights": ["hub", "none"]})
     assert shape.encoder == ("uni2-h", "statistics")
@@ -395,6 +401,24 @@ def test_passes_shrink_when_memory_runs_out(shrunken, monkeypatch):
     monkeypatch.setattr(encoder.net, "forward", lambda pixels: torch.zeros(len(pixels), 5, 7))
     with pytest.raises(ValueError, match=r"'virchow2' returned the shape \(2, 14\); \(b, 32\) was expected"):
         encoder(patches(2))
+
+
+def test_precision_is_that_of_the_row_whatever_surrounds_it(shrunken, monkeypatch):
+    encoder = Encoder("uni2-h", "none", 28, frozen=True)
+    alone = encoder(patches())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(encoder(patches()), alone)
+    asked = []
+    monkeypatch.setattr(torch, "autocast", lambda device, **options: asked.append(options) or nullcontext())
+    for supported, key, expected in [
+        (True, "uni2-h", {"dtype": torch.bfloat16}),
+        (False, "uni2-h", {"enabled": False}),
+        (True, "virchow2", {"dtype": torch.float16}),
+        (True, "phikon", {"enabled": False}),
+    ]:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
+        with Encoder(key, "none", 32, frozen=True)._precision(torch.device("cuda")):
+            assert asked.pop() == expected
 
 
 def test_a_predictor_needs_no_hub(shrunken, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from .._checks import encoders as check
 from ._encoder_networks import Network, build_network, pool
 from ._encoder_weights import digest, is_on_hub, load_into, read_weights
 from ._precision import full_precision, unit_pixels
-from .encoder_table import STATISTICS
+from .encoder_table import STATISTICS, encoder_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +34,8 @@ AT_ONCE_ON_CPU = 32
 """Patches in a forward pass of a frozen network on a CPU, where larger batches are no faster."""
 AT_ONCE = 1024
 """Patches in the first forward pass of a frozen network on other devices; halved when memory runs out."""
+HUB = "hub"
+"""Weights of the encoder's own repository on the Hugging Face hub."""
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -239,6 +241,13 @@ class Encoder(nn.Module):
         if pixels.shape[-1] != self.input_px:
             pixels = F.interpolate(pixels, self.input_px, mode="bilinear", antialias=True, align_corners=False)
         return (pixels - self.mean) / self.std
+
+
+def default_weights(name: str | Sequence[str]) -> str | tuple[str, ...]:
+    """The published weights of an encoder, or of each of several: none for patch statistics."""
+    if not isinstance(name, str):
+        return tuple(str(default_weights(each)) for each in name)
+    return NO_WEIGHTS if name == STATISTICS else TIMM if encoder_row(name) is None else HUB
 
 
 def find_encoders(network: nn.Module) -> dict[str, Encoder]:
