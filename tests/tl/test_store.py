@@ -133,7 +133,9 @@ def test_a_folder_of_something_else_is_left_alone(sdata, predictor, tmp_path):
     place = tmp_path / "mine"
     place.mkdir()
     (place / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"mine' exists and was not written by `stp\.tl\.predict`"):
+    with pytest.raises(
+        FileExistsError, match=r"not written by `stp\.tl\.predict`, so it is kept\. Give another `store`"
+    ):
         predict(sdata, predictor, store=place, **QUIET)
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
 

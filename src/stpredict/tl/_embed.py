@@ -17,8 +17,7 @@ from .._slides.embeddings import EmbeddingRecord, check_destination, spot_table,
 from .._slides.slides import Selection, resolve
 from .._train.loop import seeded_rng
 from ..models import config as model_config
-from ..models.encoder import NO_WEIGHTS, TIMM, Encoder
-from ..models.encoder_table import STATISTICS, encoder_row
+from ..models.encoder import Encoder, default_weights
 from ._errors import warn_random_encoder
 from ._inference.cluster import check_client
 from ._inference.compute import compute_missing
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
     from .._slides.slides import Slide
 
-HUB = "hub"
-"""Weights from the repository of an encoder."""
 LIKE = "encoder_ridge"
 """The model whose fields of view are the default."""
 
@@ -168,7 +165,7 @@ def embedding_task(
 ) -> EmbeddingTask:
     """Encoders with their weights loaded, and the record of their embeddings."""
     if weights is None:
-        weights = _own_weights(encoder) if isinstance(encoder, str) else [_own_weights(name) for name in encoder]
+        weights = default_weights(encoder)
     with seeded_rng(0, -1):  # of random weights
         network = Encoder(encoder, weights, patch.size_px, frozen=True)
     network.load()
@@ -184,13 +181,6 @@ def embedding_task(
         patch_version=PATCH_VERSION,
     )
     return EmbeddingTask(network, patch, record)
-
-
-def _own_weights(name: str) -> str:
-    """Where the weights that belong to an encoder come from."""
-    if name == STATISTICS:
-        return NO_WEIGHTS
-    return TIMM if encoder_row(name) is None else HUB
 
 
 def _stored_table(
