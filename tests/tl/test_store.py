@@ -133,9 +133,7 @@ def test_a_folder_of_something_else_is_left_alone(sdata, predictor, tmp_path):
     place = tmp_path / "mine"
     place.mkdir()
     (place / "notes.txt").write_text("mine")
-    with pytest.raises(
-        FileExistsError, match=r"by `stp\.tl\.predict`, so it is kept\. Give another `store`"
-    ):
+    with pytest.raises(FileExistsError, match=r"by `stp\.tl\.predict`, so it is kept\. Give another `store`"):
         predict(sdata, predictor, store=place, **QUIET)
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
 
