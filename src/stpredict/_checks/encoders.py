@@ -50,9 +50,8 @@ def builds(name: str, why_not: str) -> None:
     """Refuse an encoder of the table that cannot be built."""
     if why_not:
         msg = (
-            f"The encoder {name!r} is not built here: {why_not}. Compute its features elsewhere, put them into `obsm` "
-            f"of the table, one row for each spot, and call `stp.tl.fit(sdata, 'encoder_ridge', features_key="
-            f"'X_{name}')`."
+            f"The encoder {name!r} is not built here: {why_not}. Compute its features elsewhere, read them with "
+            f"`stp.io.read_embeddings`, and call `stp.tl.fit(sdata, 'encoder_ridge', features_key='X_{name}')`."
         )
         raise ValueError(msg)
 

@@ -213,8 +213,8 @@ def encoders() -> pd.DataFrame:
     No weights are required, and this function downloads nothing. The rows are facts of published loaders, model cards
     and HEST-bench, read in June 2026; what was not read is ``"not verified"``. Read the licence on the page of the
     encoder before use. Encoders that need code of their own are not built (``loads`` is False): compute their features
-    elsewhere, put them into ``obsm``, and name them by ``features_key``. Besides these keys, ``encoder=`` takes any
-    model name of timm and ``"statistics"``.
+    elsewhere, read them with `stp.io.read_embeddings`, and name them by ``features_key``. Besides these keys,
+    ``encoder=`` takes any model name of timm and ``"statistics"``.
 
     Returns
     -------
