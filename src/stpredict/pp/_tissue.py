@@ -12,8 +12,8 @@ from .._checks import slides as check_slides
 from .._geometry import axis_scales
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
+from .._slides import elements
 from .._slides.levels import pyramid
-from . import elements
 from ._tissue_mask import MIN_AREA_UM2, MIN_HOLE_UM2, RESOLUTION_UM, found_polygons, mask_outlines, pieces
 
 if TYPE_CHECKING:

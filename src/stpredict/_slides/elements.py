@@ -12,8 +12,8 @@ from .. import _keys as keys
 from .._checks import slides as check_slides
 from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales
-from .._slides import checks as check_elements
-from .._slides.slides import affine_matrix, shared_system, slide_images
+from . import checks as check_elements
+from .placement import affine_matrix, shared_system, slide_images
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
