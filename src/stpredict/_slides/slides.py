@@ -23,6 +23,7 @@ from . import checks as check
 from .expression import array_coordinates, gene_counts, library_column, on_tissue, total_counts
 from .levels import Level, arrays, pyramid  # noqa: TC001  (a field of `Slide`)
 from .placement import affine_matrix, shared_system, slide_images
+from .regions import Regions, spots_in_regions  # noqa: TC001  (a field of `Selection`)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -111,6 +112,8 @@ class Selection:
     """Resolution in µm per pixel, if it is not recorded in the object."""
     in_px: bool = False
     """Whether to treat a pixel as 1 µm, in order to measure the resolution."""
+    regions: Regions | None = None
+    """Shapes elements with polygons in which spots must lie; a mapping also names the classes that count."""
 
 
 def resolve(
@@ -191,9 +194,11 @@ def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table:
 
 
 def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
-    """The element with the spots where no table names one: our own grid, or else what is not our own tissue."""
-    grids, tissue = (sdata.attrs.get(keys.ATTRS, {}).get(kind, {}) for kind in (keys.GRID, keys.TISSUE))
-    found = [name for name in names if name in grids] or [name for name in names if name not in tissue]
+    """The element with the spots where no table names one: our own grid, or else what is known to hold none."""
+    ours = sdata.attrs.get(keys.ATTRS, {})
+    others = {name for kind in (keys.TISSUE, keys.ANNOTATIONS, keys.QUALITY) for name in ours.get(kind, {})}
+    grids = [name for name in names if name in ours.get(keys.GRID, {})]
+    found = grids or [name for name in names if name not in others]
     if not found:
         msg = (
             f"No element holds spots; shapes and labels found: {quote(names)}. Lay spots over the slide with "
@@ -220,6 +225,10 @@ def _slide(
     element_to_px = to_px @ affine_matrix(element, system)
     spots = _spots(element)
     ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
+    if selection.regions is not None:
+        xy = spots.loc[ids, ["x", "y"]].to_numpy(np.float64)
+        inside = spots_in_regions(sdata, shapes_key, xy, selection.regions, selection.coordinate_system)
+        ids, rows = ids[inside], rows[inside]
     xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
     diameter_px = float(spots["diameter"].median()) * float(np.mean(axis_scales(element_to_px)))
     table = sdata.tables[table_name][rows] if table_name else None
@@ -294,6 +303,18 @@ def _instances(
     rows = np.flatnonzero((table.obs[attrs["region_key"]].astype(str) == shapes_key).to_numpy() & on_tissue(table))
     ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
     return index.to_numpy()[check.match_instances(ids, index, shapes_key, table_name)], rows
+
+
+def rows_in_regions(
+    sdata: SpatialData, table_name: str, shapes_keys: Sequence[str], regions: Regions
+) -> NDArray[np.bool_]:
+    """``(n_obs,)`` rows of a table whose spots, of some elements, lie in the regions."""
+    inside = np.zeros(sdata.tables[table_name].n_obs, bool)
+    for shapes_key in shapes_keys:
+        spots = _spots(sdata[shapes_key])
+        ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
+        inside[rows] = spots_in_regions(sdata, shapes_key, spots.loc[ids, ["x", "y"]].to_numpy(np.float64), regions)
+    return inside
 
 
 def _embeddings(table: AnnData | None, features_key: str | None, shapes_key: str) -> NDArray[np.float32] | None:

@@ -89,7 +89,8 @@ def read_wsi(
     Object with one multiscale image ``name``: ``(c, y, x)``, 8-bit RGB for nearly every slide, in pixels of the
     coordinate system ``name``. ``attrs["stpredict"]["um_per_px"]`` holds the resolution where it is known,
     ``attrs["stpredict"]["slide"][name]`` the metadata of the file: ``file``, ``backend``, ``vendor``,
-    ``objective_power`` and ``um_per_px`` along x and y.
+    ``objective_power`` and ``um_per_px`` along x and y; of NDPI also ``centre_offset_nm`` along x and y, from the
+    centre of the glass slide.
 
     Raises
     ------
@@ -278,6 +279,8 @@ def _attrs(path: Path, file: SlideFile, known: Resolution | None, name: str) -> 
         "objective_power": file.objective_power,
         keys.UM_PER_PX: None if file.um_per_px is None else list(file.um_per_px),
     }
+    if file.centre_offset_nm is not None:
+        metadata[keys.CENTRE_OFFSET] = list(file.centre_offset_nm)
     ours: dict[str, Any] = {keys.SLIDE: {name: metadata}}
     if known is not None:
         ours |= {keys.UM_PER_PX: {name: known.um_per_px}, keys.UM_PER_PX_FROM: {name: known.origin}}

@@ -51,6 +51,8 @@ class SlideFile:
     """How the picture is to be turned or mirrored, as the TIFF tag of that name says; 1 is as stored."""
     doubt: str | None = None
     """Why a resolution that the file states is not used."""
+    centre_offset_nm: tuple[float, float] | None = None
+    """Distance along x and y from the centre of the glass slide to that of the picture, which NDPI records."""
 
 
 class FileHandle:

@@ -12,7 +12,7 @@ from .._chunks import FileArray
 from .._rgb import to_rgb
 from . import _errors as check
 from ._wsi_levels import FileHandle, SlideFile
-from ._wsi_resolution import number, plausible_resolution
+from ._wsi_resolution import known_pair, number, plausible_resolution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+CENTRE_OFFSET: Final = ("hamamatsu.XOffsetFromSlideCentre", "hamamatsu.YOffsetFromSlideCentre")
 TILE_PX = 512
 """Side of what is read at once where the file does not state its tiles."""
 
@@ -82,6 +83,7 @@ def open_slide_file(path: Path) -> SlideFile:
         vendor=vendor,
         objective_power=number(power),
         backend="openslide",
+        centre_offset_nm=known_pair(*(metadata.get(name) for name in CENTRE_OFFSET)),
         factors=_dicom_factors(path, slide.level_dimensions) if vendor == "dicom" else (),
     )
 

@@ -51,6 +51,12 @@ def number(text: Any) -> float | None:
         return None
 
 
+def known_pair(x: Any, y: Any) -> tuple[float, float] | None:
+    """Two numbers in metadata; None unless both are known."""
+    first, second = number(x), number(y)
+    return None if first is None or second is None else (first, second)
+
+
 def resolution_from_ome_xml(xml: str, shape: Sequence[int], axes: str) -> tuple[PixelSize, str | None]:
     """From the OME-XML of an OME-TIFF, of the picture that has a shape; and why what it states is not used."""
     try:

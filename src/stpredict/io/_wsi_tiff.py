@@ -20,7 +20,7 @@ from .._chunks import FileArray, overlap
 from .._processes import is_worker
 from . import _errors as check
 from ._wsi_levels import FileHandle, SlideFile, block_means
-from ._wsi_resolution import number, plausible_resolution, resolution_from_ome_xml, resolution_from_tags
+from ._wsi_resolution import known_pair, number, plausible_resolution, resolution_from_ome_xml, resolution_from_tags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,8 @@ LARGE_STRIP_BYTES: Final = 1 << 24
 """Strips that are not compressed are read row by row if they are larger than this."""
 MAX_STRIP_BYTES: Final = 1 << 28
 """Compressed strips larger than this are decoded once into a temporary file, and not whenever a part is needed."""
+CENTRE_OFFSET_TAGS: Final = (65422, 65423)
+"""Tags of NDPI with the distance from the centre of the glass slide in nm, along x and y."""
 ROWS: Final = 64
 """Rows that are read at a time from large strips, at least."""
 AXES: Final = {"YXS", "SYX", "CYX", "YX"}
@@ -219,6 +221,7 @@ def open_slide_file(path: Path) -> SlideFile | str:
         for i, level in enumerate(series.levels):
             levels.append(TiffLevel(handle, largest[0], i, list(level.pages), levels[-1] if levels else None))
         orientation = int(series.keyframe.tags.valueof("Orientation", default=1))
+        metadata["centre_offset_nm"] = known_pair(*(series.keyframe.tags.valueof(tag) for tag in CENTRE_OFFSET_TAGS))
     except TIFFFILE_ERRORS as reason:
         return str(reason)
     n_bytes = path.stat().st_size
