@@ -304,8 +304,8 @@ def write_annotations(
     one_name("element with shapes", shapes_key, list(sdata.shapes), "shapes_key")
     frame = sdata.shapes[shapes_key]
     if image_key is None:
-        own = set(get_transformation(frame, get_all=True))
-        near = [name for name in slide_images(sdata) if own & set(get_transformation(sdata[name], get_all=True))]
+        systems = set(get_transformation(frame, get_all=True))
+        near = [name for name in slide_images(sdata) if systems & set(get_transformation(sdata[name], get_all=True))]
         image_key = near[0] if len(near) == 1 else None
     image_key = elements.find_image(sdata, image_key, coordinate_system)
     classes, colours = _classes(sdata, shapes_key, class_key, table_name)
