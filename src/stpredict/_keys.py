@@ -60,6 +60,7 @@ IMAGE_DISTANCE: Final = "image_distance"
 TOTAL_COUNTS: Final = "total_counts"
 IN_TISSUE: Final = "in_tissue"
 MEASURED: Final = "measured"
+IMAGE_QUALITY: Final = "image_quality"
 
 # layers
 CROSS_VALIDATED: Final = "cross_validated"

@@ -876,14 +876,21 @@ def test_orientation_is_applied_if_asked_for(tmp_path, tag, kind):
 
 def test_pictures_of_one_size_are_not_guessed_among(tmp_path, pixels):
     path = write.several(tmp_path / "a.tif", [pixels, pixels.transpose(1, 0, 2)])
-    with pytest.raises(ValueError, match=r"'a\.tif' holds 2 pictures of 421 x 310 px: numbers 0, 1\..*export one"):
+    with pytest.raises(ValueError, match=r"'a\.tif' holds 2 pictures of 421 x 310 px: numbers 0, 1\..*as `picture` to"):
         read_wsi(path)
+    for number, expected in enumerate([pixels, pixels.transpose(1, 0, 2)]):
+        found = np.asarray(read_wsi(path, picture=number)["a"]["scale0"]["image"])
+        np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+    with pytest.raises(ValueError, match=r"`picture` is 2; 'a.tif' holds 2 pictures, numbered from 0"):
+        read_wsi(path, picture=2)
     folder = tmp_path / "b.zarr"
     root = zarr.open_group(folder, mode="w", zarr_format=2)
     root.attrs["bioformats2raw.layout"] = 3
     for name, picture in (("0", pixels[:50, :50]), ("1", pixels)):
         write.ome_zarr(folder / name, [picture])
     assert read_wsi(folder)["b"]["scale0"]["image"].shape == (3, 310, 421)
+    with pytest.raises(ValueError, match=r"`picture` is 1, but 'b.zarr' is no TIFF file .* Leave out `picture`"):
+        read_wsi(folder, picture=1)
     write.ome_zarr(folder / "2", [pixels])
     with pytest.raises(ValueError, match=r"several images of one size: '1', '2'\. Give the folder of one, such as"):
         read_wsi(folder)

@@ -23,6 +23,7 @@ from . import checks as check
 from .expression import array_coordinates, gene_counts, library_column, on_tissue, total_counts
 from .levels import Level, arrays, pyramid  # noqa: TC001  (a field of `Slide`)
 from .placement import affine_matrix, shared_system, slide_images
+from .quality import quality_flags
 from .regions import Regions, spots_in_regions  # noqa: TC001  (a field of `Selection`)
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Slide:
     """Whether counts need not be whole numbers."""
     array_xy: NDArray[np.float64] | None = None
     """``(n, 2)`` column and row in the array, if the table has them."""
+    image_quality: NDArray[np.object_] | None = None
+    """``(n,)`` flags of `pp.quality`, None beyond its windows; None if it was not called."""
     features: NDArray[np.float32] | None
     """``(n, d)`` embeddings in the table, if ``features_key`` is given."""
     group: str
@@ -253,6 +256,7 @@ def _slide(
         total_counts=None if table is None else total_counts(table),
         allow_fractional_counts=selection.allow_fractional_counts,
         array_xy=array_xy,
+        image_quality=quality_flags(sdata, image_key, xy_px),
         features=_embeddings(table, selection.features_key, shapes_key),
         group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
         source=sdata,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+FEATURE_TYPE: Final = 2
+"""Column of ``features.tsv`` that says what a feature is: a gene, an antibody, a control."""
 GenesIn = Literal["rows", "columns"]
 
 
@@ -155,23 +157,28 @@ def _read_matrix_market(path: Path, genes_in: GenesIn | None) -> tuple[list[str]
             "there, or give counts as a table with names to `stp.io.read_st`."
         )
         raise FileNotFoundError(msg)
-    spots, genes = _first_column(spot_file), _first_column(gene_file)
+    spots, features = _column(spot_file, 0), _column(gene_file, 0)
     matrix = _read_coordinates(path)
-    if matrix.shape not in {(len(genes), len(spots)), (len(spots), len(genes))}:
+    if matrix.shape not in {(len(features), len(spots)), (len(spots), len(features))}:
         msg = (
             f"Matrix '{path.name}' is {matrix.shape[0]} x {matrix.shape[1]}, but its companion files name {len(spots)} "
-            f"spots and {len(genes)} genes. Check that the three files belong together and are whole."
+            f"spots and {len(features)} genes. Check that the three files belong together and are whole."
         )
         raise ValueError(msg)
-    square = len(spots) == len(genes)
+    square = len(spots) == len(features)
     if genes_in is None and square:
         msg = (
             f"Matrix '{path.name}' has {len(spots)} rows and {len(spots)} columns, so its shape does not say which are "
             "genes. Give `genes_in='rows'` (as Cell Ranger writes it) or `genes_in='columns'`."
         )
         raise ValueError(msg)
-    genes_in_rows = genes_in == "rows" if square else matrix.shape[0] == len(genes)
-    return spots, genes, sparse.csr_matrix(matrix.T if genes_in_rows else matrix, dtype=np.float32)
+    genes_in_rows = genes_in == "rows" if square else matrix.shape[0] == len(features)
+    counts = sparse.csr_matrix(matrix.T if genes_in_rows else matrix, dtype=np.float32)
+    kinds = np.array(_column(gene_file, FEATURE_TYPE))
+    if len(kinds) < len(features):  # two columns: before Cell Ranger 3
+        return spots, features, counts
+    kept = check.genes_among(kinds, path)
+    return spots, [name for name, is_gene in zip(features, kept, strict=True) if is_gene], counts[:, kept]
 
 
 def _companion(path: Path, stem: str, kinds: Sequence[str]) -> Path | None:
@@ -180,9 +187,11 @@ def _companion(path: Path, stem: str, kinds: Sequence[str]) -> Path | None:
     return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
 
 
-def _first_column(path: Path | None) -> list[str]:
+def _column(path: Path | None, number: int) -> list[str]:
+    """A column of a file that names an axis, of the lines that have it."""
     lines = [] if path is None else read_text(path, "names of an axis").splitlines()
-    return [split_fields(line, "\t")[0] for line in lines if line.strip()]
+    rows = [split_fields(line, "\t") for line in lines if line.strip()]
+    return [row[number] for row in rows if len(row) > number]
 
 
 def _read_coordinates(path: Path) -> sparse.coo_matrix:

@@ -6,12 +6,17 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+
+from .. import _keys as keys
 from .._checks.slides import quote
 from .._checks.training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 WHERE_FULL_IMAGE = (
     "From 10x Genomics' page of the data set fetch 'Input image (TIFF)' or 'Microscope image'; of your own sample take "
@@ -118,6 +123,18 @@ def require_unique_spots(names: Sequence[str], path: Path) -> None:
     if twice:
         msg = f"'{path.name}' holds more than one row for array position {quote(twice)}. Keep one row per spot."
         raise ValueError(msg)
+
+
+def genes_among(kinds: NDArray[np.str_], path: Path) -> NDArray[np.bool_]:
+    """Which features are genes; refuse a matrix without any."""
+    found: NDArray[np.bool_] = np.asarray(kinds == keys.GENE_EXPRESSION)
+    if not found.any():
+        msg = (
+            f"The matrix of counts '{path.name}' holds no feature of type {keys.GENE_EXPRESSION!r} (found: "
+            f"{quote(np.unique(kinds).tolist())}). Give another matrix; readers of platforms take `all_features=True`."
+        )
+        raise ValueError(msg)
+    return found
 
 
 def not_one_plane(path: Path, axes: Sequence[str], shape: Sequence[int]) -> NoReturn:

@@ -111,7 +111,7 @@ def read_st(
     >>> import stpredict as stp
     >>> sdata = stp.io.read_st("A1.jpg", "A1.tsv.gz", "A1_selection.tsv", name="A1")  # doctest: +SKIP
     """
-    pixels = read_image(user_path(image, "image"))
+    pixels = read_image(user_path(image, "image"), warn_orientation=True)
     size = (pixels.shape[2], pixels.shape[1])
     options = SectionOptions(
         genes_in=genes_in,

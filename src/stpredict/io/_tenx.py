@@ -61,7 +61,7 @@ def read_matrix(path: Path, *, all_features: bool) -> AnnData:
     kinds = np.asarray(var.get(keys.FEATURE_TYPES, [keys.GENE_EXPRESSION] * len(names)), str)
     if factor != 1:
         counts = counts @ sparse.diags(np.where(kinds == PROTEIN, 1 / factor, 1).astype(np.float32))
-    kept = np.ones(len(names), bool) if all_features else _is_gene(kinds, path)
+    kept = np.ones(len(names), bool) if all_features else check.genes_among(kinds, path)
     var = var[kept].set_axis(make_index_unique(pd.Index(names, dtype=str)[kept]))
     obs = pd.DataFrame(index=pd.Index(barcodes, dtype=str))
     return AnnData(sparse.csr_matrix(counts if kept.all() else counts[:, kept]), obs=obs, var=var)
@@ -83,18 +83,6 @@ def _matrix_group(file: Any, path: Path) -> Any:
 def _texts(values: Any) -> list[str]:
     """Texts of an HDF5 array, which holds bytes."""
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values[:].tolist()]
-
-
-def _is_gene(kinds: NDArray[np.str_], path: Path) -> NDArray[np.bool_]:
-    """Which features are genes; there must be some."""
-    found = np.asarray(kinds == keys.GENE_EXPRESSION)
-    if not found.any():
-        msg = (
-            f"The matrix of counts '{path.name}' holds no feature of type {keys.GENE_EXPRESSION!r} (found: "
-            f"{quote(np.unique(kinds).tolist())}). Give another matrix, or `all_features=True`."
-        )
-        raise ValueError(msg)
-    return found
 
 
 def _open_binary(path: Path, what: str, signature: bytes, open_file: Any) -> Any:

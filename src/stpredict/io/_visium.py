@@ -126,7 +126,7 @@ def read_visium(
     counts = read_matrix(matrix, all_features=all_features)
     table, xy = spots_on_tissue(counts, read_positions(positions), positions[0])
     spots = spots_in_array(table, xy, float(factors["spot_diameter_fullres"]))
-    square_lattice(VISIUM, spots, folder.name)
+    square_lattice(VISIUM, spots, folder.name, um_per_px)
     stated = None if um_per_px is None else Resolution(um_per_px=um_per_px, origin="argument")
     known = reconcile_resolution(stated, resolutions_from_spots(VISIUM, spots), folder.name)
     pictures = find_overviews([spatial])

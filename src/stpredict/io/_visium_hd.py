@@ -118,7 +118,7 @@ def read_visium_hd(
     name = platforms.sample_name(folder, name)
     places = _bin_folders(folder, sides) if sides else []
     asked = zip(places, sides, strict=True)
-    parts = [_read_bins(place, side, name, all_features=all_features) for place, side in asked]
+    parts = [_read_bins(place, side, name, um_per_px, all_features=all_features) for place, side in asked]
     if cells:
         parts.append(read_cells(folder, all_features=all_features))
     image_path = platforms.find_full_image(folder, image)
@@ -169,7 +169,7 @@ def _bin_folders(folder: Path, sides: Sequence[int]) -> list[Path]:
     return [bins / f"square_{side:03}um" for side in sides]
 
 
-def _read_bins(place: Path, side_um: int, name: str, *, all_features: bool) -> Part:
+def _read_bins(place: Path, side_um: int, name: str, um_per_px: float | None, *, all_features: bool) -> Part:
     """Bins on tissue, of one size."""
     spatial = place / "spatial"
     matrix = platforms.find_file(place, MATRIX_FILES, "matrix of counts")
@@ -179,7 +179,7 @@ def _read_bins(place: Path, side_um: int, name: str, *, all_features: bool) -> P
     counts = read_matrix(matrix, all_features=all_features)
     table, xy = spots_on_tissue(counts, read_positions(positions), positions[0])
     spots = spots_in_array(table, xy, side_um / float(factors["microns_per_pixel"]))
-    square_lattice(bins_of(side_um), spots, name)
+    square_lattice(bins_of(side_um), spots, name, um_per_px)
     return Part(
         name=f"square_{side_um:03}um",
         table=table,

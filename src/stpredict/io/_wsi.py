@@ -32,7 +32,7 @@ from .._resolution import Resolution, compare_resolutions, resolution_from_pixel
 from . import _errors as check
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
 from ._wsi_levels import SlideFile, block_size_px, consistent_levels, with_coarse_levels
-from .images import CHUNKS, no_pixel_limit, pyramid, read_image
+from .images import CHUNKS, no_pixel_limit, pyramid, read_image, stored_orientation
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -44,8 +44,6 @@ FORMATS: Final = "SVS, NDPI, MRXS, SCN, tiled TIFF, OME-TIFF, DICOM, PNG, JPEG a
 BACKENDS: Final = ("auto", "tiffslide", "openslide")
 TIFF_SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PICTURE_SIGNATURES: Final = (b"\x89PNG", b"\xff\xd8\xff")
-ORIENTATION_TAG: Final = 274
-"""Tag of TIFF and EXIF that says how a picture is to be turned."""
 MAX_PICTURE_PX: Final = 1 << 29
 """Largest PNG or JPEG: it is decoded as a whole, with 1.6 GB for the pixels and as much again while it is read."""
 
@@ -57,6 +55,7 @@ def read_wsi(
     um_per_px: float | None = None,
     backend: Literal["auto", "tiffslide", "openslide"] = "auto",
     orientation: Literal["ignore", "apply"] = "ignore",
+    picture: int | None = None,
     to_zarr: str | PathLike[str] | None = None,
 ) -> SpatialData:
     """Read a slide without measurements: a lazy multiscale image over the pyramid of the file.
@@ -80,6 +79,8 @@ def read_wsi(
         What to do if the file says that its picture is to be turned or mirrored (tag 274 of TIFF and EXIF).
         ``"ignore"`` takes pixels as they are stored, with a warning. ``"apply"`` turns the coordinate system ``name``,
         and so patches; pixels stay as they are stored.
+    picture
+        Number of the picture to read, for TIFF files that hold several of one size; 0 is the first.
     to_zarr
         Path to which the object is written and from which it is then opened: worthwhile if a slide is read many times,
         or has no pyramid. The store appears only when it is complete; nothing remains if writing fails.
@@ -158,7 +159,7 @@ def read_wsi(
     if store is not None and store.exists():
         msg = f"`to_zarr` is '{store}', which exists. Read it with `spatialdata.read_zarr`, or give another path."
         raise FileExistsError(msg)
-    file = open_slide_file(path, backend)
+    file = open_slide_file(path, backend, picture)
     check_slides.colour_image(file.levels[0].shape, name)
     known = _resolution(file.um_per_px, um_per_px, name)
     image = image_element(file, name, rechunk=store is not None)
@@ -188,15 +189,15 @@ def _is_valid_name(name: str) -> bool:
     return re.fullmatch(r"(?!__)[\w.-]+", name) is not None and name not in {".", ".."}
 
 
-def open_slide_file(path: Path, backend: str) -> SlideFile:
+def open_slide_file(path: Path, backend: str, picture: int | None = None) -> SlideFile:
     """Open an existing slide; its content decides how. Levels that do not fit are left out."""
-    file = _open_file(path, backend)
+    file = _open_file(path, backend, picture)
     if isinstance(file.levels[0], np.ndarray):
         return file
     return replace(file, levels=consistent_levels(file, path.name))
 
 
-def _open_file(path: Path, backend: str) -> SlideFile:
+def _open_file(path: Path, backend: str, picture: int | None) -> SlideFile:
     if path.is_dir():
         if not _wsi_zarr.is_zarr(path):
             msg = (
@@ -206,11 +207,13 @@ def _open_file(path: Path, backend: str) -> SlideFile:
             )
             raise ValueError(msg)
         _require_backend(backend, (), path, "OME-Zarr")
+        _require_no_picture(picture, path)
         return _wsi_zarr.open_slide_file(path)
     with path.open("rb") as file:
         head = file.read(132)
     if head.startswith(TIFF_SIGNATURES):
-        return _open_tiff(path, backend)
+        return _open_tiff(path, backend, picture)
+    _require_no_picture(picture, path)
     if path.suffix.lower() == ".mrxs":  # begins like a JPEG
         needed = path.with_suffix("") / "Slidedat.ini"
         if not needed.is_file():
@@ -239,13 +242,24 @@ def _require_backend(backend: str, allowed: Collection[str], path: Path, kind: s
         raise ValueError(msg)
 
 
-def _open_tiff(path: Path, backend: str) -> SlideFile:
+def _require_no_picture(picture: int | None, path: Path) -> None:
+    if picture is not None:
+        msg = (
+            f"`picture` is {picture}, but '{path.name}' is no TIFF file that tifffile reads, so its pictures have no "
+            "numbers. Leave out `picture`."
+        )
+        raise ValueError(msg)
+
+
+def _open_tiff(path: Path, backend: str, picture: int | None) -> SlideFile:
     """Through tifffile; where that cannot read it, through openslide or as a picture."""
     if backend == "openslide":
+        _require_no_picture(picture, path)
         return _wsi_openslide.open_slide_file(path)
-    slide = _wsi_tiff.open_slide_file(path)
+    slide = _wsi_tiff.open_slide_file(path, picture)
     if isinstance(slide, SlideFile):
         return slide
+    _require_no_picture(picture, path)
     if backend == "tiffslide":
         check.unreadable(path, "slide", slide)
     return _wsi_openslide.open_slide_file(path) if _wsi_openslide.recognises(path) else _decode_picture(path)
@@ -256,9 +270,7 @@ def _decode_picture(path: Path) -> SlideFile:
     try:
         with no_pixel_limit(), Image.open(path) as image:
             width, height = image.size
-            exif = Image.Exif()
-            exif.load(image.info.get("exif", b""))
-            orientation = int(exif.get(ORIENTATION_TAG, 1))
+            orientation = stored_orientation(image)
     except (OSError, SyntaxError, ValueError) as reason:
         check.damaged(path, "slide", reason)
     if width * height > MAX_PICTURE_PX:

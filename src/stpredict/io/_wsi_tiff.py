@@ -203,15 +203,16 @@ def _decode_segment(out: NDArray[Any], page: Any, corner: tuple[int, int], segme
     out[plane : plane + len(pixels), rows, columns] = pixels[:, from_rows, from_columns]
 
 
-def open_slide_file(path: Path) -> SlideFile | str:
-    """Open a TIFF: the largest picture in colour and its metadata, or why it cannot be read through tifffile."""
+def open_slide_file(path: Path, picture: int | None = None) -> SlideFile | str:
+    """Open a TIFF: a picture, or the largest in colour, and its metadata; or why tifffile cannot read it."""
     with check.required_module("tiffslide"):
         import tiffslide  # noqa: F401  (brings tifffile and its codecs)
         from tifffile import TiffFile
     handle = FileHandle(path, TiffFile)
     try:
         file = handle.get()
-        largest = _largest_pictures(file)
+        n_pictures = len(file.series)
+        largest = _largest_pictures(file) if picture is None or not 0 <= picture < n_pictures else [picture]
         series = file.series[largest[0]]
         pages = [page for level in series.levels for page in level.pages]
         ends = [offset + n for page in pages for offset, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
@@ -224,6 +225,9 @@ def open_slide_file(path: Path) -> SlideFile | str:
         metadata["centre_offset_nm"] = known_pair(*(series.keyframe.tags.valueof(tag) for tag in CENTRE_OFFSET_TAGS))
     except TIFFFILE_ERRORS as reason:
         return str(reason)
+    if picture is not None and not 0 <= picture < n_pictures:
+        msg = f"`picture` is {picture}; '{path.name}' holds {n_pictures} pictures, numbered from 0. Give one of them."
+        raise ValueError(msg)
     n_bytes = path.stat().st_size
     if n_bytes < n_needed:
         check.damaged(path, "slide", f"it is cut short, with {n_bytes} of at least {n_needed} bytes")
@@ -232,8 +236,8 @@ def open_slide_file(path: Path) -> SlideFile | str:
     if len(largest) > 1:
         size = f"{series.keyframe.imagewidth} x {series.keyframe.imagelength} px"
         msg = (
-            f"'{path.name}' holds {len(largest)} pictures of {size}: numbers {quote(largest)}. Which one is meant "
-            "cannot be said: export one of them to a file of its own."
+            f"'{path.name}' holds {len(largest)} pictures of {size}: numbers {quote(largest)}. Give the "
+            "number of one as `picture` to `stp.io.read_wsi`, or export it to a file of its own."
         )
         raise ValueError(msg)
     unsupported = _why_unsupported(file, series.keyframe)

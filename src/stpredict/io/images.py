@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 from contextlib import contextmanager
 from io import BytesIO
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 import numpy as np
 from dask import array as da
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 N_COARSER_LEVELS = 3
 CHUNKS = (3, 512, 512)
+ORIENTATION_TAG: Final = 274
+"""Tag of TIFF and EXIF that says how a picture is to be turned."""
 COLOUR_MODES = {"RGB", "RGBA", "P", "CMYK", "YCbCr"}
 GREY_MODES = {"L": "grey", "LA": "grey", "1": "black and white", "F": "floating point"}
 
@@ -39,8 +42,8 @@ def no_pixel_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
-    """Decode a JPEG, PNG or TIFF of any size, gzipped or not, to RGB.
+def read_image(path: Path, *, warn_orientation: bool = False) -> NDArray[np.uint8]:  # (3, y, x)
+    """Decode a JPEG, PNG or TIFF of any size, gzipped or not, to RGB; pixels stay as they are stored.
 
     RGBA is composed over white; palettes, CMYK and YCbCr are converted; of 16-bit colour the upper 8 bits are kept;
     grey (of 8 or 16 bits), black and white and floating point are refused.
@@ -57,12 +60,26 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
                     "palette, CMYK and YCbCr are converted). Export it as 8-bit RGB and call `stp.io.read_st` again."
                 )
                 raise ValueError(msg)
+            tag = stored_orientation(image)
+            if warn_orientation:
+                check.warn_orientation(path, tag)
+            if tag != 1:
+                image.getexif()[ORIENTATION_TAG] = 1  # PIL would turn TIFF, and only TIFF
             return _decode_rgb(image)
     except UnidentifiedImageError:
         with path.open("rb") as file:
             check.unreadable(path, "image", f"it begins with {file.read(8)!r}, as no JPEG, PNG or TIFF does")
     except (OSError, SyntaxError, *DECODING_ERRORS) as reason:
         check.damaged(path, "image", reason)
+
+
+def stored_orientation(image: Image.Image) -> int:
+    """How a picture says that it is to be turned (EXIF, tag of TIFF), without decoding it; 1 is as stored."""
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2.get(ORIENTATION_TAG, 1))
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return int(exif.get(ORIENTATION_TAG, 1))
 
 
 def _decode_rgb(image: Image.Image) -> NDArray[np.uint8]:  # (3, y, x)
