@@ -110,6 +110,24 @@ def test_folder_of_cell_ranger(market):
     same(read_counts(market(packed=True, spots=BARCODES).parent), BARCODES)
 
 
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_only_genes_of_matrix_market(market, end):
+    path = market(spots=BARCODES, packed=bool(end))
+    features = path.with_name(f"features.tsv{end}")
+    for old in path.parent.glob("*genes.tsv*"):
+        old.unlink()
+    kinds = ["Gene Expression", "Antibody Capture", "Gene Expression", "Negative Control Probe"]
+    text = "".join(f"{gene}\t{gene}\t{kind}\n" for gene, kind in zip(GENES, kinds, strict=True))
+    features.write_bytes(gzip.compress(text.encode()) if end else text.encode())
+    counts = read_counts(path)
+    assert counts.genes == ["ERBB2", "CAT"]
+    np.testing.assert_array_equal(counts.matrix.toarray(), VALUES[:, [0, 2]])
+    text = text.replace("Gene Expression", "Custom")
+    features.write_bytes(gzip.compress(text.encode()) if end else text.encode())
+    with pytest.raises(ValueError, match=r"no feature of type 'Gene Expression' \(found: 'Antibody Capture', 'Custom'"):
+        read_counts(path)
+
+
 def test_square_matrix_is_ambiguous(market):
     square = np.arange(16).reshape(4, 4)
     path = market(square, spots=[*SPOTS, "4x3"])

@@ -780,6 +780,21 @@ def test_factors_of_dicom_are_those_of_its_spacing(tmp_path):
     assert _dicom_factors(files[0], sizes) == ((1, 1), None, (4, 4))
 
 
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("side", [64, 256])
+def test_a_dicom_whose_levels_are_padded_to_tiles(tmp_path, padded, side):
+    pixels = write.painted(1024, 1100)
+    path = write.dicom(tmp_path / "slide", write.levels_of(pixels, (1, 2, 4, 8)), padded=padded)
+    sdata = read_wsi(path)
+    assert recorded(sdata, "level0") == pytest.approx(0.5)
+    levels = pyramid(sdata["level0"])
+    assert [level.factor for level in levels[:4]] == [(1, 1), (2, 2), (4, 4), (8, 8)]
+    reader = PatchReader(levels, 0.5, PatchSpec(fov_um=(side * 0.5,), size_px=8))
+    found = reader.read(np.array([[700.0, 700.0]]))[0][0, 0].astype(int)
+    window = pixels[700 - side // 2 : 700 + side // 2, 700 - side // 2 : 700 + side // 2]
+    assert np.abs(found - write.means(window, side // 8).transpose(2, 0, 1)).max() <= 1
+
+
 @NO_RESOLUTION
 def test_a_resolution_of_one_without_a_unit_is_a_placeholder(tmp_path, pixels):
     import tifffile
