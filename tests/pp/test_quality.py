@@ -114,7 +114,7 @@ def test_predictions_carry_the_flag_of_their_window(predicted):
     stp.tl.predict(sdata, predictor, shapes_key="grid", progress=False)
     assert "image_quality" not in sdata["predicted"].obs
     stp.pp.quality(sdata)
-    sdata["quality"].drop(index=55, inplace=True)
+    sdata.shapes["quality"] = sdata.shapes.pop("quality").drop(index=55)
     stp.tl.predict(sdata, predictor, shapes_key="grid", progress=False)
     flags = sdata["predicted"].obs["image_quality"]
     assert flags.astype(object).where(flags.notna(), None).tolist() == [*expected_flags()[:-1], None]

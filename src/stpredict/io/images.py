@@ -28,6 +28,12 @@ N_COARSER_LEVELS = 3
 CHUNKS = (3, 512, 512)
 ORIENTATION_TAG: Final = 274
 """Tag of TIFF and EXIF that says how a picture is to be turned."""
+UNTURNED: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+"""How pixels that were turned by a value of the tag are turned back."""
 COLOUR_MODES = {"RGB", "RGBA", "P", "CMYK", "YCbCr"}
 GREY_MODES = {"L": "grey", "LA": "grey", "1": "black and white", "F": "floating point"}
 
@@ -63,9 +69,8 @@ def read_image(path: Path, *, warn_orientation: bool = False) -> NDArray[np.uint
             tag = stored_orientation(image)
             if warn_orientation:
                 check.warn_orientation(path, tag)
-            if tag != 1:
-                image.getexif()[ORIENTATION_TAG] = 1  # PIL would turn TIFF, and only TIFF
-            return _decode_rgb(image)
+            turned = tag in UNTURNED and isinstance(image, TiffImageFile)  # PIL turns TIFF, and only TIFF
+            return _decode_rgb(image.transpose(UNTURNED[tag]) if turned else image)
     except UnidentifiedImageError:
         with path.open("rb") as file:
             check.unreadable(path, "image", f"it begins with {file.read(8)!r}, as no JPEG, PNG or TIFF does")
