@@ -786,7 +786,7 @@ def test_a_dicom_whose_levels_are_padded_to_tiles(tmp_path, padded, side):
     pixels = write.painted(1024, 1100)
     path = write.dicom(tmp_path / "slide", write.levels_of(pixels, (1, 2, 4, 8)), padded=padded)
     sdata = read_wsi(path)
-    assert recorded(sdata, "level0") == pytest.approx(0.5)
+    assert sdata.attrs["stpredict"]["um_per_px"]["level0"] == pytest.approx(0.5)
     levels = pyramid(sdata["level0"])
     assert [level.factor for level in levels[:4]] == [(1, 1), (2, 2), (4, 4), (8, 8)]
     reader = PatchReader(levels, 0.5, PatchSpec(fov_um=(side * 0.5,), size_px=8))
