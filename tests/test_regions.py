@@ -54,7 +54,7 @@ def test_every_slide_has_its_own_regions(halves):
 
 
 @pytest.mark.parametrize(("regions", "words"), [
-    ({"drawn": "Stroma"}, r"Shapes 'drawn' have no class or name 'Stroma' \(found: 'Fat', 'Tumor', 'one', 'two'\)\. Choose"),
+    ({"drawn": "Stroma"}, r"have no class or name 'Stroma' \(found: 'Fat', 'Tumor', 'one', 'two'\)\. Choose"),
     ("absent", r"`regions` names 'absent', .* Read annotations of this slide with `stp.io.read_annotations`"),
     ("far", r"None of the 36 spots of 'S0_spots' lies in the regions 'far'\. Give other `regions`"),
     ("S0_spots", r"Shapes 'S0_spots' hold 'Point'; polygons are needed\. Give others as `regions`"),

@@ -113,9 +113,7 @@ def of_classes(frame: GeoDataFrame, classes: Sequence[str] | None, key: str) -> 
     known = sorted({str(value) for column in columns for value in frame[column].dropna() if value != ""})
     missing = [name for name in classes if name not in known]
     if missing:
-        msg = (
-            f"Shapes {key!r} have no class or name {quote(missing)} (found: {quote(known)}). Choose among those found."
-        )
+        msg = f"Shapes {key!r} have no class or name {quote(missing)} (found: {quote(known)}). Choose among these."
         raise ValueError(msg)
     return frame[chosen]
 
