@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class DamagedFileError(ValueError):
+    """A file that is damaged, or holds something else than it should."""
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``; what is written there replaces ``path`` if nothing is raised."""

@@ -325,13 +325,12 @@ def test_pictures_are_decoded_as_a_whole(tmp_path, pixels, name):
 
 
 @NO_RESOLUTION
-def test_pictures_too_large_to_be_held(tmp_path, pixels, monkeypatch):
+def test_pictures_too_large_to_be_held(tmp_path, pixels):
     path = write.picture(tmp_path / "a.png", pixels)
-    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size)
-    read_wsi(path)
-    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size - 1)
-    with pytest.raises(ValueError, match=r"'a\.png' has 421 x 310 pixels .* tiled pyramid"):
-        read_wsi(path)
+    needed = 10e-9 * pixels[..., 0].size
+    read_wsi(path, max_memory_gb=needed)
+    with pytest.raises(ValueError, match=r"'a\.png', decoded as a whole \(421 x 310 pixels\), needs .* tiled pyramid"):
+        read_wsi(path, max_memory_gb=0.99 * needed)
 
 
 @NO_RESOLUTION
