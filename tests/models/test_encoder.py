@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 import torch
@@ -83,6 +84,28 @@ def test_one_tensor_of_another_shape_is_refused(tmp_path, theirs):
     save_file({**state, name: torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=rf"1 of another shape \['{name}'\]"):
         Encoder(NET, str(tmp_path / "w.safetensors"), 32, frozen=True).load()
+
+
+def test_record_tells_weights_and_normalisation_apart(tmp_path, theirs):
+    save_file(theirs.state_dict(), tmp_path / "w.safetensors")
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    random, first, second = (
+        Encoder(NET, str(weights), 32, frozen=True)
+        for weights in ("none", tmp_path / "w.safetensors", tmp_path / "w.pth")
+    )
+    for encoder in (random, first, second):
+        encoder.load()
+    record = json.loads(json.dumps(first.record()))
+    assert record == second.record() == {**random.record(), "weights": record["weights"]}
+    assert (random.record()["weights"], len(record["weights"])) == ("", 64)
+    assert (record["encoder"], record["input_px"], record["pooling"]) == (NET, 32, "model")
+    assert record["mean"] == pytest.approx(theirs.pretrained_cfg["mean"])
+    with torch.no_grad():
+        first.net.conv1[0].weight.mul_(2)
+    save_file(first.net.state_dict(), tmp_path / "other.safetensors")
+    other = Encoder(NET, str(tmp_path / "other.safetensors"), 32, frozen=True)
+    other.load()
+    assert other.record()["weights"] != record["weights"]
 
 
 class Code:

@@ -53,6 +53,7 @@ class Encoder(nn.Module):
     def __init__(self, name: str, weights: str, size_px: int, *, frozen: bool) -> None:
         super().__init__()
         self.name, self.weights, self.frozen = name, weights, frozen
+        self.digest = ""  # SHA-256 of the loaded tensors
         self.net, self.options, self.input_px, self.n_features = _network(name, size_px)
         settings = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
         settings |= {key: value for key, value in getattr(self.net, "pretrained_cfg", {}).items() if key in settings}
@@ -89,8 +90,26 @@ class Encoder(nn.Module):
         if self.weights == TIMM:
             loaded = check.import_timm().create_model(self.name, pretrained=True, **self.options)
             self.net.load_state_dict(loaded.state_dict())
+            self.digest = _digest(self.net)
             return f"{self.name}: {loaded.pretrained_cfg.get('hf_hub_id') or loaded.pretrained_cfg.get('url')}"
-        return f"{self.name}: {_load_file(self.net, self.weights)}"
+        description = f"{self.name}: {_load_file(self.net, self.weights)}"
+        self.digest = _digest(self.net)
+        return description
+
+    def record(self) -> dict[str, Any]:
+        """What identifies the features, as values for JSON: network, weights, pooling, normalisation and precision."""
+        known = getattr(self.net, "pretrained_cfg", {})
+        return {
+            "encoder": self.name,
+            "hub_id": str(known.get("hf_hub_id") or "") if self.weights == TIMM else "",
+            "revision": "",
+            "weights": self.digest,
+            "pooling": "model",
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "input_px": self.input_px,
+            "precision": "fp32",
+        }
 
     @property
     def is_random(self) -> bool:
@@ -134,6 +153,17 @@ def _on_meta(timm: Any, name: str, size_px: int) -> tuple[nn.Module, dict[str, A
         net = timm.create_model(name, num_classes=0).eval()
         own = int(net.pretrained_cfg["input_size"][-1])
         return net, {"num_classes": 0}, own, int(net(torch.zeros(1, 3, own, own)).shape[1])
+
+
+def _digest(net: nn.Module) -> str:
+    """SHA-256 of the names and values of all tensors of a network, equal for equal weights in any file format."""
+    import hashlib
+
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        sha256.update(name.encode())
+        sha256.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha256.hexdigest()
 
 
 def _load_file(net: nn.Module, path: str) -> str:
