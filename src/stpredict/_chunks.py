@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._checks.decoding import DECODER_ERRORS, describe
-from ._files import DamagedFileError
+from ._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
 from ._processes import is_worker
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def read_stored(array: Any, index: tuple[Any, ...]) -> NDArray[Any]:
             f"Array '{array.path}' of the store '{place}' cannot be read: {_find_damaged_chunk(array, index)}"
             f"{describe(reason)}. Bytes are missing or wrong: copy or fetch the store again."
         )
-        raise DamagedFileError(msg) from reason
+        raise UnreadableFileError(msg) from reason
 
 
 def _find_damaged_chunk(array: Any, index: tuple[Any, ...]) -> str:

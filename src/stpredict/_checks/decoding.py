@@ -19,6 +19,10 @@ MAX_LETTERS: Final = 300
 """How much of the message of a library is kept."""
 
 
+class UnreadableFileError(ValueError):
+    """A file of measurements or pixels that is damaged, or holds something else than it should."""
+
+
 def describe(error: BaseException) -> str:
     """The message of an error in one line, with its class where the message alone says little."""
     text = " ".join(str(error).split()).rstrip(".")

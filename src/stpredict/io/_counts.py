@@ -11,10 +11,9 @@ import pandas as pd
 from scipy import sparse
 
 from .._checks import expression as check_expression
-from .._checks.decoding import DECODER_ERRORS, describe
+from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
 from .._checks.memory import TooLargeError, require_memory
 from .._checks.slides import quote
-from .._files import DamagedFileError
 from . import _errors as check
 from ._tables import (
     BARCODE,
@@ -206,7 +205,7 @@ def _read_coordinates(path: Path, n_genes: int, n_spots: int) -> sparse.coo_matr
                     f"Matrix '{path.name}' is {n_rows} x {n_columns}, but its companion files name {n_spots} spots and "
                     f"{n_genes} genes. Check that the three files belong together and are whole."
                 )
-                raise DamagedFileError(msg)
+                raise UnreadableFileError(msg)
             require_memory(VALUE_BYTES * n_values, f"Matrix '{path.name}' ({n_values:,} values)")
             columns = {"row": np.int64, "column": np.int64, "value": np.float32}
             frame = pd.read_csv(
@@ -217,14 +216,14 @@ def _read_coordinates(path: Path, n_genes: int, n_spots: int) -> sparse.coo_matr
         check.damaged(path, what, "it ends before its values")
     except DECODING_ERRORS as reason:
         undecodable(path, what, reason)
-    except (DamagedFileError, TooLargeError):
+    except (UnreadableFileError, TooLargeError):
         raise
     except DECODER_ERRORS as reason:
         check.unreadable(path, what, describe(reason))
     if len(frame) != n_values:
         found = f"more than {n_values}" if len(frame) > n_values else str(len(frame))
         msg = f"Matrix '{path.name}' holds {found} values, but announces {n_values}. Fetch it again."
-        raise DamagedFileError(msg)
+        raise UnreadableFileError(msg)
     row, column = (frame[name].to_numpy() - 1 for name in ("row", "column"))
     for name, index, length in (("rows", row, n_rows), ("columns", column, n_columns)):
         if n_values and not (index.min() >= 0 and index.max() < length):

@@ -6,11 +6,10 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from .._checks.decoding import DECODER_ERRORS, describe
+from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
 from .._checks.memory import TooLargeError
 from .._checks.slides import quote
 from .._checks.training import warn
-from .._files import DamagedFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,7 +60,7 @@ def decoding(path: Path, what: str, *others: type[BaseException]) -> Iterator[No
     """
     try:
         yield
-    except (DamagedFileError, TooLargeError, FileNotFoundError, PermissionError):
+    except (UnreadableFileError, TooLargeError, FileNotFoundError, PermissionError):
         raise
     except DECODER_ERRORS + others as reason:
         damaged(path, what, describe(reason))
@@ -70,13 +69,13 @@ def decoding(path: Path, what: str, *others: type[BaseException]) -> Iterator[No
 def damaged(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file of which a length, a checksum or a decoder says that bytes are missing or wrong."""
     msg = f"The {what} '{path.name}' cannot be read: {reason}. Bytes are missing or wrong: fetch it again."
-    raise DamagedFileError(msg)
+    raise UnreadableFileError(msg)
 
 
 def unreadable(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file that is whole but holds something else than what was looked for."""
     msg = f"The {what} '{path.name}' cannot be read: {reason}. Give another file, or correct this one."
-    raise DamagedFileError(msg)
+    raise UnreadableFileError(msg)
 
 
 def exactly_one(found: Sequence[Path], names: Sequence[str], folder: Path, what: str) -> Path:
@@ -110,7 +109,7 @@ def require_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> 
             f"Table '{path.name}' has no column {quote(missing)} (found: {quote(found)}). Name its columns "
             f"{quote(needed)}."
         )
-        raise DamagedFileError(msg)
+        raise UnreadableFileError(msg)
 
 
 def require_finite_columns(bad: Sequence[str], path: Path) -> None:
