@@ -154,12 +154,14 @@ def read_damaged(case: str, mutation: str, read: Callable[[], Mapping[str, str]]
         warnings.simplefilter("always")
         try:
             found = dict(read())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (what is not ours is what is looked for)
             outcome = "error" if is_ours(error) else "foreign"
             last = traceback.extract_tb(error.__traceback__)[-1]
             detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} [{last.filename}:{last.lineno}]"
         else:
-            outcome = _compare(found, wanted, ours=ours, flagged=any(issubclass(w.category, UserWarning) for w in caught))
+            outcome = _compare(
+                found, wanted, ours=ours, flagged=any(issubclass(w.category, UserWarning) for w in caught)
+            )
     seconds, n_bytes = time.perf_counter() - start, max(_peak_bytes() - before, 0)
     return Result(case=case, mutation=mutation, outcome=outcome, detail=detail, seconds=seconds, bytes=n_bytes)
 
@@ -188,10 +190,15 @@ def _peak_bytes() -> int:
     return int(match[1]) * 1024 if match else 0
 
 
+def copy(original: Path, place: Path) -> Path:
+    """A copy of a case that may be damaged."""
+    shutil.rmtree(place, ignore_errors=True)
+    return shutil.copytree(original, place, copy_function=shutil.copy2)
+
+
 def run(case: str, spec: Any, original: Path, place: Path, wanted: Mapping[str, str], seed: int, below: str) -> Result:
     """Copy a case, damage the copy and read it."""
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(original, place, copy_function=shutil.copy2)
+    copy(original, place)
     mutation = mutate(place, np.random.default_rng(seed), below=below)
     return read_damaged(case, f"seed {seed}: {mutation}", lambda: spec.read(place), wanted, ours=spec.ours)
 

@@ -193,11 +193,11 @@ def _read_xenium(folder: Path) -> dict[str, str]:
 def _slide(kind: str) -> Case:
     def build(folder: Path) -> None:
         writers = _writers()
-        writers.FORMATS[kind](folder, writers.levels_of(painted(), (1, 2)))
+        written = writers.FORMATS[kind](folder, writers.levels_of(painted(), (1, 2)))
+        written.rename(folder / "slide")
 
     def read(folder: Path) -> dict[str, str]:
-        (path,) = folder.iterdir()
-        return contents(stp.io.read_wsi(path, name="slide", max_memory_gb=LIMIT_GB))
+        return contents(stp.io.read_wsi(folder / "slide", name="slide", max_memory_gb=LIMIT_GB))
 
     return Case(build=build, read=read)
 
@@ -265,7 +265,8 @@ def _build_store(folder: Path) -> None:
     predicted(stp.tl.Predictor.load(folder / "model"), store=folder / "store")
 
 
-def _read_store(folder: Path) -> dict[str, str]:
+def read_store(folder: Path) -> dict[str, str]:
+    """Digest of what is predicted into a store, computed as far as it is not there."""
     return predicted(stp.tl.Predictor.load(folder / "model"), store=folder / "store")
 
 
@@ -352,7 +353,7 @@ def _read_checkpoint(folder: Path) -> dict[str, str]:
 FOLDERS = {
     "predictor": Case(build=lambda folder: fit_tiny(folder / "model"), read=_read_predictor, ours=True),
     "checkpoint": Case(build=_build_checkpoint, read=_read_checkpoint, ours=True),
-    "store": Case(build=_build_store, read=_read_store, ours=True),
+    "store": Case(build=_build_store, read=read_store, ours=True),
     "benchmark": Case(build=run_benchmark, read=run_benchmark, ours=True),
     "cohort": Case(build=_build_cohort, read=run_cohort, ours=True),
     "image cache": Case(build=_build_cache, read=read_cache, ours=True),

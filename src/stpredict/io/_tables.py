@@ -57,6 +57,8 @@ def read_text(path: Path, what: str) -> str:
             text = file.read(longest + 1)
     except DECODING_ERRORS as reason:
         undecodable(path, what, reason)
+    if "\0" in text:
+        check.unreadable(path, what, "it holds bytes of zero, as no text does")
     if len(text) > longest:
         require_memory(TABLE_BYTES * len(text), f"The {what} '{path.name}' (over {longest:,} letters)")
     return text
@@ -66,6 +68,8 @@ def read_lines(file: IO[str], path: Path, what: str) -> Iterator[str]:
     """The lines of an open text file; the memory for the fields of a line is limited too."""
     longest = limit_bytes() // FIELD_BYTES
     while line := file.readline(longest + 1):
+        if "\0" in line:
+            check.unreadable(path, what, "it holds bytes of zero, as no text does")
         if len(line) > longest:
             require_memory(FIELD_BYTES * len(line), f"A line of the {what} '{path.name}' (over {longest:,} letters)")
         yield line

@@ -131,15 +131,14 @@ def _require_all_chunks(array: Any, path: Path) -> None:
     grid = [-(-length // size) for length, size in zip(array.shape, array.shards or array.chunks, strict=True)]
     white = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
     folder = array.store.root / array.path
-    found = {
-        (Path(place) / name).relative_to(folder).as_posix() for place, _, names in os.walk(folder) for name in names
-    }
-    if len(found) > math.prod(grid) or array.fill_value == white:
+    files = (Path(place) / name for place, _, names in os.walk(folder) for name in names if name not in METADATA_FILES)
+    found = {file.relative_to(folder).as_posix() for file in files}
+    if array.fill_value == white:
         return
     lacking = (chunk for chunk in product(*map(range, grid)) if array.metadata.encode_chunk_key(chunk) not in found)
     first = next(lacking, None)
     if first is not None:
-        n_missing = math.prod(grid) - sum(1 for name in found if name.rpartition("/")[2] not in METADATA_FILES)
+        n_missing = math.prod(grid) - len(found)
         check.damaged(
             path,
             "slide",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from contextlib import contextmanager
 from io import SEEK_END, BytesIO
 from typing import IO, TYPE_CHECKING
@@ -82,6 +83,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
             pixels = _decode_rgb(image)
             if kind == "JPEG" and _lacks_blocks(file, pixels):
                 check.damaged(path, "image", "its data end before its last row of pixels")
+            if kind == "PNG" and not _agrees_with_checksums(file):
+                check.damaged(path, "image", "its content does not agree with its checksums")
     return pixels
 
 
@@ -155,6 +158,18 @@ def _lacks_blocks(file: IO[bytes], pixels: NDArray[np.uint8]) -> bool:
         return False
     with Image.open(BytesIO(content[:end] + MORE_DATA + content[end:])) as longer:
         return not np.array_equal(_decode_rgb(longer), pixels)
+
+
+def _agrees_with_checksums(file: IO[bytes]) -> bool:
+    """Whether each part of a PNG has the checksum beside it; PIL does not look at those of pixels."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        content = file.read(int.from_bytes(head[:4], "big"))
+        if int.from_bytes(file.read(4), "big") != zlib.crc32(head[4:] + content):
+            return False
+        if head[4:] == b"IEND":
+            return True
+    return False
 
 
 def _has_arithmetic_code(content: bytes) -> bool:
