@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from spatialdata import read_zarr
 
-from stpredict.io import read_wsi
+from stpredict.io import _wsi_tiff, read_wsi
 from stpredict.io.images import read_image
 
 write = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "io" / "slide_files.py")))
@@ -105,14 +107,50 @@ def test_metadata_of_other_types(tmp_path, pixels, fields):
         read_wsi(path)
 
 
-def test_a_strip_that_ends_early(tmp_path, pixels):
-    import tifffile
+def overwrite(path, **tags):
+    """Change tags of the first page of a TIFF."""
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name, value in tags.items():
+            file.pages[0].tags[name].overwrite(value)
+    return path
+
+
+@pytest.mark.parametrize(("compression", "large", "words"), [
+    (None, False, "corrupted strip"), ("zlib", False, "columns 0 to 240"),
+    (None, True, "strip 0 has 18000 bytes, where 36000 belong"),
+])  # fmt: skip
+def test_a_strip_that_ends_early(tmp_path, pixels, monkeypatch, compression, large, words):
+    if large:
+        monkeypatch.setattr(_wsi_tiff, "LARGE_STRIP_BYTES", 1)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", rowsperstrip=50, compression=compression, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        counts = file.pages[0].tags["StripByteCounts"].value
+    overwrite(path, StripByteCounts=[counts[0] // 2, *counts[1:]])
+    with pytest.raises(ValueError, match=rf"'a\.tif' cannot be read: .*{words}"):
+        decode(read_wsi(path, name="a", um_per_px=0.5))
+
+
+@pytest.mark.parametrize(("tags", "words"), [
+    ({"ImageLength": 4000}, "it holds 16 tiles or strips, where 252 belong"),
+    ({"TileLength": 0}, "its tags give height, width, those of a tile, samples and bits as|division"),
+])  # fmt: skip
+def test_tags_that_do_not_agree(tmp_path, pixels, tags, words):
+    path = overwrite(write.tiff(tmp_path / "a.tif", [pixels]), **tags)
+    with pytest.raises(ValueError, match=rf"'a\.tif' cannot be read: .*({words})"):
+        read_wsi(path, backend="tiffslide")
+
+
+def test_no_room_in_the_temporary_folder(tmp_path, pixels, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "a.tif"
-    for compression in (None, "zlib"):
-        tifffile.imwrite(path, pixels, photometric="rgb", rowsperstrip=50, compression=compression, metadata=None)
-        with tifffile.TiffFile(path, mode="r+b") as file:
-            tag = file.pages[0].tags["StripByteCounts"]
-            tag.overwrite([tag.value[0] // 2, *tag.value[1:]])
-        with pytest.raises(ValueError, match=r"'a\.tif' cannot be read: "):
-            decode(read_wsi(path, name="a", um_per_px=0.5))
+    tifffile.imwrite(path, pixels, photometric="rgb", rowsperstrip=200, compression="zlib", metadata=None)
+    monkeypatch.setattr(_wsi_tiff, "MAX_STRIP_BYTES", 1)
+    monkeypatch.setattr(_wsi_tiff, "TemporaryPixels", full)
+    with (
+        pytest.warns(UserWarning, match="in strips that are too large to be decoded again"),
+        pytest.raises(OSError, match=r"of pixels of 'a\.tif' do not fit into the temporary folder .*TMPDIR"),
+    ):
+        decode(read_wsi(path, name="a", um_per_px=0.5))

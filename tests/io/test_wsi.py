@@ -22,7 +22,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation
 from torch.utils.data import DataLoader, Dataset
 
-from stpredict._chunks import FileArray, Source
+from stpredict._chunks import FileArray, Source, StoredLevel
 from stpredict._geometry import PatchSpec, apply_affine, orientation
 from stpredict._pixels import PatchReader
 from stpredict._slides.slides import Level, pyramid
@@ -455,7 +455,7 @@ def test_a_copy_as_zarr(tmp_path, levels, kind):
     store.parent.mkdir()
     sdata = read_wsi(path, to_zarr=store)
     assert Path(sdata.path) == store
-    assert all(isinstance(pixels, zarr.Array) for pixels in stored(sdata))
+    assert all(isinstance(pixels, StoredLevel) for pixels in stored(sdata))
     assert stored(sdata)[0].chunks == (3, 310, 421)
     for scale, level in zip(scales(sdata), levels, strict=True):
         np.testing.assert_array_equal(scale.values, level.transpose(2, 0, 1))

@@ -30,7 +30,7 @@ class TooLargeError(ValueError):
 def memory_limit(max_memory_gb: float | None) -> Iterator[None]:
     """Let a limit hold within a block; None is the default share of the memory."""
     if max_memory_gb is not None and not 0 < max_memory_gb < float("inf"):
-        msg = f"`max_memory_gb` is {max_memory_gb!r}; it must be a finite number of gigabytes above 0, or None."
+        msg = f"`max_memory_gb` is {max_memory_gb!r}. Give gigabytes, above 0, or None for half of the memory."
         raise ValueError(msg)
     token = _given_gb.set(max_memory_gb)
     try:

@@ -107,7 +107,7 @@ def _matrix_group(file: Any, path: Path) -> Any:
         return file["matrix"]
     found = [name for name, group in file.items() if isinstance(group, h5py.Group) and "barcodes" in group]
     if len(found) > 1:
-        check.unreadable(path, MATRIX, f"it holds the counts of several genomes, {quote(found)}, and one is needed")
+        check.unreadable(path, MATRIX, f"one genome is needed, and it has counts of several genomes: {quote(found)}")
     if not found:
         check.unreadable(path, MATRIX, f"it has no group 'matrix' (found: {quote(list(file))})")
     return file[found[0]]
