@@ -21,8 +21,7 @@ def load(name):
 
 
 campaign, cases = load("campaign"), load("cases")
-N_EACH = {**dict.fromkeys(cases.READERS, 15), "predictor": 15, "checkpoint": 6, "store": 15, "image cache": 10,
-          "benchmark": 6, "cohort": 6}  # fmt: skip
+N_EACH = dict.fromkeys(cases.READERS, 15)
 
 
 @pytest.fixture(scope="module", autouse=True)
