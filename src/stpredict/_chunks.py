@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
+from ._checks.decoding import DECODER_ERRORS, UnreadableFileError, compute_pixels, describe
 from ._processes import is_worker
 
 if TYPE_CHECKING:
@@ -136,9 +136,10 @@ class Source:
     def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
         """Decode rows ``y`` and columns ``x``, each first and one after the last, as ``(c, h, w)``."""
         part: Any = self.pixels[:, slice(*y), slice(*x)]
-        if hasattr(part, "dask") and is_worker():  # dask's threads do not survive a fork
-            part = part.compute(scheduler="synchronous")
-        return np.asarray(part)
+        if not hasattr(part, "dask"):
+            return np.asarray(part)
+        # dask's threads do not survive a fork
+        return compute_pixels(part, f"rows {y[0]} to {y[1]}, columns {x[0]} to {x[1]}", alone=is_worker())
 
 
 def _without_dask(data: Any) -> Any:

@@ -7,12 +7,17 @@ import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask.array as da
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 from spatialdata import read_zarr
 
+from stpredict._chunks import Source
+from stpredict._rgb import rgb_converter
+from stpredict._slides.levels import Level
 from stpredict.io import _wsi_tiff, read_wsi
 from stpredict.io.images import read_image
 
@@ -47,8 +52,6 @@ def test_a_chunk_that_is_missing_from_a_white_array_is_white(tmp_path, pixels):
 
 @pytest.mark.parametrize("through", ["levels", "patches", "copy"])
 def test_a_damaged_chunk_is_named(tmp_path, pixels, through):
-    from stpredict._chunks import Source
-
     path = write.ome_zarr(tmp_path / "a.zarr", write.levels_of(pixels, (1, 2)))
     chunk = path / "0/0.1.2"
     chunk.write_bytes(chunk.read_bytes()[:40])
@@ -63,13 +66,23 @@ def test_a_damaged_chunk_is_named(tmp_path, pixels, through):
 
 
 def test_a_damaged_chunk_of_a_spatialdata_store_is_named(tmp_path, pixels):
-    from stpredict._chunks import Source
-
     read_wsi(write.picture(tmp_path / "a.png", pixels), um_per_px=0.5, to_zarr=tmp_path / "a.zarr")
     chunk = next(path for path in sorted((tmp_path / "a.zarr/images/a").rglob("0")) if path.is_file())
     chunk.write_bytes(b"no pixels")
     with pytest.raises(ValueError, match=r"of the store '.*a\.zarr.*' cannot be read: chunk 0/0/0: "):
         Source(read_zarr(tmp_path / "a.zarr")["a"]["scale0"]["image"]).read((0, 200), (0, 240))
+
+
+def test_pixels_that_dask_reads(tmp_path, pixels):
+    """Of a store that is changed before it is read, and to find out how bright an image is."""
+    array = zarr.create_array(tmp_path / "a", shape=(4, 200, 240), chunks=(4, 64, 64), dtype="uint16")
+    array[:] = 300
+    (tmp_path / "a/c/0/1/2").write_bytes(b"no pixels")
+    changed = da.from_zarr(array)[:, ::-1]
+    with pytest.raises(ValueError, match=r"Pixels cannot be read \(rows 0 to 200, columns 0 to 240\): .* it again"):
+        Source(changed).read((0, 200), (0, 240))
+    with pytest.raises(ValueError, match=r"Pixels cannot be read \(image 'a'\): "):
+        rgb_converter([Level(pixels=changed, factor=(1, 1))], "a")
 
 
 @pytest.mark.parametrize("background", ["white", "tissue"])
@@ -98,8 +111,6 @@ def test_a_jpeg_whose_data_end_early(tmp_path, pixels, background, options):
     {"axes": [{"name": "c"}, {"name": "y", "unit": 3}, {"name": "x"}]},
 ])  # fmt: skip
 def test_metadata_of_other_types(tmp_path, pixels, fields):
-    import zarr
-
     path = write.ome_zarr(tmp_path / "a.zarr", [pixels])
     group = zarr.open_group(path)
     group.attrs["multiscales"] = [{**group.attrs["multiscales"][0], **fields}]

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DECODER_ERRORS: Final = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
@@ -31,3 +36,17 @@ def describe(error: BaseException) -> str:
         return f"it asks for more memory than there is ({text})" if text else "it asks for more memory than there is"
     plain = isinstance(error, OSError | ValueError | RuntimeError | SyntaxError)
     return text if text and plain else f"{type(error).__name__} {text}".rstrip()
+
+
+def compute_pixels(pixels: Any, what: str, *, alone: bool = False) -> NDArray[Any]:
+    """Decode pixels that dask reads from a store; ``alone`` without its threads."""
+    try:
+        return np.asarray(pixels.compute(scheduler="synchronous") if alone else pixels)
+    except UnreadableFileError:
+        raise
+    except DECODER_ERRORS as reason:
+        msg = (
+            f"Pixels cannot be read ({what}): {describe(reason)}. Bytes of the store are missing or wrong: copy or "
+            "fetch it again."
+        )
+        raise UnreadableFileError(msg) from reason
