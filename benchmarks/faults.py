@@ -25,10 +25,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
-import campaign
-import cases
+import fault_campaign as campaign
+import fault_cases as cases
+import fault_processes as processes
 import numpy as np
-import processes
 
 BATCH = 25
 OUTCOMES = {
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cases", "campaign"])
+    context.set_forkserver_preload(["fault_cases", "fault_campaign"])
     start = time.perf_counter()
     found: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",

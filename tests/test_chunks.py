@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import tracemalloc
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import dask.array as da
 import numpy as np
@@ -190,6 +191,17 @@ def test_other_codecs_where_they_are_installed_give_the_same_bytes(tmp_path, mon
     source = Source(array)
     assert (type(source.pixels._fast._async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline") == installed
     np.testing.assert_array_equal(source.read((20, 250), (3, 341)), noise()[:, 20:250, 3:])
+
+
+def test_threads_that_open_levels_leave_the_settings_of_zarr(tmp_path):
+    before = zarr.config.get("codec_pipeline.path")
+    array = zarr.create_array(tmp_path / "a", shape=(3, 300, 341), chunks=(3, 64, 64), dtype="uint8")
+    array[:] = noise()
+    levels = [StoredLevel(array) for _ in range(64)]
+    with ThreadPoolExecutor(16) as pool:
+        for part in pool.map(lambda level: level.read((20, 250), (3, 341)), levels):
+            np.testing.assert_array_equal(part, noise()[:, 20:250, 3:])
+    assert zarr.config.get("codec_pipeline.path") == before
 
 
 def test_the_zarr_behind_a_dask_array_is_read_without_dask(tmp_path):

@@ -33,6 +33,7 @@ MIN_BLOCK_PX = 512
 DEFAULT_BLOCK_PX = 1024
 """Side of the blocks in which pixels without chunks (numpy) are read."""
 ZARRS = "zarrs.ZarrsCodecPipeline"
+SETTING_LOCK = Lock()
 
 
 class FileArray(ABC):
@@ -116,7 +117,8 @@ class StoredLevel(FileArray):
 
         if not find_spec("zarrs") or not isinstance(self.array.store, zarr.storage.LocalStore):
             return self.array
-        with zarr.config.set({"codec_pipeline.path": ZARRS}):
+        # the setting is one for all threads, and the threads of dask may open arrays at the same time
+        with SETTING_LOCK, zarr.config.set({"codec_pipeline.path": ZARRS}):
             return zarr.open_array(self.array.store, path=self.array.path, mode="r")
 
     def __getstate__(self) -> dict[str, Any]:

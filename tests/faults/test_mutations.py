@@ -20,7 +20,7 @@ def load(name):
     return module
 
 
-campaign, cases = load("campaign"), load("cases")
+campaign, cases = load("fault_campaign"), load("fault_cases")
 N_EACH = dict.fromkeys(cases.READERS, 15)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # new processes import these modules by name
 try:
-    import processes
+    import fault_processes as processes
 finally:
     sys.path.remove(str(Path(__file__).parent))
 KILLS = {"fit": 3, "predict(store=)": 3, "cohort": 2, "benchmark": 2, "cross_validate": 2, "save over": 3, "to_zarr": 2,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # of a process that is started anew
 
-import campaign
-import cases
+import fault_campaign as campaign
+import fault_cases as cases
 import numpy as np
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Workshop:
     def __init__(self, root: Path) -> None:
         self.root, self._n = root, 0
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["cases", "processes"])
+        self.context.set_forkserver_preload(["fault_cases", "fault_processes"])
         self.wanted: dict[str, Mapping[str, str]] = {}
         self.seconds: dict[str, float] = {}
 

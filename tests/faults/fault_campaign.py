@@ -1,4 +1,4 @@
-"""Damage files at random, read them, and say what came of it. What is damaged is in `cases`."""
+"""Damage files at random, read them, and say what came of it. What is damaged is in `fault_cases`."""
 
 from __future__ import annotations
 
