@@ -22,6 +22,7 @@ from PIL import Image
 from scipy import sparse
 
 import stpredict as stp
+from stpredict._chunks import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,11 +53,17 @@ def digest(*parts: object) -> str:
     return found.hexdigest()
 
 
+def decoded(image: Any) -> list[np.ndarray]:
+    """Pixels of every level, read as patches are."""
+    sources = [Source(image[scale]["image"]) for scale in image]
+    return [source.read((0, source.shape[1]), (0, source.shape[2])) for source in sources]
+
+
 def contents(sdata: Any) -> dict[str, str]:
     """Digests of the pixels, and of everything else in an object."""
     pixels: list[Any] = []
     for image in sdata.images.values():
-        pixels += [np.asarray(image[scale]["image"].data) for scale in image]
+        pixels += decoded(image)
     rest: list[Any] = [json.dumps(sdata.attrs, default=str, sort_keys=True), [each.shape for each in pixels]]
     for shapes in sdata.shapes.values():
         rest += [shapes.index.to_numpy().tolist(), shapes.geometry.to_wkb().tolist()]
@@ -313,7 +320,7 @@ def read_cache(folder: Path) -> dict[str, str]:
     from stpredict.datasets._image_cache import cached_image
 
     image = cached_image("A", "abc", folder / "cache", lambda: folder / "A.png")
-    return {"rest": digest(*(np.asarray(image[scale]["image"].data) for scale in image))}
+    return {"rest": digest(*decoded(image))}
 
 
 def build_cache(folder: Path) -> None:
