@@ -12,7 +12,7 @@ from scipy import sparse
 
 from .._checks import expression as check_expression
 from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
-from .._checks.memory import TooLargeError, require_memory
+from .._checks.memory import TooLargeError, limit_bytes, require_memory
 from .._checks.slides import quote
 from . import _errors as check
 from ._tables import (
@@ -114,7 +114,7 @@ def _read_labelled_matrix(path: Path) -> tuple[list[str], list[str], sparse.csr_
     names: list[str] = []
     rows: list[sparse.csr_matrix] = []
     header: list[str] = []
-    n_bytes = 0
+    n_bytes, limit = 0, limit_bytes()
     try:
         with open_text(path) as file:
             lines = read_lines(file, path, "counts file")
@@ -127,7 +127,8 @@ def _read_labelled_matrix(path: Path) -> tuple[list[str], list[str], sparse.csr_
                 names.append(name.strip().strip('"'))
                 rows.append(sparse.csr_matrix(_parse_row(values, names[-1], len(header), path)))
                 n_bytes += 2 * (ROW_BYTES + rows[-1].data.nbytes + rows[-1].indices.nbytes)
-                require_memory(n_bytes, f"The counts file '{path.name}' (its first {len(rows):,} rows)")
+                if n_bytes > limit:
+                    require_memory(n_bytes, f"The counts file '{path.name}' (its first {len(rows):,} rows)")
     except DECODING_ERRORS as reason:
         undecodable(path, "counts file", reason)
     check.require_counts(len(rows), len(header), path)
