@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stpredict.io._tenx import sparse_counts
+from stpredict.io._tenx import open_transcripts, sparse_counts
 
 DATA, INDICES, INDPTR = np.ones(4, "i4"), np.array([0, 2, 1, 2]), np.array([0, 2, 2, 4])
 
@@ -31,3 +31,13 @@ def test_parts_that_point_out_of_the_matrix(tmp_path, parts, words):
     given = {"data": DATA, "indices": INDICES, "indptr": INDPTR, **parts}
     with pytest.raises(ValueError, match=rf"'a\.h5' cannot be read: .*{words}"):
         sparse_counts(**given, shape=(3, 3), path=tmp_path / "a.h5")
+
+
+def test_transcripts_without_a_row(tmp_path):
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    with ParquetWriter(tmp_path / "a.parquet", pa.schema([("x", pa.float32())])):
+        pass
+    with pytest.raises(ValueError, match=r"'a\.parquet' cannot be read: it holds no row"):
+        open_transcripts(tmp_path / "a.parquet", ["x"])

@@ -174,6 +174,8 @@ def open_transcripts(path: Path, columns: Sequence[str]) -> Any:
         check.require_columns(file.schema_arrow.names, columns, path)
         meta = file.schema_arrow.empty_table().to_pandas()
         n_groups = file.metadata.num_row_groups
+    if not n_groups:
+        check.unreadable(path, "table", "it holds no row")
     return from_map(_read_row_group, range(n_groups), path=path, meta=meta)
 
 
