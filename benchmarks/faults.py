@@ -15,7 +15,6 @@ import os
 import resource
 import sys
 import tempfile
-import time
 from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -146,7 +145,6 @@ def main() -> None:
     args = parser.parse_args()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fault_cases", "fault_campaign"])
-    start = time.perf_counter()
     found: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "device": f"{os.cpu_count()} cores",
@@ -158,18 +156,24 @@ def main() -> None:
             n = args.mutations // len(ALL) + (i < args.mutations % len(ALL))
             found["mutations"] += [asdict(each) for each in mutate(name, n, Path(folder), context)]
             print(name, Counter(e["outcome"] for e in found["mutations"] if e["case"] == name), flush=True)
+            write(found, args.out)
         shop, rng = processes.Workshop(Path(folder) / "processes"), np.random.default_rng(args.seed)
         shop.root.mkdir()
-        names = list(processes.OPERATIONS)
-        for i in range(args.kills):
-            found["processes"].append(asdict(shop.kill(names[i % len(names)], rng)))
-        for name in names if args.kills else []:
-            found["processes"].append(asdict(shop.pair(name)))
-            found["processes"] += [asdict(shop.full_disk(name, size)) for size in processes.FULL_DISK_BYTES]
-    found["seconds"] = round(time.perf_counter() - start)
-    (args.out / "faults.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (args.out / "faults.md").write_text(page(found), encoding="utf-8")
+        for i, name in enumerate(processes.OPERATIONS):
+            n = args.kills // len(processes.OPERATIONS) + (i < args.kills % len(processes.OPERATIONS))
+            results = [shop.kill(name, rng) for _ in range(n)]
+            if n:
+                results += [shop.pair(name), *(shop.full_disk(name, size) for size in processes.FULL_DISK_BYTES)]
+            found["processes"] += [asdict(each) for each in results]
+            print(name, Counter(each.outcome for each in results), flush=True)
+            write(found, args.out)
     print(page(found))
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """Write JSON and page of what is known so far."""
+    (folder / "faults.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "faults.md").write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
