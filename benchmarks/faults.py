@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fault_cases", "fault_campaign"])
+    context.set_forkserver_preload(list(processes.PRELOAD))
     found: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "device": f"{os.cpu_count()} cores",

@@ -23,6 +23,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+PRELOAD = ("stpredict.io._st", "stpredict.io._visium", "stpredict.tl._benchmarking.runner", "stpredict.tl._cohort.runner",
+           "stpredict.tl._fit", "stpredict.tl._predict", "stpredict.models.m2ost", "tifffile")  # fmt: skip
+"""What new processes are forks of a process with; modules of this folder are not on its path."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FULL_DISK_BYTES = (2_000, 20_000)
 """Largest file that a process may write where the disk is full."""
@@ -95,7 +98,7 @@ class Workshop:
     def __init__(self, root: Path) -> None:
         self.root, self._n = root, 0
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["fault_cases", "fault_processes"])
+        self.context.set_forkserver_preload(list(PRELOAD))
         self.wanted: dict[str, Mapping[str, str]] = {}
         self.seconds: dict[str, float] = {}
 
