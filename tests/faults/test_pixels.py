@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import runpy
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,14 @@ def test_a_missing_chunk_is_not_read_as_black(tmp_path, pixels, version):
     path = write.ome_zarr(tmp_path / "a.zarr", write.levels_of(pixels, (1, 2)), version=version)
     (path / ("0/0.1.2" if version == "0.4" else "0/c/0/1/2")).unlink()
     with pytest.raises(ValueError, match=r"level '0' lacks 1 of 16 chunks, such as '(c/)?0[./]1[./]2'.* read as 0 "):
+        read_wsi(path)
+
+
+@pytest.mark.parametrize("lost", [".zgroup", "0/.zarray", "0"])
+def test_a_store_without_a_part_of_its_metadata(tmp_path, pixels, lost):
+    path = write.ome_zarr(tmp_path / "a.zarr", [pixels])
+    shutil.rmtree(path / lost) if lost == "0" else (path / lost).unlink()
+    with pytest.raises(ValueError, match=r"'a\.zarr' (cannot be read: |names levels '0', of which '0' are missing)"):
         read_wsi(path)
 
 

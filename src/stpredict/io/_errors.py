@@ -60,7 +60,7 @@ def decoding(path: Path, what: str, *others: type[BaseException]) -> Iterator[No
     """
     try:
         yield
-    except (UnreadableFileError, TooLargeError, FileNotFoundError, PermissionError):
+    except (UnreadableFileError, TooLargeError, PermissionError):
         raise
     except DECODER_ERRORS + others as reason:
         damaged(path, what, describe(reason))
