@@ -14,6 +14,7 @@ from .._checks.training import warn
 from .._slides.regions import polygon_parts
 from . import _errors as check
 from . import _platforms as platforms
+from ._full_image import OVERVIEWS
 from ._geojson import outlines, read_features
 from ._tenx import read_matrix
 from ._visium import SCALE_FACTORS_FILE
@@ -46,7 +47,7 @@ class Part:
     """``(n,)`` index in the shapes."""
     spatial: Path
     """Folder of its scale factors."""
-    factors: Mapping[str, Any]
+    factors: Mapping[str, float]
     by_spots: tuple[Resolution, ...] = ()
     """The resolution by the positions of bins."""
     side_um: int | None = None
@@ -69,10 +70,11 @@ class Part:
         return squares
 
 
-def read_factors(spatial: Path) -> dict[str, Any]:
+def read_factors(spatial: Path) -> dict[str, float]:
     """The scale factors of bins or cells."""
     path = platforms.find_file(spatial, [SCALE_FACTORS_FILE], "file of scale factors")
-    return platforms.read_json(path, "file of scale factors", ["microns_per_pixel"])
+    optional = [f"tissue_{kind}_scalef" for kind in OVERVIEWS]
+    return platforms.read_numbers(path, "file of scale factors", ["microns_per_pixel"], optional)
 
 
 def read_cells(folder: Path, *, all_features: bool) -> Part:

@@ -11,6 +11,7 @@ from spatialdata.transformations import Identity
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._resolution import (
     VISIUM_HD_BIN,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@memory_limited
 def read_visium_hd(
     path: str | PathLike[str],
     image: str | PathLike[str] | None = None,
@@ -46,6 +48,7 @@ def read_visium_hd(
     um_per_px: float | None = None,
     all_features: bool = False,
     rescale_image: bool = False,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Read bins or segmented cells of a Visium HD sample, as Space Ranger writes it, with its full-resolution image.
 
@@ -77,6 +80,9 @@ def read_visium_hd(
     rescale_image
         Whether ``image`` may be a larger or smaller copy of the one that Space Ranger was given, as in
         `stp.io.read_visium`.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------
@@ -178,7 +184,7 @@ def _read_bins(place: Path, side_um: int, name: str, um_per_px: float | None, *,
     factors = read_factors(spatial)
     counts = read_matrix(matrix, all_features=all_features)
     table, xy = spots_on_tissue(counts, read_positions(positions), positions[0])
-    spots = spots_in_array(table, xy, side_um / float(factors["microns_per_pixel"]))
+    spots = spots_in_array(table, xy, side_um / factors["microns_per_pixel"])
     square_lattice(bins_of(side_um), spots, name, um_per_px)
     return Part(
         name=f"square_{side_um:03}um",
@@ -194,7 +200,7 @@ def _read_bins(place: Path, side_um: int, name: str, um_per_px: float | None, *,
 
 def _resolution(parts: Sequence[Part], given: float | None, name: str) -> Resolution:
     """The given resolution, or that of the scale factors; compared with the positions of the first bins."""
-    stated = Resolution(um_per_px=float(parts[0].factors["microns_per_pixel"]), origin=f"'{SCALE_FACTORS_FILE}'")
+    stated = Resolution(um_per_px=parts[0].factors["microns_per_pixel"], origin=f"'{SCALE_FACTORS_FILE}'")
     if given is not None:
         stated = Resolution(um_per_px=given, origin="argument")
     return reconcile_resolution(stated, list(parts[0].by_spots), name)
