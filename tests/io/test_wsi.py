@@ -789,9 +789,9 @@ def test_a_dicom_whose_levels_are_padded_to_tiles(tmp_path, padded, side):
     levels = pyramid(sdata["level0"])
     assert [level.factor for level in levels[:4]] == [(1, 1), (2, 2), (4, 4), (8, 8)]
     reader = PatchReader(levels, 0.5, PatchSpec(fov_um=(side * 0.5,), size_px=8))
-    found = reader.read(np.array([[700.0, 700.0]]))[0][0, 0].astype(int)
-    window = pixels[700 - side // 2 : 700 + side // 2, 700 - side // 2 : 700 + side // 2]
-    assert np.abs(found - write.means(window, side // 8).transpose(2, 0, 1)).max() <= 1
+    found = reader.read(np.array([[704.0, 704.0]]))[0][0, 0].astype(int)
+    window = pixels[704 - side // 2 : 704 + side // 2, 704 - side // 2 : 704 + side // 2]
+    assert np.abs(found - write.means(window, side // 8).transpose(2, 0, 1)).max() <= 2
 
 
 @NO_RESOLUTION
