@@ -10,6 +10,7 @@ import shutil
 import time
 import traceback
 import warnings
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -199,7 +200,7 @@ def copy(original: Path, place: Path) -> Path:
 def run(case: str, spec: Any, original: Path, place: Path, wanted: Mapping[str, str], seed: int, below: str) -> Result:
     """Copy a case, damage the copy and read it."""
     copy(original, place)
-    mutation = mutate(place, np.random.default_rng(seed), below=below)
+    mutation = mutate(place, np.random.default_rng([zlib.crc32(case.encode()), seed]), below=below)
     return read_damaged(case, f"seed {seed}: {mutation}", lambda: spec.read(place), wanted, ours=spec.ours)
 
 
