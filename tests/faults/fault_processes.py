@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -10,7 +11,6 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,9 +86,7 @@ def work(name: str, folder: str, answer: str, max_file_bytes: int | None) -> Non
             resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, resource.RLIM_INFINITY))
         found: dict[str, Any] = {"found": dict(OPERATIONS[name][1](Path(folder)))}
     except Exception as error:  # noqa: BLE001  (what is not ours is what is looked for)
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} [{last.filename}:{last.lineno}]"
-        found = {"error": text, "ours": campaign.is_ours(error)}
+        found = {"error": campaign.describe(error), "ours": campaign.is_ours(error)}
     if max_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     Path(answer).write_text(json.dumps(found), encoding="utf-8")
@@ -145,7 +143,8 @@ class Workshop:
             time.sleep(0.005)
         after = float(rng.uniform(0, self.seconds[name]))
         time.sleep(after)
-        os.kill(started[0].pid, what)
+        with contextlib.suppress(ProcessLookupError):  # it was faster than before
+            os.kill(started[0].pid, what)
         self.join(started)
         return self._again(name, place, f"{what.name} after {after:.2f} s")
 
