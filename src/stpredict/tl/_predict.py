@@ -119,7 +119,8 @@ def predict(
     ``uns[key_added]`` (units, target, model, parameters). ``obs["image_distance"]`` is the distance of the patches from
     the training patches in colour and texture (out-of-distribution detection). ``obs["unlike_training"]`` is True
     beyond 1, the distance that 1 % of training spots exceed if their slide is left out. Predictors of older versions
-    give neither column. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
+    give neither column. If `stp.pp.quality` was called, ``obs["image_quality"]`` is the flag of the window in which
+    the spot lies. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
     With ``members`` also a layer for each model of an ensemble, for instance ``layers["ridge_statistics"]``.
 
     No value is below 0: negative values of the regression are set to 0, and so are lower bounds. Predictions of slides
