@@ -353,12 +353,12 @@ def test_checkpoints_are_written_now_and_then(sdata, quick, monkeypatch):
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(sdata, quick, tmp_path, monkeypatch):
-    def full(tensors, file, metadata):
+    def full(file, tensors, metadata):
         file.write_bytes(b"half")
         msg = "No space left on device"
         raise OSError(msg)
 
-    monkeypatch.setattr(_checkpoint, "save_file", full)
+    monkeypatch.setattr(_checkpoint, "write_tensors", full)
     with pytest.warns(UserWarning, match=r"state of training could not be written to .*No space left.*goes on"):
         quick(sdata)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from .reading import (
     DamagedFileError,
+    Schema,
     check_fields,
     check_sha256,
     file_sha256,
     folder_sha256,
     guarded,
+    parse_json,
     read_arrays,
     read_attributes,
     read_csv,
@@ -36,6 +38,7 @@ from .writing import (
 
 __all__ = [
     "DamagedFileError",
+    "Schema",
     "atomic_file",
     "atomic_folder",
     "check_fields",
@@ -44,6 +47,7 @@ __all__ = [
     "folder_sha256",
     "guarded",
     "lock",
+    "parse_json",
     "read_arrays",
     "read_attributes",
     "read_csv",
