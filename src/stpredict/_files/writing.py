@@ -161,7 +161,7 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 @contextmanager
-def report_full_disk(place: Path, advice: str, n_bytes: Callable[[], int] | None = None) -> Iterator[None]:
+def report_full_disk(place: Path, advice: str = "", n_bytes: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn the error of a full disk into one that says where, and how much is missing at most (``n_bytes``)."""
     try:
         yield
@@ -171,7 +171,9 @@ def report_full_disk(place: Path, advice: str, n_bytes: Callable[[], int] | None
         existing = next(folder for folder in (place, *place.parents) if folder.exists())
         free = shutil.disk_usage(existing).free / 2**20
         more = "" if n_bytes is None else f", and up to {n_bytes() / 2**20:,.0f} MiB more are needed"
-        full = OSError(f"No space left for {str(place)!r}: {free:,.0f} MiB are free on this disk{more}. {advice}")
+        full = OSError(
+            f"No space left for {str(place)!r}: {free:,.0f} MiB are free on this disk{more}. {advice}".rstrip()
+        )
         full.errno = errno.ENOSPC
         raise full from error
 

@@ -43,7 +43,7 @@ INTERVAL_S = 10.0
 """Minimum number of seconds between two checkpoints of one network: a killed process loses the epoch it was in, and
 before it at most the epochs of this time. Epochs that take longer are all written."""
 PROGRESS: Schema = {
-    "epoch": range(1_000_000), "best_score": float, "best_epoch": int, "history": [{str: float}]
+    "epoch": range(1_000_000), "best_score": int | float, "best_epoch": int, "history": [{str: int | float}]
 }  # fmt: skip
 KINDS = ("weights", "average", "best", "moments")
 ADVICE = "Training cannot be resumed from it: start anew without `resume_from`."
