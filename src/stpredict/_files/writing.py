@@ -145,7 +145,7 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
     With ``wait`` it is always acquired. The system releases the lock of a process that is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.with_name(f".{path.name}.lock")
+    file = lock_file(path)
     file_lock = FileLock(file)
     try:
         file_lock.acquire(blocking=wait, poll_interval=POLL_S)
@@ -158,6 +158,11 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
         with suppress(OSError):  # before the release, so that no other process's lock file is removed
             file.unlink(missing_ok=True)
         file_lock.release()
+
+
+def lock_file(path: Path) -> Path:
+    """The file that is locked; it is there while a process has the lock, or was killed with it."""
+    return path.with_name(f".{path.name}.lock")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ._inference.cluster import check_client, predict_on_cluster
 from ._inference.partitions import predict_positions
 from ._inference.plan import PredictionPlan, check_embeddings
 from ._inference.record import prediction_record
-from ._inference.sinks import MemorySink, StoreSink
+from ._inference.sinks import MemorySink, StoreSink, exclusive_store
 from ._inference.table import add_slides, check_destination, prediction_table, write_layer
 from ._options import PredictOptions
 from ._predictor.predictor import resolve_predictor
@@ -193,23 +193,24 @@ def predict(
         warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
 
     plan = PredictionPlan.of(slides, predictor, options)
-    sink = MemorySink.of(plan, predictor) if store is None else StoreSink.create(store, plan, predictor)
-    _compute_missing(sink, plan, predictor, client, progress=progress)
-    values, record = sink.values(), prediction_record(predictor, plan.options)
-    for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
-        colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
-        normalized = options.stain is not None or any(member.normalizes_stain for member in predictor.members)
-        warn_unseen_color(colors, flagged, predictor.provenance["color"], slide.name, normalized=normalized)
-    if layer is not None:
-        write_layer(slides, values, predictor, layer, record)
-        return
-    table = prediction_table(slides, sink, predictor, key_added, record)
-    if isinstance(sink, StoreSink):
-        sink.finish(table)
-    if key_added in sdata.tables:
-        table = add_slides(sdata.tables[key_added], table, key_added)
-        del sdata.tables[key_added]
-    sdata.tables[key_added] = table
+    with exclusive_store(store):
+        sink = MemorySink.of(plan, predictor) if store is None else StoreSink.create(store, plan, predictor)
+        _compute_missing(sink, plan, predictor, client, progress=progress)
+        values, record = sink.values(), prediction_record(predictor, plan.options)
+        for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
+            colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
+            normalized = options.stain is not None or any(member.normalizes_stain for member in predictor.members)
+            warn_unseen_color(colors, flagged, predictor.provenance["color"], slide.name, normalized=normalized)
+        if layer is not None:
+            write_layer(slides, values, predictor, layer, record)
+            return
+        table = prediction_table(slides, sink, predictor, key_added, record)
+        if isinstance(sink, StoreSink):
+            sink.finish(table)
+        if key_added in sdata.tables:
+            table = add_slides(sdata.tables[key_added], table, key_added)
+            del sdata.tables[key_added]
+        sdata.tables[key_added] = table
 
 
 def _compute_missing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,20 @@ import anndata as ad
 import dask.array as da
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from ... import _keys as keys
 from ..._checks.paths import output_folder, user_path
+from ..._files import (
+    DamagedFileError,
+    atomic_folder,
+    check_fields,
+    guarded,
+    lock,
+    read_attributes,
+    report_full_disk,
+    sweep,
+)
 from ..._pixels import PATCH_VERSION
 from .partitions import X, matrix_names, output_columns
 from .record import matrix_layers
@@ -24,6 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..._files import Schema
     from .._predictor.predictor import Predictor
     from .plan import PredictionPlan
 
@@ -44,6 +57,8 @@ CHUNK_GENES = 256
 DICT_ATTRS = {"encoding-type": "dict", "encoding-version": "0.1.0"}
 ANNDATA_ATTRS = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 ARRAY_ATTRS = {"encoding-type": "array", "encoding-version": "0.2.0"}
+STORE_FIELDS: Schema = {"fingerprint": str, f"{keys.PATCH_VERSION}?": int, FINISHED: bool}
+ADVICE = "Delete it, or give another `store`."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -105,51 +120,55 @@ class StoreSink:
     def create(cls, path: str | PathLike[str], plan: PredictionPlan, predictor: Predictor) -> StoreSink:
         """Create a store, or resume one that was begun for the same prediction."""
         path, fingerprint = user_path(path, "store"), plan.fingerprint(predictor)
+        sweep(path)
         if path.exists():
             _check_resumable(path, fingerprint)
-            return cls.open(path, plan)
-        group = zarr.open_group(output_folder(path, "store"), mode="w-")
-        n = len(plan.order)
-        for name, (shape, dtype) in output_columns(predictor, plan).items():
-            group.create_array(
-                layer_path(plan, name) or name,
-                shape=(n, *shape),
-                chunks=(plan.partition_size, *(min(size, CHUNK_GENES) for size in shape)),
-                dtype=dtype,
-                attributes=dict(ARRAY_ATTRS),
-            )
-        group.create_array(FINISHED, shape=(plan.n_partitions,), chunks=(1,), dtype=np.uint8)
-        # written last: a group without these attributes is not a store
-        group.attrs[keys.ATTRS] = {"fingerprint": fingerprint, keys.PATCH_VERSION: PATCH_VERSION, FINISHED: False}
+        else:  # it appears with all its arrays, or not at all
+            with report_full_disk(path, ADVICE), atomic_folder(output_folder(path, "store")) as part:
+                _begin(part, plan, output_columns(predictor, plan), fingerprint)
         return cls.open(path, plan)
 
     @classmethod
     def open(cls, path: str | PathLike[str], plan: PredictionPlan) -> StoreSink:
         """Open a store that `create` made, in any process."""
-        return cls(plan=plan, path=user_path(path), group=zarr.open_group(path, mode="r+", use_consolidated=False))
+        with guarded(user_path(path), ADVICE):
+            group = zarr.open_group(path, mode="r+", use_consolidated=False)
+            sink = cls(plan=plan, path=user_path(path), group=group)
+            sink._check_arrays()
+        return sink
 
     def missing_ranges(self) -> list[tuple[int, int]]:
         """Ranges of positions of the partitions that are not written."""
         if self._is_finished:
             return []
-        missing = np.flatnonzero(np.asarray(self.group[FINISHED]) == 0)
+        with guarded(self.path, ADVICE, FINISHED):
+            written = np.asarray(self.group[FINISHED]) != 0
+        missing = np.flatnonzero(~(written & self._chunks_are_there()))
         runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1) if len(missing) else []
         n, size = len(self.plan.order), self.plan.partition_size
         return [(int(run[0]) * size, min((int(run[-1]) + 1) * size, n)) for run in runs]
 
     def write(self, start: int, pieces: Iterable[Values]) -> None:
         """Write consecutive positions; ``start`` begins a partition."""
-        for values in split_partitions(pieces, self.plan.partition_size):
-            stop = start + len(values[X])
-            for name, value in values.items():
-                self.group[layer_path(self.plan, name) or name][start:stop] = value  # type: ignore[index]
-            self.group[FINISHED][start // self.plan.partition_size] = 1  # type: ignore[index]
-            start = stop
+
+        def missing_bytes() -> int:
+            n_missing = sum(stop - start for start, stop in self.missing_ranges())
+            return n_missing * sum(4 * self._array(name).shape[1] for name in matrix_names(self.plan))
+
+        kept = "What is written is kept: free some space, and call again."
+        with report_full_disk(self.path, kept, missing_bytes), zarr.config.set({"array.write_empty_chunks": True}):
+            for values in split_partitions(pieces, self.plan.partition_size):
+                stop = start + len(values[X])
+                for name, value in values.items():
+                    self.group[layer_path(self.plan, name) or name][start:stop] = value  # type: ignore[index]
+                self.group[FINISHED][start // self.plan.partition_size] = 1  # type: ignore[index]
+                start = stop
 
     def values(self) -> dict[str, Any]:
         """Matrices as dask arrays that read the store; the other arrays, which are small, in memory."""
-        matrices = {name: da.from_zarr(self._array(name)) for name in matrix_names(self.plan)}
-        return matrices | {name: self._array(name)[:] for name in FINAL_PATHS if self._path(name) in self.group}
+        with guarded(self.path, ADVICE):
+            matrices = {name: da.from_zarr(self._array(name)) for name in matrix_names(self.plan)}
+            return matrices | {name: self._array(name)[:] for name in FINAL_PATHS if self._path(name) in self.group}
 
     @property
     def rows(self) -> NDArray[np.intp]:
@@ -159,6 +178,7 @@ class StoreSink:
     def finish(self, table: ad.AnnData) -> None:
         """Write everything but the matrices of the table, so that ``anndata.read_zarr`` reads the store."""
         if not self._is_finished:
+            self._check_chunks()
             for name in ("obs", "var", "obsm", "varm", "uns"):
                 element = getattr(table, name)
                 ad.io.write_elem(self.group, name, element if name in {"obs", "var"} else dict(element))
@@ -167,6 +187,36 @@ class StoreSink:
             self.group.attrs.update({**ANNDATA_ATTRS, keys.ATTRS: {**self._attrs, FINISHED: True}})
         for name in {FINISHED, *FINAL_PATHS} & set(self.group.array_keys()):
             del self.group[name]
+
+    def _check_arrays(self) -> None:
+        """Refuse a store whose matrices have another shape, or which is finished and has lost chunks."""
+        n = len(self.plan.order)
+        for name in matrix_names(self.plan):
+            array = self._array(name)
+            if len(array.shape) != 2 or array.shape[0] != n or array.chunks[0] != self.plan.partition_size:
+                reason = f"it has the shape {array.shape} in chunks of {array.chunks}, and there are {n} spots"
+                raise DamagedFileError(self.path, name, reason, ADVICE)
+        if self._is_finished:
+            self._check_chunks()
+
+    def _check_chunks(self) -> None:
+        """Refuse a store of which chunks are missing: they would be read as zeros."""
+        for name in matrix_names(self.plan):
+            array = self._array(name)
+            if (n_missing := array.nchunks - array.nchunks_initialized) > 0:
+                reason = f"{n_missing} of {array.nchunks} chunks are missing"
+                raise DamagedFileError(self.path, name, reason, ADVICE)
+
+    def _chunks_are_there(self) -> NDArray[np.bool_]:
+        """Whether all chunks of each partition are there, ``(n_partitions,)``."""
+        found = np.ones(self.plan.n_partitions, bool)
+        names = {*self.group.array_keys(), *map(self._path, matrix_names(self.plan))} - {FINISHED}
+        for array, place in ((self.group[name], self.path / name / "c") for name in names):
+            columns = range(array.cdata_shape[1]) if len(array.shape) == 2 else None  # type: ignore[union-attr]
+            for i in np.flatnonzero(found):
+                chunks = [str(i)] if columns is None else [f"{i}/{j}" for j in columns]
+                found[i] = all((place / chunk).is_file() for chunk in chunks)
+        return found
 
     @property
     def _attrs(self) -> dict[str, Any]:
@@ -205,15 +255,51 @@ def split_partitions(pieces: Iterable[Values], size: int) -> Iterator[dict[str, 
         yield rest
 
 
+def _begin(
+    path: Path,
+    plan: PredictionPlan,
+    columns: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    fingerprint: str,
+) -> None:
+    """Make the arrays of a store. Chunks have checksums, which every reader checks."""
+    group = zarr.open_group(path, mode="w-")
+    for name, (shape, dtype) in columns.items():
+        group.create_array(
+            layer_path(plan, name) or name,
+            shape=(len(plan.order), *shape),
+            chunks=(plan.partition_size, *(min(size, CHUNK_GENES) for size in shape)),
+            dtype=dtype,
+            compressors=[ZstdCodec(), Crc32cCodec()],
+            attributes=dict(ARRAY_ATTRS),
+        )
+    group.create_array(FINISHED, shape=(plan.n_partitions,), chunks=(1,), dtype=np.uint8)
+    group.attrs[keys.ATTRS] = {"fingerprint": fingerprint, keys.PATCH_VERSION: PATCH_VERSION, FINISHED: False}
+
+
+@contextmanager
+def exclusive_store(path: str | PathLike[str] | None) -> Iterator[None]:
+    """Let no other process compute into a store meanwhile; None is memory."""
+    if path is None:
+        yield
+        return
+    with lock(user_path(path, "store")) as ours:
+        if not ours:
+            msg = (
+                f"Another process is computing into {str(path)!r} at this moment. Wait until it has ended, or give "
+                "another `store`."
+            )
+            raise RuntimeError(msg)
+        yield
+
+
 def _check_resumable(path: Path, fingerprint: str) -> None:
     """Refuse to write into a folder that was not begun for this prediction."""
-    try:
-        attrs: Any = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(keys.ATTRS)
-    except (FileNotFoundError, ValueError):
-        attrs = None
+    is_group = any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+    attrs = read_attributes(path, {}, ADVICE).get(keys.ATTRS) if is_group else None
     if not isinstance(attrs, dict) or "fingerprint" not in attrs:
         msg = f"{str(path)!r} exists and was not written by `stp.tl.predict`, so it is kept. Give another `store`."
         raise FileExistsError(msg)
+    check_fields(attrs, STORE_FIELDS, path, ADVICE, keys.ATTRS)
     if (found := attrs.get(keys.PATCH_VERSION, 1)) != PATCH_VERSION:
         msg = (
             f"{str(path)!r} was predicted from patches of version {found}, and this version of stpredict cuts patches "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ADVICE = "Save or download it again."
 MEMBERS, SIZES = range(1, 10_001), range(1, 100_001)
-_MODEL: Schema = {
+_MODEL: dict[Any, Schema] = {
     "model": str,
     "model_config": {"model": str, "config": {str: object}},
     "patch": {"fov_um": [float], "size_px": SIZES, "fill": str},

@@ -220,7 +220,7 @@ def _load(file: Path) -> TrainingState:
     tensors, metadata = read_tensors(file, ADVICE)
     progress = parse_json(metadata.get("progress", "null"), file, ADVICE, finite=False)
     check_fields(progress, PROGRESS, file, ADVICE, "progress")
-    kinds: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+    kinds: dict[str, Any] = {kind: {} for kind in KINDS}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")
         if kind not in kinds:
@@ -230,4 +230,5 @@ def _load(file: Path) -> TrainingState:
             kinds[kind].setdefault(parameter, {})[moment] = value
         else:
             kinds[kind][rest] = value
-    return TrainingState(**{**progress, "history": tuple(progress["history"])}, **kinds)
+    fields: dict[str, Any] = {**progress, "history": tuple(progress["history"]), **kinds}
+    return TrainingState(**fields)
