@@ -279,9 +279,10 @@ def test_what_a_killed_process_left_is_removed(paths, predictor, out, left, monk
     else:
         shutil.rmtree(folder / "predicted.zarr")
         other = replace(predictor, train_mean=predictor.train_mean + 1)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(job, "_write_result", interrupt)
-            predict_cohort(paths[:1], other, out, prepare=grid, **QUIET)
+            with pytest.raises(KeyboardInterrupt):
+                predict_cohort(paths[:1], other, out, prepare=grid, **QUIET)
         if left == "damaged store":
             (folder / "started.zarr/zarr.json").write_text("{")
     summary = predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
@@ -296,9 +297,10 @@ def interrupt(*_, **__):
 
 def test_between_result_and_state_nothing_is_lost(paths, predictor, tmp_path, monkeypatch):
     write = SlideState.write
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(SlideState, "write", lambda self, at: interrupt() if self.status == "done" else write(self, at))
-        predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+        with pytest.raises(KeyboardInterrupt):
+            predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
     monkeypatch.setattr("stpredict.tl._predict.predict_positions", interrupt)  # nothing is computed again
     summary = predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
     assert summary["status"].tolist() == ["done"]
@@ -337,7 +339,7 @@ def test_a_cohort_of_another_version(paths, predictor, out, monkeypatch):
         (
             {"summary.csv": "slide.svs"},
             ValueError,
-            r"'summary\.csv' cannot be the name of a folder of a slide\. Give a",
+            r"'summary\.csv' cannot be the name of a folder of",
         ),
         ({"x" * 260: "slide.svs"}, ValueError, r"cannot be the name of a folder of a slide.* at most 200 bytes"),
         ({"a\nb": "slide.svs"}, ValueError, r"cannot be the name of a folder of a slide.* no line breaks"),

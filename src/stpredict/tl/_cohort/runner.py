@@ -169,8 +169,8 @@ def _slide_paths(paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathL
         raise ValueError(msg)
     if wrong := no_folder_names(names) + [name for name in names if name == SUMMARY]:
         msg = (
-            f"{quote(wrong)} cannot be the name of a folder of a slide. Give a mapping of names to paths; names have at "
-            f"most {LONGEST_NAME} bytes, no slashes, no line breaks, and no dot first, and are not {SUMMARY!r}."
+            f"{quote(wrong)} cannot be the name of a folder of a slide. Give a mapping of names to paths; names have "
+            f"at most {LONGEST_NAME} bytes, no slashes, no line breaks, and no dot first, and are not {SUMMARY!r}."
         )
         raise ValueError(msg)
     return {name: user_path(path, "paths") for name, path in pairs}
