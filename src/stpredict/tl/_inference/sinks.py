@@ -153,7 +153,7 @@ class StoreSink:
 
         def missing_bytes() -> int:
             n_missing = sum(stop - start for start, stop in self.missing_ranges())
-            return n_missing * sum(4 * self._array(name).shape[1] for name in matrix_names(self.plan))
+            return int(n_missing * sum(4 * self._array(name).shape[1] for name in matrix_names(self.plan)))
 
         kept = "What is written is kept: free some space, and call again."
         with report_full_disk(self.path, kept, missing_bytes), zarr.config.set({"array.write_empty_chunks": True}):
