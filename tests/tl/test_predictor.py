@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from stpredict._files import file_sha256
 from stpredict._geometry import PatchSpec
 from stpredict._train.data import read_spots
 from stpredict._train.device import make_fabric
-from stpredict.tl import FitConfig, Predictor
+from stpredict.tl import FitConfig, Predictor, fit
 from stpredict.tl._inference.record import prediction_record
 from stpredict.tl._options import PredictOptions
 from stpredict.tl._predictor import serialization as _folder
@@ -278,7 +279,7 @@ def test_damaged_folders(folder, damage, words):
         Predictor.load(folder)
 
 
-def forge(folder, change, tensors=lambda tensors: None):
+def forge(folder, change, tensors=len):
     """Change a predictor and write digests that fit."""
     file = folder / "weights.safetensors"
     weights = load_file(file)
@@ -438,6 +439,22 @@ def test_only_names_with_a_prefix_are_asked_of_the_hub(tmp_path, monkeypatch, gi
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(FileNotFoundError, match=r"is no saved predictor: .*no such folder"):
         Predictor.load(given)
+
+
+def test_a_folder_is_loaded_without_the_network(sdata, tmp_path, monkeypatch):
+    """Also where its encoder has a name on the hub."""
+    pytest.importorskip("timm")
+    options = {"size_px": 32, "encoder": "test_resnet"}
+    config = FitConfig(accelerator="cpu", progress=False)
+    with pytest.warns(UserWarning, match="its weights are random"):
+        fit(sdata, "encoder_ridge", config=config, model_options=options, save_dir=tmp_path / "model")
+    forge(tmp_path / "model", of_model(encoder="hf-hub:owner/name"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was used"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the network was used"))
+    with pytest.raises(
+        ValueError, match=r"encoder that only the Hugging Face hub describes .*without the network\. Fetch"
+    ):
+        Predictor.load(tmp_path / "model")
 
 
 def test_what_is_no_repository(monkeypatch):

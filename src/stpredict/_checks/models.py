@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import isfinite
 from numbers import Integral, Real
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args, get_origin, get_type_hints
 
 from .config import one_of
 
@@ -310,6 +310,16 @@ def config_class(place: str, found: object) -> None:
             f"{what}. Its fields are 'n_outputs', 'fov_spots', 'size_px', 'context', and yours."
         )
         raise ValueError(msg)
+
+
+def encoder_is_described_here(error: Exception) -> NoReturn:
+    """Refuse a saved network whose encoder only a hub describes."""
+    msg = (
+        f"The network has an encoder that only the Hugging Face hub describes ({type(error).__name__}), and a folder "
+        "is loaded without the network. Fetch the description once, for instance with `timm.create_model` and the "
+        "'hf-hub:owner/name' in its `config.json`, and load again."
+    )
+    raise ValueError(msg) from error
 
 
 def known_fields(owner: str, given: Iterable[str], allowed: Sequence[str]) -> None:

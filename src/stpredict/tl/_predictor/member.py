@@ -17,7 +17,7 @@ from ..._train.loop import encoder_features, outputs, tta_mean_std
 from ...models import build, config_to_dict
 from ...pp.targets import Targets
 from .appearance import DonorMoments, StandardizedModel, slide_moments
-from .schema import ADVICE, saved_network_config
+from .schema import ADVICE, saved_network_config, without_hub
 from .serialization import add_prefix, select_prefix
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ class Member:
         if config.n_outputs != targets.n_outputs:
             reason = f"the network has {config.n_outputs} outputs, and its targets take {targets.n_outputs}"
             raise DamagedFileError(path, "model_config.config.n_outputs", reason, ADVICE)
-        network = build(config)
+        with without_hub():
+            network = build(config)
         network.load_state_dict(weights)
         donors = select_prefix("donors", tensors)
         return cls(
