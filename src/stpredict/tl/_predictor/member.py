@@ -17,7 +17,7 @@ from ..._train.loop import encoder_features, outputs, tta_mean_std
 from ...models import build, config_to_dict
 from ...pp.targets import Targets
 from .appearance import DonorMoments, StandardizedModel, slide_moments
-from .schema import ADVICE, saved_network_config, without_hub
+from .schema import ADVICE, load_weights, saved_network_config, without_hub
 from .serialization import add_prefix, select_prefix
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Member:
             raise DamagedFileError(path, "model_config.config.n_outputs", reason, ADVICE)
         with without_hub():
             network = build(config)
-        network.load_state_dict(weights)
+        load_weights(network, weights, path)
         donors = select_prefix("donors", tensors)
         return cls(
             network=network.eval(),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..._files import Schema
-    from ...models import ModelConfig
+    from ...models import ModelConfig, SpotModel
 
 ADVICE = "Save or download it again."
 MEMBERS, SIZES = range(1, 10_001), range(1, 100_001)
@@ -118,6 +118,17 @@ def saved_network_config(saved: Mapping[str, Any], weights: Mapping[str, Tensor]
         config = config_from_dict(saved)
         with torch.device("meta"), _limited_calls(100 * (len(weights) + 100)):
             network = build(config)
+    _check_weights(network, weights, path)
+    return config
+
+
+def load_weights(network: SpotModel, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights into a network, refusing any that do not fit; ``path`` is named in the error."""
+    _check_weights(network, weights, path)
+    network.load_state_dict(dict(weights))
+
+
+def _check_weights(network: SpotModel, weights: Mapping[str, Tensor], path: Path) -> None:
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     for name in network.per_spot_buffers & given.keys():  # one row per training spot
@@ -125,7 +136,6 @@ def saved_network_config(saved: Mapping[str, Any], weights: Mapping[str, Tensor]
     if wrong := [name for name in {**shapes, **given} if given.get(name) != shapes.get(name)]:
         reason = f"the weights do not fit the network that is described here: {quote(wrong)}"
         raise DamagedFileError(path, "model_config", reason, ADVICE)
-    return config
 
 
 @contextmanager
