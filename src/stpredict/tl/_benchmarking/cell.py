@@ -171,7 +171,8 @@ def run_cell(cell: Cell, observations: Observations) -> None:
     with report_full_disk(cell.folder, kept), atomic_folder(cell.folder) as part:
         part.mkdir()
         try:
-            _compute(cell, part, observations)
+            with report_full_disk(cell.folder, kept):
+                _compute(cell, part, observations)
         except Exception as error:  # noqa: BLE001  (of any model; it is raised below)
             failure = error
             what = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exception(error)}

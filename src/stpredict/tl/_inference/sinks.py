@@ -22,6 +22,7 @@ from ..._files import (
     guarded,
     lock,
     read_attributes,
+    remove,
     report_full_disk,
     sweep,
 )
@@ -143,7 +144,7 @@ class StoreSink:
             return []
         with guarded(self.path, ADVICE, FINISHED):
             written = np.asarray(self.group[FINISHED]) != 0
-        missing = np.flatnonzero(~(written & self._chunks_are_there()))
+        missing = np.flatnonzero(~self._with_all_chunks(written))
         runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1) if len(missing) else []
         n, size = len(self.plan.order), self.plan.partition_size
         return [(int(run[0]) * size, min((int(run[-1]) + 1) * size, n)) for run in runs]
@@ -187,6 +188,8 @@ class StoreSink:
             self.group.attrs.update({**ANNDATA_ATTRS, keys.ATTRS: {**self._attrs, FINISHED: True}})
         for name in {FINISHED, *FINAL_PATHS} & set(self.group.array_keys()):
             del self.group[name]
+        for part in self.path.rglob("*.partial"):  # of chunks that killed processes were writing
+            remove(part)
 
     def _check_arrays(self) -> None:
         """Refuse a store whose matrices have another shape, or which is finished and has lost chunks."""
@@ -207,16 +210,25 @@ class StoreSink:
                 reason = f"{n_missing} of {array.nchunks} chunks are missing"
                 raise DamagedFileError(self.path, name, reason, ADVICE)
 
-    def _chunks_are_there(self) -> NDArray[np.bool_]:
-        """Whether all chunks of each partition are there, ``(n_partitions,)``."""
-        found = np.ones(self.plan.n_partitions, bool)
+    def _with_all_chunks(self, written: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The partitions, ``(n_partitions,)``, of those that are marked as written, all of whose chunks are there."""
+        whole = written.copy()
         names = {*self.group.array_keys(), *map(self._path, matrix_names(self.plan))} - {FINISHED}
-        for array, place in ((self.group[name], self.path / name / "c") for name in names):
-            columns = range(array.cdata_shape[1]) if len(array.shape) == 2 else None  # type: ignore[union-attr]
-            for i in np.flatnonzero(found):
-                chunks = [str(i)] if columns is None else [f"{i}/{j}" for j in columns]
-                found[i] = all((place / chunk).is_file() for chunk in chunks)
-        return found
+        for name in names:
+            array, place = self._stored(name), self.path / name / "c"
+            for i in np.flatnonzero(whole):
+                chunk = place / str(i)
+                if len(array.shape) == 1:
+                    whole[i] = chunk.is_file()
+                else:  # its chunks of genes
+                    whole[i] = (
+                        chunk.is_dir()
+                        and sum(each.name.isdecimal() for each in chunk.iterdir()) == (array.cdata_shape[1])
+                    )
+        return whole
+
+    def _stored(self, name: str) -> Any:
+        return self.group[name]
 
     @property
     def _attrs(self) -> dict[str, Any]:
@@ -228,7 +240,7 @@ class StoreSink:
         return bool(self._attrs[FINISHED])
 
     def _array(self, name: str) -> Any:
-        return self.group[self._path(name)]
+        return self._stored(self._path(name))
 
     def _path(self, name: str) -> str:
         return layer_path(self.plan, name) or (FINAL_PATHS.get(name, name) if self._is_finished else name)
