@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import zarr
-from distributed import CommClosedError
+from distributed.comm import CommClosedError
 from spatialdata import read_zarr
 
 from stpredict._chunks import Source

@@ -252,6 +252,14 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", list(DAMAGE))
+def test_a_damaged_slide_is_not_finished(out, damage, caplog):
+    assert SlideState.read_finished(out / "slide2").status == "done"
+    DAMAGE[damage](out / "slide2")
+    assert SlideState.read_finished(out / "slide2") is None
+    assert "again" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["no json", "bit flipped"])
 def test_a_damaged_slide_is_predicted_again_and_stops_no_other(paths, predictor, out, finished, damage):
     DAMAGE[damage](out / "slide2")
     others = {path: at for path, at in written(out).items() if "slide2" not in path.parts and path.parent != out}
