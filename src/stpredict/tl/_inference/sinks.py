@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..._files import (
     DamagedFileError,
     atomic_folder,
     check_fields,
+    folder_sha256,
     guarded,
     lock,
     read_attributes,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from .._predictor.predictor import Predictor
     from .plan import PredictionPlan
 
+    Columns = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
     Values = Mapping[str, NDArray[Any]]
 
 LARGEST_TABLE_BYTES = 1 << 32
@@ -58,7 +61,11 @@ CHUNK_GENES = 256
 DICT_ATTRS = {"encoding-type": "dict", "encoding-version": "0.1.0"}
 ANNDATA_ATTRS = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 ARRAY_ATTRS = {"encoding-type": "array", "encoding-version": "0.2.0"}
-STORE_FIELDS: Schema = {"fingerprint": str, f"{keys.PATCH_VERSION}?": int, FINISHED: bool}
+SHA256 = "sha256"
+"""Digests of the arrays of a finished store."""
+STORE_FIELDS: Schema = {
+    "fingerprint": str, f"{keys.PATCH_VERSION}?": int, FINISHED: bool, f"{SHA256}?": {str: str}
+}  # fmt: skip
 ADVICE = "Delete it, or give another `store`."
 
 
@@ -121,12 +128,17 @@ class StoreSink:
     def create(cls, path: str | PathLike[str], plan: PredictionPlan, predictor: Predictor) -> StoreSink:
         """Create a store, or resume one that was begun for the same prediction."""
         path, fingerprint = user_path(path, "store"), plan.fingerprint(predictor)
+        columns = output_columns(predictor, plan)
         sweep(path)
         if path.exists():
             _check_resumable(path, fingerprint)
-        else:  # it appears with all its arrays, or not at all
-            with report_full_disk(path, ADVICE), atomic_folder(output_folder(path, "store")) as part:
-                _begin(part, plan, output_columns(predictor, plan), fingerprint)
+            sink = cls.open(path, plan)
+            with guarded(path, ADVICE):
+                sink._check_arrays(columns)
+            return sink
+        # it appears with all its arrays, or not at all
+        with report_full_disk(path, ADVICE), atomic_folder(output_folder(path, "store")) as part:
+            _begin(part, plan, columns, fingerprint)
         return cls.open(path, plan)
 
     @classmethod
@@ -134,9 +146,7 @@ class StoreSink:
         """Open a store that `create` made, in any process."""
         with guarded(user_path(path), ADVICE):
             group = zarr.open_group(path, mode="r+", use_consolidated=False)
-            sink = cls(plan=plan, path=user_path(path), group=group)
-            sink._check_arrays()
-        return sink
+        return cls(plan=plan, path=user_path(path), group=group)
 
     def missing_ranges(self) -> list[tuple[int, int]]:
         """Ranges of positions of the partitions that are not written."""
@@ -144,7 +154,7 @@ class StoreSink:
             return []
         with guarded(self.path, ADVICE, FINISHED):
             written = np.asarray(self.group[FINISHED]) != 0
-        missing = np.flatnonzero(~self._with_all_chunks(written))
+        missing = np.flatnonzero(~written)
         runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1) if len(missing) else []
         n, size = len(self.plan.order), self.plan.partition_size
         return [(int(run[0]) * size, min((int(run[-1]) + 1) * size, n)) for run in runs]
@@ -179,56 +189,56 @@ class StoreSink:
     def finish(self, table: ad.AnnData) -> None:
         """Write everything but the matrices of the table, so that ``anndata.read_zarr`` reads the store."""
         if not self._is_finished:
-            self._check_chunks()
             for name in ("obs", "var", "obsm", "varm", "uns"):
                 element = getattr(table, name)
                 ad.io.write_elem(self.group, name, element if name in {"obs", "var"} else dict(element))
             if table.layers:
                 self.group.require_group("layers").attrs.update(DICT_ATTRS)
-            self.group.attrs.update({**ANNDATA_ATTRS, keys.ATTRS: {**self._attrs, FINISHED: True}})
+            ours = [layer_path(self.plan, name) or name for name in matrix_names(self.plan)]
+            ours += [path for path in FINAL_PATHS.values() if path in self.group]
+            sha256 = {path: folder_sha256(self.path / path) for path in ours}
+            finished = {**self._attrs, SHA256: sha256, FINISHED: True}
+            self.group.attrs.update({**ANNDATA_ATTRS, keys.ATTRS: finished})
         for name in {FINISHED, *FINAL_PATHS} & set(self.group.array_keys()):
             del self.group[name]
         for part in self.path.rglob("*.partial"):  # of chunks that killed processes were writing
             remove(part)
 
-    def _check_arrays(self) -> None:
-        """Refuse a store whose matrices have another shape, or which is finished and has lost chunks."""
-        n = len(self.plan.order)
-        for name in matrix_names(self.plan):
-            array = self._array(name)
-            if len(array.shape) != 2 or array.shape[0] != n or array.chunks[0] != self.plan.partition_size:
-                reason = f"it has the shape {array.shape} in chunks of {array.chunks}, and there are {n} spots"
-                raise DamagedFileError(self.path, name, reason, ADVICE)
+    def _check_arrays(self, columns: Columns) -> None:
+        """Refuse a finished store that has changed; of others, have damaged partitions computed again."""
+        n, size = len(self.plan.order), self.plan.partition_size
+        names = [self._path(name) for name in columns]
+        for name, (shape, dtype) in zip(names, columns.values(), strict=True):
+            array = self.group[name] if name in self.group else None
+            if not isinstance(array, zarr.Array) or (array.shape, array.dtype) != ((n, *shape), dtype):
+                raise DamagedFileError(self.path, name, f"it is no array of {(n, *shape)} {dtype}", ADVICE)
         if self._is_finished:
-            self._check_chunks()
+            for name, sha256 in self._attrs.get(SHA256, {}).items():  # early versions recorded none
+                if folder_sha256(self.path / name) != sha256:
+                    raise DamagedFileError(self.path, name, "it is not as it was written", ADVICE)
+            return
+        marks: Any = self.group[FINISHED]
+        if not isinstance(marks, zarr.Array) or marks.shape != (self.plan.n_partitions,):
+            raise DamagedFileError(self.path, FINISHED, "it is no array with a mark for each partition", ADVICE)
+        for i in np.flatnonzero(np.asarray(marks)).tolist():
+            if not all(self._is_whole(name, i, slice(i * size, (i + 1) * size)) for name in names):
+                marks[i] = 0
 
-    def _check_chunks(self) -> None:
-        """Refuse a store of which chunks are missing: they would be read as zeros."""
-        for name in matrix_names(self.plan):
-            array = self._array(name)
-            if (n_missing := array.nchunks - array.nchunks_initialized) > 0:
-                reason = f"{n_missing} of {array.nchunks} chunks are missing"
-                raise DamagedFileError(self.path, name, reason, ADVICE)
-
-    def _with_all_chunks(self, written: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The partitions, ``(n_partitions,)``, of those that are marked as written, all of whose chunks are there."""
-        whole = written.copy()
-        names = {*self.group.array_keys(), *map(self._path, matrix_names(self.plan))} - {FINISHED}
-        for name in names:
-            array, place = self._stored(name), self.path / name / "c"
-            for i in np.flatnonzero(whole):
-                chunk = place / str(i)
-                if len(array.shape) == 1:
-                    whole[i] = chunk.is_file()
-                else:  # its chunks of genes
-                    whole[i] = (
-                        chunk.is_dir()
-                        and sum(each.name.isdecimal() for each in chunk.iterdir()) == (array.cdata_shape[1])
-                    )
-        return whole
-
-    def _stored(self, name: str) -> Any:
-        return self.group[name]
+    def _is_whole(self, name: str, partition: int, rows: slice) -> bool:
+        """Whether all chunks of a partition of an array are there, since others are read as zeros, and can be read."""
+        array: Any = self.group[name]
+        place = self.path / name / "c" / str(partition)
+        if array.ndim == 1 and not place.is_file():
+            return False
+        n_chunks = 1 if array.ndim == 1 else math.prod(array.cdata_shape[1:])
+        if array.ndim > 1 and (not place.is_dir() or sum(each.name.isdecimal() for each in place.iterdir()) < n_chunks):
+            return False
+        try:
+            with guarded(self.path, ADVICE, name):
+                array[rows]
+        except DamagedFileError:
+            return False
+        return True
 
     @property
     def _attrs(self) -> dict[str, Any]:
@@ -240,7 +250,7 @@ class StoreSink:
         return bool(self._attrs[FINISHED])
 
     def _array(self, name: str) -> Any:
-        return self._stored(self._path(name))
+        return self.group[self._path(name)]
 
     def _path(self, name: str) -> str:
         return layer_path(self.plan, name) or (FINAL_PATHS.get(name, name) if self._is_finished else name)
@@ -270,7 +280,7 @@ def split_partitions(pieces: Iterable[Values], size: int) -> Iterator[dict[str, 
 def _begin(
     path: Path,
     plan: PredictionPlan,
-    columns: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    columns: Columns,
     fingerprint: str,
 ) -> None:
     """Make the arrays of a store. Chunks have checksums, which every reader checks."""
