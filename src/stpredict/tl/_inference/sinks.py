@@ -209,7 +209,7 @@ class StoreSink:
         n, size = len(self.plan.order), self.plan.partition_size
         names = [self._path(name) for name in columns]
         for name, (shape, dtype) in zip(names, columns.values(), strict=True):
-            array = self.group[name] if name in self.group else None
+            array = self.group.get(name)
             if not isinstance(array, zarr.Array) or (array.shape, array.dtype) != ((n, *shape), dtype):
                 raise DamagedFileError(self.path, name, f"it is no array of {(n, *shape)} {dtype}", ADVICE)
         if self._is_finished:
