@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -301,6 +302,16 @@ def test_what_a_killed_process_left_is_removed(paths, predictor, out, left, monk
 
 def interrupt(*_, **__):
     raise KeyboardInterrupt
+
+
+def test_a_full_disk_is_said_where_it_is(paths, predictor, tmp_path, monkeypatch):
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stpredict._files.reading.json.dumps", full)
+        with pytest.raises(OSError, match=r"No space left for '.*out': .*What is predicted is kept: free some space"):
+            predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
 
 
 def test_between_result_and_state_nothing_is_lost(paths, predictor, tmp_path, monkeypatch):

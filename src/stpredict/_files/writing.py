@@ -165,11 +165,17 @@ def lock_file(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
+class FullDiskError(OSError):
+    """No space is left where something is written."""
+
+
 @contextmanager
 def report_full_disk(place: Path, advice: str = "", n_bytes: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn the error of a full disk into one that says where, and how much is missing at most (``n_bytes``)."""
     try:
         yield
+    except FullDiskError:
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_full(error):
             raise

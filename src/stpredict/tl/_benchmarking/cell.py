@@ -67,6 +67,7 @@ RUN_FIELDS: Schema = {
     "files?": {SCORES: str, HELD_OUT: str},
 }  # fmt: skip
 ERROR_FIELDS: Schema = {"model": str, "fold": int, "seed": int, "error": str}
+KEPT = "Finished cells are kept: free some space, and call `stp.tl.benchmark` again."
 ADVICE = "Call `stp.tl.benchmark` again: this cell is then computed again."
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MAXRSS_BYTES = 1024 if sys.platform != "darwin" else 1
@@ -167,11 +168,10 @@ def run_cell(cell: Cell, observations: Observations) -> None:
     Whatever the model raises is written to ``error.json`` and raised.
     """
     failure: Exception | None = None
-    kept = "Finished cells are kept: free some space, and call `stp.tl.benchmark` again."
-    with report_full_disk(cell.folder, kept), atomic_folder(cell.folder) as part:
+    with report_full_disk(cell.folder, KEPT), atomic_folder(cell.folder) as part:
         part.mkdir()
         try:
-            with report_full_disk(cell.folder, kept):
+            with report_full_disk(cell.folder, KEPT):
                 _compute(cell, part, observations)
         except Exception as error:  # noqa: BLE001  (of any model; it is raised below)
             failure = error

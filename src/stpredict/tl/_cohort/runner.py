@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 from ... import _keys as keys
 from ..._checks.paths import LONGEST_NAME, no_folder_names, output_folder, user_path
 from ..._checks.slides import quote
-from ..._files import DamagedFileError, atomic_file, lock_file
+from ..._files import DamagedFileError, atomic_file, lock_file, report_full_disk
 from ..._pixels import PATCH_VERSION
 from .._inference.cluster import check_client, count_workers, exclusive_worker, run_tasks
 from .._options import PredictOptions
 from .._predictor.predictor import Predictor
-from .job import STATE, STORE, SlideJob, SlideState, predict_slide
+from .job import RETRY, STATE, STORE, SlideJob, SlideState, predict_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -137,13 +137,17 @@ def predict_cohort(
         for name, path in slides.items()
     ]
     todo = _unfinished_jobs(jobs, out)
-    with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="slides", unit="slide", disable=not progress) as bar:
+    n_done = len(jobs) - len(todo)
+    with (
+        report_full_disk(out, RETRY),  # of states and summary; what fails in a slide is in its state
+        tqdm(total=len(jobs), initial=n_done, desc="slides", unit="slide", disable=not progress) as bar,
+    ):
         n_failed = 0
         for state in _run_jobs(todo, predictor, client):
             n_failed += state.status == "failed"
             bar.set_postfix(failed=n_failed)
             bar.update()
-    return _summary(jobs, out)
+        return _summary(jobs, out)
 
 
 def _slide_paths(paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathLike[str]]) -> dict[str, Path]:
