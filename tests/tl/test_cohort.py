@@ -309,7 +309,7 @@ def test_a_full_disk_is_said_where_it_is(paths, predictor, tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("stpredict._files.reading.json.dumps", full)
+        patch.setattr(job, "write_json", full)
         with pytest.raises(OSError, match=r"No space left for '.*out': .*What is predicted is kept: free some space"):
             predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
 
