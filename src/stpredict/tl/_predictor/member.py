@@ -17,7 +17,7 @@ from ..._train.loop import encoder_features, outputs, tta_mean_std
 from ...models import build, config_to_dict
 from ...pp.targets import Targets
 from .appearance import DonorMoments, StandardizedModel, slide_moments
-from .schema import ADVICE, load_weights, saved_network_config, without_hub
+from .schema import ADVICE, load_weights, saved_network_config
 from .serialization import add_prefix, select_prefix
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Member:
     """Fields of view and size of the patches that the network takes."""
     pretrained: Mapping[str, str] = field(default_factory=dict)
     """Weights that were loaded before training, by part of the network."""
+    encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What identifies the features of each image encoder, by part of the network."""
     weight: float = 1.0
     """Weight of its prediction in the mean; those of all members sum to 1."""
     donors: DonorMoments | None = None
@@ -120,8 +122,7 @@ class Member:
         if config.n_outputs != targets.n_outputs:
             reason = f"the network has {config.n_outputs} outputs, and its targets take {targets.n_outputs}"
             raise DamagedFileError(path, "model_config.config.n_outputs", reason, ADVICE)
-        with without_hub():
-            network = build(config)
+        network = build(config)
         load_weights(network, weights, path)
         donors = select_prefix("donors", tensors)
         return cls(

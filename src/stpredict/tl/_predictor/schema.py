@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..._checks import models as check
 from ..._checks.slides import quote
 from ..._files import DamagedFileError, guarded
 from ...models import build, config_from_dict
@@ -114,7 +113,7 @@ def saved_network_config(saved: Mapping[str, Any], weights: Mapping[str, Tensor]
 
     The network is only built on the meta device, and no further than the weights go, so that no memory is taken.
     """
-    with guarded(path, ADVICE, "model_config", passing="stpredict._checks"), without_hub():
+    with guarded(path, ADVICE, "model_config", passing="stpredict._checks"):
         config = config_from_dict(saved)
         with torch.device("meta"), _limited_calls(100 * (len(weights) + 100)):
             network = build(config)
@@ -136,24 +135,6 @@ def _check_weights(network: SpotModel, weights: Mapping[str, Tensor], path: Path
     if wrong := [name for name in {**shapes, **given} if given.get(name) != shapes.get(name)]:
         reason = f"the weights do not fit the network that is described here: {quote(wrong)}"
         raise DamagedFileError(path, "model_config", reason, ADVICE)
-
-
-@contextmanager
-def without_hub() -> Iterator[None]:
-    """Let libraries find files of the Hugging Face hub in the local cache only."""
-    try:
-        from huggingface_hub import constants
-        from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-    except ImportError:
-        yield
-        return
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        check.encoder_is_described_here(error)
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 class _CallCounter(TorchFunctionMode):

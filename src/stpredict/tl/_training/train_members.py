@@ -18,7 +18,7 @@ from ..._train.data import open_spots
 from ..._train.device import make_fabric
 from ..._train.loop import ValidationSpots, encoder_features, outputs_at, seeded_rng, spots_per_pass, train
 from ...models import build
-from ...models.encoder import Encoder
+from ...models.encoder import Encoder, find_encoders
 from ...models.model_config import uses_embeddings
 from ...models.registry import config_fields
 from ...pp.normalization import gene_columns
@@ -194,6 +194,7 @@ class MemberTrainer:
         with seeded_rng(config.seed, -1):
             network = build(_network_config(plan, own, targets.n_outputs))
             pretrained = network.load_pretrained()
+        encoders = {part: encoder.record() for part, encoder in find_encoders(network).items()}
         _warn_random_encoder(network)
         counts = _counts(plan) if network.needs_counts else None
         if plan.stacking is None or (model, member) not in self.features:
@@ -208,6 +209,7 @@ class MemberTrainer:
             network=network.cpu().eval(),
             targets=targets,
             pretrained=pretrained,
+            encoders=encoders,
             model=own.name,
             patch=own.patch,
             donors=donors,
