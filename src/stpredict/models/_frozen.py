@@ -18,7 +18,7 @@ from .encoder_table import STATISTICS, check_choice
 from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from torch import Tensor
 
@@ -84,6 +84,14 @@ class FrozenEncoderModel(SpotModel):
         """Features ``(b, n_features)`` of every scale; None if embeddings come with the spots."""
         features: Tensor | None = self.views(batch)
         return features
+
+    @property
+    def encoder_key(self) -> Hashable | None:
+        """Names and weights of the encoders, unless they are trained or random."""
+        encoder = self.views.encoder
+        if encoder is None or not encoder.frozen or any(part.is_random for part in encoder.parts):
+            return None
+        return encoder.name, encoder.weights
 
     def features_of(self, batch: SpotBatch) -> Tensor:
         """Features ``(b, n_features)`` of some spots, given or encoded; refuses those of another width."""

@@ -18,7 +18,7 @@ from ._precision import full_precision
 from .encoder import find_encoders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from torch import Tensor
 
@@ -209,6 +209,14 @@ class SpotModel(nn.Module, ABC):
         Returns
         -------
         ``(b, ...)``, which later calls get as ``batch.features``; None if no encoder is frozen.
+        """
+        return None
+
+    @property
+    def encoder_key(self) -> Hashable | None:
+        """What identifies the frozen encoder: models with equal keys, on equal patches, have equal features.
+
+        Training then computes these once. None if the features are the model's own.
         """
         return None
 

@@ -4,6 +4,7 @@ from ._benchmarking.cross_validate import cross_validate
 from ._benchmarking.entry import Entry
 from ._calibrate import calibrate
 from ._cohort.runner import predict_cohort
+from ._embed import embed
 from ._evaluate import evaluate, summary
 from ._fit import fit
 from ._impute import impute
@@ -29,6 +30,7 @@ __all__ = [
     "benchmark",
     "calibrate",
     "cross_validate",
+    "embed",
     "evaluate",
     "fit",
     "impute",

@@ -100,6 +100,8 @@ class Provenance(Mapping[str, Any]):
     """``reference``, the mean stain, and ``slides``, the stain of each slide; None where it cannot be measured."""
     ridge_penalty: float | None = None
     """Penalty of the ridge regression on colour statistics."""
+    features: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """What made the embeddings that were trained on, one entry for each matrix; empty without ``features_key``."""
     n_at_border: int | None = None
     """Number of training spots whose patches leave the image or hold missing pixels."""
     pretrained: Mapping[str, str] = field(default_factory=dict)

@@ -53,6 +53,7 @@ def training_provenance(
         color=color_range(density, plan.slide_index),
         stain=training_stain(plan.slides),
         ridge_penalty=ridge_penalty,
+        features=[record.to_json() for record in plan.features],
         n_at_border=n_at_border,
         pretrained=_by_part(members, "pretrained"),
         encoders=_by_part(members, "encoders"),
