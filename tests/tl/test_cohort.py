@@ -320,7 +320,7 @@ def test_between_result_and_state_nothing_is_lost(paths, predictor, tmp_path, mo
         patch.setattr(SlideState, "write", lambda self, at: interrupt() if self.status == "done" else write(self, at))
         with pytest.raises(KeyboardInterrupt):
             predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
-    monkeypatch.setattr("stpredict.tl._predict.predict_positions", interrupt)  # nothing is computed again
+    monkeypatch.setattr("stpredict.tl._inference.compute.compute_positions", interrupt)  # nothing is computed again
     summary = predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
     assert summary["status"].tolist() == ["done"]
     assert sorted(path.name for path in (tmp_path / "out/slide1").iterdir()) == ["predicted.zarr", "state.json"]
