@@ -140,7 +140,7 @@ def embeddings_fit(model: str, options: Mapping[str, object], width: int | None,
         raise ValueError(msg)
 
 
-def warn_random_encoder(names: Sequence[str]) -> None:
+def warn_random_encoder(names: Sequence[object]) -> None:
     """Warn that features are those of random weights."""
     warn(
         f"The image encoder {quote(names)} is frozen and its weights are random, so its features are of little use. "
