@@ -144,7 +144,7 @@ def test_matrix_cut_short(market, packed, words):
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    ("coordinate", "array"), ("general", "symmetric"), ("4 3 6", "4 x 6"), ("4 3 6", "2 2 6"),
+    ("coordinate", "array"), ("general", "symmetric"), ("4 3 6", "4 x 6"),
     ("4 3 6\n", "4 3 6\na b c\n"),
 ])  # fmt: skip
 def test_matrix_of_another_kind_or_damaged(market, old, new):

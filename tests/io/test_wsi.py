@@ -23,7 +23,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation
 from torch.utils.data import DataLoader, Dataset
 
-from stpredict._chunks import FileArray, Source
+from stpredict._chunks import FileArray, Source, StoredLevel
 from stpredict._geometry import PatchSpec, apply_affine, orientation
 from stpredict._pixels import PatchReader
 from stpredict._slides.slides import Level, pyramid
@@ -326,13 +326,12 @@ def test_pictures_are_decoded_as_a_whole(tmp_path, pixels, name):
 
 
 @NO_RESOLUTION
-def test_pictures_too_large_to_be_held(tmp_path, pixels, monkeypatch):
+def test_pictures_too_large_to_be_held(tmp_path, pixels):
     path = write.picture(tmp_path / "a.png", pixels)
-    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size)
-    read_wsi(path)
-    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size - 1)
-    with pytest.raises(ValueError, match=r"'a\.png' has 421 x 310 pixels .* tiled pyramid"):
-        read_wsi(path)
+    needed = 10e-9 * pixels[..., 0].size
+    read_wsi(path, max_memory_gb=needed)
+    with pytest.raises(ValueError, match=r"'a\.png', decoded as a whole \(421 x 310 pixels\), needs .* tiled pyramid"):
+        read_wsi(path, max_memory_gb=0.99 * needed)
 
 
 @NO_RESOLUTION
@@ -457,7 +456,7 @@ def test_a_copy_as_zarr(tmp_path, levels, kind):
     store.parent.mkdir()
     sdata = read_wsi(path, to_zarr=store)
     assert Path(sdata.path) == store
-    assert all(isinstance(pixels, zarr.Array) for pixels in stored(sdata))
+    assert all(isinstance(pixels, StoredLevel) for pixels in stored(sdata))
     assert stored(sdata)[0].chunks == (3, 310, 421)
     for scale, level in zip(scales(sdata), levels, strict=True):
         np.testing.assert_array_equal(scale.values, level.transpose(2, 0, 1))

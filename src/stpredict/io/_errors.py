@@ -6,6 +6,8 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
+from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
+from .._checks.memory import TooLargeError
 from .._checks.slides import quote
 from .._checks.training import warn
 
@@ -49,16 +51,31 @@ def require_folder(path: Path, what: str, function: str) -> None:
         raise FileNotFoundError(msg)
 
 
+@contextmanager
+def decoding(path: Path, what: str, *others: type[BaseException]) -> Iterator[None]:
+    """Turn what libraries raise about the content of a file into one error that names it.
+
+    ``others`` are classes of a library that are not in `DECODER_ERRORS`. Only calls of libraries belong into the block:
+    of our own errors those about a damaged file pass.
+    """
+    try:
+        yield
+    except (UnreadableFileError, TooLargeError, PermissionError):
+        raise
+    except DECODER_ERRORS + others as reason:
+        damaged(path, what, describe(reason))
+
+
 def damaged(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file of which a length, a checksum or a decoder says that bytes are missing or wrong."""
     msg = f"The {what} '{path.name}' cannot be read: {reason}. Bytes are missing or wrong: fetch it again."
-    raise ValueError(msg)
+    raise UnreadableFileError(msg)
 
 
 def unreadable(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file that is whole but holds something else than what was looked for."""
     msg = f"The {what} '{path.name}' cannot be read: {reason}. Give another file, or correct this one."
-    raise ValueError(msg)
+    raise UnreadableFileError(msg)
 
 
 def exactly_one(found: Sequence[Path], names: Sequence[str], folder: Path, what: str) -> Path:
@@ -92,7 +109,7 @@ def require_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> 
             f"Table '{path.name}' has no column {quote(missing)} (found: {quote(found)}). Name its columns "
             f"{quote(needed)}."
         )
-        raise ValueError(msg)
+        raise UnreadableFileError(msg)
 
 
 def require_finite_columns(bad: Sequence[str], path: Path) -> None:

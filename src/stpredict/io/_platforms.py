@@ -18,11 +18,13 @@ from spatialdata.models import TableModel
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
+from .._checks.decoding import describe
 from .._checks.paths import user_path
 from .._checks.slides import quote
 from . import _errors as check
 from ._tables import read_text
 from ._wsi import image_element, open_slide_file
+from ._wsi_resolution import is_positive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,20 +82,25 @@ def sample_name(folder: Path, given: str | None) -> str:
     return given or re.sub(r"[^\w.-]+", "_", (place.parent if place.name == "outs" else place).name)
 
 
-def read_json(path: Path, what: str, fields: Sequence[str]) -> dict[str, Any]:
-    """All fields of a JSON file, which must have the given ones."""
+def read_numbers(path: Path, what: str, fields: Sequence[str], optional: Sequence[str] = ()) -> dict[str, float]:
+    """Fields of a JSON file that must be numbers above zero, and those that are if they are there."""
     check.exactly_one([path] if path.is_file() else [], [path.name], path.parent, what)
     text = read_text(path, what).strip()
     try:
         values: dict[str, Any] = dict(json.loads(text))
-    except (TypeError, ValueError) as reason:
+    except (TypeError, ValueError, RecursionError) as reason:
         if text.endswith("}"):
-            check.unreadable(path, what, reason)
-        check.damaged(path, what, f"it does not end in '}}' ({reason})")
+            check.unreadable(path, what, describe(reason))
+        check.damaged(path, what, f"it does not end in '}}' ({describe(reason)})")
     missing = [name for name in fields if name not in values]
     if missing:
         check.unreadable(path, what, f"it has no field {quote(missing)} (found: {quote(sorted(values))})")
-    return values
+    numbers = {name: values[name] for name in (*fields, *optional) if name in values}
+    wrong = [name for name, value in numbers.items() if not is_positive(value)]
+    if wrong:
+        found = f"{wrong[0]!r} is {str(numbers[wrong[0]])[:40]!r}, where a number above 0 belongs"
+        check.unreadable(path, what, found)
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def open_image(path: Path, name: str) -> tuple[DataTree, tuple[float, float] | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import MAX_ANISOTROPY
 from ._spots import read_affine
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ._counts import GenesIn
 
 
+@memory_limited
 def read_st(
     image: str | PathLike[str],
     counts: str | PathLike[str],
@@ -37,6 +39,7 @@ def read_st(
     um_per_px: float | None = None,
     pitch_um: float | None = None,
     diameter_um: float | None = None,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Read a legacy spatial transcriptomics section.
 
@@ -87,6 +90,9 @@ def read_st(
         2,000 spots. An array is staggered if x + y is even for all spots or odd for all, and there are at least ten.
     diameter_um
         Diameter of a spot in µm. By default 100, and 110 for staggered arrays.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------

@@ -10,6 +10,7 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import Identity
 
 from .._checks import config as check_config
+from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._resolution import (
     VISIUM_HD_BIN,
@@ -21,7 +22,7 @@ from .._resolution import (
 )
 from . import _errors as check
 from . import _platforms as platforms
-from ._full_image import find_overviews, open_full_image
+from ._full_image import OVERVIEWS, find_overviews, open_full_image
 from ._tenx import MATRIX_FILES, POSITION_FILES, read_matrix, read_positions, spots_on_tissue
 from ._visium import SCALE_FACTORS_FILE, spots_in_array
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@memory_limited
 def read_visium_hd(
     path: str | PathLike[str],
     image: str | PathLike[str] | None = None,
@@ -41,6 +43,7 @@ def read_visium_hd(
     um_per_px: float | None = None,
     all_features: bool = False,
     rescale_image: bool = False,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Read one bin size of a Visium HD sample, as Space Ranger writes it, with its full-resolution image.
 
@@ -69,6 +72,9 @@ def read_visium_hd(
     rescale_image
         Whether ``image`` may be a larger or smaller copy of the one that Space Ranger was given, as in
         `stp.io.read_visium`.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------
@@ -112,13 +118,15 @@ def read_visium_hd(
     check.exactly_one(positions[:1], POSITION_FILES, spatial, "file of positions")
     name = platforms.sample_name(folder, name)
     scale_factors = platforms.find_file(spatial, [SCALE_FACTORS_FILE], "file of scale factors")
-    factors = platforms.read_json(scale_factors, "file of scale factors", ["microns_per_pixel"])
+    factors = platforms.read_numbers(
+        scale_factors, "file of scale factors", ["microns_per_pixel"], [f"tissue_{kind}_scalef" for kind in OVERVIEWS]
+    )
     image_path = platforms.find_full_image(folder, image)
     counts = read_matrix(matrix, all_features=all_features)
     table, xy = spots_on_tissue(counts, read_positions(positions), positions[0])
-    spots = spots_in_array(table, xy, bin_um / float(factors["microns_per_pixel"]))
+    spots = spots_in_array(table, xy, bin_um / factors["microns_per_pixel"])
     square_lattice(bins_of(bin_um), spots, name)
-    stated = Resolution(um_per_px=float(factors["microns_per_pixel"]), origin=f"'{SCALE_FACTORS_FILE}'")
+    stated = Resolution(um_per_px=factors["microns_per_pixel"], origin=f"'{SCALE_FACTORS_FILE}'")
     if um_per_px is not None:
         stated = Resolution(um_per_px=um_per_px, origin="argument")
     known = reconcile_resolution(stated, resolutions_from_spots(bins_of(bin_um), spots)[:1], name)

@@ -15,7 +15,6 @@ import dask
 import numpy as np
 from dask import array as da
 from dask.system import CPU_COUNT
-from PIL import Image
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Affine, Identity, set_transformation
@@ -24,6 +23,7 @@ from xarray import DataArray, Dataset, DataTree
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
+from .._checks.memory import memory_limited, require_memory_for_image
 from .._checks.paths import output_path, user_path
 from .._checks.slides import quote
 from .._files import atomic_folder, report_full_disk
@@ -31,8 +31,8 @@ from .._geometry import orientation_matrix
 from .._resolution import Resolution, compare_resolutions, resolution_from_pixel_size
 from . import _errors as check
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
-from ._wsi_levels import SlideFile, block_size_px, consistent_levels, with_coarse_levels
-from .images import CHUNKS, no_pixel_limit, pyramid, read_image
+from ._wsi_levels import BLOCK_PX, SlideFile, block_size_px, consistent_levels, with_coarse_levels
+from .images import CHUNKS, picture_orientation, pyramid, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -44,12 +44,9 @@ FORMATS: Final = "SVS, NDPI, MRXS, SCN, tiled TIFF, OME-TIFF, DICOM, PNG, JPEG a
 BACKENDS: Final = ("auto", "tiffslide", "openslide")
 TIFF_SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PICTURE_SIGNATURES: Final = (b"\x89PNG", b"\xff\xd8\xff")
-ORIENTATION_TAG: Final = 274
-"""Tag of TIFF and EXIF that says how a picture is to be turned."""
-MAX_PICTURE_PX: Final = 1 << 29
-"""Largest PNG or JPEG: it is decoded as a whole, with 1.6 GB for the pixels and as much again while it is read."""
 
 
+@memory_limited
 def read_wsi(
     path: str | PathLike[str],
     *,
@@ -58,6 +55,7 @@ def read_wsi(
     backend: Literal["auto", "tiffslide", "openslide"] = "auto",
     orientation: Literal["ignore", "apply"] = "ignore",
     to_zarr: str | PathLike[str] | None = None,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Read a slide without measurements: a lazy multiscale image over the pyramid of the file.
 
@@ -83,6 +81,9 @@ def read_wsi(
     to_zarr
         Path to which the object is written and from which it is then opened: worthwhile if a slide is read many times,
         or has no pyramid. The store appears only when it is complete; nothing remains if writing fails.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------
@@ -109,10 +110,10 @@ def read_wsi(
     pixels per inch or centimetre. Values outside 0.05 to 40 µm per pixel are ignored, since 72, 96 or 300 dots per inch
     are settings of a screen or printer. PNG and JPEG state none. If the resolution is not known, there is a warning.
 
-    PNG and JPEG, and TIFF with a palette, CMYK or uncommon YCbCr, are decoded as a whole and kept in memory, up to 537
-    million pixels. RGBA is composed over white when pixels are read; a fourth sample of
-    TIFF or OME-Zarr that is not marked as opacity is left out. Pixels of 16 bits in TIFF and OME-Zarr are kept,
-    and converted to 8 bits when patches are cut; those in PNG are converted at once.
+    PNG and JPEG, and TIFF with a palette, CMYK or uncommon YCbCr, are decoded as a whole and kept in memory: about 10
+    bytes a pixel while they are read, 4 afterwards. RGBA is composed over white when pixels are read; a fourth sample
+    of TIFF or OME-Zarr that is not marked as opacity is left out. Pixels of 16 bits in TIFF and OME-Zarr are kept, and
+    converted to 8 bits when patches are cut; those in PNG are converted at once.
 
     If the coarsest level is longer than 4096 pixels, or the only level, coarser ones are added: means of 2 x 2 pixels,
     computed whenever they are read, which decodes all pixels below them. ``to_zarr`` computes them once.
@@ -126,8 +127,7 @@ def read_wsi(
     >>> from tempfile import mkdtemp
     >>> import numpy as np
     >>> import stpredict as stp
-    >>> from PIL import Image
-    >>> path = Path(mkdtemp()) / "slide.png"
+    >>>     >>> path = Path(mkdtemp()) / "slide.png"
     >>> Image.fromarray(np.full((64, 48, 3), 230, np.uint8)).save(path)
     >>> sdata = stp.io.read_wsi(path, um_per_px=0.5)
     >>> sdata["slide"]["scale0"]["image"].shape
@@ -192,6 +192,9 @@ def open_slide_file(path: Path, backend: str) -> SlideFile:
     file = _open_file(path, backend)
     if isinstance(file.levels[0], np.ndarray):
         return file
+    for i, level in enumerate(file.levels):
+        what = f"Level {i} of '{path.name}'"
+        require_memory_for_image(level.shape, level.chunks, level.dtype.itemsize, BLOCK_PX, what)
     return replace(file, levels=consistent_levels(file, path.name))
 
 
@@ -252,22 +255,7 @@ def _open_tiff(path: Path, backend: str) -> SlideFile:
 
 def _decode_picture(path: Path) -> SlideFile:
     """Decode a file as a whole."""
-    try:
-        with no_pixel_limit(), Image.open(path) as image:
-            width, height = image.size
-            exif = Image.Exif()
-            exif.load(image.info.get("exif", b""))
-            orientation = int(exif.get(ORIENTATION_TAG, 1))
-    except (OSError, SyntaxError, ValueError) as reason:
-        check.damaged(path, "slide", reason)
-    if width * height > MAX_PICTURE_PX:
-        msg = (
-            f"'{path.name}' has {width} x {height} pixels and can only be decoded as a whole; at most "
-            f"{MAX_PICTURE_PX / 1e6:.0f} million are. Convert it to a tiled pyramid, for instance with "
-            "`vips tiffsave slide.jpg slide.tif --tile --pyramid --compression jpeg`, and read that."
-        )
-        raise ValueError(msg)
-    return SlideFile(levels=(read_image(path),), backend="pillow", orientation=orientation)
+    return SlideFile(levels=(read_image(path),), backend="pillow", orientation=picture_orientation(path))
 
 
 def _attrs(path: Path, file: SlideFile, known: Resolution | None, name: str) -> dict[str, Any]:
@@ -300,9 +288,6 @@ def image_element(file: SlideFile, name: str, *, rechunk: bool) -> DataTree:
 
 def _to_dask(level: Any) -> da.Array:
     """A dask array, which SpatialData needs; `_chunks` reads the array behind it without dask."""
-    if hasattr(level, "store_path"):
-        stored: da.Array = da.from_zarr(level)
-        return stored
     chunks = (level.shape[0], *map(block_size_px, level.chunks[1:]))
     decoded: da.Array = da.from_array(level, chunks=chunks, name=False, meta=np.empty((0, 0, 0), level.dtype))
     return decoded

@@ -11,6 +11,7 @@ from spatialdata.models import PointsModel, ShapesModel
 from spatialdata.transformations import Affine, Scale, set_transformation
 
 from .._checks import slides as check_slides
+from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales
@@ -34,6 +35,7 @@ KEYPOINT_COLUMNS: Final = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 LOCATIONS: Final = {"x": "x_location", "y": "y_location", "z": "z_location"}
 
 
+@memory_limited
 def read_xenium(
     path: str | PathLike[str],
     image: str | PathLike[str] | None = None,
@@ -43,6 +45,7 @@ def read_xenium(
     all_features: bool = False,
     name: str | None = None,
     patient: str | None = None,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Read cells and transcripts of a Xenium sample with its H&E image.
 
@@ -70,6 +73,9 @@ def read_xenium(
         Name of the sample; its elements and its coordinate system are named after it. By default that of the folder.
     patient
         What must stay on one side of a split; ``name`` by default.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------
@@ -95,7 +101,7 @@ def read_xenium(
     """
     folder = user_path(path)
     check.require_folder(folder, "a Xenium sample", "stp.io.read_xenium")
-    pixel_um = float(platforms.read_json(folder / SPECS_FILE, "description of the run", ["pixel_size"])["pixel_size"])
+    pixel_um = platforms.read_numbers(folder / SPECS_FILE, "description of the run", ["pixel_size"])["pixel_size"]
     cells_file = platforms.find_file(folder, ["cells.parquet"], "table")
     points_file = platforms.find_file(folder, ["transcripts.parquet"], "table") if transcripts else None
     matrix = platforms.find_file(folder, ["cell_feature_matrix.h5"], "matrix of counts")
