@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import re
@@ -908,3 +909,14 @@ def test_pictures_of_one_size_are_not_guessed_among(tmp_path, pixels):
     write.ome_zarr(folder / "2", [pixels])
     with pytest.raises(ValueError, match=r"several images of one size: '1', '2'\. Give the folder of one, such as"):
         read_wsi(folder)
+
+
+def test_a_full_disk_says_where_and_how_much_is_missing(tmp_path, pixels, monkeypatch):
+    def full(self, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = write.tiff(tmp_path / "a.tif", write.levels_of(pixels), um_per_px=0.5)
+    monkeypatch.setattr("spatialdata.SpatialData.write", full)
+    with pytest.raises(OSError, match=r"No space left for '.*copy\.zarr': .*up to 1 MiB more .* another `to_zarr`"):
+        read_wsi(path, to_zarr=tmp_path / "copy.zarr")
+    assert [each.name for each in tmp_path.iterdir()] == ["a.tif"]

@@ -26,7 +26,7 @@ from .._checks import slides as check_slides
 from .._checks.memory import memory_limited, require_memory_for_image
 from .._checks.paths import output_path, user_path
 from .._checks.slides import quote
-from .._files import atomic_folder
+from .._files import atomic_folder, report_full_disk
 from .._geometry import orientation_matrix
 from .._resolution import Resolution, compare_resolutions, resolution_from_pixel_size
 from . import _errors as check
@@ -320,7 +320,11 @@ def _level(pixels: da.Array, full: tuple[int, ...]) -> DataArray:
 
 
 def _write_and_reopen(sdata: SpatialData, store: Path) -> SpatialData:
+    levels = [level["image"] for image in sdata.images.values() for level in image.children.values()]
     with (
+        report_full_disk(
+            store, "Free some space, or give another `to_zarr`.", lambda: sum(each.nbytes for each in levels)
+        ),
         atomic_folder(store) as part,
         ThreadPoolExecutor(CPU_COUNT) as pool,  # if one task fails, the others end before the folder is removed
         dask.config.set(pool=pool),

@@ -132,6 +132,9 @@ def fit(
 
     Notes
     -----
+    A killed training is resumed with ``resume_from``. It loses the epoch that was running, and where epochs take less
+    than 10 s, those since the last checkpoint, which is at most 10 s older.
+
     Targets are standardised, and projected on principal components, with statistics of the training spots only. The
     output layer starts at the training mean. A moving average of the weights is validated after every epoch, and the
     best one is kept.
