@@ -132,6 +132,7 @@ def page(found: dict[str, Any]) -> str:
     for name in processes.OPERATIONS:
         of_case = Counter(each["outcome"] for each in found["processes"] if each["case"] == name)
         text.append(f"| {name} | {of_case.total()} | {' | '.join(str(of_case[key]) for key in shown)} |")
+    text += ["", *found["notes"]] if found.get("notes") else []
     return "\n".join(text) + "\n"
 
 

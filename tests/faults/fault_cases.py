@@ -305,7 +305,8 @@ def run_cohort(folder: Path) -> dict[str, str]:
 
     paths = [folder / f"slide{seed}.zarr" for seed in (1, 2)]
     summary = stp.tl.predict_cohort(paths, folder / "model", folder / "out", prepare=grid, **QUIET)
-    tables = [read_zarr(folder / "out" / path.stem / "predicted.zarr")["predicted"] for path in paths]
+    done = [path.stem for path in paths if summary.loc[path.stem, "status"] == "done"]
+    tables = [read_zarr(folder / "out" / name / "predicted.zarr")["predicted"] for name in done]
     values = [np.asarray(table.X, np.float32).round(4) for table in tables]
     return {"rest": digest(*values, summary["status"].tolist(), [table.obs_names.tolist() for table in tables])}
 
