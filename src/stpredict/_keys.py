@@ -54,6 +54,7 @@ IMAGE_DISTANCE: Final = "image_distance"
 TOTAL_COUNTS: Final = "total_counts"
 IN_TISSUE: Final = "in_tissue"
 MEASURED: Final = "measured"
+DOMAIN: Final = "domain"
 
 # layers
 CROSS_VALIDATED: Final = "cross_validated"

@@ -4,6 +4,8 @@ from ._benchmarking.cross_validate import cross_validate
 from ._benchmarking.entry import Entry
 from ._calibrate import calibrate
 from ._cohort.runner import predict_cohort
+from ._domain_scores import domain_scores
+from ._domains import domains
 from ._evaluate import evaluate, summary
 from ._fit import fit
 from ._impute import impute
@@ -29,6 +31,8 @@ __all__ = [
     "benchmark",
     "calibrate",
     "cross_validate",
+    "domain_scores",
+    "domains",
     "evaluate",
     "fit",
     "impute",
