@@ -13,6 +13,7 @@ from ..._domains.transfer import transfer_domains
 from ..._slides.slides import Selection
 from ...pp.targets import TargetSpec
 from .. import _errors as check
+from .read import read_spots
 from .write import write_spots
 
 if TYPE_CHECKING:
