@@ -20,8 +20,6 @@ N_STARTS = 20
 """Starts of k-means and of the mixture, of which the best is kept."""
 FEW_STARTS, MANY_SPOTS = 3, 20_000
 """Starts for more than this number of spots, on which starts differ less and take longer."""
-_SMALL = 1e-6
-"""Least variance of an axis, relative to the others."""
 LEIDEN_NEIGHBORS = 15
 LEIDEN_STEPS = 25
 """Steps of the bisection of Leiden's resolution."""
@@ -36,36 +34,25 @@ def kmeans(features: NDArray[np.float32], n_domains: int, seed: int) -> NDArray[
 
 
 def tied_mixture(features: NDArray[np.float32], n_domains: int, seed: int) -> NDArray[np.intp]:
-    """A Gaussian mixture with one covariance for all components (mclust's EEE), the best of many starts.
+    """A Gaussian mixture with one covariance for all components (mclust's EEE), the best of many starts by k-means.
 
-    Its likelihood does not depend on the scale of axes, but k-means, with which it starts, does: half of the starts are
-    on whitened features.
+    Other starts find higher likelihoods and worse domains: in many dimensions a few far spots are a component.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     values = features.astype(np.float64)
-    whitening = _whitening(values)
-    found = []
-    for space, volume in ((values, 0.0), (values @ whitening, float(np.linalg.slogdet(whitening)[1]))):
-        mixture = GaussianMixture(
-            n_domains,
-            covariance_type="tied",
-            n_init=max(1, _n_starts(features) // 2),
-            random_state=seed,
-            reg_covar=_SMALL * float(space.var()),
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the best start may be one that needs more steps
-            domains: NDArray[np.intp] = mixture.fit_predict(space)
-        found.append((mixture.lower_bound_ + volume, domains))
-    return max(found, key=lambda pair: pair[0])[1]
-
-
-def _whitening(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(d, d)`` matrix that decorrelates features and gives them variance 1."""
-    variance, axes = np.linalg.eigh(np.cov(values.T).reshape(values.shape[1], -1))
-    return axes / np.sqrt(np.maximum(variance, _SMALL * variance.max()))
+    mixture = GaussianMixture(
+        n_domains,
+        covariance_type="tied",
+        n_init=_n_starts(features),
+        random_state=seed,
+        reg_covar=1e-6 * float(values.var()),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the best start may be one that needs more steps
+        found: NDArray[np.intp] = mixture.fit_predict(values)
+    return found
 
 
 def leiden(features: NDArray[np.float32], n_domains: int, seed: int) -> NDArray[np.intp]:

@@ -164,35 +164,39 @@ class Staig(DomainNetwork):
 
 def contrastive_loss(z: Tensor, other: Tensor, contrast: Contrast, drawn: tuple[Tensor, ...] | None = None) -> Tensor:
     """Loss of each spot ``(n,)`` from embeddings of length 1 in two views; ``drawn`` are the negatives to use."""
+    z, other = z / contrast.tau**0.5, other / contrast.tau**0.5
+    own, across = torch.exp((z * z).sum(1)), torch.exp((z * other).sum(1))
     i, j = contrast.edges.T
-    tau, n = contrast.tau, len(z)
-    same = torch.exp((z[i] * z[j]).sum(1) / tau) + torch.exp((z[i] * other[j]).sum(1) / tau)
-    positive = torch.exp((z * other).sum(1) / tau).index_add(0, i, same)
-    n_neighbors = torch.bincount(i, minlength=n).to(z.dtype)
-    negative, weight = torch.zeros(2, n, dtype=z.dtype, device=z.device)
+    near = torch.exp((z[i] * z[j]).sum(1)) + torch.exp((z[i] * other[j]).sum(1))
+    positive = across.index_add(0, i, near)
+    n_terms = 2 * torch.bincount(i, minlength=len(z)).to(z.dtype) + 1
+    negative, weight = torch.zeros(2, len(z), dtype=z.dtype, device=z.device)
     for slide, columns in zip(contrast.slides, drawn or contrast.slides, strict=True):
-        for rows in slide.split(ROWS):
-            found = checkpoint(_repulsion, z, other, rows, columns, contrast, use_reentrant=False)
-            negative = negative.index_add(0, rows, found * (len(slide) / len(columns)))
         weight[columns] = len(slide) / len(columns)
+        for rows in slide.split(ROWS):
+            if len(slide) > ROWS:
+                found = checkpoint(_repulsion, z, other, rows, columns, contrast.clusters, use_reentrant=False)
+            else:
+                found = _repulsion(z, other, rows, columns, contrast.clusters)
+            negative = negative.index_add(0, rows, found * (len(slide) / len(columns)))
     if contrast.as_released:
-        total = negative - torch.exp((z * z).sum(1) / tau)
-        return -torch.log(positive / total / (2 * n_neighbors + 1))
-    repel = same * weight[j]
-    if contrast.clusters is not None:
-        repel = repel * (contrast.clusters[i] != contrast.clusters[j])
-    negative = negative.index_add(0, i, -repel)
-    return -torch.log(positive / (positive + negative.clamp_min(0))) + torch.log(2 * n_neighbors + 1)
+        return -torch.log(positive / (negative - own) / n_terms)
+    if contrast.clusters is None:
+        negative = negative - (own + across) * weight
+    else:  # spots of one cluster are not in it, among them the spot itself
+        near = near * (contrast.clusters[i] != contrast.clusters[j])
+    negative = negative.index_add(0, i, -near * weight[j])
+    return -torch.log(positive / (positive + negative.clamp_min(0))) + torch.log(n_terms)
 
 
-def _repulsion(z: Tensor, other: Tensor, rows: Tensor, columns: Tensor, contrast: Contrast) -> Tensor:
-    """Sum of similarities of some spots to others: of another image cluster, not themselves."""
-    similar = torch.exp(z[rows] @ z[columns].T / contrast.tau) + torch.exp(z[rows] @ other[columns].T / contrast.tau)
-    if contrast.clusters is not None:
-        similar = similar * (contrast.clusters[rows, None] != contrast.clusters[columns])
-    elif not contrast.as_released:
-        similar = similar * (rows[:, None] != columns)
-    return similar.sum(1)
+def _repulsion(z: Tensor, other: Tensor, rows: Tensor, columns: Tensor, clusters: Tensor | None) -> Tensor:
+    """Sum of similarities of some spots to others in both views, without those of the same image cluster."""
+    similar = torch.exp(z[rows] @ torch.cat([z[columns], other[columns]]).T)
+    if clusters is None:
+        return similar.sum(1)
+    indicator = F.one_hot(clusters[columns], int(clusters.max()) + 1).to(z.dtype)
+    by_cluster = similar @ indicator.repeat(2, 1)
+    return by_cluster.sum(1) - by_cluster.gather(1, clusters[rows, None])[:, 0]
 
 
 def draw_negatives(contrast: Contrast, n_negatives: int, generator: torch.Generator) -> tuple[Tensor, ...]:
