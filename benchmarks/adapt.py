@@ -103,7 +103,7 @@ def directions(setting, gene_map):
 
 
 def default_of_parts(setting, train, donors):
-    """The default predictor, put together from parts that `benchmarks/donors.py` trained; None if they are not there."""
+    """The default predictor from parts that `benchmarks/donors.py` trained; None if they are not there."""
     letter, row, parts = "C5" if setting == "d" else setting, ensemble(DEFAULT), []
     for model, weight in row.members.items():
         place = donors / f"{letter}-{'+'.join(train)}-{model}-all-0"
@@ -282,7 +282,7 @@ def page(results, table):
         "## Coverage", "", "Share of measurements at other spots within 1.96 standard errors of the imputed value:", "",
         *lines_by_size(covered, "{:.3f}"), "",
         "## Share of draws that were harmed", "",
-        "Share of draws (all sections, both predictors) in which the RMSE of `adapt` is above that of the predictor:", "",
+        "Share of draws (all sections, both predictors) in which `adapt` has a higher RMSE than the predictor:", "",
         *lines_by_size(share_of_harm(table), "{:.2f}"),
     ]  # fmt: skip
     return "\n".join([*text, ""])

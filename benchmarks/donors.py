@@ -299,8 +299,8 @@ def page(lines, c5, seeds, stacked):
     ]  # fmt: skip
     models = list(next(iter(stacked.values())))
     text += [
-        "Weights that `weights=\"stacked\"` chose, from predictions at held-out groups, sections or blocks of the training",
-        "sections:", "",
+        "Weights that `weights=\"stacked\"` chose, from predictions at held-out groups, sections or blocks of the",
+        "training sections:", "",
         line(["trained on", *(f"`{model}`" for model in models)]), "|---|" + "--:|" * len(models),
         *(line([name.split(" -> ")[0], *(f"{weights[model]:.2f}" for model in models)])
           for name, weights in stacked.items()), "",
