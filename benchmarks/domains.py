@@ -4,9 +4,10 @@
                                  [--folder stpredict-benchmark/domains] [--out benchmarks] [--speed]
 
 Needs ``STPREDICT_DATA_DIR`` with ``mob_stahl``, ``dlpfc_151510``, ``her2st_lowres``, ``her2st_counts_labels`` and
-``mob_2k``. ``--gene-map`` names Ensembl ids and symbols of mouse genes, for the section that is predicted from its image
-alone; ``--donors`` is the folder of `benchmarks/donors.py`, whose predictor of Rep11 is used if it is there. Scores are
-kept in ``--folder``, so that a run can be stopped and continued. ``--speed`` measures time and memory of STAIG.
+``mob_2k``. ``--gene-map`` names Ensembl ids and symbols of mouse genes, for the section that is predicted from its
+image alone; ``--donors`` is the folder of `benchmarks/donors.py`, whose predictor of Rep11 is used if it is there.
+Scores are kept in ``--folder``, so that a run can be stopped and continued. ``--speed`` measures time and memory of
+STAIG.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ from stpredict.tl._predictability.image_graph import torus_shift_permutation
 METHODS = ("coordinates", "image", "expression", "smoothed", "joint", "staig", "mcgae")
 SLIDES = {
     "Rep11": "mouse olfactory bulb, legacy ST, 262 spots, five layers (Ståhl et al. 2016)",
-    "151510": "human cortex, Visium, 500 genes, image of 11 µm per pixel, six layers and white matter (Maynard et al. 2021)",
-    "A1": "HER2-positive breast cancer, legacy ST, five classes, of which one holds 83 % of the spots (Andersson et al. 2021)",
+    "151510": "human cortex, Visium, 500 genes, image of 11 µm per pixel, six layers and white matter (Maynard 2021)",
+    "A1": "HER2-positive breast cancer, legacy ST, five classes, one with 83 % of the spots (Andersson et al. 2021)",
     "H1": "another patient of the same study, six classes; no image",
 }
-SPEC_BASELINES = {
+BEFORE = {
     ("Rep11", "joint", "gmm"): "0.555 ± 0.053 (13 colour statistics)",
     ("151510", "smoothed", "gmm"): "0.475 ± 0.028",
     ("A1", "expression", "kmeans"): "0.623 ± 0.029",
@@ -204,7 +205,9 @@ def joint_rows(folder):
         rows.append({
             "method": method, "slides within domains": np.concatenate(within).mean(),
             "domains": stp.metrics.lisi(space, domain).mean(),
-            "smallest share of a slide in a domain": min((slide[domain == d] == s).mean() for d in np.unique(domain) for s in (0, 1)),
+            "smallest share of a slide in a domain": min(
+                (slide[domain == d] == s).mean() for d in np.unique(domain) for s in (0, 1)
+            ),
         })  # fmt: skip
     pd.DataFrame(rows).to_csv(path, index=False)
     return pd.read_csv(path)
@@ -275,13 +278,14 @@ def page(results, rows, predicted, joint):
     """Format the results."""
     main = rows[(rows["n_domains"] == rows["n_labels"]) & (rows["refine"] == 0)]
     gmm, kmeans = (main[main["clusterer"] == name] for name in ("gmm", "kmeans"))
-    voted = rows[(rows["refine"] == 6)]
+    voted = rows[rows["refine"] == 6]
+    chance = [f"{name} {part['chance'].mean():.3f}" for name, part in gmm.groupby("slide", sort=False)]
     text = [
         "# Measurements of spatial domains", "",
-        f"{results['date']}; {results['device']}. Made by `python benchmarks/domains.py --seeds {results['seeds']}`. Each",
-        f"cell is the mean of {results['seeds']} seeds ± their standard deviation, and their range. The number of domains",
-        "is the number of label classes, which a user does not know. One set of options for all slides; they were looked",
-        "at on Rep11 only. Spots without a label take part in clustering and are not scored.", "",
+        f"{results['date']}; {results['device']}. Made by `python benchmarks/domains.py --seeds {results['seeds']}`.",
+        f"Each cell is the mean of {results['seeds']} seeds ± their standard deviation, and their range. The number of",
+        "domains is the number of label classes, which a user does not know. One set of options for all slides; they",
+        "were looked at on Rep11 only. Spots without a label take part in clustering and are not scored.", "",
         *(f"- {name}: {SLIDES[name]}" for name in results["slides"]), "",
         "## Adjusted Rand index, tied Gaussian mixture, no refinement", "",
         *method_table(gmm, "ari", SLIDES, "slide"), "",
@@ -297,14 +301,13 @@ def page(results, rows, predicted, joint):
         *other_numbers(rows), "",
         "## Chance", "",
         "Adjusted Rand index after the map of domains was rotated and shifted over the slide, mean of all runs of the",
-        f"first table: {', '.join(f'{name} {gmm.loc[gmm.slide == name, "chance"].mean():.3f}' for name in results['slides'])}.", "",
+        f"first table: {', '.join(chance)}.", "",
         "## Baselines measured before", "",
-        "The specification of this comparison has plain baselines, made with other code (2,000 genes by binned dispersion,",
-        "20 components, one start of the mixture):", "",
+        "Plain baselines that were measured before with other code (2,000 genes by binned dispersion, 20 components,",
+        "one start of the mixture):", "",
         line(["slide", "method", "clusterer", "before", "here"]), "|---|---|---|---|---|",
-        *(line([slide, method, clusterer, before,
-                spread(main.loc[(main["slide"] == slide) & (main["method"] == method) & (main["clusterer"] == clusterer), "ari"])])
-          for (slide, method, clusterer), before in SPEC_BASELINES.items() if slide in results["slides"]), "",
+        *(line([*row, before, spread(main.set_index(["slide", "method", "clusterer"]).loc[row, "ari"])])
+          for row, before in BEFORE.items() if row[0] in results["slides"]), "",
     ]  # fmt: skip
     if predicted is not None:
         own = predicted[
@@ -312,25 +315,25 @@ def page(results, rows, predicted, joint):
         ]
         text += [
             "## Layers of a section from its image alone", "",
-            f"Rep11, predicted by `{predicted['model'].iloc[0]}` that was trained on MOB1 and MOB2 (another laboratory and",
-            f"array), {predicted['n_genes'].iloc[0]} genes; adjusted Rand index with the layers of the experts, k-means.",
-            "The column *predicted* has no measurement of Rep11; its rows *image* and *coordinates* have no prediction",
-            "either. The column *observed* has the counts of Rep11, of the genes in common.", "",
+            f"Rep11, predicted by `{predicted['model'].iloc[0]}` that was trained on MOB1 and MOB2 (another laboratory",
+            f"and array), {predicted['n_genes'].iloc[0]} genes; adjusted Rand index with the layers of the experts,",
+            "k-means. The column *predicted* has no measurement of Rep11; its rows *image* and *coordinates* have no",
+            "prediction either. The column *observed* has the counts of Rep11, of the genes in common.", "",
             *method_table(own, "ari", ("predicted", "observed"), "source"), "",
         ]  # fmt: skip
     if joint is not None:
         text += [
             "## Two sections together", "",
-            "MOB1 and MOB2, five domains, one seed. Local inverse Simpson index (LISI): of slides, within domains (2 is",
-            "perfect mixing), and of domains (1 is perfect separation).", "",
+            "MOB1 and MOB2, five domains, one seed. Local inverse Simpson index (LISI): of slides, within domains (2",
+            "is perfect mixing), and of domains (1 is perfect separation).", "",
             line(list(joint.columns)), "|---|" + "--:|" * (joint.shape[1] - 1),
             *(line([row.iloc[0], *(f"{value:.2f}" for value in row.iloc[1:])]) for _, row in joint.iterrows()), "",
         ]  # fmt: skip
     if results["speed"]:
         text += [
             "## Time and memory of STAIG", "",
-            "Made-up expression on a square lattice, 512 negatives, image clusters; each row in a process of its own.", "",
-            line(["spots", "epochs", "seconds", "CPU seconds an epoch", "peak memory MiB", "of it added MiB", "threads"]),
+            "Made-up expression on a square lattice, 512 negatives, image clusters; each row in its own process.", "",
+            line(["spots", "epochs", "seconds", "CPU seconds an epoch", "peak MiB", "of it added MiB", "threads"]),
             "|--:|--:|--:|--:|--:|--:|--:|",
             *(line([f"{row['spots']:,}", f"{row['epochs']}", f"{row['seconds']:.0f}",
                     f"{row['cpu_seconds'] / row['epochs']:.2f}", f"{row['peak_mib']:.0f}", f"{row['grown_mib']:.0f}",
