@@ -17,7 +17,7 @@ from .._checks.slides import one_name
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
 from ..metrics import ari
-from ._slide_axes import MISSING, draw_slide, slide_panels
+from ._slide_axes import BELOW, MISSING, draw_slide, slide_panels
 from ._style import CATEGORIES, look, number
 
 if TYPE_CHECKING:
@@ -119,7 +119,10 @@ def domains(
                 draw_slide(panel, slide, shown, spot_size)
                 _legend(panel, colors)
                 if first is not None and column is not first and len(column.dropna()):
-                    panel.set_title(f"ARI = {number(ari(column.to_numpy(), first.to_numpy()))}", loc="right")
+                    index = number(ari(column.to_numpy(), first.to_numpy()))
+                    panel.text(
+                        1, BELOW, f"ARI = {index}", transform=panel.transAxes, ha="right", va="center", fontsize=7
+                    )
             panel.set_title(_title(name, table.uns.get(name)), loc="left")
     return axes
 
