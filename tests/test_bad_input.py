@@ -21,7 +21,8 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Translation, get_transformation, set_transformation
 
 import stpredict as stp
-from stpredict._checks.models import single_token_grid, splits_patch
+from stpredict._checks.encoders import single_token_grid
+from stpredict._checks.models import splits_patch
 from stpredict._slides.slides import Selection, resolve
 from stpredict._train._errors import check_finite_features
 from stpredict.io._counts import _read_coordinates

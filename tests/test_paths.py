@@ -35,6 +35,7 @@ READ = {
     ("io.read_st", "gene_map"): lambda path, png: stp.io.read_st(png, png, name="A", gene_map=path),
     ("io.read_st", "affine"): lambda path, png: stp.io.read_st(png, png, name="A", affine=path),
     ("io.from_anndata", "image"): lambda path, _: stp.io.from_anndata(cells(), path, name="A", diameter_um=55.0),
+    ("io.read_embeddings", "path"): lambda path, _: stp.io.read_embeddings(slides(), path, shapes_key="S0_spots"),
     ("io.read_wsi", "path"): lambda path, _: stp.io.read_wsi(path),
     ("datasets.cscc", "path"): lambda path, _: stp.datasets.cscc(path),
     ("datasets.hbc", "path"): lambda path, _: stp.datasets.hbc(path),
@@ -60,6 +61,9 @@ WRITE = {
         slides(), slides(), "m2ost_tiny", save_dir=path, rounds=1, config={"progress": False, "n_epochs": 1}
     ),
     ("tl.predict", "store"): lambda path, _, predictor: stp.tl.predict(slides(), predictor, store=path, progress=False),
+    ("tl.embed", "store"): lambda path, *_: stp.tl.embed(
+        slides(), "statistics", fov_um=150, size_px=16, store=path, progress=False
+    ),
     ("tl.predict_cohort", "out_dir"): lambda path, png, predictor: stp.tl.predict_cohort(
         [png], predictor, path, um_per_px=4.0, progress=False
     ),

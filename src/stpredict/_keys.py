@@ -35,6 +35,7 @@ OBSERVED: Final = "observed"
 PREDICTED: Final = "predicted"
 SUPER_RESOLVED: Final = "super_resolved"
 IMPUTED: Final = "imputed"
+EMBEDDINGS: Final = "embeddings"
 
 # obs
 REGION: Final = "region"

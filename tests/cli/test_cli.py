@@ -121,6 +121,16 @@ def test_fit_predict_evaluate(store, tmp_path, capsys, small):
     assert scores.read_text().startswith("gene,pearson,")
 
 
+def test_embed(store, tmp_path, capsys):
+    out = tmp_path / "embedded.zarr"
+    command = ["embed", str(store), "--encoder", "statistics", "--fov-um", "150", "--size-px", "16", "--out", str(out)]
+    assert main([*command, "--quiet"]) == 0
+    assert capsys.readouterr().out == f"Embeddings in {out}\n"
+    assert sd.read_zarr(out)["observed"].obsm["X_statistics"].shape == (108, 54)
+    assert main(command) == 1
+    assert "exists and is not overwritten" in capsys.readouterr().err
+
+
 def test_genes_are_read_from_a_file(store, tmp_path):
     genes = tmp_path / "genes.txt"
     genes.write_text("GENE3\nGENE1\n")
@@ -210,6 +220,9 @@ VALUES = {
     "coordinate_system": (["--coordinate-system", "C"], "C"),
     "um_per_px": (["--um-per-px", "0.5"], 0.5),
     "features_key": (["--features", "F"], "F"),
+    "encoder": (["--encoder", "uni"], "uni"),
+    "fov_um": (["--fov-um", "112", "224"], [112.0, 224.0]),
+    "size_px": (["--size-px", "32"], 32),
     "layer": (["--layer", "L"], "L"),
     "n_views": (["--views", "4"], 4),
     "stain": (["--stain", "macenko"], "macenko"),
@@ -251,6 +264,7 @@ VALUES = {
 PLACED = {
     "fit": ["S.zarr", "--out", "O.zarr"],
     "predict": ["S.zarr", "M", "--out", "O.zarr"],
+    "embed": ["S.zarr", "--out", "O.zarr"],
     "cohort": ["M", "S.zarr", "--out", "O.zarr"],
     "evaluate": ["S.zarr"],
     "benchmark": ["S.zarr", "--models", "bleep", "--out", "O.zarr"],
@@ -259,6 +273,7 @@ PLACED = {
 EXPECTED = {
     "fit": {"save_dir": "O.zarr"},
     "predict": {"client": None},
+    "embed": {"client": None},
     "cohort": {"client": None, "out_dir": "O.zarr"},
     "evaluate": {},
     "benchmark": {"save_dir": "O.zarr"},
@@ -289,6 +304,8 @@ def test_an_option_reaches_its_argument_and_nothing_else(name, argument, tmp_pat
     typed, expected = VALUES[argument]
     if (name, argument) == ("cohort", "shapes_key"):
         typed, expected = typed[:2], "A"
+    if (name, argument) == ("embed", "weights"):
+        typed, expected = ["--weights", "timm"], "timm"
     typed = [*typed, *(VALUES[COMMANDS[name].needs[argument]][0] if argument in COMMANDS[name].needs else [])]
     caught = []
     monkeypatch.setattr(_errors, "is_expected", lambda error: caught.append(error))
@@ -318,6 +335,7 @@ def test_an_option_reaches_its_argument_and_nothing_else(name, argument, tmp_pat
         ),
         (["predict", "S.zarr", "m", "--out", "p.zarr", "--key-added", "K", "--layer", "L"], "`--key-added` has no"),
         (["predict", "S.zarr", "m", "--out", "p.h5ad", "--layer", "L"], "must end in .zarr"),
+        (["embed", "S.zarr", "--out", "p.h5ad"], "must end in .zarr: the whole object is written"),
         (["benchmark", "S.zarr", "--models", "bleep", "--out", "m", "--group", "G", "--no-group"], "`--group` has no"),
     ],
 )

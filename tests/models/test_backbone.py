@@ -99,7 +99,7 @@ def test_weights_come_from_a_file_only_when_asked(tmp_path, batch):
     model = build(weights=str(tmp_path / "resnet.safetensors"))
     assert not torch.equal(model.encoder(batch.patches[:, 0]), other.encoder(batch.patches[:, 0]))
     loaded = model.load_pretrained()
-    assert loaded["encoder"].startswith("test_resnet: resnet.safetensors, sha256 ")
+    assert loaded["encoder"].startswith(f"test_resnet: {tmp_path / 'resnet.safetensors'}, SHA-256 of the tensors ")
     model.head.load_state_dict(other.head.state_dict())
     assert torch.equal(model(batch), other(batch))
     assert build().load_pretrained() == {}
@@ -122,7 +122,7 @@ def test_impossible_configurations_are_refused():
 
 
 def test_networks_that_nobody_knows_are_refused():
-    with pytest.raises(ValueError, match="timm knows no network 'resnet17'"):
+    with pytest.raises(ValueError, match="There is no encoder 'resnet17'"):
         build(encoder="resnet17")
 
 

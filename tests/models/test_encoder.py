@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_local_checkpoint_gives_the_features_of_its_network(checkpoint, theirs):
     encoder = Encoder(NET, str(checkpoint), 32, frozen=True)
     before = encoder(patches())
     said = encoder.load()
-    assert said == f"{NET}: {checkpoint.name}, sha256 {hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]}"
+    assert said == f"{NET}: {checkpoint}, SHA-256 of the tensors {encoder.record()['weights'][:16]}"
     config = theirs.pretrained_cfg
     mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
     seen = (patches().float() / 255 - mean) / std
@@ -72,7 +72,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(state, path)
     encoder = Encoder(NET, str(path), 32, frozen=True)
     kept = {name: value.clone() for name, value in encoder.state_dict().items()}
-    with pytest.raises(ValueError, match=r"of another network: \d+ of \d+ tensors missing"):
+    with pytest.raises(ValueError, match=r"of another network than 'test_resnet': \d+ of \d+ tensors missing"):
         encoder.load()
     assert all(torch.equal(value, kept[name]) for name, value in encoder.state_dict().items())
 
@@ -83,6 +83,28 @@ def test_one_tensor_of_another_shape_is_refused(tmp_path, theirs):
     save_file({**state, name: torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=rf"1 of another shape \['{name}'\]"):
         Encoder(NET, str(tmp_path / "w.safetensors"), 32, frozen=True).load()
+
+
+def test_record_tells_weights_and_normalisation_apart(tmp_path, theirs):
+    save_file(theirs.state_dict(), tmp_path / "w.safetensors")
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    random, first, second = (
+        Encoder(NET, str(weights), 32, frozen=True)
+        for weights in ("none", tmp_path / "w.safetensors", tmp_path / "w.pth")
+    )
+    for encoder in (random, first, second):
+        encoder.load()
+    record = json.loads(json.dumps(first.record()))
+    assert record == second.record() == {**random.record(), "weights": record["weights"]}
+    assert (random.record()["weights"], len(record["weights"])) == ("", 64)
+    assert (record["encoder"], record["input_px"], record["pooling"]) == (NET, 32, "model")
+    assert record["mean"] == pytest.approx(theirs.pretrained_cfg["mean"])
+    with torch.no_grad():
+        first.net.conv1[0].weight.mul_(2)
+    save_file(first.net.state_dict(), tmp_path / "other.safetensors")
+    other = Encoder(NET, str(tmp_path / "other.safetensors"), 32, frozen=True)
+    other.load()
+    assert other.record()["weights"] != record["weights"]
 
 
 class Code:
@@ -111,7 +133,7 @@ def test_a_file_without_tensors_is_refused(tmp_path):
 
 
 def test_names_that_timm_does_not_know_are_refused():
-    with pytest.raises(ValueError, match=r"timm knows no network 'resnet5O' \(similar: .*'resnet50'"):
+    with pytest.raises(ValueError, match=r"There is no encoder 'resnet5O' \(nearest: .*'resnet50'"):
         Encoder("resnet5O", "none", 32, frozen=True)
 
 

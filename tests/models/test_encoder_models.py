@@ -103,7 +103,7 @@ def test_loaded_weights_are_described(tmp_path):
     model = models.build(models.config("encoder_ridge", 4, options))
     said = model.load_pretrained()
     assert list(said) == ["encoder"]
-    assert said["encoder"].startswith("test_resnet: w.safetensors, sha256 ")
+    assert said["encoder"].startswith(f"test_resnet: {tmp_path / 'w.safetensors'}, SHA-256 of the tensors ")
     assert models.build(models.config("encoder_ridge", 4, {"size_px": 32})).load_pretrained() == {}
     spots = SpotBatch(
         patches=torch.full((2, 3, 3, 32, 32), 90, dtype=torch.uint8), xy_um=torch.zeros(2, 2), slide=torch.zeros(2)

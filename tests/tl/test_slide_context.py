@@ -12,7 +12,7 @@ import zarr
 from stpredict._slides.slides import Selection, resolve
 from stpredict.tl import FitConfig, PredictOptions, Predictor, fit, predict
 from stpredict.tl._inference import plan as plan_module
-from stpredict.tl._inference.partitions import predict_positions, read_positions
+from stpredict.tl._inference.partitions import PredictionTask, predict_positions, read_positions
 from stpredict.tl._inference.plan import PredictionPlan
 from stpredict.tl._inference.sinks import StoreSink
 from stpredict.tl._training.checkpoint import Reporter
@@ -141,7 +141,7 @@ def test_a_store_holds_what_memory_would_and_is_taken_up(sdata, predictor, tmp_p
     wanted = values(sdata, predictor)
     np.testing.assert_allclose(values(sdata, predictor, store=tmp_path / "whole"), wanted, atol=1e-5)
     plan = PredictionPlan.of(resolve(sdata, Selection()), predictor, PredictOptions(device="cpu", precision="32-true"))
-    begun = StoreSink.create(tmp_path / "begun", plan, predictor)
+    begun = StoreSink.create(tmp_path / "begun", plan, PredictionTask(predictor))
     begun.write(16, predict_positions(plan, predictor, 16, 48))  # the second and third of five partitions
     assert zarr.open_group(tmp_path / "begun", mode="r")["finished"][:].tolist() == [0, 1, 1, 0, 0]
     np.testing.assert_allclose(values(sdata, predictor, store=tmp_path / "begun"), wanted, atol=1e-5)
@@ -166,7 +166,7 @@ def test_other_embeddings_are_another_prediction(embedded, tmp_path):
     options = {"config": FitConfig(n_epochs=1, **QUICK), "model_options": TINY["stflow"]}
     predictor = fit(embedded, "stflow", features_key="one", save_dir=tmp_path / "model", **options)
     predict(embedded, predictor, features_key="one", store=tmp_path / "store", **QUIET)
-    with pytest.raises(FileExistsError, match="holds a prediction of other spots"):
+    with pytest.raises(FileExistsError, match="holds predictions of other spots"):
         predict(embedded, predictor, features_key="other", store=tmp_path / "store", **QUIET)
 
 

@@ -9,8 +9,8 @@ import scanpy as sc
 import zarr
 from spatialdata import read_zarr
 
-from stpredict.tl import _predict, predict
-from stpredict.tl._inference import sinks
+from stpredict.tl import predict
+from stpredict.tl._inference import compute, sinks
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -84,14 +84,14 @@ def test_partitions_are_chunks_and_each_is_marked(stopped):
 
 
 def test_what_was_finished_is_not_computed_again(stopped, sdata, predictor, monkeypatch):
-    computed, compute = [], _predict.predict_positions
+    computed, compute_positions = [], compute.compute_positions
 
-    def noted(plan, predictor, first, last):
+    def noted(plan, task, first, last):
         computed.append((first, last))
-        return compute(plan, predictor, first, last)
+        return compute_positions(plan, task, first, last)
 
     predict(sdata, predictor, key_added="wanted", **QUIET)
-    monkeypatch.setattr(_predict, "predict_positions", noted)
+    monkeypatch.setattr(compute, "compute_positions", noted)
     predict(sdata, predictor, store=stopped, **QUIET)
     assert computed == [(48, 75)]
     np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
@@ -111,7 +111,7 @@ def test_gaps_are_filled(stopped, sdata, predictor):
 
 @pytest.mark.parametrize("arguments", [{"n_views": 2}, {"shapes_key": "S0_spots"}, {"um_per_px": 8.1}])
 def test_a_store_of_another_prediction_is_left_alone(stopped, sdata, predictor, arguments):
-    with pytest.raises(FileExistsError, match=r"holds a prediction of other spots, or by another predictor"):
+    with pytest.raises(FileExistsError, match=r"holds predictions of other spots, or by another predictor"):
         predict(sdata, predictor, store=stopped, **arguments, **QUIET)
     assert "predicted" not in sdata.tables
     assert zarr.open_group(stopped, mode="r")["finished"][:].tolist() == [1, 1, 1, 0, 0]
@@ -121,7 +121,8 @@ def test_a_store_of_other_patches_is_left_alone(stopped, sdata, predictor, monke
     with monkeypatch.context() as context:
         for module in ("plan", "sinks"):
             context.setattr(f"stpredict.tl._inference.{module}.PATCH_VERSION", 2)
-        with pytest.raises(FileExistsError, match=r"from patches of version 1, .* of version 2, so it cannot"):
+        message = r"was computed from patches of version 1, .* of version 2, so it cannot be resumed"
+        with pytest.raises(FileExistsError, match=message):
             predict(sdata, predictor, store=stopped, **QUIET)
     attrs = zarr.open_group(stopped, mode="r+").attrs
     attrs["stpredict"] = {name: value for name, value in attrs["stpredict"].items() if name != "patch_version"}
@@ -132,7 +133,7 @@ def test_a_folder_of_something_else_is_left_alone(sdata, predictor, tmp_path):
     place = tmp_path / "mine"
     place.mkdir()
     (place / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"mine' exists and was not written by `stp\.tl\.predict`"):
+    with pytest.raises(FileExistsError, match=r"by `stp\.tl\.predict`, so it is kept\. Give another `store`"):
         predict(sdata, predictor, store=place, **QUIET)
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from itertools import pairwise
 from math import isfinite
 from numbers import Integral, Real
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from .config import one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -47,6 +44,8 @@ def field_values(config: Any, *, n_scales: int | None = None, may_be_zero: Seque
             one_of(name, value, get_args(kind))
         elif kind is str:
             text(name, value)
+        elif kind == str | tuple[str, ...]:
+            names(name, value)
         elif kind is bool:
             flag(name, value)
         elif kind is int and not (value == 0 and (field.default == 0 or name in may_be_zero)):
@@ -84,6 +83,18 @@ def text(name: str, value: object) -> None:
     if not value:
         msg = f"`{name}` is empty; give a name."
         raise ValueError(msg)
+
+
+def names(name: str, value: object) -> None:
+    """Refuse a value that is neither text nor several texts, or empty."""
+    if not isinstance(value, tuple):
+        text(name, value)
+        return
+    if not value:
+        msg = f"`{name}` is an empty list; give a name, or several."
+        raise ValueError(msg)
+    for each in value:
+        text(name, each)
 
 
 def fov_spots(value: object, *, n_scales: int | None = None) -> None:
@@ -179,18 +190,6 @@ def features_width(features: Tensor, n_features: int) -> Tensor:
     return features
 
 
-def embedding_width(encoder: str, n_features: object) -> None:
-    """Refuse embeddings without a width, and a width for an encoder that has its own."""
-    if encoder == "given":
-        positive_int("n_features", n_features)
-    elif n_features != 0:
-        msg = (
-            f"`n_features` is {n_features!r} and `encoder` {encoder!r}, which has a width of its own. Leave it at 0, "
-            "or give `encoder='given'`."
-        )
-        raise ValueError(msg)
-
-
 def clip(value: object) -> None:
     """Refuse a value that is neither a positive number nor None."""
     if value is not None and not _is_number_between(value, 0, 1e6):
@@ -235,7 +234,7 @@ def known_model(name: object, known: Iterable[str], *, or_timm: bool = False) ->
         )
         if or_timm:
             msg += (
-                " Networks of timm have their own names (`timm.list_models()`, 'hf-hub:owner/name') if timm is "
+                " Networks of timm have their own names (`timm.list_models()`) if timm is "
                 'installed: pip install "stpredict-histology[encoders]".'
             )
         raise ValueError(msg)
@@ -349,72 +348,6 @@ def released_names(given: Iterable[str], needed: Iterable[str], optional: Iterab
             f"{len(unknown)} unknown {unknown[:4]}. Give its state_dict under the original names."
         )
         raise ValueError(msg)
-
-
-def import_timm() -> Any:
-    """The timm library; if it is missing, an error with the command to install it."""
-    try:
-        import timm as library
-    except ImportError:
-        msg = 'Image encoders need timm: pip install "stpredict-histology[encoders]", or give `encoder="statistics"`.'
-        raise ImportError(msg) from None
-    return library
-
-
-def timm_name(name: str, library: Any) -> None:
-    """Refuse a name that timm does not know."""
-    if name.startswith("hf-hub:") or library.is_model(name):
-        return
-    near = get_close_matches(name, library.list_models(), n=4)
-    msg = (
-        f"timm knows no network {name!r} (similar: {', '.join(map(repr, near)) or 'none'}). Give 'statistics', a name "
-        "of `timm.list_models()`, or 'hf-hub:owner/name'."
-    )
-    raise ValueError(msg)
-
-
-def weights_file(path: Path) -> Path:
-    """The path of an existing file."""
-    if not path.is_file():
-        msg = f"`weights` is {str(path)!r}, which is not a file. Give 'none', 'timm', or the path of a checkpoint."
-        raise ValueError(msg)
-    return path
-
-
-def tensors_only(path: Path, load: Callable[..., Any]) -> Mapping[str, Tensor]:
-    """The state dict in a file of torch; refuse a file with code, or without named tensors."""
-    try:
-        state = load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        why = str(error).partition("\n")[0] or "it is empty"
-        msg = f"{str(path)!r} cannot be loaded without running code from it: {why}. Save its state dict as safetensors."
-        raise ValueError(msg) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict", state.get("model")), Mapping):
-        state = state.get("state_dict", state.get("model"))
-    if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):
-        msg = f"{str(path)!r} has no named tensors. Save the state dict of the network."
-        raise ValueError(msg)
-    return state
-
-
-def weights_fit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: str) -> None:
-    """Refuse weights of another network, by names and shapes."""
-    missing = [name for name in wanted if name not in found]
-    other = [name for name in wanted if name in found and found[name] != wanted[name]]
-    if missing or other:
-        msg = (
-            f"The weights in {path!r} are of another network: {len(missing)} of {len(wanted)} tensors missing "
-            f"{missing[:3]}, {len(other)} of another shape {other[:3]}. Names must be those of timm."
-        )
-        raise ValueError(msg)
-
-
-def single_token_grid(tokens: object, name: str) -> Tensor:
-    """The tokens of a network; refuse networks with several grids of tokens."""
-    if not hasattr(tokens, "ndim"):
-        msg = f"{name!r} has several grids of tokens, not one. Name an encoder with one, such as 'resnet18'."
-        raise ValueError(msg)
-    return cast("Tensor", tokens)
 
 
 def splits_patch(size_px: int, side: int) -> None:

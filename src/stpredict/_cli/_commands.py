@@ -1,4 +1,4 @@
-"""``fit``, ``predict``, ``cohort``, ``evaluate`` and ``benchmark`` over stores and slide files on disk."""
+"""``fit``, ``predict``, ``embed``, ``cohort``, ``evaluate`` and ``benchmark`` over stores and slide files on disk."""
 
 from __future__ import annotations
 
@@ -78,6 +78,18 @@ def predict(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{what}: {options.out}\n")
 
 
+def embed(options: argparse.Namespace) -> None:
+    """Embed the spots of a store and write the whole object."""
+    given, out = _arguments("embed", options), output_path(options.out, "--out")
+    check.new_store(out)
+    sdata = given["sdata"] = _read(options.sdata)
+    with ExitStack() as stack:
+        tl.embed(given.pop("sdata"), client=_client(options, stack), **given)
+    with atomic_folder(out) as part:
+        sdata.write(part)
+    sys.stdout.write(f"Embeddings in {options.out}\n")
+
+
 def cohort(options: argparse.Namespace) -> bool:
     """Predict many slides and print the result of each; returns whether any failed."""
     given = _arguments("cohort", options)
@@ -145,7 +157,7 @@ def _arguments(command: str, options: argparse.Namespace) -> dict[str, Any]:
         given["image_key"] = dict(each.split("=", 1) for each in images) if paired else images[0]
     if "genes" in given:
         given["genes"] = read_gene_list(user_path(given["genes"], "--genes"))
-    for name in ("model", "weights"):
+    for name in ("model", "weights", "encoder"):
         if len(given.get(name, ())) == 1:  # a name, or a word that says how weights are chosen
             given[name] = given[name][0]
     if "model_options" in given:

@@ -82,6 +82,14 @@ def store_exists(path: Path) -> None:
         raise FileNotFoundError(msg)
 
 
+def new_store(path: Path) -> None:
+    """Refuse anything but a new store for a whole object."""
+    if path.suffix != ".zarr":
+        msg = f"`--out {path}` must end in .zarr: the whole object is written, with its embeddings."
+        raise ValueError(msg)
+    _new(path)
+
+
 def new_output(path: Path, *, layer: bool) -> None:
     """Refuse to overwrite, and formats that are not supported."""
     if path.suffix not in {".h5ad", ".zarr"}:
@@ -90,6 +98,10 @@ def new_output(path: Path, *, layer: bool) -> None:
     if layer and path.suffix != ".zarr":
         msg = f"`--layer` is written into the measured table, so `--out {path}` must end in .zarr."
         raise ValueError(msg)
+    _new(path)
+
+
+def _new(path: Path) -> None:
     if path.exists():
         msg = f"{str(path)!r} exists and is not overwritten. Give another `--out`, or remove it first."
         raise FileExistsError(msg)

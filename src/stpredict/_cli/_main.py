@@ -18,6 +18,7 @@ Predict spatial gene expression from H&E images.
   stpredict demo                               see it work on real tissue, in about five minutes
   stpredict fit train.zarr --out model         learn from slides with measured expression
   stpredict predict new.zarr model --out p.h5ad    predict slides, with or without measured expression
+  stpredict embed slide.zarr --encoder uni2-h --out embedded.zarr    encode patches once, for many models
   stpredict cohort model *.svs --out folder    predict many slide files, each on a grid in its tissue
   stpredict evaluate predicted.zarr            score predictions against what was measured
   stpredict benchmark *.zarr --models m2ost_ridge encoder_ridge --out folder    compare models on held-out patients
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="stpredict", description=MAIN, formatter_class=raw)
     commands = top.add_subparsers(
-        dest="command", required=True, metavar="demo | fit | predict | cohort | evaluate | benchmark"
+        dest="command", required=True, metavar="demo | fit | predict | embed | cohort | evaluate | benchmark"
     )
     _demo(commands.add_parser("demo", help="train on three sections, predict a fourth, and show the scores"))
     for name, command in COMMANDS.items():
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "demo": _demo.demo,
         "fit": _commands.fit,
         "predict": _commands.predict,
+        "embed": _commands.embed,
         "cohort": _commands.cohort,
         "evaluate": _commands.evaluate,
         "benchmark": _commands.benchmark,

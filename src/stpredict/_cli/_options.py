@@ -198,6 +198,28 @@ PREDICT = Command(
     ),
     needs={"coverage": "uncertainty"},
 )
+EMBED = Command(
+    function="embed",
+    help="embed the image around every spot with a pretrained encoder, once for all models",
+    description=(
+        "Embed every spot. `--features` of the other commands then names the matrix, and no patch is encoded again."
+    ),
+    arguments={
+        "sdata": PREDICT.arguments["sdata"],
+        "encoder": Option("--encoder", "key of an encoder, name of timm, or statistics; or several", MANY),
+        "weights": Option("--weights", "where its weights come from (default: those that belong to it)", MANY),
+        "fov_um": Option(
+            "--fov-um", "fields of view in micrometres (default: 1.5, 3 and 9 spots)", {"nargs": "+", "type": float}
+        ),
+        "size_px": Option("--size-px", "side of the patches in pixels (default: 224)", {"type": int}),
+        "key_added": Option("--key-added", "name of the matrix in obsm (default: X_ and the encoder)"),
+        **{name: PREDICTION[name] for name in ("batch_size", "device", "precision", "progress")},
+        "store": Option("--store", "folder to stream the embeddings to, if they are too large for memory"),
+        **{name: option for name, option in SELECTION.items() if name != "features_key"},
+    },
+    extra={"out": Option("--out", "a new .zarr, the object with its embeddings", {"required": True}), **CLUSTER},
+    left_out={"client": NO_CLIENT},
+)
 COHORT = Command(
     function="predict_cohort",
     help="predict many slides; finished slides are skipped",
@@ -269,7 +291,7 @@ BENCHMARK = Command(
     without=(("group_key", "no_group", "no column is read"),),
 )
 COMMANDS: Mapping[str, Command] = MappingProxyType(
-    {"fit": FIT, "predict": PREDICT, "cohort": COHORT, "evaluate": EVALUATE, "benchmark": BENCHMARK}
+    {"fit": FIT, "predict": PREDICT, "embed": EMBED, "cohort": COHORT, "evaluate": EVALUATE, "benchmark": BENCHMARK}
 )
 
 

@@ -142,6 +142,17 @@ def one_image(
         raise ValueError(msg)
 
 
+def unique_spots(names: pd.Index[Any], table_name: str) -> None:
+    """Refuse rows that share a name: predictions are matched to measurements by it."""
+    if not names.is_unique:
+        twice = quote(names[names.duplicated()].unique().tolist())
+        msg = (
+            f"Rows of table {table_name!r} share a name: {twice}. Make `obs_names` unique with "
+            f"`sdata.tables[{table_name!r}].obs_names_make_unique()`."
+        )
+        raise ValueError(msg)
+
+
 def match_instances(ids: NDArray[Any], index: pd.Index[Any], shapes_key: str, table_name: str) -> NDArray[np.intp]:
     """Position of each id in the index of an element; refuse rows that match no spot, and spots that share an index."""
     if not len(ids):

@@ -20,6 +20,7 @@ from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
 from . import checks as check
+from .embeddings import EmbeddingRecord, finite_embeddings
 from .expression import array_coordinates, gene_counts, library_column, on_tissue, total_counts
 from .levels import Level, arrays, pyramid  # noqa: TC001  (a field of `Slide`)
 
@@ -65,6 +66,8 @@ class Slide:
     """``(n, 2)`` column and row in the array, if the table has them."""
     features: NDArray[np.float32] | None
     """``(n, d)`` embeddings in the table, if ``features_key`` is given."""
+    features_record: tuple[EmbeddingRecord, ...] = ()
+    """What made them, one entry for each matrix."""
     group: str
     """Group that must not be split, for instance the patient."""
     source: SpatialData
@@ -173,7 +176,9 @@ def counts_table_name(sdata: SpatialData, table_name: str | None) -> str:
 
 
 def _measured_tables(sdata: SpatialData) -> list[str]:
-    return [name for name, table in sdata.tables.items() if keys.TARGET not in table.uns.get(name, {})]
+    """Tables without predictions; those without genes, which hold embeddings, only if there are no others."""
+    names = [name for name, table in sdata.tables.items() if keys.TARGET not in table.uns.get(name, {})]
+    return [name for name in names if sdata.tables[name].n_vars] or names
 
 
 def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table: bool) -> tuple[str | None, list[str]]:
@@ -187,9 +192,17 @@ def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table:
         return table_name, _spot_elements(sdata, available) if table_name is None else regions
     elsewhere = selected and not set(selected) & set(regions) and set(selected) <= set(available)
     if elsewhere and not needs_table and selection.table_name is None:  # a grid beside the spots of the table
-        return None, list(selected)
+        return _table_without_genes(sdata, selected), list(selected)
     check.has_regions(regions, selected)
     return table_name, list(selected)
+
+
+def _table_without_genes(sdata: SpatialData, regions: Sequence[str]) -> str | None:
+    """The table that `embed` made for some elements; None if there is none."""
+    for name, table in sdata.tables.items():
+        if not table.n_vars and set(regions) <= set(check.annotated_regions(table, name)):
+            return str(name)
+    return None
 
 
 def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
@@ -241,6 +254,7 @@ def _slide(
     levels = pyramid(sdata.images[image_key]) if has_image else ()
     if has_image:
         check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
+    features, record = _embeddings(table, selection.features_key, shapes_key)
     counts, genes = (None, []) if table is None or not needs_counts else gene_counts(table, selection.layer)
     return Slide(
         name=shapes_key,
@@ -257,7 +271,8 @@ def _slide(
         total_counts=None if table is None else total_counts(table),
         allow_fractional_counts=selection.allow_fractional_counts,
         array_xy=array_xy,
-        features=_embeddings(table, selection.features_key, shapes_key),
+        features=features,
+        features_record=record,
         group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
         source=sdata,
         image_key=image_key,
@@ -340,24 +355,20 @@ def _instances(
     return index.to_numpy()[check.match_instances(ids, index, shapes_key, table_name)], rows
 
 
-def _embeddings(table: AnnData | None, features_key: str | None, shapes_key: str) -> NDArray[np.float32] | None:
+def _embeddings(
+    table: AnnData | None, features_key: str | None, shapes_key: str
+) -> tuple[NDArray[np.float32] | None, tuple[EmbeddingRecord, ...]]:
+    """Embeddings of the spots of one slide, and what made them."""
     if features_key is None:
-        return None
+        return None, ()
     found = [] if table is None else [str(name) for name in table.obsm]
     if table is None or features_key not in found:
         msg = (
             f"No obsm[{features_key!r}] for the spots of {shapes_key!r} (found: {quote(found)}). Embed their patches "
-            "first, give another `features_key`, or leave it out and name an `encoder`."
+            "first (`stp.tl.embed`), give another `features_key`, or leave it out and name an `encoder`."
         )
         raise ValueError(msg)
-    values = np.asarray(table.obsm[features_key])
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
-        msg = (
-            f"obsm[{features_key!r}] of {shapes_key!r} is {values.dtype} of shape {values.shape}, or not all of it is "
-            "finite. Give a dense matrix (n_spots, n_features) of numbers."
-        )
-        raise ValueError(msg)
-    return np.ascontiguousarray(values, np.float32)
+    return finite_embeddings(table, features_key, shapes_key), (EmbeddingRecord.of(table, features_key),)
 
 
 def _group(table: AnnData, group_key: str | None, shapes_key: str) -> str:

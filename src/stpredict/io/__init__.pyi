@@ -1,4 +1,5 @@
 from ._anndata import from_anndata
+from ._embeddings import read_embeddings
 from ._st import read_st
 from ._visium import read_visium
 from ._visium_hd import read_visium_hd
@@ -7,6 +8,7 @@ from ._xenium import read_xenium
 
 __all__ = [
     "from_anndata",
+    "read_embeddings",
     "read_st",
     "read_visium",
     "read_visium_hd",

@@ -1,6 +1,6 @@
 from ._precision import unit_pixels
-from ._weights import weights
 from .contract import FloatLinear, SpotBatch, SpotModel
+from .encoder_table import encoders
 from .m2ost import M2OST, M2OSTConfig
 from .m2ost_reference import M2OSTReference, M2OSTReferenceConfig, from_released
 from .macs import available
@@ -22,9 +22,9 @@ __all__ = [
     "config",
     "config_from_dict",
     "config_to_dict",
+    "encoders",
     "from_released",
     "recipe",
     "register",
     "unit_pixels",
-    "weights",
 ]

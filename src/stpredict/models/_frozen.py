@@ -10,13 +10,15 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
+from .._checks.encoders import embedding_width
 from ._closed_form import Standardizer
 from .contract import SpotModel, batch_features
-from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .encoder import NO_WEIGHTS, Encoder
+from .encoder_table import STATISTICS, check_choice
 from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from torch import Tensor
 
@@ -30,25 +32,34 @@ _CHUNK = 32
 class EncoderConfig(PatchConfig):
     """The encoder of a model, and its patches."""
 
-    encoder: str = STATISTICS
-    """``"statistics"`` (colour and texture, no weights), any name that timm knows, ``"hf-hub:owner/name"`` among them,
-    or ``"given"``: embeddings that come with the spots (``features_key`` of `stp.tl.fit`)."""
-    weights: str = NO_WEIGHTS
-    """``"none"``, ``"timm"`` (from its hub), or the path of a checkpoint."""
+    encoder: str | tuple[str, ...] = STATISTICS
+    """A key of `stp.models.encoders`, a name that timm knows, ``"statistics"`` (colour and texture, no weights), or
+    several of them side by side; ``"given"``: embeddings of the spots (``features_key`` of `stp.tl.fit`)."""
+    weights: str | tuple[str, ...] = NO_WEIGHTS
+    """``"none"``, ``"timm"``, ``"hub"``, ``"hub@REVISION"``, ``"hub:OWNER/NAME"``, ``"local-dir:FOLDER"``, or the path
+    of a checkpoint; one for all encoders or one for each."""
     n_features: int = 0
     """Width of the embeddings, for ``encoder="given"``."""
 
     def check_fields(self, n_scales: int | None = None) -> None:
         """Refuse fields that have no meaning, or do not fit together."""
         check.field_values(self, n_scales=n_scales)
-        check.embedding_width(self.encoder, self.n_features)
+        check_choice(self.encoder, self.weights)
+        embedding_width(self.encoder, self.n_features)
 
 
 class ScaleEncoder(nn.Module):
     """An encoder applied to each scale of a patch; without one if ``name`` is ``"given"``."""
 
     def __init__(
-        self, name: str, weights: str, n_given: int, size_px: int, n_scales: int, *, frozen: bool = True
+        self,
+        name: str | tuple[str, ...],
+        weights: str | tuple[str, ...],
+        n_given: int,
+        size_px: int,
+        n_scales: int,
+        *,
+        frozen: bool = True,
     ) -> None:
         super().__init__()
         self.size_px, self.n_scales = size_px, n_scales
@@ -73,6 +84,14 @@ class FrozenEncoderModel(SpotModel):
         """Features ``(b, n_features)`` of every scale; None if embeddings come with the spots."""
         features: Tensor | None = self.views(batch)
         return features
+
+    @property
+    def encoder_key(self) -> Hashable | None:
+        """Names and weights of the encoders, unless they are trained or random."""
+        encoder = self.views.encoder
+        if encoder is None or not encoder.frozen or any(part.is_random for part in encoder.parts):
+            return None
+        return encoder.name, encoder.weights
 
     def features_of(self, batch: SpotBatch) -> Tensor:
         """Features ``(b, n_features)`` of some spots, given or encoded; refuses those of another width."""

@@ -23,11 +23,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._checks import models as check
+from .._checks.encoders import import_timm
+from ._frozen import FeatureScaler
 from .contract import FloatLinear, SpotModel, batch_features
-from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .encoder import NO_WEIGHTS, Encoder
+from .encoder_table import STATISTICS, check_choice, encoder_row
 from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from .contract import SpotBatch
@@ -40,10 +45,12 @@ SIZE_PX = 224
 class BackboneConfig(PatchConfig):
     """The image network, and its patch."""
 
-    encoder: str = "resnet50"
-    """Name that timm knows (``"hf-hub:owner/name"`` too), ``"statistics"``, or ``"given"``: embeddings of the spots."""
-    weights: str = NO_WEIGHTS
-    """``"none"``, ``"timm"`` for those that timm knows, or the path of a checkpoint."""
+    encoder: str | tuple[str, ...] = "resnet50"
+    """A name that timm knows, a key of `stp.models.encoders`, ``"statistics"``, or several of them side by side;
+    ``"given"``: embeddings of the spots."""
+    weights: str | tuple[str, ...] = NO_WEIGHTS
+    """``"none"``, ``"timm"``, ``"hub"``, ``"hub@REVISION"``, ``"hub:OWNER/NAME"``, ``"local-dir:FOLDER"``, or the path
+    of a checkpoint; one for all encoders or one for each."""
     frozen: bool = False
     """Train only the head (linear probing)."""
     n_features: int = 0
@@ -51,17 +58,18 @@ class BackboneConfig(PatchConfig):
 
     def __post_init__(self) -> None:
         check.field_values(self, n_scales=1)
+        check_choice(self.encoder, self.weights)
         if self.encoder == GIVEN:
             check.positive_int("n_features", self.n_features)
 
 
 def own_size(name: str) -> int | None:
-    """Input size in pixels of a network of timm; None if timm does not know the name, or is not installed."""
+    """Input size in pixels of an encoder; None if no row has the name and timm does not know it or is missing."""
+    if (row := encoder_row(name)) is not None:
+        return row.input_px or SIZE_PX
     if find_spec("timm") is None:
         return None
-    timm = check.import_timm()
-    if name.startswith("hf-hub:"):
-        return SIZE_PX
+    timm = import_timm()
     if not timm.is_model(name):
         return None
     settings = timm.get_pretrained_cfg(name)
@@ -89,6 +97,8 @@ class Backbone(SpotModel):
         given, frozen = config.encoder == GIVEN, config.frozen or config.encoder == STATISTICS
         self.encoder = None if given else Encoder(config.encoder, config.weights, config.size_px, frozen=frozen)
         width = config.n_features if self.encoder is None else self.encoder.n_features
+        several = isinstance(config.encoder, tuple) and frozen
+        self.standard = FeatureScaler(width) if several else None  # encoders differ in the scale of their features
         self.head = FloatLinear(width, config.n_outputs)
         self.initialize_at(torch.zeros(config.n_outputs))
 
@@ -101,7 +111,15 @@ class Backbone(SpotModel):
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)`` float32, in target space."""
         trained = self.encoder is not None and not self.encoder.frozen
-        return self.head(self._features(batch.patches) if trained else batch_features(self, batch))
+        features = self._features(batch.patches) if trained else batch_features(self, batch)
+        return self.head(features if self.standard is None else self.standard(features))
+
+    def initialize_from(self, batches: Iterable[SpotBatch]) -> None:
+        """Compute the mean profile, and the scale of the features of several frozen encoders."""
+        if self.standard is None:
+            super().initialize_from(batches)
+        else:
+            self.initialize_at(self.standard.initialize_from(self, batches))
 
     def _features(self, patches: Tensor) -> Tensor:
         """``(b, 1, 3, p, p)``, uint8 or in [0, 1], to ``(b, d)``."""

@@ -43,7 +43,7 @@ from .._checks import models as check
 from ._closed_form import Standardizer
 from ._frozen import EncoderConfig, FrozenEncoderModel, ScaleEncoder
 from ._precision import full_precision
-from .encoder import STATISTICS
+from .encoder_table import STATISTICS
 from .model_config import GIVEN
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ CLIP = 3.0
 class BLEEPConfig(EncoderConfig):
     """Shape of a ``BLEEP``. The defaults are the paper's, except for its ImageNet weights (``weights="timm"``)."""
 
-    encoder: str = "resnet50"
+    encoder: str | tuple[str, ...] = "resnet50"
     frozen: bool = False
     """Whether the image encoder keeps its initial weights; ``"statistics"`` and ``"given"`` always do."""
     dim: int = 256

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from .._checks import models as check
 from ._precision import full_precision
-from .encoder import Encoder
+from .encoder import find_encoders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from torch import Tensor
 
@@ -195,8 +195,7 @@ class SpotModel(nn.Module, ABC):
         -------
         A description of the loaded weights for each part of the network; empty if none were loaded.
         """
-        encoders = {name: part for name, part in self.named_modules() if isinstance(part, Encoder)}
-        loaded = {name.rpartition(".")[-1]: encoder.load() for name, encoder in encoders.items()}
+        loaded = {name: encoder.load() for name, encoder in find_encoders(self).items()}
         return {name: description for name, description in loaded.items() if description}
 
     def encode(self, batch: SpotBatch) -> Tensor | None:  # noqa: ARG002  (here nothing is frozen)
@@ -210,6 +209,14 @@ class SpotModel(nn.Module, ABC):
         Returns
         -------
         ``(b, ...)``, which later calls get as ``batch.features``; None if no encoder is frozen.
+        """
+        return None
+
+    @property
+    def encoder_key(self) -> Hashable | None:
+        """What identifies the frozen encoder: models with equal keys, on equal patches, have equal features.
+
+        Training then computes these once. None if the features are the model's own.
         """
         return None
 

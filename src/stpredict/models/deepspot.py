@@ -51,7 +51,7 @@ _EPSILON = 1e-6  # added to the product of variances: the correlation of constan
 class DeepSpotConfig(EncoderConfig):
     """Shape of a ``DeepSpot``. The defaults are the paper's, except for the encoder, which is frozen."""
 
-    encoder: str = "resnet50"
+    encoder: str | tuple[str, ...] = "resnet50"
     dim: int = 512
     """Width of the output of phi."""
     members: int = 10

@@ -41,7 +41,8 @@ from .._checks import models as check
 from ._frozen import FeatureScaler, ScaledFeaturesModel, apply_in_chunks
 from ._precision import full_precision, unit_pixels
 from .contract import FloatLinear, batch_features
-from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .encoder import NO_WEIGHTS, Encoder
+from .encoder_table import STATISTICS, check_choice
 from .model_config import PatchConfig
 
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ class IStarConfig(PatchConfig):
     """Shape of an ``IStar``. The head is the paper's."""
 
     encoder: str = STATISTICS
-    """Encoder of superpixels: ``"statistics"``, ``"hipt"``, or a model name of timm with one square grid of tokens."""
+    """Encoder of superpixels: ``"statistics"``, ``"hipt"``, a key of `stp.models.encoders`, or a model name of timm
+    with one square grid of tokens."""
     weights: str = NO_WEIGHTS
-    """``"none"``, ``"timm"`` for the pretrained weights of timm, or the path of a checkpoint."""
+    """``"none"``, ``"timm"``, ``"hub"``, ``"hub@REVISION"``, ``"hub:OWNER/NAME"``, ``"local-dir:FOLDER"``, or the path
+    of a checkpoint."""
     cells: int = 16
     """Number of superpixels along each side of the narrowest patch."""
     smoothing: int = 4
@@ -78,6 +81,7 @@ class IStarConfig(PatchConfig):
 
     def __post_init__(self) -> None:
         check.field_values(self)
+        check_choice(self.encoder, self.weights)
         if self.size_px % self.cells:
             msg = (
                 f"`size_px` is {self.size_px}, which is not divisible into {self.cells} x {self.cells} superpixels "
@@ -157,7 +161,7 @@ class IStar(ScaledFeaturesModel):
         name = _HIPT_IN_TIMM if config.encoder == HIPT else config.encoder
         statistics, n_scales = name == STATISTICS, len(config.fov_spots)
         self.encoder = None if statistics else Encoder(name, config.weights, config.size_px, frozen=True).eval()
-        width = 2 * N_TEXTURE if self.encoder is None else int(self.encoder.net.num_features)  # type: ignore[arg-type]
+        width = 2 * N_TEXTURE if self.encoder is None else self.encoder.token_width
         self.standard = FeatureScaler(n_scales * width + N_COLOR)
         self.mlp = hidden_layers(n_scales * width + N_COLOR, config.dim, config.depth)
         self.head = FloatLinear(config.dim, config.n_outputs)

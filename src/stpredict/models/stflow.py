@@ -42,7 +42,8 @@ from .._checks import models as check
 from ._places import PITCH_UM, concatenate_spots, nearest_spots, rows_by_slide, typical_pitch
 from ._precision import full_precision
 from .contract import FloatLinear, SpotModel, batch_features
-from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .encoder import NO_WEIGHTS, Encoder
+from .encoder_table import STATISTICS, check_choice
 from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ _N_WAVES = 256  # sines and cosines of the time embedding
 class STFlowConfig(PatchConfig):
     """Shape of an ``STFlow``. The defaults are the paper's, except for the encoder."""
 
-    encoder: str = STATISTICS
-    """``"statistics"``, a model name of timm, or ``"given"``: precomputed embeddings of the spots."""
-    weights: str = NO_WEIGHTS
-    """``"none"``, ``"timm"``, or the path of a checkpoint of the encoder."""
+    encoder: str | tuple[str, ...] = STATISTICS
+    """``"statistics"``, a key of `stp.models.encoders`, a model name of timm, or several of them side by side;
+    ``"given"``: precomputed embeddings of the spots."""
+    weights: str | tuple[str, ...] = NO_WEIGHTS
+    """``"none"``, ``"timm"``, ``"hub"``, ``"hub@REVISION"``, ``"hub:OWNER/NAME"``, ``"local-dir:FOLDER"``, or the path
+    of a checkpoint; one for all encoders or one for each."""
     n_features: int = 1024
     """Width of given embeddings; ignored for other encoders."""
     dim: int = 128
@@ -94,6 +97,7 @@ class STFlowConfig(PatchConfig):
 
     def __post_init__(self) -> None:
         check.field_values(self, n_scales=1, may_be_zero=("n_draws",))
+        check_choice(self.encoder, self.weights)
         check.number("n_times", self.n_times, low=2, high=1e4)
         check.divides("heads", self.heads, "dim", self.dim)
         check.number("dropout", self.dropout, low=0, high=1)

@@ -44,7 +44,8 @@ from ._frozen import FeatureScaler, ScaledFeaturesModel, apply_in_chunks, sub_pa
 from ._layers import attend, perceptron
 from ._places import lattice_positions, rows_by_slide
 from .contract import FloatLinear, batch_features
-from .encoder import NO_WEIGHTS, STATISTICS, Encoder
+from .encoder import NO_WEIGHTS, Encoder
+from .encoder_table import STATISTICS, check_choice
 from .model_config import GIVEN, PatchConfig
 
 if TYPE_CHECKING:
@@ -62,13 +63,14 @@ class TRIPLEXConfig(PatchConfig):
     """Shape of a ``TRIPLEX``. The defaults are the paper's for HER2+."""
 
     target_encoder: str = "resnet18"
-    """Model name of timm: the trained encoder of the spot's own patch."""
+    """Model name of timm, or a key of `stp.models.encoders`: the trained encoder of the spot's own patch."""
     target_weights: str = NO_WEIGHTS
-    """Its initial weights: ``"none"``, ``"timm"``, or the path of a checkpoint."""
-    view_encoder: str = "resnet18"
-    """Model name of timm, or ``"statistics"``: the frozen encoder of the wide view and of the other spots."""
-    view_weights: str = NO_WEIGHTS
-    """Its weights: ``"none"``, ``"timm"``, or the path of a checkpoint."""
+    """Its initial weights, as ``weights`` of other models."""
+    view_encoder: str | tuple[str, ...] = "resnet18"
+    """The frozen encoder of the wide view and of the other spots: a key of `stp.models.encoders`, a model name of timm,
+    ``"statistics"``, or several of them side by side."""
+    view_weights: str | tuple[str, ...] = NO_WEIGHTS
+    """Its weights, as ``weights`` of other models; one for all encoders or one for each."""
     view_px: int = 224
     """Side to which patches are resized for the frozen encoder; it determines the cost."""
     dim: int = 512
@@ -105,6 +107,8 @@ class TRIPLEXConfig(PatchConfig):
 
     def __post_init__(self) -> None:
         check.field_values(self, n_scales=2)
+        check_choice(self.view_encoder, self.view_weights)
+        check_choice(self.target_encoder, self.target_weights)
         if self.target_encoder in (STATISTICS, GIVEN):
             msg = (
                 f"`target_encoder` is {self.target_encoder!r}, which is not a network to train. Give a name of timm, "
@@ -230,8 +234,7 @@ class TRIPLEX(ScaledFeaturesModel):
         self.views = Encoder(config.view_encoder, config.view_weights, config.view_px, frozen=True).eval()
         self.standard = FeatureScaler(self.views.n_features)
         self.target = Encoder(config.target_encoder, config.target_weights, config.size_px, frozen=False)
-        token_width = int(self.target.net.num_features)  # type: ignore[arg-type]  # pooled features may be wider
-        self.embed_target = nn.Linear(token_width, dim)
+        self.embed_target = nn.Linear(self.target.token_width, dim)
         width = self.views.n_features
         self.embed_around, self.embed_section = (  # the paper has no map, since widths are equal
             nn.Identity() if width == dim else nn.Linear(width, dim) for _ in range(2)

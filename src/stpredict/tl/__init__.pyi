@@ -6,6 +6,7 @@ from ._calibrate import calibrate
 from ._cohort.runner import predict_cohort
 from ._domain_scores import domain_scores
 from ._domains import domains
+from ._embed import embed
 from ._evaluate import evaluate, summary
 from ._fit import fit
 from ._impute import impute
@@ -33,6 +34,7 @@ __all__ = [
     "cross_validate",
     "domain_scores",
     "domains",
+    "embed",
     "evaluate",
     "fit",
     "impute",

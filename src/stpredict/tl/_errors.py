@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._checks.slides import quote
 from .._checks.training import warn
@@ -140,15 +140,12 @@ def embeddings_fit(model: str, options: Mapping[str, object], width: int | None,
         raise ValueError(msg)
 
 
-def unique_spots(names: pd.Index[Any], table_name: str) -> None:
-    """Refuse rows that share a name: predictions are matched to measurements by it."""
-    if not names.is_unique:
-        twice = quote(names[names.duplicated()].unique().tolist())
-        msg = (
-            f"Rows of table {table_name!r} share a name: {twice}. Make `obs_names` unique with "
-            f"`sdata.tables[{table_name!r}].obs_names_make_unique()`."
-        )
-        raise ValueError(msg)
+def warn_random_encoder(names: Sequence[object]) -> None:
+    """Warn that features are those of random weights."""
+    warn(
+        f"The image encoder {quote(names)} is frozen and its weights are random, so its features are of little use. "
+        "Name weights (`weights='timm'`, or a file), or take `encoder='statistics'`."
+    )
 
 
 def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> None:

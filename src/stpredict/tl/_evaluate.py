@@ -218,7 +218,7 @@ def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnDat
         check.has_prediction(predicted, list(sdata.tables), check_elements.layers(observed))
     check.is_prediction(predicted, source)
     check.not_cross_validated(predicted, ours=keys.FOLDS in source.uns[predicted])
-    check.unique_spots(observed.obs_names, table_name)
+    check_elements.unique_spots(observed.obs_names, table_name)
     return source, observed
 
 

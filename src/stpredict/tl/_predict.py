@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING
 
 from .. import _keys as keys
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
-from ._inference.cluster import check_client, predict_on_cluster
-from ._inference.partitions import predict_positions
+from ._inference.cluster import check_client
+from ._inference.compute import compute_missing
+from ._inference.partitions import PredictionTask
 from ._inference.plan import PredictionPlan, check_embeddings
 from ._inference.record import prediction_record
 from ._inference.sinks import MemorySink, StoreSink
@@ -20,15 +19,13 @@ from ._predictor.predictor import resolve_predictor
 from ._predictor.provenance import warn_unseen_color, warn_unseen_resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from distributed import Client
-    from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from ..pp.stain_normalization import StainMethod
-    from ._inference.sinks import Sink
     from ._options import Uncertainty
     from ._predictor.predictor import Predictor
 
@@ -186,16 +183,17 @@ def predict(
     check_elements.is_spatialdata(sdata)
     slides = resolve(sdata, selection, needs_table=layer is not None, needs_counts=False)
     predictor = resolve_predictor(sdata, predictor)
-    check_embeddings(predictor, slides[0])
+    check_embeddings(predictor, slides)
     models = list(predictor.models) if members else []
     check_destination(sdata, slides, predictor, key_added, layer, models=models)
     for slide in slides:
         warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
 
     plan = PredictionPlan.of(slides, predictor, options)
-    sink = MemorySink.of(plan, predictor) if store is None else StoreSink.create(store, plan, predictor)
-    _compute_missing(sink, plan, predictor, client, progress=progress)
-    values, record = sink.values(), prediction_record(predictor, plan.options)
+    task = PredictionTask(predictor)
+    sink = MemorySink.of(plan, task) if store is None else StoreSink.create(store, plan, task)
+    compute_missing(sink, plan, task, client, verb="predict", progress=progress)
+    values, record = sink.values(), prediction_record(predictor, plan.options, slides[0].features_record)
     for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
         colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
         normalized = options.stain is not None or any(member.normalizes_stain for member in predictor.members)
@@ -210,24 +208,3 @@ def predict(
         table = add_slides(sdata.tables[key_added], table, key_added)
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
-
-
-def _compute_missing(
-    sink: Sink, plan: PredictionPlan, predictor: Predictor, client: Client | None, *, progress: bool
-) -> None:
-    """Compute what the sink lacks, here or on a cluster."""
-    ranges = sink.missing_ranges()
-    n, n_missing = len(plan.order), sum(stop - start for start, stop in ranges)
-    name = plan.slides[0].name if len(plan.slides) == 1 else f"{len(plan.slides)} slides"
-    with tqdm(total=n, initial=n - n_missing, desc=f"predict {name}", unit="spot", disable=not progress) as bar:
-        if client is not None and ranges:
-            predict_on_cluster(client, plan, predictor, sink, bar.update)
-            return
-        for start, stop in ranges:
-            sink.write(start, _update_bar(predict_positions(plan, predictor, start, stop), bar))
-
-
-def _update_bar(pieces: Iterable[dict[str, NDArray[Any]]], bar: tqdm[NoReturn]) -> Iterator[dict[str, NDArray[Any]]]:
-    for piece in pieces:
-        yield piece
-        bar.update(len(piece[keys.AT_BORDER]))

@@ -11,9 +11,9 @@ import pandas as pd
 from ... import _keys as keys
 from ..._checks import expression as check_expression
 from ..._checks.slides import quote
+from ..._slides.checks import unique_spots
 from ..._slides.slides import resolve
 from ...pp.normalization import gene_columns, normalize_slide
-from .._errors import unique_spots
 from .._training.plan import DEFAULT_N_GENES, most_dispersed_genes
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from .._inference.partitions import X, predict_positions
+from .._inference.partitions import PredictionTask, X, predict_positions
 from .._inference.plan import PredictionPlan, check_embeddings
 from .._inference.sinks import MemorySink
 from .._predictor.provenance import warn_unseen_resolution
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 def predict_slide(slide: Slide, predictor: Predictor, options: PredictOptions, *, progress: bool) -> dict[str, Any]:
     """What `predict` computes for every spot of a slide, by name, in the order of its spots."""
-    check_embeddings(predictor, slide)
+    check_embeddings(predictor, [slide])
     warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
     plan = PredictionPlan.of([slide], predictor, options)
-    sink = MemorySink.of(plan, predictor)
+    sink = MemorySink.of(plan, PredictionTask(predictor))
 
     def pieces() -> Iterator[dict[str, Any]]:
         with tqdm(total=len(plan.order), desc=f"predict {slide.name}", unit="spot", disable=not progress) as bar:

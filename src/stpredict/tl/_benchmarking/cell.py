@@ -22,7 +22,7 @@ from ... import _keys as keys
 from ..._files import replace_folder
 from ..._pixels import PATCH_VERSION
 from ..._train.config import FitConfig
-from .._inference.partitions import X, predict_positions
+from .._inference.partitions import PredictionTask, X, predict_positions
 from .._inference.plan import OUTPUT_VERSION, PredictionPlan
 from .._inference.sinks import MemorySink
 from .._options import PredictOptions
@@ -75,7 +75,7 @@ class Cell:
         """Slides of the study, without embeddings unless the model takes them."""
         slides = [self.study.slides[name] for name in names]
         keep = replace(self.entry, options=self._model_options()).ensemble.takes_embeddings
-        return slides if keep else [replace(slide, features=None) for slide in slides]
+        return slides if keep else [replace(slide, features=None, features_record=()) for slide in slides]
 
     def training_plan(self) -> TrainingPlan:
         """Decide everything about the training."""
@@ -176,7 +176,7 @@ def _predict_test_slides(cell: Cell, predictor: Predictor) -> dict[str, NDArray[
     config = FitConfig(**cell.entry.training_options(cell.study.common, cell.seed))
     options = PredictOptions(n_views=cell.entry.n_views, device=config.accelerator, precision=config.precision)
     plan = PredictionPlan.of(cell.slides(cell.split.test), predictor, options)
-    sink = MemorySink.of(plan, predictor)
+    sink = MemorySink.of(plan, PredictionTask(predictor))
     for start, stop in sink.missing_ranges():
         sink.write(start, predict_positions(plan, predictor, start, stop))
     return sink.values()

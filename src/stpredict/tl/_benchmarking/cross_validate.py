@@ -16,7 +16,6 @@ from ..._checks.slides import quote
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
 from ...models.registry import DEFAULT
-from .._errors import unique_spots
 from . import _errors as check
 from .benchmark import run_benchmark
 from .entry import Entry, common_fields, entries_of
@@ -225,7 +224,7 @@ def cross_validate(
 def _check_layer(study: Study, key: str) -> None:
     """Refuse, before anything is computed, to overwrite a layer of somebody else."""
     for table, _ in _tables(study):
-        unique_spots(table.obs_names, "the measured table")
+        check_elements.unique_spots(table.obs_names, "the measured table")
         if key in check_elements.layers(table) and keys.FOLDS not in table.uns.get(key, {}):
             msg = f"Layer {key!r} exists and was not written by `stp.tl.cross_validate`. Give another `key_added`."
             raise ValueError(msg)

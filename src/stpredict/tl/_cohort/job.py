@@ -192,6 +192,6 @@ def _write_result(sdata: SpatialData, job: SlideJob) -> None:
     shapes = {name: sdata.shapes[name] for name in {job.shapes_key, keys.TISSUE} & set(sdata.shapes)}
     labels = {name: sdata.labels[name] for name in {job.shapes_key} & set(sdata.labels)}
     tables = {keys.PREDICTED: sdata.tables[keys.PREDICTED]}
-    with atomic_folder(job.folder / RESULT, locked=True) as part:
+    with atomic_folder(job.folder / RESULT) as part:
         SpatialData(shapes=shapes, labels=labels, tables=tables, attrs=sdata.attrs).write(part)
     shutil.rmtree(job.folder / STORE)

@@ -1,4 +1,4 @@
-"""Compute a prediction with the workers of a dask cluster, each of which reads the images by itself."""
+"""Compute a task with the workers of a dask cluster, each of which reads the images by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from zarr.storage import LocalStore
 
 from ..._chunks import Source
-from .partitions import predict_positions
+from .partitions import compute_positions
 from .sinks import StoreSink
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..._slides.slides import Slide
-    from .._predictor.predictor import Predictor
+    from .partitions import SpotTask
     from .plan import PredictionPlan
     from .sinks import Sink
 
@@ -35,8 +35,8 @@ MAX_ATTEMPTS = 3
 """Most attempts at tasks whose arguments were lost together with every worker that held them."""
 
 
-def predict_on_cluster(
-    client: Client, plan: PredictionPlan, predictor: Predictor, sink: Sink, on_progress: Callable[[int], object]
+def compute_on_cluster(
+    client: Client, plan: PredictionPlan, task: SpotTask, sink: Sink, on_progress: Callable[[int], object]
 ) -> None:
     """Compute what a sink lacks on a cluster, calling ``on_progress`` with the number of spots of each finished task.
 
@@ -46,7 +46,7 @@ def predict_on_cluster(
     make_stores_absolute(plan.slides)
     ranges = _task_ranges(sink.missing_ranges(), count_workers(client) * TASKS_PER_WORKER, plan.partition_size)
     tasks = [(start, stop, path) for start, stop in ranges]
-    for (start, stop, _), future in run_tasks(client, _predict_range, [plan, predictor], tasks):
+    for (start, stop, _), future in run_tasks(client, _compute_range, [plan, task], tasks):
         values = future.result()  # raises what the task raised
         if values is not None:
             sink.write(start, [values])
@@ -86,7 +86,7 @@ def run_tasks[*Task](
         if not tasks:
             return
     msg = (
-        f"Workers of the cluster were lost {MAX_ATTEMPTS} times, and {len(tasks)} parts of the prediction are missing. "
+        f"Workers of the cluster were lost {MAX_ATTEMPTS} times, and {len(tasks)} parts of the result are missing. "
         "Give them more memory, and call again: with `store=` what is written already is not computed again."
     )
     raise RuntimeError(msg)
@@ -133,17 +133,17 @@ def _task_ranges(ranges: Iterable[tuple[int, int]], n_tasks: int, partition_size
     return [(first, min(first + step, stop)) for start, stop in ranges for first in range(start, stop, step)]
 
 
-def _predict_range(
-    plan: PredictionPlan, predictor: Predictor, start: int, stop: int, path: Path | None
+def _compute_range(
+    plan: PredictionPlan, task: SpotTask, start: int, stop: int, path: Path | None
 ) -> dict[str, NDArray[Any]] | None:
-    """Predict a range in a worker; returned, or written into the store at ``path``."""
+    """Compute a range in a worker; returned, or written into the store at ``path``."""
     with exclusive_worker():
         if path is None:
-            pieces = list(predict_positions(plan, predictor, start, stop))
+            pieces = list(compute_positions(plan, task, start, stop))
             return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         store = StoreSink.open(path, plan)
         for first, last in store.missing_ranges():  # a worker that died may have written some partitions
             first, last = max(first, start), min(last, stop)
             if first < last:
-                store.write(first, predict_positions(plan, predictor, first, last))
+                store.write(first, compute_positions(plan, task, first, last))
     return None

@@ -1,4 +1,4 @@
-"""A prediction as a plan: which spots, in which order, with which options. Partitions are computed in `partitions`."""
+"""What is computed as a plan: which spots, in which order, with which options. `partitions` computes it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..._checks.training import warn
 from ..._pixels import PATCH_VERSION
+from ..._slides.embeddings import EmbeddingRecord, check_same_embeddings
 from ..._train.data import reading_order
 from ...models.model_config import uses_embeddings
 from .._errors import embeddings_fit
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..._geometry import PatchSpec
     from ..._slides.slides import Slide
     from ...pp.stain_normalization import StainNormalizer
     from .._options import PredictOptions
     from .._predictor.appearance import SlideAppearance
     from .._predictor.conformal import Calibration
     from .._predictor.predictor import Predictor
+    from .partitions import SpotTask
 
 PARTITION_SIZE = 1024
 """Spots that are computed and written together."""
@@ -63,28 +66,35 @@ class PredictionPlan:
     """Spots around a partition that a model of context ``"slide"`` sees too."""
 
     @classmethod
-    def of(cls, slides: Sequence[Slide], predictor: Predictor, options: PredictOptions) -> PredictionPlan:
-        """Plan the prediction of some slides."""
-        options = _calibrated_options(options, predictor.calibration)
+    def of_patches(
+        cls, slides: Sequence[Slide], patches: Sequence[PatchSpec], options: PredictOptions
+    ) -> PredictionPlan:
+        """Plan to compute something from patches as they were scanned."""
         starts = np.cumsum([0, *(len(slide.xy_px) for slide in slides)])
-        orders = [
-            start + reading_order(slide, predictor.patches) for start, slide in zip(starts[:-1], slides, strict=True)
-        ]
-        normalizers = stain_normalizers(slides, predictor.provenance, options.stain) if options.stain else []
-        appearances = [
-            measure_appearance(slide, predictor, options.fabric, recolor=normalizers[i] if normalizers else None)
-            for i, slide in enumerate(slides)
-        ]
+        orders = [start + reading_order(slide, patches) for start, slide in zip(starts[:-1], slides, strict=True)]
         return cls(
             slides=tuple(slide.without_counts() for slide in slides),
             order=np.concatenate(orders),
             starts=starts,
             options=options,
+            partition_size=PARTITION_SIZE,
+            window_margin=WINDOW_MARGIN,
+        )
+
+    @classmethod
+    def of(cls, slides: Sequence[Slide], predictor: Predictor, options: PredictOptions) -> PredictionPlan:
+        """Plan the prediction of some slides."""
+        options = _calibrated_options(options, predictor.calibration)
+        normalizers = stain_normalizers(slides, predictor.provenance, options.stain) if options.stain else []
+        appearances = [
+            measure_appearance(slide, predictor, options.fabric, recolor=normalizers[i] if normalizers else None)
+            for i, slide in enumerate(slides)
+        ]
+        return replace(
+            cls.of_patches(slides, predictor.patches, options),
             models=tuple(predictor.models) if options.members else (),
             normalizers=tuple(normalizers),
             appearances=tuple(appearances),
-            partition_size=PARTITION_SIZE,
-            window_margin=WINDOW_MARGIN,
         )
 
     @property
@@ -92,9 +102,9 @@ class PredictionPlan:
         """Number of partitions; the last one may be smaller."""
         return -(-len(self.order) // self.partition_size)
 
-    def fingerprint(self, predictor: Predictor) -> str:
+    def fingerprint(self, task: SpotTask) -> str:
         """Digest of everything but the pixels that decides the result; a store with another one is not resumed."""
-        parts: list[Any] = [predictor.hash, self.options.n_views, self.partition_size, ("outputs", OUTPUT_VERSION)]
+        parts: list[Any] = [task.hash, self.options.n_views, self.partition_size, ("outputs", OUTPUT_VERSION)]
         parts += [(slide_digest(slide), slide.um_per_px, slide.levels[0].pixels.shape) for slide in self.slides]
         parts += [hashlib.sha256(normalizer.table.tobytes()).hexdigest() for normalizer in self.normalizers]
         if self.options.uncertainty is not None:
@@ -106,8 +116,17 @@ class PredictionPlan:
         return hashlib.sha256(repr(parts).encode() + self.order.tobytes()).hexdigest()[:16]
 
 
-def check_embeddings(predictor: Predictor, slide: Slide) -> None:
-    """Refuse embeddings that no member takes, and their absence if a member needs them."""
+def check_embeddings(predictor: Predictor, slides: Sequence[Slide]) -> None:
+    """Refuse embeddings that no member takes, their absence if a member needs them, and others than trained on."""
+    trained_on = [EmbeddingRecord.from_json(record) for record in predictor.provenance.features]
+    for slide in slides:
+        known = [record for record in slide.features_record if record.encoders]
+        if known:
+            check_same_embeddings(slide.features_record, trained_on, slide.name, "the predictor was trained on")
+        _check_width(predictor, slide)
+
+
+def _check_width(predictor: Predictor, slide: Slide) -> None:
     width = None if slide.features is None else slide.features.shape[1]
     configs = {member.model: member.network.config for member in predictor.members}
     taking = {model: config for model, config in configs.items() if uses_embeddings(config)}

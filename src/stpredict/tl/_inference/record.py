@@ -19,19 +19,22 @@ from ..._slides.identity import SlideIdentity
 from .._predictor.provenance import counts_record, slide_identities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from ..._slides.embeddings import EmbeddingRecord
     from .._options import PredictOptions
     from .._predictor.predictor import Predictor
 
 PARTS, PREDICTION_ID = "parts", "prediction_id"
 
 
-def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
-    """Units, target, parameters and model of a prediction, for ``uns``."""
+def prediction_record(
+    predictor: Predictor, options: PredictOptions, features: Sequence[EmbeddingRecord] = ()
+) -> dict[str, Any]:
+    """Units, target, parameters, model and ``features`` that were given with the spots of a prediction, for ``uns``."""
     spec, calibration = predictor.target, predictor.calibration
     intervals: dict[str, Any] = {}
     if options.uncertainty is not None and calibration is not None:
@@ -55,6 +58,7 @@ def prediction_record(predictor: Predictor, options: PredictOptions) -> dict[str
             **intervals,
         },
         **({keys.MEMBERS: list(predictor.models)} if options.members else {}),
+        **({"features": [record.description for record in features]} if features else {}),
         "model": {
             "name": predictor.model,
             "hash": predictor.hash,

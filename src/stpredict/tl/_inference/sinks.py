@@ -1,4 +1,4 @@
-"""Where predictions go as they are computed: into memory, or partition by partition into a zarr store."""
+"""Where results go as they are computed: into memory, or partition by partition into a zarr store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import zarr
 from ... import _keys as keys
 from ..._checks.paths import output_folder, user_path
 from ..._pixels import PATCH_VERSION
-from .partitions import X, matrix_names, output_columns
+from .partitions import X, matrix_names
 from .record import matrix_layers
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .._predictor.predictor import Predictor
+    from .partitions import SpotTask
     from .plan import PredictionPlan
 
     Values = Mapping[str, NDArray[Any]]
 
 LARGEST_TABLE_BYTES = 1 << 32
-"""Predictions larger than this are not held in memory."""
+"""Results larger than this are not held in memory."""
 FINISHED = "finished"
 """Array of a store with a 1 for every partition that is written, and attribute that is true when all are."""
 FINAL_PATHS = {
@@ -54,18 +54,18 @@ class MemorySink:
     arrays: dict[str, NDArray[Any]]
 
     @classmethod
-    def of(cls, plan: PredictionPlan, predictor: Predictor) -> MemorySink:
-        """Allocate the arrays, or refuse predictions that are too large for memory."""
-        n, n_genes = len(plan.order), len(predictor.genes)
-        n_bytes = 4 * n * n_genes * len(matrix_names(plan))
+    def of(cls, plan: PredictionPlan, task: SpotTask) -> MemorySink:
+        """Allocate the arrays, or refuse results that are too large for memory."""
+        columns = task.columns(plan)
+        n, (n_columns,) = len(plan.order), columns[X][0]
+        n_bytes = columns[X][1].itemsize * n * n_columns * len(matrix_names(plan))
         if n_bytes > LARGEST_TABLE_BYTES:
             msg = (
-                f"The predictions of {n:,} spots x {n_genes:,} genes take {n_bytes / 2**30:.1f} GiB, more than the "
-                f"{LARGEST_TABLE_BYTES >> 30} GiB that are held in memory. Give `store=`, a folder on disk that they "
-                "are written to as they are computed."
+                f"The {task.what} of {n:,} spots x {n_columns:,} {task.columns_are} take {n_bytes / 2**30:.1f} GiB, "
+                f"more than the {LARGEST_TABLE_BYTES >> 30} GiB that are held in memory. Give `store=`, a folder on "
+                "disk that they are written to as they are computed."
             )
             raise ValueError(msg)
-        columns = output_columns(predictor, plan)
         return cls(plan=plan, arrays={name: np.empty((n, *shape), dtype) for name, (shape, dtype) in columns.items()})
 
     def missing_ranges(self) -> list[tuple[int, int]]:
@@ -102,15 +102,15 @@ class StoreSink:
     group: zarr.Group
 
     @classmethod
-    def create(cls, path: str | PathLike[str], plan: PredictionPlan, predictor: Predictor) -> StoreSink:
-        """Create a store, or resume one that was begun for the same prediction."""
-        path, fingerprint = user_path(path, "store"), plan.fingerprint(predictor)
+    def create(cls, path: str | PathLike[str], plan: PredictionPlan, task: SpotTask) -> StoreSink:
+        """Create a store, or resume one that was begun for the same result."""
+        path, fingerprint = user_path(path, "store"), plan.fingerprint(task)
         if path.exists():
-            _check_resumable(path, fingerprint)
+            _check_resumable(path, fingerprint, task)
             return cls.open(path, plan)
         group = zarr.open_group(output_folder(path, "store"), mode="w-")
         n = len(plan.order)
-        for name, (shape, dtype) in output_columns(predictor, plan).items():
+        for name, (shape, dtype) in task.columns(plan).items():
             group.create_array(
                 layer_path(plan, name) or name,
                 shape=(n, *shape),
@@ -205,24 +205,24 @@ def split_partitions(pieces: Iterable[Values], size: int) -> Iterator[dict[str, 
         yield rest
 
 
-def _check_resumable(path: Path, fingerprint: str) -> None:
-    """Refuse to write into a folder that was not begun for this prediction."""
+def _check_resumable(path: Path, fingerprint: str, task: SpotTask) -> None:
+    """Refuse to write into a folder that was not begun for this result."""
     try:
         attrs: Any = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(keys.ATTRS)
     except (FileNotFoundError, ValueError):
         attrs = None
     if not isinstance(attrs, dict) or "fingerprint" not in attrs:
-        msg = f"{str(path)!r} exists and was not written by `stp.tl.predict`, so it is kept. Give another `store`."
+        msg = f"{str(path)!r} exists and was not written by `{task.function}`, so it is kept. Give another `store`."
         raise FileExistsError(msg)
     if (found := attrs.get(keys.PATCH_VERSION, 1)) != PATCH_VERSION:
         msg = (
-            f"{str(path)!r} was predicted from patches of version {found}, and this version of stpredict cuts patches "
+            f"{str(path)!r} was computed from patches of version {found}, and this version of stpredict cuts patches "
             f"of version {PATCH_VERSION}, so it cannot be resumed. Delete it or give another `store`."
         )
         raise FileExistsError(msg)
     if attrs["fingerprint"] != fingerprint:
         msg = (
-            f"{str(path)!r} holds a prediction of other spots, or by another predictor or version of stpredict, or "
+            f"{str(path)!r} holds {task.what} of other spots, or by another {task.by} or version of stpredict, or "
             "with other options, so it cannot be resumed. Delete it or give another `store`."
         )
         raise FileExistsError(msg)

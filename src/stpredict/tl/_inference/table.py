@@ -68,9 +68,11 @@ def check_destination(
     if table_name is None:
         return
     table = sdata.tables[table_name]
-    check.unique_spots(table.obs_names, table_name)
+    check_elements.unique_spots(table.obs_names, table_name)
     layers, measured = check_elements.layers(table), set(table.var_names)
     missing = [gene for gene in predictor.genes if gene not in measured]
+    if layer is None and not measured:  # a table that holds embeddings only
+        return
     if layer is None:
         check.panel_measured(missing, len(predictor.genes), table_name)
         return

@@ -43,6 +43,8 @@ class Member:
     """Fields of view and size of the patches that the network takes."""
     pretrained: Mapping[str, str] = field(default_factory=dict)
     """Weights that were loaded before training, by part of the network."""
+    encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What identifies the features of each image encoder, by part of the network."""
     weight: float = 1.0
     """Weight of its prediction in the mean; those of all members sum to 1."""
     donors: DonorMoments | None = None

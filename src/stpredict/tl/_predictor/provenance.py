@@ -100,10 +100,16 @@ class Provenance(Mapping[str, Any]):
     """``reference``, the mean stain, and ``slides``, the stain of each slide; None where it cannot be measured."""
     ridge_penalty: float | None = None
     """Penalty of the ridge regression on colour statistics."""
+    features: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """What made the embeddings that were trained on, one entry for each matrix; empty without ``features_key``."""
     n_at_border: int | None = None
     """Number of training spots whose patches leave the image or hold missing pixels."""
     pretrained: Mapping[str, str] = field(default_factory=dict)
     """Weights that were loaded before training, by part of the network; in an ensemble by model and part."""
+    encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What identifies the features of each image encoder, by part of the network; in an ensemble by model and part:
+    ``encoder``, ``hub_id`` and ``revision``, SHA-256 of the ``weights`` (empty if none were loaded), ``pooling``,
+    ``mean``, ``std``, ``input_px`` and ``precision``; of a list of encoders, each is a list."""
     ensemble: Mapping[str, Any] | None = None
     """``models`` of an ensemble with their weights and `FitConfig`, ``weights_from``, and how weights were ``stacked``;
     None for a single model."""

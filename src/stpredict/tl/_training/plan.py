@@ -17,6 +17,7 @@ from ..._checks.slides import quote
 from ..._checks.training import warn
 from ..._geometry import PatchSpec
 from ..._pixels import PATCH_VERSION
+from ..._slides.embeddings import check_same_embeddings
 from ..._slides.identity import identify_slides, overlapping_slides
 from ..._slides.slides import shared_genes
 from ..._train.config import fit_config
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..._slides.embeddings import EmbeddingRecord
     from ..._slides.identity import SlideIdentity
     from ..._slides.slides import Selection, Slide
     from ..._train.config import FitConfig
@@ -101,6 +103,8 @@ class TrainingPlan:
     """What the slides are recognised by, whatever their names."""
     selection: Selection | None = None
     """Which elements of the objects the slides were resolved from."""
+    features: tuple[EmbeddingRecord, ...] = ()
+    """What made the embeddings that came with the spots."""
     unlabelled: Sequence[Slide] = ()
     """Slides whose spots get pseudo-labels in self-training."""
     rounds: int = 0
@@ -200,6 +204,7 @@ def plan_training(
     whole, slides = slides, drop_low_count_spots(slides, configs[0].min_library)
     genes = _target_genes(slides, genes)
     identities = identify_slides(whole, genes)
+    features = _features_record(slides)
     options = _model_options(spec, slides)
     models = [
         _plan_model(name, slides, named_config(name, len(genes), options[name]), each, patch, validate_on, weight)
@@ -216,6 +221,7 @@ def plan_training(
         counts_record=CountsRecord.of(slides, selection.library_key if selection else None),
         identities={name: each.sketch() for name, each in identities.items()},
         selection=selection,
+        features=features,
     )
     for held_out in plan.stacking.held_out if plan.stacking else ():
         check_enough_spots(int((~held_out).sum()))
@@ -312,12 +318,8 @@ def _subset(slide: Slide, rows: NDArray[np.bool_]) -> Slide:
 
 def _model_options(spec: EnsembleSpec, slides: Sequence[Slide]) -> dict[str, dict[str, Any]]:
     """Options of each model, with the width of the embeddings that came with the spots where it takes them."""
-    widths = {slide.name: slide.features.shape[1] for slide in slides if slide.features is not None}
-    if len(set(widths.values())) > 1:
-        each = ", ".join(f"{name!r} {width}" for name, width in widths.items())
-        msg = f"The embeddings have different numbers of features ({each}). Embed all slides with the same encoder."
-        raise ValueError(msg)
-    given = next(iter(widths.values()), None)
+    widths = [slide.features.shape[1] for slide in slides if slide.features is not None]
+    given = widths[0] if widths else None
     alone = len(spec.models) == 1
     if not alone:  # at least one member takes them
         embeddings_fit(spec.name, {}, given, takes=spec.takes_embeddings)
@@ -327,6 +329,14 @@ def _model_options(spec: EnsembleSpec, slides: Sequence[Slide]) -> dict[str, dic
         embeddings_fit(model, options, width, takes=accepts_embeddings(model, {}))
         found[model] = {**options, **({} if width is None else {"encoder": GIVEN, "n_features": width})}
     return found
+
+
+def _features_record(slides: Sequence[Slide]) -> tuple[EmbeddingRecord, ...]:
+    """What made the embeddings of all slides; refuse slides that were embedded differently."""
+    first = slides[0]
+    for slide in slides[1:]:
+        check_same_embeddings(slide.features_record, first.features_record, slide.name, f"those of {first.name!r}")
+    return first.features_record
 
 
 def _target_genes(slides: Sequence[Slide], genes: Sequence[str] | None) -> list[str]:

@@ -53,8 +53,10 @@ def training_provenance(
         color=color_range(density, plan.slide_index),
         stain=training_stain(plan.slides),
         ridge_penalty=ridge_penalty,
+        features=[record.to_json() for record in plan.features],
         n_at_border=n_at_border,
-        pretrained=_pretrained(members),
+        pretrained=_by_part(members, "pretrained"),
+        encoders=_by_part(members, "encoders"),
         ensemble=_ensemble(plan, members),
         self_training=plan.self_training(),
         versions={
@@ -83,11 +85,11 @@ def _ensemble(plan: TrainingPlan, members: Sequence[Sequence[Member]]) -> dict[s
     return {"models": models, "weights_from": plan.weights_from, "stacked": stacked}
 
 
-def _pretrained(members: Sequence[Sequence[Member]]) -> dict[str, str]:
-    """Weights that were loaded before training, by part; in an ensemble by model and part."""
+def _by_part(members: Sequence[Sequence[Member]], entry: str) -> dict[str, Any]:
+    """An entry of the first network of each model by part; in an ensemble by model and part."""
     if len(members) == 1:
-        return dict(members[0][0].pretrained)
-    return {f"{some[0].model}.{part}": text for some in members for part, text in some[0].pretrained.items()}
+        return dict(getattr(members[0][0], entry))
+    return {f"{some[0].model}.{part}": value for some in members for part, value in getattr(some[0], entry).items()}
 
 
 def _slide_record(slide: Slide, identity: SlideIdentity | None) -> SlideRecord:

@@ -18,11 +18,12 @@ from ..._train.data import open_spots
 from ..._train.device import make_fabric
 from ..._train.loop import ValidationSpots, encoder_features, outputs_at, seeded_rng, spots_per_pass, train
 from ...models import build
-from ...models.encoder import Encoder
+from ...models.encoder import Encoder, find_encoders
 from ...models.model_config import uses_embeddings
 from ...models.registry import config_fields
 from ...pp.normalization import gene_columns
 from ...pp.targets import Targets
+from .._errors import warn_random_encoder
 from .._predictor.appearance import DonorMoments, slide_moments, standardize_by_slide
 from .._predictor.member import Member
 from .._predictor.ood import ImageRange, image_statistics
@@ -35,13 +36,14 @@ from .provenance import training_provenance
 from .stacking import stacked_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
     from pathlib import Path
 
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from ..._geometry import PatchSpec
     from ..._slides.slides import Slide
     from ..._train.config import FitConfig
     from ...models import ModelConfig, SpotBatch, SpotModel
@@ -134,6 +136,8 @@ class MemberTrainer:
     """Number of networks that were trained so far."""
     features: dict[tuple[int, int], Tensor | None] = field(default_factory=dict)
     """Features of all spots from the frozen encoder of a model and member, which are the same in every fold."""
+    encoded: dict[tuple[Hashable, PatchSpec], Tensor | None] = field(default_factory=dict)
+    """The same by encoder and patches, of encoders that several networks share."""
 
     @property
     def n_networks(self) -> int:
@@ -194,11 +198,11 @@ class MemberTrainer:
         with seeded_rng(config.seed, -1):
             network = build(_network_config(plan, own, targets.n_outputs))
             pretrained = network.load_pretrained()
-        _warn_random_encoder(network)
+        encoders = {part: encoder.record() for part, encoder in find_encoders(network).items()}
+        if random := [part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random]:
+            warn_random_encoder(random)
         counts = _counts(plan) if network.needs_counts else None
-        if plan.stacking is None or (model, member) not in self.features:
-            self.features[model, member] = encoder_features(network, spots, fabric)
-        features, donors = self._standardized(model, self.features[model, member], spots.slide, trained)
+        features, donors = self._standardized(model, self._encode(network, model, member), spots.slide, trained)
         spots = dataclasses.replace(spots, targets=encoded, counts=counts, features=features)
         network.initialize_from(gather(spots, some) for some in rows.split(START_BATCH))
         rows = rows if teacher is None else torch.cat([rows, unlabelled])
@@ -208,10 +212,24 @@ class MemberTrainer:
             network=network.cpu().eval(),
             targets=targets,
             pretrained=pretrained,
+            encoders=encoders,
             model=own.name,
             patch=own.patch,
             donors=donors,
         )
+
+    def _encode(self, network: SpotModel, model: int, member: int) -> Tensor | None:
+        """Features of all spots from the frozen encoder, which models with the same encoder and patches share."""
+        key = network.encoder_key
+        own = (model, member)
+        if key is not None:
+            shared = key, self.plan.models[model].patch
+            if shared not in self.encoded:
+                self.encoded[shared] = encoder_features(network, self.spots_of(model), self.fabric)
+            self.features[own] = self.encoded[shared]
+        elif self.plan.stacking is None or own not in self.features:
+            self.features[own] = encoder_features(network, self.spots_of(model), self.fabric)
+        return self.features[own]
 
     def _standardized(
         self, model: int, features: Tensor | None, slide: Tensor, trained: NDArray[np.bool_]
@@ -242,14 +260,6 @@ def _stack(trainer: MemberTrainer, folds: StackingFolds) -> NDArray[np.float64]:
             predicted[i][left_out] = np.mean(found, axis=0)
     scale = Targets.fit(plan.target, plan.genes, observed, plan.slide_index).scale
     return stacked_weights(predicted, observed, scale, plan.slide_index)
-
-
-def _warn_random_encoder(network: SpotModel) -> None:
-    if encoders := [part.name for part in network.modules() if isinstance(part, Encoder) and part.is_random]:
-        warn(
-            f"The image encoder {quote(encoders)} is frozen and its weights are random, so its features are of little "
-            "use. Name weights (`weights='timm'`, or a file), or take `encoder='statistics'`."
-        )
 
 
 def _validation_spots(

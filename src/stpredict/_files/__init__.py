@@ -1,0 +1,61 @@
+"""Everything that writes or reads files and folders of our own: one atomic write, one lock, one guarded reader.
+
+`writing` has locks, files and folders that appear whole or not at all, and the error of a full disk. `reading` reads
+back what we wrote as if anybody could have damaged it; all it raises about that is `DamagedFileError`.
+"""
+
+from __future__ import annotations
+
+from .reading import (
+    DamagedFileError,
+    check_fields,
+    check_sha256,
+    file_sha256,
+    folder_sha256,
+    guarded,
+    read_arrays,
+    read_attributes,
+    read_csv,
+    read_json,
+    read_tensors,
+    write_arrays,
+    write_json,
+    write_tensors,
+)
+from .writing import (
+    atomic_file,
+    atomic_folder,
+    lock,
+    remove,
+    replace_folder,
+    report_full_disk,
+    restore_folder,
+    sweep,
+    user_cache,
+)
+
+__all__ = [
+    "DamagedFileError",
+    "atomic_file",
+    "atomic_folder",
+    "check_fields",
+    "check_sha256",
+    "file_sha256",
+    "folder_sha256",
+    "guarded",
+    "lock",
+    "read_arrays",
+    "read_attributes",
+    "read_csv",
+    "read_json",
+    "read_tensors",
+    "remove",
+    "replace_folder",
+    "report_full_disk",
+    "restore_folder",
+    "sweep",
+    "user_cache",
+    "write_arrays",
+    "write_json",
+    "write_tensors",
+]
