@@ -62,6 +62,7 @@ TOTAL_COUNTS: Final = "total_counts"
 IN_TISSUE: Final = "in_tissue"
 MEASURED: Final = "measured"
 IMAGE_QUALITY: Final = "image_quality"
+DOMAIN: Final = "domain"
 
 # layers
 CROSS_VALIDATED: Final = "cross_validated"

@@ -128,17 +128,20 @@ def resolve(
     *,
     needs_table: bool = True,
     needs_counts: bool = True,
+    needs_image: bool = True,
 ) -> list[Slide]:
     """Find every slide in one or several SpatialData objects, in the order of objects and of regions in their tables.
 
-    Without ``needs_table`` (prediction), spots may have no table; without ``needs_counts``, its matrix is not read.
+    Without ``needs_table`` (prediction), spots may have no table; without ``needs_counts``, its matrix is not read;
+    without ``needs_image``, an object without images is taken, whose spots keep their own coordinates.
     """
     found: list[Slide] = []
     for prefix, sdata in _objects(data):
         check.is_spatialdata(sdata, several=True)
         table_name, regions = _table_and_regions(sdata, selection, needs_table=needs_table)
         for shapes_key in regions:
-            slide = _slide(sdata, table_name, shapes_key, selection, needs_counts=needs_counts)
+            has_image = needs_image or bool(slide_images(sdata))
+            slide = _slide(sdata, table_name, shapes_key, selection, needs_counts=needs_counts, has_image=has_image)
             own = slide.group if selection.group_key else f"{prefix}{slide.group}"
             found.append(replace(slide, name=f"{prefix}{slide.name}", group=own))
     names = [slide.name for slide in found]
@@ -231,13 +234,22 @@ def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
 
 
 def _slide(
-    sdata: SpatialData, table_name: str | None, shapes_key: str, selection: Selection, *, needs_counts: bool
+    sdata: SpatialData,
+    table_name: str | None,
+    shapes_key: str,
+    selection: Selection,
+    *,
+    needs_counts: bool,
+    has_image: bool,
 ) -> Slide:
     check.has_element(sdata, shapes_key, table_name)
-    image_key, system = _image_of(sdata, shapes_key, selection)
     element = sdata[shapes_key]
-    to_px = np.linalg.inv(affine_matrix(sdata.images[image_key], system))
-    check.isotropic(axis_scales(to_px), image_key, system)
+    if has_image:
+        image_key, system = _image_of(sdata, shapes_key, selection)
+        to_px = np.linalg.inv(affine_matrix(sdata.images[image_key], system))
+        check.isotropic(axis_scales(to_px), image_key, system)
+    else:
+        image_key, system, to_px = "", next(iter(get_transformation(element, get_all=True))), np.eye(3)
     element_to_px = to_px @ affine_matrix(element, system)
     spots = _spots(element)
     ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
@@ -250,9 +262,11 @@ def _slide(
     table = sdata.tables[table_name][rows] if table_name else None
     array_xy = None if table is None else array_coordinates(table)
     measured = SpotsOnImage(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px, array_xy=array_xy)
-    um_per_px = 1.0 if selection.in_px else image_resolution(sdata, image_key, selection.um_per_px, measured)
-    levels = pyramid(sdata.images[image_key])
-    check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
+    in_px = selection.in_px or not has_image
+    um_per_px = 1.0 if in_px else image_resolution(sdata, image_key, selection.um_per_px, measured)
+    levels = pyramid(sdata.images[image_key]) if has_image else ()
+    if has_image:
+        check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     features, record = _embeddings(table, selection.features_key, shapes_key)
     counts, genes = (None, []) if table is None or not needs_counts else gene_counts(table, selection.layer)
     return Slide(
