@@ -63,7 +63,8 @@ def leiden(features: NDArray[np.float32], n_domains: int, seed: int) -> NDArray[
     import anndata as ad
 
     scanpy = check.import_scanpy()
-    adata = ad.AnnData(np.zeros((len(features), 1), np.float32), obsm={"X": features})
+    adata = ad.AnnData(np.zeros((len(features), 1), np.float32))
+    adata.obsm["X"] = features
     scanpy.pp.neighbors(adata, n_neighbors=min(LEIDEN_NEIGHBORS, len(features) - 1), use_rep="X", random_state=seed)
     low, high, best = 1e-3, 8.0, None
     for _ in range(LEIDEN_STEPS):
@@ -125,7 +126,8 @@ def match(domains: NDArray[np.intp], reference: NDArray[np.intp]) -> NDArray[np.
     n = int(max(domains.max(), reference.max())) + 1
     together = np.zeros((n, n), np.int64)
     np.add.at(together, (domains, reference), 1)
-    return linear_sum_assignment(-together)[1][domains]
+    numbers: NDArray[np.intp] = linear_sum_assignment(-together)[1]
+    return numbers[domains]
 
 
 def spot_agreement(partitions: Sequence[NDArray[np.intp]], reference: NDArray[np.intp]) -> NDArray[np.float32]:
