@@ -1,12 +1,13 @@
 """How much a few measured spots of a new slide help: adaptation, imputation, and what they must be compared with.
 
     python benchmarks/adapt.py --gene-map FILE [--settings a b c d] [--draws 20] [--folder stpredict-benchmark/adapt]
-                               [--out benchmarks] [--figures docs/images]
+                               [--donors stpredict-benchmark/donors] [--out benchmarks] [--figures docs/images]
 
 Needs ``STPREDICT_DATA_DIR`` with the sections. ``--gene-map`` names a file of Ensembl ids and symbols of mouse genes
 (such as an export of BioMart): mob_2k has ids, Rep11 symbols. Predictors, predictions and scores are kept in
-``--folder``, so that a run can be stopped and continued; delete the files of scores (csv) to measure again. The
-predictor is an ensemble of two ridge regressions, which are trained in seconds; all takes about 20 minutes on one core.
+``--folder``, so that a run can be stopped and continued; delete the files of scores (csv) to measure again. There are
+two predictors: the default of `stp.tl.fit`, whose parts `benchmarks/donors.py` trained (``--donors``, its folder; they
+are trained here if they are not there, about 40 minutes on one core), and an ensemble of two ridge regressions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import platform
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +31,7 @@ import stpredict as stp
 from stpredict._slides.slides import Selection, resolve
 from stpredict._train.data import read_spots
 from stpredict.metrics import pearson, rmse
+from stpredict.models.registry import DEFAULT, ensemble
 from stpredict.pp.normalization import normalize_slide
 from stpredict.tl._adaptation.imputation import krige_alone, krige_residuals
 from stpredict.tl._predictor.member import target_scale
@@ -36,8 +39,8 @@ from stpredict.tl._predictor.ood import image_statistics
 
 SIZES = (5, 10, 20, 50, 100)
 PLACES = ("random", "region")
-MODELS = {"ridge": ["ridge_statistics", "ridge_color"]}
-"""Predictors by name: an ensemble of closed-form models, which is trained in seconds."""
+MODELS = {"default": DEFAULT, "ridge": ["ridge_statistics", "ridge_color"]}
+"""Predictors by name: the default of `stp.tl.fit`, and an ensemble of closed-form models."""
 OPTIONS = {"ridge_statistics": {"standardize": "training"}}
 """Statistics are standardised by the training spots; the slide's own values are another way to meet a new slide."""
 SETTINGS = {
@@ -99,22 +102,38 @@ def directions(setting, gene_map):
         yield direction, {name: sections[name] for name in train}, {name: sections[name] for name in test}, genes
 
 
-def predict_all(setting, gene_map, folder):
+def default_of_parts(setting, train, donors):
+    """The default predictor from parts that `benchmarks/donors.py` trained; None if they are not there."""
+    letter, row, parts = "C5" if setting == "d" else setting, ensemble(DEFAULT), []
+    for model, weight in row.members.items():
+        place = donors / f"{letter}-{'+'.join(train)}-{model}-all-0"
+        if not (place / "config.json").is_file():
+            return None
+        predictor = stp.tl.Predictor.load(place)
+        parts.append((predictor, replace(predictor.members[0], weight=weight)))
+    return replace(parts[0][0], model=DEFAULT, members=tuple(member for _, member in parts))
+
+
+def train_predictor(model, train, genes, place):
+    """Train one of `MODELS`."""
+    options = {name: OPTIONS[name] for name in model if name in OPTIONS} if isinstance(model, list) else {}
+    return stp.tl.fit(train, model, model_options=options, config={"progress": False}, genes=genes, save_dir=place)
+
+
+def predict_all(setting, gene_map, folder, donors):
     """Train each model once for each direction, and keep the predictions of the test sections."""
     paths = {}
     done = folder / f"{setting}.json"
     if done.is_file():
         return json.loads(done.read_text())
     for direction, train, test, genes in directions(setting, gene_map):
-        for model, members in MODELS.items():
+        for model, given in MODELS.items():
             place = folder / f"{setting}-{direction}-{model}"
-            if place.is_dir():
+            predictor = default_of_parts(setting, train, donors) if given == DEFAULT else None
+            if predictor is None and place.is_dir():
                 predictor = stp.tl.Predictor.load(place)
-            else:
-                options = {name: OPTIONS[name] for name in members if name in OPTIONS}
-                predictor = stp.tl.fit(
-                    train, members, model_options=options, config={"progress": False}, genes=genes, save_dir=place
-                )
+            elif predictor is None:
+                predictor = train_predictor(given, train, genes, place)
             for name, sdata in test.items():
                 path = folder / f"{setting}-{direction}-{model}-{name}.npz"
                 np.savez(path, **arrays(predictor, sdata))
@@ -263,7 +282,7 @@ def page(results, table):
         "## Coverage", "", "Share of measurements at other spots within 1.96 standard errors of the imputed value:", "",
         *lines_by_size(covered, "{:.3f}"), "",
         "## Share of draws that were harmed", "",
-        "Share of draws (all sections) in which the RMSE of `adapt` is above that of the predictor:", "",
+        "Share of draws (all sections, both predictors) in which `adapt` has a higher RMSE than the predictor:", "",
         *lines_by_size(share_of_harm(table), "{:.2f}"),
     ]  # fmt: skip
     return "\n".join([*text, ""])
@@ -277,7 +296,7 @@ def draw_curves(table, metric, path):
     from matplotlib import pyplot as plt
 
     shown = [PREDICTOR, ADAPTED, IMPUTED, KRIGED, TRAINED]
-    rows = table[(table["model"] == "ridge") & table["method"].isin(shown) & (table["setting"] != "d")]
+    rows = table[(table["model"] == "default") & table["method"].isin(shown) & (table["setting"] != "d")]
     keys = ["setting", "method", "place", "n_measured", "draw"]
     rows = rows.groupby(keys, sort=False)[metric].mean().reset_index()
     rows["method"] = pd.Categorical(rows["method"], shown)
@@ -301,6 +320,7 @@ def main():
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=Path("stpredict-benchmark/adapt"))
+    parser.add_argument("--donors", type=Path, default=Path("stpredict-benchmark/donors"), help="folder of donors.py")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--figures", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
     given = parser.parse_args()
@@ -308,7 +328,7 @@ def main():
     warnings.simplefilter("ignore", UserWarning)
     tables, names = [], {}
     for setting in given.settings:
-        paths = predict_all(setting, given.gene_map, given.folder)
+        paths = predict_all(setting, given.gene_map, given.folder, given.donors)
         names |= next(iter(paths.values()))["model"]
         measured = given.folder / f"{setting}-{given.draws}.csv"
         if not measured.is_file():

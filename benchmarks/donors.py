@@ -80,8 +80,9 @@ PARTS = {
     "colour ridge, centred": ("ridge_color", {}, "slide"),
     "statistics ridge, training spots, centred": ("ridge_statistics", {"standardize": "training"}, "slide"),
     "statistics ridge, own slide, centred": ("ridge_statistics", {"standardize": "slide"}, "slide"),
+    "statistics ridge + colour ridge, stacked": (("ridge_statistics", "ridge_color"), {}, "all"),
 }
-"""Label of each part: model, options, and whether targets are centred by slide in training."""
+"""Label of each part: model (several are stacked), options, and whether targets are centred by slide in training."""
 MEANS = {
     "before: 0.3 network + 0.7 statistics ridge": {
         "network, as scanned": 0.3, "statistics ridge, training spots": 0.7,
@@ -89,6 +90,7 @@ MEANS = {
     "both statistics ridges + colour ridge": {
         "statistics ridge, training spots": 1, "statistics ridge, own slide": 1, "colour ridge": 1,
     },
+    "statistics ridge + colour ridge, equal weights": {"statistics ridge, training spots": 1, "colour ridge": 1},
     "statistics ridge, own slide + colour ridge": {"statistics ridge, own slide": 1, "colour ridge": 1},
     "statistics ridge, own slide + colour ridge, both centred": {
         "statistics ridge, own slide, centred": 1, "colour ridge, centred": 1,
@@ -160,21 +162,35 @@ def panel_of(setting, read):
     return None  # `fit` chooses from the training sections
 
 
+def predictions_file(setting, label, seed, folder):
+    """Where predictions of one part for a setting are kept."""
+    return folder / f"{setting.letter}-{'+'.join(setting.train)}-{label.replace(' ', '_')}-{seed}.npz"
+
+
+def stacked_weights(folder):
+    """Weights that stacking chose, by setting."""
+    (label,) = (label for label, (model, _, _) in PARTS.items() if not isinstance(model, str))
+    files = {setting.name: predictions_file(setting, label, 0, folder) for setting in SETTINGS}
+    return {name: json.loads(str(np.load(file)["weights"])) for name, file in files.items() if file.is_file()}
+
+
 def predicted(setting, label, seed, read, genes, folder):
     """Predictions of one part for all test sections, from the folder or computed."""
     model, options, center = PARTS[label]
-    file = folder / f"{setting.letter}-{'+'.join(setting.train)}-{label.replace(' ', '_')}-{seed}.npz"
+    file = predictions_file(setting, label, seed, folder)
     if file.is_file():
         with np.load(file) as saved:
             return {name: saved[name] for name in setting.test}, json.loads(str(saved["genes"]))
     train = {name: read[name] for name in setting.train}
-    trained = folder / f"{setting.letter}-{'+'.join(setting.train)}-{model}-{center}-{seed}"
+    name = model if isinstance(model, str) else "+".join(model)
+    trained = folder / f"{setting.letter}-{'+'.join(setting.train)}-{name}-{center}-{seed}"
     if model in NETWORKS and (trained / "config.json").is_file():  # its options do not change the training
         predictor = stp.tl.Predictor.load(trained)
     else:
         begun = trained.with_name(f"{trained.name}.checkpoint").exists()
         predictor = stp.tl.fit(
-            train, model, genes=genes, config={"seed": seed, "progress": False}, group_key="patient",
+            train, model, weights=None if isinstance(model, str) else "stacked",
+            genes=genes, config={"seed": seed, "progress": False}, group_key="patient",
             model_options={} if model in NETWORKS else options, target=stp.pp.TargetSpec(center=center),
             **{"resume_from" if begun else "save_dir": trained},
         )  # fmt: skip
@@ -185,7 +201,7 @@ def predicted(setting, label, seed, read, genes, folder):
         stp.tl.predict(read[name], predictor, progress=False)
         found[name] = np.asarray(read[name]["predicted"].X)
         del read[name].tables["predicted"]
-    np.savez(file, genes=json.dumps(predictor.genes), **found)
+    np.savez(file, genes=json.dumps(predictor.genes), weights=json.dumps(predictor.models), **found)
     return found, predictor.genes
 
 
@@ -257,7 +273,7 @@ def with_spread(row):
     return f"{row['mean']:.3f} ± {row['std']:.3f}" if row["std"] > 0 else f"{row['mean']:.3f}"
 
 
-def page(lines, c5, seeds):
+def page(lines, c5, seeds, stacked):
     """Format the results as a page."""
     r, share, overall = summarise(lines)
     order = overall["mean"].sort_values(ascending=False).index
@@ -280,6 +296,14 @@ def page(lines, c5, seeds):
         "Correlations by setting:", "",
         line(["row", *settings]), "|---|" + "--:|" * len(settings),
         *(line([row, *(f"{r[setting][row]:.3f}" for setting in settings)]) for row in order), "",
+    ]  # fmt: skip
+    models = list(next(iter(stacked.values())))
+    text += [
+        "Weights that `weights=\"stacked\"` chose, from predictions at held-out groups, sections or blocks of the",
+        "training sections:", "",
+        line(["trained on", *(f"`{model}`" for model in models)]), "|---|" + "--:|" * len(models),
+        *(line([name.split(" -> ")[0], *(f"{weights[model]:.2f}" for model in models)])
+          for name, weights in stacked.items()), "",
     ]  # fmt: skip
     if c5:
         table = pd.DataFrame(c5).groupby("row", sort=False)["r"].agg(["mean", "std"])
@@ -308,8 +332,9 @@ def main():
             lines += rows_of(setting, given.seeds, gene_map, given.folder)
     if given.c5:
         c5 = rows_of(C5, given.seeds, gene_map, given.folder)
-    (given.out / "donors.json").write_text(json.dumps({"seeds": given.seeds, "rows": lines, "c5": c5}, indent=1))
-    (given.out / "donors.md").write_text(page(lines, c5, given.seeds), encoding="utf-8")
+    results = {"seeds": given.seeds, "rows": lines, "c5": c5, "stacked": stacked_weights(given.folder)}
+    (given.out / "donors.json").write_text(json.dumps(results, indent=1))
+    (given.out / "donors.md").write_text(page(lines, c5, given.seeds, results["stacked"]), encoding="utf-8")
 
 
 if __name__ == "__main__":

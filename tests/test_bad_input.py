@@ -295,7 +295,7 @@ def no_counts(folder):
 
 def dense_matrix_market(folder):
     (folder / "a.mtx").write_text("%%MatrixMarket matrix array real general\n1 1\n3\n")
-    _read_coordinates(folder / "a.mtx")
+    _read_coordinates(folder / "a.mtx", 1, 1)
 
 
 @pytest.mark.parametrize(("call", "words"), [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import tracemalloc
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import dask.array as da
 import numpy as np
@@ -14,7 +15,7 @@ import zarr
 from torch.utils.data import DataLoader, Dataset
 
 from stpredict import _chunks
-from stpredict._chunks import Chunks, Source
+from stpredict._chunks import Chunks, Source, StoredLevel
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader
 from stpredict._slides.slides import Level
@@ -188,13 +189,24 @@ def test_other_codecs_where_they_are_installed_give_the_same_bytes(tmp_path, mon
     array = zarr.create_array(tmp_path / "a", shape=(3, 300, 341), chunks=(3, 64, 64), dtype="uint8")
     array[:] = noise()
     source = Source(array)
-    assert (type(source._fast._async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline") == installed
+    assert (type(source.pixels._fast._async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline") == installed
     np.testing.assert_array_equal(source.read((20, 250), (3, 341)), noise()[:, 20:250, 3:])
+
+
+def test_threads_that_open_levels_leave_the_settings_of_zarr(tmp_path):
+    before = zarr.config.get("codec_pipeline.path")
+    array = zarr.create_array(tmp_path / "a", shape=(3, 300, 341), chunks=(3, 64, 64), dtype="uint8")
+    array[:] = noise()
+    levels = [StoredLevel(array) for _ in range(64)]
+    with ThreadPoolExecutor(16) as pool:
+        for part in pool.map(lambda level: level.read((20, 250), (3, 341)), levels):
+            np.testing.assert_array_equal(part, noise()[:, 20:250, 3:])
+    assert zarr.config.get("codec_pipeline.path") == before
 
 
 def test_the_zarr_behind_a_dask_array_is_read_without_dask(tmp_path):
     array = zarr.create_array(tmp_path / "a", shape=(3, 300, 341), chunks=(3, 64, 64), dtype="uint8")
-    assert isinstance(Source(da.from_zarr(array)).pixels, zarr.Array)
+    assert isinstance(Source(da.from_zarr(array)).pixels, StoredLevel)
     for changed in (
         da.from_zarr(array) + 1,
         da.from_zarr(array)[:, ::-1],

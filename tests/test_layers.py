@@ -32,3 +32,27 @@ def test_the_drawing_is_the_contract(container, start):
 def test_the_design_shows_the_same_drawing():
     page = (REPOSITORY / "docs" / "design.md").read_text(encoding="utf-8")
     assert "```{include} contributing.md\n:start-after: <!-- layers start here -->" in page
+
+
+OPENERS = re.compile(
+    r"\bnp\.(load|savez\w*)\(|\bsafe_open\(|\bload_file\(|\bpd\.read_csv\(|\bjson\.load\(|\bjson\.loads\((?!json\.dumps)"
+    r"|\bshutil\.rmtree\(|\bos\.replace\("
+)
+OTHERS = {
+    "datasets/_panels.py": "a file of the package",
+    "_cli/_options.py": "an argument",
+    "models/encoder.py": "weights that the user names",
+    "models/_encoder_weights.py": "weights that the user names",
+}
+
+
+def test_only_one_place_opens_files_of_our_own():
+    """`io` reads files of others; everything else goes through the guarded readers and atomic writers of `_files`."""
+    source = REPOSITORY / "src" / "stpredict"
+    found = {
+        path.relative_to(source).as_posix(): match[0]
+        for path in source.rglob("*.py")
+        if path.relative_to(source).parts[0] not in {"_files", "io"}
+        and (match := OPENERS.search(path.read_text(encoding="utf-8")))
+    }
+    assert found.keys() <= OTHERS.keys()

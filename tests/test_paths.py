@@ -37,6 +37,7 @@ READ = {
     ("io.from_anndata", "image"): lambda path, _: stp.io.from_anndata(cells(), path, name="A", diameter_um=55.0),
     ("io.read_embeddings", "path"): lambda path, _: stp.io.read_embeddings(slides(), path, shapes_key="S0_spots"),
     ("io.read_wsi", "path"): lambda path, _: stp.io.read_wsi(path),
+    ("io.read_annotations", "path"): lambda path, _: stp.io.read_annotations(slides(), path),
     ("datasets.cscc", "path"): lambda path, _: stp.datasets.cscc(path),
     ("datasets.hbc", "path"): lambda path, _: stp.datasets.hbc(path),
     ("datasets.hbc", "gene_map"): lambda path, _: stp.datasets.hbc(".", gene_map=path),
@@ -56,6 +57,7 @@ READ = {
 
 WRITE = {
     ("io.read_wsi", "to_zarr"): lambda path, png, _: stp.io.read_wsi(png, um_per_px=4.0, to_zarr=path),
+    ("io.write_annotations", "path"): lambda path, *_: stp.io.write_annotations(slides(), path, "S0_spots"),
     ("tl.fit", "save_dir"): lambda path, *_: stp.tl.fit(slides(), "mean_profile", save_dir=path, **QUIET),
     ("tl.self_train", "save_dir"): lambda path, *_: stp.tl.self_train(
         slides(), slides(), "m2ost_tiny", save_dir=path, rounds=1, config={"progress": False, "n_epochs": 1}

@@ -1,4 +1,7 @@
-"""Draw figures of the guide: `python docs/images/make.py start`, `fields_of_view` or `design`. Synthetic data only."""
+"""Draw figures of the guide: `python docs/images/make.py start`, `quality`, `fields_of_view` or `design`.
+
+Synthetic data only.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,52 @@ def start() -> None:
     stp.tl.predict(sdata, predictor, shapes_key="S2_spots")
     axes = stp.pl.expression(sdata, "GENE2")
     axes[0].figure.savefig(HERE / "start.png", dpi=150, facecolor="white")
+
+
+def quality() -> None:
+    """Draw a made-up slide with four faults, and the windows that `pp.quality` flags."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import spatialdata as sd
+    from scipy.ndimage import gaussian_filter
+
+    import stpredict as stp
+
+    height, width = 1400, 1800
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    nuclei = gaussian_filter(rng.normal(size=(height, width)), 1.2)
+    nuclei = np.clip(nuclei / nuclei.std() - 0.3, 0, 2)[..., None] * [0.25, 0.35, 0.1]
+    eosin = 1 + 0.3 * gaussian_filter(rng.normal(size=(height, width)), 25)[..., None] * 25
+    density = nuclei + np.clip(eosin, 0.5, 2) * np.array([0.06, 0.3, 0.1])
+    blurred = gaussian_filter(density, (4, 4, 0))
+    density = np.where((np.hypot((x - 550) / 260, (y - 950) / 200) < 1)[..., None], blurred, density)
+    density = np.where((np.abs(y - 0.4 * x - 60) < 45)[..., None], 2.2 * density, density)
+    edge = np.hypot((x - 900) / 800, (y - 700) / 600) + 0.02 * np.sin(x / 40) + 0.02 * np.sin(y / 30)
+    density = np.where((edge < 1)[..., None], density, 0)
+    pen = np.abs(y - 1050 + 120 * np.sin((x - 1100) / 90)) < 40
+    density = np.where((pen & (x > 1100) & (x < 1700))[..., None], [1.6, 0.9, 0.3], density)
+    pixels = np.rint(241 * np.exp(-density) - 1).clip(0, 255).astype(np.uint8)
+    image = sd.models.Image2DModel.parse(pixels.transpose(2, 0, 1), dims=("c", "y", "x"), c_coords=["r", "g", "b"])
+    sdata = sd.SpatialData(images={"slide": image}, attrs={"stpredict": {"um_per_px": {"slide": 1.0}}})
+    stp.pp.quality(sdata, window_um=100)
+    colours = {"blurred": "#0072B2", "folded": "#E69F00", "inked": "#009E73", "empty": INK}
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.7), layout="constrained")
+    for ax in axes:
+        ax.imshow(pixels)
+        ax.set_axis_off()
+    for name, colour in colours.items():
+        for window in sdata["quality"].geometry[sdata["quality"]["flag"] == name]:
+            left, top, right, bottom = window.bounds
+            axes[1].add_patch(
+                plt.Rectangle((left, top), right - left, bottom - top, facecolor=(*mpl.colors.to_rgb(colour), 0.45))
+            )
+    labels = [mpl.patches.Patch(color=colour, alpha=0.6, label=name) for name, colour in colours.items()]
+    figure.legend(handles=labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(HERE / "quality.png", dpi=100, facecolor="white")
 
 
 def fields_of_view() -> None:
@@ -189,4 +238,4 @@ def _patches(x: float, y: float) -> list[str]:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        {"start": start, "fields_of_view": fields_of_view, "design": design}[name]()
+        {"start": start, "quality": quality, "fields_of_view": fields_of_view, "design": design}[name]()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._checks.decoding import DECODER_ERRORS, UnreadableFileError, compute_pixels, describe
 from ._processes import is_worker
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ MIN_BLOCK_PX = 512
 DEFAULT_BLOCK_PX = 1024
 """Side of the blocks in which pixels without chunks (numpy) are read."""
 ZARRS = "zarrs.ZarrsCodecPipeline"
+SETTING_LOCK = Lock()
 
 
 class FileArray(ABC):
@@ -69,39 +71,77 @@ def _span(index: slice | int, length: int) -> tuple[tuple[int, int], slice | int
     return (min(wanted), max(wanted) + 1), slice(None, None, wanted.step)
 
 
+def read_stored(array: Any, index: tuple[Any, ...]) -> NDArray[Any]:
+    """Decode a part of a zarr array; an error names its store, the array and the chunk."""
+    try:
+        return np.asarray(array[index])
+    except DECODER_ERRORS as reason:
+        place = getattr(array.store, "root", array.store)
+        msg = (
+            f"Array '{array.path}' of the store '{place}' cannot be read: {_find_damaged_chunk(array, index)}"
+            f"{describe(reason)}. Bytes are missing or wrong: copy or fetch the store again."
+        )
+        raise UnreadableFileError(msg) from reason
+
+
+def _find_damaged_chunk(array: Any, index: tuple[Any, ...]) -> str:
+    """The first chunk in a part of an array that cannot be decoded, as words of a message."""
+    spans = [_span(one, length)[0] for one, length in zip(index, array.shape, strict=False)]
+    edges = [range(first // size, -(-last // size)) for (first, last), size in zip(spans, array.chunks, strict=False)]
+    for chunk in product(*edges):
+        box = tuple(slice(i * size, (i + 1) * size) for i, size in zip(chunk, array.chunks, strict=False))
+        try:
+            array[box]
+        except DECODER_ERRORS:
+            return f"chunk {'/'.join(map(str, chunk))}: "
+    return ""
+
+
+class StoredLevel(FileArray):
+    """A level ``(c, y, x)`` in a zarr array, decoded by `zarrs` where that is installed and the disk is local.
+
+    The threads of `zarrs` do not survive a fork: in worker processes zarr decodes by itself.
+    """
+
+    def __init__(self, array: Any) -> None:
+        super().__init__(array.shape, array.dtype, array.chunks)
+        self.array = array
+
+    def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
+        """Decode a range of rows and columns."""
+        return read_stored(self.array if is_worker() else self._fast, (slice(None), slice(*y), slice(*x)))
+
+    @cached_property
+    def _fast(self) -> Any:
+        import zarr
+
+        if not find_spec("zarrs") or not isinstance(self.array.store, zarr.storage.LocalStore):
+            return self.array
+        # the setting is one for all threads, and the threads of dask may open arrays at the same time
+        with SETTING_LOCK, zarr.config.set({"codec_pipeline.path": ZARRS}):
+            return zarr.open_array(self.array.store, path=self.array.path, mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_fast"}
+
+
 class Source:
     """One stored level ``(c, y, x)``: numpy, zarr, dask, or a DataArray of one of them, and the edges of its blocks."""
 
     def __init__(self, pixels: Any) -> None:
         data = pixels.data if getattr(pixels, "chunks", None) is not None and hasattr(pixels, "dims") else pixels
-        self.pixels = _without_dask(data)
+        data = _without_dask(data)
+        self.pixels = StoredLevel(data) if hasattr(data, "store_path") else data
         self.shape: tuple[int, int, int] = self.pixels.shape
         self.edges = tuple(_edges(self.pixels, axis) for axis in (1, 2))
 
     def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
         """Decode rows ``y`` and columns ``x``, each first and one after the last, as ``(c, h, w)``."""
-        part = self._fast[:, slice(*y), slice(*x)]
-        if hasattr(part, "dask") and is_worker():  # dask's threads do not survive a fork
-            part = part.compute(scheduler="synchronous")
-        return np.asarray(part)
-
-    @cached_property
-    def _fast(self) -> Any:
-        """The pixels; zarr on a local disk through the codecs of `zarrs`, where those are installed.
-
-        The threads of `zarrs` do not survive a fork: in worker processes zarr decodes by itself.
-        """
-        import zarr
-
-        if not isinstance(self.pixels, zarr.Array) or is_worker() or not find_spec("zarrs"):
-            return self.pixels
-        if not isinstance(self.pixels.store, zarr.storage.LocalStore):
-            return self.pixels
-        with zarr.config.set({"codec_pipeline.path": ZARRS}):
-            return zarr.open_array(self.pixels.store, path=self.pixels.path, mode="r")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_fast"}
+        part: Any = self.pixels[:, slice(*y), slice(*x)]
+        if not hasattr(part, "dask"):
+            return np.asarray(part)
+        # dask's threads do not survive a fork
+        return compute_pixels(part, f"rows {y[0]} to {y[1]}, columns {x[0]} to {x[1]}", alone=is_worker())
 
 
 def _without_dask(data: Any) -> Any:
@@ -143,7 +183,8 @@ class Chunks:
     def clear(self) -> None:
         """Empty the cache, and replace the lock, which a thread may have held when the process was forked."""
         for source in self.sources:
-            source.__dict__.pop("_fast", None)
+            if isinstance(source.pixels, StoredLevel):
+                source.pixels.__dict__.pop("_fast", None)
         self._cached: OrderedDict[Key, Block] = OrderedDict()
         self._cached_bytes = 0
         self._lock = Lock()

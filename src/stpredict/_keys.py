@@ -21,6 +21,10 @@ GRID: Final = "grid"
 RASTER: Final = "raster"
 STAIN: Final = "stain"
 SLIDE: Final = "slide"
+ANNOTATIONS: Final = "annotations"
+QUALITY: Final = "quality"
+ALIGNMENT: Final = "alignment"
+CENTRE_OFFSET: Final = "centre_offset_nm"
 PSEUDO_SPOTS: Final = "pseudo_spots"
 PLATFORM: Final = "platform"
 
@@ -29,6 +33,8 @@ PATCH_VERSION: Final = "patch_version"
 
 # shapes
 TISSUE: Final = "tissue"
+NAME: Final = "name"
+CLASS: Final = "class"
 
 # tables
 OBSERVED: Final = "observed"
@@ -55,6 +61,8 @@ IMAGE_DISTANCE: Final = "image_distance"
 TOTAL_COUNTS: Final = "total_counts"
 IN_TISSUE: Final = "in_tissue"
 MEASURED: Final = "measured"
+IMAGE_QUALITY: Final = "image_quality"
+DOMAIN: Final = "domain"
 
 # layers
 CROSS_VALIDATED: Final = "cross_validated"

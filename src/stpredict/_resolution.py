@@ -147,12 +147,21 @@ def array_lattice(platform: Platform, spots: SpotsOnImage) -> Lattice | None:
     return fit_lattice(spots.array_xy[some] * platform.array_steps_um, spots.xy_px[some])
 
 
-def square_lattice(platform: Platform, spots: SpotsOnImage, name: str) -> None:
-    """Refuse positions by which pixels are not square within 1 % plus what the scatter of the spots explains."""
+def square_lattice(platform: Platform, spots: SpotsOnImage, name: str, given: float | None = None) -> None:
+    """Refuse positions by which pixels are not square within 1 % plus what the scatter of the spots explains.
+
+    With a given resolution, which is used whatever the positions say, it is a warning.
+    """
     lattice = array_lattice(platform, spots)
-    if lattice is not None and lattice.anisotropy > check.MAX_ANISOTROPY + 3 * lattice.error:
-        x, y = 1 / lattice.pitch_px
+    if lattice is None or lattice.anisotropy <= check.MAX_ANISOTROPY + 3 * lattice.error:
+        return
+    x, y = 1 / lattice.pitch_px
+    if given is None:
         check.square_pixels(float(x), float(y), name)
+    warn(
+        f"By the positions of its spots, pixels of image {name!r} are not square: {x:.4g} µm wide and {y:.4g} µm high. "
+        f"`um_per_px={given:g}` is used for both; patches are stretched by the difference."
+    )
 
 
 def _central_spots(xy: NDArray[np.float64]) -> NDArray[np.float64]:

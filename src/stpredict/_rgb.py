@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._checks import slides as check
+from ._checks.decoding import compute_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def rgb_converter(levels: Sequence[Level], image_key: str) -> partial[Any]:
     """`to_rgb` for the pixels of an image; a fourth channel that is 0 everywhere is no opacity."""
     gain, coarsest = rgb_gain(levels, image_key), levels[-1].pixels
-    opaque = coarsest.shape[0] == 4 and not np.asarray(coarsest[3:]).any()
+    opaque = coarsest.shape[0] == 4 and not compute_pixels(coarsest[3:], f"image {image_key!r}").any()
     return partial(to_rgb, gain=gain, opaque=opaque)
 
 
@@ -56,7 +57,7 @@ def rgb_gain(levels: Sequence[Level], image_key: str) -> float:
     dtype = np.dtype(coarsest.dtype)
     if dtype == np.uint8:
         return 1.0
-    values = np.asarray(coarsest)
+    values = compute_pixels(coarsest, f"image {image_key!r}")
     known = values[~np.isnan(values)] if dtype.kind == "f" else values
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     tops = (1.0, 255.0) if dtype.kind == "f" else (255.0, 4095.0, 65535.0)

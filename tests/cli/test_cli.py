@@ -17,7 +17,7 @@ from stpredict import datasets, tl
 from stpredict._checks.paths import name_slides
 from stpredict._cli import _commands, _errors, main
 from stpredict._cli._main import parser
-from stpredict._cli._options import COMMANDS, FRACTIONAL, LAYER, PREDICTION, SELECTION
+from stpredict._cli._options import COMMANDS, FRACTIONAL, LAYER, PREDICTION, REGIONS, SELECTION
 from stpredict._files import lock
 from stpredict._slides.slides import pyramid
 from stpredict.io.genes import read_gene_list
@@ -201,7 +201,7 @@ def test_every_argument_of_the_function_is_an_option_or_is_left_out_for_a_reason
 
 def test_options_that_commands_share_are_the_same_and_complete():
     shared = {field.name for field in dataclasses.fields(tl.Selection)} - {"in_px"}
-    assert {*SELECTION, *LAYER, *FRACTIONAL, "group_key"} == shared
+    assert {*SELECTION, *LAYER, *REGIONS, *FRACTIONAL, "group_key"} == shared
     assert set(PREDICTION) - {"progress"} == {field.name for field in dataclasses.fields(tl.PredictOptions)} - {
         "uncertainty",
         "coverage",
@@ -236,6 +236,7 @@ VALUES = {
     "key_added": (["--key-added", "K"], "K"),
     "library_key": (["--library-key", "N"], "N"),
     "allow_fractional_counts": (["--fractional-counts"], True),
+    "regions": (["--regions", "R=Tumor", "R=Fat", "Q=x"], {"R": ["Tumor", "Fat"], "Q": ["x"]}),
     "model": (["--model", "bleep"], "bleep"),
     "weights": (["--weights", "0.3", "0.7"], [0.3, 0.7]),
     "members": (["--models"], True),
@@ -327,6 +328,7 @@ def test_an_option_reaches_its_argument_and_nothing_else(name, argument, tmp_pat
         (["fit", "S.zarr", "T.zarr", "--out", "m", "--n-genes", "5"], "`--n-genes` chooses from one store, and 2"),
         (["fit", "S.zarr", "--out", "m", "--epochs", "5", "--config", "n_epochs=3"], "give the same field"),
         (["fit", "S.zarr", "--out", "m", "--image", "a", "b"], "Give one image, or SPOTS=IMAGE"),
+        (["fit", "S.zarr", "--out", "m", "--regions", "a", "b=Tumor"], "or ELEMENT=CLASS for every class"),
         (["fit", "S.zarr", "--out", "m", "--target", "ovr=panel"], "`target`"),
         (["predict", "S.zarr", "m", "--out", "p.zarr", "--coverage", "0.8"], "no effect without `--uncertainty`"),
         (

@@ -143,3 +143,61 @@ def without_tile(path, index):
         for name in ("TileOffsets", "TileByteCounts"):
             tag = file.pages[0].tags[name]
             tag.overwrite([0 if i == index else value for i, value in enumerate(tag.value)])
+
+
+def element(tag, kind, *values):
+    """An element of a DICOM data set with explicit length, little endian."""
+    number = {"US": "<u2", "UL": "<u4", "FL": "<f4"}.get(kind)
+    if number:
+        value = np.array(values, number).tobytes()
+    elif isinstance(values[0], bytes):
+        value = b"".join(values)
+    else:
+        value = "\\".join(map(str, values)).encode()
+    value += (b"\0" if kind in {"UI", "OB"} else b" ") * (len(value) % 2)
+    head = bytes.fromhex(tag)
+    head = head[1::-1] + head[3:1:-1] + kind.encode()
+    if kind in {"OB", "OW", "SQ"}:
+        return head + b"\0\0" + len(value).to_bytes(4, "little") + value
+    return head + len(value).to_bytes(2, "little") + value
+
+
+def item(content):
+    """The only item of a sequence."""
+    return b"\xfe\xff\x00\xe0" + len(content).to_bytes(4, "little") + content
+
+
+def dicom(folder, levels, *, um_per_px=0.5, tile=128, padded=True):
+    """Levels as the files of a whole-slide DICOM; padded to whole tiles as some scanners write it."""
+    slide, study, series, frame = "1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.3.1", "1.2.3.2", "1.2.3.3"
+    folder.mkdir()
+    for i, level in enumerate(levels):
+        height, width = level.shape[:2]
+        rows, columns = -(-height // tile) * tile, -(-width // tile) * tile
+        full = np.full((rows, columns, 3), 255, np.uint8)
+        full[:height, :width] = level
+        frames = full.reshape(rows // tile, tile, columns // tile, tile, 3).swapaxes(1, 2)
+        size = (columns, rows) if padded else (width, height)
+        mm = um_per_px * 2**i / 1000
+        derived = ("DERIVED", "PRIMARY", "VOLUME", "RESAMPLED")
+        spacing = element("52009229", "SQ", item(element("00289110", "SQ", item(element("00280030", "DS", mm, mm)))))
+        content = b"".join([
+            element("00080008", "CS", *(derived if i else ("ORIGINAL", "PRIMARY", "VOLUME", "NONE"))),
+            element("00080016", "UI", slide), element("00080018", "UI", f"1.2.3.4.{i}"),
+            element("00080060", "CS", "SM"), element("0020000D", "UI", study), element("0020000E", "UI", series),
+            element("00200052", "UI", frame),
+            element("00209311", "CS", "TILED_FULL"), element("00280002", "US", 3), element("00280004", "CS", "RGB"),
+            element("00280006", "US", 0), element("00280008", "IS", frames.shape[0] * frames.shape[1]),
+            element("00280010", "US", tile), element("00280011", "US", tile), element("00280100", "US", 8),
+            element("00280101", "US", 8), element("00280102", "US", 7), element("00280103", "US", 0),
+            element("00480001", "FL", width * mm), element("00480002", "FL", height * mm),
+            element("00480006", "UL", size[0]), element("00480007", "UL", size[1]),
+            element("00480105", "SQ", item(element("00480112", "DS", 20.0))), element("00480302", "UL", 1),
+            element("00480303", "UL", 1), spacing, element("7FE00010", "OW", frames.tobytes()),
+        ])  # fmt: skip
+        meta = element("00020001", "OB", b"\0\1") + element("00020002", "UI", slide)
+        meta += element("00020003", "UI", f"1.2.3.4.{i}") + element("00020010", "UI", "1.2.840.10008.1.2.1")
+        meta += element("00020012", "UI", "1.2.3.9")
+        length = element("00020000", "UL", len(meta))
+        (folder / f"level{i}.dcm").write_bytes(bytes(128) + b"DICM" + length + meta + content)
+    return folder / "level0.dcm"

@@ -57,7 +57,9 @@ def test_only_genes_unless_all_features_are_asked_for(sample, other):
 def test_a_matrix_without_genes(sample):
     read, folder, matrix = sample
     name_features(matrix, ["Antibody Capture"] * 4)
-    with pytest.raises(ValueError, match=r"no feature of type 'Gene Expression' \(found: 'Antibody Capture'\)\. Give"):
+    with pytest.raises(
+        ValueError, match=r"no feature of type 'Gene Expression' \(found: 'Antibody Capture'\)\. Give another m"
+    ):
         read(folder)
 
 

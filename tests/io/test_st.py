@@ -290,6 +290,27 @@ def test_image_without_colour(st_files, tmp_path):
         read_st(**{**st_files, "image": tmp_path / "image.tif"}, name="X1")
 
 
+@pytest.mark.parametrize("tag", [3, 6, 8])
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "jpg.gz"])
+def test_pixels_stay_as_stored_whatever_the_file_says_of_turning(st_files, tmp_path, kind, tag):
+    pixels = np.full((121, 141, 3), 230, np.uint8)
+    pixels[:40, :60] = [180, 90, 160]
+    exif = Image.Exif()
+    exif[274] = tag
+    path = tmp_path / f"turned.{kind.removesuffix('.gz')}"
+    options = {"subsampling": 0, "quality": 95} if kind.startswith("jpg") else {}
+    Image.fromarray(pixels).save(path, exif=exif, **options)
+    if kind.endswith(".gz"):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path = path.with_name(path.name + ".gz")
+    with pytest.warns(
+        UserWarning, match=rf"'turned\.{kind}' says that its picture is to be turned .*\(orientation {tag}\)"
+    ):
+        sdata = read_st(**{**st_files, "image": path}, name="A")
+    found = np.asarray(sdata["A_image"]["scale0"]["image"]).astype(int)
+    assert np.abs(found - pixels.transpose(2, 0, 1))[:, ::10, 5::10].max() <= 6
+
+
 def test_cmyk_image_is_converted(st_files, tmp_path):
     Image.new("RGB", (141, 121), (200, 120, 160)).convert("CMYK").save(tmp_path / "image.jpg", quality=95)
     found = read_st(**{**st_files, "image": tmp_path / "image.jpg"}, name="X1")

@@ -167,6 +167,9 @@ def test_pixels_that_are_not_square(visium_folder):
     places.to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"'V 1' are not square: 5 µm wide and 5\.102 µm high \(-2\.0 %"):
         stp.io.read_visium(visium_folder)
+    with pytest.warns(UserWarning, match=r"'V 1' are not square: 5 µm wide .*`um_per_px=5\.05` is used for both"):
+        sdata = stp.io.read_visium(visium_folder, um_per_px=5.05)
+    assert sdata.attrs["stpredict"]["um_per_px"] == {"V_1_image": 5.05}
 
 
 MISSING = {
@@ -211,7 +214,7 @@ def test_a_matrix_that_lost_values(visium_folder):
         del file["matrix/data"]
         file["matrix/data"] = few
     with pytest.raises(
-        ValueError, match=r"it names 40 barcodes and 137 values, but holds 40 and 5\. Bytes are missing"
+        ValueError, match=r"it names 40 barcodes and 137 values, but holds 40 and 5 .*Bytes are missing"
     ):
         stp.io.read_visium(visium_folder)
 

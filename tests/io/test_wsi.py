@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import re
@@ -22,7 +23,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation
 from torch.utils.data import DataLoader, Dataset
 
-from stpredict._chunks import FileArray, Source
+from stpredict._chunks import FileArray, Source, StoredLevel
 from stpredict._geometry import PatchSpec, apply_affine, orientation
 from stpredict._pixels import PatchReader
 from stpredict._slides.slides import Level, pyramid
@@ -325,13 +326,12 @@ def test_pictures_are_decoded_as_a_whole(tmp_path, pixels, name):
 
 
 @NO_RESOLUTION
-def test_pictures_too_large_to_be_held(tmp_path, pixels, monkeypatch):
+def test_pictures_too_large_to_be_held(tmp_path, pixels):
     path = write.picture(tmp_path / "a.png", pixels)
-    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size)
-    read_wsi(path)
-    monkeypatch.setattr(_wsi, "MAX_PICTURE_PX", pixels[..., 0].size - 1)
-    with pytest.raises(ValueError, match=r"'a\.png' has 421 x 310 pixels .* tiled pyramid"):
-        read_wsi(path)
+    needed = 10e-9 * pixels[..., 0].size
+    read_wsi(path, max_memory_gb=needed)
+    with pytest.raises(ValueError, match=r"'a\.png', decoded as a whole \(421 x 310 pixels\), needs .* tiled pyramid"):
+        read_wsi(path, max_memory_gb=0.99 * needed)
 
 
 @NO_RESOLUTION
@@ -456,7 +456,7 @@ def test_a_copy_as_zarr(tmp_path, levels, kind):
     store.parent.mkdir()
     sdata = read_wsi(path, to_zarr=store)
     assert Path(sdata.path) == store
-    assert all(isinstance(pixels, zarr.Array) for pixels in stored(sdata))
+    assert all(isinstance(pixels, StoredLevel) for pixels in stored(sdata))
     assert stored(sdata)[0].chunks == (3, 310, 421)
     for scale, level in zip(scales(sdata), levels, strict=True):
         np.testing.assert_array_equal(scale.values, level.transpose(2, 0, 1))
@@ -780,6 +780,21 @@ def test_factors_of_dicom_are_those_of_its_spacing(tmp_path):
     assert _dicom_factors(files[0], sizes) == ((1, 1), None, (4, 4))
 
 
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("side", [64, 256])
+def test_a_dicom_whose_levels_are_padded_to_tiles(tmp_path, padded, side):
+    pixels = write.painted(1024, 1100)
+    path = write.dicom(tmp_path / "slide", write.levels_of(pixels, (1, 2, 4, 8)), padded=padded)
+    sdata = read_wsi(path)
+    assert sdata.attrs["stpredict"]["um_per_px"]["level0"] == pytest.approx(0.5)
+    levels = pyramid(sdata["level0"])
+    assert [level.factor for level in levels[:4]] == [(1, 1), (2, 2), (4, 4), (8, 8)]
+    reader = PatchReader(levels, 0.5, PatchSpec(fov_um=(side * 0.5,), size_px=8))
+    found = reader.read(np.array([[704.0, 704.0]]))[0][0, 0].astype(int)
+    window = pixels[704 - side // 2 : 704 + side // 2, 704 - side // 2 : 704 + side // 2]
+    assert np.abs(found - write.means(window, side // 8).transpose(2, 0, 1)).max() <= 2
+
+
 @NO_RESOLUTION
 def test_a_resolution_of_one_without_a_unit_is_a_placeholder(tmp_path, pixels):
     import tifffile
@@ -876,14 +891,32 @@ def test_orientation_is_applied_if_asked_for(tmp_path, tag, kind):
 
 def test_pictures_of_one_size_are_not_guessed_among(tmp_path, pixels):
     path = write.several(tmp_path / "a.tif", [pixels, pixels.transpose(1, 0, 2)])
-    with pytest.raises(ValueError, match=r"'a\.tif' holds 2 pictures of 421 x 310 px: numbers 0, 1\..*export one"):
+    with pytest.raises(ValueError, match=r"'a\.tif' holds 2 pictures of 421 x 310 px: numbers 0, 1\..*as `picture` to"):
         read_wsi(path)
+    for number, expected in enumerate([pixels, pixels.transpose(1, 0, 2)]):
+        found = np.asarray(read_wsi(path, picture=number)["a"]["scale0"]["image"])
+        np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+    with pytest.raises(ValueError, match=r"`picture` is 2; 'a.tif' holds 2 pictures, numbered from 0"):
+        read_wsi(path, picture=2)
     folder = tmp_path / "b.zarr"
     root = zarr.open_group(folder, mode="w", zarr_format=2)
     root.attrs["bioformats2raw.layout"] = 3
     for name, picture in (("0", pixels[:50, :50]), ("1", pixels)):
         write.ome_zarr(folder / name, [picture])
     assert read_wsi(folder)["b"]["scale0"]["image"].shape == (3, 310, 421)
+    with pytest.raises(ValueError, match=r"`picture` is 1, but 'b.zarr' is no TIFF file .* Leave out `picture`"):
+        read_wsi(folder, picture=1)
     write.ome_zarr(folder / "2", [pixels])
     with pytest.raises(ValueError, match=r"several images of one size: '1', '2'\. Give the folder of one, such as"):
         read_wsi(folder)
+
+
+def test_a_full_disk_says_where_and_how_much_is_missing(tmp_path, pixels, monkeypatch):
+    def full(self, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = write.tiff(tmp_path / "a.tif", write.levels_of(pixels), um_per_px=0.5)
+    monkeypatch.setattr("spatialdata.SpatialData.write", full)
+    with pytest.raises(OSError, match=r"No space left for '.*copy\.zarr': .*up to 1 MiB more .* another `to_zarr`"):
+        read_wsi(path, to_zarr=tmp_path / "copy.zarr")
+    assert [each.name for each in tmp_path.iterdir()] == ["a.tif"]

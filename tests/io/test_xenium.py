@@ -11,6 +11,7 @@ import pytest
 from spatialdata import read_zarr
 
 import stpredict as stp
+from stpredict._geometry import apply_affine
 from stpredict._slides.slides import Selection, resolve
 
 CELLS = np.array([[20.0, 10.0], [40.0, 30.0], [60.0, 20.0], [30.0, 50.0]])  # µm
@@ -128,15 +129,65 @@ def test_an_alignment_that_was_saved_by_a_spreadsheet(xenium_folder, separator, 
     np.testing.assert_allclose(stp.io.read_xenium(xenium_folder)["observed"].obsm["spatial"], expected)
 
 
-def test_keypoints_in_place_of_the_matrix(xenium_folder):
-    path = xenium_folder / "X1_he_imagealignment.csv"
-    path.write_text("fixedX,fixedY,alignmentX,alignmentY\n100,200,66.7,200\n500,300,511,311\n")
-    with pytest.raises(
-        ValueError, match=r"alignment.csv' holds pairs of keypoints .*Give the other file that Xenium Exp"
-    ):
+KEYPOINTS = np.array([[20.0, 10], [120, 20], [130, 130], [15, 120], [70, 70]])  # px of the H&E image
+
+
+def keypoint_file(folder, errors_um, n=5):
+    """Pairs of keypoints that are off by so many µm along x in the morphology image."""
+    fixed = apply_affine(np.linalg.inv(TO_HE), KEYPOINTS) + np.column_stack([np.asarray(errors_um) / 0.25, np.zeros(5)])
+    pairs = pd.DataFrame(np.hstack([fixed, KEYPOINTS]), columns=["fixedX", "fixedY", "alignmentX", "alignmentY"])
+    pairs[:n].to_csv(folder / "X1_he_imagealignment.csv", index=False)
+    return pairs
+
+
+def test_keypoints_give_the_matrix_with_the_least_squares(xenium_folder):
+    expected = stp.io.read_xenium(xenium_folder)
+    pairs = keypoint_file(xenium_folder, np.zeros(5))
+    for given in (None, pairs.to_numpy()):
+        found = stp.io.read_xenium(xenium_folder, alignment=given)
+        np.testing.assert_allclose(found["observed"].obsm["spatial"], expected["observed"].obsm["spatial"], atol=1e-6)
+        assert found.attrs["stpredict"]["alignment"]["X1_image"]["residuals_um"] == pytest.approx(np.zeros(5), abs=1e-3)
+    assert "alignment" not in expected.attrs["stpredict"]
+    keypoint_file(xenium_folder, [0, 0.1, 0, 0.1, -0.2])
+    residuals = stp.io.read_xenium(xenium_folder).attrs["stpredict"]["alignment"]["X1_image"]["residuals_um"]
+    design = np.column_stack([KEYPOINTS, np.ones(5)])
+    errors = np.array([0, 0.1, 0, 0.1, -0.2])
+    expected_residuals = np.abs(errors - design @ np.linalg.lstsq(design, errors, rcond=None)[0])
+    assert residuals == pytest.approx(expected_residuals, abs=1e-3)
+
+
+def test_keypoints_that_do_not_fit_are_named(xenium_folder):
+    keypoint_file(xenium_folder, [0, 0, 0, 0, 60])
+    words = r"5 pairs of keypoints .* farthest are 5 \(48 µm\), .* away from their partners, and 20 µm are allowed"
+    with pytest.raises(ValueError, match=words):
         stp.io.read_xenium(xenium_folder)
-    path.write_text("some,text\n")
-    with pytest.raises(ValueError, match=r"3 x 3 numbers are needed, but .*'some'\. Give another file"):
+
+
+@pytest.mark.parametrize(("pairs", "words"), [
+    (np.ones((2, 4)), r"holds 2 pairs of keypoints; at least three are needed, not all on one line\. Set more"),
+    (np.arange(20.0).reshape(5, 4), r"holds 5 pairs of keypoints; at least three are needed"),
+    (np.empty((0, 4)), "holds 0 pairs of keypoints"),
+    (np.full((4, 4), np.nan), r"has keypoints without coordinates\. Remove these pairs"),
+])  # fmt: skip
+def test_too_few_keypoints(xenium_folder, pairs, words):
+    with pytest.raises(ValueError, match=words):
+        stp.io.read_xenium(xenium_folder, alignment=pairs)
+
+
+def test_three_keypoints_fit_exactly(xenium_folder):
+    keypoint_file(xenium_folder, np.zeros(5), n=3)
+    with pytest.warns(UserWarning, match=r"three pairs of keypoints, which every affine map fits exactly"):
+        stp.io.read_xenium(xenium_folder)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("some,text\n", r"3 x 3 numbers are needed, but .*'some'\. Give another file"),
+    ("fixedX,fixedY,alignmentX,alignmentY\n1,2,3,x\n", r"numbers are needed, but .*'x'\. Give another file"),
+    ("fixedX,fixedY,alignmentX,alignmentY\n1,2,3\n", r"its header has 4 fields, but line 2 has 3\. Give another"),
+])  # fmt: skip
+def test_alignments_of_something_else(xenium_folder, text, words):
+    (xenium_folder / "X1_he_imagealignment.csv").write_text(text)
+    with pytest.raises(ValueError, match=words):
         stp.io.read_xenium(xenium_folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from stpredict import models
 from stpredict.models import SpotBatch
 from stpredict.models.bleep import smoothed_clip_loss
-from stpredict.tl._predictor.serialization import load_weights
+from stpredict.tl._predictor.schema import load_weights
 
 OPTIONS = {"encoder": "given", "n_features": 6, "size_px": 8, "top_k": 3, "dim": 16}
 
@@ -111,7 +112,7 @@ def test_bank_of_any_length_goes_through_a_file():
     for n in (1, 7, 60):
         model = built(section(n))
         first, second = (models.build(model.config).eval() for _ in range(2))
-        load_weights(first, model.state_dict(), "a folder")
+        load_weights(first, model.state_dict(), Path("a folder"))
         second.load_state_dict(model.state_dict())
         assert torch.equal(first(new), model(new))
         assert torch.equal(second(new), model(new))
@@ -121,7 +122,7 @@ def test_bank_of_other_targets_is_refused():
     model = built(section())
     other = models.build(replace(model.config, n_outputs=5))
     with pytest.raises(ValueError, match="bank"):
-        load_weights(other, model.state_dict(), "a folder")
+        load_weights(other, model.state_dict(), Path("a folder"))
 
 
 def test_it_learns_what_goes_together():

@@ -11,13 +11,14 @@ import json
 from copy import deepcopy
 from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
 from stpredict import models
 from stpredict.models._variants import VARIANTS
-from stpredict.tl._predictor.serialization import load_weights
+from stpredict.tl._predictor.schema import load_weights, saved_network_config
 
 SMALL = {"dim": 12, "depth": 2, "size_px": 32, "patch_size": 8}
 REFERENCE = {"dim": 18, "depth": 2, "size_px": 32, "patch_size": 8, "heads": 3, "dim_head": 4, "mlp_dim": 12}
@@ -416,8 +417,10 @@ def test_round_trips_and_seeds(case, config, model, batch):
     torch.manual_seed(7)
     second = models.build(config)
     assert all(torch.equal(x, second.state_dict()[name]) for name, x in first.state_dict().items())
+    saved = saved_network_config(models.config_to_dict(config), model.state_dict(), Path("a folder"))
+    assert saved == config  # shapes are compared on the meta device, with as many calls as the weights explain
     y = model.eval()(batch)
-    load_weights(first, model.state_dict(), "a folder")
+    load_weights(first, model.state_dict(), Path("a folder"))
     assert torch.equal(first.eval()(batch), y)
     if case not in CLOSED and config.__class__.__name__ != "BLEEPConfig":  # which may well find the same training spots
         assert not torch.equal(awake(second, batch).eval()(batch), y)
@@ -432,7 +435,7 @@ def test_other_cases(case, config, model, batch):
     if case not in SLIDE:
         torch.testing.assert_close(alone(model, batch), y, atol=1e-5, rtol=1e-5)
     other = models.build(config)
-    load_weights(other, model.state_dict(), "a folder")
+    load_weights(other, model.state_dict(), Path("a folder"))
     assert torch.equal(other.eval()(batch), y)
     assert models.config_from_dict(json.loads(json.dumps(models.config_to_dict(config)))) == config
     if case in CLOSED:

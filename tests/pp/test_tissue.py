@@ -288,8 +288,8 @@ def test_masks_that_cannot_be_used():
         "gone": r"no element with tissue named 'gone'\. Found: 'empty', 'elsewhere', 'points', 'beyond'",
         "empty": "Mask 'empty' holds no piece of 20000 µm² or more",
         "beyond": "Mask 'beyond' holds no piece",
-        "elsewhere": "Tissue 'elsewhere' and image 'slide' share no coordinate system.*`mask_key`",
-        "points": "Shapes 'points' hold 'Point'; tissue must be polygons.*`mask_key`",
+        "elsewhere": "Shapes 'elsewhere' and image 'slide' share no coordinate system.*`mask_key`",
+        "points": "Shapes 'points' hold 'Point'; polygons are needed.*`mask_key`",
     }.items():
         with pytest.raises(ValueError, match=words):
             stp.pp.tissue(sdata, um_per_px=UM, mask_key=key)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stpredict._files import lock
+from stpredict._files import DamagedFileError, lock
 from stpredict._train.config import fit_config
 from stpredict.datasets import synthetic
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
@@ -160,15 +160,16 @@ def test_a_folder_written_before_is_read_and_continued(baselines, pair, tmp_path
     """There was no version of patches, and a protocol's note had another name; cells may be older than a score."""
     shutil.copytree(baselines.folder, tmp_path / "old")
     note = json.loads((tmp_path / "old/benchmark.json").read_text())
-    del note["patch_version"], note["protocol_note"]
+    del note["patch_version"], note["protocol_note"], note["digest"]
     (tmp_path / "old/benchmark.json").write_text(json.dumps({**note, "said": "As others do."}))
     for file in (tmp_path / "old").glob("*/*/config.json"):
         config = json.loads(file.read_text())
         assert config.pop("patch_version") == 1
+        del config["digest"]
         file.write_text(json.dumps(config))
     for file in (tmp_path / "old").glob("*/*/run.json"):
         run = json.loads(file.read_text())
-        del run["moran_agreement"]
+        del run["moran_agreement"], run["files"], run["digest"]
         file.write_text(json.dumps(run))
     loaded = Benchmark.load(tmp_path / "old")
     assert loaded.summary().attrs["protocol_note"] == "As others do."
@@ -177,6 +178,63 @@ def test_a_folder_written_before_is_read_and_continued(baselines, pair, tmp_path
     found = benchmark(pair, ["mean_profile"], save_dir=tmp_path / "old", progress=False)
     assert written(tmp_path / "old/mean_profile") == before
     pd.testing.assert_frame_equal(found.scores, baselines.scores)
+
+
+def change(file, old, new):
+    """Damage a text file or an npz."""
+    data = file.read_bytes()
+    assert old in data
+    file.write_bytes(data.replace(old, new, 1))
+
+
+DAMAGED_CELLS = {
+    "a score": ("ridge_color/fold-1-seed-0/scores.csv", b"0.", b"1."),
+    "no table": ("ridge_color/fold-1-seed-0/scores.csv", b"gene", b'ge"e'),
+    "a summary": ("ridge_color/fold-1-seed-0/run.json", b'"n_test": 1', b'"n_test": 2'),
+    "no json": ("ridge_color/fold-1-seed-0/run.json", b"{", b"}"),
+    "a prediction": ("ridge_color/fold-1-seed-0/held_out.npz", b"PK", b"KP"),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGED_CELLS))
+def test_a_damaged_cell_is_named_left_out_and_computed_again(baselines, pair, tmp_path, damage):
+    folder = shutil.copytree(baselines.folder, tmp_path / "cells")
+    name, *bytes_ = DAMAGED_CELLS[damage]
+    change(folder / name, *bytes_)
+    with pytest.warns(UserWarning, match=rf"A cell is left out: '.*/{name}' is damaged.*`stp\.tl\.benchmark` again"):
+        loaded = Benchmark.load(folder)
+    assert loaded.failed[["model", "fold", "seed"]].to_numpy().tolist() == [["ridge_color", 1, 0]]
+    assert set(loaded.runs["model"]) == {"mean_profile", "ridge_color"}
+    others = {path: at for path, at in written(folder).items() if "ridge_color/fold-1" not in str(path)}
+    again = benchmark(pair, ["mean_profile"], save_dir=folder, progress=False)
+    pd.testing.assert_frame_equal(again.scores, baselines.scores)
+    changed = {path.name for path, at in others.items() if written(folder)[path] != at}
+    assert changed == {"benchmark.json"}
+    assert not list(folder.rglob(".*"))
+
+
+def test_damaged_observations_are_computed_again(baselines, pair, tmp_path):
+    folder = shutil.copytree(baselines.folder, tmp_path / "cells")
+    for file in (folder / "_folds").iterdir():
+        change(file, b"PK", b"KP")
+    shutil.rmtree(folder / "ridge_color/fold-0-seed-0")
+    with pytest.raises(DamagedFileError, match=r"fold-0\.npz' is damaged: .*then computed again"):
+        Benchmark.load(folder).table("mean_profile")
+    again = benchmark(pair, ["mean_profile"], save_dir=folder, progress=False)
+    pd.testing.assert_frame_equal(again.scores, baselines.scores)
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"{", b"["), (b'"unit": "p', b'"unit": "q'), (b'"models"', b'"labels"')])
+def test_a_damaged_note_is_one_error(baselines, pair, tmp_path, old, new):
+    folder = shutil.copytree(baselines.folder, tmp_path / "cells")
+    change(folder / "benchmark.json", old, new)
+    for read in (Benchmark.load, lambda folder: benchmark(pair, ["mean_profile"], save_dir=folder, progress=False)):
+        with pytest.raises(DamagedFileError, match=r"benchmark\.json' is damaged.*Delete this file and call"):
+            read(folder)
+    (folder / "benchmark.json").unlink()
+    before = written(folder)
+    benchmark(pair, ["mean_profile"], save_dir=folder, progress=False)
+    assert before.items() <= written(folder).items()
 
 
 def test_patches_cut_in_another_way_are_refused(baselines, pair, monkeypatch):
@@ -239,7 +297,7 @@ run_cell, begun = runner.run_cell, []
 def killed_in_the_third(cell, observations):
     begun.append(cell)
     if len(begun) == 3:
-        cell.folder.with_name(f".{cell.folder.name}.part").mkdir()  # as if it had begun to write
+        cell.folder.with_name(f".{cell.folder.name}-0123abcd.part").mkdir()  # as if it had begun to write
         os.kill(os.getpid(), signal.SIGKILL)
     run_cell(cell, observations)
 

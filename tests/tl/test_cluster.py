@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import zarr
+from distributed.comm import CommClosedError
 from spatialdata import read_zarr
 
 from stpredict._chunks import Source
@@ -19,6 +20,7 @@ from stpredict.pp import spot_grid
 from stpredict.tl import PredictOptions, predict
 from stpredict.tl._inference import cluster
 from stpredict.tl._inference.plan import PredictionPlan
+from stpredict.tl._predictor.serialization import package_version
 
 from .conftest import local_cluster
 
@@ -161,6 +163,39 @@ def test_a_cluster_without_workers(sdata, predictor):
     empty = SimpleNamespace(submit=None, scatter=None, nthreads=dict)
     with pytest.raises(ValueError, match=r"cluster of `client` has no workers"):
         predict(sdata, predictor, client=empty, **QUIET)
+
+
+@pytest.mark.parametrize("n_failures", [1, 3])
+def test_a_connection_that_closes_while_data_are_sent(on_disk, predictor, client, monkeypatch, n_failures):
+    """As when a worker dies at this moment: what is not done is sent again, a few times."""
+    failures, scatter = (
+        iter([CommClosedError("in scatter"), TimeoutError, CommClosedError][:n_failures]),
+        client.scatter,
+    )
+
+    def closed(*arguments, **named):
+        for error in failures:
+            raise error
+        return scatter(*arguments, **named)
+
+    predict(on_disk, predictor, key_added="wanted", **QUIET)
+    monkeypatch.setattr(client, "scatter", closed)
+    if n_failures == cluster.MAX_ATTEMPTS:
+        with pytest.raises(RuntimeError, match=r"Workers of the cluster were lost 3 times, and \d+ parts of"):
+            predict(on_disk, predictor, client=client, **QUIET)
+        return
+    predict(on_disk, predictor, client=client, **QUIET)
+    np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)
+
+
+@pytest.mark.parametrize(("version", "words"), [
+    ("0.0.1", r"Worker 'tcp://b' has stpredict 0\.0\.1 \('0\.0\.1'\), and this process has .*: 1 of 2 workers differ"),
+    (ModuleNotFoundError("No module named 'stpredict'"), r"'tcp://b' has no stpredict that can be used \(Module"),
+])  # fmt: skip
+def test_workers_of_another_version_are_refused(version, words):
+    found = {"tcp://a": package_version(), "tcp://b": version}
+    with pytest.raises(ValueError, match=words):
+        cluster.check_worker_versions(SimpleNamespace(run=lambda function, on_error: found))
 
 
 @pytest.mark.parametrize("n", [1, 4, 100])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,8 @@ from stpredict._files import lock
 from stpredict.datasets import synthetic
 from stpredict.pp import spot_grid
 from stpredict.tl import Predictor, predict, predict_cohort
-from stpredict.tl._cohort import runner
+from stpredict.tl._cohort import job, runner
+from stpredict.tl._cohort.job import SlideState
 from stpredict.tl._inference import sinks
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
@@ -225,6 +227,105 @@ def test_a_process_that_is_killed(paths, predictor, client, tmp_path):
     assert (summary["status"] == "done").all()
 
 
+def edit_state(folder, change):
+    file = folder / "state.json"
+    state = json.loads(file.read_text())
+    change(state)
+    file.write_text(json.dumps(state))
+
+
+def flip_a_bit(folder):
+    chunk = max((path for path in (folder / "predicted.zarr").rglob("c/*/*")), key=lambda path: path.stat().st_size)
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(data)
+
+
+DAMAGE = {
+    "no json": lambda folder: (folder / "state.json").write_text("{"),
+    "other json": lambda folder: (folder / "state.json").write_text("[]"),
+    "a number": lambda folder: edit_state(folder, lambda state: state.update(n_spots=7)),
+    "a type": lambda folder: edit_state(folder, lambda state: state.update(digest=None, status="over")),
+    "result lost": lambda folder: shutil.rmtree(folder / "predicted.zarr"),
+    "file lost": lambda folder: (folder / "predicted.zarr/tables/predicted/zarr.json").unlink(),
+    "bit flipped": flip_a_bit,
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE))
+def test_a_damaged_slide_is_not_finished(out, damage, caplog):
+    assert SlideState.read_finished(out / "slide2").status == "done"
+    DAMAGE[damage](out / "slide2")
+    assert SlideState.read_finished(out / "slide2") is None
+    assert "again" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["no json", "bit flipped"])
+def test_a_damaged_slide_is_predicted_again_and_stops_no_other(paths, predictor, out, finished, damage):
+    DAMAGE[damage](out / "slide2")
+    others = {path: at for path, at in written(out).items() if "slide2" not in path.parts and path.parent != out}
+    if "json" in damage:
+        summary = predict_cohort(paths[:1], predictor, out, prepare=grid, **QUIET)
+        assert summary["status"].tolist() == ["done"]
+        states = pd.read_csv(out / "summary.csv", index_col="slide")
+        assert states.loc["slide2", "status"] == "failed"
+        assert "is damaged" in states.loc["slide2", "error"]
+    summary = predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
+    assert summary["status"].tolist() == ["done"] * 3
+    assert others.items() <= written(out).items()
+    again, wanted = (read_zarr(each / "slide2/predicted.zarr")["predicted"] for each in (out, finished))
+    np.testing.assert_array_equal(again.X, wanted.X)
+
+
+@pytest.mark.parametrize("left", ["store", "lock", "damaged store", "store of others"])
+def test_what_a_killed_process_left_is_removed(paths, predictor, out, left, monkeypatch):
+    """After it had finished a slide, or when it had begun it with another predictor."""
+    folder = out / "slide1"
+    if left == "lock":
+        (out / ".slide1.lock").touch()
+    elif left == "store":
+        (folder / "started.zarr").mkdir()
+    else:
+        shutil.rmtree(folder / "predicted.zarr")
+        other = replace(predictor, train_mean=predictor.train_mean + 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(job, "_write_result", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                predict_cohort(paths[:1], other, out, prepare=grid, **QUIET)
+        if left == "damaged store":
+            (folder / "started.zarr/zarr.json").write_text("{")
+    summary = predict_cohort(paths, predictor, out, prepare=grid, **QUIET)
+    assert summary["status"].tolist() == ["done"] * 3
+    assert sorted(path.name for path in folder.iterdir()) == ["predicted.zarr", "state.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["slide1", "slide2", "slide3", "summary.csv"]
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_full_disk_is_said_where_it_is(paths, predictor, tmp_path, monkeypatch):
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_json", full)
+        with pytest.raises(OSError, match=r"No space left for '.*out': .*What is predicted is kept: free some space"):
+            predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+
+
+def test_between_result_and_state_nothing_is_lost(paths, predictor, tmp_path, monkeypatch):
+    write = SlideState.write
+    with monkeypatch.context() as patch:
+        patch.setattr(SlideState, "write", lambda self, at: interrupt() if self.status == "done" else write(self, at))
+        with pytest.raises(KeyboardInterrupt):
+            predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+    monkeypatch.setattr("stpredict.tl._inference.compute.compute_positions", interrupt)  # nothing is computed again
+    summary = predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, **QUIET)
+    assert summary["status"].tolist() == ["done"]
+    assert sorted(path.name for path in (tmp_path / "out/slide1").iterdir()) == ["predicted.zarr", "state.json"]
+
+
 def test_another_predictor_needs_another_folder(paths, predictor, out):
     with pytest.raises(ValueError, match=r"holds results of another predictor or other settings for 'slide1'"):
         predict_cohort(paths[:1], predictor, out, prepare=grid, n_views=2, **QUIET)
@@ -235,7 +336,8 @@ def test_a_cohort_of_another_version(paths, predictor, out, monkeypatch):
     file = out / "slide1/state.json"
     state = json.loads(file.read_text())
     state["of"] = state.pop("fingerprint")
-    del state["patch_version"]
+    for name in ("patch_version", "sha256", "digest"):
+        del state[name]
     file.write_text(json.dumps(state))
     before = written(out / "slide1")
     predict_cohort(paths[:1], predictor, out, prepare=grid, **QUIET)
@@ -253,6 +355,14 @@ def test_a_cohort_of_another_version(paths, predictor, out, monkeypatch):
         ("slide.svs", TypeError, r"`paths` is the one path 'slide\.svs'"),
         (["a/slide.svs", "b/slide.svs"], ValueError, r"Several slides are named 'slide'.*mapping"),
         ({"a/b": "slide.svs"}, ValueError, r"'a/b' cannot be the name of a folder"),
+        (
+            {"summary.csv": "slide.svs"},
+            ValueError,
+            r"'summary\.csv' cannot be the name of a folder of",
+        ),
+        ({"x" * 260: "slide.svs"}, ValueError, r"cannot be the name of a folder of a slide.* at most 200 bytes"),
+        ({"a\nb": "slide.svs"}, ValueError, r"cannot be the name of a folder of a slide.* no line breaks"),
+        ({"..": "slide.svs"}, ValueError, r"'\.\.' cannot be the name of a folder"),
     ],
 )
 def test_paths_that_are_refused(given, error, words, predictor, tmp_path):

@@ -14,7 +14,7 @@ from stpredict._slides.slides import Selection, resolve
 from stpredict._train import data
 from stpredict._train.data import read_spots
 from stpredict.models.encoder import Encoder
-from stpredict.tl import Entry, FitConfig, PatchSpec, Predictor, benchmark, embed, fit, predict
+from stpredict.tl import Entry, FitConfig, PatchSpec, Predictor, benchmark, calibrate, embed, fit, predict
 from stpredict.tl._inference import compute, sinks
 
 from .conftest import TESTED_ON, TRAINED_ON, copied
@@ -220,6 +220,8 @@ def test_embeddings_made_in_another_way_are_refused(sdata, tmp_path, case):
         ValueError, match=f"holds other embeddings than the predictor was trained on: .*{message}.*stp.tl.embed"
     ):
         predict(sdata, predictor, shapes_key=TESTED_ON, features_key="X_other", **QUIET)
+    with pytest.raises(ValueError, match=f"holds other embeddings than the predictor was trained on: .*{message}"):
+        calibrate(predictor, sdata, shapes_key=TESTED_ON, features_key="X_other", **QUIET)
     other = copied(sdata)
     other["observed"].obsm["X_statistics"] = sdata["observed"].obsm["X_other"]
     other["observed"].uns["X_statistics"] = sdata["observed"].uns["X_other"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 import stpredict as stp
+from stpredict._files import DamagedFileError
 from stpredict._pixels import PatchReader
 from stpredict._slides.slides import Selection, resolve
 from stpredict._train import data as _data
@@ -336,6 +338,62 @@ def test_an_interrupted_fit_goes_on_as_if_it_never_stopped(
     assert sdata.attrs["stpredict"]["predictor"]["path"] == str(tmp_path / "stopped")
 
 
+KILLED = """
+import os, signal
+from pathlib import Path
+from stpredict.datasets import synthetic
+from stpredict.tl import FitConfig, Predictor, fit
+from stpredict.tl._training import checkpoint
+checkpoint.INTERVAL_S = 0.0
+calls = []
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+def kill_at(nth, function):
+    def counted(*arguments, **named):
+        calls.append(1)
+        if len(calls) == nth:
+            kill()
+        return function(*arguments, **named)
+    return counted
+if MOMENT == "checkpoint":  # the second, before it replaces the first
+    Path.replace = kill_at(3, Path.replace)  # run.json is the first
+elif MOMENT == "validation":
+    from stpredict._train import loop
+    loop._validate = kill_at(2, loop._validate)
+elif MOMENT == "save":
+    Path.rename = kill
+else:  # when the predictor is saved, and the checkpoint is still there
+    checkpoint.remove = kill_at(2, checkpoint.remove)
+config = FitConfig(n_epochs=3, lr=3e-3, accelerator="cpu", precision="32-true", progress=False)
+fit(synthetic(n_slides=3, n_side=5, um_per_px=8.0), "m2ost", config=config, model_options=TINY, save_dir="model")
+"""
+
+
+@pytest.mark.parametrize("moment", ["checkpoint", "validation", "save", "end"])
+def test_a_killed_fit_goes_on_as_if_it_never_stopped(sdata, quick, tmp_path, python, moment):
+    straight = quick(sdata, n_epochs=3, lr=3e-3, save_dir=tmp_path / "straight")
+    process = python(f"MOMENT, TINY = {moment!r}, {TINY!r}\n{KILLED}", tmp_path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "stderr").read_text()
+    resumed = quick(sdata, n_epochs=3, lr=3e-3, resume_from=tmp_path / "model")
+    assert resumed.hash == straight.hash
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "straight", "stdout", "stderr"}
+
+
+@pytest.mark.parametrize("file", ["run.json", "member0.safetensors"])
+def test_a_damaged_checkpoint_is_one_error(sdata, quick, tmp_path, monkeypatch, file):
+    with interrupted(monkeypatch, 1):
+        quick(sdata, n_epochs=2)
+    damaged = tmp_path / "model.checkpoint" / file
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    with pytest.raises(DamagedFileError, match=rf"{file}' is damaged: .*start anew without `resume_from`"):
+        quick(sdata, n_epochs=2, resume_from=tmp_path / "model")
+    assert damaged.read_bytes() == data
+    quick(sdata, n_epochs=2)
+
+
 def test_a_model_without_steps_shows_one_epoch_and_no_loss(sdata, tmp_path, capsys):
     fit(sdata, "ridge_color", config=FitConfig(accelerator="cpu"), save_dir=tmp_path / "model")
     said = capsys.readouterr().err
@@ -353,12 +411,12 @@ def test_checkpoints_are_written_now_and_then(sdata, quick, monkeypatch):
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(sdata, quick, tmp_path, monkeypatch):
-    def full(tensors, file, metadata):
+    def full(file, tensors, metadata):
         file.write_bytes(b"half")
         msg = "No space left on device"
         raise OSError(msg)
 
-    monkeypatch.setattr(_checkpoint, "save_file", full)
+    monkeypatch.setattr(_checkpoint, "write_tensors", full)
     with pytest.warns(UserWarning, match=r"state of training could not be written to .*No space left.*goes on"):
         quick(sdata)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -21,7 +21,7 @@ from stpredict._pixels import PatchReader
 from stpredict._slides.slides import Selection, resolve
 from stpredict._train.color import apply_ridge, color_statistics
 from stpredict._train.data import read_pieces, read_spots
-from stpredict.tl import Predictor, predict
+from stpredict.tl import predict
 from stpredict.tl._inference import partitions
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
@@ -453,15 +453,3 @@ def test_progress_is_shown(sdata, predictor, capfd):
 def test_only_one_object_at_a_time(sdata, predictor):
     with pytest.raises(TypeError, match="Expected a SpatialData"):
         predict([sdata], predictor, **QUIET)
-
-
-def test_a_name_that_is_neither_a_folder_nor_on_the_hub(monkeypatch):
-    import huggingface_hub
-
-    def offline(name, allow_patterns):
-        msg = "no connection"
-        raise ConnectionError(msg)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(FileNotFoundError, match=r"no folder 'lab/model', and no such repository .*no connection"):
-        Predictor.load("lab/model")

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from stpredict._files import file_sha256
 from stpredict._geometry import PatchSpec
 from stpredict._train.data import read_spots
 from stpredict._train.device import make_fabric
-from stpredict.tl import FitConfig, Predictor
+from stpredict.tl import FitConfig, Predictor, fit
+from stpredict.tl._inference.record import prediction_record
+from stpredict.tl._options import PredictOptions
 from stpredict.tl._predictor import serialization as _folder
 
 FILES = ["README.md", "config.json", "history.csv", "weights.safetensors"]
@@ -249,21 +253,21 @@ def without(name):
     return lambda folder: edit(folder, lambda config: config.pop(name))
 
 
-EDITED = "configuration of the predictor in '.*model' was changed after it was saved"
+EDITED = r"config\.json' is damaged at 'hash': the configuration was changed after it was saved"
 
 
 @pytest.mark.parametrize(("damage", "words"), [
-    pytest.param(truncate, r"weights\.safetensors' cannot be read \(.*\): it is truncated", id="truncated"),
-    pytest.param(truncate_header, "cannot be read", id="truncated header"),
-    pytest.param(flip_a_bit, r"weights\.safetensors' has SHA-256 .*: the file is corrupt or belongs", id="flipped bit"),
-    pytest.param(other_weights, "has SHA-256", id="weights of another"),
-    pytest.param(pickled_weights, "cannot be read", id="a pickle under the name of weights"),
-    pytest.param(cut_config, r"config\.json' cannot be read", id="half a configuration"),
-    pytest.param(binary_config, r"config\.json' cannot be read", id="no text"),
-    pytest.param(list_config, r"config\.json' has format None", id="another json"),
+    pytest.param(truncate, r"weights\.safetensors' is damaged: it has SHA-256 .*\. Save or download", id="truncated"),
+    pytest.param(truncate_header, "it has SHA-256", id="truncated header"),
+    pytest.param(flip_a_bit, r"weights\.safetensors' is damaged: it has SHA-256 .* was written\.", id="flipped bit"),
+    pytest.param(other_weights, "it has SHA-256", id="weights of another"),
+    pytest.param(pickled_weights, "it has SHA-256", id="a pickle under the name of weights"),
+    pytest.param(cut_config, r"config\.json' is damaged: JSONDecodeError", id="half a configuration"),
+    pytest.param(binary_config, r"config\.json' is damaged: UnicodeDecodeError", id="no text"),
+    pytest.param(list_config, r"config\.json' is damaged: it is list", id="another json"),
     pytest.param(changed(format=3), r"has format 3; this version of stpredict reads formats 1 and 2\. In", id="newer"),
     pytest.param(without("format"), "has format None", id="no format"),
-    pytest.param(without("patch"), "lacks 'patch': it was changed by hand", id="no patch"),
+    pytest.param(without("patch"), r"config\.json' is damaged at 'patch': it is missing", id="no patch"),
     pytest.param(changed(genes=[f"X{i}" for i in range(12)]), EDITED, id="genes renamed"),
     pytest.param(changed(n_members=3), EDITED, id="a member more"),
     pytest.param(changed(model_config={"model": "os.system", "config": {}}), EDITED, id="another model"),
@@ -275,23 +279,108 @@ def test_damaged_folders(folder, damage, words):
         Predictor.load(folder)
 
 
-def test_edits_that_cover_their_tracks_are_still_checked(folder):
-    """Whoever also rewrites the hash still meets a check of every weight against the network described."""
+def forge(folder, change, tensors=len):
+    """Change a predictor and write digests that fit."""
     file = folder / "weights.safetensors"
+    weights = load_file(file)
+    tensors(weights)
+    save_file(weights, file)
 
-    def larger(config):
-        config["model_config"]["config"]["dim"] = 48
+    def with_digests(config):
+        change(config)
         description = {k: v for k, v in config.items() if k not in _folder.HEADER_FIELDS}
-        config["hash"] = _folder.digest(description, load_file(file))
+        config |= {"hash": _folder.digest(description, weights), "weights_sha256": file_sha256(file)}
 
-    edit(folder, larger)
-    with pytest.raises(ValueError, match=r"weights in .*model.* do not fit the network .*'cls\.0'"):
+    edit(folder, with_digests)
+
+
+def keep(config):
+    pass
+
+
+def of_model(**values):
+    return lambda config: config["model_config"]["config"].update(values)
+
+
+def put(name, value):
+    return lambda tensors: tensors.update({name: value(tensors[name])})
+
+
+FORGED = [
+    (of_model(dim=48), keep, r"at 'model_config': the weights do not fit the network .*'cls\.0'"),
+    (of_model(dim=1_000_000), keep, "do not fit the network"),
+    (of_model(depth=1_000_000), keep, "at 'model_config': RuntimeError: the network has far more layers than"),
+    (of_model(heads=0), keep, "`heads` is 0 .*give a whole number of at least 1"),
+    (of_model(fov_spots=None), keep, "`fov_spots` is None; give a tuple of numbers"),
+    (of_model(n_outputs=3), keep, "do not fit the network"),
+    (lambda config: config["model_config"].update(model="Other"), keep, "No model 'Other' .*must be imported first"),
+    (lambda config: config.update(n_members=0), keep, "at 'n_members': it is int '0', which does not fit a whole"),
+    (lambda config: config.update(n_members=3), keep, "at '2/targets/mean': this tensor is missing"),
+    (lambda config: config.update(genes=None), keep, "at 'genes': it is NoneType 'None', which does not fit a list"),
+    (lambda config: config.update(genes=["A"]), keep, r"'train_mean': this tensor has the shape \(12,\) and should"),
+    (lambda config: config["genes"].__setitem__(0, 7), keep, r"at 'genes\[0\]': it is int '7', which does not fit str"),
+    (lambda config: config["patch"].pop("fov_um"), keep, r"at 'patch\.fov_um': it is missing"),
+    (lambda config: config["patch"].update(fov_um=[3, 2]), keep, "ValueError: `fov_um` is"),
+    (lambda config: config["target"].pop("over"), keep, r"at 'target\.over': it is missing"),
+    (lambda config: config["target"].update(more=1), keep, "TypeError: .*unexpected keyword argument 'more'"),
+    (lambda config: config.update(provenance=[]), keep, "at 'provenance': it is list"),
+    (lambda config: config["provenance"]["slides"]["S0_spots"].pop("group"), keep, r"S0_spots\.group': it is missing"),
+    (lambda config: config["provenance"]["slides"]["S0_spots"].update(identity=3), keep, r"S0_spots\.identity'"),
+    (lambda config: config["calibration"]["record"].pop("groups"), keep, r"record\.groups': it is missing"),
+    (keep, put("train_mean", lambda value: value * torch.nan), "at 'train_mean': it has values that are not finite"),
+    (keep, put("0/network/head.bias", lambda value: value / 0), "head.bias': it has values that are not finite"),
+    (keep, put("ridge_color", lambda value: value[0]), "'ridge_color': this tensor has the shape"),
+    (keep, put("image_range/whitening", lambda value: value[:3]), "'image_range/whitening': this tensor has the shape"),
+    (keep, put("calibration/pooled/ranks", lambda value: value[:0]), "'calibration/pooled/ranks': this tensor has"),
+    (keep, lambda tensors: tensors.pop("train_mean"), "at 'train_mean': this tensor is missing"),
+    (keep, lambda tensors: tensors.pop("1/targets/scale"), "at '1/targets/scale': this tensor is missing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "tensors", "words"), FORGED, ids=[str(i) for i in range(len(FORGED))])
+def test_edits_that_cover_their_tracks_are_still_checked(folder, change, tensors, words):
+    """Whoever also rewrites the digests meets a check of every field and every tensor, before memory is taken."""
+    forge(folder, change, tensors)
+    with pytest.raises((ValueError, TypeError), match=words):
         Predictor.load(folder)
 
 
-def test_a_folder_without_a_history_is_read(folder, predictor):
-    (folder / "history.csv").unlink()
+def test_the_history_is_part_of_what_is_checked(folder, predictor):
+    history = folder / "history.csv"
+    text = history.read_text()
+    history.write_text(text.replace("0", "1", 1))
+    with pytest.raises(ValueError, match=r"history\.csv' is damaged: it has SHA-256"):
+        Predictor.load(folder)
+    history.unlink()
+    with pytest.raises(ValueError, match=r"history\.csv' is damaged: it is missing"):
+        Predictor.load(folder)
+    edit(folder, lambda config: config.pop("history_sha256"))  # as older versions wrote it
     assert Predictor.load(folder).hash == predictor.hash
+
+
+def test_loading_brings_back_what_a_killed_process_had_moved_aside(folder, predictor):
+    folder.rename(folder.with_name(".model.old"))
+    assert Predictor.load(folder).hash == predictor.hash
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_link_to_a_predictor_stays_a_link(predictor, folder, tmp_path):
+    link, other = tmp_path / "current", replace(predictor, train_mean=predictor.train_mean + 1)
+    link.symlink_to(folder)
+    other.save(link)
+    assert link.is_symlink()
+    assert Predictor.load(link).hash == Predictor.load(folder).hash == other.hash
+
+
+def test_names_in_the_card_are_text(predictor):
+    name = "<script>alert(1)</script>|\n# S0"
+    slides = {name: {"group": name, "n_spots": 3, "um_per_px": 1.0, "sha256": "0"}}
+    values = replace(predictor, provenance=replace(predictor.provenance, slides=slides)).to_json()
+    values |= {"model": name, "genes": [name]}
+    card = _folder._model_card({"stpredict": "1", **values})
+    assert "<script>" not in card
+    assert "| &lt;script&gt;alert(1)&lt;/script&gt;\\| # S0 |" in card
+    assert card.count("\n# ") == 0
 
 
 class Harmful:
@@ -321,21 +410,71 @@ def test_what_is_no_predictor(tmp_path, make, words):
         Predictor.load(tmp_path / "model")
 
 
-def test_a_repository_is_fetched_and_read_like_a_folder(trained, predictor, monkeypatch):
+@pytest.mark.parametrize(("given", "revision"), [
+    ("hf:lab/her2-m2ost", None), ("hf-hub:lab/her2-m2ost@v1.0", "v1.0"), ("hf:lab/her2-m2ost@0a1b2c", "0a1b2c"),
+])  # fmt: skip
+def test_a_repository_is_fetched_and_read_like_a_folder(folder, predictor, sdata, monkeypatch, given, revision):
     import huggingface_hub
 
-    asked = []
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda name, allow_patterns: (asked.append(name), str(trained[0]))[1]
-    )
-    assert Predictor.load("lab/her2-m2ost").hash == predictor.hash
-    assert asked == ["lab/her2-m2ost"]
+    asked, snapshot = [], folder.rename(folder.with_name("0a1b2c"))
+
+    def download(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    loaded = Predictor.load(given)
+    assert loaded.hash == predictor.hash
+    assert asked == [("lab/her2-m2ost", revision)]
+    assert loaded.source == "hf:lab/her2-m2ost@0a1b2c"
+    record = prediction_record(loaded, PredictOptions())
+    assert record["model"]["source"] == loaded.source
+
+
+@pytest.mark.parametrize("given", ["lab/her2-m2ost", "./lab/her2-m2ost", "hf"])
+def test_only_names_with_a_prefix_are_asked_of_the_hub(tmp_path, monkeypatch, given):
+    import huggingface_hub
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(FileNotFoundError, match=r"is no saved predictor: .*no such folder"):
+        Predictor.load(given)
+
+
+def test_a_folder_is_loaded_without_the_network(sdata, tmp_path, monkeypatch):
+    """Also where its encoder has a name on the hub."""
+    pytest.importorskip("timm")
+    options = {"size_px": 32, "encoder": "test_resnet"}
+    config = FitConfig(accelerator="cpu", progress=False)
+    with pytest.warns(UserWarning, match="its weights are random"):
+        fit(sdata, "encoder_ridge", config=config, model_options=options, save_dir=tmp_path / "model")
+    forge(tmp_path / "model", of_model(encoder="hf-hub:owner/name"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was used"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the network was used"))
+    with pytest.raises(ValueError, match=r"'hf-hub:owner/name', but architectures are not read from a repository"):
+        Predictor.load(tmp_path / "model")
+
+
+def test_what_is_no_repository(monkeypatch):
+    with pytest.raises(ValueError, match=r"'hf:her2' is no repository\. Give 'hf:owner/name', or 'hf:owner/name@rev"):
+        Predictor.load("hf:her2")
+
+
+def test_a_repository_that_is_not_there(monkeypatch):
+    import huggingface_hub
+
+    def missing(*_, **__):
+        raise OSError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", missing)
+    with pytest.raises(FileNotFoundError, match=r"'hf:a/b' could not be read from the Hugging Face hub \(.*Give"):
+        Predictor.load("hf:a/b")
 
 
 def test_without_the_hub_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"needs `huggingface_hub`: install `stpredict-histology\[encoders\]`"):
-        Predictor.load("lab/her2-m2ost")
+        Predictor.load("hf:lab/her2-m2ost")
 
 
 def test_version_where_nothing_is_installed(monkeypatch):

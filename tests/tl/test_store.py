@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ import scanpy as sc
 import zarr
 from spatialdata import read_zarr
 
+from stpredict._files import DamagedFileError, lock
+from stpredict.datasets import synthetic
 from stpredict.tl import predict
 from stpredict.tl._inference import compute, sinks
 
@@ -138,6 +143,109 @@ def test_a_folder_of_something_else_is_left_alone(sdata, predictor, tmp_path):
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
 
 
+def damaged(store, kind):
+    """Damage a store."""
+    chunk = store / "X/c/1/0"
+    if kind == "chunk lost":
+        chunk.unlink()
+    elif kind == "bit flipped":
+        data = bytearray(chunk.read_bytes())
+        data[len(data) // 2] ^= 1
+        chunk.write_bytes(data)
+    elif kind == "attributes":
+        (store / "zarr.json").write_text("{")
+    elif kind == "array":
+        (store / "X/zarr.json").write_text("[]")
+    elif kind == "field":
+        file = store / "zarr.json"
+        file.write_text(file.read_text().replace('"finished": false', '"finished": 3').replace(": true", ": 3"))
+    else:
+        file = store / "X/zarr.json"
+        file.write_text(file.read_text().replace("75", "60"))
+
+
+@pytest.mark.parametrize("kind", ["attributes", "array", "field", "shape"])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_damaged_store_is_one_error(stopped, sdata, predictor, kind, done):
+    if done:
+        predict(sdata, predictor, store=stopped, **QUIET)
+        del sdata.tables["predicted"]
+    damaged(stopped, kind)
+    with pytest.raises(DamagedFileError, match=r"is damaged.*\. Delete it, or give another `store`"):
+        predict(sdata, predictor, store=stopped, **QUIET)
+    assert "predicted" not in sdata.tables
+
+
+def test_a_lost_chunk_is_computed_again_and_in_a_finished_store_it_is_an_error(stopped, sdata, predictor):
+    predict(sdata, predictor, key_added="wanted", **QUIET)
+    damaged(stopped, "chunk lost")
+    predict(sdata, predictor, store=stopped, **QUIET)
+    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+    damaged(stopped, "chunk lost")
+    with pytest.raises(DamagedFileError, match=r"'X': it is not as it was written\. Delete it"):
+        predict(sdata, predictor, store=stopped, **QUIET)
+
+
+def test_a_flipped_bit_is_noticed_by_every_reader(stopped, sdata, predictor):
+    predict(sdata, predictor, key_added="wanted", **QUIET)
+    damaged(stopped, "bit flipped")
+    predict(sdata, predictor, store=stopped, **QUIET)  # computes the partition again
+    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+    damaged(stopped, "bit flipped")
+    with pytest.raises(DamagedFileError, match=r"'X': it is not as it was written\. Delete it"):
+        predict(sdata, predictor, store=stopped, **QUIET)
+    with pytest.raises((ValueError, RuntimeError), match=r"(?i)checksum"):  # of zarr, or of zarrs
+        ad.read_zarr(stopped)
+
+
+def test_two_processes_do_not_compute_into_one_store(stopped, sdata, predictor):
+    with (
+        lock(stopped),
+        pytest.raises(RuntimeError, match=r"Another process is computing into .*store.*give another `st"),
+    ):
+        predict(sdata, predictor, store=stopped, **QUIET)
+    predict(sdata, predictor, store=stopped, **QUIET)
+    assert {path.name for path in stopped.parent.iterdir()} == {"store"}
+
+
+CREATE = """
+import os, signal
+import zarr
+from stpredict.datasets import synthetic
+from stpredict.tl import Predictor, predict
+from stpredict.tl._inference import plan, sinks
+plan.PARTITION_SIZE, plan.WINDOW_MARGIN = 16, 4
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+if MOMENT == "array":
+    create = zarr.Group.create_array
+    zarr.Group.create_array = lambda self, name, **k: kill() if name == "finished" else create(self, name, **k)
+elif MOMENT == "partition":
+    sinks.StoreSink.write = kill
+elif MOMENT == "end":
+    sinks.ad.io.write_elem = kill
+predict(synthetic(n_slides=1, n_side=4, um_per_px=8.0), Predictor.load(MODEL), store="store", device="cpu",
+        precision="32-true", progress=False)
+"""
+
+
+@pytest.mark.parametrize("moment", ["array", "partition", "end"])
+def test_a_store_whose_process_was_killed_is_taken_up(python, predictor, tmp_path, trained, moment):
+    process = python(f"MOMENT, MODEL = {moment!r}, {str(trained[0])!r}\n{CREATE}", tmp_path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "stderr").read_text()
+    assert (tmp_path / "store").exists() == (moment != "array")
+    if moment == "partition":  # as zarr leaves it
+        (tmp_path / "store/X/c/0").mkdir(parents=True)
+        (tmp_path / "store/X/c/0/0.0123456789abcdef.partial").touch()
+    small = synthetic(n_slides=1, n_side=4, um_per_px=8.0)
+    predict(small, predictor, key_added="wanted", **QUIET)
+    predict(small, predictor, store=tmp_path / "store", **QUIET)
+    np.testing.assert_allclose(in_order(small["predicted"], small["wanted"]), small["wanted"].X, atol=1e-6)
+    assert {path.name for path in tmp_path.iterdir()} == {"store", "stdout", "stderr"}
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 def test_a_store_is_no_layer(sdata, predictor, tmp_path):
     with pytest.raises(ValueError, match=r"`store` is for a table of its own, but `layer` is 'predicted'"):
         predict(sdata, predictor, layer="predicted", store=tmp_path / "store", **QUIET)
@@ -159,13 +267,13 @@ def test_a_disk_that_fails_leaves_what_is_finished(sdata, predictor, tmp_path, m
             for piece in pieces:
                 yield piece
                 if next(calls) == 0:
-                    msg = "No space left on device"
-                    raise OSError(28, msg)
+                    raise OSError(errno.ENOSPC, "No space left on device")
 
         write(self, first, until_full())
 
     monkeypatch.setattr(sinks.StoreSink, "write", failing)
-    with pytest.raises(OSError, match="No space left"):
+    expected = r"No space left for '.*store': .* MiB are free on this disk, and up to 0 MiB more .* is kept: free some"
+    with pytest.raises(OSError, match=expected):
         predict(sdata, predictor, store=tmp_path / "store", **QUIET)
     assert "predicted" not in sdata.tables
     assert zarr.open_group(tmp_path / "store", mode="r")["finished"][:].sum() >= 1

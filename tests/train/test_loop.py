@@ -56,13 +56,16 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(network, spots, fabric, stop
     held = held_out(spots) if validated else None
     straight, wanted = run(network, spots, fabric, held=held)
 
+    states = []
+
     def interrupt(state):
+        states.append(state)
         if state.epoch == stop_after:
             raise KeyboardInterrupt
 
-    left = TrainingState()
     with pytest.raises(KeyboardInterrupt):
-        run(network, spots, fabric, held=held, state=left, report=interrupt)
+        run(network, spots, fabric, held=held, report=interrupt)
+    left = states[-1]
     assert left.epoch == stop_after
     resumed, found = run(network, spots, fabric, held=held, state=copy.deepcopy(left), seed=7)
     assert same(resumed.state_dict(), straight.state_dict())
@@ -81,13 +84,38 @@ def test_interrupted_amid_an_epoch_the_last_whole_epoch_is_reported(network, spo
         return step(*arguments)
 
     monkeypatch.setattr(_loop, "_optimizer_step", interrupted)
-    left = TrainingState()
     with pytest.raises(KeyboardInterrupt):
-        run(network, spots, fabric, state=left, report=lambda state: seen.append(state.epoch))
+        run(network, spots, fabric, report=seen.append)
     monkeypatch.setattr(_loop, "_optimizer_step", step)
-    assert seen == [1, 1]
-    resumed, _ = run(network, spots, fabric, state=left)
+    assert [state.epoch for state in seen] == [1, 1]
+    resumed, _ = run(network, spots, fabric, state=seen[-1])
     assert same(resumed.state_dict(), run(network, spots, fabric)[0].state_dict())
+
+
+@pytest.mark.parametrize(("moment", "nth"), [("_validate", 1), ("_cpu_copy", 2), ("_cpu_copy", 9), ("outputs", 1)])
+def test_interrupted_while_an_epoch_is_finished_the_state_is_that_of_the_one_before(
+    network, spots, fabric, monkeypatch, moment, nth
+):
+    """Weights, moments, scores and the number of the epoch are of one moment, also when validation is interrupted."""
+    held, seen, calls = held_out(spots), [], []
+    straight, expected = run(network, spots, fabric, held=held)
+    call = getattr(_loop, moment)
+
+    def interrupted(*arguments, **named):
+        calls.extend([1] * len(seen))
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        return call(*arguments, **named)
+
+    monkeypatch.setattr(_loop, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(network, spots, fabric, held=held, report=seen.append)
+    monkeypatch.undo()
+    assert [state.epoch for state in seen] == [1, 1]
+    assert all(len(state.history) == state.epoch for state in seen)
+    resumed, found = run(network, spots, fabric, held=held, state=copy.deepcopy(seen[-1]), seed=7)
+    assert same(resumed.state_dict(), straight.state_dict())
+    assert (found.best_epoch, found.best_score) == (expected.best_epoch, expected.best_score)
 
 
 def test_a_finished_run_is_not_trained_on(network, spots, fabric):

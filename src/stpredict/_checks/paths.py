@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+LONGEST_NAME = 200
+"""Bytes of the name of a folder; file systems allow 255, and what is written beside it has a longer name."""
+
+
 def user_path(given: object, name: str = "path") -> Path:
     """The absolute path of a file or folder; ``~`` is the home folder, and ``name`` is the argument in messages."""
     if not isinstance(given, str | PathLike):
@@ -67,6 +71,19 @@ def _require_writable(folder: Path, path: Path, name: str) -> None:
             f"({error.strerror}). Give a path where you may write."
         )
         raise PermissionError(msg) from error
+
+
+def no_folder_names(names: Sequence[object]) -> list[str]:
+    """Those of some names that cannot be names of folders in which we write, beside hidden files of their own."""
+    return [
+        str(name)
+        for name in names
+        if not isinstance(name, str)
+        or not name.isprintable()
+        or not 0 < len(name.encode(errors="replace")) <= LONGEST_NAME
+        or name[0] == "."
+        or set(name) & set("/\\")
+    ]
 
 
 def name_slides(paths: Sequence[Path]) -> dict[str, Path]:

@@ -155,6 +155,8 @@ def _arguments(command: str, options: argparse.Namespace) -> dict[str, Any]:
         check.one_image_or_pairs(images)
         paired = all("=" in each for each in images)
         given["image_key"] = dict(each.split("=", 1) for each in images) if paired else images[0]
+    if "regions" in given:
+        given["regions"] = _regions(given["regions"])
     if "genes" in given:
         given["genes"] = read_gene_list(user_path(given["genes"], "--genes"))
     for name in ("model", "weights", "encoder"):
@@ -170,6 +172,15 @@ def _arguments(command: str, options: argparse.Namespace) -> dict[str, Any]:
             check_config.known_fields(f"`{name}`", list(values), [each.name for each in fields(kind)])
             given[name] = kind(**values)
     return given
+
+
+def _regions(given: list[str]) -> list[str] | dict[str, list[str]]:
+    """Names of elements, or the classes that count by element."""
+    if not any("=" in each for each in given):
+        return given
+    check.no_mixed_regions(given)
+    pairs = [each.split("=", 1) for each in given]
+    return {name: [value for key, value in pairs if key == name] for name in dict.fromkeys(key for key, _ in pairs)}
 
 
 def _config(command: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -65,6 +65,13 @@ def one_image_or_pairs(values: list[str]) -> None:
         raise ValueError(msg)
 
 
+def no_mixed_regions(values: list[str]) -> None:
+    """Refuse elements of which all polygons count beside those of which some classes count."""
+    if not all("=" in value for value in values):
+        msg = f"`--regions` is {values}. Give names of elements, or ELEMENT=CLASS for every class that counts."
+        raise ValueError(msg)
+
+
 def once(name: str, config: Mapping[str, Any], flag: str) -> None:
     """Refuse a field of the configuration that is given twice."""
     if name in config:

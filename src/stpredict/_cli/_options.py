@@ -106,6 +106,11 @@ LAYER = {
         "--library-key", "column of the table with library sizes, if it does not hold all genes", where=True
     ),
 }
+REGIONS = {
+    "regions": Option(
+        "--regions", "polygons in which spots must lie: ELEMENT, or ELEMENT=CLASS for one class of it", MANY, where=True
+    )
+}
 FRACTIONAL = {
     "allow_fractional_counts": Option(
         "--fractional-counts", "counts need not be whole, as after correction for ambient RNA", FLAG
@@ -157,6 +162,7 @@ FIT = Command(
         "resume_from": Option("--resume", "resume an interrupted training in --out", FLAG),
         **SELECTION,
         **LAYER,
+        **REGIONS,
         **FRACTIONAL,
     },
     extra={
@@ -252,6 +258,7 @@ EVALUATE = Command(
         "shapes_key": Option("--shapes", "elements with the spots to score (default: all)", MANY, where=True),
         "table_name": Option("--table", "table with measured counts (default: observed)", where=True),
         **LAYER,
+        **REGIONS,
         "n_splits": Option("--splits", "random halvings of the counts for the ceiling (default: 10)", {"type": int}),
         "seed": Option("--seed", "seed of the halvings (default: 0)", {"type": int}),
     },

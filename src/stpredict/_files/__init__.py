@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from .reading import (
     DamagedFileError,
+    Schema,
     check_fields,
     check_sha256,
     file_sha256,
     folder_sha256,
     guarded,
+    parse_json,
     read_arrays,
     read_attributes,
     read_csv,
@@ -26,6 +28,7 @@ from .writing import (
     atomic_file,
     atomic_folder,
     lock,
+    lock_file,
     remove,
     replace_folder,
     report_full_disk,
@@ -36,6 +39,7 @@ from .writing import (
 
 __all__ = [
     "DamagedFileError",
+    "Schema",
     "atomic_file",
     "atomic_folder",
     "check_fields",
@@ -44,6 +48,8 @@ __all__ = [
     "folder_sha256",
     "guarded",
     "lock",
+    "lock_file",
+    "parse_json",
     "read_arrays",
     "read_attributes",
     "read_csv",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 type Schema = type | UnionType | range | tuple[Any, ...] | list[Schema] | dict[Any, Schema]
-"""What a value of JSON must be: a type (``float`` takes whole numbers too, ``object`` anything), a range of whole
+"""What a value of JSON must be: a type (``float`` is any finite number, ``object`` anything), a range of whole
 numbers, one of a tuple of values, a list with one schema for its items, or a dictionary of fields. The name of a field
 that may be missing or null ends in ``?``; a dictionary with the only key ``str`` has any names. Other fields are not
 looked at.
@@ -48,7 +48,7 @@ INFLATION = 100
 """Most bytes of arrays per byte of an npz, beside the first 64 MiB: a bomb of 1 MiB would unpack to 1 GiB."""
 FOREIGN = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, EOFError, RuntimeError, MemoryError,
-    OSError, zlib.error, zipfile.BadZipFile, SafetensorError,
+    OSError, AssertionError, zlib.error, zipfile.BadZipFile, SafetensorError,
 )  # fmt: skip
 """What libraries raise about the content of a file."""
 NO_FILE = (None, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
@@ -68,8 +68,8 @@ class DamagedFileError(ValueError):
 
 
 @contextmanager
-def guarded(path: Path, advice: str, field: str = "") -> Iterator[None]:
-    """Translate what libraries raise about the content of a file."""
+def guarded(path: Path, advice: str, field: str = "", *, passing: str | None = None) -> Iterator[None]:
+    """Translate what libraries raise about the content of a file, but not what checks of ours (``passing``) raise."""
     try:
         yield
     except DamagedFileError:
@@ -77,17 +77,26 @@ def guarded(path: Path, advice: str, field: str = "") -> Iterator[None]:
     except FileNotFoundError as error:
         raise DamagedFileError(path, field, "it is missing", advice) from error
     except FOREIGN as error:
-        if isinstance(error, OSError) and error.errno not in NO_FILE:
+        if (isinstance(error, OSError) and error.errno not in NO_FILE) or _raised_in(passing, error):
             raise
         reason = " ".join(str(error).split())[:200] or "it cannot be read"
         raise DamagedFileError(path, field, f"{type(error).__name__}: {reason}".rstrip("."), advice) from error
 
 
-def read_json(path: Path, schema: Schema, advice: str) -> Any:
+def _raised_in(module: str | None, error: Exception) -> bool:
+    """Whether code of a module refused a value; other kinds of errors are never meant to be seen."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    refused = isinstance(error, ValueError | TypeError)
+    return bool(refused and module and trace and str(trace.tb_frame.f_globals.get("__name__", "")).startswith(module))
+
+
+def read_json(path: Path, schema: Schema, advice: str, *, finite: bool = True) -> Any:
     """Read JSON with the fields of a schema, and check the digest if it has one."""
     with guarded(path, advice):
         _check_size(path, MOST_JSON_BYTES, advice)
-        values = parse_json(path.read_text(encoding="utf-8"), path, advice)
+        values = parse_json(path.read_text(encoding="utf-8"), path, advice, finite=finite)
     if isinstance(values, dict) and (sealed := values.pop(DIGEST, None)) is not None:
         _check_digest(sealed, _digest(values, {}), path, advice)
     check_fields(values, schema, path, advice)
@@ -137,7 +146,8 @@ def check_fields(value: Any, schema: Schema, path: Path, advice: str, field: str
         fits = not isinstance(value, bool) and value in schema
     else:
         fits = isinstance(value, schema | int if schema is float else schema)
-        fits = fits and not (isinstance(value, bool) and schema in (int, float, int | None, float | None))
+        fits = fits and not (isinstance(value, bool) and schema in (int, float, int | float))
+        fits = fits and (schema is not float or math.isfinite(value))
     if not fits:
         shown = f"{type(value).__name__} {str(value)[:40]!r}"
         raise DamagedFileError(path, field, f"it is {shown}, which does not fit {_describe(schema)}", advice)

@@ -145,7 +145,7 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
     With ``wait`` it is always acquired. The system releases the lock of a process that is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.with_name(f".{path.name}.lock")
+    file = lock_file(path)
     file_lock = FileLock(file)
     try:
         file_lock.acquire(blocking=wait, poll_interval=POLL_S)
@@ -160,18 +160,31 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
         file_lock.release()
 
 
+def lock_file(path: Path) -> Path:
+    """The file that is locked; it is there while a process has the lock, or was killed with it."""
+    return path.with_name(f".{path.name}.lock")
+
+
+class FullDiskError(OSError):
+    """No space is left where something is written."""
+
+
 @contextmanager
-def report_full_disk(place: Path, advice: str, n_bytes: Callable[[], int] | None = None) -> Iterator[None]:
+def report_full_disk(place: Path, advice: str = "", n_bytes: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn the error of a full disk into one that says where, and how much is missing at most (``n_bytes``)."""
     try:
         yield
+    except FullDiskError:
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_full(error):
             raise
         existing = next(folder for folder in (place, *place.parents) if folder.exists())
         free = shutil.disk_usage(existing).free / 2**20
         more = "" if n_bytes is None else f", and up to {n_bytes() / 2**20:,.0f} MiB more are needed"
-        full = OSError(f"No space left for {str(place)!r}: {free:,.0f} MiB are free on this disk{more}. {advice}")
+        full = OSError(
+            f"No space left for {str(place)!r}: {free:,.0f} MiB are free on this disk{more}. {advice}".rstrip()
+        )
         full.errno = errno.ENOSPC
         raise full from error
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
+from contextlib import suppress
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib import colormaps
 
 from .._checks.paths import output_file
-from .._files import atomic_file
+from .._files import DamagedFileError, atomic_file
 from ..pl.comparison import (
     CEILING,
     best_genes,
@@ -26,7 +26,7 @@ from ..pl.comparison import (
     shared_genes,
 )
 from ..pp.targets import TargetSpec
-from ..tl._benchmarking.cell import RUN
+from ..tl._benchmarking.cell import RUN, read_run
 from ..tl._predictor.serialization import package_version
 from .figures import component_maps, forest, gene_maps, gene_scores
 from .text import COSTS, DASH, SCORES, breakable, count_noun, interval, join_names, number, verdict
@@ -255,7 +255,10 @@ def _repeat(benchmark: BenchmarkLike, summary: pd.DataFrame) -> dict[str, Any]:
 
 def _versions(folder: Path) -> str:
     """The versions that trained the models, and those that wrote the report."""
-    notes = [json.loads(file.read_text(encoding="utf-8"))["note"] for file in sorted(folder.glob(f"*/fold-*/{RUN}"))]
+    notes = []
+    for file in sorted(folder.glob(f"*/fold-*/{RUN}")):
+        with suppress(DamagedFileError):  # a cell that is left out, as the failures of the page say
+            notes.append(read_run(file.parent)["note"])
     made = {", ".join(f"{name} {version}" for name, version in note["versions"].items()) for note in notes}
     trained = f"Trained with {'; or '.join(sorted(made))}. " if made else ""
     return f"{trained}Report written by stpredict {package_version()} on {platform.system()}."

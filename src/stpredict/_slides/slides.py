@@ -23,6 +23,9 @@ from . import checks as check
 from .embeddings import EmbeddingRecord, finite_embeddings
 from .expression import array_coordinates, gene_counts, library_column, on_tissue, total_counts
 from .levels import Level, arrays, pyramid  # noqa: TC001  (a field of `Slide`)
+from .placement import affine_matrix, shared_system, slide_images
+from .quality import quality_flags
+from .regions import Regions, spots_in_regions  # noqa: TC001  (a field of `Selection`)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,6 +67,8 @@ class Slide:
     """Whether counts need not be whole numbers."""
     array_xy: NDArray[np.float64] | None = None
     """``(n, 2)`` column and row in the array, if the table has them."""
+    image_quality: NDArray[np.object_] | None = None
+    """``(n,)`` flags of `pp.quality`, None beyond its windows; None if it was not called."""
     features: NDArray[np.float32] | None
     """``(n, d)`` embeddings in the table, if ``features_key`` is given."""
     features_record: tuple[EmbeddingRecord, ...] = ()
@@ -113,6 +118,8 @@ class Selection:
     """Resolution in µm per pixel, if it is not recorded in the object."""
     in_px: bool = False
     """Whether to treat a pixel as 1 µm, in order to measure the resolution."""
+    regions: Regions | None = None
+    """Shapes elements with polygons in which spots must lie; a mapping also names the classes that count."""
 
 
 def resolve(
@@ -121,17 +128,20 @@ def resolve(
     *,
     needs_table: bool = True,
     needs_counts: bool = True,
+    needs_image: bool = True,
 ) -> list[Slide]:
     """Find every slide in one or several SpatialData objects, in the order of objects and of regions in their tables.
 
-    Without ``needs_table`` (prediction), spots may have no table; without ``needs_counts``, its matrix is not read.
+    Without ``needs_table`` (prediction), spots may have no table; without ``needs_counts``, its matrix is not read;
+    without ``needs_image``, an object without images is taken, whose spots keep their own coordinates.
     """
     found: list[Slide] = []
     for prefix, sdata in _objects(data):
         check.is_spatialdata(sdata, several=True)
         table_name, regions = _table_and_regions(sdata, selection, needs_table=needs_table)
         for shapes_key in regions:
-            slide = _slide(sdata, table_name, shapes_key, selection, needs_counts=needs_counts)
+            has_image = needs_image or bool(slide_images(sdata))
+            slide = _slide(sdata, table_name, shapes_key, selection, needs_counts=needs_counts, has_image=has_image)
             own = slide.group if selection.group_key else f"{prefix}{slide.group}"
             found.append(replace(slide, name=f"{prefix}{slide.name}", group=own))
     names = [slide.name for slide in found]
@@ -203,9 +213,11 @@ def _table_without_genes(sdata: SpatialData, regions: Sequence[str]) -> str | No
 
 
 def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
-    """The element with the spots where no table names one: our own grid, or else what is not our own tissue."""
-    grids, tissue = (sdata.attrs.get(keys.ATTRS, {}).get(kind, {}) for kind in (keys.GRID, keys.TISSUE))
-    found = [name for name in names if name in grids] or [name for name in names if name not in tissue]
+    """The element with the spots where no table names one: our own grid, or else what is known to hold none."""
+    ours = sdata.attrs.get(keys.ATTRS, {})
+    others = {name for kind in (keys.TISSUE, keys.ANNOTATIONS, keys.QUALITY) for name in ours.get(kind, {})}
+    grids = [name for name in names if name in ours.get(keys.GRID, {})]
+    found = grids or [name for name in names if name not in others]
     if not found:
         msg = (
             f"No element holds spots; shapes and labels found: {quote(names)}. Lay spots over the slide with "
@@ -222,24 +234,39 @@ def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
 
 
 def _slide(
-    sdata: SpatialData, table_name: str | None, shapes_key: str, selection: Selection, *, needs_counts: bool
+    sdata: SpatialData,
+    table_name: str | None,
+    shapes_key: str,
+    selection: Selection,
+    *,
+    needs_counts: bool,
+    has_image: bool,
 ) -> Slide:
     check.has_element(sdata, shapes_key, table_name)
-    image_key, system = _image_of(sdata, shapes_key, selection)
     element = sdata[shapes_key]
-    to_px = np.linalg.inv(affine_matrix(sdata.images[image_key], system))
-    check.isotropic(axis_scales(to_px), image_key, system)
+    if has_image:
+        image_key, system = _image_of(sdata, shapes_key, selection)
+        to_px = np.linalg.inv(affine_matrix(sdata.images[image_key], system))
+        check.isotropic(axis_scales(to_px), image_key, system)
+    else:
+        image_key, system, to_px = "", next(iter(get_transformation(element, get_all=True))), np.eye(3)
     element_to_px = to_px @ affine_matrix(element, system)
     spots = _spots(element)
     ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
+    if selection.regions is not None:
+        xy = spots.loc[ids, ["x", "y"]].to_numpy(np.float64)
+        inside = spots_in_regions(sdata, shapes_key, xy, selection.regions, selection.coordinate_system)
+        ids, rows = ids[inside], rows[inside]
     xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
     diameter_px = float(spots["diameter"].median()) * float(np.mean(axis_scales(element_to_px)))
     table = sdata.tables[table_name][rows] if table_name else None
     array_xy = None if table is None else array_coordinates(table)
     measured = SpotsOnImage(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px, array_xy=array_xy)
-    um_per_px = 1.0 if selection.in_px else image_resolution(sdata, image_key, selection.um_per_px, measured)
-    levels = pyramid(sdata.images[image_key])
-    check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
+    in_px = selection.in_px or not has_image
+    um_per_px = 1.0 if in_px else image_resolution(sdata, image_key, selection.um_per_px, measured)
+    levels = pyramid(sdata.images[image_key]) if has_image else ()
+    if has_image:
+        check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     features, record = _embeddings(table, selection.features_key, shapes_key)
     counts, genes = (None, []) if table is None or not needs_counts else gene_counts(table, selection.layer)
     return Slide(
@@ -257,6 +284,7 @@ def _slide(
         total_counts=None if table is None else total_counts(table),
         allow_fractional_counts=selection.allow_fractional_counts,
         array_xy=array_xy,
+        image_quality=quality_flags(sdata, image_key, xy_px),
         features=features,
         features_record=record,
         group=shapes_key if table is None else _group(table, selection.group_key, shapes_key),
@@ -281,37 +309,6 @@ def _image_of(sdata: SpatialData, shapes_key: str, selection: Selection) -> tupl
     check.one_image(shapes_key, shared, sdata, selection.coordinate_system)
     image_key, candidates = next(iter(shared.items()))
     return image_key, shared_system(sdata, shapes_key, image_key, candidates)
-
-
-def shared_system(sdata: SpatialData, key: str, image_key: str, systems: Sequence[str]) -> str:
-    """The coordinate system that places an element on an image; an error if several place it differently.
-
-    Of several that agree it is the first in which the image is not turned, else the first.
-    """
-    element, image = sdata[key], sdata.images[image_key]
-    to_px = {system: np.linalg.inv(affine_matrix(image, system)) for system in systems}
-    placed = {system: to_px[system] @ affine_matrix(element, system) for system in systems}
-    height, width = pyramid(image)[0].pixels.shape[1:]
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
-    first = apply_affine(np.linalg.inv(placed[systems[0]]), corners)
-    check.same_placement(
-        {name: apply_affine(matrix, first) - corners for name, matrix in placed.items()}, key, image_key
-    )
-    upright = [name for name, matrix in to_px.items() if np.array_equal(orientation(matrix), np.eye(2))]
-    return next(iter(upright), systems[0])
-
-
-def slide_images(sdata: SpatialData) -> list[str]:
-    """Names of the images that may show tissue: all but those that `tl.rasterize` made."""
-    made = sdata.attrs.get(keys.ATTRS, {}).get(keys.RASTER, {})
-    return [name for name in sdata.images if name not in made]
-
-
-def affine_matrix(element: Any, system: str) -> NDArray[np.float64]:
-    """``(3, 3)`` matrix from ``(x, y)`` of an element to ``(x, y)`` of a coordinate system that it is in."""
-    transformation = get_transformation(element, to_coordinate_system=system)
-    matrix: NDArray[np.float64] = transformation.to_affine_matrix(("x", "y"), ("x", "y"))
-    return matrix
 
 
 def _spots(element: Any) -> pd.DataFrame:
@@ -339,6 +336,18 @@ def _instances(
     rows = np.flatnonzero((table.obs[attrs["region_key"]].astype(str) == shapes_key).to_numpy() & on_tissue(table))
     ids = table.obs[attrs["instance_key"]].to_numpy()[rows]
     return index.to_numpy()[check.match_instances(ids, index, shapes_key, table_name)], rows
+
+
+def rows_in_regions(
+    sdata: SpatialData, table_name: str, shapes_keys: Sequence[str], regions: Regions
+) -> NDArray[np.bool_]:
+    """``(n_obs,)`` rows of a table whose spots, of some elements, lie in the regions."""
+    inside = np.zeros(sdata.tables[table_name].n_obs, bool)
+    for shapes_key in shapes_keys:
+        spots = _spots(sdata[shapes_key])
+        ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
+        inside[rows] = spots_in_regions(sdata, shapes_key, spots.loc[ids, ["x", "y"]].to_numpy(np.float64), regions)
+    return inside
 
 
 def _embeddings(

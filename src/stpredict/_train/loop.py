@@ -37,15 +37,18 @@ if TYPE_CHECKING:
     Decode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
-    """The state of a training run after an epoch: what a resumed run needs, and the result of a finished one."""
+    """The state of a training run after an epoch: what a resumed run needs, and the result of a finished one.
+
+    Every epoch makes a new one, so that an interruption at any moment leaves the whole state of an epoch.
+    """
 
     epoch: int = 0
     """Number of finished epochs."""
     best_score: float = -math.inf
     best_epoch: int = -1
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: tuple[dict[str, float], ...] = ()
     weights: State = field(default_factory=dict)
     """Weights as trained."""
     average: State = field(default_factory=dict)
@@ -172,8 +175,9 @@ def train(
 ) -> TrainingState:
     """Train one network, from a new `TrainingState` or one that an interrupted run left.
 
-    The best weights found are in the network and in ``state.best`` at the end. ``report`` is called after every epoch,
-    and when training is interrupted. ``rows`` are the positions of the training spots among ``spots``; by default all.
+    The best weights found are in the network and in ``best`` of the state that is returned. ``report`` is called with
+    the state after every epoch, and with the last one when training is interrupted. ``rows`` are the positions of the
+    training spots among ``spots``; by default all.
     """
     rows = torch.arange(len(spots)) if rows is None else rows
     if not model.has_trainable_parameters:
@@ -194,8 +198,7 @@ def train(
                 with prefetch(device_batches(spots, mine, fabric.device), depth=2) as batches:
                     loss = _train_epoch(loop, batches, steps, state.epoch, generator)
             seconds = time.perf_counter() - started
-            _finish_epoch(state, loop, loss)
-            state.history[-1]["spots_per_s"] = sum(map(len, mine)) * fabric.world_size / seconds
+            state = _next_state(state, loop, loss, sum(map(len, mine)) * fabric.world_size / seconds)
             report(state)
     except KeyboardInterrupt:
         report(state)
@@ -231,11 +234,11 @@ def _score_untrainable(
     """Score and keep a model without trainable parameters."""
     model.to(fabric.device)
     limit = BatchLimit(spots_per_pass(model, config))
-    state.best, state.best_epoch, state.epoch = _cpu_copy(model.state_dict()), 0, 1
     row = {"epoch": 0.0}
     if validation is not None:
         row |= _validate(model, validation, config, fabric, limit)
-    state.history.append(row)
+    best = _cpu_copy(model.state_dict())
+    state = replace(state, best=best, best_epoch=0, epoch=1, history=(*state.history, row))
     report(state)
     return state
 
@@ -296,22 +299,28 @@ def _update_average(average: State, model: SpotModel, decay: float, step: int) -
             average[name].copy_(value)
 
 
-def _finish_epoch(state: TrainingState, loop: _Loop, loss: float) -> None:
+def _next_state(state: TrainingState, loop: _Loop, loss: float, spots_per_s: float) -> TrainingState:
+    """The state after the epoch whose steps were just taken, with its validation."""
     model, moments = loop.model, loop.optimizer.state
-    state.weights = _cpu_copy(model.state_dict())
-    state.average = _cpu_copy(loop.average)
-    state.moments = {name: _cpu_copy(moments[p]) for name, p in model.named_parameters() if p in moments}
+    weights, average = _cpu_copy(model.state_dict()), _cpu_copy(loop.average)
     row = {"epoch": float(state.epoch), "train_loss": loss, "lr": float(loop.optimizer.param_groups[0]["lr"])}
     score = float(state.epoch)
     if loop.validation is not None:
         model.load_state_dict(loop.average)
         row |= _validate(model, loop.validation, loop.config, loop.fabric, loop.validation_limit)
-        model.load_state_dict(state.weights)
+        model.load_state_dict(weights)
         score = row["val_pearson"]
-    state.history.append(row)
-    if score > state.best_score or not state.best:
-        state.best_score, state.best_epoch, state.best = score, state.epoch, state.average
-    state.epoch += 1
+    is_best = score > state.best_score or not state.best
+    return TrainingState(
+        epoch=state.epoch + 1,
+        best_score=score if is_best else state.best_score,
+        best_epoch=state.epoch if is_best else state.best_epoch,
+        history=(*state.history, {**row, "spots_per_s": spots_per_s}),
+        weights=weights,
+        average=average,
+        best=average if is_best else state.best,
+        moments={name: _cpu_copy(moments[p]) for name, p in model.named_parameters() if p in moments},
+    )
 
 
 def outputs_at(

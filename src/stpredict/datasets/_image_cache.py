@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import time
 from typing import TYPE_CHECKING
 
 from spatialdata import SpatialData, read_zarr
 
-from .._files import atomic_file, atomic_folder
+from .._files import (
+    DamagedFileError,
+    atomic_folder,
+    lock,
+    read_json,
+    report_full_disk,
+    restore_folder,
+    sweep,
+    write_json,
+)
 from ..io.images import pyramid, read_image
 
 if TYPE_CHECKING:
@@ -21,32 +27,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Increased whenever what is written changes, so that old caches are replaced."""
-STALE_S = 3600.0
-"""Age in seconds at which the remains of an interrupted conversion are removed."""
+STORE, RECEIPT = "image.zarr", "receipt.json"
 
 
 def cached_image(name: str, source: str, folder: Path, fetch: Callable[[], Path]) -> DataTree:
     """The multiscale image element of a section, read lazily from the cache; converted first if it is not there.
 
-    ``source`` is the hash of the image file: a cache made from another file is not used. ``fetch`` gives the path of
-    the file, and is called only if it is needed.
+    ``source`` is the hash of the image file and part of the name of the cache, so a valid store, which other processes
+    may be reading, is never replaced. ``fetch`` gives the path of the file, and is called only if it is needed.
     """
-    store, receipt = folder / f"{name}.zarr", folder / f"{name}.json"
-    if not _is_valid(store, receipt, source):
-        _convert(fetch(), name, store, receipt, source)
-    image: DataTree = read_zarr(store).images[f"{name}_image"]
+    place = folder / f"{name}-{source[:16]}"
+    if not _is_valid(place, source):
+        with lock(place, wait=True):
+            restore_folder(place)
+            sweep(place)
+            if not _is_valid(place, source):  # another process may just have converted it
+                _convert(fetch(), name, place, source)
+    image: DataTree = read_zarr(place / STORE).images[f"{name}_image"]
     return image
 
 
-def _is_valid(store: Path, receipt: Path, source: str) -> bool:
-    """Whether the receipt, which is written last, fits the source and the files that are there."""
+def _is_valid(place: Path, source: str) -> bool:
+    """Whether the receipt fits the source and the chunks that are there: missing ones would be read as black."""
     try:
-        noted = json.loads(receipt.read_text("utf-8"))
-    except (OSError, ValueError):
+        found = read_json(place / RECEIPT, {str: object}, "")
+    except DamagedFileError:
         return False
-    return bool(noted == _receipt(store, source))
+    return bool(found == _receipt(place / STORE, source))
 
 
 def _receipt(store: Path, source: str) -> dict[str, object]:
@@ -54,12 +63,11 @@ def _receipt(store: Path, source: str) -> dict[str, object]:
     return {"format": CACHE_VERSION, "source": source, "n_files": len(sizes), "n_bytes": sum(sizes)}
 
 
-def _convert(path: Path, name: str, store: Path, receipt: Path, source: str) -> None:
-    logger.info("Section %s: converting its image to a chunked pyramid in '%s' (once).", name, store.parent)
-    for part in store.parent.glob(f".{store.name}-*"):  # of interrupted conversions, not of one that still runs
-        if time.time() - part.stat().st_mtime > STALE_S:
-            shutil.rmtree(part, ignore_errors=True)
-    with atomic_file(receipt) as new_receipt, atomic_folder(store) as new_store:  # the receipt appears last
-        SpatialData(images={f"{name}_image": pyramid(read_image(path), name)}).write(new_store)
-        new_receipt.write_text(json.dumps(_receipt(new_store, source)), "utf-8")
-        receipt.unlink(missing_ok=True)
+def _convert(path: Path, name: str, place: Path, source: str) -> None:
+    logger.info("Section %s: converting its image to a chunked pyramid in '%s' (once).", name, place.parent)
+    pixels = read_image(path)
+    advice = "Free some space, or name another folder by STPREDICT_DATA_DIR."
+    with report_full_disk(place, advice, lambda: pixels.nbytes * 4 // 3), atomic_folder(place) as part:
+        part.mkdir()
+        SpatialData(images={f"{name}_image": pyramid(pixels, name)}).write(part / STORE)
+        write_json(part / RECEIPT, _receipt(part / STORE, source))

@@ -1,4 +1,5 @@
 from ._anndata import from_anndata
+from ._annotations import read_annotations, write_annotations
 from ._embeddings import read_embeddings
 from ._st import read_st
 from ._visium import read_visium
@@ -8,10 +9,12 @@ from ._xenium import read_xenium
 
 __all__ = [
     "from_anndata",
+    "read_annotations",
     "read_embeddings",
     "read_st",
     "read_visium",
     "read_visium_hd",
     "read_wsi",
     "read_xenium",
+    "write_annotations",
 ]

@@ -11,6 +11,7 @@ from spatialdata.transformations import Identity
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import quote
 from .._geometry import neighbour_pitch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@memory_limited
 def from_anndata(
     adata: AnnData,
     image: str | PathLike[str] | NDArray[np.uint8],
@@ -36,6 +38,7 @@ def from_anndata(
     pitch_um: float | None = None,
     xy: str | tuple[str, str] = keys.SPATIAL,
     patient: str | None = None,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Make a SpatialData of an AnnData whose spots have pixel coordinates, and the image they refer to.
 
@@ -61,6 +64,9 @@ def from_anndata(
         columns of ``obs``, first that of x.
     patient
         What must stay on one side of a split; ``name`` by default.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from .._checks import expression as check_expression
+from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
+from .._checks.memory import TooLargeError, limit_bytes, require_memory
 from .._checks.slides import quote
 from . import _errors as check
 from ._tables import (
@@ -21,6 +23,7 @@ from ._tables import (
     mostly_match,
     open_text,
     parse_spot_name,
+    read_lines,
     read_text,
     split_fields,
     spot_name,
@@ -34,7 +37,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+FEATURE_TYPE: Final = 2
+"""Column of ``features.tsv`` that says what a feature is: a gene, an antibody, a control."""
 GenesIn = Literal["rows", "columns"]
+VALUE_BYTES = 60
+"""Memory for a value of a Matrix Market file while it is read."""
+ROW_BYTES = 1000
+"""Memory for a row without any count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -107,16 +116,21 @@ def _read_labelled_matrix(path: Path) -> tuple[list[str], list[str], sparse.csr_
     names: list[str] = []
     rows: list[sparse.csr_matrix] = []
     header: list[str] = []
+    n_bytes, limit = 0, limit_bytes()
     try:
-        with open_text(path) as lines:
+        with open_text(path) as file:
+            lines = read_lines(file, path, "counts file")
             first = next(lines, "")
             separator = find_separator(first)
             header = split_fields(first, separator)
             for line in lines:
-                name, *values = line.rstrip("\r\n").split(separator)
+                name, *values = line.rstrip("\r\n").split(separator) or [""]
                 header = header if rows or len(header) == len(values) else header[1:]  # R writes no corner
                 names.append(name.strip().strip('"'))
                 rows.append(sparse.csr_matrix(_parse_row(values, names[-1], len(header), path)))
+                n_bytes += 2 * (ROW_BYTES + rows[-1].data.nbytes + rows[-1].indices.nbytes)
+                if n_bytes > limit:
+                    require_memory(n_bytes, f"The counts file '{path.name}' (its first {len(rows):,} rows)")
     except DECODING_ERRORS as reason:
         undecodable(path, "counts file", reason)
     check.require_counts(len(rows), len(header), path)
@@ -125,7 +139,8 @@ def _read_labelled_matrix(path: Path) -> tuple[list[str], list[str], sparse.csr_
 
 def _parse_row(values: Sequence[str], name: str, n_columns: int, path: Path) -> NDArray[np.float32]:  # (1, n_columns)
     try:
-        row = np.array(values, dtype=np.float32)
+        with np.errstate(over="ignore"):  # infinite values are reported later
+            row = np.array(values, dtype=np.float32)
     except ValueError:
         row = np.empty(0, np.float32)
     if len(row) != n_columns:
@@ -155,23 +170,22 @@ def _read_matrix_market(path: Path, genes_in: GenesIn | None) -> tuple[list[str]
             "there, or give counts as a table with names to `stp.io.read_st`."
         )
         raise FileNotFoundError(msg)
-    spots, genes = _first_column(spot_file), _first_column(gene_file)
-    matrix = _read_coordinates(path)
-    if matrix.shape not in {(len(genes), len(spots)), (len(spots), len(genes))}:
-        msg = (
-            f"Matrix '{path.name}' is {matrix.shape[0]} x {matrix.shape[1]}, but its companion files name {len(spots)} "
-            f"spots and {len(genes)} genes. Check that the three files belong together and are whole."
-        )
-        raise ValueError(msg)
-    square = len(spots) == len(genes)
+    spots, features = _column(spot_file, 0), _column(gene_file, 0)
+    matrix = _read_coordinates(path, len(features), len(spots))
+    square = len(spots) == len(features)
     if genes_in is None and square:
         msg = (
             f"Matrix '{path.name}' has {len(spots)} rows and {len(spots)} columns, so its shape does not say which are "
             "genes. Give `genes_in='rows'` (as Cell Ranger writes it) or `genes_in='columns'`."
         )
         raise ValueError(msg)
-    genes_in_rows = genes_in == "rows" if square else matrix.shape[0] == len(genes)
-    return spots, genes, sparse.csr_matrix(matrix.T if genes_in_rows else matrix, dtype=np.float32)
+    genes_in_rows = genes_in == "rows" if square else matrix.shape[0] == len(features)
+    counts = sparse.csr_matrix(matrix.T if genes_in_rows else matrix, dtype=np.float32)
+    kinds = np.array(_column(gene_file, FEATURE_TYPE))
+    if len(kinds) < len(features):  # two columns: before Cell Ranger 3
+        return spots, features, counts
+    kept = check.genes_among(kinds, path)
+    return spots, [name for name, is_gene in zip(features, kept, strict=True) if is_gene], counts[:, kept]
 
 
 def _companion(path: Path, stem: str, kinds: Sequence[str]) -> Path | None:
@@ -180,33 +194,61 @@ def _companion(path: Path, stem: str, kinds: Sequence[str]) -> Path | None:
     return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
 
 
-def _first_column(path: Path | None) -> list[str]:
+def _column(path: Path | None, number: int) -> list[str]:
+    """A column of a file that names an axis, of the lines that have it."""
     lines = [] if path is None else read_text(path, "names of an axis").splitlines()
-    return [split_fields(line, "\t")[0] for line in lines if line.strip()]
+    rows = [split_fields(line, "\t") for line in lines if line.strip()]
+    return [row[number] for row in rows if len(row) > number]
 
 
-def _read_coordinates(path: Path) -> sparse.coo_matrix:
-    """The matrix of a Matrix Market file in coordinate format."""
+def _read_coordinates(path: Path, n_genes: int, n_spots: int) -> sparse.coo_matrix:
+    """The matrix of a Matrix Market file in coordinate format; either axis may be that of the genes."""
+    what = "counts file"
     try:
-        with open_text(path) as lines:
+        with open_text(path) as file:
+            lines = read_lines(file, path, what)
             header = next(lines)
-            kind = header.lower().split()[1:]
-            if kind not in (["matrix", "coordinate", number, "general"] for number in ("integer", "real")):
-                msg = f"its first line is {header.strip()!r}, not '%%MatrixMarket matrix coordinate integer general'"
-                raise ValueError(msg)
             shape = next(line for line in lines if line.strip() and not line.startswith("%"))
-            n_rows, n_columns, n_values = (int(number) for number in shape.split())
-            frame = pd.read_csv(lines, sep=r"\s+", header=None, names=["row", "column", "value"], comment="%")
-        row, column = (frame[name].to_numpy(np.int64) - 1 for name in ("row", "column"))
-        values = frame["value"].to_numpy(np.float32)
-        matrix = sparse.coo_matrix((values, (row, column)), shape=(n_rows, n_columns))
+            (n_rows, n_columns, n_values) = _read_size(header, shape, path)
+            if (n_rows, n_columns) not in {(n_genes, n_spots), (n_spots, n_genes)}:
+                msg = (
+                    f"Matrix '{path.name}' is {n_rows} x {n_columns}, but its companion files name {n_spots} spots and "
+                    f"{n_genes} genes. Check that the three files belong together and are whole."
+                )
+                raise UnreadableFileError(msg)
+            require_memory(VALUE_BYTES * n_values, f"Matrix '{path.name}' ({n_values:,} values)")
+            columns = {"row": np.int64, "column": np.int64, "value": np.float32}
+            frame = pd.read_csv(
+                file, sep=r"\s+", header=None, names=list(columns), dtype=columns, comment="%", nrows=n_values + 1,
+                index_col=False,
+            )  # fmt: skip
     except StopIteration:
-        check.damaged(path, "counts file", "it ends before its values")
+        check.damaged(path, what, "it ends before its values")
     except DECODING_ERRORS as reason:
-        undecodable(path, "counts file", reason)
-    except ValueError as reason:
-        check.unreadable(path, "counts file", reason)
-    if len(values) != n_values:
-        msg = f"Matrix '{path.name}' holds {len(values)} values, but announces {n_values}. Fetch it again."
-        raise ValueError(msg)
-    return matrix
+        undecodable(path, what, reason)
+    except (UnreadableFileError, TooLargeError):
+        raise
+    except DECODER_ERRORS as reason:
+        check.unreadable(path, what, describe(reason))
+    if len(frame) != n_values:
+        found = f"more than {n_values}" if len(frame) > n_values else str(len(frame))
+        msg = f"Matrix '{path.name}' holds {found} values, but announces {n_values}. Fetch it again."
+        raise UnreadableFileError(msg)
+    row, column = (frame[name].to_numpy() - 1 for name in ("row", "column"))
+    for name, index, length in (("rows", row, n_rows), ("columns", column, n_columns)):
+        if n_values and not (index.min() >= 0 and index.max() < length):
+            check.damaged(path, what, f"its {name} are numbered {index.min() + 1} to {index.max() + 1} of {length}")
+    return sparse.coo_matrix((frame["value"].to_numpy(), (row, column)), shape=(n_rows, n_columns))
+
+
+def _read_size(header: str, shape: str, path: Path) -> tuple[int, int, int]:
+    """Rows, columns and values that the first lines of a Matrix Market file announce."""
+    kind = header.lower().split()[1:]
+    if kind not in (["matrix", "coordinate", number, "general"] for number in ("integer", "real")):
+        found = f"its first line is {header.strip()[:80]!r}, not '%%MatrixMarket matrix coordinate integer general'"
+        check.unreadable(path, "counts file", found)
+    numbers = shape.split()
+    if len(numbers) != 3 or not all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers):
+        check.unreadable(path, "counts file", f"its size is {shape.strip()[:80]!r}, where three whole numbers belong")
+    n_rows, n_columns, n_values = map(int, numbers)
+    return n_rows, n_columns, n_values

@@ -6,12 +6,19 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+
+from .. import _keys as keys
+from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
+from .._checks.memory import TooLargeError
 from .._checks.slides import quote
 from .._checks.training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 WHERE_FULL_IMAGE = (
     "From 10x Genomics' page of the data set fetch 'Input image (TIFF)' or 'Microscope image'; of your own sample take "
@@ -49,16 +56,31 @@ def require_folder(path: Path, what: str, function: str) -> None:
         raise FileNotFoundError(msg)
 
 
+@contextmanager
+def decoding(path: Path, what: str, *others: type[BaseException]) -> Iterator[None]:
+    """Turn what libraries raise about the content of a file into one error that names it.
+
+    ``others`` are classes of a library that are not in `DECODER_ERRORS`. Only calls of libraries belong into the block:
+    of our own errors those about a damaged file pass.
+    """
+    try:
+        yield
+    except (UnreadableFileError, TooLargeError, PermissionError):
+        raise
+    except DECODER_ERRORS + others as reason:
+        damaged(path, what, describe(reason))
+
+
 def damaged(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file of which a length, a checksum or a decoder says that bytes are missing or wrong."""
     msg = f"The {what} '{path.name}' cannot be read: {reason}. Bytes are missing or wrong: fetch it again."
-    raise ValueError(msg)
+    raise UnreadableFileError(msg)
 
 
 def unreadable(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file that is whole but holds something else than what was looked for."""
     msg = f"The {what} '{path.name}' cannot be read: {reason}. Give another file, or correct this one."
-    raise ValueError(msg)
+    raise UnreadableFileError(msg)
 
 
 def exactly_one(found: Sequence[Path], names: Sequence[str], folder: Path, what: str) -> Path:
@@ -92,7 +114,7 @@ def require_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> 
             f"Table '{path.name}' has no column {quote(missing)} (found: {quote(found)}). Name its columns "
             f"{quote(needed)}."
         )
-        raise ValueError(msg)
+        raise UnreadableFileError(msg)
 
 
 def require_finite_columns(bad: Sequence[str], path: Path) -> None:
@@ -118,6 +140,18 @@ def require_unique_spots(names: Sequence[str], path: Path) -> None:
     if twice:
         msg = f"'{path.name}' holds more than one row for array position {quote(twice)}. Keep one row per spot."
         raise ValueError(msg)
+
+
+def genes_among(kinds: NDArray[np.str_], path: Path) -> NDArray[np.bool_]:
+    """Which features are genes; refuse a matrix without any."""
+    found: NDArray[np.bool_] = np.asarray(kinds == keys.GENE_EXPRESSION)
+    if not found.any():
+        msg = (
+            f"The matrix of counts '{path.name}' holds no feature of type {keys.GENE_EXPRESSION!r} (found: "
+            f"{quote(np.unique(kinds).tolist())}). Give another matrix; readers of platforms take `all_features=True`."
+        )
+        raise ValueError(msg)
+    return found
 
 
 def not_one_plane(path: Path, axes: Sequence[str], shape: Sequence[int]) -> NoReturn:

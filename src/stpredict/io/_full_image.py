@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from PIL import Image
 from spatialdata.transformations import Scale, set_transformation
 
 from .._checks.training import warn
 from . import _errors as check
 from . import _platforms as platforms
+from .images import picture_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def open_full_image(
     name: str,
     *,
     overviews: Mapping[str, Path],
-    factors: Mapping[str, Any],
+    factors: Mapping[str, float],
     rescale: bool,
 ) -> FullImage:
     """Open the full-resolution image for spots ``(n, 2)``, of the size that the overviews say.
@@ -76,14 +76,13 @@ def open_full_image(
 
 
 def _expected_size(
-    overviews: Mapping[str, Path], factors: Mapping[str, Any]
+    overviews: Mapping[str, Path], factors: Mapping[str, float]
 ) -> tuple[NDArray[np.float64], float] | None:
     """Width and height of the image that Space Ranger was given, and how far rounding lets them be off; or None."""
     for kind, path in overviews.items():
-        factor = float(factors.get(f"tissue_{kind}_scalef", 0))
+        factor = factors.get(f"tissue_{kind}_scalef", 0.0)
         if factor > 0:
-            with Image.open(path) as picture:
-                return np.array(picture.size) / factor, 1 + 1 / factor
+            return np.array(picture_size(path, "overview")) / factor, 1 + 1 / factor
     return None
 
 

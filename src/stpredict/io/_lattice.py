@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._checks.slides import MAX_ANISOTROPY
+from .._checks.training import warn
 from .._geometry import fit_lattice, is_staggered
 from .._resolution import Resolution, compare_resolutions
 
@@ -34,11 +35,14 @@ def resolution_from_lattice(
     x, y = (float(value) for value in lattice.pitch_px)
     excess = lattice.anisotropy
     if not staggered and excess > MAX_ANISOTROPY + 3 * lattice.error:
-        msg = (
+        what = (
             f"The pitch of {name!r} is {x:.2f} px along x and {y:.2f} px along y ({100 * excess:.1f} % apart, at most "
-            "1 % is allowed): its pixels are not square. Resample the image to square pixels first."
+            "1 % is allowed): its pixels are not square"
         )
-        raise ValueError(msg)
+        if given is None:
+            msg = f"{what}. Resample the image to square pixels first, or give `um_per_px`."
+            raise ValueError(msg)
+        warn(f"{what}. `um_per_px={given:g}` is used for both; patches are stretched by the difference.")
     measured = pitch_um / (lattice.diagonal_px if staggered else float(lattice.pitch_px.mean()))
     if given is None:
         return measured

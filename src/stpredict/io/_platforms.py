@@ -18,11 +18,13 @@ from spatialdata.models import TableModel
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
+from .._checks.decoding import describe
 from .._checks.paths import user_path
 from .._checks.slides import quote
 from . import _errors as check
 from ._tables import read_text
 from ._wsi import image_element, open_slide_file
+from ._wsi_resolution import is_positive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,20 +82,33 @@ def sample_name(folder: Path, given: str | None) -> str:
     return given or re.sub(r"[^\w.-]+", "_", (place.parent if place.name == "outs" else place).name)
 
 
-def read_json(path: Path, what: str, fields: Sequence[str]) -> dict[str, Any]:
-    """All fields of a JSON file, which must have the given ones."""
+def read_numbers(path: Path, what: str, fields: Sequence[str], optional: Sequence[str] = ()) -> dict[str, float]:
+    """Fields of a JSON file that must be numbers above zero, and those that are if they are there."""
     check.exactly_one([path] if path.is_file() else [], [path.name], path.parent, what)
-    text = read_text(path, what).strip()
-    try:
-        values: dict[str, Any] = dict(json.loads(text))
-    except (TypeError, ValueError) as reason:
-        if text.endswith("}"):
-            check.unreadable(path, what, reason)
-        check.damaged(path, what, f"it does not end in '}}' ({reason})")
+    values = parse_json(path, what)
+    if not isinstance(values, dict):
+        check.unreadable(path, what, f"it holds a {type(values).__name__}, not fields by name")
     missing = [name for name in fields if name not in values]
     if missing:
         check.unreadable(path, what, f"it has no field {quote(missing)} (found: {quote(sorted(values))})")
-    return values
+    numbers = {name: values[name] for name in (*fields, *optional) if name in values}
+    wrong = [name for name, value in numbers.items() if not is_positive(value)]
+    if wrong:
+        found = f"{wrong[0]!r} is {str(numbers[wrong[0]])[:40]!r}, where a number above 0 belongs"
+        check.unreadable(path, what, found)
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def parse_json(path: Path, what: str) -> Any:
+    """The content of a JSON file."""
+    text = read_text(path, what).strip()
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as reason:
+        closing = "]" if text.startswith("[") else "}"
+        if text.endswith(closing) or not text.startswith(("[", "{")):
+            check.unreadable(path, what, describe(reason))
+        check.damaged(path, what, f"it does not end in {closing!r} ({describe(reason)})")
 
 
 def open_image(path: Path, name: str) -> tuple[DataTree, tuple[float, float] | None]:
@@ -125,17 +140,6 @@ def sample(
     platform: str | None = None,
 ) -> SpatialData:
     """Images, shapes, and a copy of the table that annotates the ``instances`` of the shapes, centred at ``xy``."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Variable names are not unique")  # they are made so below
-        copy = table.copy()
-    copy.uns.pop("spatialdata_attrs", None)
-    copy.var_names_make_unique()
-    if sparse.issparse(copy.X):
-        copy.X = sparse.csr_matrix(copy.X)
-    for column, value in {keys.REGION: shapes_key, keys.SECTION: name, keys.PATIENT: patient or name}.items():
-        copy.obs[column] = pd.Categorical([value] * copy.n_obs)
-    copy.obs[keys.SPOT_ID] = np.arange(len(xy)) if instances is None else instances
-    copy.obsm[keys.SPATIAL] = np.asarray(xy, np.float64)
     ours: dict[str, Any] = {
         keys.UM_PER_PX: {key: known.um_per_px for key, (_, known) in images.items()},
         keys.UM_PER_PX_FROM: {key: known.origin for key, (_, known) in images.items()},
@@ -147,7 +151,32 @@ def sample(
         shapes={shapes_key: shapes},
         points=points,
         tables={
-            keys.OBSERVED: TableModel.parse(copy, region=shapes_key, region_key=keys.REGION, instance_key=keys.SPOT_ID)
+            keys.OBSERVED: annotate(table, shapes_key, name=name, patient=patient, xy=xy, instances=instances),
         },
         attrs={keys.ATTRS: ours},
     )
+
+
+def annotate(
+    table: AnnData,
+    shapes_key: str,
+    *,
+    name: str,
+    patient: str | None,
+    xy: NDArray[np.float64],
+    instances: NDArray[Any] | None = None,
+) -> AnnData:
+    """A copy of a table that annotates the ``instances`` of shapes, centred at ``xy`` in pixels."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Variable names are not unique")  # they are made so below
+        copy = table.copy()
+    copy.uns.pop("spatialdata_attrs", None)
+    copy.var_names_make_unique()
+    if sparse.issparse(copy.X):
+        copy.X = sparse.csr_matrix(copy.X)
+    for column, value in {keys.REGION: shapes_key, keys.SECTION: name, keys.PATIENT: patient or name}.items():
+        copy.obs[column] = pd.Categorical([value] * copy.n_obs)
+    copy.obs[keys.SPOT_ID] = np.arange(len(xy)) if instances is None else instances
+    copy.obsm[keys.SPATIAL] = np.asarray(xy, np.float64)
+    linked: AnnData = TableModel.parse(copy, region=shapes_key, region_key=keys.REGION, instance_key=keys.SPOT_ID)
+    return linked

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import MAX_ANISOTROPY
+from . import _errors as check
 from ._spots import read_affine
 from .genes import read_gene_map
-from .images import pyramid, read_image
+from .images import picture_orientation, pyramid, read_image
 from .sections import SectionOptions, assemble, read_section, require_spots_on_image
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ._counts import GenesIn
 
 
+@memory_limited
 def read_st(
     image: str | PathLike[str],
     counts: str | PathLike[str],
@@ -37,6 +40,7 @@ def read_st(
     um_per_px: float | None = None,
     pitch_um: float | None = None,
     diameter_um: float | None = None,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Read a legacy spatial transcriptomics section.
 
@@ -87,6 +91,9 @@ def read_st(
         2,000 spots. An array is staggered if x + y is even for all spots or odd for all, and there are at least ten.
     diameter_um
         Diameter of a spot in µm. By default 100, and 110 for staggered arrays.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------
@@ -111,7 +118,9 @@ def read_st(
     >>> import stpredict as stp
     >>> sdata = stp.io.read_st("A1.jpg", "A1.tsv.gz", "A1_selection.tsv", name="A1")  # doctest: +SKIP
     """
-    pixels = read_image(user_path(image, "image"))
+    picture = user_path(image, "image")
+    pixels = read_image(picture)
+    check.warn_orientation(picture, picture_orientation(picture))
     size = (pixels.shape[2], pixels.shape[1])
     options = SectionOptions(
         genes_in=genes_in,

@@ -7,21 +7,27 @@ import gzip
 import io
 import re
 import zlib
-from typing import IO, TYPE_CHECKING, NoReturn, cast
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 import pandas as pd
 
+from .._checks.decoding import DECODER_ERRORS, describe
+from .._checks.memory import limit_bytes, require_memory
 from . import _errors as check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 DECODING_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError)
 """What Python raises for a file that is truncated or is not text."""
+TABLE_BYTES = 12
+"""Memory for each letter of a table that is read as a whole: its text, a copy for pandas, numbers."""
+FIELD_BYTES = 40
+"""Memory for each letter of a line that is split into fields, which may have one letter each."""
 SPOT_NAME = re.compile(r"(\d+(?:\.\d+)?)[x_](\d+(?:\.\d+)?)")
 """Array coordinates as a name: ``10x13``, ``16.92x9.015``, ``17_9``."""
 BARCODE = re.compile(r"[ACGTN]{10,}(?:-\d+)?")
@@ -45,11 +51,28 @@ def open_text(path: Path) -> IO[str]:
 def read_text(path: Path, what: str) -> str:
     """The content of a text file, gzipped or not; ``what`` names it in messages."""
     check.require_file(path, what)
+    longest = limit_bytes() // TABLE_BYTES
     try:
         with open_text(path) as file:
-            return file.read()
+            text = file.read(longest + 1)
     except DECODING_ERRORS as reason:
         undecodable(path, what, reason)
+    if "\0" in text:
+        check.unreadable(path, what, "it holds bytes of zero, as no text does")
+    if len(text) > longest:
+        require_memory(TABLE_BYTES * len(text), f"The {what} '{path.name}' (over {longest:,} letters)")
+    return text
+
+
+def read_lines(file: IO[str], path: Path, what: str) -> Iterator[str]:
+    """The lines of an open text file; the memory for the fields of a line is limited too."""
+    longest = limit_bytes() // FIELD_BYTES
+    while line := file.readline(longest + 1):
+        if "\0" in line:
+            check.unreadable(path, what, "it holds bytes of zero, as no text does")
+        if len(line) > longest:
+            require_memory(FIELD_BYTES * len(line), f"A line of the {what} '{path.name}' (over {longest:,} letters)")
+        yield line
 
 
 def undecodable(path: Path, what: str, reason: Exception) -> NoReturn:
@@ -78,11 +101,17 @@ def read_table(path: Path, what: str, headers: Mapping[int, Sequence[str]] | Non
     separator = find_separator(text.partition("\n")[0])
     names = _column_names(text, separator, path, headers)
     no_header = names is not None and headers is not None and tuple(headers.get(len(names), ())) == tuple(names)
-    try:
-        frame = pd.read_csv(io.StringIO(text), sep=separator or r"\s+", header=None if no_header else 0, names=names)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as reason:
-        check.unreadable(path, what, reason)
+    frame = parse_table(text, path, what, sep=separator or r"\s+", header=None if no_header else 0, names=names)
     return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+
+
+def parse_table(text: str, path: Path, what: str, **options: Any) -> pd.DataFrame:
+    """A table of text by ``pandas.read_csv``."""
+    try:
+        frame: pd.DataFrame = pd.read_csv(io.StringIO(text), **options)
+    except DECODER_ERRORS as reason:
+        check.unreadable(path, what, describe(reason))
+    return frame
 
 
 def _column_names(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from spatialdata.models import ShapesModel
@@ -10,6 +10,7 @@ from spatialdata.transformations import Identity, Scale, set_transformation
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import quote
 from .._resolution import (
@@ -40,6 +41,7 @@ SCALE_FACTORS_FILE = "scalefactors_json.json"
 DIAMETER_UM = 55.0
 
 
+@memory_limited
 def read_visium(
     path: str | PathLike[str],
     image: str | PathLike[str] | None = None,
@@ -50,6 +52,7 @@ def read_visium(
     overviews: bool = False,
     all_features: bool = False,
     rescale_image: bool = False,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Read a Visium sample, as Space Ranger writes it, with its full-resolution image.
 
@@ -81,6 +84,9 @@ def read_visium(
     rescale_image
         Whether ``image`` may be a larger or smaller copy of the one that Space Ranger was given. It is then placed over
         the positions, and the coordinate system stays that of the positions.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------
@@ -121,12 +127,12 @@ def read_visium(
     check.exactly_one(positions[:1], POSITION_FILES, spatial, "file of positions")
     fields = ["spot_diameter_fullres", *(f"tissue_{kind}_scalef" for kind in OVERVIEWS)]
     scale_factors = platforms.find_file(spatial, [SCALE_FACTORS_FILE], "file of scale factors")
-    factors = platforms.read_json(scale_factors, "file of scale factors", fields)
+    factors = platforms.read_numbers(scale_factors, "file of scale factors", fields)
     name = platforms.sample_name(folder, name)
     counts = read_matrix(matrix, all_features=all_features)
     table, xy = spots_on_tissue(counts, read_positions(positions), positions[0])
-    spots = spots_in_array(table, xy, float(factors["spot_diameter_fullres"]))
-    square_lattice(VISIUM, spots, folder.name)
+    spots = spots_in_array(table, xy, factors["spot_diameter_fullres"])
+    square_lattice(VISIUM, spots, folder.name, um_per_px)
     stated = None if um_per_px is None else Resolution(um_per_px=um_per_px, origin="argument")
     known = reconcile_resolution(stated, resolutions_from_spots(VISIUM, spots), folder.name)
     pictures = find_overviews([spatial])
@@ -135,7 +141,7 @@ def read_visium(
     for kind in pictures:
         if overviews and kind != image:
             overview = _open_overview(pictures[kind], kind, factors, name)
-            images[f"{name}_{kind}_image"] = (overview, float(factors[f"tissue_{kind}_scalef"]))
+            images[f"{name}_{kind}_image"] = (overview, factors[f"tissue_{kind}_scalef"])
     with_resolution = {
         key: (element, Resolution(um_per_px=known.um_per_px / factor, origin=known.origin))
         for key, (element, factor) in images.items()
@@ -157,7 +163,7 @@ def spots_in_array(table: AnnData, xy: NDArray[np.float64], diameter_px: float) 
 def _open_main(
     folder: Path,
     image: str | PathLike[str] | None,
-    factors: Mapping[str, Any],
+    factors: Mapping[str, float],
     xy: NDArray[np.float64],
     *,
     name: str,
@@ -176,12 +182,12 @@ def _open_main(
         )
         raise FileNotFoundError(msg)
     element = _open_overview(pictures[image], image, factors, name)
-    return FullImage(element, float(factors[f"tissue_{image}_scalef"]), np.ones(len(xy), bool))
+    return FullImage(element, factors[f"tissue_{image}_scalef"], np.ones(len(xy), bool))
 
 
-def _open_overview(path: Path, kind: str, factors: Mapping[str, Any], name: str) -> DataTree:
+def _open_overview(path: Path, kind: str, factors: Mapping[str, float], name: str) -> DataTree:
     """A small copy of the image, placed over the positions."""
-    factor = float(factors[f"tissue_{kind}_scalef"])
+    factor = factors[f"tissue_{kind}_scalef"]
     image, _ = platforms.open_image(path, name)
     set_transformation(image, {name: Scale([1 / factor, 1 / factor], ("x", "y"))}, set_all=True)
     return image

@@ -15,7 +15,6 @@ import dask
 import numpy as np
 from dask import array as da
 from dask.system import CPU_COUNT
-from PIL import Image
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Affine, Identity, set_transformation
@@ -24,15 +23,16 @@ from xarray import DataArray, Dataset, DataTree
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
+from .._checks.memory import memory_limited, require_memory_for_image
 from .._checks.paths import output_path, user_path
 from .._checks.slides import quote
-from .._files import atomic_folder
+from .._files import atomic_folder, report_full_disk
 from .._geometry import orientation_matrix
 from .._resolution import Resolution, compare_resolutions, resolution_from_pixel_size
 from . import _errors as check
 from . import _wsi_openslide, _wsi_tiff, _wsi_zarr
-from ._wsi_levels import SlideFile, block_size_px, consistent_levels, with_coarse_levels
-from .images import CHUNKS, no_pixel_limit, pyramid, read_image
+from ._wsi_levels import BLOCK_PX, SlideFile, block_size_px, consistent_levels, with_coarse_levels
+from .images import CHUNKS, picture_orientation, pyramid, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -44,12 +44,9 @@ FORMATS: Final = "SVS, NDPI, MRXS, SCN, tiled TIFF, OME-TIFF, DICOM, PNG, JPEG a
 BACKENDS: Final = ("auto", "tiffslide", "openslide")
 TIFF_SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PICTURE_SIGNATURES: Final = (b"\x89PNG", b"\xff\xd8\xff")
-ORIENTATION_TAG: Final = 274
-"""Tag of TIFF and EXIF that says how a picture is to be turned."""
-MAX_PICTURE_PX: Final = 1 << 29
-"""Largest PNG or JPEG: it is decoded as a whole, with 1.6 GB for the pixels and as much again while it is read."""
 
 
+@memory_limited
 def read_wsi(
     path: str | PathLike[str],
     *,
@@ -57,7 +54,9 @@ def read_wsi(
     um_per_px: float | None = None,
     backend: Literal["auto", "tiffslide", "openslide"] = "auto",
     orientation: Literal["ignore", "apply"] = "ignore",
+    picture: int | None = None,
     to_zarr: str | PathLike[str] | None = None,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Read a slide without measurements: a lazy multiscale image over the pyramid of the file.
 
@@ -80,16 +79,22 @@ def read_wsi(
         What to do if the file says that its picture is to be turned or mirrored (tag 274 of TIFF and EXIF).
         ``"ignore"`` takes pixels as they are stored, with a warning. ``"apply"`` turns the coordinate system ``name``,
         and so patches; pixels stay as they are stored.
+    picture
+        Number of the picture to read, for TIFF files that hold several of one size; 0 is the first.
     to_zarr
         Path to which the object is written and from which it is then opened: worthwhile if a slide is read many times,
         or has no pyramid. The store appears only when it is complete; nothing remains if writing fails.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------
     Object with one multiscale image ``name``: ``(c, y, x)``, 8-bit RGB for nearly every slide, in pixels of the
     coordinate system ``name``. ``attrs["stpredict"]["um_per_px"]`` holds the resolution where it is known,
     ``attrs["stpredict"]["slide"][name]`` the metadata of the file: ``file``, ``backend``, ``vendor``,
-    ``objective_power`` and ``um_per_px`` along x and y.
+    ``objective_power`` and ``um_per_px`` along x and y; of NDPI also ``centre_offset_nm`` along x and y, from the
+    centre of the glass slide.
 
     Raises
     ------
@@ -109,10 +114,10 @@ def read_wsi(
     pixels per inch or centimetre. Values outside 0.05 to 40 µm per pixel are ignored, since 72, 96 or 300 dots per inch
     are settings of a screen or printer. PNG and JPEG state none. If the resolution is not known, there is a warning.
 
-    PNG and JPEG, and TIFF with a palette, CMYK or uncommon YCbCr, are decoded as a whole and kept in memory, up to 537
-    million pixels. RGBA is composed over white when pixels are read; a fourth sample of
-    TIFF or OME-Zarr that is not marked as opacity is left out. Pixels of 16 bits in TIFF and OME-Zarr are kept,
-    and converted to 8 bits when patches are cut; those in PNG are converted at once.
+    PNG and JPEG, and TIFF with a palette, CMYK or uncommon YCbCr, are decoded as a whole and kept in memory: about 10
+    bytes a pixel while they are read, 4 afterwards. RGBA is composed over white when pixels are read; a fourth sample
+    of TIFF or OME-Zarr that is not marked as opacity is left out. Pixels of 16 bits in TIFF and OME-Zarr are kept, and
+    converted to 8 bits when patches are cut; those in PNG are converted at once.
 
     If the coarsest level is longer than 4096 pixels, or the only level, coarser ones are added: means of 2 x 2 pixels,
     computed whenever they are read, which decodes all pixels below them. ``to_zarr`` computes them once.
@@ -126,8 +131,7 @@ def read_wsi(
     >>> from tempfile import mkdtemp
     >>> import numpy as np
     >>> import stpredict as stp
-    >>> from PIL import Image
-    >>> path = Path(mkdtemp()) / "slide.png"
+    >>>     >>> path = Path(mkdtemp()) / "slide.png"
     >>> Image.fromarray(np.full((64, 48, 3), 230, np.uint8)).save(path)
     >>> sdata = stp.io.read_wsi(path, um_per_px=0.5)
     >>> sdata["slide"]["scale0"]["image"].shape
@@ -157,7 +161,7 @@ def read_wsi(
     if store is not None and store.exists():
         msg = f"`to_zarr` is '{store}', which exists. Read it with `spatialdata.read_zarr`, or give another path."
         raise FileExistsError(msg)
-    file = open_slide_file(path, backend)
+    file = open_slide_file(path, backend, picture)
     check_slides.colour_image(file.levels[0].shape, name)
     known = _resolution(file.um_per_px, um_per_px, name)
     image = image_element(file, name, rechunk=store is not None)
@@ -187,15 +191,18 @@ def _is_valid_name(name: str) -> bool:
     return re.fullmatch(r"(?!__)[\w.-]+", name) is not None and name not in {".", ".."}
 
 
-def open_slide_file(path: Path, backend: str) -> SlideFile:
+def open_slide_file(path: Path, backend: str, picture: int | None = None) -> SlideFile:
     """Open an existing slide; its content decides how. Levels that do not fit are left out."""
-    file = _open_file(path, backend)
+    file = _open_file(path, backend, picture)
     if isinstance(file.levels[0], np.ndarray):
         return file
+    for i, level in enumerate(file.levels):
+        what = f"Level {i} of '{path.name}'"
+        require_memory_for_image(level.shape, level.chunks, level.dtype.itemsize, BLOCK_PX, what)
     return replace(file, levels=consistent_levels(file, path.name))
 
 
-def _open_file(path: Path, backend: str) -> SlideFile:
+def _open_file(path: Path, backend: str, picture: int | None) -> SlideFile:
     if path.is_dir():
         if not _wsi_zarr.is_zarr(path):
             msg = (
@@ -205,11 +212,13 @@ def _open_file(path: Path, backend: str) -> SlideFile:
             )
             raise ValueError(msg)
         _require_backend(backend, (), path, "OME-Zarr")
+        _require_no_picture(picture, path)
         return _wsi_zarr.open_slide_file(path)
     with path.open("rb") as file:
         head = file.read(132)
     if head.startswith(TIFF_SIGNATURES):
-        return _open_tiff(path, backend)
+        return _open_tiff(path, backend, picture)
+    _require_no_picture(picture, path)
     if path.suffix.lower() == ".mrxs":  # begins like a JPEG
         needed = path.with_suffix("") / "Slidedat.ini"
         if not needed.is_file():
@@ -238,13 +247,24 @@ def _require_backend(backend: str, allowed: Collection[str], path: Path, kind: s
         raise ValueError(msg)
 
 
-def _open_tiff(path: Path, backend: str) -> SlideFile:
+def _require_no_picture(picture: int | None, path: Path) -> None:
+    if picture is not None:
+        msg = (
+            f"`picture` is {picture}, but '{path.name}' is no TIFF file that tifffile reads, so its pictures have no "
+            "numbers. Leave out `picture`."
+        )
+        raise ValueError(msg)
+
+
+def _open_tiff(path: Path, backend: str, picture: int | None) -> SlideFile:
     """Through tifffile; where that cannot read it, through openslide or as a picture."""
     if backend == "openslide":
+        _require_no_picture(picture, path)
         return _wsi_openslide.open_slide_file(path)
-    slide = _wsi_tiff.open_slide_file(path)
+    slide = _wsi_tiff.open_slide_file(path, picture)
     if isinstance(slide, SlideFile):
         return slide
+    _require_no_picture(picture, path)
     if backend == "tiffslide":
         check.unreadable(path, "slide", slide)
     return _wsi_openslide.open_slide_file(path) if _wsi_openslide.recognises(path) else _decode_picture(path)
@@ -252,22 +272,7 @@ def _open_tiff(path: Path, backend: str) -> SlideFile:
 
 def _decode_picture(path: Path) -> SlideFile:
     """Decode a file as a whole."""
-    try:
-        with no_pixel_limit(), Image.open(path) as image:
-            width, height = image.size
-            exif = Image.Exif()
-            exif.load(image.info.get("exif", b""))
-            orientation = int(exif.get(ORIENTATION_TAG, 1))
-    except (OSError, SyntaxError, ValueError) as reason:
-        check.damaged(path, "slide", reason)
-    if width * height > MAX_PICTURE_PX:
-        msg = (
-            f"'{path.name}' has {width} x {height} pixels and can only be decoded as a whole; at most "
-            f"{MAX_PICTURE_PX / 1e6:.0f} million are. Convert it to a tiled pyramid, for instance with "
-            "`vips tiffsave slide.jpg slide.tif --tile --pyramid --compression jpeg`, and read that."
-        )
-        raise ValueError(msg)
-    return SlideFile(levels=(read_image(path),), backend="pillow", orientation=orientation)
+    return SlideFile(levels=(read_image(path),), backend="pillow", orientation=picture_orientation(path))
 
 
 def _attrs(path: Path, file: SlideFile, known: Resolution | None, name: str) -> dict[str, Any]:
@@ -278,6 +283,8 @@ def _attrs(path: Path, file: SlideFile, known: Resolution | None, name: str) -> 
         "objective_power": file.objective_power,
         keys.UM_PER_PX: None if file.um_per_px is None else list(file.um_per_px),
     }
+    if file.centre_offset_nm is not None:
+        metadata[keys.CENTRE_OFFSET] = list(file.centre_offset_nm)
     ours: dict[str, Any] = {keys.SLIDE: {name: metadata}}
     if known is not None:
         ours |= {keys.UM_PER_PX: {name: known.um_per_px}, keys.UM_PER_PX_FROM: {name: known.origin}}
@@ -300,9 +307,6 @@ def image_element(file: SlideFile, name: str, *, rechunk: bool) -> DataTree:
 
 def _to_dask(level: Any) -> da.Array:
     """A dask array, which SpatialData needs; `_chunks` reads the array behind it without dask."""
-    if hasattr(level, "store_path"):
-        stored: da.Array = da.from_zarr(level)
-        return stored
     chunks = (level.shape[0], *map(block_size_px, level.chunks[1:]))
     decoded: da.Array = da.from_array(level, chunks=chunks, name=False, meta=np.empty((0, 0, 0), level.dtype))
     return decoded
@@ -316,7 +320,11 @@ def _level(pixels: da.Array, full: tuple[int, ...]) -> DataArray:
 
 
 def _write_and_reopen(sdata: SpatialData, store: Path) -> SpatialData:
+    levels = [level["image"] for image in sdata.images.values() for level in image.children.values()]
     with (
+        report_full_disk(
+            store, "Free some space, or give another `to_zarr`.", lambda: sum(each.nbytes for each in levels)
+        ),
         atomic_folder(store) as part,
         ThreadPoolExecutor(CPU_COUNT) as pool,  # if one task fails, the others end before the folder is removed
         dask.config.set(pool=pool),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._checks.training import warn
-from .._chunks import FileArray
+from .._chunks import FileArray, read_stored
 from .images import halve
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class SlideFile:
     """How the picture is to be turned or mirrored, as the TIFF tag of that name says; 1 is as stored."""
     doubt: str | None = None
     """Why a resolution that the file states is not used."""
+    centre_offset_nm: tuple[float, float] | None = None
+    """Distance along x and y from the centre of the glass slide to that of the picture, which NDPI records."""
 
 
 class FileHandle:
@@ -100,7 +102,7 @@ class TransposedPlane(FileArray):
     def read(self, y: tuple[int, int], x: tuple[int, int]) -> NDArray[Any]:
         """Decode a range of rows and columns."""
         wanted = {"c": slice(self.shape[0]), "y": slice(*y), "x": slice(*x)}
-        part = np.asarray(self._array[tuple(wanted.get(axis, 0) for axis in self._axes)])
+        part = read_stored(self._array, tuple(wanted.get(axis, 0) for axis in self._axes))
         kept = [axis for axis in self._axes if axis in wanted]
         if "c" not in kept:
             part, kept = part[None], ["c", *kept]

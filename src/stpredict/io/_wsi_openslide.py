@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from .._checks.decoding import describe
 from .._chunks import FileArray
 from .._rgb import to_rgb
 from . import _errors as check
 from ._wsi_levels import FileHandle, SlideFile
-from ._wsi_resolution import number, plausible_resolution
+from ._wsi_resolution import known_pair, number, plausible_resolution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+CENTRE_OFFSET: Final = ("hamamatsu.XOffsetFromSlideCentre", "hamamatsu.YOffsetFromSlideCentre")
 TILE_PX = 512
 """Side of what is read at once where the file does not state its tiles."""
 
@@ -43,11 +45,11 @@ class OpenslideLevel(FileArray):
             return np.empty((3, y[1] - y[0], x[1] - x[0]), np.uint8)
         corner = round(x[0] * self._factor), round(y[0] * self._factor)
         slide = self._handle.get()
-        try:
-            with self._handle.lock if self._one_thread else nullcontext():
-                region = slide.read_region(corner, self._level, (x[1] - x[0], y[1] - y[0]))
-        except _openslide().OpenSlideError as reason:
-            check.damaged(self._handle.path, "slide", reason)
+        with (
+            check.decoding(self._handle.path, "slide", _openslide().OpenSlideError),
+            self._handle.lock if self._one_thread else nullcontext(),
+        ):
+            region = slide.read_region(corner, self._level, (x[1] - x[0], y[1] - y[0]))
         return np.ascontiguousarray(to_rgb(np.asarray(region).transpose(2, 0, 1))[0])  # transparent becomes white
 
 
@@ -60,7 +62,10 @@ def _openslide() -> ModuleType:
 
 def recognises(path: Path) -> bool:
     """Whether openslide recognises the content of a file."""
-    return _openslide().OpenSlide.detect_format(path) is not None
+    try:
+        return _openslide().OpenSlide.detect_format(path) is not None
+    except _openslide().OpenSlideError:
+        return False
 
 
 def open_slide_file(path: Path) -> SlideFile:
@@ -70,20 +75,21 @@ def open_slide_file(path: Path) -> SlideFile:
     try:
         slide = handle.get()
     except (openslide.OpenSlideError, OSError) as reason:
-        check.unreadable(path, "slide", reason)
-    metadata = slide.properties
-    vendor = metadata.get(openslide.PROPERTY_NAME_VENDOR)
-    power = metadata.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
-    return SlideFile(
-        levels=tuple(OpenslideLevel(handle, level) for level in range(slide.level_count)),
-        um_per_px=plausible_resolution(
-            metadata.get(openslide.PROPERTY_NAME_MPP_X), metadata.get(openslide.PROPERTY_NAME_MPP_Y)
-        ),
-        vendor=vendor,
-        objective_power=number(power),
-        backend="openslide",
-        factors=_dicom_factors(path, slide.level_dimensions) if vendor == "dicom" else (),
-    )
+        check.unreadable(path, "slide", describe(reason))
+    with check.decoding(path, "slide", openslide.OpenSlideError):
+        metadata = slide.properties
+        vendor = metadata.get(openslide.PROPERTY_NAME_VENDOR)
+        return SlideFile(
+            levels=tuple(OpenslideLevel(handle, level) for level in range(slide.level_count)),
+            um_per_px=plausible_resolution(
+                metadata.get(openslide.PROPERTY_NAME_MPP_X), metadata.get(openslide.PROPERTY_NAME_MPP_Y)
+            ),
+            vendor=vendor,
+            objective_power=number(metadata.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+            backend="openslide",
+            centre_offset_nm=known_pair(*(metadata.get(name) for name in CENTRE_OFFSET)),
+            factors=_dicom_factors(path, slide.level_dimensions) if vendor == "dicom" else (),
+        )
 
 
 PIXEL_SPACING: Final = b"\x28\x00\x30\x00DS"

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 PLAUSIBLE_UM: Final = (0.05, 40.0)
 """Range of µm per pixel of a scan; 72, 96 or 300 dots per inch (353, 265, 85 µm) are settings of a printer."""
+MAX_NUMBER: Final = 1e12
+"""No factor or length in metadata is as large."""
 TAG_UNITS_UM: Final = {2: 25_400.0, 3: 10_000.0}
 """Unit of TIFF resolution tags: inch, centimetre."""
 UNITS_UM: Final = {
@@ -47,8 +49,19 @@ def number(text: Any) -> float | None:
     """A number in metadata; None if it is none."""
     try:
         return float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
+
+
+def known_pair(x: Any, y: Any) -> tuple[float, float] | None:
+    """Two numbers in metadata; None unless both are known."""
+    first, second = number(x), number(y)
+    return None if first is None or second is None else (first, second)
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value of JSON is a number above 0 that a length or a factor may have."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_NUMBER
 
 
 def resolution_from_ome_xml(xml: str, shape: Sequence[int], axes: str) -> tuple[PixelSize, str | None]:

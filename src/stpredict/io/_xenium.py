@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -10,17 +9,20 @@ import pandas as pd
 from spatialdata.models import PointsModel, ShapesModel
 from spatialdata.transformations import Affine, Scale, set_transformation
 
+from .. import _keys as keys
 from .._checks import slides as check_slides
+from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales
 from .._resolution import Resolution, reconcile_resolution
 from . import _errors as check
 from . import _platforms as platforms
-from ._tables import find_separator, read_text, split_fields
+from ._alignment import read_alignment
 from ._tenx import as_texts, open_transcripts, read_matrix, read_parquet
 
 if TYPE_CHECKING:
+    from os import PathLike
     from pathlib import Path
 
     from anndata import AnnData
@@ -30,10 +32,10 @@ if TYPE_CHECKING:
 SPECS_FILE: Final = "experiment.xenium"
 CELL_ID, CELL_AREA, CENTROIDS = "cell_id", "cell_area", ("x_centroid", "y_centroid")
 GENE: Final = "feature_name"
-KEYPOINT_COLUMNS: Final = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 LOCATIONS: Final = {"x": "x_location", "y": "y_location", "z": "z_location"}
 
 
+@memory_limited
 def read_xenium(
     path: str | PathLike[str],
     image: str | PathLike[str] | None = None,
@@ -43,6 +45,7 @@ def read_xenium(
     all_features: bool = False,
     name: str | None = None,
     patient: str | None = None,
+    max_memory_gb: float | None = None,  # noqa: ARG001  (read by the decorator)
 ) -> SpatialData:
     """Read cells and transcripts of a Xenium sample with its H&E image.
 
@@ -59,8 +62,11 @@ def read_xenium(
         Path of the H&E image, of any format of `stp.io.read_wsi`; it is read lazily. By default the file in the folder
         whose name ends in ``he_image.ome.tif``.
     alignment
-        CSV file of the 3 x 3 matrix from pixels of the H&E image to pixels of the morphology image, or the matrix; by
-        default the file in the folder of the image whose name ends in ``he_imagealignment.csv``.
+        Either of the files that Xenium Explorer exports, or what they hold; the content decides which it is. The 3 x 3
+        matrix maps pixels of the H&E image to pixels of the morphology image. Pairs of keypoints are ``(n, 4)``, three
+        or more: ``fixedX`` and ``fixedY`` in pixels of the morphology image, ``alignmentX`` and ``alignmentY`` in
+        pixels of the H&E image. The affine matrix is then that with the least squared residuals. By default the file
+        in the folder of the image whose name ends in ``he_imagealignment.csv``.
     transcripts
         Whether to read transcripts; they stay on disk until they are needed.
     all_features
@@ -70,21 +76,25 @@ def read_xenium(
         Name of the sample; its elements and its coordinate system are named after it. By default that of the folder.
     patient
         What must stay on one side of a split; ``name`` by default.
+    max_memory_gb
+        Largest memory that a part of the files may need at once, in GB, by what they say of their size. By default half
+        of the memory of this machine, container or process.
 
     Returns
     -------
     Object with a multiscale image ``{name}_image``, circles ``{name}_cells`` of the area of each cell and points
     ``{name}_transcripts`` (both in µm), the table ``"observed"`` of raw counts of the cells, and the coordinate system
     ``name``, in pixels of the morphology image. The resolution of the H&E image is in
-    ``attrs["stpredict"]["um_per_px"]``: ``pixel_size`` of ``experiment.xenium`` times the scale of the alignment.
+    ``attrs["stpredict"]["um_per_px"]``: ``pixel_size`` of ``experiment.xenium`` times the scale of the alignment. If it
+    was computed from keypoints, ``attrs["stpredict"]["alignment"]`` holds their residuals in µm.
 
     Raises
     ------
     FileNotFoundError
         If a file is missing: the message says which, or what to fetch.
     ValueError
-        If a file is damaged, the alignment is no affine matrix, puts all cells off the image, or makes pixels that are
-        not square within 1 %.
+        If a file is damaged, the alignment is no affine matrix, puts all cells off the image, makes pixels that are not
+        square within 1 %, or leaves a keypoint more than 20 µm away from its partner.
 
     Examples
     --------
@@ -95,13 +105,13 @@ def read_xenium(
     """
     folder = user_path(path)
     check.require_folder(folder, "a Xenium sample", "stp.io.read_xenium")
-    pixel_um = float(platforms.read_json(folder / SPECS_FILE, "description of the run", ["pixel_size"])["pixel_size"])
+    pixel_um = platforms.read_numbers(folder / SPECS_FILE, "description of the run", ["pixel_size"])["pixel_size"]
     cells_file = platforms.find_file(folder, ["cells.parquet"], "table")
     points_file = platforms.find_file(folder, ["transcripts.parquet"], "table") if transcripts else None
     matrix = platforms.find_file(folder, ["cell_feature_matrix.h5"], "matrix of counts")
     he_image = _find_he_image(folder) if image is None else user_path(image, "image")
     check.require_file(he_image, "image")
-    to_morphology = _read_alignment(alignment, he_image)
+    to_morphology, residuals_um = read_alignment(alignment, he_image, pixel_um)
     name = platforms.sample_name(folder, name)
     x, y = axis_scales(to_morphology)
     check_slides.square_pixels(x * pixel_um, y * pixel_um, he_image.name)
@@ -116,7 +126,7 @@ def read_xenium(
     instances = np.asarray(table.obs[CELL_ID])
     radius = np.sqrt(np.asarray(table.obs[CELL_AREA], np.float64) / np.pi)
     cells = ShapesModel.parse(centroids, geometry=0, radius=radius, index=instances, transformations={name: to_px})
-    return platforms.sample(
+    sdata = platforms.sample(
         table,
         {f"{name}_image": (he, known)},
         cells,
@@ -128,6 +138,9 @@ def read_xenium(
         points=None if points_file is None else {f"{name}_transcripts": _open_transcripts(points_file, {name: to_px})},
         platform="xenium",
     )
+    if residuals_um is not None:
+        sdata.attrs[keys.ATTRS][keys.ALIGNMENT] = {f"{name}_image": {"residuals_um": residuals_um.round(3).tolist()}}
+    return sdata
 
 
 def _read_cells(table: AnnData, path: Path) -> tuple[AnnData, NDArray[np.float64]]:
@@ -178,48 +191,6 @@ def _find_he_image(folder: Path) -> Path:
         "of the data set, and give them as `image` and `alignment`."
     )
     raise FileNotFoundError(msg)
-
-
-def _read_alignment(given: str | PathLike[str] | ArrayLike | None, image: Path) -> NDArray[np.float64]:
-    """``(3, 3)`` from pixels of the H&E image to those of the morphology image."""
-    if given is not None and not isinstance(given, str | PathLike):
-        matrix, what = np.asarray(given, np.float64), "that was given"
-    else:
-        beside = image.with_name(image.name.removesuffix(".ome.tif") + "alignment.csv")
-        path = beside if given is None else user_path(given, "alignment")
-        if not path.is_file():
-            msg = (
-                f"No alignment of '{image.name}'{f' at {str(path)!r}' if given is not None else ''}. Give `alignment`: "
-                "the CSV file of the 3 x 3 matrix from pixels of the H&E image to pixels of the morphology image "
-                "(Xenium Explorer exports it), or the matrix itself; `numpy.eye(3)` if the image is aligned already."
-            )
-            raise FileNotFoundError(msg)
-        matrix, what = _read_matrix_text(path), f"'{path}'"
-    affine = matrix.shape == (3, 3) and bool(np.isfinite(matrix).all()) and bool(np.allclose(matrix[2], [0, 0, 1]))
-    if not affine or abs(float(np.linalg.det(matrix))) <= 1e-9:
-        msg = (
-            f"The alignment {what} is no affine matrix (shape {matrix.shape}): 3 x 3 numbers are needed, the last row "
-            "0 0 1 and the rest invertible. Export it again, or give the matrix as `alignment`."
-        )
-        raise ValueError(msg)
-    return matrix
-
-
-def _read_matrix_text(path: Path) -> NDArray[np.float64]:
-    """The numbers of a text file, a row a line."""
-    lines = [line for line in read_text(path, "alignment").splitlines() if line.strip()]
-    rows = [split_fields(line, find_separator(line)) for line in lines]
-    if rows and set(KEYPOINT_COLUMNS) <= set(rows[0]):
-        msg = (
-            f"'{path}' holds pairs of keypoints (columns {quote(rows[0])}), not the matrix. Give the other file that "
-            "Xenium Explorer exports as `alignment`: 3 x 3 numbers, from pixels of the H&E image to pixels of the "
-            "morphology image."
-        )
-        raise ValueError(msg)
-    try:
-        return np.array([[float(field) for field in row] for row in rows], ndmin=2)
-    except ValueError as reason:
-        check.unreadable(path, "alignment", f"3 x 3 numbers are needed, but {reason}")
 
 
 def _require_cells_on_image(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from dask import array as da
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity
 
+from .._checks.memory import limit_bytes, require_memory
 from . import _errors as check
-from ._tables import DECODING_ERRORS, is_gzip
+from ._tables import is_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,9 +26,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import DataTree
 
+ORIENTATION_TAG = 274
+"""Tag of TIFF and EXIF that says how a picture is to be turned."""
 N_COARSER_LEVELS = 3
 CHUNKS = (3, 512, 512)
+UNTURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+"""How pixels that were turned by a value of the tag are turned back."""
 COLOUR_MODES = {"RGB", "RGBA", "P", "CMYK", "YCbCr"}
+PICTURE_BYTES, TRANSPARENT_BYTES = 10, 20
+"""Memory for a pixel while a picture is decoded: four bytes in PIL, three in each of two arrays."""
+MAX_PX_PER_BYTE = {"JPEG": 512, "PNG": 8256}
+"""Most pixels that a byte of a file can hold: a bit for 64 of them, and 1032 bytes of 8 pixels each."""
+MORE_DATA = bytes(range(1, 251, 3)) * 4
+"""Data that are no background: whatever code it is in, some blocks differ."""
+TO_PYRAMID = (
+    "Convert it to a tiled pyramid, for instance with `vips tiffsave slide.jpg slide.tif --tile --pyramid "
+    "--compression jpeg`, and read that"
+)
 GREY_MODES = {"L": "grey", "LA": "grey", "1": "black and white", "F": "floating point"}
 
 
@@ -39,30 +60,143 @@ def no_pixel_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
+def picture_size(path: Path, what: str) -> tuple[int, int]:
+    """Width and height of a JPEG, PNG or TIFF; no pixel is decoded."""
+    with path.open("rb") as file, _open_picture(file, path, what) as image:
+        return image.size
+
+
+def picture_orientation(path: Path) -> int:
+    """How a picture is to be turned, by tag 274 of TIFF or EXIF; 1 is as stored."""
+    with _open_bytes(path) as file, _open_picture(file, path, "image") as image, check.decoding(path, "image"):
+        return _stored_orientation(image)
+
+
+def _stored_orientation(image: Image.Image) -> int:
+    if isinstance(image, TiffImageFile):
+        found = image.tag_v2.get(ORIENTATION_TAG, 1)
+    else:
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        found = exif.get(ORIENTATION_TAG, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
-    """Decode a JPEG, PNG or TIFF of any size, gzipped or not, to RGB.
+    """Decode a JPEG, PNG or TIFF, gzipped or not, to RGB, if it fits into memory; pixels stay as they are stored.
 
     RGBA is composed over white; palettes, CMYK and YCbCr are converted; of 16-bit colour the upper 8 bits are kept;
     grey (of 8 or 16 bits), black and white and floating point are refused.
     """
     check.require_file(path, "image")
+    with _open_bytes(path) as file, _open_picture(file, path, "image") as image:
+        _require_colour(image, path)
+        _require_plausible_size(image, file.seek(0, SEEK_END), path)
+        with check.decoding(path, "image"):
+            kind = image.format
+            tag = _stored_orientation(image)
+            turned = tag in UNTURNED and isinstance(image, TiffImageFile)  # PIL turns TIFF, and only TIFF
+            pixels = _decode_rgb(image.transpose(UNTURNED[tag]) if turned else image)
+            if kind == "JPEG" and _lacks_blocks(file, pixels):
+                check.damaged(path, "image", "its data end before its last row of pixels")
+            if kind == "PNG" and not _agrees_with_checksums(file):
+                check.damaged(path, "image", "its content does not agree with its checksums")
+    return pixels
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    """The content of a file; gzipped ones, as GEO has them, are unpacked in memory."""
+    if not is_gzip(path):
+        return path.open("rb")
+    limit = limit_bytes()
+    with check.decoding(path, "image"), gzip.open(path) as packed:
+        content = packed.read(limit + 1)
+    require_memory(len(content), f"The unpacked image '{path.name}'")
+    return BytesIO(content)
+
+
+@contextmanager
+def _open_picture(file: IO[bytes], path: Path, what: str) -> Iterator[Image.Image]:
+    """Read the header of a picture."""
+    with no_pixel_limit():
+        try:
+            with check.decoding(path, what):
+                image = _identify(file, path, what)
+        finally:
+            file.seek(0)
+        with image:
+            yield image
+
+
+def _identify(file: IO[bytes], path: Path, what: str) -> Image.Image:
     try:
-        packed = is_gzip(path)  # GEO gzips images too
-        source: IO[bytes] = BytesIO(gzip.decompress(path.read_bytes())) if packed else path.open("rb")
-        with no_pixel_limit(), source as file, Image.open(file) as image:
-            if image.mode not in COLOUR_MODES:
-                kind = GREY_MODES.get(image.mode, f"of mode {image.mode}")
-                msg = (
-                    f"Image '{path.name}' is {kind}; H&E in 8-bit colour is needed (RGB; RGBA is laid on white; "
-                    "palette, CMYK and YCbCr are converted). Export it as 8-bit RGB and call `stp.io.read_st` again."
-                )
-                raise ValueError(msg)
-            return _decode_rgb(image)
+        return Image.open(file)
     except UnidentifiedImageError:
-        with path.open("rb") as file:
-            check.unreadable(path, "image", f"it begins with {file.read(8)!r}, as no JPEG, PNG or TIFF does")
-    except (OSError, SyntaxError, *DECODING_ERRORS) as reason:
-        check.damaged(path, "image", reason)
+        file.seek(0)
+        check.unreadable(path, what, f"it begins with {file.read(8)!r}, as no JPEG, PNG or TIFF does")
+
+
+def _require_colour(image: Image.Image, path: Path) -> None:
+    if image.mode not in COLOUR_MODES:
+        kind = GREY_MODES.get(image.mode, f"of mode {image.mode}")
+        msg = (
+            f"Image '{path.name}' is {kind}; H&E in 8-bit colour is needed (RGB; RGBA is laid on white; palette, CMYK "
+            "and YCbCr are converted). Export it as 8-bit RGB and call `stp.io.read_st` again."
+        )
+        raise ValueError(msg)
+
+
+def _require_plausible_size(image: Image.Image, n_bytes: int, path: Path) -> None:
+    """Refuse more pixels than the bytes of the file can hold, or than fit into memory."""
+    width, height = image.size
+    most = MAX_PX_PER_BYTE.get(image.format or "", np.inf) * n_bytes
+    if width * height > most:
+        size = f"it announces {width} x {height} pixels, and its {n_bytes:,} bytes cannot hold more than {most:,}"
+        check.damaged(path, "image", size)
+    transparent = image.mode == "RGBA" or "transparency" in image.info
+    n_needed = width * height * (TRANSPARENT_BYTES if transparent else PICTURE_BYTES)
+    require_memory(n_needed, f"Image '{path.name}', decoded as a whole ({width} x {height} pixels),", TO_PYRAMID)
+
+
+def _lacks_blocks(file: IO[bytes], pixels: NDArray[np.uint8]) -> bool:
+    """Whether the data of a JPEG end before its last block, which the decoder fills without a word.
+
+    If the last block has one colour, the file is decoded again with more data before its end: they change the pixels
+    only if some were lacking.
+    """
+    height, width = pixels.shape[1:]
+    if np.ptp(pixels[:, (height - 1) // 8 * 8 :, (width - 1) // 8 * 8 :], axis=(1, 2)).any():
+        return False
+    file.seek(0)
+    content = file.read()
+    end = content.rfind(b"\xff\xd9")
+    if end < 0 or _has_arithmetic_code(content):
+        return False
+    with Image.open(BytesIO(content[:end] + MORE_DATA + content[end:])) as longer:
+        return not np.array_equal(_decode_rgb(longer), pixels)
+
+
+def _agrees_with_checksums(file: IO[bytes]) -> bool:
+    """Whether each part of a PNG has the checksum beside it; PIL does not look at those of pixels."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        content = file.read(int.from_bytes(head[:4], "big"))
+        if int.from_bytes(file.read(4), "big") != zlib.crc32(head[4:] + content):
+            return False
+        if head[4:] == b"IEND":
+            return True
+    return False
+
+
+def _has_arithmetic_code(content: bytes) -> bool:
+    """Whether the frame of a JPEG says that it has arithmetic code, whose last zeros need not be stored."""
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+            return marker > 0xC8
+        at += 2 + length
+    return True
 
 
 def _decode_rgb(image: Image.Image) -> NDArray[np.uint8]:  # (3, y, x)

@@ -1,4 +1,4 @@
-"""Scores of predicted expression: arrays in, numbers out.
+"""Scores of predicted expression and of spatial domains: arrays in, numbers out.
 
 Spots are rows and genes are columns everywhere. No AnnData, no torch, no printing; every score states its axis and how
 constant genes count.
@@ -8,8 +8,26 @@ from __future__ import annotations
 
 from ._ceiling import noise_ceiling
 from ._error import mae, rmse
+from ._partitions import ari, chaos, domain_share, homogeneity_completeness, lisi, nmi, pas, silhouette
 from ._spatial import morans_i
 from ._summary import best, top_variable
 from .correlation import pearson, spearman
 
-__all__ = ["best", "mae", "morans_i", "noise_ceiling", "pearson", "rmse", "spearman", "top_variable"]
+__all__ = [
+    "ari",
+    "best",
+    "chaos",
+    "domain_share",
+    "homogeneity_completeness",
+    "lisi",
+    "mae",
+    "morans_i",
+    "nmi",
+    "noise_ceiling",
+    "pas",
+    "pearson",
+    "rmse",
+    "silhouette",
+    "spearman",
+    "top_variable",
+]

@@ -233,6 +233,68 @@ def neighbours(n: int) -> None:
         raise ValueError(msg)
 
 
+def same_length(n: int, n_other: int, name: str, other: str) -> None:
+    """Refuse two arrays that are not of the same spots."""
+    if n != n_other:
+        msg = (
+            f"`{name}` is of {n:,} spots and `{other}` of {n_other:,}, but both must be of the same spots in one "
+            "order. Align them, e.g. with `.reindex(adata.obs_names)`."
+        )
+        raise ValueError(msg)
+
+
+def some_labelled(n: int, n_spots: int) -> None:
+    """Refuse two partitions that no spot has in common."""
+    if n == 0:
+        msg = (
+            f"None of {n_spots:,} spots has a label in both partitions, so they cannot be compared. Pass the labels of "
+            "the same spots, e.g. two columns of one `adata.obs`."
+        )
+        raise ValueError(msg)
+
+
+def no_missing_labels(codes: NDArray[np.intp], name: str) -> None:
+    """Refuse labels of which some are missing, where each spot needs one."""
+    bad = np.flatnonzero(codes < 0)
+    if bad.size or not codes.size:
+        msg = (
+            f"`{name}` is missing for {bad.size:,} of {len(codes):,} spots (rows {_join(bad)}), but each spot needs "
+            "one, and there must be spots. Leave these spots out of all arrays."
+        )
+        raise ValueError(msg)
+
+
+def all_finite(values: NDArray[Any], name: str) -> None:
+    """Refuse NaN and infinity."""
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        msg = (
+            f"`{name}` is NaN or infinite at {bad.size:,} of {len(values):,} spots (rows {_join(bad)}), but must be "
+            "finite. Leave these spots out of all arrays."
+        )
+        raise ValueError(msg)
+
+
+def same_domain_pairs(n: int) -> None:
+    """Refuse domains of which none holds two spots of a slide."""
+    if n == 0:
+        msg = (
+            "No domain holds two spots of one slide, so no spot has a nearest spot of its domain. Pass fewer domains, "
+            "or `slide=None` for a single slide."
+        )
+        raise ValueError(msg)
+
+
+def fewer_domains(n_domains: int, n_spots: int) -> None:
+    """Refuse as many domains as spots."""
+    if n_domains >= n_spots:
+        msg = (
+            f"There are {n_domains:,} domains of {n_spots:,} spots, but there must be fewer domains than spots. Pass "
+            "the domain of each spot as `domains`."
+        )
+        raise ValueError(msg)
+
+
 def _join(names: Iterable[object], most: int = 5) -> str:
     """Spell the first few of some names or indices."""
     listed = [str(name) for name in names]

@@ -1,5 +1,6 @@
 from ._benchmark import benchmark_genes, benchmark_scores
 from ._benchmark_maps import benchmark_maps, benchmark_pca
+from ._domains import domains
 from ._expression import expression
 from ._history import history
 from ._learning_curve import learning_curve
@@ -12,6 +13,7 @@ __all__ = [
     "benchmark_maps",
     "benchmark_pca",
     "benchmark_scores",
+    "domains",
     "expression",
     "history",
     "learning_curve",

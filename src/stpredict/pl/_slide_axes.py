@@ -94,7 +94,8 @@ def slide_panels(ax: Axes | Sequence[Axes] | None, n: int, slide: Slide, alpha: 
     size = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN)
     axes = panels(ax, n, panel_in=size, extra_in=bars_in, n_columns=3, layout="compressed")
     draw_tissue(axes, slide, window, image_alpha=alpha)
-    scale_bar(axes[0], window)
+    if slide.levels:  # without an image nobody knows the length of a unit
+        scale_bar(axes[0], window)
     return axes
 
 

@@ -16,7 +16,8 @@ from .._checks import expression as check_expression
 from .._checks import slides as check_slides
 from .._checks.slides import quote
 from .._slides import checks as check_elements
-from .._slides.slides import resolve, slide_images
+from .._slides.placement import slide_images
+from .._slides.slides import resolve
 from ..metrics import pearson
 from ..pp import TargetSpec
 from ..pp.columns import read_columns

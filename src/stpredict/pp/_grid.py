@@ -13,8 +13,8 @@ from .. import _keys as keys
 from .._checks import config as check_config
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
+from .._slides import elements
 from .._slides.levels import pyramid
-from . import elements
 from ._tissue_fraction import tissue_fraction
 from .lattice import OUTLINES, SpotLattice, spot_geometry
 

@@ -21,8 +21,8 @@ from .._checks.slides import quote
 from .._geometry import apply_affine
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
+from .._slides import elements
 from .._slides.slides import Selection, resolve
-from . import elements
 from ._grid import lattice_on_image, spot_shapes
 from ._transcript_counts import TranscriptCounts
 from .lattice import LAYOUTS, spot_geometry

@@ -21,8 +21,9 @@ from .._resolution import (
     stated_resolution,
 )
 from .._slides import checks as check_elements
-from .._slides.slides import Selection, resolve, slide_images
-from . import elements
+from .._slides import elements
+from .._slides.placement import slide_images
+from .._slides.slides import Selection, resolve
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

@@ -10,8 +10,8 @@ from .. import _keys as keys
 from .._checks import slides as check_slides
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
+from .._slides import elements
 from .._slides.levels import pyramid
-from . import elements
 from .stain_normalization import N_WINDOWS, RESOLUTION_UM, WINDOW_PX, fit_stain
 
 if TYPE_CHECKING:

@@ -9,16 +9,21 @@ import numpy as np
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
+from .._checks.slides import quote
 from .._geometry import axis_scales
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
+from .._slides import elements
 from .._slides.levels import pyramid
-from . import elements
+from .._slides.regions import classes_by_element
 from ._tissue_mask import MIN_AREA_UM2, MIN_HOLE_UM2, RESOLUTION_UM, found_polygons, mask_outlines, pieces
 
 if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
     from numpy.typing import NDArray
     from spatialdata import SpatialData
+
+    from .._slides.regions import Regions
 
 METHOD: Final = "otsu of log(stain x texture)"
 
@@ -32,6 +37,7 @@ def tissue(
     min_area_um2: float = MIN_AREA_UM2,
     min_hole_um2: float = MIN_HOLE_UM2,
     mask_key: str | None = None,
+    annotations: Regions | None = None,
     key_added: str = keys.TISSUE,
 ) -> None:
     """Find tissue on an image stained with haematoxylin and eosin.
@@ -57,6 +63,9 @@ def tissue(
     mask_key
         Labels (anything but 0 is tissue, as `squidpy.experimental.im.detect_tissue` writes them) or polygons that are
         used in place of the pixels; they must share a coordinate system with the image.
+    annotations
+        Keep only tissue in these polygons: the name of a shapes element, such as `stp.io.read_annotations` writes,
+        several names, or a mapping of names to the classes that count, for instance ``{"annotations": "Tumor"}``.
     key_added
         Name of the polygons.
 
@@ -69,7 +78,8 @@ def tissue(
     Raises
     ------
     ValueError
-        If there is no tissue, or ``key_added`` names an element that this function did not make.
+        If there is no tissue, or none in the annotations, or ``key_added`` names an element that this function did not
+        make.
 
     Notes
     -----
@@ -125,9 +135,33 @@ def tissue(
             )
             raise ValueError(msg)
         source = {"method": "mask", "mask_key": mask_key}
+    if annotations is not None:
+        polygons = _within(sdata, polygons, annotations, image_key, um_per_px, (min_area_um2, min_hole_um2))
+        source["annotations"] = classes_by_element(annotations)
     elements.write_shapes(sdata, key_added, polygons, image_key)
     record = {"image_key": image_key, "um_per_px": um_per_px, **options, **source}
     elements.write_attrs(sdata, keys.TISSUE, key_added, record)
+
+
+def _within(
+    sdata: SpatialData,
+    polygons: GeoDataFrame,
+    annotations: Regions,
+    image_key: str,
+    um_per_px: float,
+    smallest_um2: tuple[float, float],
+) -> GeoDataFrame:
+    """The parts of polygons in pixels that are annotated, without small pieces and holes."""
+    area = elements.regions_in_pixels(sdata, annotations, image_key, "annotations")
+    size = pyramid(sdata.images[image_key])[0].pixels.shape[1:]
+    found = pieces(list(polygons.geometry.intersection(area)), size, um_per_px, *smallest_um2)
+    if not len(found):
+        msg = (
+            f"No piece of tissue of {smallest_um2[0]:g} µm² or more lies in the annotations "
+            f"{quote(list(classes_by_element(annotations)))}. Give a smaller `min_area_um2`, or other `annotations`."
+        )
+        raise ValueError(msg)
+    return found
 
 
 def _outlines(sdata: SpatialData, mask_key: str, image_key: str, step_px: float) -> list[Any]:

@@ -97,12 +97,12 @@ def thumbnail(levels: tuple[Level, ...], um_per_px: float, resolution_um: float,
     position = best_level(levels, resolution_um / um_per_px)
     k = max(1, int(resolution_um / um_per_px / max(levels[position].factor) * (1 + 1e-6)))
     level, strips = rgb_strips(levels, position, max(1, STRIP_ROWS // k) * k, image_key)
-    rgb = np.concatenate([_block_means(strip, k) for strip in strips], axis=1).transpose(1, 2, 0)
+    rgb = np.concatenate([block_means(strip, k) for strip in strips], axis=1).transpose(1, 2, 0)
     step = (k * level.factor[0], k * level.factor[1])
     return Thumbnail(rgb=rgb, step=step, origin=level.offset, um_per_px=float(np.mean(step)) * um_per_px)
 
 
-def _block_means(pixels: NDArray[np.uint8], k: int) -> Float:
+def block_means(pixels: NDArray[np.uint8], k: int) -> Float:
     """Means over blocks of ``k`` by ``k``; at the end of an axis over what is left."""
     if k == 1:
         return pixels.astype(np.float32)
@@ -118,7 +118,7 @@ def find_tissue(rgb: Float, um_per_px: float, min_area_um2: float, min_hole_um2:
     """Separate tissue from background, haze, ink and dots on an image ``(y, x, 3)`` in [0, 255]."""
     from skimage.filters import threshold_otsu
 
-    background = _background(rgb)
+    background = background_colour(rgb)
     density = np.log((background + 1) / (rgb + 1))
     visible = rgb.max(axis=2) >= BLACK
     density[~visible] = 0
@@ -133,7 +133,7 @@ def find_tissue(rgb: Float, um_per_px: float, min_area_um2: float, min_hole_um2:
     return TissueMask(mask=mask, background=tuple(background.astype(float).tolist()), threshold=threshold)
 
 
-def _background(rgb: Float) -> Float:
+def background_colour(rgb: Float) -> Float:
     """Median colour of the pixels around the most frequent brightness among the light ones."""
     from scipy.ndimage import gaussian_filter1d
     from skimage.filters import threshold_otsu

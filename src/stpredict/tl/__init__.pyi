@@ -4,6 +4,8 @@ from ._benchmarking.cross_validate import cross_validate
 from ._benchmarking.entry import Entry
 from ._calibrate import calibrate
 from ._cohort.runner import predict_cohort
+from ._domain_scores import domain_scores
+from ._domains import domains
 from ._embed import embed
 from ._evaluate import evaluate, summary
 from ._fit import fit
@@ -30,6 +32,8 @@ __all__ = [
     "benchmark",
     "calibrate",
     "cross_validate",
+    "domain_scores",
+    "domains",
     "embed",
     "evaluate",
     "fit",

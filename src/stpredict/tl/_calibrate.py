@@ -17,7 +17,7 @@ from .._train.data import slide_index
 from ..pp.normalization import normalize_slide
 from . import _errors as check
 from ._inference.partitions import read_positions
-from ._inference.plan import PredictionPlan
+from ._inference.plan import PredictionPlan, check_embeddings
 from ._options import PredictOptions
 from ._predictor.conformal import Calibration
 from ._predictor.provenance import counts_record, selection_as_trained, slide_identities
@@ -138,6 +138,7 @@ def calibrate(
         library_key=library_key,
     )
     found = resolve(sdata, selection_as_trained(selection, trained))
+    check_embeddings(predictor, found)
     leaks = _check_unseen(found, predictor, allow_leakage=allow_leakage)
     slides = drop_low_count_spots(found, predictor.provenance.fit["min_library"])
     for slide in slides:

@@ -24,7 +24,7 @@ from ._inference.compute import compute_missing
 from ._inference.embedding import EmbeddingTask
 from ._inference.partitions import X
 from ._inference.plan import PredictionPlan
-from ._inference.sinks import MemorySink, StoreSink
+from ._inference.sinks import MemorySink, StoreSink, exclusive_store
 from ._options import PredictOptions
 
 if TYPE_CHECKING:
@@ -152,12 +152,13 @@ def embed(
     task = embedding_task(encoder, weights, patch, key_added or f"X_{'+'.join(map(str, names))}".replace("/", "_"))
     check_destination(slides, task.record)
     plan = PredictionPlan.of_patches(slides, task.patches, options)
-    sink = MemorySink.of(plan, task) if store is None else StoreSink.create(store, plan, task)
-    compute_missing(sink, plan, task, client, verb="embed", progress=progress)
-    values = sink.values()
-    if isinstance(sink, StoreSink):
-        sink.finish(_stored_table(slides, values, sink.rows, task.record))
-    write_embeddings(slides, values[X], sink.rows, task.record)
+    with exclusive_store(store):
+        sink = MemorySink.of(plan, task) if store is None else StoreSink.create(store, plan, task)
+        compute_missing(sink, plan, task, client, verb="embed", progress=progress)
+        values = sink.values()
+        if isinstance(sink, StoreSink):
+            sink.finish(_stored_table(slides, values, sink.rows, task.record))
+        write_embeddings(slides, values[X], sink.rows, task.record)
 
 
 def embedding_task(

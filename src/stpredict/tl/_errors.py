@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._checks.slides import quote
 from .._checks.training import warn
@@ -155,3 +155,134 @@ def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> Non
             f"Table {table_name!r} lacks {len(missing)} of the {n_genes} predicted genes ({quote(missing)}): these "
             "cannot be compared with measurements."
         )
+
+
+def number_of_domains(n_domains: object, n_spots: int) -> None:
+    """Refuse a number of domains that is not a whole number from 2 and below the number of spots."""
+    whole = isinstance(n_domains, int) and not isinstance(n_domains, bool)
+    if not whole or not 2 <= n_domains < n_spots:  # type: ignore[operator]
+        msg = (
+            f"`n_domains` is {n_domains!r}; it must be a whole number from 2 to {n_spots - 1} (there are {n_spots} "
+            "spots). Call for instance `stp.tl.domains(sdata, 5, 'expression')`."
+        )
+        raise ValueError(msg)
+
+
+def enough_spots_for_domains(n_spots: int, least: int) -> None:
+    """Refuse to find domains among few spots."""
+    if n_spots < least:
+        msg = (
+            f"There are {n_spots} spots, and domains need at least {least}. Give larger slides, or several of them as "
+            "a list."
+        )
+        raise ValueError(msg)
+
+
+def has_image_for(sdata: Any, methods: Sequence[str], others: Sequence[str]) -> None:
+    """Refuse methods that need an image where there is none."""
+    if not methods:
+        return
+    objects = sdata.values() if hasattr(sdata, "values") else sdata if isinstance(sdata, list | tuple) else [sdata]
+    if any(not getattr(each, "images", True) for each in objects):
+        msg = (
+            f"{quote(methods)} need an image, and `sdata.images` is empty. Give `features_key`, take one of "
+            f"{quote(others)} (the networks with `use_image=False`), or add the image, for instance with "
+            "`stp.io.from_anndata`."
+        )
+        raise ValueError(msg)
+
+
+def genes_of_slides(n_shared: int, n_each: Mapping[str, int]) -> None:
+    """Refuse slides of which most genes are not shared."""
+    least = min(n_each.values())
+    if n_shared < least / 2 or n_shared < 2:
+        msg = (
+            f"The slides share {n_shared} genes, and have {', '.join(f'{n} ({name})' for name, n in n_each.items())}. "
+            "Domains of several slides are found in the genes that all have: use one kind of names (symbols or Ensembl "
+            "ids), or find domains slide by slide."
+        )
+        raise ValueError(msg)
+
+
+def predicted_or_measured(predicted: Sequence[bool], names: Sequence[str]) -> None:
+    """Refuse slides of which some are measured and some predicted."""
+    if len(set(predicted)) > 1:
+        which = [name for name, one in zip(names, predicted, strict=True) if one]
+        msg = (
+            f"Expression of {quote(which)} was predicted and that of the other slides measured: these are different "
+            "units. Predict all of them and give `table_name='predicted'`."
+        )
+        raise ValueError(msg)
+
+
+def finite_expression(values: NDArray[np.float32], genes: Sequence[str], slides: Sequence[str]) -> None:
+    """Refuse predicted expression that is missing or negative."""
+    missing, negative = int((values != values).sum()), int((values < 0).sum())
+    if missing or negative:
+        msg = (
+            f"Predicted expression of {quote(slides)} holds {missing} missing and {negative} negative values among "
+            f"{len(genes)} genes. `stp.tl.predict` writes neither: predict these slides again, or name those that were "
+            "predicted with `shapes_key`."
+        )
+        raise ValueError(msg)
+
+
+def variable_genes(n_genes: int) -> None:
+    """Refuse to find domains in fewer than two genes."""
+    if n_genes < 2:
+        msg = (
+            f"{n_genes} genes vary on all slides and have counts in at least 5 spots of each; at least 2 are needed. "
+            "Give slides with more counts, or find domains slide by slide."
+        )
+        raise ValueError(msg)
+
+
+def has_domains(key: str, holders: Sequence[str], tables: Sequence[str]) -> None:
+    """Refuse a table without domains."""
+    if not holders:
+        msg = (
+            f"No table holds domains in obs[{key!r}] (tables: {quote(tables)}). Find them with "
+            f"`stp.tl.domains(sdata, 5, 'expression', key_added={key!r})`, or name the table and the key."
+        )
+        raise ValueError(msg)
+
+
+def numbered_domains(numbers: NDArray[np.float64], column: pd.Series[Any], key: str) -> None:
+    """Refuse names of domains other than those that `stp.tl.domains` gives."""
+    if (~(numbers >= 1) & column.notna().to_numpy()).any():
+        msg = (
+            f"obs[{key!r}] of the reference holds {quote([str(name) for name in column.dropna().unique()])}, but "
+            "`stp.tl.domains` writes numbers from 1. Give the key of domains that it found, as `key_added`."
+        )
+        raise ValueError(msg)
+
+
+def some_domains(n_spots: int, key: str) -> None:
+    """Refuse a reference of which no predicted spot has a domain."""
+    if not n_spots:
+        msg = (
+            f"No spot of the reference has both predicted expression and a domain in obs[{key!r}]: spots are matched "
+            "by `obs_names`. Predict the slides in which the domains were found."
+        )
+        raise ValueError(msg)
+
+
+def same_predictor(
+    new: Mapping[str, Any] | None, old: Mapping[str, Any] | None, genes: Sequence[str], old_genes: Sequence[str]
+) -> None:
+    """Refuse to transfer domains between expression that is measured, or that two predictors predicted."""
+    if new is None or old is None:
+        which = "`sdata`" if new is None else "`transfer_from`"
+        msg = (
+            f"The table of {which} holds no prediction, and domains are transferred by predicted expression. Predict "
+            "both objects with `stp.tl.predict(sdata, predictor)` and name the table as `table_name`."
+        )
+        raise ValueError(msg)
+    one, other = (str(record.get("model", {}).get("hash", "")) for record in (new, old))
+    if one != other or list(genes) != list(old_genes):
+        what = f"by predictors {other[:12]} and {one[:12]}" if one != other else "for different genes"
+        msg = (
+            f"The reference and the new slides were predicted {what}, so their values cannot be compared."
+            " Predict both with the same predictor: `stp.tl.predict(sdata, predictor)`."
+        )
+        raise ValueError(msg)

@@ -17,7 +17,7 @@ from .._checks import expression as check_expression
 from .._slides import checks as check_elements
 from .._slides.expression import gene_counts, is_gene, library_column, on_tissue, total_counts
 from .._slides.identity import SlideIdentity, known_slides
-from .._slides.slides import counts_table_name
+from .._slides.slides import counts_table_name, rows_in_regions
 from .._train.color import apply_ridge
 from ..metrics import pearson
 from ..metrics.correlation import LEAST
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
+
+    from .._slides.regions import Regions
 
 NEW, SAME, NOT_STATED = "new donor", "same donor", "not stated"
 """Whether the donor of a slide was trained on."""
@@ -86,6 +88,7 @@ def evaluate(
     layer: str | None = None,
     shapes_key: str | list[str] | None = None,
     library_key: str | None = None,
+    regions: Regions | None = None,
     n_splits: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -107,6 +110,10 @@ def evaluate(
         Column of ``obs`` with the library sizes over all genes, for a table that does not hold all genes that training
         had. By default the column of that name in training; else sums over the genes of the table if these are about
         as many as in training; else ``"total_counts"``.
+    regions
+        Score only spots whose centre lies in these polygons: the name of a shapes element, such as
+        `stp.io.read_annotations` writes, several names, or a mapping of names to the classes that count, for instance
+        ``{"annotations": "Tumor"}``. The element of the spots must be in the object.
     n_splits
         Random halvings of the counts for the noise ceiling.
     seed
@@ -148,7 +155,16 @@ def evaluate(
     source, measured = _tables(sdata, predicted, table_name)
     spec = TargetSpec(**source.uns[predicted]["target"])
     genes = _genes(source, measured, predicted, table_name, spec)
-    paired = _pair_spots(source, measured, spec, genes, predicted, layer, shapes_key, library_key)
+    wanted = np.ones(measured.n_obs, bool)
+    elements = check_elements.annotated_regions(measured, table_name)
+    if shapes_key is not None:
+        asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
+        check_elements.has_regions(elements, asked)
+        elements = list(asked)
+        wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), elements)
+    if regions is not None:
+        wanted &= rows_in_regions(sdata, table_name, elements, regions)
+    paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key)
     per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
     by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
     index = pd.Index(paired.genes, name="gene")
@@ -229,7 +245,7 @@ def _pair_spots(
     genes: list[str],
     predicted: str,
     layer: str | None,
-    shapes_key: str | list[str] | None,
+    among: NDArray[np.bool_],
     library_key: str | None,
 ) -> Paired:
     rows = source.obs_names.get_indexer(observed.obs_names)
@@ -239,15 +255,11 @@ def _pair_spots(
     check_expression.counts(counts, genes=names, spots=spots, fractional=trained.fractional)
     model = _values(source, genes, predicted)
     check.unchanged(model, predicted, recorded=trained.n_genes > 0)
-    wanted = (rows >= 0) & np.isfinite(model).all(axis=1)[rows] & on_tissue(observed)
+    wanted = among & (rows >= 0) & np.isfinite(model).all(axis=1)[rows] & on_tissue(observed)
     if keys.NOISE in source.var:  # imputed: measured spots are no test
         wanted &= ~np.asarray(source.obs[keys.MEASURED], bool)[rows]
     region_key = observed.uns["spatialdata_attrs"]["region_key"]
     regions = observed.obs[region_key].astype(str).to_numpy()
-    if shapes_key is not None:
-        elements = [shapes_key] if isinstance(shapes_key, str) else shapes_key
-        check_elements.has_regions(sorted(set(regions)), elements)
-        wanted &= np.isin(regions, elements)
     panel = counts[:, pd.Index(names).get_indexer(pd.Index(genes))]
     empty = check_expression.zero_spots(panel)
     kept = np.flatnonzero(wanted & ~empty)

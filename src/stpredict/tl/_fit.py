@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._geometry import PatchSpec
+    from .._slides.regions import Regions
     from .._train.config import FitConfig
     from ._predictor.predictor import Predictor
     from ._training.ensemble import Weights
@@ -50,6 +51,7 @@ def fit(
     features_key: str | None = None,
     library_key: str | None = None,
     allow_fractional_counts: bool = False,
+    regions: Regions | None = None,
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
 ) -> Predictor:
@@ -106,6 +108,10 @@ def fit(
     allow_fractional_counts
         Whether counts need not be whole numbers, for instance after correction for ambient RNA; the predictor records
         it.
+    regions
+        Train only on spots whose centre lies in these polygons: the name of a shapes element, such as
+        `stp.io.read_annotations` writes, several names, or a mapping of names to the classes that count, for instance
+        ``{"annotations": ["Tumor", "Stroma"]}``. Each slide uses those that share its coordinate system.
     save_dir
         Folder for the predictor; by default one in the user's cache, named by a hash of data and options.
     resume_from
@@ -126,6 +132,9 @@ def fit(
 
     Notes
     -----
+    A killed training is resumed with ``resume_from``. It loses the epoch that was running, and where epochs take less
+    than 10 s, those since the last checkpoint, which is at most 10 s older.
+
     Targets are standardised, and projected on principal components, with statistics of the training spots only. The
     output layer starts at the training mean. A moving average of the weights is validated after every epoch, and the
     best one is kept.
@@ -155,6 +164,7 @@ def fit(
         features_key=features_key,
         library_key=library_key,
         allow_fractional_counts=allow_fractional_counts,
+        regions=regions,
     )
     plan = plan_training(
         resolve(sdata, selection),

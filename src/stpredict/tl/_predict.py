@@ -12,7 +12,7 @@ from ._inference.compute import compute_missing
 from ._inference.partitions import PredictionTask
 from ._inference.plan import PredictionPlan, check_embeddings
 from ._inference.record import prediction_record
-from ._inference.sinks import MemorySink, StoreSink
+from ._inference.sinks import MemorySink, StoreSink, exclusive_store
 from ._inference.table import add_slides, check_destination, prediction_table, write_layer
 from ._options import PredictOptions
 from ._predictor.predictor import resolve_predictor
@@ -119,7 +119,8 @@ def predict(
     ``uns[key_added]`` (units, target, model, parameters). ``obs["image_distance"]`` is the distance of the patches from
     the training patches in colour and texture (out-of-distribution detection). ``obs["unlike_training"]`` is True
     beyond 1, the distance that 1 % of training spots exceed if their slide is left out. Predictors of older versions
-    give neither column. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
+    give neither column. If `stp.pp.quality` was called, ``obs["image_quality"]`` is the flag of the window in which
+    the spot lies. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
     With ``members`` also a layer for each model of an ensemble, for instance ``layers["ridge_statistics"]``.
 
     No value is below 0: negative values of the regression are set to 0, and so are lower bounds. Predictions of slides
@@ -191,20 +192,21 @@ def predict(
 
     plan = PredictionPlan.of(slides, predictor, options)
     task = PredictionTask(predictor)
-    sink = MemorySink.of(plan, task) if store is None else StoreSink.create(store, plan, task)
-    compute_missing(sink, plan, task, client, verb="predict", progress=progress)
-    values, record = sink.values(), prediction_record(predictor, plan.options, slides[0].features_record)
-    for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
-        colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
-        normalized = options.stain is not None or any(member.normalizes_stain for member in predictor.members)
-        warn_unseen_color(colors, flagged, predictor.provenance["color"], slide.name, normalized=normalized)
-    if layer is not None:
-        write_layer(slides, values, predictor, layer, record)
-        return
-    table = prediction_table(slides, sink, predictor, key_added, record)
-    if isinstance(sink, StoreSink):
-        sink.finish(table)
-    if key_added in sdata.tables:
-        table = add_slides(sdata.tables[key_added], table, key_added)
-        del sdata.tables[key_added]
-    sdata.tables[key_added] = table
+    with exclusive_store(store):
+        sink = MemorySink.of(plan, task) if store is None else StoreSink.create(store, plan, task)
+        compute_missing(sink, plan, task, client, verb="predict", progress=progress)
+        values, record = sink.values(), prediction_record(predictor, plan.options, slides[0].features_record)
+        for slide, start, stop in zip(slides, plan.starts[:-1], plan.starts[1:], strict=True):
+            colors, flagged = values[keys.COLOR][start:stop], values[keys.AT_BORDER][start:stop]
+            normalized = options.stain is not None or any(member.normalizes_stain for member in predictor.members)
+            warn_unseen_color(colors, flagged, predictor.provenance["color"], slide.name, normalized=normalized)
+        if layer is not None:
+            write_layer(slides, values, predictor, layer, record)
+            return
+        table = prediction_table(slides, sink, predictor, key_added, record)
+        if isinstance(sink, StoreSink):
+            sink.finish(table)
+        if key_added in sdata.tables:
+            table = add_slides(sdata.tables[key_added], table, key_added)
+            del sdata.tables[key_added]
+        sdata.tables[key_added] = table

@@ -15,7 +15,7 @@ from spatialdata.transformations import Affine, get_transformation
 from .. import _keys as keys
 from .._checks.slides import quote
 from .._slides import checks as check_elements
-from .._slides.slides import affine_matrix
+from .._slides.placement import affine_matrix
 from ..pp.columns import read_columns, to_dense
 from ..pp.raster import fit_raster
 

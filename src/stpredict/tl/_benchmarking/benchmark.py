@@ -10,9 +10,10 @@ from ... import _keys as keys
 from ..._checks import config as check_config
 from ..._checks.paths import output_folder, user_path
 from ..._checks.slides import quote
-from ..._files import user_cache
+from ..._files import report_full_disk, user_cache
 from ..._slides.slides import Selection
 from . import _errors as check
+from .cell import KEPT
 from .entry import BASELINES, common_fields, entries_of
 from .results import read_cells, read_table
 from .runner import NOTE, cells_of, read_note, run_cells, write_note
@@ -327,7 +328,8 @@ def run_benchmark(
     progress: bool,
 ) -> tuple[Benchmark, dict[str, str], list[str]]:
     """Run all cells in a folder and read them: the results, errors by cell, cells that other processes run."""
-    note = write_note(study, folder, list(entries))
-    cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors)
-    failures, busy = run_cells(cells, folder, raise_errors=raise_errors, progress=progress)
+    with report_full_disk(folder, KEPT):
+        note = write_note(study, folder, list(entries))
+        cells = cells_of(study, entries, seeds, folder, keep_predictors=keep_predictors)
+        failures, busy = run_cells(cells, folder, raise_errors=raise_errors, progress=progress)
     return Benchmark._from_cells(folder, note, list(entries), seeds), failures, busy

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import resource
-import shutil
 import sys
 import time
 import traceback
@@ -19,7 +19,18 @@ import numpy as np
 import torch
 
 from ... import _keys as keys
-from ..._files import replace_folder
+from ..._files import (
+    DamagedFileError,
+    atomic_folder,
+    check_sha256,
+    file_sha256,
+    read_json,
+    remove,
+    report_full_disk,
+    restore_folder,
+    write_arrays,
+    write_json,
+)
 from ..._pixels import PATCH_VERSION
 from ..._train.config import FitConfig
 from .._inference.partitions import PredictionTask, X, predict_positions
@@ -27,6 +38,7 @@ from .._inference.plan import OUTPUT_VERSION, PredictionPlan
 from .._inference.sinks import MemorySink
 from .._options import PredictOptions
 from .._predictor.serialization import package_version
+from .._training.checkpoint import SUFFIX
 from .._training.plan import plan_training, slide_digest
 from .._training.train_members import train_members
 from . import _errors as check
@@ -36,6 +48,7 @@ from .study import N_SPLITS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ..._files import Schema
     from ..._slides.slides import Slide
     from .._predictor.predictor import Predictor
     from .._training.plan import TrainingPlan
@@ -47,6 +60,15 @@ if TYPE_CHECKING:
 CONFIG, RUN, SCORES, HELD_OUT, LOG, ERROR, PREDICTOR = (
     "config.json", "run.json", "scores.csv", "held_out.npz", "log.txt", "error.json", "predictor"
 )  # fmt: skip
+logger = logging.getLogger(__name__)
+
+RUN_FIELDS: Schema = {
+    "model": str, "fold": int, "seed": int, "groups": [str], "leaks": bool, "note": {"versions": {str: str}},
+    "files?": {SCORES: str, HELD_OUT: str},
+}  # fmt: skip
+ERROR_FIELDS: Schema = {"model": str, "fold": int, "seed": int, "error": str}
+KEPT = "Finished cells are kept: free some space, and call `stp.tl.benchmark` again."
+ADVICE = "Call `stp.tl.benchmark` again: this cell is then computed again."
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MAXRSS_BYTES = 1024 if sys.platform != "darwin" else 1
 """Bytes of one unit of `ru_maxrss`."""
@@ -125,10 +147,16 @@ class Cell:
         return config
 
     def is_finished(self) -> bool:
-        """Whether the results exist; results of other data or options are refused."""
+        """Whether the results exist and are whole; results of other data or options are refused."""
+        restore_folder(self.folder)
         if not (self.folder / RUN).is_file():
             return False
-        stored = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        try:
+            read_run(self.folder)
+            stored = read_json(self.folder / CONFIG, {"patch_version?": int}, ADVICE)
+        except DamagedFileError as error:
+            logger.warning("Cell %s is computed again: %s", self.name, error)
+            return False
         config = self.config(self.training_plan())
         check.same_comparison(self.folder, stored.setdefault("patch_version", 1), stored, config)
         return True
@@ -139,37 +167,47 @@ def run_cell(cell: Cell, observations: Observations) -> None:
 
     Whatever the model raises is written to ``error.json`` and raised.
     """
-    part = cell.folder.with_name(f".{cell.folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # left by a killed process
-    part.mkdir(parents=True)
-    try:
-        plan = cell.training_plan()
-        _write_json(part / CONFIG, cell.config(plan))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            with PeakMemory() as memory:
-                started = time.perf_counter()
-                predictor = train_members(plan, part / PREDICTOR)
-                fitted = time.perf_counter()
-                values = _predict_test_slides(cell, predictor)
-                predict_s = time.perf_counter() - fitted
-            costs = {"fit_s": fitted - started, "predict_s": predict_s, "peak_memory_mib": memory.mib}
-            _write_results(cell, part, plan, predictor, observations, values, costs)
-        messages = sorted({str(each.message) for each in caught if issubclass(each.category, UserWarning)})
-        with (part / LOG).open("a", encoding="utf-8") as log:
-            log.writelines(f"warning: {message}\n" for message in messages)
-        if not cell.keep_predictor:
-            shutil.rmtree(part / PREDICTOR, ignore_errors=True)
-    except Exception as error:
-        shutil.rmtree(part / PREDICTOR, ignore_errors=True)
-        what = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exception(error)}
-        _write_json(part / ERROR, {"model": cell.label, "fold": cell.split.number, "seed": cell.seed, **what})
-        replace_folder(part, cell.folder)
-        raise
-    except BaseException:  # interrupted
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    replace_folder(part, cell.folder)
+    failure: Exception | None = None
+    with report_full_disk(cell.folder, KEPT), atomic_folder(cell.folder) as part:
+        part.mkdir()
+        try:
+            with report_full_disk(cell.folder, KEPT):
+                _compute(cell, part, observations)
+        except Exception as error:  # noqa: BLE001  (of any model; it is raised below)
+            failure = error
+            what = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exception(error)}
+            write_json(part / ERROR, {"model": cell.label, "fold": cell.split.number, "seed": cell.seed, **what})
+        if failure is not None or not cell.keep_predictor:
+            remove(part / PREDICTOR)
+            remove(part / f"{PREDICTOR}{SUFFIX}")
+    if failure is not None:
+        raise failure
+
+
+def _compute(cell: Cell, part: Path, observations: Observations) -> None:
+    plan = cell.training_plan()
+    write_json(part / CONFIG, cell.config(plan))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with PeakMemory() as memory:
+            started = time.perf_counter()
+            predictor = train_members(plan, part / PREDICTOR)
+            fitted = time.perf_counter()
+            values = _predict_test_slides(cell, predictor)
+            predict_s = time.perf_counter() - fitted
+        costs = {"fit_s": fitted - started, "predict_s": predict_s, "peak_memory_mib": memory.mib}
+        _write_results(cell, part, plan, predictor, observations, values, costs)
+    messages = sorted({str(each.message) for each in caught if issubclass(each.category, UserWarning)})
+    with (part / LOG).open("a", encoding="utf-8") as log:
+        log.writelines(f"warning: {message}\n" for message in messages)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The ``run.json`` of a cell, whose other files are checked against the digests in it."""
+    run: dict[str, Any] = read_json(folder / RUN, RUN_FIELDS, ADVICE)
+    for name, sha256 in run.pop("files", {}).items():  # early versions recorded none
+        check_sha256(folder / name, sha256, ADVICE)
+    return run
 
 
 def _predict_test_slides(cell: Cell, predictor: Predictor) -> dict[str, NDArray[Any]]:
@@ -196,41 +234,41 @@ def _write_results(
 
     scores, whole = score_predictions(observations, values[X])
     scores.to_csv(part / SCORES, index=False)
-    np.savez_compressed(
-        part / HELD_OUT,
-        predicted=values[X],
-        at_border=values[keys.AT_BORDER],
-        names=observations.names,
-        genes=np.array(observations.genes),
-    )
+    held_out = {
+        "predicted": values[X],
+        "at_border": values[keys.AT_BORDER],
+        "names": observations.names,
+        "genes": np.array(observations.genes),
+    }
+    write_arrays(part / HELD_OUT, held_out)
     n_train, n_test = sum(len(slide.xy_px) for slide in plan.slides), len(observations.names)
     history = predictor.history
     stepwise = "spots_per_s" in history  # of the loop, the median over epochs; without steps, of the fit as a whole
-    _write_json(
-        part / RUN,
-        {
-            "model": cell.label,
-            "fold": cell.split.number,
-            "seed": cell.seed,
-            "groups": sorted(set(observations.group.tolist())),
-            "n_train": n_train,
-            "n_test": n_test,
-            **whole,
-            "parameters": predictor.n_parameters,
-            "macs": sum(macs(member.network.config) for member in predictor.members),
-            "fit_s": costs["fit_s"],
-            "train_spots_per_s": float(history["spots_per_s"].median()) if stepwise else n_train / costs["fit_s"],
-            "predict_spots_per_s": n_test / costs["predict_s"],
-            "peak_memory_mib": costs["peak_memory_mib"],
-            "leaks": cell.split.leaks,
-            "note": {
-                "pretrained": predictor.provenance.pretrained,
-                "validation": predictor.provenance.validation_note,
-                "best": predictor.provenance.best,
-                "versions": predictor.provenance.versions,
-            },
+    run = {
+        "model": cell.label,
+        "fold": cell.split.number,
+        "seed": cell.seed,
+        "groups": sorted(set(observations.group.tolist())),
+        "n_train": n_train,
+        "n_test": n_test,
+        **whole,
+        "parameters": predictor.n_parameters,
+        "macs": sum(macs(member.network.config) for member in predictor.members),
+        "fit_s": costs["fit_s"],
+        "train_spots_per_s": float(history["spots_per_s"].median()) if stepwise else n_train / costs["fit_s"],
+        "predict_spots_per_s": n_test / costs["predict_s"],
+        "peak_memory_mib": costs["peak_memory_mib"],
+        "leaks": cell.split.leaks,
+        "note": {
+            "pretrained": predictor.provenance.pretrained,
+            "validation": predictor.provenance.validation_note,
+            "best": predictor.provenance.best,
+            "versions": predictor.provenance.versions,
         },
-    )
+        "files": {name: file_sha256(part / name) for name in (SCORES, HELD_OUT)},
+    }
+    known = {name: None if isinstance(value, float) and value != value else value for name, value in run.items()}
+    write_json(part / RUN, known)
     lines = [
         f"stpredict {package_version()}: {cell.label} ({predictor.model}), {cell.folder.name}",
         f"trained on {', '.join(slide.name for slide in plan.slides)}; tested on {', '.join(cell.split.test)}",
@@ -239,11 +277,6 @@ def _write_results(
         history.to_csv(index=False) if len(history) else "no training by steps\n",
     ]
     (part / LOG).write_text("\n".join(lines), encoding="utf-8")
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    known = {name: None if isinstance(value, float) and value != value else value for name, value in values.items()}
-    path.write_text(json.dumps(known, indent=1, allow_nan=False), encoding="utf-8")
 
 
 @dataclass(slots=True)

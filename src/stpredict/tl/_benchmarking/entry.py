@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..._checks import config as check_config
+from ..._checks.paths import LONGEST_NAME, no_folder_names
 from ..._checks.slides import quote
 from ..._train.config import FitConfig
 from .._training.ensemble import ensemble_of
@@ -117,8 +118,12 @@ def entries_of(models: Sequence[str] | Mapping[str, str | Sequence[str] | Entry]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         msg = f"Several models are called {quote(twice)}. Give a mapping of labels to `stp.tl.Entry(...)`."
         raise ValueError(msg)
-    if wrong := [name for name in names if not name or name[0] in "._" or set(name) & set('/\\:*?"<>|')]:
-        msg = f"{quote(wrong)} cannot be the name of a folder. Give labels without slashes, not beginning with . or _."
+    wrong = no_folder_names(names) + [name for name in names if name[:1] == "_" or set(name) & set(':*?"<>|')]
+    if wrong:
+        msg = (
+            f"{quote(wrong)} cannot be the name of a folder. Give labels of at most {LONGEST_NAME} bytes, without "
+            "slashes and line breaks, not beginning with . or _."
+        )
         raise ValueError(msg)
     return {**{name: Entry(name) for name in BASELINES}, **rows}
 

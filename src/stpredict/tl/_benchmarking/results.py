@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -10,16 +9,19 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
+from ..._checks.training import warn
+from ..._files import DamagedFileError, read_arrays, read_csv, read_json
 from ...metrics.scores import GENE_SCORES
-from .cell import ERROR, HELD_OUT, RUN, SCORES
-from .observations import Observations
-from .runner import FOLDS
+from .cell import ADVICE, ERROR, ERROR_FIELDS, HELD_OUT, RUN, SCORES, read_run
+from .runner import observations_file, read_observations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from .observations import Observations
 
 ROW = ["model", "fold", "seed", "slide", "group", "gene"]
 """What identifies a row of the long table, beside the metric."""
@@ -36,19 +38,29 @@ def read_cells(
             done = (place / RUN).is_file()
             if not done and not (place / ERROR).is_file():
                 continue
-            cell = json.loads((place / (RUN if done else ERROR)).read_text(encoding="utf-8"))
+            try:
+                cell = read_run(place) if done else read_json(place / ERROR, ERROR_FIELDS, ADVICE)
+                table = _long_table(_read_scores(place), cell) if done else None
+            except DamagedFileError as error:
+                warn(f"A cell is left out: {error}")
+                _, fold, _, seed = place.name.split("-")
+                cell, table = {"model": label, "fold": int(fold), "seed": int(seed), "error": str(error)}, None
             if seeds is not None and cell["seed"] not in seeds:
                 continue
-            if done:
-                runs.append({name: value for name, value in cell.items() if name != "note"})
-                scores.append(_long_table(pd.read_csv(place / SCORES), cell))
-            else:
+            if table is None:
                 failed.append({name: cell[name] for name in FAILED})
+            else:
+                runs.append({name: value for name, value in cell.items() if name != "note"})
+                scores.append(table)
     order = {label: i for i, label in enumerate(labels)}
     rows = pd.DataFrame(runs, columns=None if runs else ["model", "fold", "seed"])
     rows = rows.sort_values(["fold", "seed", "model"], key=lambda c: c.map(order) if c.name == "model" else c)
     long = pd.concat(scores) if scores else pd.DataFrame(columns=[*ROW, "metric", "value"])
     return long.reset_index(drop=True), rows.reset_index(drop=True), pd.DataFrame(failed, columns=FAILED)
+
+
+def _read_scores(place: Path) -> pd.DataFrame:
+    return read_csv(place / SCORES, ADVICE, text=["slide", "group", "gene"])
 
 
 def _long_table(scores: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
@@ -72,10 +84,15 @@ def read_table(folder: Path, model: str, folds: Sequence[int], seed: int) -> ad.
 
 def read_fold(folder: Path, model: str, fold: int, seed: int) -> tuple[Observations, dict[str, NDArray[Any]]]:
     """Observations of a fold, and ``predicted`` ``(n, g)`` and ``at_border`` ``(n,)`` of the same spots."""
-    with np.load(folder / FOLDS / f"fold-{fold}.npz") as arrays:
-        observations = Observations.from_arrays(arrays)
-    with np.load(folder / model / f"fold-{fold}-seed-{seed}" / HELD_OUT) as arrays:
-        return observations, dict(arrays)
+    observations = read_observations(observations_file(folder, fold))
+    place = folder / model / f"fold-{fold}-seed-{seed}" / HELD_OUT
+    arrays = read_arrays(place, ["predicted", keys.AT_BORDER], ADVICE)
+    shapes = {"predicted": observations.observed.shape, keys.AT_BORDER: observations.counted.shape}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            reason = f"it has the shape {arrays[name].shape}, and the observations of this fold have {shape}"
+            raise DamagedFileError(place, name, reason, ADVICE)
+    return observations, arrays
 
 
 def _fold_table(

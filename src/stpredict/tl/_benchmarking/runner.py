@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
-from ..._files import atomic_file, lock
+from ..._files import DamagedFileError, lock, lock_file, read_arrays, read_json, write_arrays, write_json
 from ..._pixels import PATCH_VERSION
 from . import _errors as check
 from .cell import RUN, Cell, run_cell
@@ -21,10 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from ..._files import Schema
     from .entry import Entry
     from .study import Study
 
+logger = logging.getLogger(__name__)
+
 NOTE, FOLDS = "benchmark.json", "_folds"
+NOTE_FIELDS: Schema = {
+    "unit": str, "leaks": bool, "headline": str, "um_per_px": {str: float}, "models": [str], "patch_version?": int,
+    "study": {"slides": {str: dict}, "folds": [{"test": [str]}], "genes": [[str]], "target": dict},
+}  # fmt: skip
+NOTE_ADVICE = "Delete this file and call `stp.tl.benchmark` again: it is written again, and finished cells are kept."
+FOLD_ADVICE = "Call `stp.tl.benchmark` again: it is then computed again."
 
 
 def cells_of(
@@ -68,23 +77,24 @@ def write_note(study: Study, folder: Path, labels: Sequence[str]) -> dict[str, A
         "patch_version": PATCH_VERSION,
         "study": values,
     }
-    with atomic_file(folder / NOTE) as file:
-        file.write_text(json.dumps(note, indent=1), encoding="utf-8")
+    write_json(folder / NOTE, note)
     return note
 
 
 def read_note(folder: Path) -> dict[str, Any]:
     """Read ``benchmark.json``, also one that was written before some of its fields had their present names."""
-    note: dict[str, Any] = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    note: dict[str, Any] = read_json(folder / NOTE, NOTE_FIELDS, NOTE_ADVICE)
     return {"patch_version": 1, "protocol_note": note.get("said", ""), **note}
 
 
 def fold_observations(study: Study, folder: Path, number: int) -> Observations:
     """Read the observations of a fold, or compute and write them; all models share them."""
-    path = folder / FOLDS / f"fold-{number}.npz"
+    path = observations_file(folder, number)
     if path.is_file():
-        with np.load(path) as arrays:
-            return Observations.from_arrays(arrays)
+        try:
+            return read_observations(path)
+        except DamagedFileError as error:
+            logger.warning("The observations of fold %d are computed again: %s", number, error)
     slides = [study.slides[name] for name in study.splits[number].test]
     pooled = study.protocol is not None and study.protocol.pooled
     observations = collect_observations(
@@ -96,9 +106,18 @@ def fold_observations(study: Study, folder: Path, number: int) -> Observations:
         pooled=pooled,
         n_splits=N_SPLITS,
     )
-    with atomic_file(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **observations.to_arrays())
+    write_arrays(path, observations.to_arrays())
     return observations
+
+
+def observations_file(folder: Path, number: int) -> Path:
+    """Where the observations of a fold are."""
+    return folder / FOLDS / f"fold-{number}.npz"
+
+
+def read_observations(path: Path) -> Observations:
+    """The observations that `fold_observations` wrote."""
+    return Observations.from_arrays(read_arrays(path, list(Observations.__dataclass_fields__), FOLD_ADVICE))
 
 
 def run_cells(
@@ -114,7 +133,7 @@ def run_cells(
     bar = tqdm(cells, desc="cells", unit="cell", disable=not progress)
     for cell in bar:
         bar.set_postfix_str(cell.name)
-        if cell.is_finished():
+        if cell.is_finished() and not lock_file(cell.folder).exists():  # one that a killed process left is removed
             continue
         with lock(cell.folder) as ours:
             if not ours:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
+import logging
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
-import zarr
 from spatialdata import SpatialData, read_zarr
 
 from ... import _keys as keys
-from ..._files import atomic_file, atomic_folder, lock
+from ..._files import (
+    DamagedFileError,
+    atomic_folder,
+    folder_sha256,
+    lock,
+    read_attributes,
+    read_json,
+    remove,
+    report_full_disk,
+    restore_folder,
+    write_json,
+)
 from ..._pixels import PATCH_VERSION
 from ...io import read_wsi
 from ...pp import resolution, spot_grid, tissue
@@ -27,12 +37,22 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from ..._files import Schema
     from .._options import PredictOptions
     from .._predictor.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 STATE, RESULT = "state.json", "predicted.zarr"
 STORE = "started.zarr"
 """Where a prediction is streamed to until it is complete."""
+STATE_FIELDS: Schema = {
+    "status": ("running", "done", "failed"), "fingerprint?": str, "of?": str, "patch_version?": int, "sha256?": str,
+    "n_spots?": int, "um_per_px?": float, "path?": str, "seconds?": float, "error?": str, "traceback?": [str],
+    "warnings?": [str],
+}  # fmt: skip
+RETRY = "What is predicted is kept: free some space, and call `stp.tl.predict_cohort` again."
+ADVICE = "Call `stp.tl.predict_cohort` again: the slide is then predicted again."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +95,8 @@ class SlideState:
     """What decides the result: see `SlideJob.fingerprint`."""
     patch_version: int = 1
     """`PATCH_VERSION` of the stpredict that predicted the slide; files of older versions do not state it."""
+    sha256: str | None = None
+    """Digest of the result; older versions recorded none."""
     n_spots: int | None = None
     um_per_px: float | None = None
     path: str | None = None
@@ -97,8 +119,7 @@ class SlideState:
     def write(self, folder: Path) -> SlideState:
         """Replace the state file of a slide, if its folder exists."""
         if folder.is_dir():
-            with atomic_file(folder / STATE) as part:
-                part.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+            write_json(folder / STATE, asdict(self))
         return self
 
     @classmethod
@@ -107,16 +128,26 @@ class SlideState:
         file = folder / STATE
         if not file.is_file():
             return None
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file, STATE_FIELDS, ADVICE)
         if "of" in values:  # the name of the fingerprint in older versions
             values = {"fingerprint": values["of"], **values}
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     @classmethod
     def read_finished(cls, folder: Path) -> SlideState | None:
-        """The same; None if the slide is not finished or its result is gone."""
-        state = cls.read(folder)
-        return state if state and state.status == "done" and (folder / RESULT).is_dir() else None
+        """The same; None if the slide is not finished, or if its state or its result was lost or damaged."""
+        try:
+            state = cls.read(folder)
+        except DamagedFileError as error:
+            logger.warning("%s", error)
+            return None
+        if state is None or state.status != "done":
+            return None
+        restore_folder(folder / RESULT)
+        is_whole = (folder / RESULT).is_dir() and state.sha256 in (None, folder_sha256(folder / RESULT))
+        if not is_whole:
+            logger.warning("The result in %r was lost or damaged: the slide is predicted again.", str(folder))
+        return state if is_whole else None
 
 
 def predict_slide(job: SlideJob, predictor: Predictor, client: Client | None) -> SlideState:
@@ -125,8 +156,13 @@ def predict_slide(job: SlideJob, predictor: Predictor, client: Client | None) ->
         if acquired:
             finished = SlideState.read_finished(job.folder)
             if finished is None or finished.fingerprint != job.fingerprint:
-                return _predict_locked(job, predictor, client)
-    return SlideState.read(job.folder) or SlideState(status="running")
+                finished = _predict_locked(job, predictor, client)
+            if finished.status == "done":
+                remove(job.folder / STORE)
+            return finished
+    with suppress(DamagedFileError):
+        return SlideState.read(job.folder) or SlideState(status="running")
+    return SlideState(status="running")
 
 
 def _predict_locked(job: SlideJob, predictor: Predictor, client: Client | None) -> SlideState:
@@ -153,17 +189,28 @@ def _predict(job: SlideJob, predictor: Predictor, client: Client | None, state: 
             spot_grid(sdata, predictor)
         else:
             job.prepare(sdata)
-    store, options = job.folder / STORE, asdict(job.options)
-    predict(sdata, predictor, shapes_key=job.shapes_key, store=store, client=client, progress=False, **options)
-    _write_result(sdata, job)
+    try:
+        _predict_into_store(sdata, job, predictor, client)
+    except (FileExistsError, DamagedFileError):  # the store was begun with other settings, or is damaged
+        if not (job.folder / STORE).exists():
+            raise
+        remove(job.folder / STORE)
+        _predict_into_store(sdata, job, predictor, client)
+    sha256 = _write_result(sdata, job)
     recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.UM_PER_PX, {})
     return replace(
         state,
         status="done",
+        sha256=sha256,
         n_spots=sdata[keys.PREDICTED].n_obs,
         um_per_px=next(iter(recorded.values()), None),
         path=str(job.folder / RESULT),
     )
+
+
+def _predict_into_store(sdata: SpatialData, job: SlideJob, predictor: Predictor, client: Client | None) -> None:
+    store, options = job.folder / STORE, asdict(job.options)
+    predict(sdata, predictor, shapes_key=job.shapes_key, store=store, client=client, progress=False, **options)
 
 
 def _open(job: SlideJob) -> SpatialData:
@@ -183,15 +230,16 @@ def _is_spatialdata(path: Path) -> bool:
     return (
         path.is_dir()
         and any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
-        and ("spatialdata_attrs" in zarr.open_group(path, mode="r").attrs)
+        and "spatialdata_attrs" in read_attributes(path, {}, "Give the store as it was written.")
     )
 
 
-def _write_result(sdata: SpatialData, job: SlideJob) -> None:
-    """Write spots, tissue and table as a store that appears when it is complete, and remove the streamed matrix."""
+def _write_result(sdata: SpatialData, job: SlideJob) -> str:
+    """Write spots, tissue and table as a store that appears when it is complete; returns its digest."""
     shapes = {name: sdata.shapes[name] for name in {job.shapes_key, keys.TISSUE} & set(sdata.shapes)}
     labels = {name: sdata.labels[name] for name in {job.shapes_key} & set(sdata.labels)}
-    tables = {keys.PREDICTED: sdata.tables[keys.PREDICTED]}
-    with atomic_folder(job.folder / RESULT) as part:
-        SpatialData(shapes=shapes, labels=labels, tables=tables, attrs=sdata.attrs).write(part)
-    shutil.rmtree(job.folder / STORE)
+    table = sdata.tables[keys.PREDICTED]
+    place = job.folder / RESULT
+    with report_full_disk(place, RETRY, lambda: 4 * table.n_obs * table.n_vars), atomic_folder(place) as part:
+        SpatialData(shapes=shapes, labels=labels, tables={keys.PREDICTED: table}, attrs=sdata.attrs).write(part)
+        return folder_sha256(part)

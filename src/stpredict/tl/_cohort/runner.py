@@ -11,14 +11,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ... import _keys as keys
-from ..._checks.paths import output_folder, user_path
+from ..._checks.paths import LONGEST_NAME, no_folder_names, output_folder, user_path
 from ..._checks.slides import quote
-from ..._files import atomic_file
+from ..._files import DamagedFileError, atomic_file, lock_file, report_full_disk
 from ..._pixels import PATCH_VERSION
 from .._inference.cluster import check_client, count_workers, exclusive_worker, run_tasks
 from .._options import PredictOptions
 from .._predictor.predictor import Predictor
-from .job import STATE, SlideJob, SlideState, predict_slide
+from .job import RETRY, STATE, STORE, SlideJob, SlideState, predict_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -137,13 +137,17 @@ def predict_cohort(
         for name, path in slides.items()
     ]
     todo = _unfinished_jobs(jobs, out)
-    with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="slides", unit="slide", disable=not progress) as bar:
+    n_done = len(jobs) - len(todo)
+    with (
+        report_full_disk(out, RETRY),  # of states and summary; what fails in a slide is in its state
+        tqdm(total=len(jobs), initial=n_done, desc="slides", unit="slide", disable=not progress) as bar,
+    ):
         n_failed = 0
         for state in _run_jobs(todo, predictor, client):
             n_failed += state.status == "failed"
             bar.set_postfix(failed=n_failed)
             bar.update()
-    return _summary(jobs, out)
+        return _summary(jobs, out)
 
 
 def _slide_paths(paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathLike[str]]) -> dict[str, Path]:
@@ -167,9 +171,11 @@ def _slide_paths(paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathL
             "paths, `{'name': path, …}`."
         )
         raise ValueError(msg)
-    wrong = [name for name in names if name in {"", ".", ".."} or "/" in name or "\\" in name]
-    if wrong:
-        msg = f"{quote(wrong)} cannot be the name of a folder. Give slides names without slashes."
+    if wrong := no_folder_names(names) + [name for name in names if name == SUMMARY]:
+        msg = (
+            f"{quote(wrong)} cannot be the name of a folder of a slide. Give a mapping of names to paths; names have "
+            f"at most {LONGEST_NAME} bytes, no slashes, no line breaks, and no dot first, and are not {SUMMARY!r}."
+        )
         raise ValueError(msg)
     return {name: user_path(path, "paths") for name, path in pairs}
 
@@ -193,7 +199,12 @@ def _unfinished_jobs(jobs: Sequence[SlideJob], out: Path) -> list[SlideJob]:
             "`out_dir`, or delete these folders."
         )
         raise ValueError(msg)
-    return [job for job in jobs if states[job.name] is None]
+    return [job for job in jobs if states[job.name] is None or _has_leftovers(job)]
+
+
+def _has_leftovers(job: SlideJob) -> bool:
+    """Whether a process was killed after it had finished a slide, and before it had cleaned up."""
+    return (job.folder / STORE).exists() or lock_file(job.folder).exists()
 
 
 def _run_jobs(jobs: Sequence[SlideJob], predictor: Predictor, client: Client | None) -> Iterator[SlideState]:
@@ -225,6 +236,14 @@ def _summary(jobs: Sequence[SlideJob], out: Path) -> pd.DataFrame:
 
 
 def _state_table(folders: Mapping[str, Path]) -> pd.DataFrame:
-    states = {name: SlideState.read(folder) for name, folder in folders.items()}
-    rows = [{} if state is None else asdict(state) for state in states.values()]
+    rows = [_state_row(folder) for folder in folders.values()]
     return pd.DataFrame(rows, index=pd.Index(list(folders), name="slide"), columns=COLUMNS)
+
+
+def _state_row(folder: Path) -> dict[str, object]:
+    """The state of a slide; one that cannot be read is a failure of that slide, which the next call predicts again."""
+    try:
+        state = SlideState.read(folder)
+    except DamagedFileError as error:
+        state = SlideState(status="failed", error=str(error))
+    return {} if state is None else asdict(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from zarr.storage import LocalStore
 
 from ..._chunks import Source
+from .._predictor.serialization import package_version
 from .partitions import compute_positions
 from .sinks import StoreSink
 
@@ -66,12 +67,19 @@ def run_tasks[*Task](
 ) -> Iterator[tuple[tuple[*Task], Future[Any]]]:
     """Call ``function(*shared, *task)`` on the workers; yields each task with its finished or failed future.
 
-    The shared arguments are sent to every worker once. If all workers that held them die, their tasks start again.
+    The shared arguments are sent to every worker once. If all workers that held them die, or one dies while it gets
+    them, the tasks that are not done start again.
     """
     from distributed import as_completed
 
+    check_worker_versions(client)
+    reason: OSError | None = None
     for _ in range(MAX_ATTEMPTS):
-        scattered = client.scatter(list(shared), broadcast=True, hash=False)
+        try:  # waits for a worker if there is none
+            scattered = client.scatter(list(shared), broadcast=True, hash=False)
+        except OSError as error:  # closed connections and timeouts
+            reason = error
+            continue
         futures = {client.submit(function, *scattered, *task, pure=False): task for task in tasks}
         tasks = []
         try:
@@ -81,15 +89,33 @@ def run_tasks[*Task](
                 else:
                     tasks.append(futures[future])
         finally:
-            for future in futures:
-                future.cancel()
+            with suppress(OSError):  # the scheduler is gone
+                for future in futures:
+                    future.cancel()
         if not tasks:
             return
     msg = (
         f"Workers of the cluster were lost {MAX_ATTEMPTS} times, and {len(tasks)} parts of the result are missing. "
         "Give them more memory, and call again: with `store=` what is written already is not computed again."
     )
-    raise RuntimeError(msg)
+    raise RuntimeError(msg) from reason
+
+
+def check_worker_versions(client: Client) -> None:
+    """Refuse workers with another version of this package, or without it."""
+    own = package_version()
+    try:
+        found = client.run(package_version, on_error="return")
+    except OSError:  # a worker died meanwhile
+        return
+    if other := {worker: version for worker, version in found.items() if version != own}:
+        worker, version = next(iter(other.items()))
+        has = "has no stpredict that can be used" if isinstance(version, BaseException) else f"has stpredict {version}"
+        msg = (
+            f"Worker {worker!r} {has} ({version!r}), and this process has {own}: {len(other)} of {len(found)} workers "
+            "differ, and so may their results. Install the same version on all workers, and start them again."
+        )
+        raise ValueError(msg)
 
 
 def check_client(client: object) -> None:

@@ -62,6 +62,7 @@ def prediction_record(
         "model": {
             "name": predictor.model,
             "hash": predictor.hash,
+            **({"source": predictor.source} if predictor.source else {}),
             "trained_on": list(slides),
             "identities": [identities[name].to_json() if name in identities else "" for name in slides],
             "groups": sorted({s["group"] for s in slides.values()}),

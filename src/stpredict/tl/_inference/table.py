@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .._predictor.predictor import Predictor
     from .sinks import Sink
 
-COMPANIONS = (keys.UNLIKE, keys.IMAGE_DISTANCE, keys.AT_BORDER, PREDICTION_ID)
+COMPANIONS = (keys.UNLIKE, keys.IMAGE_DISTANCE, keys.AT_BORDER, keys.IMAGE_QUALITY, PREDICTION_ID)
 """Columns of ``obs`` that belong to one prediction."""
 
 
@@ -131,6 +131,9 @@ def prediction_table(
     if keys.IMAGE_DISTANCE in values:
         obs[keys.IMAGE_DISTANCE] = values[keys.IMAGE_DISTANCE]
         obs[keys.UNLIKE] = values[keys.IMAGE_DISTANCE] > 1
+    flags = _quality_flags(slides)
+    if flags is not None:
+        obs[keys.IMAGE_QUALITY] = pd.Categorical(flags[sink.rows])
     if obs.index.name in obs.columns:  # anndata could not write it
         obs.index.name = None
     uns = {key_added: dict(record), **({keys.LOG1P: {}} if predictor.target.log1p else {})}
@@ -168,7 +171,9 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
         ids = [*known, *[prediction_id(both[1])] * new.n_obs]
         obs[PREDICTION_ID] = pd.Categorical(ids)
         record = {**record, PARTS: {name: parts[name] for name in dict.fromkeys(ids) if name in parts}}
-    for name in obs.columns[obs.isna().any()]:
+    if keys.IMAGE_QUALITY in obs:
+        obs[keys.IMAGE_QUALITY] = pd.Categorical(obs[keys.IMAGE_QUALITY])
+    for name in obs.columns[obs.isna().any()].difference([keys.IMAGE_QUALITY]):
         if set(obs[name].dropna().unique()) <= {True, False}:
             obs[name] = obs[name].astype("boolean")
     merged = ad.AnnData(
@@ -275,6 +280,13 @@ def write_layer(
         table.obs[column(keys.IMAGE_DISTANCE)], table.obs[column(keys.UNLIKE)] = distance, distance > 1
     table.obs[column(keys.AT_BORDER)] = border
 
+    flags, stored = _quality_flags(slides), obs.get(column(keys.IMAGE_QUALITY))
+    if flags is not None or (stored is not None and kept.any()):
+        new = np.full(len(rows), None, object) if flags is None else flags
+        table.obs[column(keys.IMAGE_QUALITY)] = pd.Categorical(full(new, stored, (n,), object, None))
+    else:
+        table.obs = table.obs.drop(columns=column(keys.IMAGE_QUALITY), errors="ignore")
+
     panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
     ridge = _nan((table.n_vars, predictor.ridge_color.shape[1]))
     panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean, predictor.ridge_color
@@ -293,6 +305,15 @@ def write_layer(
     if layer == X and predictor.target.log1p:
         table.uns[keys.LOG1P] = {}
     table.uns[layer] = dict(record)
+
+
+def _quality_flags(slides: Sequence[Slide]) -> NDArray[np.object_] | None:
+    """``(n,)`` flags of the image at the spots of all slides; None if no quality was measured."""
+    if all(slide.image_quality is None for slide in slides):
+        return None
+    missing = [np.full(len(slide.xy_px), None, object) for slide in slides]
+    found = [slide.image_quality for slide in slides]
+    return np.concatenate([none if flags is None else flags for none, flags in zip(missing, found, strict=True)])
 
 
 def _full_color(

@@ -9,19 +9,20 @@ import numpy as np
 import torch
 
 from ..._checks import models as check
+from ..._files import DamagedFileError
 from ..._geometry import PatchSpec
 from ..._train.augment import N_SYMMETRIES
 from ..._train.batches import BatchLimit
 from ..._train.loop import encoder_features, outputs, tta_mean_std
-from ...models import build, config_from_dict, config_to_dict
+from ...models import build, config_to_dict
 from ...pp.targets import Targets
-from . import serialization
 from .appearance import DonorMoments, StandardizedModel, slide_moments
+from .schema import ADVICE, load_weights, saved_network_config
 from .serialization import add_prefix, select_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from os import PathLike
+    from pathlib import Path
 
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
@@ -111,17 +112,23 @@ class Member:
         *,
         target: Mapping[str, Any],
         genes: Sequence[str],
-        path: str | PathLike[str],
+        path: Path,
     ) -> Member:
         """Rebuild what `state_dict` and `to_json` gave; ``path`` is named in errors."""
-        network = build(config_from_dict(values["model_config"]))
-        serialization.load_weights(network, select_prefix("network", tensors), path)
+        weights = select_prefix("network", tensors)
         arrays = {name: tensor.numpy() for name, tensor in select_prefix("targets", tensors).items()}
+        targets = Targets.from_arrays(target, genes, arrays)
+        config = saved_network_config(values["model_config"], weights, path)
+        if config.n_outputs != targets.n_outputs:
+            reason = f"the network has {config.n_outputs} outputs, and its targets take {targets.n_outputs}"
+            raise DamagedFileError(path, "model_config.config.n_outputs", reason, ADVICE)
+        network = build(config)
+        load_weights(network, weights, path)
         donors = select_prefix("donors", tensors)
         return cls(
             network=network.eval(),
             donors=DonorMoments.from_state_dict(donors) if donors else None,
-            targets=Targets.from_arrays(target, genes, arrays),
+            targets=targets,
             model=values["model"],
             patch=PatchSpec.from_dict(values["patch"]),
             weight=values["weight"],

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from ... import _keys as keys
+from ..._files import guarded
 from ..._train.device import avoid_dead_threads
 from ..._train.shared import SharedPatches
 from ...models.model_config import uses_embeddings
@@ -23,6 +24,7 @@ from .conformal import Calibration, residual_spread, std_over_models, weighted_m
 from .member import Member, target_scale
 from .ood import ImageRange
 from .provenance import Provenance
+from .schema import ADVICE
 from .serialization import add_prefix, select_prefix
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ class Predictor:
     """Distribution of colour and texture of the training patches; None in predictors of older versions."""
     adaptation: Adaptation | None = None
     """Map of predictions that `stp.tl.adapt` fitted on measured spots of a slide; None in predictors as trained."""
+    source: str = ""
+    """``hf:owner/name@revision`` of a predictor from the Hugging Face hub; else empty. Not saved."""
 
     @property
     def models(self) -> dict[str, float]:
@@ -291,37 +295,52 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Predictor:
-        """Read a predictor. No code from the folder is run.
+        """Read a predictor. No code from the folder is run, and a folder is read without the network.
 
         Parameters
         ----------
         path
-            A folder that `save` wrote, or the id of a Hugging Face repository with such files.
+            A folder that `save` wrote, or ``"hf:owner/name"`` for a repository of the Hugging Face hub with such files;
+            ``"hf:owner/name@revision"`` is a certain branch, tag or commit.
 
         Returns
         -------
-        The predictor, on the CPU.
+        The predictor, on the CPU. ``source`` says which commit of a repository it is.
+
+        Raises
+        ------
+        ValueError
+            If the files are damaged, were changed, or do not fit together.
+        FileNotFoundError
+            If there is no saved predictor.
         """
         avoid_dead_threads()
-        values, tensors, history = serialization.read(path)
+        saved = serialization.read(path)
+        values, tensors, file = saved.values, saved.tensors, saved.config_file
         calibration, image_range = (select_prefix(part, tensors) for part in ("calibration", "image_range"))
         adaptation = select_prefix("adaptation", tensors)
-        return cls(
-            members=tuple(
-                Member.from_state_dict(
-                    select_prefix(str(i), tensors), member, target=values["target"], genes=values["genes"], path=path
-                )
-                for i, member in enumerate(_saved_members(values))
-            ),
-            model=values["model"],
-            train_mean=tensors["train_mean"].numpy(),
-            ridge_color=tensors["ridge_color"].numpy(),
-            history=history,
-            provenance=Provenance.from_json(values["provenance"]),
-            calibration=Calibration.from_state_dict(calibration, values["calibration"]) if calibration else None,
-            image_range=ImageRange.from_state_dict(image_range) if image_range else None,
-            adaptation=Adaptation.from_state_dict(adaptation, values["adaptation"]) if adaptation else None,
-        )
+        with guarded(file, ADVICE, passing="stpredict._checks"):
+            return cls(
+                members=tuple(
+                    Member.from_state_dict(
+                        select_prefix(str(i), tensors),
+                        member,
+                        target=values["target"],
+                        genes=values["genes"],
+                        path=file,
+                    )
+                    for i, member in enumerate(_saved_members(values))
+                ),
+                model=values["model"],
+                train_mean=tensors["train_mean"].numpy(),
+                ridge_color=tensors["ridge_color"].numpy(),
+                history=saved.history,
+                provenance=Provenance.from_json(values["provenance"]),
+                calibration=Calibration.from_state_dict(calibration, values["calibration"]) if calibration else None,
+                image_range=ImageRange.from_state_dict(image_range) if image_range else None,
+                adaptation=Adaptation.from_state_dict(adaptation, values["adaptation"]) if adaptation else None,
+                source=saved.source,
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Everything that is saved in ``config.json`` but versions and digests."""

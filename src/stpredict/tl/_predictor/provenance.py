@@ -10,6 +10,7 @@ import numpy as np
 
 from ..._checks.training import warn
 from ..._slides.identity import SlideIdentity
+from ..._slides.regions import classes_by_element
 from ..._slides.slides import Selection
 from ...pp.normalization import CountsRecord
 
@@ -202,12 +203,15 @@ ENTRIES = tuple(each.name for each in fields(Provenance) if each.name not in ("o
 
 
 def _selection_to_json(selection: Selection) -> dict[str, Any]:
-    left_out = {"in_px"} | {name for name in ("library_key", "allow_fractional_counts") if not getattr(selection, name)}
+    optional = ("library_key", "allow_fractional_counts", "regions")
+    left_out = {"in_px"} | {name for name in optional if not getattr(selection, name)}
     values = {each.name: getattr(selection, each.name) for each in fields(selection) if each.name not in left_out}
     if isinstance(values["image_key"], Mapping):
         values["image_key"] = dict(values["image_key"])
     if values["shapes_key"] is not None and not isinstance(values["shapes_key"], str):
         values["shapes_key"] = list(values["shapes_key"])
+    if not isinstance(values.get("regions", ""), str):
+        values["regions"] = classes_by_element(values["regions"])
     if values["um_per_px"] is not None:
         values["um_per_px"] = float(values["um_per_px"])  # JSON takes no number of numpy
     return values

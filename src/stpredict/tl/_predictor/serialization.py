@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+from dataclasses import dataclass
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,30 +15,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ..._checks.paths import output_path, user_path
 from ..._checks.slides import quote
-from ..._files import atomic_folder
+from ..._files import (
+    DamagedFileError,
+    atomic_folder,
+    check_fields,
+    file_sha256,
+    read_csv,
+    read_json,
+    read_tensors,
+    report_full_disk,
+    restore_folder,
+)
 from .provenance import Provenance
+from .schema import ADVICE, CONFIG_FIELDS, check_shapes, predictor_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from os import PathLike
 
     from torch import Tensor
-
-    from ...models import SpotModel
 
 FORMAT, ENSEMBLE_FORMAT = 1, 2
 """Versions of the layout: of one model, and of an ensemble of several; other versions are refused."""
 CONFIG, WEIGHTS, HISTORY, CARD = "config.json", "weights.safetensors", "history.csv", "README.md"
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
-HEADER_FIELDS = ("format", "stpredict", "weights_sha256", "hash")
+HEADER_FIELDS = ("format", "stpredict", "weights_sha256", "history_sha256", "hash")
 """Fields of ``config.json`` that do not enter the hash."""
-REQUIRED_FIELDS = (
-    "model", "model_config", "patch", "target", "genes", "n_members", "provenance", "hash", "weights_sha256"
-)  # fmt: skip
+HUB_PREFIXES = ("hf:", "hf-hub:")
+"""How the name of a repository of the Hugging Face hub begins; all other paths are of this machine."""
 
 
 def package_version() -> str:
@@ -79,64 +90,80 @@ def write(
     """Write the folder of a predictor; nothing is changed if that fails."""
     target = output_path(path, "path")
     check_replaceable(target)
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     try:
-        with atomic_folder(target) as folder:
+        with report_full_disk(target, n_bytes=lambda: n_bytes), atomic_folder(target) as folder:
             folder.mkdir()
             save_file(dict(tensors), folder / WEIGHTS)
-            hashes = {"weights_sha256": _sha256(folder / WEIGHTS), "hash": digest(values, tensors)}
+            history.to_csv(folder / HISTORY, index=False)
+            hashes = {
+                "weights_sha256": file_sha256(folder / WEIGHTS),
+                "history_sha256": file_sha256(folder / HISTORY),
+                "hash": digest(values, tensors),
+            }
             layout = ENSEMBLE_FORMAT if "members" in values else FORMAT
             config = {"format": layout, "stpredict": package_version(), **hashes, **values}
             (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
-            history.to_csv(folder / HISTORY, index=False)
             (folder / CARD).write_text(_model_card(config), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         msg = (
-            f"The predictor could not be saved to {str(target)!r}: {error}. What was there before is unchanged. "
-            "Free some space or give a folder you may write to."
+            f"The predictor could not be saved to {str(target)!r}: {str(error).rstrip('.')}. What was there before is "
+            "unchanged. Free some space or give a folder you may write to."
         )
         raise OSError(msg) from error
 
 
-def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], pd.DataFrame]:
-    """Read configuration, tensors and history of a folder or Hugging Face repository, and check their digests."""
-    folder = _local_folder(path)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SavedPredictor:
+    """The files of a predictor, checked against their digests and against each other."""
+
+    values: dict[str, Any]
+    """What ``config.json`` holds."""
+    tensors: dict[str, Tensor]
+    history: pd.DataFrame
+    folder: Path
+    source: str
+    """``hf:owner/name@revision`` of a repository, else empty."""
+
+    @property
+    def config_file(self) -> Path:
+        """The file to name where configuration and weights do not fit."""
+        return self.folder / CONFIG
+
+
+def read(path: str | PathLike[str]) -> SavedPredictor:
+    """Read a folder or a repository of the Hugging Face hub, and check digests, fields and shapes."""
+    folder, source = _local_folder(path)
+    restore_folder(folder)
     _check_is_predictor(folder)
-    values = _load(folder / CONFIG, lambda file: json.loads(file.read_text(encoding="utf-8")))
-    found = values.get("format") if isinstance(values, dict) else None
-    if found not in (FORMAT, ENSEMBLE_FORMAT):
+    values = read_json(folder / CONFIG, {"format?": object}, ADVICE, finite=False)
+    if (found := values.get("format")) not in (FORMAT, ENSEMBLE_FORMAT):
         msg = (
             f"{str(folder / CONFIG)!r} has format {found!r}; this version of stpredict reads formats {FORMAT} and "
             f"{ENSEMBLE_FORMAT}. "
             "Install the version that wrote it, or train again."
         )
         raise ValueError(msg)
-    if missing := [name for name in REQUIRED_FIELDS if name not in values]:
-        msg = f"{str(folder / CONFIG)!r} lacks {quote(missing)}: it was changed by hand. Save or download it again."
-        raise ValueError(msg)
-    tensors = _load(folder / WEIGHTS, load_file)
-    found, expected = _sha256(folder / WEIGHTS), str(values["weights_sha256"])
-    if found != expected:
-        msg = (
-            f"{str(folder / WEIGHTS)!r} has SHA-256 {found[:12]}…, its configuration says {expected[:12]}…: the file "
-            "is corrupt or belongs to another predictor. Save or download it again."
-        )
-        raise ValueError(msg)
+    check_fields(values, CONFIG_FIELDS, folder / CONFIG, ADVICE)
+    if len(values.get("members", range(values["n_members"]))) != values["n_members"]:
+        raise DamagedFileError(folder / CONFIG, "n_members", "it is not the number of members that are listed", ADVICE)
+    tensors, _ = read_tensors(folder / WEIGHTS, ADVICE, sha256=values["weights_sha256"])
     hashed = {name: value for name, value in values.items() if name not in HEADER_FIELDS}
-    found, expected = digest(hashed, tensors), str(values["hash"])
-    if found != expected:
-        msg = (
-            f"The configuration of the predictor in {str(folder)!r} was changed after it was saved (hash {found[:12]}"
-            f"…, written {expected[:12]}…). Save or download it again."
-        )
-        raise ValueError(msg)
-    file = folder / HISTORY
-    has_rows = file.is_file() and file.read_text(encoding="utf-8").strip() != ""
-    return values, tensors, pd.read_csv(file) if has_rows else pd.DataFrame()
+    if digest(hashed, tensors) != values["hash"]:
+        reason = "the configuration was changed after it was saved: it does not fit its digest"
+        raise DamagedFileError(folder / CONFIG, "hash", reason, ADVICE)
+    check_shapes(tensors, predictor_shapes(values, tensors), folder / WEIGHTS)
+    sha256 = values.get("history_sha256")  # early versions did not record it, and need not have the file
+    if sha256 is None and not (folder / HISTORY).is_file():
+        history = pd.DataFrame()
+    else:
+        history = read_csv(folder / HISTORY, ADVICE, sha256=sha256)
+    return SavedPredictor(values=values, tensors=tensors, history=history, folder=folder, source=source)
 
 
 def saved_hash(folder: Path) -> str:
     """The hash of a saved predictor as it was written, whatever the version that wrote it."""
-    return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["hash"])
+    return str(read_json(folder / CONFIG, {"hash": str}, ADVICE, finite=False)["hash"])
 
 
 def _check_is_predictor(path: Path) -> None:
@@ -159,63 +186,47 @@ def _check_is_predictor(path: Path) -> None:
         raise FileNotFoundError(msg)
 
 
-def _load(path: Path, load: Callable[[Path], Any]) -> Any:
-    """What a function loads from a file; an error if the file is truncated or of another kind."""
-    try:
-        return load(path)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, OSError) as error:
-        msg = f"{str(path)!r} cannot be read ({error}): it is truncated or was changed. Save or download it again."
-        raise ValueError(msg) from error
-
-
-def load_weights(network: SpotModel, weights: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
-    """Load weights into a network, refusing any that do not fit; ``path`` is named in the error."""
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in network.per_spot_buffers & given.keys():  # one row per training spot
-        shapes[name] = (*given[name][:1], *shapes[name][1:])
-    wrong = [name for name in {**shapes, **given} if given.get(name) != shapes.get(name)]
-    if wrong:
-        msg = (
-            f"The weights in {str(path)!r} do not fit the network that its configuration describes: {quote(wrong)}. "
-            "It was changed by hand; save or download it again."
-        )
+def _local_folder(path: str | PathLike[str]) -> tuple[Path, str]:
+    """The folder itself, or the local copy of a repository of the Hugging Face hub and its name with the revision."""
+    given = os.fspath(path)
+    prefix = next((prefix for prefix in HUB_PREFIXES if given.startswith(prefix)), None)
+    if prefix is None:
+        return user_path(path), ""
+    name, _, revision = given.removeprefix(prefix).partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        msg = f"{given!r} is no repository. Give 'hf:owner/name', or 'hf:owner/name@revision' for a certain revision."
         raise ValueError(msg)
-    network.load_state_dict(dict(weights))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _local_folder(path: str | PathLike[str]) -> Path:
-    """The folder itself, or the local copy of a Hugging Face repository."""
-    folder, name = user_path(path), os.fspath(path)
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return folder
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         msg = (
-            f"There is no folder {name!r}, and reading it from the Hugging Face hub needs `huggingface_hub`: install "
+            f"Reading {given!r} from the Hugging Face hub needs `huggingface_hub`: install "
             "`stpredict-histology[encoders]`, or give a folder."
         )
         raise ValueError(msg) from None
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, HISTORY, CARD]))
+        folder = Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, HISTORY, CARD])
+        )
     except (OSError, ValueError) as error:  # the hub raises one or the other
         msg = (
-            f"There is no folder {name!r}, and no such repository could be read from the Hugging Face hub ({error}). "
-            "Give the folder that `Predictor.save` wrote, or the id of a repository."
+            f"{given!r} could not be read from the Hugging Face hub ({error}). Give the id and revision of a "
+            "repository, or the folder that `Predictor.save` wrote."
         )
         raise FileNotFoundError(msg) from error
+    return folder, f"{HUB_PREFIXES[0]}{name}@{folder.name}"  # snapshots are named by their commit
+
+
+def _text(value: object) -> str:
+    """Text for the card: Markdown is shown as HTML, and a cell of a table is one line."""
+    return " ".join(escape(str(value), quote=False).replace("|", "\\|").split())
 
 
 def _adapted_to(config: Mapping[str, Any]) -> str:
     """The sentence of the card on the slide that a predictor was adapted to; empty for a predictor as trained."""
     record = config.get("adaptation")
     return (
-        f" Adapted to {record['n_measured']} measured spots of {record['slide']}, for that slide only."
+        f" Adapted to {record['n_measured']} measured spots of {_text(record['slide'])}, for that slide only."
         if record
         else ""
     )
@@ -224,9 +235,11 @@ def _adapted_to(config: Mapping[str, Any]) -> str:
 def _model_card(config: Mapping[str, Any]) -> str:
     provenance = config["provenance"]
     slides = provenance.get("slides", {})
-    rows = "\n".join(f"| {name} | {s['group']} | {s['n_spots']} | {s['um_per_px']:.3f} |" for name, s in slides.items())
-    genes = ", ".join(config["genes"][:20]) + (", …" if len(config["genes"]) > 20 else "")
-    return f"""# {config["model"]}: gene expression from H&E
+    rows = "\n".join(
+        f"| {_text(name)} | {_text(s['group'])} | {s['n_spots']} | {s['um_per_px']:.3f} |" for name, s in slides.items()
+    )
+    genes = _text(", ".join(config["genes"][:20])) + (", …" if len(config["genes"]) > 20 else "")
+    return f"""# {_text(config["model"])}: gene expression from H&E
 
 Predicts {len(config["genes"])} genes ({genes}) in **{config["units"]}** from patches of
 {", ".join(f"{side:.0f}" for side in config["patch"]["fov_um"])} µm ({config["patch"]["size_px"]} px each).
@@ -236,8 +249,8 @@ Trained with stpredict {config["stpredict"]}; {config["n_members"]} network(s).{
 |---|---|---|---|
 {rows}
 
-Donors trained on: {Provenance.from_json(provenance).donors_note}.
-Validation: {provenance.get("validation_note", "none")}.{_adapted_to(config)}
+Donors trained on: {_text(Provenance.from_json(provenance).donors_note)}.
+Validation: {_text(provenance.get("validation_note", "none"))}.{_adapted_to(config)}
 Not for diagnosis. Compare its predictions with measured tissue of your own before you rely on them.
 
     import stpredict as stp
@@ -250,7 +263,7 @@ def _ensemble_card(config: Mapping[str, Any]) -> str:
     ensemble = config["provenance"].get("ensemble")
     if ensemble is None:
         return ""
-    models = ", ".join(f"{each['weight']:.3g} {name}" for name, each in ensemble["models"].items())
+    models = ", ".join(f"{each['weight']:.3g} {_text(name)}" for name, each in ensemble["models"].items())
     origin = {
         "registered": "weights of the registered ensemble",
         "given": "given weights",

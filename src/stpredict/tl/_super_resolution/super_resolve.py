@@ -16,9 +16,9 @@ from ..._checks import config as check_config
 from ..._checks.slides import quote
 from ..._geometry import spot_pitch
 from ..._slides import checks as check_elements
+from ..._slides import elements
 from ..._slides.slides import Selection, resolve
 from ..._train.batches import BatchLimit
-from ...pp import elements
 from .._options import PredictOptions
 from .._predictor.predictor import resolve_predictor
 from .._predictor.provenance import counts_record

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from ..._checks.slides import quote
 from ..._geometry import apply_affine, spot_pitch
-from ...pp.elements import affine_to_image
+from ..._slides.elements import affine_to_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from ..._checks.slides import quote
 from ..._checks.training import warn
-from ..._files import atomic_file, lock
+from ..._files import (
+    DamagedFileError,
+    check_fields,
+    lock,
+    parse_json,
+    read_json,
+    read_tensors,
+    remove,
+    write_json,
+    write_tensors,
+)
 from ..._train.loop import TrainingState
 
 if TYPE_CHECKING:
@@ -25,12 +33,20 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ..._files import Schema
     from ..._train.config import FitConfig
     from .._predictor.provenance import BestEpoch
 
 SUFFIX = ".checkpoint"
-INTERVAL_S = 30.0
-"""Minimum number of seconds between two checkpoints of one network."""
+RUN = "run.json"
+INTERVAL_S = 10.0
+"""Minimum number of seconds between two checkpoints of one network: a killed process loses the epoch it was in, and
+before it at most the epochs of this time. Epochs that take longer are all written."""
+PROGRESS: Schema = {
+    "epoch": range(1_000_000), "best_score": int | float, "best_epoch": int, "history": [{str: int | float}]
+}  # fmt: skip
+KINDS = ("weights", "average", "best", "moments")
+ADVICE = "Training cannot be resumed from it: start anew without `resume_from`."
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +71,7 @@ class Checkpoint:
     ) -> Iterator[Checkpoint]:
         """Begin or resume a checkpoint under a lock; its files are removed when the predictor is saved."""
         checkpoint, place = cls(folder, writes=writes), repr(str(folder))
-        if resume and not (checkpoint.path / "run.json").is_file():
+        if resume and not (checkpoint.path / RUN).is_file():
             msg = (
                 f"No unfinished training at {place}. A run leaves one there when it is interrupted; start anew without "
                 "`resume_from`, or load a finished predictor with `stp.tl.Predictor.load`."
@@ -82,12 +98,12 @@ class Checkpoint:
             yield checkpoint
 
     def _begin(self, fingerprint: Mapping[str, Any]) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove(self.path)
         self.path.mkdir(parents=True)
-        (self.path / "run.json").write_text(json.dumps(fingerprint), encoding="utf-8")
+        write_json(self.path / RUN, fingerprint)
 
     def _read(self, fingerprint: Mapping[str, Any]) -> None:
-        begun = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        begun = read_json(self.path / RUN, {}, ADVICE)
         current = json.loads(json.dumps(fingerprint))
         before, version = begun.pop("patch_version", 1), current.pop("patch_version", 1)  # version 1 is not recorded
         if before != version:
@@ -126,6 +142,8 @@ class Checkpoint:
                 reporter.write()
                 bar.write(f"Interrupted. Go on with stp.tl.fit(..., resume_from={str(self.folder)!r}).")
                 raise
+            finally:
+                self.states[number] = reporter.state
             reporter.write()
 
     def history(self, n_networks: int) -> pd.DataFrame:
@@ -144,7 +162,7 @@ class Checkpoint:
 
     def _end(self, error: type[BaseException] | None, *_: object) -> None:
         if self.writes and (error is None or not any(self.path.glob("member*.safetensors"))):
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove(self.path)
 
 
 @dataclass(slots=True, eq=False)
@@ -183,8 +201,7 @@ class Reporter:
         state = self.state
         scalars = {name: getattr(state, name) for name in ("epoch", "best_score", "best_epoch", "history")}
         try:
-            with atomic_file(self.file) as part:
-                save_file(_tensors(state), part, metadata={"progress": json.dumps(scalars)})
+            write_tensors(self.file, _tensors(state), {"progress": json.dumps(scalars)})
         except (OSError, SafetensorError) as error:
             warn(
                 f"The state of training could not be written to {str(self.file)!r}: {error}. Training goes on, but "
@@ -200,14 +217,18 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
 
 
 def _load(file: Path) -> TrainingState:
-    with safe_open(file, framework="pt") as opened:
-        scalars = json.loads(opened.metadata()["progress"])
-    state = TrainingState(**scalars)
-    for name, value in load_file(file).items():
-        kind, rest = name.split("/", 1)
+    tensors, metadata = read_tensors(file, ADVICE)
+    progress = parse_json(metadata.get("progress", "null"), file, ADVICE, finite=False)
+    check_fields(progress, PROGRESS, file, ADVICE, "progress")
+    kinds: dict[str, Any] = {kind: {} for kind in KINDS}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind not in kinds:
+            raise DamagedFileError(file, name, "a state of training has no such tensor", ADVICE)
         if kind == "moments":
-            parameter, moment = rest.rsplit("/", 1)
-            state.moments.setdefault(parameter, {})[moment] = value
+            parameter, _, moment = rest.rpartition("/")
+            kinds[kind].setdefault(parameter, {})[moment] = value
         else:
-            getattr(state, kind)[rest] = value
-    return state
+            kinds[kind][rest] = value
+    fields: dict[str, Any] = {**progress, "history": tuple(progress["history"]), **kinds}
+    return TrainingState(**fields)

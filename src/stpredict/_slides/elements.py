@@ -6,19 +6,22 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
-from .._checks.slides import quote
-from .._geometry import apply_affine, axis_scales
-from .._slides import checks as check_elements
-from .._slides.slides import affine_matrix, shared_system, slide_images
+from .._geometry import axis_scales
+from . import checks as check_elements
+from .placement import affine_matrix, shared_system, slide_images
+from .regions import classes_by_element, of_classes, union_polygons
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
     from spatialdata import SpatialData
+
+    from .regions import Regions
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ def affine_to_image(
     shared = sorted(systems if coordinate_system is None else systems & {coordinate_system})
     if not shared:
         msg = (
-            f"Tissue {key!r} and image {image_key!r} share no coordinate system. Register them with "
+            f"Shapes {key!r} and image {image_key!r} share no coordinate system. Register them with "
             f"`spatialdata.transformations.set_transformation`, or give another element as `{argument}`."
         )
         raise ValueError(msg)
@@ -62,17 +65,18 @@ def polygons_in_pixels(
     sdata: SpatialData, key: str, image_key: str, coordinate_system: str | None, argument: str
 ) -> Any:
     """The union of all polygons of an element, in pixels of an image; invalid ones are repaired."""
-    import shapely
-
-    shapes = sdata.shapes[key]
-    kinds = set(shapes.geometry.geom_type)
-    if not kinds <= {"Polygon", "MultiPolygon"}:
-        msg = f"Shapes {key!r} hold {quote(sorted(kinds))}; tissue must be polygons. Give others as `{argument}`."
-        raise ValueError(msg)
     to_px = affine_to_image(sdata, key, image_key, coordinate_system, argument)
-    areas = shapely.make_valid(shapely.transform(shapes.geometry.to_numpy(), lambda xy: apply_affine(to_px, xy)))
-    parts = shapely.get_parts(shapely.get_parts(areas))  # repairs may nest polygons, and leave lines
-    return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+    return union_polygons(sdata.shapes[key], to_px, key, argument)
+
+
+def regions_in_pixels(sdata: SpatialData, regions: Regions, image_key: str, argument: str) -> Any:
+    """The union of some regions, in pixels of an image."""
+    parts = []
+    for key, classes in classes_by_element(regions).items():
+        check_slides.one_name("element with polygons", key, list(sdata.shapes), argument)
+        chosen = of_classes(sdata.shapes[key], classes, key)
+        parts.append(union_polygons(chosen, affine_to_image(sdata, key, image_key, None, argument), key, argument))
+    return shapely.union_all(parts)
 
 
 def tissue_in_pixels(sdata: SpatialData, tissue_key: str | None, image_key: str, coordinate_system: str | None) -> Any:

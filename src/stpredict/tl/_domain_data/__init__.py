@@ -1,0 +1,1 @@
+"""What domains are found in, and where they are written."""

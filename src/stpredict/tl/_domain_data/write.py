@@ -1,0 +1,93 @@
+"""Domains in tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..._domains.clusters import ordered, spot_agreement
+from ..._domains.features import principal_components, standardize
+from ..._domains.graph import spatial_graph
+from ..._domains.methods import CONFIGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from ..._domains.methods import DomainTask, Partition
+    from .read import DomainSpots
+
+
+def write_domains(
+    spots: DomainSpots, task: DomainTask, found: Sequence[Partition], best: int, result: pd.DataFrame, key_added: str
+) -> None:
+    """Write the medoid of the first method."""
+    along = principal_components(standardize(spots.whole.values, spots.slide), 1)[:, 0]
+    codes = ordered(found[best].domains, along)
+    shares = spot_agreement([one.domains for one in found], found[best].domains)
+    space = f"X_{task.method}" if task.method in CONFIGS else "X_domains"
+    own = result[result["method"] == task.method]
+    record = {
+        "method": task.method,
+        "options": {} if task.options is None else {k: _plain(v) for k, v in asdict(task.options).items()},
+        "n_domains": task.n_domains,
+        "clusterer": task.clusterer,
+        "refine": task.refine,
+        "seeds": len(found),
+        "seed_of_medoid": best,
+        "n_components": task.n_components,
+        "n_genes": task.whole.values.shape[1],
+        "image": spots.image_from if task.image is not None else "",
+        "from": "predicted" if spots.predicted is not None else "counts",
+        "predictor": "" if spots.predicted is None else str(spots.predicted.get("model", {}).get("hash", "")),
+        "slides": [slide.name for slide in spots.slides],
+        "uses_labels": False,
+        "embedding": space,
+        "versions": {name: version(name) for name in ("scikit-learn", "torch")},
+        "runs": {name: own[name].to_numpy() for name in own.columns if name != "method"},
+    }
+    isolated = spatial_graph(spots.xy, spots.slide).degree == 0
+    columns = {f"{key_added}_agreement": shares, f"{key_added}_isolated": isolated}
+    write_spots(spots, codes, columns, {space: found[best].features}, record, key_added)
+
+
+def _plain(value: Any) -> Any:
+    """A value as `uns` stores it."""
+    return "" if value is None else list(value) if isinstance(value, tuple) else value
+
+
+def write_spots(
+    spots: DomainSpots,
+    codes: NDArray[np.intp],
+    columns: Mapping[str, NDArray[Any]],
+    matrices: Mapping[str, NDArray[np.float32]],
+    record: dict[str, Any],
+    key_added: str,
+) -> None:
+    """Write values of spots to the tables of their slides; rows of other slides are missing."""
+    names = [str(i + 1) for i in range(int(record["n_domains"]))]
+    tables: dict[int, tuple[AnnData, list[int]]] = {}
+    for i, slide in enumerate(spots.slides):
+        table = slide.source.tables[str(slide.table_name)]
+        tables.setdefault(id(table), (table, []))[1].append(i)
+    for table, own in tables.values():
+        chosen = np.isin(spots.slide, own)
+        rows = table.obs_names.get_indexer(pd.Index(np.concatenate([spots.slides[i].obs_names for i in own])))
+        values = np.full(table.n_obs, -1)
+        values[rows] = codes[chosen]
+        table.obs[key_added] = pd.Categorical.from_codes(values, categories=names)
+        for name, column in columns.items():
+            full: NDArray[Any] = np.full(table.n_obs, False if column.dtype == bool else np.nan, column.dtype)
+            full[rows] = column[chosen]
+            table.obs[name] = full
+        for name, matrix in matrices.items():
+            stored = np.full((table.n_obs, matrix.shape[1]), np.nan, np.float32)
+            stored[rows] = matrix[chosen]
+            table.obsm[name] = stored
+        table.uns[key_added] = dict(record)
