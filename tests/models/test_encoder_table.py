@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -141,6 +142,12 @@ def test_networks_of_a_library_that_builds_something_else_are_refused(shrunken):
     shrunken["virchow2"] = replace(shrunken["virchow2"], n_parameters=2 * shrunken["virchow2"].n_parameters)
     with pytest.raises(ValueError, match=r"builds 'virchow2' with 32 features and [\d,]+ parameters; it has 32 and"):
         Encoder("virchow2", "none", 28, frozen=True)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match="The encoder 'phikon' needs transformers: pip install"):
+        Encoder("phikon", "none", 224, frozen=True)
 
 
 # ---- weights

@@ -227,8 +227,8 @@ def encoders() -> pd.DataFrame:
     Examples
     --------
     >>> from stpredict import models
-    >>> models.encoders().loc["uni2-h", ["parameters", "n_features", "precision", "commercial"]].tolist()
-    [681394176, 1536, 'bf16', 'no']
+    >>> models.encoders().loc["uni2-h", ["pooling", "precision", "licence", "commercial"]].tolist()
+    ['model', 'bf16', 'CC-BY-NC-ND', 'no']
     """
     import pandas as pd
 
