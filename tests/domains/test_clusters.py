@@ -10,7 +10,7 @@ from stpredict._domains.clusters import (
     leiden,
     match,
     medoid,
-    ordered,
+    number_along,
     pairwise_agreement,
     refine,
     spot_agreement,
@@ -71,5 +71,5 @@ def test_more_domains_than_in_the_reference_are_matched_too():
 
 def test_numbers_follow_an_axis():
     along = -PLANTED + RNG.normal(size=120) * 0.01
-    np.testing.assert_array_equal(ordered(np.array([1, 2, 0])[PLANTED], along), 2 - PLANTED)
-    np.testing.assert_array_equal(ordered(np.array([5, 2, 9])[PLANTED], along), 2 - PLANTED)
+    np.testing.assert_array_equal(number_along(np.array([1, 2, 0])[PLANTED], along), 2 - PLANTED)
+    np.testing.assert_array_equal(number_along(np.array([5, 2, 9])[PLANTED], along), 2 - PLANTED)

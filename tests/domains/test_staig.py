@@ -48,9 +48,9 @@ def test_loss_is_the_dense_formula(slides, with_clusters, as_released, monkeypat
     monkeypatch.setattr("stpredict._domains.staig.ROWS", 17)  # in several blocks
     slide, clusters = SLIDES[slides], CLUSTERS if with_clusters else None
     graph = spatial_graph(XY, slide)
-    neighbors = [set(graph.directed[graph.directed[:, 0] == i, 1].tolist()) for i in range(N)]
+    neighbors = [set(graph.directed_edges[graph.directed_edges[:, 0] == i, 1].tolist()) for i in range(N)]
     contrast = Contrast(
-        edges=torch.from_numpy(graph.directed),
+        edges=torch.from_numpy(graph.directed_edges),
         slides=tuple(torch.from_numpy(np.flatnonzero(slide == i)) for i in np.unique(slide)),
         clusters=clusters,
         tau=0.7,
@@ -63,9 +63,9 @@ def test_loss_is_the_dense_formula(slides, with_clusters, as_released, monkeypat
 def test_gradient_is_that_of_the_dense_formula():
     slide = SLIDES["two slides"]
     graph = spatial_graph(XY, slide)
-    neighbors = [set(graph.directed[graph.directed[:, 0] == i, 1].tolist()) for i in range(N)]
+    neighbors = [set(graph.directed_edges[graph.directed_edges[:, 0] == i, 1].tolist()) for i in range(N)]
     parts = tuple(torch.from_numpy(np.flatnonzero(slide == i)) for i in (0, 1))
-    contrast = Contrast(edges=torch.from_numpy(graph.directed), slides=parts, clusters=CLUSTERS, tau=2.0)
+    contrast = Contrast(edges=torch.from_numpy(graph.directed_edges), slides=parts, clusters=CLUSTERS, tau=2.0)
     z, same = Z.clone().requires_grad_(), Z.clone().requires_grad_()
     contrastive_loss(z, OTHER, contrast).mean().backward()
     dense_loss(same, OTHER, slide, neighbors, CLUSTERS, 2.0, as_released=False).mean().backward()
@@ -76,7 +76,7 @@ def test_sampled_negatives_are_unbiased_and_equal_where_all_are_drawn():
     slide = SLIDES["two slides"]
     graph = spatial_graph(XY, slide)
     parts = tuple(torch.from_numpy(np.flatnonzero(slide == i)) for i in (0, 1))
-    contrast = Contrast(edges=torch.from_numpy(graph.directed), slides=parts, clusters=CLUSTERS, tau=10.0)
+    contrast = Contrast(edges=torch.from_numpy(graph.directed_edges), slides=parts, clusters=CLUSTERS, tau=10.0)
     generator = torch.Generator().manual_seed(0)
     whole = contrastive_loss(Z, OTHER, contrast)
     torch.testing.assert_close(contrastive_loss(Z, OTHER, contrast, draw_negatives(contrast, 60, generator)), whole)
@@ -95,7 +95,7 @@ def test_drop_probability():
     graph = spatial_graph(XY, SLIDES["one slide"])
     space = RNG.normal(size=(N, 4)).astype(np.float32)
     length = np.linalg.norm(space[:, None].astype(float) - space, axis=2)
-    total = [length[i, graph.directed[graph.directed[:, 0] == i, 1]].sum() for i in range(N)]
+    total = [length[i, graph.directed_edges[graph.directed_edges[:, 0] == i, 1]].sum() for i in range(N)]
     i, j = graph.edges.T
     one, other = length[i, j] / np.take(total, i), length[i, j] / np.take(total, j)
     np.testing.assert_allclose(drop_probability(graph, space, as_released=True), one, atol=1e-10)
@@ -122,7 +122,7 @@ def test_encoder_and_projection_are_dense_graph_convolutions():
     data = inputs()
     network = Staig(data, StaigConfig(n_layers=2, n_hidden=5), seed=0)
     adjacency = torch.eye(N, dtype=torch.float64)
-    i, j = data.graph.directed.T
+    i, j = data.graph.directed_edges.T
     adjacency[i, j] = 1
     scale = adjacency.sum(1).rsqrt()
     adjacency = scale[:, None] * adjacency * scale

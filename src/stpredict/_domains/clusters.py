@@ -136,7 +136,7 @@ def spot_agreement(partitions: Sequence[NDArray[np.intp]], reference: NDArray[np
     return np.mean(others, axis=0).astype(np.float32) if others else np.ones(len(reference), np.float32)
 
 
-def ordered(domains: NDArray[np.intp], along: NDArray[np.floating]) -> NDArray[np.intp]:
+def number_along(domains: NDArray[np.intp], along: NDArray[np.floating]) -> NDArray[np.intp]:
     """Domains numbered by their mean along an axis, so that numbers (and colours) do not depend on the clusterer."""
     names = np.unique(domains)
     mean = [along[domains == name].mean() for name in names]

@@ -31,7 +31,7 @@ class SpotGraph:
     n_spots: int
 
     @property
-    def directed(self) -> NDArray[np.int64]:
+    def directed_edges(self) -> NDArray[np.int64]:
         """``(2 m, 2)``, each edge in both directions."""
         return np.concatenate([self.edges, self.edges[:, ::-1]])
 
@@ -42,7 +42,7 @@ class SpotGraph:
 
     def mean_matrix(self) -> sparse.csr_array:
         """``(n, n)`` matrix that averages a spot and its neighbours."""
-        i, j = np.concatenate([self.directed, np.repeat(np.arange(self.n_spots), 2).reshape(-1, 2)]).T
+        i, j = np.concatenate([self.directed_edges, np.repeat(np.arange(self.n_spots), 2).reshape(-1, 2)]).T
         weight = 1 / (1 + self.degree[i])
         return sparse.csr_array((weight.astype(np.float32), (i, j)), shape=(self.n_spots, self.n_spots))
 

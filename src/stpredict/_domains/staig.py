@@ -229,7 +229,7 @@ def image_clusters(image: NDArray[np.float32], n_clusters: int, seed: int) -> ND
 
 def drop_probability(graph: SpotGraph, space: NDArray[np.float32], *, as_released: bool) -> NDArray[np.float64]:
     """``(m,)`` probability of each edge to be dropped: its length in image space over that of all edges of a spot."""
-    i, j = graph.directed.T
+    i, j = graph.directed_edges.T
     distance = np.linalg.norm(space[i].astype(np.float64) - space[j], axis=1)
     total = np.bincount(i, distance, minlength=graph.n_spots)[i]
     share = np.where(total > 0, distance / np.maximum(total, 1e-300), 1 / np.maximum(graph.degree[i], 1))

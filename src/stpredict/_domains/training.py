@@ -72,12 +72,12 @@ def train(
             network.loss(epoch, generator).backward()
             optimizer.step()
         if at is not None and epoch + 1 in at:
-            at[epoch + 1](embed(network))
-    return embed(network)
+            at[epoch + 1](embedding_of(network))
+    return embedding_of(network)
 
 
 @torch.no_grad()
-def embed(network: DomainNetwork) -> NDArray[np.float32]:
+def embedding_of(network: DomainNetwork) -> NDArray[np.float32]:
     """Embedding of all spots, on the CPU."""
     network.eval()
     found: NDArray[np.float32] = network.embedding().float().cpu().numpy()

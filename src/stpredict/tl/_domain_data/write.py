@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..._domains.clusters import ordered, spot_agreement
+from ..._domains.clusters import number_along, spot_agreement
 from ..._domains.features import principal_components, standardize
 from ..._domains.graph import spatial_graph
 from ..._domains.methods import CONFIGS
@@ -29,7 +29,7 @@ def write_domains(
 ) -> None:
     """Write the medoid of the first method."""
     along = principal_components(standardize(spots.whole.values, spots.slide), 1)[:, 0]
-    codes = ordered(found[best].domains, along)
+    codes = number_along(found[best].domains, along)
     shares = spot_agreement([one.domains for one in found], found[best].domains)
     space = f"X_{task.method}" if task.method in CONFIGS else "X_domains"
     own = result[result["method"] == task.method]
