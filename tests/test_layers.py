@@ -41,6 +41,7 @@ OPENERS = re.compile(
 OTHERS = {
     "datasets/_panels.py": "a file of the package",
     "_cli/_options.py": "an argument",
+    "_slides/embeddings.py": "a field of a table",
     "models/encoder.py": "weights that the user names",
     "models/_encoder_weights.py": "weights that the user names",
 }

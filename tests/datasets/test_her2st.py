@@ -116,7 +116,7 @@ def test_every_unknown_section_is_named():
         her2st(["C2", "C7", "J1"])
     with pytest.raises(ValueError, match="`sections` names nothing"):
         her2st([])
-    with pytest.raises(ValueError, match="names 'C2' more than once"):
+    with pytest.raises(ValueError, match=r"names 'C2' more than once\. Give each name once"):
         her2st(["C2", "C2"])
 
 

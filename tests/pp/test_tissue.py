@@ -295,6 +295,8 @@ def test_masks_that_cannot_be_used():
             stp.pp.tissue(sdata, um_per_px=UM, mask_key=key)
     with pytest.raises(ValueError, match="`min_hole_um2` is -1; it must lie between 0 and"):
         stp.pp.tissue(sdata, um_per_px=UM, min_hole_um2=-1)
+    with pytest.raises(ValueError, match=r"`resolution_um` is 0; it must be above 0\."):
+        stp.pp.tissue(sdata, um_per_px=UM, resolution_um=0)
     assert "tissue" not in sdata.shapes
 
 

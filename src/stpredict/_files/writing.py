@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import shutil
@@ -181,7 +182,7 @@ def report_full_disk(place: Path, advice: str = "", n_bytes: Callable[[], int] |
             raise
         existing = next(folder for folder in (place, *place.parents) if folder.exists())
         free = shutil.disk_usage(existing).free / 2**20
-        more = "" if n_bytes is None else f", and up to {n_bytes() / 2**20:,.0f} MiB more are needed"
+        more = "" if n_bytes is None else f", and up to {math.ceil(n_bytes() / 2**20):,} MiB more are needed"
         full = OSError(
             f"No space left for {str(place)!r}: {free:,.0f} MiB are free on this disk{more}. {advice}".rstrip()
         )

@@ -131,7 +131,8 @@ def read_wsi(
     >>> from tempfile import mkdtemp
     >>> import numpy as np
     >>> import stpredict as stp
-    >>>     >>> path = Path(mkdtemp()) / "slide.png"
+    >>> from PIL import Image
+    >>> path = Path(mkdtemp()) / "slide.png"
     >>> Image.fromarray(np.full((64, 48, 3), 230, np.uint8)).save(path)
     >>> sdata = stp.io.read_wsi(path, um_per_px=0.5)
     >>> sdata["slide"]["scale0"]["image"].shape

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from . import _errors as check
 from ._rows import align
@@ -102,8 +101,9 @@ def homogeneity_completeness(labels: ArrayLike, domains: ArrayLike) -> tuple[flo
     Examples
     --------
     >>> import stpredict as stp
-    >>> stp.metrics.homogeneity_completeness(["a", "a", "b", "b"], [1, 1, 2, 3])  # b is split
-    (1.0, 0.6666666666666669)
+    >>> homogeneity, completeness = stp.metrics.homogeneity_completeness(["a", "a", "b", "b"], [1, 1, 2, 3])
+    >>> round(homogeneity, 2), round(completeness, 2)  # b is split
+    (1.0, 0.67)
     """
     from sklearn.metrics import completeness_score, homogeneity_score
 
@@ -344,6 +344,8 @@ def _pairs(labels: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.intp], NDArr
 
 def _codes(labels: Any) -> NDArray[np.intp]:
     """A number for each label, -1 where it is missing."""
+    import pandas as pd  # deferred: slow to import
+
     codes, _ = pd.factorize(pd.Series(labels).to_numpy())
     return np.asarray(codes, np.intp)
 

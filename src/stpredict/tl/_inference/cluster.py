@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from zarr.storage import LocalStore
 
-from ..._chunks import Source
+from ..._chunks import Source, StoredLevel
 from .._predictor.serialization import package_version
 from .partitions import compute_positions
 from .sinks import StoreSink
@@ -57,7 +57,8 @@ def compute_on_cluster(
 def make_stores_absolute(slides: Iterable[Slide]) -> None:
     """Give stores that were opened by a relative path their absolute one: workers may run in another folder."""
     for level in (level for slide in slides for level in slide.levels):
-        store = getattr(Source(level.pixels).pixels, "store", None)
+        pixels = Source(level.pixels).pixels
+        store = pixels.array.store if isinstance(pixels, StoredLevel) else None
         if isinstance(store, LocalStore):
             store.root = store.root.absolute()
 

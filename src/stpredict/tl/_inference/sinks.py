@@ -15,7 +15,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from ... import _keys as keys
-from ..._checks.paths import output_folder, user_path
+from ..._checks.paths import output_folder, output_path, user_path
 from ..._files import (
     DamagedFileError,
     atomic_folder,
@@ -303,7 +303,7 @@ def exclusive_store(path: str | PathLike[str] | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    with lock(user_path(path, "store")) as ours:
+    with lock(output_path(path, "store")) as ours:
         if not ours:
             msg = (
                 f"Another process is computing into {str(path)!r} at this moment. Wait until it has ended, or give "
