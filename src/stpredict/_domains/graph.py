@@ -66,7 +66,7 @@ def _neighbors_on_slide(xy: NDArray[np.float64], n_neighbors: int | None) -> NDA
     return _union_of_nearest(tree, xy, n_neighbors or N_NEAREST)
 
 
-def feature_graph(features: NDArray[np.float32], slide: NDArray[np.int64], n_neighbors: int) -> SpotGraph:
+def feature_graph(features: NDArray[np.floating], slide: NDArray[np.int64], n_neighbors: int) -> SpotGraph:
     """The most similar spots of the same slide in a feature space (Euclidean)."""
     found = [np.empty((0, 2), np.int64)]
     for name in np.unique(slide):

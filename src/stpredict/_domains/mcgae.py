@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from .features import principal_components
 from .graph import feature_graph
-from .training import DomainNetwork, normalized_adjacency
+from .training import DomainNetwork, convolve, normalized_adjacency
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,7 +91,8 @@ class Attention(nn.Module):
     def forward(self, *views: Tensor) -> Tensor:
         """Views ``(n, d)`` each to ``(n, d)``."""
         stacked = torch.stack(views, dim=1)  # (n, v, d)
-        return (self.score(stacked).softmax(dim=1) * stacked).sum(dim=1)
+        joined: Tensor = (self.score(stacked).softmax(dim=1) * stacked).sum(dim=1)
+        return joined
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -109,6 +110,15 @@ class Views:
 
 class Mcgae(DomainNetwork):
     """Graph convolutions on two graphs and two views, joined by attention."""
+
+    target: Tensor
+    nodes: Tensor
+    second_view: Tensor
+    image: Tensor | None
+    edges: Tensor
+    similar_edges: Tensor
+    permutation: Tensor
+    slides: tuple[Tensor, ...]
 
     def __init__(self, inputs: DomainInputs, config: McgaeConfig, n_domains: int, seed: int) -> None:
         super().__init__()
@@ -140,16 +150,16 @@ class Mcgae(DomainNetwork):
         """All embeddings of one pass."""
         first, second, third = self.convolutions
         tissue, similar = self._adjacency(self.edges), self._adjacency(self.similar_edges)
-        embedded = _convolve(first, tissue, nodes)
-        expression = self.attention[0](embedded, _convolve(third, similar, nodes))
-        structure = self.attention[1](embedded, _convolve(second, tissue, second_view))
+        embedded = convolve(first, tissue, nodes)
+        expression = self.attention[0](embedded, convolve(third, similar, nodes))
+        structure = self.attention[1](embedded, convolve(second, tissue, second_view))
         image = None if self.image is None else self.image_network(self.image)
         if image is not None and not self.as_released:
             joint = self.attention[2](expression, structure, image)
         else:
             joint = self.attention[2](expression, structure)
             joint = joint if image is None else joint + self.config.w_image * image
-        corrupted = _convolve(first, tissue, nodes[permutation])
+        corrupted = convolve(first, tissue, nodes[permutation])
         return Views(first=embedded, corrupted=corrupted, expression=expression, structure=structure, joint=joint)
 
     def loss(self, epoch: int, generator: torch.Generator) -> Tensor:
@@ -232,11 +242,6 @@ class Mcgae(DomainNetwork):
         return order
 
 
-def _convolve(layer: nn.Module, adjacency: Tensor, nodes: Tensor) -> Tensor:
-    """A (X W) + b."""
-    return torch.sparse.mm(adjacency, nodes @ layer.weight.T) + layer.bias  # type: ignore[operator]
-
-
 def contrastive_loss(views: Views, readout: Tensor, discriminator: nn.Module) -> Tensor:
     """Whether spots belong to the summary of their neighbourhood: true ones do, corrupted ones do not, and reversed."""
     total: Tensor = torch.zeros((), dtype=views.first.dtype, device=views.first.device)
@@ -261,19 +266,21 @@ def soft_assignment(joint: Tensor, centers: Tensor, *, as_released: bool = False
     """``(n, k)`` Student's t kernel with one degree of freedom to each centre, rows with sum 1."""
     kernel = 1 / (1 + torch.cdist(joint, centers).square())
     kernel = kernel.square() if as_released else kernel  # of the released code: q ** (alpha + 1) / 2
-    return kernel / kernel.sum(dim=1, keepdim=True)
+    found: Tensor = kernel / kernel.sum(dim=1, keepdim=True)
+    return found
 
 
 def sharpen(assigned: Tensor) -> Tensor:
     """Target of the assignment: squares over the size of each cluster, rows with sum 1."""
     weight = assigned.square() / assigned.sum(dim=0)
-    return weight / weight.sum(dim=1, keepdim=True)
+    target: Tensor = weight / weight.sum(dim=1, keepdim=True)
+    return target
 
 
 def angle_graph(xy: NDArray[np.float64], n_neighbors: int) -> SpotGraph:
     """Spots with the most similar angle seen from the origin: the second graph of the released code."""
     angle = np.arctan2(xy[:, 1], xy[:, 0])
-    circle = np.column_stack([np.cos(angle), np.sin(angle)]).astype(np.float64)
+    circle = np.column_stack([np.cos(angle), np.sin(angle)])
     return feature_graph(circle, np.zeros(len(xy), np.int64), n_neighbors)
 
 

@@ -18,7 +18,7 @@ from .staig import Staig, StaigConfig
 from .training import DomainInputs, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -107,9 +107,7 @@ def _features_of_half(task: DomainTask, half: Expression, seed: int) -> tuple[ND
     """Features from half of the molecules; those of a network after the epochs that explain the others best."""
     if task.options is None:
         return _features(task, half.values, 0, seed), 0
-    last, found = task.options.n_epochs, {}
-    checkpoints = [n for n in CHECKPOINTS if n < last] + [last]
-    _network(task, half.values, last, seed, {n: lambda x, n=n: found.__setitem__(n, x) for n in checkpoints})
+    found = _network(task, half.values, task.options.n_epochs, seed, CHECKPOINTS)
     shares = {}
     for n, features in found.items():
         domains = CLUSTERERS["kmeans"](features, task.n_domains, seed)
@@ -121,7 +119,7 @@ def _features_of_half(task: DomainTask, half: Expression, seed: int) -> tuple[ND
 def _features(task: DomainTask, values: NDArray[np.float32], n_epochs: int, seed: int) -> NDArray[np.float32]:
     """What is clustered: ``(n, d)``."""
     if task.options is not None:
-        return _network(task, values, n_epochs, seed, None)
+        return _network(task, values, n_epochs, seed)[n_epochs]
     return FEATURES[task.method](task, values)
 
 
@@ -147,7 +145,8 @@ def _joint(task: DomainTask, values: NDArray[np.float32]) -> NDArray[np.float32]
 def _coordinates(task: DomainTask, values: NDArray[np.float32]) -> NDArray[np.float32]:
     del values
     centred = task.xy - np.stack([task.xy[task.slide == i].mean(axis=0) for i in np.unique(task.slide)])[task.slide]
-    return (centred / centred.std()).astype(np.float32)
+    found: NDArray[np.float32] = (centred / centred.std()).astype(np.float32)
+    return found
 
 
 FEATURES: Mapping[str, Callable[[DomainTask, NDArray[np.float32]], NDArray[np.float32]]] = {
@@ -165,8 +164,9 @@ def _network(
     values: NDArray[np.float32],
     n_epochs: int,
     seed: int,
-    at: Mapping[int, Callable[[NDArray[np.float32]], Any]] | None,
-) -> NDArray[np.float32]:
+    checkpoints: Collection[int] = (),
+) -> dict[int, NDArray[np.float32]]:
+    """Embeddings by number of epochs."""
     options: Any = task.options
     if options.as_released:
         nodes = values if task.method == "mcgae" else np.minimum(values / np.maximum(values.std(axis=0), 1e-8), 10)
@@ -185,4 +185,4 @@ def _network(
             return Staig(inputs, options, seed)
         return Mcgae(inputs, options, task.n_domains, seed)
 
-    return train(make, n_epochs, seed, task.device, at)
+    return train(make, n_epochs, seed, task.device, checkpoints)

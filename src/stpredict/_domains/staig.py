@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .features import principal_components
-from .training import DomainNetwork, normalized_adjacency
+from .training import DomainNetwork, convolve, normalized_adjacency
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,6 +99,12 @@ class Contrast:
 class Staig(DomainNetwork):
     """One or two graph convolutions and a projection head."""
 
+    nodes: Tensor
+    edges: Tensor
+    drop: Tensor
+    slide: Tensor
+    clusters: Tensor | None
+
     def __init__(self, inputs: DomainInputs, config: StaigConfig, seed: int) -> None:
         super().__init__()
         self.config, self.lr, self.weight_decay = config, config.lr, config.weight_decay
@@ -114,9 +120,7 @@ class Staig(DomainNetwork):
             clusters = torch.from_numpy(image_clusters(image, config.n_image_clusters, seed))
         tensors = {"nodes": torch.from_numpy(nodes).to(inputs.dtype), "edges": edges, "drop": torch.from_numpy(drop)}
         tensors["slide"] = torch.from_numpy(inputs.slide)
-        if clusters is not None:
-            tensors["clusters"] = clusters
-        for name, tensor in tensors.items():
+        for name, tensor in {**tensors, "clusters": clusters}.items():
             self.register_buffer(name, tensor, persistent=False)
         widths = [nodes.shape[1], *([2 * config.n_hidden] * (config.n_layers - 1)), config.n_hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
@@ -131,7 +135,7 @@ class Staig(DomainNetwork):
         """``(n, d)`` features and ``(m, 2)`` undirected edges to ``(n, n_hidden)``."""
         adjacency = normalized_adjacency(torch.cat([edges, edges.flip(1)]), len(nodes), nodes.dtype)
         for layer in self.layers:
-            nodes = self.activation(torch.sparse.mm(adjacency, nodes @ layer.weight.T) + layer.bias)
+            nodes = self.activation(convolve(layer, adjacency, nodes))
         return nodes
 
     def loss(self, epoch: int, generator: torch.Generator) -> Tensor:
@@ -142,7 +146,7 @@ class Staig(DomainNetwork):
         contrast = Contrast(
             edges=torch.cat([self.edges, self.edges.flip(1)]),
             slides=tuple(torch.nonzero(self.slide == i)[:, 0] for i in self.slide.unique()),
-            clusters=getattr(self, "clusters", None),
+            clusters=self.clusters,
             tau=self.config.tau,
             as_released=self.config.as_released,
         )
@@ -153,7 +157,8 @@ class Staig(DomainNetwork):
     def embedding(self) -> Tensor:
         """``(n, n_hidden)`` from all edges and features."""
         found = self.encode(self.nodes, self.edges)
-        return self.head(found) if self.config.embedding == "projection" else found
+        projected: Tensor = self.head(found)
+        return projected if self.config.embedding == "projection" else found
 
     def _view(self, mask_rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Features with some columns set to 0, and the edges that are left."""
@@ -233,5 +238,6 @@ def drop_probability(graph: SpotGraph, space: NDArray[np.float32], *, as_release
     distance = np.linalg.norm(space[i].astype(np.float64) - space[j], axis=1)
     total = np.bincount(i, distance, minlength=graph.n_spots)[i]
     share = np.where(total > 0, distance / np.maximum(total, 1e-300), 1 / np.maximum(graph.degree[i], 1))
-    first, second = np.split(share, 2)
-    return first if as_released else np.minimum((first + second) / 2, MAX_DROP)
+    first, second = share[: len(graph.edges)], share[len(graph.edges) :]
+    found: NDArray[np.float64] = first if as_released else np.minimum((first + second) / 2, MAX_DROP)
+    return found

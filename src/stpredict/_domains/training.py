@@ -6,16 +6,15 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from scipy import sparse
 from torch import nn
 
 from .._train.loop import seeded_rng
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -59,21 +58,22 @@ def train(
     n_epochs: int,
     seed: int,
     device: torch.device,
-    at: Mapping[int, Callable[[NDArray[np.float32]], None]] | None = None,
-) -> NDArray[np.float32]:
-    """Train a network for some epochs; ``at`` calls functions with the embedding after the epochs it names."""
+    checkpoints: Collection[int] = (),
+) -> dict[int, NDArray[np.float32]]:
+    """Train a network; returns embeddings by number of epochs: after the last one, and those of ``checkpoints``."""
     with seeded_rng(seed, 0):
         network = make().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=network.lr, weight_decay=network.weight_decay)
+    found = {}
     for epoch in range(n_epochs):
         network.train()
         with seeded_rng(seed, epoch + 1) as generator:
             optimizer.zero_grad(set_to_none=True)
             network.loss(epoch, generator).backward()
             optimizer.step()
-        if at is not None and epoch + 1 in at:
-            at[epoch + 1](embedding_of(network))
-    return embedding_of(network)
+        if epoch + 1 in checkpoints or epoch + 1 == n_epochs:
+            found[epoch + 1] = embedding_of(network)
+    return found
 
 
 @torch.no_grad()
@@ -84,13 +84,10 @@ def embedding_of(network: DomainNetwork) -> NDArray[np.float32]:
     return found
 
 
-def to_torch(matrix: sparse.sparray, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """A scipy matrix as a sparse tensor."""
-    coo = sparse.coo_array(matrix)
-    indices = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
-    return torch.sparse_coo_tensor(
-        indices, torch.from_numpy(coo.data.copy()).to(dtype), coo.shape, device=device, check_invariants=False
-    ).coalesce()
+def convolve(layer: nn.Module, adjacency: Tensor, nodes: Tensor) -> Tensor:
+    """A (X W) + b, with the weights of a linear layer."""
+    found: Tensor = torch.sparse.mm(adjacency, nodes @ layer.weight.T) + layer.bias  # type: ignore[operator]
+    return found
 
 
 def normalized_adjacency(edges: Tensor, n_spots: int, dtype: torch.dtype) -> Tensor:

@@ -209,9 +209,10 @@ def _measure_strip(rgb: Float, background: Float, step_um: float, n: int) -> lis
     density = np.log((background + 1) / (rgb + 1))
     density[rgb.max(axis=2) < BLACK] = 0
     green, filled = density[..., 1], np.abs(density).max(axis=2) >= EMPTY
-    parts = (green, gaussian_filter(green, SMOOTH_UM / step_um), filled, _ink(rgb, background, step_um))
+    smooth, ink = gaussian_filter(green, SMOOTH_UM / step_um), _ink(rgb, background, step_um)
     corners = [(y, x) for y in range(0, rgb.shape[0], n) for x in range(0, rgb.shape[1], n)]
-    return [_measure_window(*(part[y : y + n, x : x + n] for part in parts)) for y, x in corners]
+    windows = [(slice(y, y + n), slice(x, x + n)) for y, x in corners]
+    return [_measure_window(green[at], smooth[at], filled[at], ink[at]) for at in windows]
 
 
 def _ink(rgb: Float, background: Float, step_um: float) -> NDArray[np.bool_]:

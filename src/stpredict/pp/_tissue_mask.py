@@ -102,7 +102,7 @@ def thumbnail(levels: tuple[Level, ...], um_per_px: float, resolution_um: float,
     return Thumbnail(rgb=rgb, step=step, origin=level.offset, um_per_px=float(np.mean(step)) * um_per_px)
 
 
-def block_means(pixels: NDArray[np.uint8], k: int) -> Float:
+def block_means(pixels: NDArray[np.uint8] | Float, k: int) -> Float:
     """Means over blocks of ``k`` by ``k``; at the end of an axis over what is left."""
     if k == 1:
         return pixels.astype(np.float32)

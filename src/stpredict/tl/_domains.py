@@ -190,7 +190,7 @@ def domains(
     n_spots = len(spots.slide)
     check.number_of_domains(n_domains, n_spots)
     fabric = make_fabric(FitConfig(accelerator=device)) if configs else None
-    tables, first = [], None
+    tables, runs = [], []
     with tqdm(total=len(methods) * seeds, desc="domains", unit="run", disable=not progress) as bar:
         for name in methods:
             task = DomainTask(
@@ -213,9 +213,10 @@ def domains(
                 bar.update()
             agreement = pairwise_agreement([one.domains for one in found])
             tables.append(_rows(task, found, agreement))
-            first = first or (task, found, medoid(agreement))
+            runs.append((task, found, medoid(agreement)))
     result = pd.concat(tables, ignore_index=True)
-    write_domains(spots, *first, result, key_added)  # type: ignore[misc]
+    task, found, best = runs[0]
+    write_domains(spots, task, found, best, result, key_added)
     return result
 
 
@@ -245,7 +246,7 @@ def _configs(methods: Sequence[Method], options: Mapping[str, Any] | None) -> di
         )
         raise ValueError(msg)
     by_method = given if set(given) <= set(networks) else dict.fromkeys(networks, given)
-    configs = {}
+    configs: dict[str, Any] = {}
     for name in networks:
         mine, known = dict(by_method.get(name, {})), [*CONFIGS[name].__dataclass_fields__]
         check_config.known_fields(f"The configuration of {name!r}", list(mine), known)

@@ -81,7 +81,8 @@ def write_spots(
         rows = table.obs_names.get_indexer(pd.Index(np.concatenate([spots.slides[i].obs_names for i in own])))
         values = np.full(table.n_obs, -1)
         values[rows] = codes[chosen]
-        table.obs[key_added] = pd.Categorical.from_codes(values, categories=names)
+        dtype = pd.CategoricalDtype(names)
+        table.obs[key_added] = pd.Categorical([names[code] if code >= 0 else None for code in values], dtype=dtype)
         for name, column in columns.items():
             full: NDArray[Any] = np.full(table.n_obs, False if column.dtype == bool else np.nan, column.dtype)
             full[rows] = column[chosen]

@@ -282,8 +282,8 @@ def write_layer(
 
     flags, stored = _quality_flags(slides), obs.get(column(keys.IMAGE_QUALITY))
     if flags is not None or (stored is not None and kept.any()):
-        new = np.full(len(rows), None, object) if flags is None else flags
-        table.obs[column(keys.IMAGE_QUALITY)] = pd.Categorical(full(new, stored, (n,), object, None))
+        found = np.full(len(rows), None, object) if flags is None else flags
+        table.obs[column(keys.IMAGE_QUALITY)] = pd.Categorical(full(found, stored, (n,), object, None))
     else:
         table.obs = table.obs.drop(columns=column(keys.IMAGE_QUALITY), errors="ignore")
 
