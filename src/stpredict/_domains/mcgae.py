@@ -259,7 +259,8 @@ def cosine_graph_loss(structure: Tensor, edges: Tensor) -> Tensor:
     squares = torch.zeros((), dtype=structure.dtype, device=structure.device)
     for rows in structure.split(BLOCK):
         squares = squares + torch.sigmoid(rows @ structure.T).square().sum()
-    return 1 - linked / (squares.sqrt() * (2 * len(edges)) ** 0.5)
+    cosine: Tensor = linked / (squares.sqrt() * (2 * len(edges)) ** 0.5)
+    return 1 - cosine
 
 
 def soft_assignment(joint: Tensor, centers: Tensor, *, as_released: bool = False) -> Tensor:
