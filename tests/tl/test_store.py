@@ -272,7 +272,7 @@ def test_a_disk_that_fails_leaves_what_is_finished(sdata, predictor, tmp_path, m
         write(self, first, until_full())
 
     monkeypatch.setattr(sinks.StoreSink, "write", failing)
-    expected = r"No space left for '.*store': .* MiB are free on this disk, and up to 0 MiB more .* is kept: free some"
+    expected = r"No space left for '.*store': .* MiB are free on this disk, and up to 1 MiB more .* is kept: free some"
     with pytest.raises(OSError, match=expected):
         predict(sdata, predictor, store=tmp_path / "store", **QUIET)
     assert "predicted" not in sdata.tables
