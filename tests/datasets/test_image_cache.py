@@ -141,7 +141,7 @@ def test_a_full_disk_says_where_and_how_much_is_missing(get, calls, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr("spatialdata.SpatialData.write", full)
-        with pytest.raises(OSError, match=r"No space left for '.*X1-abc': .*up to 0 MiB more .* by STPREDICT_DATA_DIR"):
+        with pytest.raises(OSError, match=r"No space left for '.*X1-abc': .*up to 1 MiB more .* by STPREDICT_DATA_DIR"):
             get()
     assert list((tmp_path / "zarr").iterdir()) == []
     get()
