@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
+from ..metrics import ari
 from . import _errors as check
 
 if TYPE_CHECKING:
@@ -111,9 +112,7 @@ def refine(
 
 def pairwise_agreement(partitions: Sequence[NDArray[np.intp]]) -> NDArray[np.float64]:
     """``(s, s)`` adjusted Rand index of each pair of partitions."""
-    from sklearn.metrics import adjusted_rand_score
-
-    return np.array([[adjusted_rand_score(one, other) for other in partitions] for one in partitions])
+    return np.array([[ari(one, other) for other in partitions] for one in partitions])
 
 
 def medoid(agreement: NDArray[np.float64]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
@@ -12,6 +12,8 @@ from scipy.spatial import cKDTree
 from ..pp.lattice import infer_lattice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 RING = 1.6
@@ -49,11 +51,25 @@ class SpotGraph:
 
 def spatial_graph(xy: NDArray[np.float64], slide: NDArray[np.int64], n_neighbors: int | None = None) -> SpotGraph:
     """Neighbours in the tissue: the first ring of a lattice, else (or if a number is given) the nearest spots."""
+    return _graph_by_slide(xy, slide, lambda own: _neighbors_on_slide(own, n_neighbors))
+
+
+def feature_graph(features: NDArray[np.floating], slide: NDArray[np.int64], n_neighbors: int) -> SpotGraph:
+    """The most similar spots of the same slide in a feature space (Euclidean)."""
+    return _graph_by_slide(features, slide, lambda own: _union_of_nearest(None, own, n_neighbors))
+
+
+def _graph_by_slide(
+    points: NDArray[np.floating],
+    slide: NDArray[np.int64],
+    pairs: Callable[[Any], NDArray[np.intp]],
+) -> SpotGraph:
+    """The graph whose edges are pairs of the points of each slide."""
     found = [np.empty((0, 2), np.int64)]
     for name in np.unique(slide):
         rows = np.flatnonzero(slide == name)
         if len(rows) > 1:
-            found.append(rows[_neighbors_on_slide(xy[rows], n_neighbors)])
+            found.append(rows[pairs(points[rows])])
     return SpotGraph(edges=np.concatenate(found), n_spots=len(slide))
 
 
@@ -64,16 +80,6 @@ def _neighbors_on_slide(xy: NDArray[np.float64], n_neighbors: int | None) -> NDA
         if np.mean(np.abs(nearest / max(pitch, 1e-12) - 1) < 0.1) > ON_LATTICE:
             return np.sort(tree.query_pairs(RING * pitch, output_type="ndarray"), axis=1)
     return _union_of_nearest(tree, xy, n_neighbors or N_NEAREST)
-
-
-def feature_graph(features: NDArray[np.floating], slide: NDArray[np.int64], n_neighbors: int) -> SpotGraph:
-    """The most similar spots of the same slide in a feature space (Euclidean)."""
-    found = [np.empty((0, 2), np.int64)]
-    for name in np.unique(slide):
-        rows = np.flatnonzero(slide == name)
-        if len(rows) > 1:
-            found.append(rows[_union_of_nearest(None, features[rows], n_neighbors)])
-    return SpotGraph(edges=np.concatenate(found), n_spots=len(slide))
 
 
 def _union_of_nearest(tree: cKDTree | None, points: NDArray[np.floating], n_neighbors: int) -> NDArray[np.intp]:

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from .features import principal_components
 from .graph import feature_graph
-from .training import DomainNetwork, convolve, normalized_adjacency
+from .training import DomainNetwork, convolve, normalized_adjacency, summing_adjacency
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -204,18 +204,12 @@ class Mcgae(DomainNetwork):
         both = torch.cat([edges, edges.flip(1)])
         if not self.as_released:
             return normalized_adjacency(both, n, dtype)
-        loops = torch.arange(n, device=edges.device).repeat(2, 1)
-        indices = torch.cat([both.T, loops], dim=1)
-        ones = torch.ones(indices.shape[1], dtype=dtype, device=edges.device)
-        return torch.sparse_coo_tensor(indices, ones, (n, n), check_invariants=False).coalesce()
+        return summing_adjacency(both, n, dtype)
 
     def _readout(self) -> Tensor:
         """Matrix that sums a spot and its neighbours; the sum is normalised to length 1 afterwards."""
-        n = len(self.nodes)
-        loops = torch.arange(n, device=self.edges.device).repeat(2, 1)
-        indices = torch.cat([self.edges.T, self.edges.flip(1).T, loops], dim=1)
-        ones = torch.ones(indices.shape[1], dtype=self.nodes.dtype, device=self.edges.device)
-        return torch.sparse_coo_tensor(indices, ones, (n, n), check_invariants=False).coalesce()
+        both = torch.cat([self.edges, self.edges.flip(1)])
+        return summing_adjacency(both, len(self.nodes), self.nodes.dtype)
 
     def _graph_loss(self, structure: Tensor, generator: torch.Generator) -> Tensor:
         if self.as_released:

@@ -90,10 +90,20 @@ def convolve(layer: nn.Module, adjacency: Tensor, nodes: Tensor) -> Tensor:
     return found
 
 
+def summing_adjacency(edges: Tensor, n_spots: int, dtype: torch.dtype) -> Tensor:
+    """Adjacency with self-loops, all entries 1, of directed ``edges`` ``(m, 2)``."""
+    loops = torch.arange(n_spots, device=edges.device).repeat(2, 1)
+    indices = torch.cat([edges.T, loops], dim=1)
+    ones = torch.ones(indices.shape[1], dtype=dtype, device=edges.device)
+    return torch.sparse_coo_tensor(indices, ones, (n_spots, n_spots), check_invariants=False).coalesce()
+
+
 def normalized_adjacency(edges: Tensor, n_spots: int, dtype: torch.dtype) -> Tensor:
     """Adjacency with self-loops, each entry over the root of both degrees, of directed ``edges`` ``(m, 2)``."""
-    loops = torch.arange(n_spots, device=edges.device).repeat(2, 1)
-    i, j = torch.cat([edges.T, loops], dim=1)
+    adjacency = summing_adjacency(edges, n_spots, dtype)
+    i, j = adjacency.indices()
     degree = torch.bincount(i, minlength=n_spots).to(dtype)
     weight = (degree[i] * degree[j]).rsqrt()
-    return torch.sparse_coo_tensor(torch.stack([i, j]), weight, (n_spots, n_spots), check_invariants=False).coalesce()
+    return torch.sparse_coo_tensor(
+        adjacency.indices(), weight, (n_spots, n_spots), check_invariants=False, is_coalesced=True
+    )
