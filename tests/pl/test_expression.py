@@ -30,13 +30,79 @@ def color_bars(axes):
 
 def test_panels(predicted):
     axes = pl.expression(predicted, "GENE2", region="S0_spots")
-    assert [ax.get_title(loc="left") for ax in axes] == ["GENE2 observed", "GENE2 predicted"]
+    assert [ax.get_title(loc="left") for ax in axes] == [r"$\mathit{GENE2}$ observed", r"$\mathit{GENE2}$ predicted"]
     assert axes[0].get_title(loc="right") == ""
     assert axes[1].get_title(loc="right") == "r = 1.00"
     assert [len(spots(ax).get_offsets()) for ax in axes] == [36, 36]
     assert sum(line.get_gid() == "scale bar" for ax in axes for line in ax.lines) == 1
     assert [bar.get_ylabel() for bar in color_bars(axes)] == ["log1p CP10k"]
     assert axes[0].get_ylim()[0] > axes[0].get_ylim()[1]
+
+
+@pytest.fixture
+def unmeasured(predicted):
+    """A slide with a prediction alone, as a slide file gives it; 5 spots are unlike training."""
+    del predicted.tables["observed"]
+    here = (predicted["predicted"].obs["region"] == "S0_spots").to_numpy()
+    predicted["predicted"].obs["unlike_training"] = here & (np.cumsum(here) <= 5)
+    return predicted
+
+
+def test_a_prediction_without_counts_is_drawn_beside_the_image(unmeasured):
+    axes = pl.expression(unmeasured, "GENE2", region="S0_spots")
+    left = [ax.get_title(loc="left") for ax in axes]
+    assert left == ["H&E", "$\\mathit{GENE2}$ predicted\n5 of 36 spots unlike training (grey)"]
+    assert [len(ax.collections) for ax in axes] == [0, 1]
+    assert np.flatnonzero(np.ma.getmaskarray(spots(axes[1]).get_array())).tolist() == [0, 1, 2, 3, 4]
+    whole, pale = (np.asarray(ax.images[0].get_array()).mean() for ax in axes)
+    assert whole < pale
+
+
+def test_spots_unlike_training_can_be_drawn_and_are_counted(unmeasured):
+    (ax,) = pl.expression(unmeasured, "GENE2", keys="predicted", region="S0_spots", grey_unlike=False)
+    assert not np.ma.getmaskarray(spots(ax).get_array()).any()
+    assert ax.get_title(loc="left").endswith("5 of 36 spots unlike training")
+    unmeasured["predicted"].obs["unlike_training"] = True
+    (ax,) = axes = pl.expression(unmeasured, "GENE2", keys="predicted", region="S0_spots")
+    assert ax.get_title(loc="left").endswith("all 36 spots unlike training (grey)")
+    assert not color_bars(axes)
+
+
+def test_flags_of_a_layer_are_those_of_its_own_column(predicted):
+    table = predicted["observed"]
+    table.layers["guess"] = np.ones(table.shape, dtype=np.float32)
+    table.obs["guess_unlike_training"] = table.obs["region"] == "S0_spots"
+    table.obs["unlike_training"] = False
+    (ax,) = pl.expression(predicted, "GENE2", keys="guess", region="S0_spots")
+    assert "all 36 spots" in ax.get_title(loc="left")
+
+
+def test_what_there_is_is_drawn(predicted):
+    one = predicted["predicted"][(predicted["predicted"].obs["region"] == "S0_spots").to_numpy()].copy()
+    one.uns["spatialdata_attrs"]["region"] = "S0_spots"
+    predicted["predicted"] = one
+    assert len(pl.expression(predicted, "GENE2")) == 2  # the one slide that has both
+    assert len(pl.expression(predicted, "GENE2", region="S1_spots")) == 1
+    del predicted.tables["predicted"]
+    (ax,) = pl.expression(predicted, "GENE2", region="S1_spots")
+    assert ax.get_title(loc="left") == r"$\mathit{GENE2}$ observed"
+    del predicted.tables["observed"]
+    with pytest.raises(ValueError, match=r"nothing to draw: no counts and no table 'predicted' .*Predict with"):
+        pl.expression(predicted, "GENE2")
+
+
+def test_several_genes(predicted):
+    genes = ["GENE0", "GENE2", "GENE4"]
+    axes = pl.expression(predicted, genes, region="S0_spots")
+    assert [ax.get_title(loc="left").split("}")[0].split("{")[1] for ax in axes] == np.repeat(genes, 2).tolist()
+    assert len(color_bars(axes)) == 3
+    tops = [round(ax.get_position().y0, 3) for ax in axes]
+    assert tops[0] == tops[1] > tops[2] == tops[3] > tops[4] == tops[5]
+    alone = pl.expression(predicted, "GENE2", region="S0_spots")
+    assert spots(axes[2]).get_clim() == spots(alone[0]).get_clim()
+    wide = pl.expression(predicted, genes, keys="predicted", region="S0_spots", ncols=1, figsize=(2, 6))
+    assert wide[0].figure.get_size_inches().tolist() == [2, 6]
+    assert len({ax.get_position().y0 for ax in wide}) == 3
 
 
 def test_spots_lie_where_they_were_measured(predicted):
@@ -164,6 +230,12 @@ def test_faults(predicted):
         pl.expression(predicted, "GENE0", region="S0_spots", limits="same")
     with pytest.raises(ValueError, match=r"`image_alpha` is 2"):
         pl.expression(predicted, "GENE0", region="S0_spots", image_alpha=2)
+    with pytest.raises(ValueError, match=r"`genes` is empty"):
+        pl.expression(predicted, [], region="S0_spots")
+    with pytest.raises(ValueError, match=r"`keys` names no values \(\['image'\]\)"):
+        pl.expression(predicted, "GENE0", keys="image", region="S0_spots")
+    with pytest.raises(ValueError, match=r"`ncols` is 0"):
+        pl.expression(predicted, "GENE0", region="S0_spots", ncols=0)
     assert not plt.get_fignums()
 
 

@@ -39,7 +39,7 @@ def test_length_label():
 
 
 def test_window_holds_every_spot_with_a_margin(slide):
-    (ax,) = slide_panels(None, 1, slide, 0.0, 0.0)
+    (ax,) = slide_panels(None, slide, [0.0], bars_in=0.0)
     left, right, bottom, top = *ax.get_xlim(), *ax.get_ylim()
     assert left == pytest.approx(slide.xy_um[:, 0].min() - 150)
     assert bottom == pytest.approx(slide.xy_um[:, 1].max() + 150)

@@ -99,7 +99,7 @@ def test_faults(predicted):
         sources(predicted, ["observed", "predicted"], Selection(shapes_key="S2_spots"))
     with pytest.raises(ValueError, match=r"No table or layer 'ridge' \(tables: 'observed', 'predicted'; .*'rate'"):
         sources(predicted, ["ridge"], Selection())
-    with pytest.raises(ValueError, match=r"`keys` is empty"):
+    with pytest.raises(ValueError, match=r"`keys` names no values"):
         sources(predicted, [], Selection())
     with pytest.raises(ValueError, match=r"No table 'counts'"):
         sources(predicted, "observed", Selection(table_name="counts"))

@@ -177,12 +177,12 @@ def counts_table_name(sdata: SpatialData, table_name: str | None) -> str:
         return table_name
     if keys.OBSERVED in names:
         return keys.OBSERVED
-    names = _measured_tables(sdata)
+    names = measured_tables(sdata)
     check.one_table(names)
     return names[0]
 
 
-def _measured_tables(sdata: SpatialData) -> list[str]:
+def measured_tables(sdata: SpatialData) -> list[str]:
     """Tables without predictions; those without genes, which hold embeddings, only if there are no others."""
     names = [name for name, table in sdata.tables.items() if keys.TARGET not in table.uns.get(name, {})]
     return [name for name in names if sdata.tables[name].n_vars] or names
@@ -192,7 +192,7 @@ def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table:
     """The elements that hold spots, and the table that annotates them, None where none does."""
     selected = [selection.shapes_key] if isinstance(selection.shapes_key, str) else selection.shapes_key
     available = [*sdata.shapes, *sdata.labels]
-    optional = not needs_table and selection.table_name is None and not _measured_tables(sdata)
+    optional = not needs_table and selection.table_name is None and not measured_tables(sdata)
     table_name = None if optional else counts_table_name(sdata, selection.table_name)
     regions = available if table_name is None else check.annotated_regions(sdata.tables[table_name], table_name)
     if selected is None:

@@ -107,7 +107,7 @@ def domains(
     alpha = image_alpha if slide.levels else 0.0
     first = next((column for column in columns if not _is_numeric(column)), None)
     with look():
-        axes = slide_panels(ax, len(names), slide, alpha, LEGEND_IN * min(3, len(names)))
+        axes = slide_panels(ax, slide, [alpha] * len(names), bars_in=LEGEND_IN * min(3, len(names)))
         for panel, name, column in zip(axes, names, columns, strict=True):
             if _is_numeric(column):
                 values = column.to_numpy(np.float64)

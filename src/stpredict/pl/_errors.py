@@ -24,6 +24,13 @@ def known_gene(gene: str, available: Sequence[str], key: str) -> None:
         raise ValueError(msg)
 
 
+def some_gene(genes: Sequence[str]) -> None:
+    """Refuse an empty list of genes."""
+    if not genes:
+        msg = "`genes` is empty. Name at least one gene, such as `stp.pl.expression(sdata, 'ERBB2')`."
+        raise ValueError(msg)
+
+
 def some_value(values: NDArray[Any], what: str, key: str) -> None:
     """Refuse to draw values that are all missing."""
     if not np.isfinite(values).any():

@@ -1,18 +1,19 @@
-"""One gene on the tissue, for one or several keys side by side."""
+"""Genes on the tissue, for one or several keys side by side."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .. import _keys as keys_of
 from .._checks import config as check_config
 from .._slides.slides import Selection
 from . import _errors as check
 from ._slide_axes import draw_slide, slide_panels
-from ._sources import source_pearson, sources
-from ._style import look, number
+from ._sources import IMAGE, source_pearson, sources, what_there_is
+from ._style import italic, look, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,24 +33,42 @@ COLOR_QUANTILES = (0.01, 0.99)
 BAR_IN = 0.6
 """Width of a colour bar with its label in inches."""
 
+MOST_COLUMNS = 3
+"""Panels in a row, if their number is not given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Panel:
+    """A gene of a source, and where it is drawn."""
+
+    at: int
+    """Index of the axes."""
+    gene: str
+    source: Source
+    values: NDArray[np.float32]
+    """``(n_spots,)``, NaN where nothing is drawn."""
+
 
 def expression(
     sdata: SpatialData,
-    gene: str,
+    genes: str | Sequence[str],
     *,
-    keys: str | Sequence[str] = (keys_of.OBSERVED, keys_of.PREDICTED),
+    keys: str | Sequence[str] | None = None,
     region: str | None = None,
     table_name: str | None = None,
     layer: str | None = None,
     image_key: str | None = None,
     coordinate_system: str | None = None,
     limits: Literal["shared", "each"] | tuple[float, float] = "shared",
+    grey_unlike: bool = True,
     cmap: str = "viridis",
     spot_size: float = 1.0,
     image_alpha: float = 0.4,
+    ncols: int | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> NDArray[Any]:
-    """Expression of a gene on the H&E image, observed beside predicted.
+    """Expression of genes on the H&E image, observed beside predicted.
 
     Counts are normalised like the counts that the predictor was trained on, so that all panels have the same units. If
     counts are drawn, every other panel shows its Pearson correlation with them over the spots that `tl.evaluate`
@@ -62,11 +81,12 @@ def expression(
     ----------
     sdata
         Object with an image, spots and at least one table.
-    gene
-        Name of the gene.
+    genes
+        Name of a gene, or several.
     keys
-        What to draw, one panel each: ``"observed"`` is the table of counts; any other key is a table of `tl.predict`
-        or a layer of the table of counts, drawn without normalisation.
+        What to draw, one panel each: ``"observed"`` is the table of counts, ``"image"`` the H&E image alone; any other
+        key is a table of `tl.predict` or a layer of the table of counts, drawn without normalisation. By default
+        ``"observed"`` and ``"predicted"``, as far as they exist; without counts, ``"image"`` and ``"predicted"``.
     region
         The spots element to draw; it can be left out if the keys have only one in common.
     table_name
@@ -78,89 +98,146 @@ def expression(
     coordinate_system
         Coordinate system shared by image and spots, if there are several.
     limits
-        ``"shared"``: the 1 and 99 % quantiles of all panels that have the same units; ``"each"``: those of each panel;
-        or two numbers.
+        ``"shared"``: the 1 and 99 % quantiles of all panels of a gene that have the same units; ``"each"``: those of
+        each panel; or two numbers.
+    grey_unlike
+        Whether predicted spots whose patches are unlike those of training (``obs["unlike_training"]``) are grey, like
+        missing values. The title counts them in any case.
     cmap
         Name of a colour map of matplotlib.
     spot_size
         Diameter of the circles in true spot diameters. Any value other than 1 draws circles, whatever their number.
     image_alpha
-        Opacity of the image, from 0 (white) to 1 (unchanged).
+        Opacity of the image under spots, from 0 (white) to 1 (unchanged).
+    ncols
+        Panels in a row; by default at most three, and one row for each gene if there are several.
+    figsize
+        Width and height of a new figure in inches; by default at most as wide as a page.
     ax
-        Axes to draw on, one for each key; a new figure by default.
+        Axes to draw on, one for each panel; a new figure by default.
 
     Returns
     -------
-    ``(len(keys),)`` axes, in µm.
+    ``(n_genes * n_keys,)`` axes, in µm, gene by gene.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw, or a gene, key or region is not there.
 
     Examples
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=1, n_side=5)
     >>> axes = stp.pl.expression(sdata, "GENE2", keys=["observed", "rate"])  # "rate" is a layer: the truth
-    >>> axes[0].get_title(loc="left")
-    'GENE2 observed'
+    >>> len(axes)
+    2
     """
     check_config.in_range("image_alpha", image_alpha, 0, 1)
     check_config.in_range("spot_size", spot_size, 0.01, 100)
+    if isinstance(limits, str):
+        check_config.one_of("limits", limits, ("shared", "each"))
+    names = [genes] if isinstance(genes, str) else list(genes)
+    check.some_gene(names)
     selection = Selection(
         image_key=image_key, shapes_key=region, table_name=table_name, coordinate_system=coordinate_system, layer=layer
     )
-    found = sources(sdata, keys, selection)
-    values = [_values(source, gene) for source in found]
-    groups = _groups(found, limits)
-    ends = {group: _limits([values[i] for i in group], limits) for group in groups}
+    if keys is None:
+        keys = what_there_is(sdata, selection)
+    asked = [keys] if isinstance(keys, str) else list(keys)
+    found = dict(zip((key for key in asked if key != IMAGE), sources(sdata, asked, selection), strict=True))
+    shown = [
+        Panel(at=at, gene=gene, source=found[key], values=_values(found[key], gene, grey_unlike=grey_unlike))
+        for at, (gene, key) in enumerate((gene, key) for gene in names for key in asked)
+        if key != IMAGE
+    ]
+    groups = _groups(shown, limits)
+    columns = _columns(ncols, len(names), len(asked))
+    bars = max(Counter(group[-1].at // columns for group in groups).values())
+    slide = next(iter(found.values())).slide
+    alphas = [1.0 if key == IMAGE else image_alpha for _ in names for key in asked]
     with look():
-        axes = slide_panels(ax, len(found), found[0].slide, image_alpha, BAR_IN * len(groups))
+        axes = slide_panels(ax, slide, alphas, bars_in=BAR_IN * bars, n_columns=columns, figsize=figsize)
         for group in groups:
-            for i in group:
-                drawn = draw_slide(axes[i], found[i].slide, values[i], spot_size, cmap=cmap, limits=ends[group])
-            _color_bar(drawn, [axes[i] for i in group], [values[i] for i in group], found[group[0]].units)
-        _titles(axes, found, gene)
+            ends = _limits(group, limits)
+            for panel in group:
+                drawn = draw_slide(axes[panel.at], panel.source.slide, panel.values, spot_size, cmap=cmap, limits=ends)
+            _color_bar(drawn, [axes[panel.at] for panel in group], group)
+        _titles(axes, shown)
+        for at, key in enumerate(asked * len(names)):
+            if key == IMAGE:
+                axes[at].set_title("H&E", loc="left")
     return axes
 
 
-def _values(source: Source, gene: str) -> NDArray[np.float32]:
+def _values(source: Source, gene: str, *, grey_unlike: bool) -> NDArray[np.float32]:
     check.known_gene(gene, source.slide.genes if source.is_counts else source.panel, source.key)
     if source.is_counts and source.target.over == "panel":
         check.known_gene(gene, source.panel, source.key)
     values = source.values([gene])[:, 0]
     check.some_value(values, f"gene {gene!r}", source.key)
-    return values
+    return np.where(source.unlike, np.float32(np.nan), values) if grey_unlike else values
 
 
-def _groups(found: Sequence[Source], limits: object) -> list[tuple[int, ...]]:
-    """Panels that share a colour bar: those with the same units, unless every panel has its own."""
-    if limits == "each":
-        return [(i,) for i in range(len(found))]
-    units = dict.fromkeys(source.units for source in found)
-    return [tuple(i for i, source in enumerate(found) if source.units == unit) for unit in units]
+def _groups(shown: Sequence[Panel], limits: object) -> list[list[Panel]]:
+    """Panels that share a colour bar: those of a gene with the same units, or of all genes if limits are given."""
+    groups: dict[object, list[Panel]] = {}
+    for panel in shown:
+        gene = panel.gene if limits == "shared" else None
+        groups.setdefault(panel.at if limits == "each" else (gene, panel.source.units), []).append(panel)
+    return list(groups.values())
 
 
-def _limits(values: Sequence[NDArray[np.float32]], limits: Literal["shared", "each"] | Limits) -> Limits:
+def _columns(ncols: int | None, n_genes: int, n_keys: int) -> int:
+    """Panels in a row."""
+    if ncols is not None:
+        check_config.positive("ncols", ncols)
+        return ncols
+    return n_keys if n_genes > 1 and 1 < n_keys <= MOST_COLUMNS else MOST_COLUMNS
+
+
+def _limits(group: Sequence[Panel], limits: Literal["shared", "each"] | Limits) -> Limits:
     if not isinstance(limits, str):
         return float(limits[0]), float(limits[1])
-    check_config.one_of("limits", limits, ("shared", "each"))
-    together = np.concatenate(values)
-    low, high = np.quantile(together[np.isfinite(together)], COLOR_QUANTILES)
+    values = np.concatenate([panel.values for panel in group])
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0, 1.0
+    low, high = np.quantile(finite, COLOR_QUANTILES)
     return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
 
 
-def _color_bar(drawn: ScalarMappable, axes: list[Axes], values: Sequence[NDArray[np.float32]], units: str) -> None:
-    """A colour bar beside the panels, with an arrow at each end that some values exceed."""
+def _color_bar(drawn: ScalarMappable, axes: list[Axes], group: Sequence[Panel]) -> None:
+    """A colour bar beside the panels, with an arrow at each end that some values exceed; none if all spots are grey."""
     low, high = drawn.get_clim()
-    below = any(np.nanmin(part) < low for part in values)
-    above = any(np.nanmax(part) > high for part in values)
+    values = np.concatenate([panel.values for panel in group])
+    if np.isnan(values).all():
+        return
+    below, above = np.nanmin(values) < low, np.nanmax(values) > high
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
-    figure = axes[0].figure
+    figure, units = axes[0].figure, group[0].source.units
     bar = figure.colorbar(drawn, ax=axes, extend=extend, label=units, fraction=0.05, pad=0.02, aspect=25, shrink=0.8)
     bar.outline.set_visible(False)
 
 
-def _titles(axes: NDArray[Any], found: Sequence[Source], gene: str) -> None:
-    counts = next((source for source in found if source.is_counts), None)
-    for ax, source in zip(axes, found, strict=True):
-        ax.set_title(f"{gene} {source.key}", loc="left")
-        r = None if counts is None or source.is_counts else source_pearson(counts, source, gene)
+def _titles(axes: NDArray[Any], shown: Sequence[Panel]) -> None:
+    counts = {panel.gene: panel.source for panel in shown if panel.source.is_counts}
+    for panel in shown:
+        ax, source = axes[panel.at], panel.source
+        ax.set_title(f"{italic(panel.gene)} {source.key}{_unlike(source.unlike, panel.values)}", loc="left")
+        r = (
+            None
+            if source.is_counts or panel.gene not in counts
+            else source_pearson(counts[panel.gene], source, panel.gene)
+        )
         if r is not None:
             ax.set_title(f"r = {number(r)}", loc="right")
+
+
+def _unlike(unlike: NDArray[np.bool_], drawn: NDArray[np.float32]) -> str:
+    """Line of a title that counts the spots unlike those of training."""
+    n = int(unlike.sum())
+    if n == 0:
+        return ""
+    grey = " (grey)" if np.isnan(drawn[unlike]).all() else ""
+    return f"\n{'all' if n == len(unlike) else f'{n} of'} {len(unlike)} spots unlike training{grey}"

@@ -102,7 +102,7 @@ def pca(
     learnt = next((i for i, source in enumerate(found) if not source.is_counts), 0)
     loadings, share = components(standard[learnt])
     with look():
-        axes = slide_panels(ax, len(found), found[0].slide, image_alpha, 0.0)
+        axes = slide_panels(ax, found[0].slide, [image_alpha] * len(found), bars_in=0.0)
         for panel, source, values in zip(axes, found, standard, strict=True):
             draw_slide(panel, source.slide, component_colors(values @ loadings.T, share), spot_size)
             panel.set_title(source.key, loc="left")

@@ -70,14 +70,19 @@ class Window:
         return self.height / self.width
 
 
-def draw_tissue(axes: Iterable[Axes], slide: Slide, window: Window, *, image_alpha: float = 1.0) -> None:
+def draw_tissue(
+    axes: Iterable[Axes], slide: Slide, window: Window, *, image_alpha: float | Sequence[float] = 1.0
+) -> None:
     """Draw the H&E image of a window, read once for all axes; an ``image_alpha`` of 0 reads nothing and draws white."""
+    drawn_on = list(axes)
+    alphas = np.broadcast_to(np.asarray(image_alpha, dtype=float), len(drawn_on))
     side = max(window.width, window.height)
     centre = np.array([window.x + window.width / 2, window.y + window.height / 2])
-    pixels = _dim(_square(slide, centre, side) if image_alpha > 0 else WHITE, image_alpha)
+    pixels = _square(slide, centre, side) if alphas.max() > 0 else WHITE
     x0, y0 = centre - side / 2
-    for ax in axes:
-        ax.imshow(pixels, extent=(x0, x0 + side, y0 + side, y0), interpolation="antialiased")
+    for ax, alpha in zip(drawn_on, alphas, strict=True):
+        shown = _dim(pixels, alpha)
+        ax.imshow(shown, extent=(x0, x0 + side, y0 + side, y0), interpolation="antialiased")
         ax.set(xlim=(window.x, window.x + window.width), ylim=(window.y + window.height, window.y), aspect="equal")
         bare(ax)
 
@@ -88,12 +93,22 @@ def bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def slide_panels(ax: Axes | Sequence[Axes] | None, n: int, slide: Slide, alpha: float, bars_in: float) -> NDArray[Any]:
-    """Axes that show the tissue under the spots, with a scale bar on the first, and room for colour bars."""
+def slide_panels(
+    ax: Axes | Sequence[Axes] | None,
+    slide: Slide,
+    alphas: Sequence[float],
+    *,
+    bars_in: float,
+    n_columns: int = 3,
+    figsize: tuple[float, float] | None = None,
+) -> NDArray[Any]:
+    """Axes, one for each opacity of the tissue, with a scale bar on the first, and room for colour bars."""
     window = Window.around(slide.xy_um, 1.5 * slide.diameter_um)
     size = (PANEL_IN, PANEL_IN * window.aspect + TEXT_IN)
-    axes = panels(ax, n, panel_in=size, extra_in=bars_in, n_columns=3, layout="compressed")
-    draw_tissue(axes, slide, window, image_alpha=alpha)
+    axes = panels(
+        ax, len(alphas), panel_in=size, extra_in=bars_in, n_columns=n_columns, figsize=figsize, layout="compressed"
+    )
+    draw_tissue(axes, slide, window, image_alpha=alphas)
     if slide.levels:  # without an image nobody knows the length of a unit
         scale_bar(axes[0], window)
     return axes

@@ -17,7 +17,7 @@ from .._checks import slides as check_slides
 from .._checks.slides import quote
 from .._slides import checks as check_elements
 from .._slides.placement import slide_images
-from .._slides.slides import resolve
+from .._slides.slides import measured_tables, resolve
 from ..metrics import pearson
 from ..pp import TargetSpec
 from ..pp.columns import read_columns
@@ -26,9 +26,14 @@ from ..pp.normalization import CountsRecord, slide_library
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from .._slides.slides import Selection, Slide
+
+
+IMAGE = "image"
+"""Key of the H&E image alone, which has no values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -50,6 +55,8 @@ class Source:
     units: str
     trained: CountsRecord | None
     """How the counts of training were read, of predictions that record it."""
+    unlike: NDArray[np.bool_]
+    """``(n,)`` whether the patches of a predicted spot are unlike those of training."""
 
     def values(self, genes: Sequence[str], like: Source | None = None) -> NDArray[np.float32]:
         """Normalised expression ``(n_spots, len(genes))``; counts are normalised like those behind ``like``."""
@@ -66,11 +73,11 @@ class Source:
 
 
 def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection) -> list[Source]:
-    """Read the values of one slide for each key; all keys are of the same region."""
+    """Read the values of one slide for each key but that of the image; all keys are of the same region."""
     check_elements.is_spatialdata(sdata)
-    asked = [names] if isinstance(names, str) else list(names)
+    asked = [key for key in ([names] if isinstance(names, str) else names) if key != IMAGE]
     if not asked:
-        msg = "`keys` is empty. Name at least one table or layer, such as `keys=['observed', 'predicted']`."
+        msg = f"`keys` names no values ({names!r}). Name at least one table or layer, such as `keys=['predicted']`."
         raise ValueError(msg)
     counts_table = _counts_table(sdata, asked, selection.table_name)
     places = {key: _place(sdata, key, counts_table, selection.layer) for key in asked}
@@ -89,6 +96,27 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     return [drawn[key] for key in asked]
 
 
+def what_there_is(sdata: SpatialData, selection: Selection) -> list[str]:
+    """The keys to draw if none are given: counts and prediction of one region, or the image beside the prediction."""
+    check_elements.is_spatialdata(sdata)
+    tables = {keys.OBSERVED: _counts_table(sdata, [], selection.table_name), keys.PREDICTED: keys.PREDICTED}
+    regions = {
+        key: set(check_elements.annotated_regions(sdata.tables[name], name))
+        for key, name in tables.items()
+        if name in sdata.tables
+    }
+    if not regions:
+        there = quote(list(sdata.tables))
+        msg = (
+            f"There is nothing to draw: no counts and no table {keys.PREDICTED!r} (tables: {there}). "
+            "Predict with `stp.tl.predict(sdata, predictor)`, or name a table by `keys`."
+        )
+        raise ValueError(msg)
+    wanted = {selection.shapes_key} if selection.shapes_key else regions.get(keys.PREDICTED, regions.get(keys.OBSERVED))
+    there = [key for key, found in regions.items() if found & set(wanted or ())] or list(regions)
+    return [IMAGE, *there] if there == [keys.PREDICTED] else there
+
+
 def source_pearson(observed: Source, predicted: Source, gene: str) -> float | None:
     """Pearson correlation of a gene over the spots that `tl.evaluate` scores; None if it is not defined."""
     _, left, right = np.intersect1d(observed.slide.instances, predicted.slide.instances, return_indices=True)
@@ -103,13 +131,15 @@ def source_pearson(observed: Source, predicted: Source, gene: str) -> float | No
 
 
 def _counts_table(sdata: SpatialData, asked: Sequence[str], table_name: str | None) -> str | None:
+    """The table with counts; None if there is none, or several."""
     names = list(sdata.tables)
     if table_name is not None:
         check_elements.has_table(names, table_name)
         return table_name
     if keys.OBSERVED in names:
         return keys.OBSERVED
-    others = [name for name in names if name not in {*asked, keys.PREDICTED}]
+    drawn = {*asked, keys.PREDICTED}
+    others = [name for name in measured_tables(sdata) if name not in drawn and sdata.tables[name].n_vars]
     return others[0] if len(others) == 1 else None
 
 
@@ -153,6 +183,7 @@ def _prediction(key: str, sdata: SpatialData, meant: Selection) -> Source:
         panel=_panel(matrix, rows, table.var_names.tolist()),
         units=str(record.get("units", target.units)),
         trained=CountsRecord(**record["counts"]) if "counts" in record else None,
+        unlike=_unlike(table, rows, None if key in sdata.tables else key),
     )
 
 
@@ -173,6 +204,7 @@ def _counts(key: str, slide: Slide, like: Source | None) -> Source:
         panel=panel,
         units=target.units,
         trained=trained,
+        unlike=np.zeros(len(rows), dtype=bool),
     )
 
 
@@ -194,6 +226,14 @@ def _places(sdata: SpatialData, meant: Selection) -> tuple[NDArray[np.intp], Sli
     index = pd.Index(slide.instances)
     at = check_elements.match_instances(ids, index, region, table_name)
     return rows, replace(slide, xy_px=slide.xy_px[at], instances=ids, obs_names=table.obs_names.to_numpy()[rows])
+
+
+def _unlike(table: AnnData, rows: NDArray[np.intp], layer: str | None) -> NDArray[np.bool_]:
+    """Spots that `predict` flagged; False where it flagged none."""
+    column = keys.UNLIKE if layer is None else f"{layer}_{keys.UNLIKE}"
+    if column not in table.obs:
+        return np.zeros(len(rows), dtype=bool)
+    return np.asarray(table.obs[column].iloc[rows].fillna(False), dtype=bool)
 
 
 def _panel(matrix: Any, rows: NDArray[np.intp], genes: Sequence[str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Text and axes keep the colours of the user's style sheet, so that plots fit ligh
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,6 +66,7 @@ def panels(
     panel_in: tuple[float, float],
     extra_in: float = 0.0,
     n_columns: int = 4,
+    figsize: tuple[float, float] | None = None,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> NDArray[Any]:
     """The ``n`` axes to draw on: those given, or those of a new figure that is not wider than a page."""
@@ -78,7 +80,7 @@ def panels(
     columns = -(-n // rows)  # rows as even as can be
     shrunk = min(1.0, (WIDTH_IN - extra_in) / (columns * panel_in[0]))
     size = (columns * panel_in[0] * shrunk + extra_in, rows * panel_in[1] * shrunk)
-    _, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout)
+    _, axes = plt.subplots(rows, columns, figsize=figsize or size, squeeze=False, layout=layout)
     for spare in axes.ravel()[n:]:
         spare.remove()
     drawn: NDArray[Any] = axes.ravel()[:n]
@@ -96,6 +98,11 @@ def tidy(ax: Axes) -> None:
 def category(i: int) -> str:
     """Colour of the i-th category; colours repeat after the seventh."""
     return CATEGORIES[i % len(CATEGORIES)]
+
+
+def italic(gene: str) -> str:
+    """The name of a gene as text in italics, as genes are written; signs such as hyphens stay upright."""
+    return re.sub(r"[A-Za-z0-9]+", r"$\\mathit{\g<0>}$", gene.replace("$", r"\$"))
 
 
 def number(value: float) -> str:
