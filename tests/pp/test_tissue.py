@@ -17,7 +17,8 @@ from spatialdata.transformations import Affine, Identity, Scale, get_transformat
 
 import stpredict as stp
 from stpredict._slides.slides import Level
-from stpredict.pp._tissue_mask import find_tissue, found_polygons, thumbnail
+from stpredict.pp._tissue_mask import find_tissue, found_polygons
+from stpredict.pp.thumbnails import thumbnail
 
 SIDE = 400
 UM = 8.0

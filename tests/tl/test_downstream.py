@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pandas as pd
 import pytest
 import spatialdata as sd
 
+from stpredict._slides.slides import Selection, resolve
 from stpredict.tl import evaluate, predict
+from stpredict.tl._inference.slide_images import slide_images
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs, not ours
@@ -39,3 +43,40 @@ def test_scanpy_squidpy_and_zarr(sdata, predictor, tmp_path):
 
     predict(again, predictor, device="cpu", precision="32-true", progress=False)  # and again
     adata.write_h5ad(tmp_path / "a.h5ad")
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs, not ours
+def test_spatial_plots_of_scanpy_and_squidpy_show_predictions_on_the_slide(sdata, predictor):
+    sc, sq = pytest.importorskip("scanpy"), pytest.importorskip("squidpy")
+    for region in ("S1_spots", "S2_spots"):  # one after the other: the second must not lose the image of the first
+        predict(sdata, predictor, shapes_key=region, device="cpu", precision="32-true", progress=False)
+    adata, gene = sdata["predicted"], predictor.genes[0]
+    assert set(adata.uns["spatial"]) == {"S1_spots", "S2_spots"}
+    kept = adata.uns["spatial"]["S1_spots"]
+    pixels = np.asarray(sdata["S1_image"]["scale0"].image.transpose("y", "x", "c"))
+    np.testing.assert_array_equal(kept["images"]["hires"], pixels)  # small enough to be kept as it is
+    factors = kept["scalefactors"]
+    assert factors == {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": pytest.approx(55 / 8)}
+
+    for ax in sq.pl.spatial_scatter(adata, color=gene, library_key="region", return_ax=True):
+        (image,) = ax.images
+        assert image.get_array().shape[:2] == pixels.shape[:2]
+    one = adata[adata.obs["region"] == "S1_spots"]
+    (ax,) = sc.pl.spatial(one, color=gene, library_id="S1_spots", show=False)
+    assert ax.images[0].get_array().shape[:2] == pixels.shape[:2]
+
+
+def test_a_large_slide_is_kept_at_a_small_size(sdata, predictor):
+    slide = resolve(sdata, Selection(shapes_key="S2_spots"), needs_counts=False)[0]
+    whole = slide_images([slide])["S2_spots"]
+    side = slide.levels[0].pixels.shape[1]
+    with patch("stpredict.tl._inference.slide_images.SIDE_PX", side // 4):
+        small = slide_images([slide])["S2_spots"]
+    ratio = whole["images"]["hires"].shape[0] / small["images"]["hires"].shape[0]
+    assert 3.5 < ratio <= 4.1
+    assert small["scalefactors"]["tissue_hires_scalef"] == pytest.approx(1 / ratio, rel=0.03)
+    for record in (whole, small):  # the same tissue at the same place
+        top = record["images"]["hires"][: record["images"]["hires"].shape[0] // 2]
+        assert top.mean() == pytest.approx(
+            whole["images"]["hires"][: whole["images"]["hires"].shape[0] // 2].mean(), abs=1
+        )

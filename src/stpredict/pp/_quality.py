@@ -16,7 +16,8 @@ from .._resolution import image_resolution
 from .._slides import checks as check_elements
 from .._slides import elements
 from .._slides.levels import pyramid
-from ._tissue_mask import BLACK, EMPTY, STRIP_ROWS, background_colour, block_means, ink_mask, thumbnail
+from ._tissue_mask import BLACK, EMPTY, background_colour, ink_mask
+from .thumbnails import STRIP_ROWS, block_means, thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

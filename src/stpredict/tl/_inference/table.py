@@ -29,6 +29,7 @@ from .record import (
     takes_more_slides,
     with_baselines,
 )
+from .slide_images import slide_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -137,6 +138,7 @@ def prediction_table(
     if obs.index.name in obs.columns:  # anndata could not write it
         obs.index.name = None
     uns = {key_added: dict(record), **({keys.LOG1P: {}} if predictor.target.log1p else {})}
+    uns[keys.SPATIAL] = slide_images(slides)
     adata = ad.AnnData(X=values[X], obs=obs, var=pd.DataFrame(index=pd.Index(predictor.genes)), uns=uns)
     for name, path in matrix_layers(sink.plan.models, None).items():
         if name in values:
@@ -181,7 +183,7 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
         obs=obs,
         var=var,
         varm=varm,
-        uns={**new.uns, key: record},
+        uns={**new.uns, key: record, keys.SPATIAL: {**old.uns.get(keys.SPATIAL, {}), **new.uns[keys.SPATIAL]}},
         obsm={name: _stack(old.obsm[name], new.obsm[name]) for name in (keys.SPATIAL, keys.COLOR)},
         layers={
             name: _stack(*(each.layers[name] if name in each.layers else _nan(each.shape) for each in (old, new)))
