@@ -56,7 +56,7 @@ def test_spatial_plots_of_scanpy_and_squidpy_show_predictions_on_the_slide(sdata
     pixels = np.asarray(sdata["S1_image"]["scale0"].image.transpose("y", "x", "c"))
     np.testing.assert_array_equal(kept["images"]["hires"], pixels)  # small enough to be kept as it is
     factors = kept["scalefactors"]
-    assert factors == {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": pytest.approx(55 / 8)}
+    assert factors == {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": pytest.approx(100 / 8)}
 
     for ax in sq.pl.spatial_scatter(adata, color=gene, library_key="region", return_ax=True):
         (image,) = ax.images

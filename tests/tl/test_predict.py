@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from copy import deepcopy
 from dataclasses import replace
+from shutil import copytree
 
 import anndata as ad
 import numpy as np
@@ -371,8 +373,20 @@ def test_a_folder_is_as_good_as_a_predictor(sdata, trained, predictor):
 
 
 def test_no_predictor(sdata):
-    with pytest.raises(ValueError, match=r"No predictor was given and this object records none\. Make one with `stp"):
+    with pytest.raises(
+        ValueError, match=r"records none\. Pass one .*\n  Train one .*`?stp.tl.fit.*\n  Read one: "
+    ) as error:
         predict(sdata, **QUIET)
+    assert "last" not in str(error.value)
+
+
+def test_no_predictor_names_the_one_that_was_trained_last(sdata, trained, own_cache):
+    for i, name in enumerate(("new", "old")):
+        copytree(trained[0], own_cache / "stpredict/predictors" / name)
+        os.utime(own_cache / "stpredict/predictors" / name / "config.json", (1e9 - i, 1e9 - i))
+    with pytest.raises(ValueError, match=r"Trained last on this machine: predictor='.*/predictors/new'\n") as error:
+        predict(sdata, **QUIET)
+    assert str(error.value).count("\n") == 3
 
 
 def test_the_recorded_predictor_has_gone_or_changed(sdata, trained, predictor, tmp_path):

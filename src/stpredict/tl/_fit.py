@@ -7,12 +7,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .._checks.paths import output_path
-from .._files import user_cache
 from .._slides.slides import Selection, resolve
 from ..models.registry import DEFAULT
 from ..pp.targets import TargetSpec
 from ._predictor.predictor import record_predictor
-from ._predictor.serialization import check_replaceable
+from ._predictor.serialization import check_replaceable, default_parent
 from ._training.plan import plan_training
 from ._training.train_members import train_members
 
@@ -203,4 +202,4 @@ def predictor_folder(save_dir: str | PathLike[str] | None, resume_from: str | Pa
 def default_folder(fingerprint: Mapping[str, Any]) -> Path:
     """Default folder of a predictor: in the user's cache, named by a hash of data and options."""
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
-    return user_cache() / "predictors" / digest[:16]
+    return default_parent() / digest[:16]

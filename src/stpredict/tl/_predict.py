@@ -115,8 +115,9 @@ def predict(
     -------
     Nothing. Writes ``sdata.tables[key_added]``: ``X`` ``(n_spots, n_genes)`` float32 in the units of the predictor
     (log1p CP10k unless trained otherwise: do not normalise it again), ``obs["at_border"]``, ``obsm["spatial"]`` in
-    pixels, ``obsm["color"]``, ``var["train_mean"]`` and ``varm["ridge_color"]`` (the two baselines), and
-    ``uns[key_added]`` (units, target, model, parameters). ``obs["image_distance"]`` is the distance of the patches from
+    pixels, ``obsm["color"]``, ``var["train_mean"]`` and ``varm["ridge_color"]`` (the two baselines),
+    ``uns[key_added]`` (units, target, model, parameters), and ``uns["spatial"]``: a small image of each slide and its
+    scale, by the name of its spots element, for ``sq.pl.spatial_scatter`` and ``sc.pl.spatial``. ``obs["image_distance"]`` is the distance of the patches from
     the training patches in colour and texture (out-of-distribution detection). ``obs["unlike_training"]`` is True
     beyond 1, the distance that 1 % of training spots exceed if their slide is left out. Predictors of older versions
     give neither column. If `stp.pp.quality` was called, ``obs["image_quality"]`` is the flag of the window in which

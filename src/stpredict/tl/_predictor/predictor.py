@@ -439,9 +439,15 @@ def resolve_predictor(sdata: SpatialData, given: Predictor | str | PathLike[str]
         return Predictor.load(given)
     recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.PREDICTOR)
     if recorded is None:
-        msg = (
-            "No predictor was given and this object records none. Make one with `stp.tl.fit(sdata)`, or read one with "
-            "`stp.tl.Predictor.load(path)` and pass it as `predictor`."
+        newest = serialization.newest_folder()
+        left = [f"  Trained last on this machine: predictor={str(newest)!r}"] if newest is not None else []
+        msg = "\n".join(
+            [
+                "No predictor was given, and this object records none. Pass one as `predictor`:",
+                *left,
+                "  Train one on slides with measured expression: predictor = stp.tl.fit(measured)",
+                "  Read one: predictor = stp.tl.Predictor.load('folder'), or 'hf:owner/name' from the Hugging Face hub",
+            ]
         )
         raise ValueError(msg)
     folder = Path(recorded["path"])

@@ -29,6 +29,7 @@ from ..._files import (
     read_tensors,
     report_full_disk,
     restore_folder,
+    user_cache,
 )
 from .provenance import Provenance
 from .schema import ADVICE, CONFIG_FIELDS, check_shapes, predictor_shapes
@@ -75,6 +76,18 @@ def select_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     """The tensors of a part of the whole under their names in the part."""
     start = f"{prefix}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def default_parent() -> Path:
+    """The folder of predictors that were saved without naming a folder."""
+    return user_cache() / "predictors"
+
+
+def newest_folder() -> Path | None:
+    """The predictor that was saved last without naming a folder; None if there is none."""
+    parent = default_parent()
+    saved = parent.glob(f"*/{CONFIG}") if parent.is_dir() else ()
+    return max((file.parent for file in saved), key=lambda folder: (folder / CONFIG).stat().st_mtime, default=None)
 
 
 def check_replaceable(path: Path) -> None:
