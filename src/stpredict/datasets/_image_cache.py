@@ -62,9 +62,7 @@ def _is_valid(place: Path, source: str) -> bool:
 def _receipt(store: Path, source: str) -> dict[str, object]:
     """The sizes of all files, and digests of the metadata; digests of the pixels would be as slow as decoding all."""
     files = sorted(path for path in store.rglob("*") if path.is_file())
-    metadata = {
-        path.relative_to(store).as_posix(): file_sha256(path) for path in files if path.name == "zarr.json"
-    }
+    metadata = {path.relative_to(store).as_posix(): file_sha256(path) for path in files if path.name == "zarr.json"}
     sizes = [path.stat().st_size for path in files]
     return {"format": CACHE_VERSION, "source": source, "n_files": len(sizes), "n_bytes": sum(sizes), "sha256": metadata}
 
