@@ -13,6 +13,7 @@ from anndata import AnnData
 import stpredict as stp
 from stpredict import datasets, tl
 from stpredict._domains.methods import METHODS, NEED_IMAGE
+from stpredict._palette import CATEGORIES
 from stpredict.metrics import ari
 
 QUIET = {"progress": False, "seeds": 2, "clusterer": "kmeans"}
@@ -53,6 +54,7 @@ def test_every_method_writes_domains(slides, method):
     assert found["held_out_share"].notna().all()
     own = table.obs["region"] == "S0_spots"
     assert table.obs["domain"].cat.categories.tolist() == ["1", "2"]
+    assert table.uns["domain_colors"] == list(CATEGORIES[:2])
     assert table.obs["domain"].notna().eq(own).all()
     assert table.obs["domain_agreement"].notna().eq(own).all()
     assert not table.obs["domain_isolated"].any()
