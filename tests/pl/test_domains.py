@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import EllipseCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from stpredict import pl
+from stpredict._palette import category_palette
 from stpredict.pl._domains import category_colors
 from stpredict.pl._style import CATEGORIES
 
@@ -63,6 +64,13 @@ def test_more_categories_than_colours_of_the_palette_are_distinct():
     assert len(set(category_colors(column, None).values())) == 12
 
 
+@pytest.mark.parametrize("n", [3, 12])
+def test_colours_are_those_that_are_stored_for_other_packages(n):
+    names = [str(i + 1) for i in range(n)]
+    drawn = category_colors(pd.Series(pd.Categorical(names, categories=names)), None)
+    assert [to_hex(color) for color in drawn.values()] == [color.lower() for color in category_palette(n)]
+
+
 def test_labels_take_colours_of_their_domains_one_each():
     domain = pd.Series(list("112233"), dtype="category")
     label = pd.Series(["c", "c", "a", "a", "a", "b"], dtype="category")
@@ -79,10 +87,18 @@ def test_an_object_without_image_is_drawn_on_white(with_domains):
     assert not [line for line in ax.lines if line.get_gid() == "scale bar"]
 
 
+def test_a_column_of_numbers_that_are_all_missing_is_drawn(with_domains):
+    with_domains["observed"].obs["domain_agreement"] = np.nan
+    (ax,) = pl.domains(with_domains, keys="domain_agreement", region="S0_spots")
+    assert colors(ax).get_clim() == (0, 1)
+
+
 def test_errors(with_domains):
     with pytest.raises(ValueError, match="Which slide is meant"):
         pl.domains(with_domains)
     with pytest.raises(ValueError, match="No column 'none' in `obs`"):
         pl.domains(with_domains, keys="none", region="S0_spots")
+    with pytest.raises(ValueError, match="No column '' in `obs`"):
+        pl.domains(with_domains, keys=[], region="S0_spots")
     with pytest.raises(ValueError, match="`image_alpha` is 2"):
         pl.domains(with_domains, region="S0_spots", image_alpha=2)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._checks.slides import quote
 from .._checks.training import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     import pandas as pd
@@ -247,9 +248,21 @@ def has_domains(key: str, holders: Sequence[str], tables: Sequence[str]) -> None
         raise ValueError(msg)
 
 
+def own_column(key: str, tables: Sequence[tuple[str, AnnData]]) -> None:
+    """Refuse to write domains over a column that they did not write."""
+    for name, table in tables:
+        record = table.uns.get(key)
+        if key in table.obs and not (isinstance(record, Mapping) and "uses_labels" in record):
+            msg = (
+                f"obs[{key!r}] of table {name!r} was not written by `stp.tl.domains` and would be lost (columns: "
+                f"{quote(list(table.obs))}). Give another `key_added`, or delete the column."
+            )
+            raise ValueError(msg)
+
+
 def numbered_domains(numbers: NDArray[np.float64], column: pd.Series[Any], key: str) -> None:
     """Refuse names of domains other than those that `stp.tl.domains` gives."""
-    if (~(numbers >= 1) & column.notna().to_numpy()).any():
+    if (~((numbers >= 1) & (numbers % 1 == 0)) & column.notna().to_numpy()).any():
         msg = (
             f"obs[{key!r}] of the reference holds {quote([str(name) for name in column.dropna().unique()])}, but "
             "`stp.tl.domains` writes numbers from 1. Give the key of domains that it found, as `key_added`."
@@ -257,12 +270,34 @@ def numbered_domains(numbers: NDArray[np.float64], column: pd.Series[Any], key: 
         raise ValueError(msg)
 
 
-def some_domains(n_spots: int, key: str) -> None:
-    """Refuse a reference of which no predicted spot has a domain."""
-    if not n_spots:
+def some_domains(n_domains: int, key: str) -> None:
+    """Refuse a reference whose predicted spots lie in fewer than two domains."""
+    if n_domains < 2:
         msg = (
-            f"No spot of the reference has both predicted expression and a domain in obs[{key!r}]: spots are matched "
-            "by `obs_names`. Predict the slides in which the domains were found."
+            f"The spots of the reference that have predicted expression lie in {n_domains} domains of obs[{key!r}], "
+            "and at least 2 are needed; spots are matched by `obs_names`. Predict the slides in which the domains were "
+            "found, with `stp.tl.predict`."
+        )
+        raise ValueError(msg)
+
+
+def varying_image(image: NDArray[np.float32], source: str) -> None:
+    """Refuse image features that are the same for all spots of each slide."""
+    if not image.any():
+        msg = (
+            f"Image features ({source}) are the same for all spots of each slide, so they hold no domains. Look at "
+            "`stp.pl.patches(sdata)`, give another `features_key`, or take a method without image, for instance "
+            "`stp.tl.domains(sdata, 5, 'expression')`."
+        )
+        raise ValueError(msg)
+
+
+def transferred(method: object, options: object) -> None:
+    """Refuse a method where domains are those of a reference."""
+    if method is not None or options is not None:
+        msg = (
+            f"`method` is {method!r} and `options` {options!r}, but `transfer_from` takes the domains that the "
+            "reference has. Leave both out: `stp.tl.domains(sdata, transfer_from=reference)`."
         )
         raise ValueError(msg)
 
