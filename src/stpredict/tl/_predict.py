@@ -117,11 +117,12 @@ def predict(
     (log1p CP10k unless trained otherwise: do not normalise it again), ``obs["at_border"]``, ``obsm["spatial"]`` in
     pixels, ``obsm["color"]``, ``var["train_mean"]`` and ``varm["ridge_color"]`` (the two baselines),
     ``uns[key_added]`` (units, target, model, parameters), and ``uns["spatial"]``: a small image of each slide and its
-    scale, by the name of its spots element, for ``sq.pl.spatial_scatter`` and ``sc.pl.spatial``. ``obs["image_distance"]`` is the distance of the patches from
-    the training patches in colour and texture (out-of-distribution detection). ``obs["unlike_training"]`` is True
-    beyond 1, the distance that 1 % of training spots exceed if their slide is left out. Predictors of older versions
-    give neither column. If `stp.pp.quality` was called, ``obs["image_quality"]`` is the flag of the window in which
-    the spot lies. With ``uncertainty`` also ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
+    scale, by the name of its spots element, for ``sq.pl.spatial_scatter`` and ``sc.pl.spatial``.
+    ``obs["image_distance"]`` is the distance of the patches from the training patches in colour and texture
+    (out-of-distribution detection). ``obs["unlike_training"]`` is True beyond 1, the distance that 1 % of training
+    spots exceed if their slide is left out. Predictors of older versions give neither column. If `stp.pp.quality` was
+    called, ``obs["image_quality"]`` is the flag of the window in which the spot lies. With ``uncertainty`` also
+    ``layers["predicted_lower"]`` and ``layers["predicted_upper"]``.
     With ``members`` also a layer for each model of an ensemble, for instance ``layers["ridge_statistics"]``.
 
     No value is below 0: negative values of the regression are set to 0, and so are lower bounds. Predictions of slides
