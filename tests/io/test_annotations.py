@@ -187,7 +187,7 @@ def test_ndpa_counts_from_the_centre_of_the_glass(tmp_path, source):
     if source == "argument":
         with pytest.raises(ValueError, match=r"not known how far .* Read the NDPI file itself .* or give `offset_nm`"):
             stp.io.read_annotations(sdata, path)
-    with pytest.warns(UserWarning, match="1 of 3 annotations of 'a.ndpi.ndpa' are points or lines"):
+    with pytest.warns(UserWarning, match="1 of 3 annotations of 'a.ndpi.ndpa' have no area"):
         stp.io.read_annotations(sdata, path, offset_nm=None if source == "file" else offset)
     found = sdata["annotations"]
     np.testing.assert_allclose(shapely.get_coordinates(found.geometry[0])[:4], corners)
