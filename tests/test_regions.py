@@ -177,6 +177,8 @@ def test_prediction_of_regions_and_of_other_regions(left, ridge):
     stp.tl.predict(sdata, ridge, shapes_key=["S1_spots", "S2_spots"], **LEFT)
     assert sdata["predicted"].obs_names.tolist() == expected
     np.testing.assert_array_equal(sdata["predicted"].X, sdata["whole"][expected].X)
+    draw(sdata, "two", sdata["left"].geometry, systems=("S1", "S2"))  # the slide that was not predicted needs none
+    assert stp.tl.evaluate(sdata, regions="two", n_splits=1).attrs["n_spots"] == len(expected)
     stp.tl.predict(sdata, ridge, layer="p", **QUIET)
     stp.tl.predict(sdata, ridge, shapes_key="S1_spots", layer="p", **LEFT)  # replaces the slide, as in a table
     table = sdata["observed"]

@@ -139,7 +139,7 @@ def test_qupath(slide):
     first, second, third = blocks("qupath")
     exec(first, names)
     sdata = names["sdata"]
-    stp.pp.spot_grid(sdata, "my-predictor")
+    stp.pp.spot_grid(sdata, stp.tl.Predictor.load("my-predictor"))
     stp.tl.predict(sdata, "my-predictor", progress=False)
     sdata["predicted"].obs["domain"] = "1"
     exec(second, names)

@@ -162,7 +162,7 @@ def evaluate(
         check_elements.has_regions(elements, asked)
         wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), list(asked))
     if regions is not None:
-        wanted = rows_in_regions(sdata, table_name, wanted, regions)
+        wanted = rows_in_regions(sdata, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
     paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key)
     per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
     by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
