@@ -60,7 +60,9 @@ def test_interrupted_conversion_leaves_nothing_that_is_used(get, calls, tmp_path
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("lost", ["receipt", "chunk", "half a chunk", "store", "garbled receipt", "everything"])
+@pytest.mark.parametrize(
+    "lost", ["receipt", "chunk", "half a chunk", "one letter of metadata", "store", "garbled receipt", "everything"]
+)
 def test_incomplete_cache_is_repaired(get, calls, tmp_path, st_files, lost):
     get()
     place = tmp_path / "zarr/X1-abc"
@@ -72,6 +74,9 @@ def test_incomplete_cache_is_repaired(get, calls, tmp_path, st_files, lost):
         receipt.write_text('{"format"')
     elif lost == "chunk":
         chunk.unlink()
+    elif lost == "one letter of metadata":
+        metadata = store / "images/X1_image/s0/zarr.json"
+        metadata.write_text(metadata.read_text().replace("uint8", "uint9"))
     elif lost == "half a chunk":
         chunk.write_bytes(chunk.read_bytes()[:100])
     else:

@@ -178,9 +178,9 @@ def _compare(found: Mapping[str, str], wanted: Mapping[str, str], *, ours: bool,
         return "same"
     if flagged:
         return "flagged"
-    if ours:
-        return "silent"
-    return "pixels" if found["rest"] == wanted["rest"] else "values"
+    if "pixels" in found and found["rest"] == wanted["rest"]:
+        return "pixels"
+    return "silent" if ours else "values"
 
 
 def _reset_peak() -> None:

@@ -317,11 +317,11 @@ def _build_cohort(folder: Path) -> None:
 
 
 def read_cache(folder: Path) -> dict[str, str]:
-    """Digest of the pixels of a picture through the cache of data sets."""
+    """Digests of the pixels and sizes of a picture through the cache of data sets."""
     from stpredict.datasets._image_cache import cached_image
 
-    image = cached_image("A", "abc", folder / "cache", lambda: folder / "A.png")
-    return {"rest": digest(*decoded(image))}
+    pixels = decoded(cached_image("A", "abc", folder / "cache", lambda: folder / "A.png"))
+    return {"pixels": digest(*pixels), "rest": digest([each.shape for each in pixels])}
 
 
 def build_cache(folder: Path) -> None:

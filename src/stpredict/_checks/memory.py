@@ -43,12 +43,12 @@ def memory_limited[**P, R](read: Callable[P, R]) -> Callable[P, R]:
     """Let the argument ``max_memory_gb`` of a reader hold while it runs."""
 
     @wraps(read)
-    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+    def read_within_limit(*args: P.args, **kwargs: P.kwargs) -> R:
         given = kwargs.get("max_memory_gb")
         with memory_limit(given):  # type: ignore[arg-type]  # of keywords without names only `object` is known
             return read(*args, **kwargs)
 
-    return limited
+    return read_within_limit
 
 
 def memory_bytes() -> int:

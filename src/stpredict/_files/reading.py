@@ -68,7 +68,7 @@ class DamagedFileError(ValueError):
 
 
 @contextmanager
-def guarded(path: Path, advice: str, field: str = "", *, passing: str | None = None) -> Iterator[None]:
+def report_damage(path: Path, advice: str, field: str = "", *, passing: str | None = None) -> Iterator[None]:
     """Translate what libraries raise about the content of a file, but not what checks of ours (``passing``) raise."""
     try:
         yield
@@ -94,7 +94,7 @@ def _raised_in(module: str | None, error: Exception) -> bool:
 
 def read_json(path: Path, schema: Schema, advice: str, *, finite: bool = True) -> Any:
     """Read JSON with the fields of a schema, and check the digest if it has one."""
-    with guarded(path, advice):
+    with report_damage(path, advice):
         _check_size(path, MOST_JSON_BYTES, advice)
         values = parse_json(path.read_text(encoding="utf-8"), path, advice, finite=finite)
     if isinstance(values, dict) and (sealed := values.pop(DIGEST, None)) is not None:
@@ -112,7 +112,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def parse_json(text: str, path: Path, advice: str, *, finite: bool = True) -> Any:
     """Values of a text from a file; refuses deep ones, and numbers that are not finite or have over 18 digits."""
-    with guarded(path, advice):
+    with report_damage(path, advice):
         values = json.loads(text)
     todo: list[tuple[Any, int]] = [(values, 0)]
     while todo:
@@ -182,7 +182,7 @@ def read_csv(
     import pandas as pd
 
     check_sha256(path, sha256, advice)
-    with guarded(path, advice):
+    with report_damage(path, advice):
         _check_size(path, MOST_CSV_BYTES, advice)
         if not path.read_text(encoding="utf-8").strip():
             return pd.DataFrame()
@@ -203,7 +203,7 @@ def read_arrays(path: Path, names: Sequence[str], advice: str, *, sha256: str | 
     import numpy as np
 
     check_sha256(path, sha256, advice)
-    with guarded(path, advice):
+    with report_damage(path, advice):
         with zipfile.ZipFile(path) as members:
             _check_members(path, members, advice)
         with np.load(path, allow_pickle=False) as found:
@@ -243,7 +243,7 @@ def read_tensors(
 ) -> tuple[dict[str, Any], dict[str, str]]:  # Any: tensors of torch, which this package does not import
     """Read finite tensors and metadata of a safetensors file, and check the digest if it has one."""
     check_sha256(path, sha256, advice)
-    with guarded(path, advice):
+    with report_damage(path, advice):
         if (seal := _tensors_seal(path)) is not None:
             _check_digest(*seal[1:], path, advice)
         with safe_open(path, framework="pt") as opened:
@@ -272,7 +272,7 @@ def read_attributes(path: Path, schema: Schema, advice: str) -> dict[str, Any]:
     """Read the attributes of a zarr group, with the fields of a schema."""
     import zarr
 
-    with guarded(path, advice):
+    with report_damage(path, advice):
         values = dict(zarr.open_group(path, mode="r", use_consolidated=False).attrs)
         parse_json(json.dumps(values), path, advice)
     check_fields(values, schema, path, advice)
@@ -293,7 +293,7 @@ def folder_sha256(path: Path) -> str:
 
 def check_sha256(path: Path, expected: str | None, advice: str) -> None:
     """Refuse a file whose bytes have another digest; None for versions that recorded none."""
-    with guarded(path, advice):
+    with report_damage(path, advice):
         if expected is not None:
             _check_digest(expected, file_sha256(path), path, advice)
 

@@ -75,13 +75,13 @@ def replace_folder(new: Path, path: Path) -> None:
     """Rename a folder to ``path``; what is there is removed only after the new one is in place."""
     old = _aside(path)
     with lock(old, wait=True):
-        _settle(old, path)
+        _finish_replacement(old, path)
         try:
             if path.exists():
                 path.rename(old)
             new.rename(path)
         finally:
-            _settle(old, path)
+            _finish_replacement(old, path)
 
 
 def restore_folder(path: Path) -> None:
@@ -89,10 +89,11 @@ def restore_folder(path: Path) -> None:
     old = _aside(path)
     if old.exists():
         with lock(old, wait=True):
-            _settle(old, path)
+            _finish_replacement(old, path)
 
 
-def _settle(old: Path, path: Path) -> None:
+def _finish_replacement(old: Path, path: Path) -> None:
+    """Remove the old folder if the new one is in place, or bring the old one back."""
     if path.exists():
         remove(old)
     elif old.exists():

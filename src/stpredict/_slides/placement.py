@@ -26,12 +26,12 @@ def shared_system(sdata: SpatialData, key: str, image_key: str, systems: Sequenc
     """
     element, image = sdata[key], sdata.images[image_key]
     to_px = {system: np.linalg.inv(affine_matrix(image, system)) for system in systems}
-    placed = {system: to_px[system] @ affine_matrix(element, system) for system in systems}
+    element_to_px = {system: to_px[system] @ affine_matrix(element, system) for system in systems}
     height, width = pyramid(image)[0].pixels.shape[1:]
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
-    first = apply_affine(np.linalg.inv(placed[systems[0]]), corners)
+    first = apply_affine(np.linalg.inv(element_to_px[systems[0]]), corners)
     check.same_placement(
-        {name: apply_affine(matrix, first) - corners for name, matrix in placed.items()}, key, image_key
+        {name: apply_affine(matrix, first) - corners for name, matrix in element_to_px.items()}, key, image_key
     )
     upright = [name for name, matrix in to_px.items() if np.array_equal(orientation(matrix), np.eye(2))]
     return next(iter(upright), systems[0])

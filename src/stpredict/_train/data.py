@@ -71,7 +71,7 @@ def read_pieces(
     Patches of several sizes are cut from the same decoded chunks. ``recolor`` is a stain normalisation of the patches.
     """
     readers: list[PatchReader] = []
-    for patch in _listed(patches):
+    for patch in _patch_specs(patches):
         reader = PatchReader(
             slide.levels,
             slide.um_per_px,
@@ -97,9 +97,29 @@ def read_pieces(
         yield Piece(rows=some, spots=spots, flagged=np.logical_or.reduce(flagged))
 
 
+def map_slides(
+    compute: Callable[[Tensor], NDArray[np.float32]],
+    slides: Sequence[Slide],
+    patches: Sequence[PatchSpec],
+    *,
+    progress: bool,
+) -> NDArray[np.float32]:
+    """Results for the patches of all spots of all slides, in their order; each slide has its own patch."""
+    found, n_spots = [], sum(len(slide.xy_px) for slide in slides)
+    with tqdm(total=n_spots, desc="patches", unit="spot", disable=not progress) as bar:
+        for slide, patch in zip(slides, patches, strict=True):
+            order, parts = [], []
+            for piece in read_pieces(slide, patch):
+                order.append(piece.rows)
+                parts.append(compute(piece.spots.patches))
+                bar.update(len(piece.rows))
+            found.append(np.concatenate(parts)[np.argsort(np.concatenate(order))])
+    return np.concatenate(found)
+
+
 def reading_order(slide: Slide, patches: Patches, budget_bytes: int = BUDGET_BYTES) -> NDArray[np.intp]:
     """Order of the spots in which each part of the image is decoded once."""
-    widest = max(max(patch.fov_um) for patch in _listed(patches))
+    widest = max(max(patch.fov_um) for patch in _patch_specs(patches))
     return visiting_order(slide.xy_px, widest / slide.um_per_px, budget_bytes)
 
 
@@ -197,7 +217,7 @@ def _batch(patches: Sequence[Tensor], **values: Any) -> SpotBatch:
     return SharedSpots(patches=first, more=tuple(more), **values) if more else SpotBatch(patches=first, **values)
 
 
-def _listed(patches: Patches) -> Sequence[PatchSpec]:
+def _patch_specs(patches: Patches) -> Sequence[PatchSpec]:
     return [patches] if isinstance(patches, PatchSpec) else patches
 
 
@@ -207,12 +227,12 @@ def _patch_shape(patch: PatchSpec) -> tuple[int, int, int, int]:
 
 def _shapes(slides: Sequence[Slide], patches: Patches) -> list[tuple[int, ...]]:
     """Shapes of the patches of all spots, one for each size."""
-    return [(sum(len(slide.xy_px) for slide in slides), *_patch_shape(patch)) for patch in _listed(patches)]
+    return [(sum(len(slide.xy_px) for slide in slides), *_patch_shape(patch)) for patch in _patch_specs(patches)]
 
 
 def spot_bytes(patches: Patches) -> int:
     """Bytes of the patches of one spot."""
-    return sum(math.prod(_patch_shape(patch)) for patch in _listed(patches))
+    return sum(math.prod(_patch_shape(patch)) for patch in _patch_specs(patches))
 
 
 def slide_index(slides: Sequence[Slide]) -> NDArray[np.int64]:

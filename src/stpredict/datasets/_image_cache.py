@@ -10,6 +10,7 @@ from spatialdata import SpatialData, read_zarr
 from .._files import (
     DamagedFileError,
     atomic_folder,
+    file_sha256,
     lock,
     read_json,
     report_full_disk,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Increased whenever what is written changes, so that old caches are replaced."""
 STORE, RECEIPT = "image.zarr", "receipt.json"
 
@@ -50,7 +51,7 @@ def cached_image(name: str, source: str, folder: Path, fetch: Callable[[], Path]
 
 
 def _is_valid(place: Path, source: str) -> bool:
-    """Whether the receipt fits the source and the chunks that are there: missing ones would be read as black."""
+    """Whether the receipt fits the source and what is there; missing chunks would be read as black."""
     try:
         found = read_json(place / RECEIPT, {str: object}, "")
     except DamagedFileError:
@@ -59,8 +60,11 @@ def _is_valid(place: Path, source: str) -> bool:
 
 
 def _receipt(store: Path, source: str) -> dict[str, object]:
-    sizes = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
-    return {"format": CACHE_VERSION, "source": source, "n_files": len(sizes), "n_bytes": sum(sizes)}
+    """The sizes of all files, and digests of the metadata; digests of the pixels would be as slow as decoding all."""
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    metadata = {path.relative_to(store).as_posix(): file_sha256(path) for path in files if path.name == "zarr.json"}
+    sizes = [path.stat().st_size for path in files]
+    return {"format": CACHE_VERSION, "source": source, "n_files": len(sizes), "n_bytes": sum(sizes), "sha256": metadata}
 
 
 def _convert(path: Path, name: str, place: Path, source: str) -> None:

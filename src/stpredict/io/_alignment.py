@@ -74,13 +74,13 @@ def _read_numbers(path: Path) -> tuple[NDArray[np.float64], bool]:
     if are_keypoints:
         wrong = [f"line {i} has {len(row)}" for i, row in enumerate(rows[1:], 2) if len(row) != len(header)]
         if wrong:
-            check.unreadable(path, "alignment", f"its header has {len(header)} fields, but {wrong[0]}")
+            check.refuse_unreadable(path, "alignment", f"its header has {len(header)} fields, but {wrong[0]}")
         rows = [[row[header.index(name)] for name in KEYPOINT_COLUMNS] for row in rows[1:]]
     try:
         return np.array([[float(field) for field in row] for row in rows], ndmin=2), are_keypoints
     except ValueError as reason:
         needed = "numbers" if are_keypoints else "3 x 3 numbers"
-        check.unreadable(path, "alignment", f"{needed} are needed, but {reason}")
+        check.refuse_unreadable(path, "alignment", f"{needed} are needed, but {reason}")
 
 
 def _fit_keypoints(

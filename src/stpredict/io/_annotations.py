@@ -183,20 +183,20 @@ def _read_ndpa(path: Path) -> GeoDataFrame:
         views = list(ET.fromstring(text).iter("ndpviewstate"))
     except ET.ParseError as reason:
         if text.rstrip().endswith("</annotations>"):
-            check.unreadable(path, WHAT, reason)
-        check.damaged(path, WHAT, f"it does not end in '</annotations>' ({reason})")
+            check.refuse_unreadable(path, WHAT, reason)
+        check.refuse_damaged(path, WHAT, f"it does not end in '</annotations>' ({reason})")
     rows: list[dict[str, str | None]] = []
     found = []
     for view in views:
         unit = (view.findtext("coordformat") or "nanometers").strip()
         if unit != "nanometers":
-            check.unreadable(path, WHAT, f"its coordinates are in {unit!r}, where 'nanometers' are expected")
+            check.refuse_unreadable(path, WHAT, f"its coordinates are in {unit!r}, where 'nanometers' are expected")
         title = (view.findtext("title") or "").strip()
         for drawn in view.iter("annotation"):
             found.append(_ndpa_outline(drawn, path))
             rows.append({keys.NAME: title or None, keys.CLASS: None, keys.COLOR: drawn.get("color")})
     if not rows:
-        check.unreadable(path, WHAT, "it holds no <annotation> in an <ndpviewstate>")
+        check.refuse_unreadable(path, WHAT, "it holds no <annotation> in an <ndpviewstate>")
     return _frame(rows, np.array([*found, None], object)[:-1])
 
 
@@ -208,7 +208,9 @@ def _ndpa_outline(drawn: ET.Element, path: Path) -> Any:
             centre = [float(drawn.findtext(axis, "")) for axis in "xy"]
             return shapely.buffer(shapely.Point(centre), float(drawn.findtext("radius", "")), quad_segs=N_CORNERS // 4)
     except ValueError:
-        check.unreadable(path, WHAT, f"an annotation of type {drawn.get('type')!r} has a coordinate that is no number")
+        check.refuse_unreadable(
+            path, WHAT, f"an annotation of type {drawn.get('type')!r} has a coordinate that is no number"
+        )
     closed = (drawn.findtext("closed") or "1").strip() == "1"
     if len(points) < 3 or not closed:
         return shapely.LineString(points) if len(points) > 1 else None
@@ -234,7 +236,7 @@ def _slide_offset(
 def _areas(frame: GeoDataFrame, path: Path) -> GeoDataFrame:
     """The rows with an area, repaired; the others are counted in a warning."""
     if not np.isfinite(shapely.get_coordinates(frame.geometry.to_numpy())).all():
-        check.unreadable(path, WHAT, "a coordinate is not finite")
+        check.refuse_unreadable(path, WHAT, "a coordinate is not finite")
     valid = shapely.make_valid(frame.geometry.to_numpy())
     areas = [shapely.union_all(polygon_parts(np.array([each]))) for each in valid]
     kept = np.array([not shapely.is_empty(area) for area in areas], bool)

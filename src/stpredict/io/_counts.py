@@ -223,13 +223,13 @@ def _read_coordinates(path: Path, n_genes: int, n_spots: int) -> sparse.coo_matr
                 index_col=False,
             )  # fmt: skip
     except StopIteration:
-        check.damaged(path, what, "it ends before its values")
+        check.refuse_damaged(path, what, "it ends before its values")
     except DECODING_ERRORS as reason:
         undecodable(path, what, reason)
     except (UnreadableFileError, TooLargeError):
         raise
     except DECODER_ERRORS as reason:
-        check.unreadable(path, what, describe(reason))
+        check.refuse_unreadable(path, what, describe(reason))
     if len(frame) != n_values:
         found = f"more than {n_values}" if len(frame) > n_values else str(len(frame))
         msg = f"Matrix '{path.name}' holds {found} values, but announces {n_values}. Fetch it again."
@@ -237,7 +237,9 @@ def _read_coordinates(path: Path, n_genes: int, n_spots: int) -> sparse.coo_matr
     row, column = (frame[name].to_numpy() - 1 for name in ("row", "column"))
     for name, index, length in (("rows", row, n_rows), ("columns", column, n_columns)):
         if n_values and not (index.min() >= 0 and index.max() < length):
-            check.damaged(path, what, f"its {name} are numbered {index.min() + 1} to {index.max() + 1} of {length}")
+            check.refuse_damaged(
+                path, what, f"its {name} are numbered {index.min() + 1} to {index.max() + 1} of {length}"
+            )
     return sparse.coo_matrix((frame["value"].to_numpy(), (row, column)), shape=(n_rows, n_columns))
 
 
@@ -246,9 +248,11 @@ def _read_size(header: str, shape: str, path: Path) -> tuple[int, int, int]:
     kind = header.lower().split()[1:]
     if kind not in (["matrix", "coordinate", number, "general"] for number in ("integer", "real")):
         found = f"its first line is {header.strip()[:80]!r}, not '%%MatrixMarket matrix coordinate integer general'"
-        check.unreadable(path, "counts file", found)
+        check.refuse_unreadable(path, "counts file", found)
     numbers = shape.split()
     if len(numbers) != 3 or not all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers):
-        check.unreadable(path, "counts file", f"its size is {shape.strip()[:80]!r}, where three whole numbers belong")
+        check.refuse_unreadable(
+            path, "counts file", f"its size is {shape.strip()[:80]!r}, where three whole numbers belong"
+        )
     n_rows, n_columns, n_values = map(int, numbers)
     return n_rows, n_columns, n_values

@@ -45,7 +45,7 @@ class PlacedPatches:
     """Largest distance between the centres of a spot and its patch."""
 
     @property
-    def placed(self) -> NDArray[np.float64]:
+    def centers_px(self) -> NDArray[np.float64]:
         """``(n, 2)`` centres in pixels of the image."""
         return self.centers * self.scale + self.offset_px
 
@@ -150,13 +150,13 @@ def read_embeddings(
     for slide, file in zip(slides, _files(path, slides), strict=True):
         found = read_patch_features(file, patch_table)
         side_px = found.side_px if patch_px is None else patch_px
-        placed = PlacedPatches(
+        patches = PlacedPatches(
             centers=found.corners_px + side_px / 2,
             scale=scale,
             offset_px=np.asarray(offset_px, np.float64),
             tolerance_px=(tolerance_um or TOLERANCE * slide.diameter_um) / slide.um_per_px,
         )
-        rows = _rows_of_spots(slide, found.barcodes, placed, file, allow_missing=allow_missing)
+        rows = _rows_of_spots(slide, found.barcodes, patches, file, allow_missing=allow_missing)
         values = np.full((len(rows), found.features.shape[1]), np.nan, np.float32)
         values[rows >= 0] = found.features[rows[rows >= 0]]
         parts.append(values)
@@ -199,7 +199,7 @@ def _rows_of_spots(
     """The row of the patch of each spot, by barcode or by place; -1 for none, if that is allowed."""
     rows, what, advice = _match_by_barcode(slide, barcodes), "their barcode", "Embed these spots too"
     if rows is None:
-        rows, distance_px = match_by_place(patches.placed, slide.xy_px, patches.tolerance_px)
+        rows, distance_px = match_by_place(patches.centers_px, slide.xy_px, patches.tolerance_px)
         if (rows < 0).sum() > len(rows) / 2:
             _refuse_placement(slide, patches, file, n_missing=int((rows < 0).sum()))
         nearest_um = distance_px[rows < 0].min(initial=np.inf) * slide.um_per_px
@@ -232,7 +232,7 @@ def _match_by_barcode(slide: Slide, barcodes: Sequence[str]) -> NDArray[np.intp]
 def _refuse_placement(slide: Slide, patches: PlacedPatches, file: Path, *, n_missing: int) -> NoReturn:
     """Refuse patches that lie elsewhere; name the scale and offset at which they would match, if there are any."""
     better = find_placement(patches.centers, slide.xy_px, patches.tolerance_px, slide.um_per_px)
-    (left, upper), (right, lower) = patches.placed.min(axis=0), patches.placed.max(axis=0)
+    (left, upper), (right, lower) = patches.centers_px.min(axis=0), patches.centers_px.max(axis=0)
     (x0, y0), (x1, y1) = slide.xy_px.min(axis=0), slide.xy_px.max(axis=0)
     advice = "See whether they are of this slide, and give `scale` and `offset_px`, or `patch_px`."
     if better is not None:

@@ -68,16 +68,16 @@ def decoding(path: Path, what: str, *others: type[BaseException]) -> Iterator[No
     except (UnreadableFileError, TooLargeError, PermissionError):
         raise
     except DECODER_ERRORS + others as reason:
-        damaged(path, what, describe(reason))
+        refuse_damaged(path, what, describe(reason))
 
 
-def damaged(path: Path, what: str, reason: object) -> NoReturn:
+def refuse_damaged(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file of which a length, a checksum or a decoder says that bytes are missing or wrong."""
     msg = f"The {what} '{path.name}' cannot be read: {reason}. Bytes are missing or wrong: fetch it again."
     raise UnreadableFileError(msg)
 
 
-def unreadable(path: Path, what: str, reason: object) -> NoReturn:
+def refuse_unreadable(path: Path, what: str, reason: object) -> NoReturn:
     """Report a file that is whole but holds something else than what was looked for."""
     msg = f"The {what} '{path.name}' cannot be read: {reason}. Give another file, or correct this one."
     raise UnreadableFileError(msg)

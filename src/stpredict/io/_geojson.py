@@ -28,7 +28,7 @@ def read_features(path: Path, what: str) -> list[dict[str, Any]]:
     content = parse_json(path, what)
     found = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(found, list) or not all(isinstance(each, dict) and "geometry" in each for each in found):
-        check.unreadable(path, what, "it holds no GeoJSON features, which have 'geometry' and 'properties'")
+        check.refuse_unreadable(path, what, "it holds no GeoJSON features, which have 'geometry' and 'properties'")
     return found
 
 
@@ -49,5 +49,5 @@ def outlines(features: list[dict[str, Any]], path: Path, what: str) -> NDArray[A
             index = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
             found[of_ring] = shapely.polygons(shapely.linearrings(np.concatenate(rings), indices=index))
     except MALFORMED as reason:
-        check.unreadable(path, what, f"a geometry is not valid GeoJSON ({reason!r})")
+        check.refuse_unreadable(path, what, f"a geometry is not valid GeoJSON ({reason!r})")
     return found

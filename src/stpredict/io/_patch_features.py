@@ -47,7 +47,7 @@ def read_patch_features(path: Path, patch_table: str | None) -> PatchFeatures:
         with h5py.File(path) as file:
             return _read_hdf5(file, path)
     except OSError as reason:
-        check.unreadable(path, WHAT, reason)
+        check.refuse_unreadable(path, WHAT, reason)
 
 
 def _read_hdf5(file: Any, path: Path) -> PatchFeatures:

@@ -87,15 +87,15 @@ def read_numbers(path: Path, what: str, fields: Sequence[str], optional: Sequenc
     check.exactly_one([path] if path.is_file() else [], [path.name], path.parent, what)
     values = parse_json(path, what)
     if not isinstance(values, dict):
-        check.unreadable(path, what, f"it holds a {type(values).__name__}, not fields by name")
+        check.refuse_unreadable(path, what, f"it holds a {type(values).__name__}, not fields by name")
     missing = [name for name in fields if name not in values]
     if missing:
-        check.unreadable(path, what, f"it has no field {quote(missing)} (found: {quote(sorted(values))})")
+        check.refuse_unreadable(path, what, f"it has no field {quote(missing)} (found: {quote(sorted(values))})")
     numbers = {name: values[name] for name in (*fields, *optional) if name in values}
     wrong = [name for name, value in numbers.items() if not is_positive(value)]
     if wrong:
         found = f"{wrong[0]!r} is {str(numbers[wrong[0]])[:40]!r}, where a number above 0 belongs"
-        check.unreadable(path, what, found)
+        check.refuse_unreadable(path, what, found)
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -107,8 +107,8 @@ def parse_json(path: Path, what: str) -> Any:
     except (ValueError, RecursionError) as reason:
         closing = "]" if text.startswith("[") else "}"
         if text.endswith(closing) or not text.startswith(("[", "{")):
-            check.unreadable(path, what, describe(reason))
-        check.damaged(path, what, f"it does not end in {closing!r} ({describe(reason)})")
+            check.refuse_unreadable(path, what, describe(reason))
+        check.refuse_damaged(path, what, f"it does not end in {closing!r} ({describe(reason)})")
 
 
 def open_image(path: Path, name: str) -> tuple[DataTree, tuple[float, float] | None]:

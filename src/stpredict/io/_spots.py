@@ -134,7 +134,7 @@ def read_affine(affine: str | PathLike[str] | ArrayLike | None) -> NDArray[np.fl
         try:
             matrix = np.array(text.replace(",", " ").split(), dtype=np.float64)
         except ValueError as reason:
-            check.unreadable(path, "affine", reason)
+            check.refuse_unreadable(path, "affine", reason)
         matrix = matrix.reshape(3, 3) if matrix.size == 9 else matrix
         one_line = len(text.strip().splitlines()) == 1
     else:

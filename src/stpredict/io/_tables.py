@@ -58,7 +58,7 @@ def read_text(path: Path, what: str) -> str:
     except DECODING_ERRORS as reason:
         undecodable(path, what, reason)
     if "\0" in text:
-        check.unreadable(path, what, "it holds bytes of zero, as no text does")
+        check.refuse_unreadable(path, what, "it holds bytes of zero, as no text does")
     if len(text) > longest:
         require_memory(TABLE_BYTES * len(text), f"The {what} '{path.name}' (over {longest:,} letters)")
     return text
@@ -69,7 +69,7 @@ def read_lines(file: IO[str], path: Path, what: str) -> Iterator[str]:
     longest = limit_bytes() // FIELD_BYTES
     while line := file.readline(longest + 1):
         if "\0" in line:
-            check.unreadable(path, what, "it holds bytes of zero, as no text does")
+            check.refuse_unreadable(path, what, "it holds bytes of zero, as no text does")
         if len(line) > longest:
             require_memory(FIELD_BYTES * len(line), f"A line of the {what} '{path.name}' (over {longest:,} letters)")
         yield line
@@ -77,7 +77,7 @@ def read_lines(file: IO[str], path: Path, what: str) -> Iterator[str]:
 
 def undecodable(path: Path, what: str, reason: Exception) -> NoReturn:
     """Report a text file that cannot be decoded: it lost bytes of its compression, or holds no text."""
-    (check.unreadable if isinstance(reason, UnicodeDecodeError) else check.damaged)(path, what, reason)
+    (check.refuse_unreadable if isinstance(reason, UnicodeDecodeError) else check.refuse_damaged)(path, what, reason)
 
 
 def find_separator(line: str) -> str | None:
@@ -110,7 +110,7 @@ def parse_table(text: str, path: Path, what: str, **options: Any) -> pd.DataFram
     try:
         frame: pd.DataFrame = pd.read_csv(io.StringIO(text), **options)
     except DECODER_ERRORS as reason:
-        check.unreadable(path, what, describe(reason))
+        check.refuse_unreadable(path, what, describe(reason))
     return frame
 
 

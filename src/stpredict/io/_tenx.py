@@ -57,10 +57,12 @@ def read_matrix(path: Path, *, all_features: bool) -> AnnData:
     lengths = {len(names), *map(len, var.values())}
     if shape != (len(names), len(barcodes)) or len(lengths) > 1 or not (names and barcodes):
         rows, columns = (len(names), len(barcodes)) if len(lengths) == 1 else (max(lengths), len(barcodes))
-        check.damaged(path, MATRIX, f"it is said to be {quote(shape)}, but names {rows} features, {columns} barcodes")
+        check.refuse_damaged(
+            path, MATRIX, f"it is said to be {quote(shape)}, but names {rows} features, {columns} barcodes"
+        )
     counts = sparse_counts(data, indices, indptr, (len(barcodes), len(names)), path)
     if not (np.isfinite(factor) and factor > 0):
-        check.damaged(path, MATRIX, f"its 'protein_scaling_factor' is {factor}")
+        check.refuse_damaged(path, MATRIX, f"its 'protein_scaling_factor' is {factor}")
     kinds = np.asarray(var.get(keys.FEATURE_TYPES, [keys.GENE_EXPRESSION] * len(names)), str)
     if factor != 1:
         counts = counts @ sparse.diags(np.where(kinds == PROTEIN, 1 / factor, 1).astype(np.float32))
@@ -73,7 +75,7 @@ def read_matrix(path: Path, *, all_features: bool) -> AnnData:
 def _array(dataset: Any, path: Path) -> NDArray[Any]:
     """The numbers of an HDF5 array with one axis, which its header may claim to be of any length."""
     if dataset.ndim != 1 or dataset.dtype.kind not in "iuf":
-        check.damaged(path, MATRIX, f"'{dataset.name}' is {dataset.dtype} {dataset.shape}, where a list belongs")
+        check.refuse_damaged(path, MATRIX, f"'{dataset.name}' is {dataset.dtype} {dataset.shape}, where a list belongs")
     require_memory(3 * dataset.nbytes, f"Array '{dataset.name}' of '{path.name}' ({dataset.size:,} numbers)")
     return np.asarray(dataset)
 
@@ -97,7 +99,7 @@ def sparse_counts(
     elif len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < n_columns):
         reason = f"'indices' are from {indices.min()} to {indices.max()}, but there are {n_columns} features"
     if reason is not None:
-        check.damaged(path, MATRIX, reason)
+        check.refuse_damaged(path, MATRIX, reason)
     return sparse.csr_matrix((data.astype(np.float32), indices, indptr), shape=shape)
 
 
@@ -107,16 +109,18 @@ def _matrix_group(file: Any, path: Path) -> Any:
         return file["matrix"]
     found = [name for name, group in file.items() if isinstance(group, h5py.Group) and "barcodes" in group]
     if len(found) > 1:
-        check.unreadable(path, MATRIX, f"one genome is needed, and it has counts of several genomes: {quote(found)}")
+        check.refuse_unreadable(
+            path, MATRIX, f"one genome is needed, and it has counts of several genomes: {quote(found)}"
+        )
     if not found:
-        check.unreadable(path, MATRIX, f"it has no group 'matrix' (found: {quote(list(file))})")
+        check.refuse_unreadable(path, MATRIX, f"it has no group 'matrix' (found: {quote(list(file))})")
     return file[found[0]]
 
 
 def _texts(dataset: Any, path: Path) -> list[str]:
     """Texts of an HDF5 array, which holds bytes."""
     if dataset.ndim != 1:
-        check.damaged(path, MATRIX, f"'{dataset.name}' has shape {dataset.shape}, where a list belongs")
+        check.refuse_damaged(path, MATRIX, f"'{dataset.name}' has shape {dataset.shape}, where a list belongs")
     require_memory(3 * dataset.nbytes, f"Array '{dataset.name}' of '{path.name}' ({dataset.size:,} texts)")
     return [_text(value) for value in dataset[:].tolist()]
 
@@ -126,7 +130,7 @@ def _require_signature(path: Path, what: str, signature: bytes) -> None:
     with path.open("rb") as file:
         head = file.read(8)
     if head and not head.startswith(signature):
-        check.unreadable(path, what, f"it begins with {head!r}, not with {signature!r}")
+        check.refuse_unreadable(path, what, f"it begins with {head!r}, not with {signature!r}")
 
 
 def read_parquet(path: Path, what: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -147,7 +151,7 @@ def _require_memory_for_rows(file: Any, path: Path) -> None:
     n_rows, n_columns = file.metadata.num_rows, len(file.schema_arrow.names)
     stored = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
     if n_rows < 0 or stored < 0:
-        check.damaged(path, "table", f"it announces {n_rows} rows of {stored} bytes")
+        check.refuse_damaged(path, "table", f"it announces {n_rows} rows of {stored} bytes")
     require_memory(3 * max(stored, 8 * n_rows * n_columns), f"Table '{path.name}' ({n_rows:,} rows)")
 
 
@@ -163,7 +167,7 @@ def open_transcripts(path: Path, columns: Sequence[str]) -> Any:
         meta = file.schema_arrow.empty_table().to_pandas()
         n_groups = file.metadata.num_row_groups
     if not n_groups:
-        check.unreadable(path, "table", "it holds no row")
+        check.refuse_unreadable(path, "table", "it holds no row")
     return from_map(_read_row_group, range(n_groups), path=path, meta=meta)
 
 
@@ -204,7 +208,7 @@ def _read_positions(path: Path) -> pd.DataFrame:
         header = keys.IN_TISSUE in fields
         if not header and len(fields) != len(POSITION_COLUMNS) + 1:
             needed = ["barcode", *POSITION_COLUMNS]
-            check.unreadable(path, what, f"its first line is {quote(fields)}, where {quote(needed)} belong")
+            check.refuse_unreadable(path, what, f"its first line is {quote(fields)}, where {quote(needed)} belong")
         names = None if header else ["barcode", *POSITION_COLUMNS]
         options = {"sep": separator or r"\s+", "header": 0 if header else None, "names": names, "dtype": {0: str}}
         frame = parse_table(text, path, what, **options)

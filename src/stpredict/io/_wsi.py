@@ -267,7 +267,7 @@ def _open_tiff(path: Path, backend: str, picture: int | None) -> SlideFile:
         return slide
     _require_no_picture(picture, path)
     if backend == "tiffslide":
-        check.unreadable(path, "slide", slide)
+        check.refuse_unreadable(path, "slide", slide)
     return _wsi_openslide.open_slide_file(path) if _wsi_openslide.recognises(path) else _decode_picture(path)
 
 

@@ -75,7 +75,7 @@ def open_slide_file(path: Path) -> SlideFile:
     try:
         slide = handle.get()
     except (openslide.OpenSlideError, OSError) as reason:
-        check.unreadable(path, "slide", describe(reason))
+        check.refuse_unreadable(path, "slide", describe(reason))
     with check.decoding(path, "slide", openslide.OpenSlideError):
         metadata = slide.properties
         vendor = metadata.get(openslide.PROPERTY_NAME_VENDOR)

@@ -110,7 +110,7 @@ class TiffLevel(FileArray):
         what = f"level {self._level}, rows {y[0]} to {y[1]}, columns {x[0]} to {x[1]}: {describe(reason)}"
         advice = "`backend='openslide'` reads the slide by openslide, if that can"
         if self._finer is None:
-            check.damaged(self._handle.path, "slide", f"{what}; {advice}")
+            check.refuse_damaged(self._handle.path, "slide", f"{what}; {advice}")
         if not self._warned:
             self._warned = True
             name = self._handle.path.name
@@ -268,7 +268,7 @@ def open_slide_file(path: Path, picture: int | None = None) -> SlideFile | str:
         raise ValueError(msg)
     n_bytes = path.stat().st_size
     if n_bytes < n_needed:
-        check.damaged(path, "slide", f"it is cut short, with {n_bytes} of at least {n_needed} bytes")
+        check.refuse_damaged(path, "slide", f"it is cut short, with {n_bytes} of at least {n_needed} bytes")
     if series.axes not in AXES:
         check.not_one_plane(path, series.axes, series.shape)
     if len(largest) > 1:

@@ -105,7 +105,7 @@ def _validated(metadata: Mapping[str, Any], path: Path) -> tuple[dict[str, Any],
     elif not all(_is_scaling(each.get("coordinateTransformations", []), len(axes)) for each in [multiscale, *datasets]):
         wrong = f"'coordinateTransformations' have a 'scale' that is not {len(axes)} numbers above 0"
     if wrong is not None or not isinstance(multiscale, dict):
-        check.unreadable(path, "slide", f"of its OME metadata, {wrong}")
+        check.refuse_unreadable(path, "slide", f"of its OME metadata, {wrong}")
     return multiscale, axes
 
 
@@ -121,9 +121,9 @@ def _require_plane_of_colours(array: Any, names: Sequence[str], n_channels: int,
     """Refuse a level of another kind than the finest: other axes or channels, no numbers, no pixels."""
     sizes = dict(zip(names, array.shape, strict=False))
     if len(array.shape) != len(names) or sizes.get("c", 1) != n_channels or 0 in array.shape:
-        check.unreadable(path, "slide", f"level '{array.path}' has shape {array.shape}, of axes {quote(names)}")
+        check.refuse_unreadable(path, "slide", f"level '{array.path}' has shape {array.shape}, of axes {quote(names)}")
     if array.dtype.kind not in "uif":
-        check.unreadable(path, "slide", f"level '{array.path}' holds {array.dtype}, where numbers belong")
+        check.refuse_unreadable(path, "slide", f"level '{array.path}' holds {array.dtype}, where numbers belong")
 
 
 def _require_all_chunks(array: Any, path: Path) -> None:
@@ -139,7 +139,7 @@ def _require_all_chunks(array: Any, path: Path) -> None:
     first = next(lacking, None)
     if first is not None:
         n_missing = math.prod(grid) - len(found)
-        check.damaged(
+        check.refuse_damaged(
             path,
             "slide",
             f"level '{array.path}' lacks {n_missing} of {math.prod(grid)} chunks, such as "

@@ -98,9 +98,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (3, y, x)
             turned = tag in UNTURNED and isinstance(image, TiffImageFile)  # PIL turns TIFF, and only TIFF
             pixels = _decode_rgb(image.transpose(UNTURNED[tag]) if turned else image)
             if kind == "JPEG" and _lacks_blocks(file, pixels):
-                check.damaged(path, "image", "its data end before its last row of pixels")
+                check.refuse_damaged(path, "image", "its data end before its last row of pixels")
             if kind == "PNG" and not _agrees_with_checksums(file):
-                check.damaged(path, "image", "its content does not agree with its checksums")
+                check.refuse_damaged(path, "image", "its content does not agree with its checksums")
     return pixels
 
 
@@ -133,7 +133,7 @@ def _identify(file: IO[bytes], path: Path, what: str) -> Image.Image:
         return Image.open(file)
     except UnidentifiedImageError:
         file.seek(0)
-        check.unreadable(path, what, f"it begins with {file.read(8)!r}, as no JPEG, PNG or TIFF does")
+        check.refuse_unreadable(path, what, f"it begins with {file.read(8)!r}, as no JPEG, PNG or TIFF does")
 
 
 def _require_colour(image: Image.Image, path: Path) -> None:
@@ -152,7 +152,7 @@ def _require_plausible_size(image: Image.Image, n_bytes: int, path: Path) -> Non
     most = MAX_PX_PER_BYTE.get(image.format or "", np.inf) * n_bytes
     if width * height > most:
         size = f"it announces {width} x {height} pixels, and its {n_bytes:,} bytes cannot hold more than {most:,}"
-        check.damaged(path, "image", size)
+        check.refuse_damaged(path, "image", size)
     transparent = image.mode == "RGBA" or "transparency" in image.info
     n_needed = width * height * (TRANSPARENT_BYTES if transparent else PICTURE_BYTES)
     require_memory(n_needed, f"Image '{path.name}', decoded as a whole ({width} x {height} pixels),", TO_PYRAMID)

@@ -21,10 +21,10 @@ from ..._files import (
     atomic_folder,
     check_fields,
     folder_sha256,
-    guarded,
     lock,
     read_attributes,
     remove,
+    report_damage,
     report_full_disk,
     sweep,
 )
@@ -132,7 +132,7 @@ class StoreSink:
         if path.exists():
             _check_resumable(path, fingerprint, task)
             sink = cls.open(path, plan)
-            with guarded(path, ADVICE):
+            with report_damage(path, ADVICE):
                 sink._check_arrays(columns)
             return sink
         # it appears with all its arrays, or not at all
@@ -143,7 +143,7 @@ class StoreSink:
     @classmethod
     def open(cls, path: str | PathLike[str], plan: PredictionPlan) -> StoreSink:
         """Open a store that `create` made, in any process."""
-        with guarded(user_path(path), ADVICE):
+        with report_damage(user_path(path), ADVICE):
             group = zarr.open_group(path, mode="r+", use_consolidated=False)
         return cls(plan=plan, path=user_path(path), group=group)
 
@@ -151,7 +151,7 @@ class StoreSink:
         """Ranges of positions of the partitions that are not written."""
         if self._is_finished:
             return []
-        with guarded(self.path, ADVICE, FINISHED):
+        with report_damage(self.path, ADVICE, FINISHED):
             written = np.asarray(self.group[FINISHED]) != 0
         missing = np.flatnonzero(~written)
         runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1) if len(missing) else []
@@ -176,7 +176,7 @@ class StoreSink:
 
     def values(self) -> dict[str, Any]:
         """Matrices as dask arrays that read the store; the other arrays, which are small, in memory."""
-        with guarded(self.path, ADVICE):
+        with report_damage(self.path, ADVICE):
             matrices = {name: da.from_zarr(self._array(name)) for name in matrix_names(self.plan)}
             return matrices | {name: self._array(name)[:] for name in FINAL_PATHS if self._path(name) in self.group}
 
@@ -198,8 +198,9 @@ class StoreSink:
             sha256 = {path: folder_sha256(self.path / path) for path in ours}
             finished = {**self._attrs, SHA256: sha256, FINISHED: True}
             self.group.attrs.update({**ANNDATA_ATTRS, keys.ATTRS: finished})
-        for name in {FINISHED, *FINAL_PATHS} & set(self.group.array_keys()):
-            del self.group[name]
+        with report_damage(self.path, ADVICE):  # of a store that is taken up, all groups are read here
+            for name in {FINISHED, *FINAL_PATHS} & set(self.group.array_keys()):
+                del self.group[name]
         for part in self.path.rglob("*.partial"):  # of chunks that killed processes were writing
             remove(part)
 
@@ -233,7 +234,7 @@ class StoreSink:
         if array.ndim > 1 and (not place.is_dir() or sum(each.name.isdecimal() for each in place.iterdir()) < n_chunks):
             return False
         try:
-            with guarded(self.path, ADVICE, name):
+            with report_damage(self.path, ADVICE, name):
                 array[rows]
         except DamagedFileError:
             return False

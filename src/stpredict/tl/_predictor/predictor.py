@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from ... import _keys as keys
-from ..._files import guarded
+from ..._files import report_damage
 from ..._train.device import avoid_dead_threads
 from ..._train.shared import SharedPatches
 from ...models.model_config import uses_embeddings
@@ -319,7 +319,7 @@ class Predictor:
         values, tensors, file = saved.values, saved.tensors, saved.config_file
         calibration, image_range = (select_prefix(part, tensors) for part in ("calibration", "image_range"))
         adaptation = select_prefix("adaptation", tensors)
-        with guarded(file, ADVICE, passing="stpredict._checks"):
+        with report_damage(file, ADVICE, passing="stpredict._checks"):
             return cls(
                 members=tuple(
                     Member.from_state_dict(

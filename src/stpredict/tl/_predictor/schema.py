@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..._checks.slides import quote
-from ..._files import DamagedFileError, guarded
+from ..._files import DamagedFileError, report_damage
 from ...models import build, config_from_dict
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def saved_network_config(saved: Mapping[str, Any], weights: Mapping[str, Tensor]
 
     The network is only built on the meta device, and no further than the weights go, so that no memory is taken.
     """
-    with guarded(path, ADVICE, "model_config", passing="stpredict._checks"):
+    with report_damage(path, ADVICE, "model_config", passing="stpredict._checks"):
         config = config_from_dict(saved)
         with torch.device("meta"), _limited_calls(100 * (len(weights) + 100)):
             network = build(config)
