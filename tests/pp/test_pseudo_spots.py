@@ -361,5 +361,5 @@ def test_no_pattern_hits_a_gene():
     "UnassignedCodeword_0000", "DeprecatedCodeword_0318", "antisense_ULK3", "Intergenic_Region_1043", "GenomicControl1",
     "NegPrb3", "Negative10", "NegAdd1", "FalseCode23", "SystemControl12",
 ])  # fmt: skip
-def test_controls_as_their_makers_name_them(name):
+def test_names_of_controls(name):
     assert re.match(CONTROLS, name)

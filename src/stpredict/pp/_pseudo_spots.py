@@ -41,10 +41,10 @@ CONTROLS = (
 )
 """Names that are not genes. They are matched as a whole, since prefixes hit genes (``Neg`` NEGR1, ``Sys`` SYS1).
 
-Documented by the makers: probes and codewords of Xenium (``NegControlProbe_``, ``NegControlCodeword_``,
-``UnassignedCodeword_``, ``DeprecatedCodeword_``, ``Intergenic_Region_``; of early versions ``BLANK_``, ``antisense_``),
-of CosMx (``NegPrb``, ``Negative``, ``NegAdd``, ``SystemControl``, ``FalseCode``), and blanks of MERSCOPE (``Blank-``).
-Guessed, from converted files: ``NegControl_``, ``GenomicControl``, blanks with another separator, other cases.
+Xenium: ``NegControlProbe_``, ``NegControlCodeword_``, ``UnassignedCodeword_``, ``DeprecatedCodeword_``,
+``Intergenic_Region_``; of early versions ``BLANK_``, ``antisense_``. CosMx: ``NegPrb``, ``Negative``,
+``SystemControl``. MERSCOPE: ``Blank-``. Not verified in a document of the makers: ``NegAdd``, ``FalseCode``,
+``NegControl_``, ``GenomicControl``, other separators and cases.
 """
 
 
