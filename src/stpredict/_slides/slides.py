@@ -196,7 +196,7 @@ def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table:
     table_name = None if optional else counts_table_name(sdata, selection.table_name)
     regions = available if table_name is None else check.annotated_regions(sdata.tables[table_name], table_name)
     if selected is None:
-        drawn = () if selection.regions is None else classes_by_element(selection.regions)
+        drawn: Collection[str] = () if selection.regions is None else classes_by_element(selection.regions)
         return table_name, _spot_elements(sdata, available, drawn) if table_name is None else regions
     elsewhere = selected and not set(selected) & set(regions) and set(selected) <= set(available)
     if elsewhere and not needs_table and selection.table_name is None:  # a grid beside the spots of the table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -30,9 +30,10 @@ def read_alignment(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """``(3, 3)`` from pixels of the H&E image to those of the morphology image; residuals in µm if by keypoints."""
     if given is not None and not isinstance(given, str | PathLike):
-        if set(KEYPOINT_COLUMNS) <= set(getattr(given, "columns", ())):  # a frame, whose columns have any order
-            given = given[list(KEYPOINT_COLUMNS)]  # type: ignore[index]
-        values, what = np.asarray(given, np.float64), "that was given"
+        table: Any = given
+        if set(KEYPOINT_COLUMNS) <= set(getattr(table, "columns", ())):  # a frame, whose columns have any order
+            table = table[list(KEYPOINT_COLUMNS)]
+        values, what = np.asarray(table, np.float64), "that was given"
         are_keypoints = values.ndim == 2 and values.shape[1] == len(KEYPOINT_COLUMNS)
     else:
         path = _find_file(given, image)
