@@ -73,43 +73,57 @@ def run_tasks[*Task](
     The shared arguments are sent to every worker once. Tasks start again if they or their results are lost: all workers
     died that held the shared arguments, or one while it got them. A client without scheduler looks for it for a while.
     """
-    from distributed import CancelledError, as_completed
+    from distributed import as_completed
 
     check_worker_versions(client)
-    reason: OSError | None = None
+    lost = _connection_errors()
+    reason: Exception | None = None
     for _ in range(MAX_ATTEMPTS):
         if client.status == "closed":
             break
         try:  # waits for a worker if there is none
             scattered = client.scatter(list(shared), broadcast=True, hash=False)
-        except OSError as error:  # closed connections and timeouts
-            reason = error
+            futures = {client.submit(function, *scattered, *task, pure=False): task for task in tasks}
+        except lost as error:
+            reason = _require_lost(error, client)
             continue
-        futures = {client.submit(function, *scattered, *task, pure=False): task for task in tasks}
         tasks = []
         try:
             for future in as_completed(futures, loop=client.loop):  # without a loop it needs a default client
                 try:
-                    error = _task_error(future)
-                    value = None if error else future.result()
-                except (CancelledError, OSError):
+                    raised = _task_error(future)
+                    value = None if raised else future.result()
+                except lost as error:
+                    reason = _require_lost(error, client)
                     tasks.append(futures[future])
                 else:
-                    yield futures[future], value, error
+                    yield futures[future], value, raised
         finally:
-            with suppress(OSError):  # the scheduler is gone
+            with suppress(*lost):  # the scheduler is gone
                 for future in futures:
                     future.cancel()
         if not tasks:
             return
-    lost, advice = f"Workers of the cluster were lost {MAX_ATTEMPTS} times", "Give them more memory"
+    what, advice = f"Workers of the cluster were lost {MAX_ATTEMPTS} times", "Give them more memory"
     if client.status != "running":
-        lost, advice = (
-            "The connection to the scheduler of `client` was lost",
-            "Start scheduler, workers and client again",
-        )
-    msg = f"{lost}, and {len(tasks)} parts of the result are missing. {advice}, and call again: {RESUME}"
+        what, advice = "The connection to the scheduler of `client` was lost", "Start the cluster and a client anew"
+    msg = f"{what}, and {len(tasks)} parts of the result are missing. {advice}, and call again: {RESUME}"
     raise RuntimeError(msg) from reason
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What a client raises that has lost a worker or its scheduler, among others: see `_require_lost`."""
+    from distributed import CancelledError
+    from distributed.client import ClosedClientError
+
+    return CancelledError, ClosedClientError, OSError, RuntimeError
+
+
+def _require_lost(error: Exception, client: Client) -> Exception:
+    """Raise an error again unless it is about lost data or connections; closed ones are mere runtime errors."""
+    if isinstance(error, RuntimeError) and client.status == "running":
+        raise error
+    return error
 
 
 def _task_error(future: Future[Any]) -> BaseException | None:
