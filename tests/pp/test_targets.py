@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from stpredict.pp import TargetSpec
-from stpredict.pp.targets import Targets, slide_means
+from stpredict.pp.targets import Targets, slide_means, standardize_within_slides
 
 COUNTS = csr_matrix([[1, 3, 6, 0], [0, 0, 5, 5], [2, 2, 0, 0], [0, 0, 0, 0]], dtype=np.float32)
 PANEL = [1, 0]
@@ -144,3 +144,14 @@ def test_saved_targets_are_rebuilt(n_components):
     rebuilt = Targets.from_arrays(json.loads(json.dumps(targets.spec.to_dict())), GENES, arrays)
     assert (rebuilt.spec, rebuilt.genes, rebuilt.n_outputs) == (targets.spec, targets.genes, targets.n_outputs)
     np.testing.assert_array_equal(rebuilt.encode(values, slide), targets.encode(values, slide))
+
+
+def test_standardize_within_slides():
+    rng = np.random.default_rng(0)
+    values, slide = rng.normal(3, 2, (50, 4)).astype(np.float32), np.arange(50) % 2
+    values[:, 3] = slide  # constant within each slide
+    found = standardize_within_slides(values, slide)
+    np.testing.assert_allclose(standardize_within_slides(values + 10 * slide[:, None], slide), found, atol=1e-4)
+    own = values[slide == 1, :3].astype(float)
+    np.testing.assert_allclose(found[slide == 1, :3], (own - own.mean(0)) / own.std(0), atol=1e-5)
+    assert not found[:, 3].any()

@@ -13,6 +13,7 @@ from anndata import AnnData
 import stpredict as stp
 from stpredict import datasets, tl
 from stpredict._domains.methods import METHODS, NEED_IMAGE
+from stpredict._palette import CATEGORIES
 from stpredict.metrics import ari
 
 QUIET = {"progress": False, "seeds": 2, "clusterer": "kmeans"}
@@ -32,12 +33,15 @@ def halves():
     return sdata
 
 
+def copy_of(sdata):
+    """An object whose tables and elements can be changed or replaced."""
+    tables = {name: table.copy() for name, table in sdata.tables.items()}
+    return sd.SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes), tables=tables, attrs=dict(sdata.attrs))
+
+
 @pytest.fixture
 def slides(halves):
-    return sd.SpatialData(
-        images=dict(halves.images), shapes=dict(halves.shapes), tables={"observed": halves["observed"].copy()},
-        attrs=dict(halves.attrs),
-    )  # fmt: skip
+    return copy_of(halves)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -50,6 +54,7 @@ def test_every_method_writes_domains(slides, method):
     assert found["held_out_share"].notna().all()
     own = table.obs["region"] == "S0_spots"
     assert table.obs["domain"].cat.categories.tolist() == ["1", "2"]
+    assert table.uns["domain_colors"] == list(CATEGORIES[:2])
     assert table.obs["domain"].notna().eq(own).all()
     assert table.obs["domain_agreement"].notna().eq(own).all()
     assert not table.obs["domain_isolated"].any()
@@ -95,7 +100,7 @@ def test_labels_change_no_byte_of_the_output(slides):
             table.obs = table.obs.drop(columns=name, errors="ignore")
         if labels is not None:
             table.obs["layer"] = labels
-        tl.domains(slides, 3, "staig", options=SHORT, **QUIET)
+        tl.domains(slides, 3, "staig", shapes_key="S0_spots", options={"n_epochs": 2}, **QUIET)
         parts = [table.obs["domain"].astype(str).to_numpy("U8"), table.obsm["X_staig"]]
         return [hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest() for part in parts]
 
@@ -140,11 +145,18 @@ def test_embeddings_in_place_of_the_image(slides):
     assert table.uns["domain"]["image"] == "X_uni"
 
 
+@pytest.fixture(scope="module")
+def predicted_once(halves):
+    sdata = copy_of(halves)
+    predictor = tl.fit(sdata, "ridge_color", shapes_key="S0_spots", config={"progress": False})
+    tl.predict(sdata, predictor, progress=False)
+    return sdata, predictor
+
+
 @pytest.fixture
-def predicted(slides):
-    predictor = tl.fit(slides, "ridge_color", shapes_key="S0_spots", config={"progress": False})
-    tl.predict(slides, predictor, progress=False)
-    return slides, predictor
+def predicted(predicted_once):
+    sdata, predictor = predicted_once
+    return copy_of(sdata), predictor
 
 
 def test_domains_of_predicted_expression(predicted):
@@ -212,6 +224,18 @@ def test_scores_against_labels(slides):
         ({"options": {"tau": 1}}, r"`options` are those of 'staig' and 'mcgae'"),
         ({"method": "staig", "options": {"label": "side"}}, r"configuration of 'staig' has no 'label'"),
         ({"layer": "rate_log"}, r"No layer 'rate_log'"),
+        ({"key_added": "side"}, r"obs\['side'\] of table 'observed' was not written by `stp.tl.domains`"),
+        ({"seeds": 0}, r"`seeds` is 0"),
+        ({"n_components": -1}, r"`n_components` is -1"),
+        ({"refine": -3}, r"`refine` is -3"),
+        ({"method": "staig", "options": {"tau": 0}}, r"`tau` is 0 "),
+        ({"method": "staig", "options": {"n_epochs": 0}}, r"`n_epochs` is 0"),
+        ({"method": "staig", "options": {"n_neighbors": 0}}, r"`n_neighbors` is 0"),
+        ({"method": "staig", "options": {"mask_rates": 0.1}}, r"`mask_rates` is 0.1; give two shares"),
+        ({"method": "staig", "options": {"mask_rates": (0.1, 1)}}, r"`mask_rates` is 1 "),
+        ({"method": "staig", "options": {"embedding": "head"}}, r"`embedding` is 'head'; allowed"),
+        ({"method": "mcgae", "options": {"drop_rate": 1.5}}, r"`drop_rate` is 1.5"),
+        ({"method": "mcgae", "options": {"w_graph": -1}}, r"`w_graph` is -1"),
     ],
 )
 def test_bad_arguments(slides, arguments, words):
@@ -221,7 +245,8 @@ def test_bad_arguments(slides, arguments, words):
     assert "domain" not in slides["observed"].obs
 
 
-def test_bad_tables(slides, predicted):
+def test_bad_tables(predicted):
+    slides, _ = predicted
     few = datasets.synthetic(n_slides=1, n_side=6)
     with pytest.raises(ValueError, match="There are 36 spots, and domains need at least 50"):
         tl.domains(few, 2, "expression", **QUIET)
@@ -235,7 +260,8 @@ def test_bad_tables(slides, predicted):
         tl.domains(slides, 2, "expression", **QUIET)
 
 
-def test_slides_of_different_genes_or_kinds(slides, predicted):
+def test_slides_of_different_genes_or_kinds(predicted):
+    slides, _ = predicted
     one, other = (slides.filter_by_coordinate_system([name]) for name in ("S0", "S1"))
     renamed = other["observed"]
     renamed.var_names = [f"ENSG{i}" for i in range(renamed.n_vars)]

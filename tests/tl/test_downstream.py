@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata as sd
+from matplotlib.colors import to_hex
 
-from stpredict.tl import evaluate, predict
+from stpredict._palette import CATEGORIES
+from stpredict.tl import domains, evaluate, predict
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs, not ours
@@ -35,6 +37,13 @@ def test_scanpy_squidpy_and_zarr(sdata, predictor, tmp_path):
     sq.gr.spatial_neighbors(adata, library_key="region", coord_type="generic", n_neighs=4)
     sq.gr.spatial_autocorr(adata, mode="moran", n_perms=None, show_progress_bar=False)
     assert adata.uns["moranI"]["I"].between(-1, 1).all()
+
+    domains(again, 3, "expression", table_name="predicted", seeds=1, clusterer="kmeans", progress=False)
+    sq.gr.interaction_matrix(adata, cluster_key="domain")
+    assert adata.uns["domain_interactions"].shape == (3, 3)
+    ax = sc.pl.embedding(adata, "spatial", color="domain", show=False)
+    drawn = [to_hex(handle.get_facecolor()[0]) for handle in ax.get_legend().legend_handles]
+    assert drawn == [color.lower() for color in adata.uns["domain_colors"]] == [c.lower() for c in CATEGORIES[:3]]
     assert set(adata.uns["moranI"].index) == set(predictor.genes)
 
     predict(again, predictor, device="cpu", precision="32-true", progress=False)  # and again

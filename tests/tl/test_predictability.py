@@ -10,11 +10,11 @@ from scipy import sparse
 from scipy.ndimage import gaussian_filter
 
 import stpredict as stp
+from stpredict.pp.targets import standardize_within_slides
 from stpredict.tl import predictability
 from stpredict.tl._predictability.image_graph import (
     ImageSpace,
     pearson_within_slides,
-    standardize_by_slide,
     torus_shift_permutation,
 )
 from stpredict.tl._predictability.predictability import _scores
@@ -175,18 +175,9 @@ def test_smooth_genes_are_called_predictable_as_often_as_p_says(n_slides):
     rng, p_values = np.random.default_rng(0), []
     xy, index = np.tile(grid(14)[0], (n_slides, 1)), np.repeat(np.arange(n_slides), 196)
     for seed in range(6):
-        features = standardize_by_slide(smooth_fields(rng, 14, n_slides, 5), index)
+        features = standardize_within_slides(smooth_fields(rng, 14, n_slides, 5), index)
         spots = ImageSpace(features=features, xy_um=xy, slide=index, group=index.astype(str), pitch_um=1.0)
         scores, chance = _scores(smooth_fields(rng, 14, n_slides, 50), spots, 10, 99, seed)
         p_values.append((1 + (chance >= scores).sum(axis=0)) / 100)
     assert np.mean(np.concatenate(p_values) <= 0.05) < 0.12
     assert 0.35 < np.mean(p_values) < 0.65
-
-
-def test_features_are_standardised_within_slides():
-    features = np.random.default_rng(0).normal(3, 2, (50, 4)).astype(np.float32)
-    slide = np.repeat([0, 1], 25)
-    shifted = features + 10 * slide[:, None].astype(np.float32)
-    np.testing.assert_allclose(standardize_by_slide(shifted, slide), standardize_by_slide(features, slide), atol=1e-4)
-    features[:, 0] = 1
-    assert np.isfinite(standardize_by_slide(features, slide)).all()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_STARTS = 20
-"""Starts of k-means and of the mixture, of which the best is kept."""
+"""Starts of k-means, of which the best is kept."""
 FEW_STARTS, MANY_SPOTS = 3, 20_000
 """Starts for more than this number of spots, on which starts differ less and take longer."""
 LEIDEN_NEIGHBORS = 15
@@ -28,30 +28,41 @@ LEIDEN_STEPS = 25
 
 def kmeans(features: NDArray[np.float32], n_domains: int, seed: int) -> NDArray[np.intp]:
     """k-means, the best of many starts."""
-    from sklearn.cluster import KMeans
-
-    found: NDArray[np.intp] = KMeans(n_domains, n_init=_n_starts(features), random_state=seed).fit_predict(features)
+    found: NDArray[np.intp] = _fit_kmeans(features, n_domains, seed).labels_.astype(np.intp)
     return found
 
 
-def tied_mixture(features: NDArray[np.float32], n_domains: int, seed: int) -> NDArray[np.intp]:
-    """A Gaussian mixture with one covariance for all components (mclust's EEE), the best of many starts by k-means.
+def _fit_kmeans(features: NDArray[np.floating], n_domains: int, seed: int) -> Any:
+    from sklearn.cluster import KMeans
 
-    Other starts find higher likelihoods and worse domains: in many dimensions a few far spots are a component.
+    n_starts = N_STARTS if len(features) <= MANY_SPOTS else FEW_STARTS
+    return KMeans(n_domains, n_init=n_starts, random_state=seed).fit(features)
+
+
+def tied_mixture(features: NDArray[np.float32], n_domains: int, seed: int) -> NDArray[np.intp]:
+    """A Gaussian mixture with one covariance for all components (mclust's EEE), from the best start of k-means.
+
+    Of several starts of the mixture, the likeliest explains held-out molecules worse: a few far spots are a component.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     values = features.astype(np.float64)
+    start = _fit_kmeans(values, n_domains, seed)
+    within = values - start.cluster_centers_[start.labels_]
+    ridge = max(1e-6 * float(values.var()), 1e-12)
+    precision = np.linalg.inv(within.T @ within / len(values) + ridge * np.eye(values.shape[1]))
+    size = np.bincount(start.labels_, minlength=n_domains) + 1e-9
     mixture = GaussianMixture(
         n_domains,
         covariance_type="tied",
-        n_init=_n_starts(features),
-        random_state=seed,
-        reg_covar=1e-6 * float(values.var()),
+        weights_init=size / size.sum(),
+        means_init=start.cluster_centers_,
+        precisions_init=(precision + precision.T) / 2,
+        reg_covar=ridge,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the best start may be one that needs more steps
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 100 steps are enough for domains
         found: NDArray[np.intp] = mixture.fit_predict(values)
     return found
 
@@ -87,10 +98,6 @@ CLUSTERERS: dict[str, Callable[[NDArray[np.float32], int, int], NDArray[np.intp]
     "leiden": leiden,
 }
 """Clusterers by name: from features, number of domains and seed to the domain of each spot."""
-
-
-def _n_starts(features: NDArray[Any]) -> int:
-    return N_STARTS if len(features) <= MANY_SPOTS else FEW_STARTS
 
 
 def refine(

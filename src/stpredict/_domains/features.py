@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from ..pp.targets import standardize_within_slides
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,15 +19,9 @@ CLIP = 10.0
 
 
 def standardize(values: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Mean 0 and variance 1 of each column within each slide; constant columns become 0."""
-    found = np.empty(values.shape, np.float32)
-    for name in np.unique(slide):
-        rows = slide == name
-        part = values[rows]
-        std = part.std(axis=0, dtype=np.float64)
-        centred = (part - part.mean(axis=0, dtype=np.float64)) / np.where(std > 1e-8, std, np.inf)
-        found[rows] = np.clip(centred, -CLIP, CLIP)
-    return found
+    """Columns standardised within slides, and clipped."""
+    clipped: NDArray[np.float32] = np.clip(standardize_within_slides(values, slide), -CLIP, CLIP)
+    return clipped
 
 
 def principal_components(values: NDArray[np.float32], n_components: int) -> NDArray[np.float32]:

@@ -29,9 +29,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .._checks import models as check
+from . import _errors as check_options
 from .features import principal_components
 from .graph import feature_graph
-from .training import DomainNetwork, convolve, normalized_adjacency, summing_adjacency
+from .training import (
+    DomainNetwork,
+    both_directions,
+    convolve,
+    normalized_adjacency,
+    spots_of_slides,
+    summing_adjacency,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,6 +89,12 @@ class McgaeConfig:
     """Graphs, views and losses of the released code; set ``n_neighbors=3``, ``n_similar=3``, ``cluster_start=0``,
     ``n_epochs=600`` with it."""
 
+    def __post_init__(self) -> None:
+        check_options.network(self, may_be_zero=("cluster_start",))
+        for name in ("w_reconstruction", "w_graph", "w_contrast", "w_cluster", "w_image"):
+            check.number(name, getattr(self, name), low=0, high=1e6)
+        check.number("drop_rate", self.drop_rate, low=0, high=1)
+
 
 class Attention(nn.Module):
     """Weighted mean of views, with weights that depend on them."""
@@ -108,6 +123,38 @@ class Views:
     joint: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class McgaeInputs:
+    """What the network reads of the spots, with any seed."""
+
+    nodes: NDArray[np.float32]
+    """``(n, d)``, from which the network convolves."""
+    target: NDArray[np.float32]
+    """``(n, g)``, what it reconstructs."""
+    image: NDArray[np.float32] | None
+    edges: NDArray[np.int64]
+    """``(m, 2)`` undirected, in the tissue."""
+    similar_edges: NDArray[np.int64]
+    """The same of the second graph."""
+    slide: NDArray[np.int64]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, spots: DomainInputs, config: McgaeConfig) -> McgaeInputs:
+        """From expression, places and image features."""
+        released = config.as_released
+        similar = angle_graph(spots.xy, config.n_similar) if released else _similar(spots, config)
+        return cls(
+            nodes=principal_components(spots.nodes, 100) if released else spots.nodes,
+            target=spots.nodes,
+            image=spots.image,
+            edges=spots.graph.edges,
+            similar_edges=similar.edges,
+            slide=spots.slide,
+            dtype=spots.dtype,
+        )
+
+
 class Mcgae(DomainNetwork):
     """Graph convolutions on two graphs and two views, joined by attention."""
 
@@ -116,31 +163,44 @@ class Mcgae(DomainNetwork):
     second_view: Tensor
     image: Tensor | None
     edges: Tensor
-    similar_edges: Tensor
+    tissue: Tensor
+    similar: Tensor
+    readout: Tensor
     permutation: Tensor
     slides: tuple[Tensor, ...]
 
-    def __init__(self, inputs: DomainInputs, config: McgaeConfig, n_domains: int, seed: int) -> None:
+    def __init__(self, inputs: McgaeInputs, config: McgaeConfig, n_domains: int, seed: int) -> None:
         super().__init__()
         self.config, self.n_domains, self.seed = config, n_domains, seed
         self.lr, self.weight_decay, self.as_released = config.lr, config.weight_decay, config.as_released
         self.has_centers = False
-        target, nodes, second_view = _features(inputs, config, seed)
-        similar = angle_graph(inputs.xy, config.n_similar) if config.as_released else _similar(inputs, config)
-        slide = torch.from_numpy(inputs.slide)
-        self.slides = tuple(torch.nonzero(slide == i)[:, 0] for i in slide.unique())
-        tensors = {"target": target, "nodes": nodes, "second_view": second_view, "image": inputs.image}
-        for name, array in tensors.items():
+        self.slides = spots_of_slides(inputs.slide)
+        second_view = inputs.nodes
+        if config.as_released:
+            second_view = principal_components(variational_view(inputs.target, seed), 100)
+        arrays = {
+            "target": inputs.target, "nodes": inputs.nodes, "second_view": second_view, "image": inputs.image,
+        }  # fmt: skip
+        for name, array in arrays.items():
             tensor = None if array is None else torch.from_numpy(array).to(inputs.dtype)
             self.register_buffer(name, tensor, persistent=False)
-        self.register_buffer("edges", torch.from_numpy(inputs.graph.edges), persistent=False)
-        self.register_buffer("similar_edges", torch.from_numpy(similar.edges), persistent=False)
-        self.register_buffer("permutation", self._corruption(torch.Generator().manual_seed(seed)), persistent=False)
-        width, hidden = nodes.shape[1], config.n_hidden
+        edges, similar_edges = torch.from_numpy(inputs.edges), torch.from_numpy(inputs.similar_edges)
+        adjacency = summing_adjacency if config.as_released else normalized_adjacency
+        tensors = {
+            "edges": edges,
+            "tissue": adjacency(both_directions(edges), len(inputs.nodes), inputs.dtype),
+            "similar": adjacency(both_directions(similar_edges), len(inputs.nodes), inputs.dtype),
+            # sums a spot and its neighbours; the sum is normalised to length 1 afterwards
+            "readout": summing_adjacency(both_directions(edges), len(inputs.nodes), inputs.dtype),
+            "permutation": self._corruption(torch.Generator().manual_seed(seed)),
+        }
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor, persistent=False)
+        width, hidden = inputs.nodes.shape[1], config.n_hidden
         self.convolutions = nn.ModuleList(nn.Linear(width, hidden) for _ in range(3))
         self.attention = nn.ModuleList(Attention(hidden) for _ in range(3))
         self.discriminator = nn.Bilinear(hidden, hidden, 1)
-        self.decoder = nn.Sequential(nn.Linear(hidden, 128), nn.ReLU(), nn.Linear(128, target.shape[1]))
+        self.decoder = nn.Sequential(nn.Linear(hidden, 128), nn.ReLU(), nn.Linear(128, inputs.target.shape[1]))
         self.centers = nn.Parameter(torch.zeros(n_domains, hidden), requires_grad=not config.as_released)
         if inputs.image is not None:
             self.image_network = nn.Sequential(nn.Linear(inputs.image.shape[1], 128), nn.ReLU(), nn.Linear(128, hidden))
@@ -149,17 +209,16 @@ class Mcgae(DomainNetwork):
     def views(self, nodes: Tensor, second_view: Tensor, permutation: Tensor) -> Views:
         """All embeddings of one pass."""
         first, second, third = self.convolutions
-        tissue, similar = self._adjacency(self.edges), self._adjacency(self.similar_edges)
-        embedded = convolve(first, tissue, nodes)
-        expression = self.attention[0](embedded, convolve(third, similar, nodes))
-        structure = self.attention[1](embedded, convolve(second, tissue, second_view))
+        embedded = convolve(first, self.tissue, nodes)
+        expression = self.attention[0](embedded, convolve(third, self.similar, nodes))
+        structure = self.attention[1](embedded, convolve(second, self.tissue, second_view))
         image = None if self.image is None else self.image_network(self.image)
         if image is not None and not self.as_released:
             joint = self.attention[2](expression, structure, image)
         else:
             joint = self.attention[2](expression, structure)
             joint = joint if image is None else joint + self.config.w_image * image
-        corrupted = convolve(first, tissue, nodes[permutation])
+        corrupted = convolve(first, self.tissue, nodes[permutation])
         return Views(first=embedded, corrupted=corrupted, expression=expression, structure=structure, joint=joint)
 
     def loss(self, epoch: int, generator: torch.Generator) -> Tensor:
@@ -174,7 +233,7 @@ class Mcgae(DomainNetwork):
         total: Tensor = (
             config.w_reconstruction * F.mse_loss(self.decoder(found.expression), self.target)
             + config.w_graph * graph_loss
-            + config.w_contrast * contrastive_loss(found, self._readout(), self.discriminator)
+            + config.w_contrast * contrastive_loss(found, self.readout, self.discriminator)
         )
         if epoch >= config.cluster_start:
             self._start_centers(found.joint)
@@ -199,27 +258,15 @@ class Mcgae(DomainNetwork):
             self.centers.data = torch.from_numpy(found.cluster_centers_).to(joint)
             self.has_centers = True
 
-    def _adjacency(self, edges: Tensor) -> Tensor:
-        n, dtype = len(self.nodes), self.nodes.dtype
-        both = torch.cat([edges, edges.flip(1)])
-        if not self.as_released:
-            return normalized_adjacency(both, n, dtype)
-        return summing_adjacency(both, n, dtype)
-
-    def _readout(self) -> Tensor:
-        """Matrix that sums a spot and its neighbours; the sum is normalised to length 1 afterwards."""
-        both = torch.cat([self.edges, self.edges.flip(1)])
-        return summing_adjacency(both, len(self.nodes), self.nodes.dtype)
-
     def _graph_loss(self, structure: Tensor, generator: torch.Generator) -> Tensor:
         if self.as_released:
             return cosine_graph_loss(structure, self.edges)
         i, j = self.edges.T
         random = torch.cat([
             slide[torch.randint(len(slide), (len(self.edges) * len(slide) // len(self.nodes) + 1, 2),
-                                generator=generator).to(slide.device)]
+                                generator=generator)]
             for slide in self.slides
-        ])  # fmt: skip
+        ]).to(structure.device)  # fmt: skip
         linked = (structure[i] * structure[j]).sum(1)
         unlinked = (structure[random[:, 0]] * structure[random[:, 1]]).sum(1)
         return (F.softplus(-linked).mean() + F.softplus(unlinked).mean()) / 2
@@ -231,8 +278,7 @@ class Mcgae(DomainNetwork):
             return torch.randperm(n, generator=generator)
         order = torch.empty(n, dtype=torch.int64)
         for slide in self.slides:
-            rows = slide.cpu()
-            order[rows] = rows[torch.randperm(len(rows), generator=generator)]
+            order[slide] = slide[torch.randperm(len(slide), generator=generator)]
         return order
 
 
@@ -279,19 +325,9 @@ def angle_graph(xy: NDArray[np.float64], n_neighbors: int) -> SpotGraph:
     return feature_graph(circle, np.zeros(len(xy), np.int64), n_neighbors)
 
 
-def _similar(inputs: DomainInputs, config: McgaeConfig) -> SpotGraph:
-    space = inputs.nodes if inputs.image is None else principal_components(inputs.image, config.n_image_components)
-    return feature_graph(space, inputs.slide, config.n_similar)
-
-
-def _features(
-    inputs: DomainInputs, config: McgaeConfig, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """What is reconstructed, node features, and the second view."""
-    if not config.as_released:
-        return inputs.nodes, inputs.nodes, inputs.nodes
-    decoded = variational_view(inputs.nodes, seed)
-    return inputs.nodes, principal_components(inputs.nodes, 100), principal_components(decoded, 100)
+def _similar(spots: DomainInputs, config: McgaeConfig) -> SpotGraph:
+    space = spots.nodes if spots.image is None else principal_components(spots.image, config.n_image_components)
+    return feature_graph(space, spots.slide, config.n_similar)
 
 
 def variational_view(genes: NDArray[np.float32], seed: int, n_epochs: int = 100) -> NDArray[np.float32]:

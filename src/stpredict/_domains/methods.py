@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..metrics import domain_share
-from .clusters import CLUSTERERS, refine
+from .clusters import CLUSTERERS, kmeans, refine
 from .features import join, principal_components, standardize
 from .graph import spatial_graph
-from .mcgae import Mcgae, McgaeConfig
-from .staig import Staig, StaigConfig
+from .mcgae import Mcgae, McgaeConfig, McgaeInputs
+from .staig import Staig, StaigConfig, StaigInputs
 from .training import DomainInputs, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterable, Iterator
 
     from .training import DomainNetwork
 
@@ -38,13 +39,13 @@ CHECKPOINTS = (5, 10, 20, 40, 60, 80, 100, 150, 200, 300, 400, 600)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Expression:
-    """Expression of all spots, as domains are found in it."""
+class Halves:
+    """Log-normalised expression by two halves of the molecules: domains are found in one and judged by the other."""
 
     values: NDArray[np.float32]
-    """``(n, g)`` log-normalised expression of variable genes."""
-    held_out: NDArray[np.float32] | None = None
-    """``(n, h)`` the same of molecules that are not in ``values``."""
+    """``(n, g)`` of variable genes."""
+    held_out: NDArray[np.float32]
+    """``(n, h)`` of the other molecules."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,10 +58,10 @@ class DomainTask:
     """``(n, 2)`` centres, in any unit."""
     slide: NDArray[np.int64]
     """``(n,)`` slide of each spot."""
-    whole: Expression
-    """Expression by all molecules."""
-    half: Expression | None = None
-    """Expression by half of the molecules, to judge domains by the other half; None for predicted expression."""
+    expression: NDArray[np.float32]
+    """``(n, g)`` log-normalised expression of variable genes, by all molecules."""
+    halves: Halves | None = None
+    """None for predicted expression."""
     image: NDArray[np.float32] | None = None
     """``(n, e)`` image features, standardised within slides."""
     n_components: int = 20
@@ -85,17 +86,30 @@ class Partition:
     seconds: float
 
 
-def find_domains(task: DomainTask, seed: int) -> Partition:
-    """Run a method and cluster its features; on half of the molecules first, to judge it by the others."""
+Embed = Callable[[int, int, Collection[int]], Mapping[int, NDArray[np.float32]]]
+"""From a number of epochs, a seed and further numbers of epochs to what is clustered, ``(n, d)``, by epochs."""
+
+
+def find_domains(task: DomainTask, seeds: Iterable[int]) -> Iterator[Partition]:
+    """Run a method and cluster its features for each seed; on half of the molecules first, to judge it by the others.
+
+    What seeds share is computed once, in the time of the first.
+    """
     started = time.perf_counter()
-    share, n_epochs = float("nan"), 0 if task.options is None else task.options.n_epochs
-    if task.half is not None:
-        features, n_epochs = _features_of_half(task, task.half, seed)
-        share = domain_share(task.half.held_out, _cluster(task, features, seed))  # type: ignore[arg-type]
-    features = _features(task, task.whole.values, n_epochs, seed)
-    domains = _cluster(task, features, seed)
-    seconds = time.perf_counter() - started
-    return Partition(domains=domains, features=features, held_out_share=share, n_epochs=n_epochs, seconds=seconds)
+    embed = _prepare(task, task.expression)
+    halves = None if task.halves is None else (task.halves.held_out, _prepare(task, task.halves.values))
+    for seed in seeds:
+        share, n_epochs = float("nan"), 0 if task.options is None else task.options.n_epochs
+        if halves is not None:
+            held_out, embed_half = halves
+            by_epochs = embed_half(n_epochs, seed, CHECKPOINTS)
+            n_epochs = _best_epochs(by_epochs, held_out, task.n_domains, seed)
+            share = domain_share(held_out, _cluster(task, by_epochs[n_epochs], seed))
+        features = embed(n_epochs, seed, ())[n_epochs]
+        domains = _cluster(task, features, seed)
+        seconds = time.perf_counter() - started
+        yield Partition(domains=domains, features=features, held_out_share=share, n_epochs=n_epochs, seconds=seconds)
+        started = time.perf_counter()
 
 
 def _cluster(task: DomainTask, features: NDArray[np.float32], seed: int) -> NDArray[np.intp]:
@@ -103,24 +117,22 @@ def _cluster(task: DomainTask, features: NDArray[np.float32], seed: int) -> NDAr
     return refine(domains, task.xy, task.slide, task.refine) if task.refine else domains
 
 
-def _features_of_half(task: DomainTask, half: Expression, seed: int) -> tuple[NDArray[np.float32], int]:
-    """Features from half of the molecules; those of a network after the epochs that explain the others best."""
-    if task.options is None:
-        return _features(task, half.values, 0, seed), 0
-    found = _network(task, half.values, task.options.n_epochs, seed, CHECKPOINTS)
-    shares = {}
-    for n, features in found.items():
-        domains = CLUSTERERS["kmeans"](features, task.n_domains, seed)
-        shares[n] = domain_share(half.held_out, domains)  # type: ignore[arg-type]
-    best = max(shares, key=lambda n: shares[n])
-    return found[best], best
+def _best_epochs(
+    by_epochs: Mapping[int, NDArray[np.float32]], held_out: NDArray[np.float32], n_domains: int, seed: int
+) -> int:
+    """Number of epochs after which domains explain the held-out molecules best."""
+    if len(by_epochs) == 1:
+        return next(iter(by_epochs))
+    shares = {n: domain_share(held_out, kmeans(each, n_domains, seed)) for n, each in by_epochs.items()}
+    return max(shares, key=lambda n: shares[n])
 
 
-def _features(task: DomainTask, values: NDArray[np.float32], n_epochs: int, seed: int) -> NDArray[np.float32]:
-    """What is clustered: ``(n, d)``."""
+def _prepare(task: DomainTask, values: NDArray[np.float32]) -> Embed:
+    """What does not depend on seeds, and a function for what does."""
     if task.options is not None:
-        return _network(task, values, n_epochs, seed)[n_epochs]
-    return FEATURES[task.method](task, values)
+        return _prepare_network(task, values)
+    features = FEATURES[task.method](task, values)
+    return lambda *_: {0: features}
 
 
 def _expression(task: DomainTask, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -159,30 +171,27 @@ FEATURES: Mapping[str, Callable[[DomainTask, NDArray[np.float32]], NDArray[np.fl
 """Methods without a network: what they cluster."""
 
 
-def _network(
-    task: DomainTask,
-    values: NDArray[np.float32],
-    n_epochs: int,
-    seed: int,
-    checkpoints: Collection[int] = (),
-) -> dict[int, NDArray[np.float32]]:
-    """Embeddings by number of epochs."""
+def _prepare_network(task: DomainTask, values: NDArray[np.float32]) -> Embed:
+    """The inputs of a network, and a function that trains it."""
     options: Any = task.options
     if options.as_released:
         nodes = values if task.method == "mcgae" else np.minimum(values / np.maximum(values.std(axis=0), 1e-8), 10)
     else:
-        nodes = principal_components(standardize(values, task.slide), task.n_components)
-    inputs = DomainInputs(
+        nodes = _expression(task, values)
+    spots = DomainInputs(
         nodes=nodes.astype(np.float32),
         graph=spatial_graph(task.xy, task.slide, options.n_neighbors),
         slide=task.slide,
         xy=task.xy,
         image=task.image,
     )
+    make: Callable[[int], DomainNetwork]
+    if task.method == "staig":
+        make = partial(Staig, StaigInputs.of(spots, options), options)
+    else:
+        make = partial(Mcgae, McgaeInputs.of(spots, options), options, task.n_domains)
 
-    def make() -> DomainNetwork:
-        if task.method == "staig":
-            return Staig(inputs, options, seed)
-        return Mcgae(inputs, options, task.n_domains, seed)
+    def embed(n_epochs: int, seed: int, checkpoints: Collection[int]) -> dict[int, NDArray[np.float32]]:
+        return train(lambda: make(seed), n_epochs, seed, task.device, checkpoints)
 
-    return train(make, n_epochs, seed, task.device, checkpoints)
+    return embed

@@ -32,8 +32,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .._checks import models as check
+from . import _errors as check_options
 from .features import principal_components
-from .training import DomainNetwork, convolve, normalized_adjacency
+from .training import DomainNetwork, both_directions, convolve, normalized_adjacency, spots_of_slides
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,6 +83,11 @@ class StaigConfig:
     as_released: bool = False
     """Loss, edge dropping and node features of the released code; set ``n_neighbors=5`` with it."""
 
+    def __post_init__(self) -> None:
+        check_options.network(self)
+        check.number("tau", self.tau, low=1e-3, high=1e6)
+        check_options.mask_rates(self.mask_rates)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Contrast:
@@ -96,33 +103,57 @@ class Contrast:
     as_released: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StaigInputs:
+    """What the network reads of the spots, with any seed."""
+
+    nodes: NDArray[np.float32]
+    """``(n, d)``."""
+    edges: NDArray[np.int64]
+    """``(m, 2)`` undirected."""
+    drop: NDArray[np.float64]
+    """``(m,)`` probability of each edge to be dropped."""
+    slide: NDArray[np.int64]
+    image: NDArray[np.float32] | None
+    """``(n, c)`` components of the image features; spots are clustered by them. None: no clusters."""
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, spots: DomainInputs, config: StaigConfig) -> StaigInputs:
+        """From expression, places and image features."""
+        image = None if spots.image is None else image_components(spots, config.n_image_components)
+        joined = config.image == "features" and image is not None
+        space = spots.nodes if image is None else image
+        return cls(
+            nodes=np.hstack([spots.nodes, image]) if joined else spots.nodes,  # type: ignore[list-item]
+            edges=spots.graph.edges,
+            drop=drop_probability(spots.graph, space, as_released=config.as_released),
+            slide=spots.slide,
+            image=None if config.as_released and spots.slide.any() else image,
+            dtype=spots.dtype,
+        )
+
+
 class Staig(DomainNetwork):
     """One or two graph convolutions and a projection head."""
 
     nodes: Tensor
     edges: Tensor
     drop: Tensor
-    slide: Tensor
     clusters: Tensor | None
+    slides: tuple[Tensor, ...]
 
-    def __init__(self, inputs: DomainInputs, config: StaigConfig, seed: int) -> None:
+    def __init__(self, inputs: StaigInputs, config: StaigConfig, seed: int) -> None:
         super().__init__()
         self.config, self.lr, self.weight_decay = config, config.lr, config.weight_decay
-        image = None if inputs.image is None else image_components(inputs, config.n_image_components)
-        nodes = inputs.nodes
-        if config.image == "features" and image is not None:
-            nodes = np.hstack([nodes, image])
-        edges = torch.from_numpy(inputs.graph.edges)
-        space = image if image is not None else inputs.nodes
-        drop = drop_probability(inputs.graph, space, as_released=config.as_released)
         clusters = None
-        if image is not None and not (config.as_released and inputs.slide.any()):
-            clusters = torch.from_numpy(image_clusters(image, config.n_image_clusters, seed))
-        tensors = {"nodes": torch.from_numpy(nodes).to(inputs.dtype), "edges": edges, "drop": torch.from_numpy(drop)}
-        tensors["slide"] = torch.from_numpy(inputs.slide)
-        for name, tensor in {**tensors, "clusters": clusters}.items():
+        if inputs.image is not None:
+            clusters = torch.from_numpy(image_clusters(inputs.image, config.n_image_clusters, seed))
+        tensors = {"nodes": torch.from_numpy(inputs.nodes).to(inputs.dtype), "drop": torch.from_numpy(inputs.drop)}
+        for name, tensor in {**tensors, "edges": torch.from_numpy(inputs.edges), "clusters": clusters}.items():
             self.register_buffer(name, tensor, persistent=False)
-        widths = [nodes.shape[1], *([2 * config.n_hidden] * (config.n_layers - 1)), config.n_hidden]
+        self.slides = spots_of_slides(inputs.slide)
+        widths = [inputs.nodes.shape[1], *([2 * config.n_hidden] * (config.n_layers - 1)), config.n_hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         for layer in self.layers:
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
@@ -133,7 +164,7 @@ class Staig(DomainNetwork):
 
     def encode(self, nodes: Tensor, edges: Tensor) -> Tensor:
         """``(n, d)`` features and ``(m, 2)`` undirected edges to ``(n, n_hidden)``."""
-        adjacency = normalized_adjacency(torch.cat([edges, edges.flip(1)]), len(nodes), nodes.dtype)
+        adjacency = normalized_adjacency(both_directions(edges), len(nodes), nodes.dtype)
         for layer in self.layers:
             nodes = self.activation(convolve(layer, adjacency, nodes))
         return nodes
@@ -144,8 +175,8 @@ class Staig(DomainNetwork):
         views = [self._view(rate, generator) for rate in self.config.mask_rates]
         z, other = (F.normalize(self.head(self.encode(*view)), dim=1) for view in views)
         contrast = Contrast(
-            edges=torch.cat([self.edges, self.edges.flip(1)]),
-            slides=tuple(torch.nonzero(self.slide == i)[:, 0] for i in self.slide.unique()),
+            edges=both_directions(self.edges),
+            slides=tuple(slide.to(z.device) for slide in self.slides),
             clusters=self.clusters,
             tau=self.config.tau,
             as_released=self.config.as_released,
@@ -213,12 +244,12 @@ def draw_negatives(contrast: Contrast, n_negatives: int, generator: torch.Genera
     return tuple(drawn)
 
 
-def image_components(inputs: DomainInputs, n_components: int) -> NDArray[np.float32]:
+def image_components(spots: DomainInputs, n_components: int) -> NDArray[np.float32]:
     """Principal components of the image features, of each slide apart."""
-    image = inputs.image
-    found = np.zeros((len(inputs.slide), min(n_components, image.shape[1])), np.float32)  # type: ignore[union-attr]
-    for name in np.unique(inputs.slide):
-        rows = inputs.slide == name
+    image = spots.image
+    found = np.zeros((len(spots.slide), min(n_components, image.shape[1])), np.float32)  # type: ignore[union-attr]
+    for name in np.unique(spots.slide):
+        rows = spots.slide == name
         part = principal_components(image[rows], found.shape[1])  # type: ignore[index]
         found[rows, : part.shape[1]] = part
     return found

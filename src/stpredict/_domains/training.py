@@ -84,6 +84,17 @@ def embedding_of(network: DomainNetwork) -> NDArray[np.float32]:
     return found
 
 
+def spots_of_slides(slide: NDArray[np.int64]) -> tuple[Tensor, ...]:
+    """Spots of each slide."""
+    index = torch.from_numpy(slide)
+    return tuple(torch.nonzero(index == name)[:, 0] for name in index.unique())
+
+
+def both_directions(edges: Tensor) -> Tensor:
+    """``(m, 2)`` undirected edges to ``(2 m, 2)`` directed ones."""
+    return torch.cat([edges, edges.flip(1)])
+
+
 def convolve(layer: nn.Module, adjacency: Tensor, nodes: Tensor) -> Tensor:
     """A (X W) + b, with the weights of a linear layer."""
     found: Tensor = torch.sparse.mm(adjacency, nodes @ layer.weight.T) + layer.bias  # type: ignore[operator]

@@ -97,6 +97,26 @@ def read_pieces(
         yield Piece(rows=some, spots=spots, flagged=np.logical_or.reduce(flagged))
 
 
+def map_slides(
+    compute: Callable[[Tensor], NDArray[np.float32]],
+    slides: Sequence[Slide],
+    patches: Sequence[PatchSpec],
+    *,
+    progress: bool,
+) -> NDArray[np.float32]:
+    """Results for the patches of all spots of all slides, in their order; each slide has its own patch."""
+    found, n_spots = [], sum(len(slide.xy_px) for slide in slides)
+    with tqdm(total=n_spots, desc="patches", unit="spot", disable=not progress) as bar:
+        for slide, patch in zip(slides, patches, strict=True):
+            order, parts = [], []
+            for piece in read_pieces(slide, patch):
+                order.append(piece.rows)
+                parts.append(compute(piece.spots.patches))
+                bar.update(len(piece.rows))
+            found.append(np.concatenate(parts)[np.argsort(np.concatenate(order))])
+    return np.concatenate(found)
+
+
 def reading_order(slide: Slide, patches: Patches, budget_bytes: int = BUDGET_BYTES) -> NDArray[np.intp]:
     """Order of the spots in which each part of the image is decoded once."""
     widest = max(max(patch.fov_um) for patch in _patch_specs(patches))

@@ -6,9 +6,10 @@ constant genes count.
 
 from __future__ import annotations
 
+from ._agreement import ari, homogeneity_completeness, nmi
 from ._ceiling import noise_ceiling
 from ._error import mae, rmse
-from ._partitions import ari, chaos, domain_share, homogeneity_completeness, lisi, nmi, pas, silhouette
+from ._partitions import chaos, domain_share, lisi, pas, silhouette
 from ._spatial import morans_i
 from ._summary import best, top_variable
 from .correlation import pearson, spearman

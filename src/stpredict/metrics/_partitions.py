@@ -1,7 +1,4 @@
-"""Scores of partitions of spots into domains: agreement of two partitions, and descriptions of one.
-
-Spots without a label are left out when two partitions are compared. scikit-learn computes what it has.
-"""
+"""Descriptions of one partition of spots into domains. scikit-learn computes what it has."""
 
 from __future__ import annotations
 
@@ -10,105 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _errors as check
-from ._rows import align
+from ._rows import align, label_codes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 SILHOUETTE_SPOTS = 10_000
 """The silhouette of more spots is estimated on a random sample of this size."""
-
-
-def ari(labels: ArrayLike, other: ArrayLike) -> float:
-    """Adjusted Rand index of two partitions :cite:p:`Hubert1985`.
-
-    Parameters
-    ----------
-    labels
-        Domain of each spot, ``(n_spots,)``, of any type; None and NaN are missing.
-    other
-        Domain of each spot in the other partition; names need not correspond.
-
-    Returns
-    -------
-    1 for the same partition, 0 on average for random ones; below 0 if they agree less than that.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, or no spot has both labels.
-
-    Examples
-    --------
-    >>> import stpredict as stp
-    >>> stp.metrics.ari(["a", "a", "b", "b"], [2, 2, 1, 1])
-    1.0
-    """
-    from sklearn.metrics import adjusted_rand_score
-
-    return float(adjusted_rand_score(*_pairs(labels, other)))
-
-
-def nmi(labels: ArrayLike, other: ArrayLike) -> float:
-    """Normalised mutual information of two partitions: mutual information over the mean of the two entropies.
-
-    Parameters
-    ----------
-    labels
-        Domain of each spot, ``(n_spots,)``, of any type; None and NaN are missing.
-    other
-        Domain of each spot in the other partition; names need not correspond.
-
-    Returns
-    -------
-    From 0 to 1. It is not adjusted for chance: many small domains raise it.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, or no spot has both labels.
-
-    Examples
-    --------
-    >>> import stpredict as stp
-    >>> round(stp.metrics.nmi(["a", "a", "b", "b"], [1, 1, 2, 3]), 2)
-    0.8
-    """
-    from sklearn.metrics import normalized_mutual_info_score
-
-    return float(normalized_mutual_info_score(*_pairs(labels, other)))
-
-
-def homogeneity_completeness(labels: ArrayLike, domains: ArrayLike) -> tuple[float, float]:
-    """Whether domains split labels (low completeness) or merge them (low homogeneity) :cite:p:`Rosenberg2007`.
-
-    Parameters
-    ----------
-    labels
-        Known label of each spot, ``(n_spots,)``, of any type; None and NaN are missing.
-    domains
-        Domain of each spot.
-
-    Returns
-    -------
-    Homogeneity (1 if each domain holds spots of one label) and completeness (1 if each label lies in one domain).
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, or no spot has both labels.
-
-    Examples
-    --------
-    >>> import stpredict as stp
-    >>> homogeneity, completeness = stp.metrics.homogeneity_completeness(["a", "a", "b", "b"], [1, 1, 2, 3])
-    >>> round(homogeneity, 2), round(completeness, 2)  # b is split
-    (1.0, 0.67)
-    """
-    from sklearn.metrics import completeness_score, homogeneity_score
-
-    pair = _pairs(labels, domains)
-    return float(homogeneity_score(*pair)), float(completeness_score(*pair))
 
 
 def silhouette(features: ArrayLike, domains: ArrayLike, *, seed: int = 0) -> float:
@@ -333,26 +238,9 @@ def domain_share(values: ArrayLike, domains: ArrayLike) -> float:
     return float(np.mean(1 - (1 - r_squared) * (n - 1) / (n - k))) if varies.any() else float("nan")
 
 
-def _pairs(labels: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Codes of two partitions at the spots that both name."""
-    first, second = _codes(labels), _codes(align(other, labels, "other", "labels", columns=False))
-    check.same_length(len(first), len(second), "labels", "other")
-    both = (first >= 0) & (second >= 0)
-    check.some_labelled(int(both.sum()), len(both))
-    return first[both], second[both]
-
-
-def _codes(labels: Any) -> NDArray[np.intp]:
-    """A number for each label, -1 where it is missing."""
-    import pandas as pd  # deferred: slow to import
-
-    codes, _ = pd.factorize(pd.Series(labels).to_numpy())
-    return np.asarray(codes, np.intp)
-
-
 def _all_codes(labels: Any, n_spots: int, name: str, noun: str) -> NDArray[np.intp]:
     """Codes of labels of which none may be missing."""
-    codes = _codes(labels)
+    codes = label_codes(labels)
     check.same_length(n_spots, len(codes), name, noun)
     check.no_missing_labels(codes, noun)
     return codes

@@ -45,6 +45,14 @@ def align(values: Any, like: Any, name: str, like_name: str, *, columns: bool = 
     return values
 
 
+def label_codes(labels: Any) -> NDArray[np.intp]:
+    """A number for each label, -1 where it is missing."""
+    import pandas as pd  # deferred: slow to import
+
+    codes, _ = pd.factorize(pd.Series(labels).to_numpy())
+    return np.asarray(codes, np.intp)
+
+
 def _is_default(labels: Any) -> bool:
     """Whether labels are only the positions 0, 1, …, which pandas gives where there are no names."""
     return type(labels).__name__ == "RangeIndex" and labels.start == 0 and labels.step == 1

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from scipy.optimize import linear_sum_assignment
@@ -14,11 +13,12 @@ from scipy.optimize import linear_sum_assignment
 from .. import _keys as keys_of
 from .._checks import config as check_config
 from .._checks.slides import one_name
+from .._palette import category_palette
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
 from ..metrics import ari
 from ._slide_axes import BELOW, MISSING, draw_slide, slide_panels
-from ._style import CATEGORIES, look, number
+from ._style import look, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,7 +146,8 @@ def category_colors(column: pd.Series[Any], like: pd.Series[Any] | None) -> dict
         square = np.zeros((max(together.shape),) * 2)
         square[: together.shape[0], : together.shape[1]] = together
         place = linear_sum_assignment(-square)[1][: len(names)]
-    return {name: _color(int(i), max(len(names), int(place.max()) + 1)) for name, i in zip(names, place, strict=True)}
+    palette = category_palette(max(len(names), *(int(i) + 1 for i in place)))
+    return {name: to_rgb(palette[i]) for name, i in zip(names, place, strict=True)}
 
 
 def _categories(column: pd.Series[Any]) -> list[Any]:
@@ -157,11 +158,6 @@ def _categories(column: pd.Series[Any]) -> list[Any]:
 
 def _names(column: pd.Series[Any]) -> list[str]:
     return [str(name) for name in _categories(column)]
-
-
-def _color(i: int, n: int) -> tuple[float, float, float]:
-    """One of seven colours that every kind of colour vision tells apart; of twenty if there are more categories."""
-    return to_rgb(CATEGORIES[i]) if n <= len(CATEGORIES) else to_rgb(colormaps["tab20"](i % 20))
 
 
 def _legend(ax: Axes, colors: dict[Any, tuple[float, float, float]]) -> None:

@@ -12,14 +12,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
+from .._palette import CATEGORIES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-"""The palette of Okabe and Ito: shown apart by every kind of colour vision, on black and on white."""
 BLUE, ORANGE = CATEGORIES[:2]
 NEUTRAL = "0.55"
 """Grey that is visible on black and on white."""

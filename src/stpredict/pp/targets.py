@@ -181,3 +181,14 @@ def slide_means(values: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArra
     labels, index = np.unique(slide, return_inverse=True)
     means = np.stack([values[index == i].mean(axis=0, dtype=np.float64) for i in range(len(labels))])
     return means[index]
+
+
+def standardize_within_slides(values: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Mean 0 and variance 1 of each column within each slide; columns that are constant there become 0."""
+    found = np.empty(values.shape, np.float32)
+    for name in np.unique(slide):
+        rows = slide == name
+        part = values[rows]
+        std = part.std(axis=0, dtype=np.float64)
+        found[rows] = (part - part.mean(axis=0, dtype=np.float64)) / np.where(std > 1e-6, std, np.inf)
+    return found

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks import models as check_models
 from .._checks.slides import quote
 from .._domains.clusters import CLUSTERERS, medoid, pairwise_agreement
 from .._domains.methods import CONFIGS, METHODS, NEED_IMAGE, USE_IMAGE, DomainTask, find_domains
@@ -79,8 +80,8 @@ def domains(
         baseline), ``"staig"`` or ``"mcgae"``. There is no default, since none wins everywhere. With a list all are run,
         and the domains of the first are written.
     clusterer
-        ``"gmm"``: a Gaussian mixture with one covariance, the best of 20 starts; ``"kmeans"``; or ``"leiden"``, whose
-        resolution is searched for the number of domains (needs the extra ``analysis``).
+        ``"gmm"``: a Gaussian mixture with one covariance, from the best of 20 starts of k-means; ``"kmeans"``; or
+        ``"leiden"``, whose resolution is searched for the number of domains (needs the extra ``analysis``).
     refine
         Number of nearest spots whose most frequent domain replaces that of a spot; 0 for none.
     seeds
@@ -145,7 +146,8 @@ def domains(
     component of expression; ``obs[f"{key_added}_agreement"]``, the share of the other seeds that put the spot in the
     same domain (of a transfer ``obs[f"{key_added}_probability"]``); ``obs[f"{key_added}_isolated"]``, whether a spot
     has no neighbour; ``obsm["X_staig"]``, ``obsm["X_mcgae"]`` or ``obsm["X_domains"]``, what was clustered, float32;
-    and ``uns[key_added]``, all that made them.
+    ``uns[key_added]``, all that made them; and ``uns[f"{key_added}_colors"]``, the colours of `stp.pl.domains`, which
+    scanpy and squidpy use too.
 
     Raises
     ------
@@ -180,15 +182,14 @@ def domains(
     if transfer_from is not None:
         return transfer(sdata, transfer_from, selection, n_domains, key_added)
     methods = _checked_methods(method)
-    check_config.in_range("seeds", seeds, 1, 1000)
-    check_config.in_range("refine", refine, 0, 1000)
-    check_config.in_range("n_components", n_components, 2, 1000)
+    for name, value in {"seeds": seeds, "n_components": n_components, **({"refine": refine} if refine else {})}.items():
+        check_models.positive_int(name, value)
     check_config.one_of("clusterer", clusterer, tuple(CLUSTERERS))
     configs = _configs(methods, options)
     with_image = [name for name in methods if name in USE_IMAGE and (use_image or name in NEED_IMAGE)]
     spots = read_spots(sdata, selection, target or TargetSpec(), with_image=with_image, progress=progress)
-    n_spots = len(spots.slide)
-    check.number_of_domains(n_domains, n_spots)
+    check.number_of_domains(n_domains, len(spots.slide))
+    check.own_column(key_added, spots.tables)
     fabric = make_fabric(FitConfig(accelerator=device)) if configs else None
     tables, runs = [], []
     with tqdm(total=len(methods) * seeds, desc="domains", unit="run", disable=not progress) as bar:
@@ -198,8 +199,8 @@ def domains(
                 n_domains=int(n_domains),  # type: ignore[arg-type]
                 xy=spots.xy,
                 slide=spots.slide,
-                whole=spots.whole,
-                half=spots.half,
+                expression=spots.expression,
+                halves=spots.halves,
                 image=spots.image if name in with_image else None,
                 n_components=n_components,
                 clusterer=clusterer,
@@ -208,8 +209,8 @@ def domains(
                 device=torch.device("cpu") if fabric is None else fabric.device,
             )
             found = []
-            for seed in range(seeds):
-                found.append(find_domains(task, seed))
+            for partition in find_domains(task, range(seeds)):
+                found.append(partition)
                 bar.update()
             agreement = pairwise_agreement([one.domains for one in found])
             tables.append(_rows(task, found, agreement))
@@ -251,7 +252,6 @@ def _configs(methods: Sequence[Method], options: Mapping[str, Any] | None) -> di
         mine, known = dict(by_method.get(name, {})), [*CONFIGS[name].__dataclass_fields__]
         check_config.known_fields(f"The configuration of {name!r}", list(mine), known)
         configs[name] = replace(CONFIGS[name](), **mine)
-        check_config.in_range("n_epochs", configs[name].n_epochs, 1, 100_000)
     return configs
 
 

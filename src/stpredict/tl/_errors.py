@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._checks.slides import quote
 from .._checks.training import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     import pandas as pd
@@ -245,6 +246,18 @@ def has_domains(key: str, holders: Sequence[str], tables: Sequence[str]) -> None
             f"`stp.tl.domains(sdata, 5, 'expression', key_added={key!r})`, or name the table and the key."
         )
         raise ValueError(msg)
+
+
+def own_column(key: str, tables: Sequence[tuple[str, AnnData]]) -> None:
+    """Refuse to write domains over a column that they did not write."""
+    for name, table in tables:
+        record = table.uns.get(key)
+        if key in table.obs and not (isinstance(record, Mapping) and "uses_labels" in record):
+            msg = (
+                f"obs[{key!r}] of table {name!r} was not written by `stp.tl.domains` and would be lost (columns: "
+                f"{quote(list(table.obs))}). Give another `key_added`, or delete the column."
+            )
+            raise ValueError(msg)
 
 
 def numbered_domains(numbers: NDArray[np.float64], column: pd.Series[Any], key: str) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
-from tqdm.auto import tqdm
 
 from ... import _keys as keys
 from ..._checks import expression as check_expression
 from ..._domains.features import split_molecules, standardize
-from ..._domains.methods import METHODS, NEED_IMAGE, Expression
+from ..._domains.methods import METHODS, NEED_IMAGE, Halves
 from ..._geometry import PatchSpec
 from ..._slides.slides import resolve, shared_genes
-from ..._train.data import read_pieces, slide_index
+from ..._train.data import map_slides, slide_index
 from ...pp.gene_ranking import rank_genes
 from ...pp.lattice import infer_lattice
 from .. import _errors as check
@@ -24,6 +24,7 @@ from .._predictor.ood import image_statistics
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
@@ -45,12 +46,19 @@ class DomainSpots:
     slides: list[Slide]
     genes: list[str]
     slide: NDArray[np.int64]
-    whole: Expression
-    half: Expression | None
+    expression: NDArray[np.float32]
+    """``(n, g)`` log-normalised, of all molecules."""
+    halves: Halves | None
     image: NDArray[np.float32] | None
     image_from: str
     predicted: Mapping[str, Any] | None
     """What `predict` recorded, for predicted expression."""
+
+    @property
+    def tables(self) -> list[tuple[str, AnnData]]:
+        """Name and table of each slide."""
+        names = [str(slide.table_name) for slide in self.slides]
+        return [(name, slide.source.tables[name]) for name, slide in zip(names, self.slides, strict=True)]
 
     @property
     def xy(self) -> NDArray[np.float64]:
@@ -89,7 +97,8 @@ def read_spots(
     ]
     matrix = sparse.csr_matrix(sparse.vstack(matrices, format="csr"))
     if is_predicted[0]:
-        whole, half = _predicted_expression(matrix, genes, slides), None
+        expression, halves = matrix.toarray().astype(np.float32), None
+        check.finite_expression(expression, genes, [slide.name for slide in slides])
     else:
         check_expression.counts(
             matrix,
@@ -99,8 +108,8 @@ def read_spots(
         )
         named = [slide.library for slide in slides if slide.library is not None]
         library = np.concatenate(named) if named else None
-        whole = Expression(values=_normalized(matrix, index, target, library)[0])
-        half = None if selection.allow_fractional_counts else _half(matrix, index, target, library)
+        expression, _ = _normalized(matrix, index, target, library)
+        halves = None if selection.allow_fractional_counts else _halves(matrix, index, target, library)
     image = None
     if needs_image:
         features = [slide.features for slide in slides if slide.features is not None]
@@ -110,28 +119,22 @@ def read_spots(
         slides=slides,
         genes=genes,
         slide=index,
-        whole=whole,
-        half=half,
+        expression=expression,
+        halves=halves,
         image=image,
         image_from="" if image is None else selection.features_key or "colour and texture",
         predicted=records[0] if is_predicted[0] else None,
     )
 
 
-def _predicted_expression(matrix: sparse.csr_matrix, genes: list[str], slides: list[Slide]) -> Expression:
-    values = matrix.toarray().astype(np.float32)
-    check.finite_expression(values, genes, [slide.name for slide in slides])
-    return Expression(values=values)
-
-
-def _half(
+def _halves(
     matrix: sparse.csr_matrix, index: NDArray[np.int64], target: TargetSpec, library: NDArray[np.float64] | None
-) -> Expression:
-    """Expression by half of the molecules, and the other half of the most variable genes."""
+) -> Halves:
+    """Expression by half of the molecules, and the other half of its most variable genes."""
     first, second = split_molecules(matrix, SPLIT_SEED)
     half_library = None if library is None else library / 2
     values, columns = _normalized(first, index, target, half_library)
-    return Expression(values=values, held_out=target.normalize(second, columns[:N_JUDGING], half_library))
+    return Halves(values=values, held_out=target.normalize(second, columns[:N_JUDGING], half_library))
 
 
 def _normalized(
@@ -153,16 +156,6 @@ def _normalized(
 
 def _colors_and_texture(slides: list[Slide], *, progress: bool) -> NDArray[np.float32]:
     """Colour and texture of a patch as wide as the distance of spots, and of its central half."""
-    found = []
-    with tqdm(
-        total=sum(len(slide.xy_px) for slide in slides), desc="patches", unit="spot", disable=not progress
-    ) as bar:
-        for slide in slides:
-            side_um = infer_lattice(slide.xy_um)[0] or slide.diameter_um
-            order, parts = [], []
-            for piece in read_pieces(slide, PatchSpec(fov_um=(float(side_um),), size_px=PATCH_PX)):
-                order.append(piece.rows)
-                parts.append(image_statistics(piece.spots.patches, 0.5))
-                bar.update(len(piece.rows))
-            found.append(np.concatenate(parts)[np.argsort(np.concatenate(order))])
-    return np.concatenate(found)
+    sides_um = [float(infer_lattice(slide.xy_um)[0] or slide.diameter_um) for slide in slides]
+    patches = [PatchSpec(fov_um=(side_um,), size_px=PATCH_PX) for side_um in sides_um]
+    return map_slides(partial(image_statistics, spot_share=0.5), slides, patches, progress=progress)

@@ -38,6 +38,7 @@ def transfer(
     selection = replace(selection, table_name=table_name)
     new, old = (read_spots(data, each, TargetSpec()) for data, each in ((sdata, selection), (reference, own)))
     check.same_predictor(new.predicted, old.predicted, new.genes, old.genes)
+    check.own_column(key_added, new.tables)
     labels = _domains_of(old, key_added)
     known = labels >= 0
     check.some_domains(int(known.sum()), key_added)
@@ -49,7 +50,7 @@ def transfer(
         )
         raise ValueError(msg)
     codes, probability, reference_ari = transfer_domains(
-        old.whole.values[known], labels[known], new.whole.values, np.random.default_rng(0)
+        old.expression[known], labels[known], new.expression, np.random.default_rng(0)
     )
     record = {
         "method": "transfer",

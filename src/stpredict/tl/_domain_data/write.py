@@ -13,6 +13,7 @@ from ..._domains.clusters import number_along, spot_agreement
 from ..._domains.features import principal_components, standardize
 from ..._domains.graph import spatial_graph
 from ..._domains.methods import CONFIGS
+from ..._palette import category_palette
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ def write_domains(
     spots: DomainSpots, task: DomainTask, found: Sequence[Partition], best: int, result: pd.DataFrame, key_added: str
 ) -> None:
     """Write the medoid of the first method."""
-    along = principal_components(standardize(spots.whole.values, spots.slide), 1)[:, 0]
+    along = principal_components(standardize(spots.expression, spots.slide), 1)[:, 0]
     codes = number_along(found[best].domains, along)
     shares = spot_agreement([one.domains for one in found], found[best].domains)
     space = f"X_{task.method}" if task.method in CONFIGS else "X_domains"
@@ -42,7 +43,7 @@ def write_domains(
         "seeds": len(found),
         "seed_of_medoid": best,
         "n_components": task.n_components,
-        "n_genes": task.whole.values.shape[1],
+        "n_genes": task.expression.shape[1],
         "image": spots.image_from if task.image is not None else "",
         "from": "predicted" if spots.predicted is not None else "counts",
         "predictor": "" if spots.predicted is None else str(spots.predicted.get("model", {}).get("hash", "")),
@@ -92,3 +93,4 @@ def write_spots(
             stored[rows] = matrix[chosen]
             table.obsm[name] = stored
         table.uns[key_added] = dict(record)
+        table.uns[f"{key_added}_colors"] = category_palette(len(names))

@@ -79,16 +79,6 @@ class ImageSpace:
         return different
 
 
-def standardize_by_slide(features: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Standardise features within each slide, since stain and scanner shift all its spots alike."""
-    found = np.empty(features.shape, np.float32)
-    for name in np.unique(slide):
-        part = features[slide == name].astype(np.float64)
-        std = part.std(axis=0)
-        found[slide == name] = (part - part.mean(axis=0)) / np.where(std > 1e-6, std, 1.0)
-    return found
-
-
 def pearson_within_slides(
     values: NDArray[np.floating], other: NDArray[np.floating], slide: NDArray[np.int64]
 ) -> NDArray[np.float64]:

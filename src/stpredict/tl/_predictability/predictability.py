@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ... import _keys as keys
 from ..._checks import config as check_config
 from ..._slides.slides import Selection, resolve
 from ..._train.config import FitConfig
-from ..._train.data import read_pieces, slide_index
+from ..._train.data import map_slides, slide_index
 from ...metrics import morans_i, noise_ceiling
 from ...metrics.correlation import LEAST
 from ...metrics.scores import nan_mean
 from ...pp.lattice import infer_lattice
 from ...pp.normalization import gene_columns, slide_library
-from ...pp.targets import TargetSpec, slide_means
+from ...pp.targets import TargetSpec, slide_means, standardize_within_slides
 from .._evaluate import ceiling_arguments
 from .._predictor.ood import image_statistics
 from .._training.plan import plan_training
-from .image_graph import ImageSpace, pearson_within_slides, standardize_by_slide, torus_shift_permutation
+from .image_graph import ImageSpace, pearson_within_slides, torus_shift_permutation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -193,29 +193,19 @@ def predictability(
 def _image_space(plan: TrainingPlan, *, progress: bool) -> ImageSpace:
     index = slide_index(plan.slides)
     features = [slide.features for slide in plan.slides if slide.features is not None]
-    known = np.concatenate(features) if features else _statistics(plan, progress=progress)
+    if features:
+        known = np.concatenate(features)
+    else:
+        statistics = partial(image_statistics, spot_share=plan.diameter_um / plan.patch.fov_um[0])
+        known = map_slides(statistics, plan.slides, [plan.patch] * len(plan.slides), progress=progress)
     pitches = [infer_lattice(slide.xy_um)[0] or plan.diameter_um for slide in plan.slides]
     return ImageSpace(
-        features=standardize_by_slide(known, index),
+        features=standardize_within_slides(known, index),
         xy_um=np.concatenate([slide.xy_um for slide in plan.slides]),
         slide=index,
         group=np.array([slide.group for slide in plan.slides])[index],
         pitch_um=float(np.median(pitches)),
     )
-
-
-def _statistics(plan: TrainingPlan, *, progress: bool) -> NDArray[np.float32]:
-    """Colour and texture of the patches of all spots."""
-    share, found = plan.diameter_um / plan.patch.fov_um[0], []
-    with tqdm(total=len(plan.slide_index), desc="patches", unit="spot", disable=not progress) as bar:
-        for slide in plan.slides:
-            order, parts = [], []
-            for piece in read_pieces(slide, plan.patch):
-                order.append(piece.rows)
-                parts.append(image_statistics(piece.spots.patches, share))
-                bar.update(len(piece.rows))
-            found.append(np.concatenate(parts)[np.argsort(np.concatenate(order))])
-    return np.concatenate(found)
 
 
 def _scores(
