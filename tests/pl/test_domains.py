@@ -87,10 +87,18 @@ def test_an_object_without_image_is_drawn_on_white(with_domains):
     assert not [line for line in ax.lines if line.get_gid() == "scale bar"]
 
 
+def test_a_column_of_numbers_that_are_all_missing_is_drawn(with_domains):
+    with_domains["observed"].obs["domain_agreement"] = np.nan
+    (ax,) = pl.domains(with_domains, keys="domain_agreement", region="S0_spots")
+    assert colors(ax).get_clim() == (0, 1)
+
+
 def test_errors(with_domains):
     with pytest.raises(ValueError, match="Which slide is meant"):
         pl.domains(with_domains)
     with pytest.raises(ValueError, match="No column 'none' in `obs`"):
         pl.domains(with_domains, keys="none", region="S0_spots")
+    with pytest.raises(ValueError, match="No column '' in `obs`"):
+        pl.domains(with_domains, keys=[], region="S0_spots")
     with pytest.raises(ValueError, match="`image_alpha` is 2"):
         pl.domains(with_domains, region="S0_spots", image_alpha=2)

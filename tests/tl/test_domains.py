@@ -139,6 +139,9 @@ def test_without_image(slides):
 def test_embeddings_in_place_of_the_image(slides):
     table = slides["observed"]
     left = (table.obs["side"] == "left").to_numpy()[:, None]
+    table.obsm["X_same"] = np.ones((len(table), 3))
+    with pytest.raises(ValueError, match=r"Image features \(X_same\) are the same for all spots of each slide"):
+        tl.domains(slides, 2, "image", features_key="X_same", **QUIET)
     table.obsm["X_uni"] = np.random.default_rng(0).normal(size=(len(table), 5)) + 9 * left
     tl.domains(slides, 2, "image", features_key="X_uni", **QUIET)
     assert ari(table.obs["side"], table.obs["domain"]) > 0.9
@@ -187,8 +190,21 @@ def test_transfer_gives_numbers_one_meaning(predicted):
     assert new["predicted"].uns["domain"]["reference"] == ["S0_spots"]
     with pytest.raises(ValueError, match=r"`n_domains` is 3, and the reference has 2 domains"):
         tl.domains(new, 3, transfer_from=reference)
+    with pytest.raises(ValueError, match=r"`method` is 'staig' and `options` None, but `transfer_from` takes"):
+        tl.domains(new, 2, "staig", transfer_from=reference)
     with pytest.raises(ValueError, match=r"The table of `sdata` holds no prediction"):
         tl.domains(reference, transfer_from=new, table_name="observed")
+    known = reference["observed"].obs["domain"].copy()
+    for wrong, words in (("1.5", r"holds '1.5', but `stp.tl.domains` writes"), ("1", "lie in 1 domains of obs")):
+        reference["observed"].obs["domain"] = pd.Categorical([wrong] * len(known))
+        with pytest.raises(ValueError, match=words):
+            tl.domains(new, transfer_from=reference)
+    reference["observed"].obs["domain"] = known
+    fewer = copy_of(new)
+    del fewer.tables["predicted"]
+    fewer["predicted"] = new["predicted"][:, :5].copy()
+    with pytest.raises(ValueError, match="were predicted for different genes, so their values"):
+        tl.domains(fewer, transfer_from=reference)
     reference["predicted"].uns["predicted"]["model"]["hash"] = "0" * 64
     with pytest.raises(ValueError, match=r"were predicted by predictors 000000000000 and"):
         tl.domains(new, transfer_from=reference)
@@ -207,6 +223,13 @@ def test_scores_against_labels(slides):
         tl.domain_scores(slides, "side", key="none")
     with pytest.raises(ValueError, match="No column 'none'"):
         tl.domain_scores(slides, "none")
+    with pytest.raises(ValueError, match=r"No table holds domains in obs\[''\]"):
+        tl.domain_scores(slides, "side", key=[])
+    with pytest.raises(TypeError, match=r"`n_permutations` is 1\.5"):
+        tl.domain_scores(slides, "side", n_permutations=1.5)
+    table.obs["side"] = None
+    with pytest.raises(ValueError, match="has a label in both partitions"):
+        tl.domain_scores(slides, "side")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def domains(
     slide = slides[one_name("slide", region, list(slides), "region")]
     table = sdata.tables[str(slide.table_name)]
     names = [keys] if isinstance(keys, str) else list(keys)
-    for name in names:
+    for name in names or [""]:
         check_elements.has_column(table, name, "keys")
     rows = table.obs_names.get_indexer(pd.Index(slide.obs_names))
     columns = [pd.Series(table.obs[name]).iloc[rows] for name in names]
@@ -111,7 +111,7 @@ def domains(
         for panel, name, column in zip(axes, names, columns, strict=True):
             if _is_numeric(column):
                 values = column.to_numpy(np.float64)
-                drawn = draw_slide(panel, slide, values, spot_size, limits=(0.0, float(max(1.0, np.nanmax(values)))))
+                drawn = draw_slide(panel, slide, values, spot_size, limits=(0.0, float(np.nanmax([1.0, *values]))))
                 _color_bar(panel, drawn)
             else:
                 colors = category_colors(column, first)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys as keys
-from .._checks import config as check_config
+from .._checks import models as check_models
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
 from ..metrics import ari, homogeneity_completeness, nmi
@@ -81,7 +81,7 @@ def domain_scores(
     ['key', 'slide', 'n_spots', 'n_labels']
     """
     check_elements.is_spatialdata(sdata)
-    check_config.in_range("n_permutations", n_permutations, 1, 100_000)
+    check_models.positive_int("n_permutations", n_permutations)
     selection = Selection(table_name=table_name, shapes_key=shapes_key, regions=regions, in_px=True)
     slides = resolve(sdata, selection, needs_counts=False, needs_image=False)
     table = sdata.tables[str(slides[0].table_name)]
@@ -90,7 +90,7 @@ def domain_scores(
     source = table if label_table is None else sdata.tables[label_table]
     check_elements.has_column(source, label_key, "label_key")
     columns = [key] if isinstance(key, str) else list(key)
-    for name in columns:
+    for name in columns or [""]:
         check.has_domains(name, [str(slides[0].table_name)] if name in table.obs else [], list(sdata.tables))
     rows = np.concatenate([table.obs_names.get_indexer(pd.Index(slide.obs_names)) for slide in slides])
     labels = pd.Series(source.obs[label_key]).reindex(table.obs_names[rows]).to_numpy()

@@ -141,7 +141,8 @@ def domains(
     ``agreement``
         Mean adjusted Rand index with the other seeds.
     ``n_epochs``, ``seconds``
-        Epochs of the network, and the time of both runs (half and all molecules).
+        Epochs of the network, and the time of both runs (half and all molecules); that of the first seed includes what
+        seeds share.
 
     With ``transfer_from`` one row: ``method`` is ``"transfer"``, and ``reference_ari`` is the adjusted Rand index of
     the domains of the reference and those that its predicted expression gives in five-fold cross-validation.
@@ -184,7 +185,9 @@ def domains(
         allow_fractional_counts=allow_fractional_counts,
         regions=regions,
     )
+    check_models.text("key_added", key_added)
     if transfer_from is not None:
+        check.transferred(method, options)
         return transfer(sdata, transfer_from, selection, n_domains, key_added)
     methods = _checked_methods(method)
     for name, value in {"seeds": seeds, "n_components": n_components, **({"refine": refine} if refine else {})}.items():

@@ -262,7 +262,7 @@ def own_column(key: str, tables: Sequence[tuple[str, AnnData]]) -> None:
 
 def numbered_domains(numbers: NDArray[np.float64], column: pd.Series[Any], key: str) -> None:
     """Refuse names of domains other than those that `stp.tl.domains` gives."""
-    if (~(numbers >= 1) & column.notna().to_numpy()).any():
+    if (~((numbers >= 1) & (numbers % 1 == 0)) & column.notna().to_numpy()).any():
         msg = (
             f"obs[{key!r}] of the reference holds {quote([str(name) for name in column.dropna().unique()])}, but "
             "`stp.tl.domains` writes numbers from 1. Give the key of domains that it found, as `key_added`."
@@ -270,12 +270,34 @@ def numbered_domains(numbers: NDArray[np.float64], column: pd.Series[Any], key: 
         raise ValueError(msg)
 
 
-def some_domains(n_spots: int, key: str) -> None:
-    """Refuse a reference of which no predicted spot has a domain."""
-    if not n_spots:
+def some_domains(n_domains: int, key: str) -> None:
+    """Refuse a reference whose predicted spots lie in fewer than two domains."""
+    if n_domains < 2:
         msg = (
-            f"No spot of the reference has both predicted expression and a domain in obs[{key!r}]: spots are matched "
-            "by `obs_names`. Predict the slides in which the domains were found."
+            f"The spots of the reference that have predicted expression lie in {n_domains} domains of obs[{key!r}], "
+            "and at least 2 are needed; spots are matched by `obs_names`. Predict the slides in which the domains were "
+            "found, with `stp.tl.predict`."
+        )
+        raise ValueError(msg)
+
+
+def varying_image(image: NDArray[np.float32], source: str) -> None:
+    """Refuse image features that are the same for all spots of each slide."""
+    if not image.any():
+        msg = (
+            f"Image features ({source}) are the same for all spots of each slide, so they hold no domains. Look at "
+            "`stp.pl.patches(sdata)`, give another `features_key`, or take a method without image, for instance "
+            "`stp.tl.domains(sdata, 5, 'expression')`."
+        )
+        raise ValueError(msg)
+
+
+def transferred(method: object, options: object) -> None:
+    """Refuse a method where domains are those of a reference."""
+    if method is not None or options is not None:
+        msg = (
+            f"`method` is {method!r} and `options` {options!r}, but `transfer_from` takes the domains that the "
+            "reference has. Leave both out: `stp.tl.domains(sdata, transfer_from=reference)`."
         )
         raise ValueError(msg)
 

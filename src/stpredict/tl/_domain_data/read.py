@@ -110,11 +110,13 @@ def read_spots(
         library = np.concatenate(named) if named else None
         expression, _ = _normalized(matrix, index, target, library)
         halves = None if selection.allow_fractional_counts else _halves(matrix, index, target, library)
-    image = None
+    image, image_from = None, ""
     if needs_image:
+        image_from = selection.features_key or "colour and texture"
         features = [slide.features for slide in slides if slide.features is not None]
         found = np.concatenate(features) if features else _colors_and_texture(slides, progress=progress)
         image = standardize(found, index)
+        check.varying_image(image, image_from)
     return DomainSpots(
         slides=slides,
         genes=genes,
@@ -122,7 +124,7 @@ def read_spots(
         expression=expression,
         halves=halves,
         image=image,
-        image_from="" if image is None else selection.features_key or "colour and texture",
+        image_from=image_from,
         predicted=records[0] if is_predicted[0] else None,
     )
 

@@ -41,7 +41,7 @@ def transfer(
     check.own_column(key_added, new.tables)
     labels = _domains_of(old, key_added)
     known = labels >= 0
-    check.some_domains(int(known.sum()), key_added)
+    check.some_domains(len(np.unique(labels[known])), key_added)
     n = int(labels.max()) + 1
     if n_domains is not None and n_domains != n:
         msg = (
