@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, default=1500)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=ALL, default=list(ALL), help="inputs whose mutations are read")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     context = multiprocessing.get_context("forkserver")
@@ -153,8 +154,8 @@ def main() -> None:
         "seed": args.seed, "mutations": [], "processes": [],
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        for i, name in enumerate(ALL):
-            n = args.mutations // len(ALL) + (i < args.mutations % len(ALL))
+        for i, name in enumerate(args.only):
+            n = args.mutations // len(args.only) + (i < args.mutations % len(args.only))
             found["mutations"] += [asdict(each) for each in mutate(name, n, Path(folder), context)]
             print(name, Counter(e["outcome"] for e in found["mutations"] if e["case"] == name), flush=True)
             write(found, args.out)

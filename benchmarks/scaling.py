@@ -1,12 +1,13 @@
 """Time and memory of dense maps, of several processes and of many slides.
 
-    python benchmarks/scaling.py [--points 100000] [--only dense plan cluster cohort] [--out benchmarks]
+    python benchmarks/scaling.py [--points 100000] [--only dense plan cluster cohort spots slides genes cells]
 
 ``dense``: positions 8 µm apart on a slide file of 20,000 x 20,000 px, streamed to a store while memory is sampled.
 ``plan``: a million positions on an image of 100,000 x 100,000 px: the grid, the plan and the first partitions.
 ``cluster``: a fortieth of the dense map, alternately in this process (all cores) and in one dask worker per core.
-``cohort``: six slides with a Visium grid. The network is `m2ost_ridge`, untrained, with 250 genes. Every part runs in a
-process of its own. A run takes about ten minutes on two cores.
+``cohort``: six slides with a Visium grid. The network is `m2ost_ridge`, untrained, with 250 genes.
+``spots``, ``slides``, ``genes`` and ``cells``: large inputs for a small model, in `scaling_load.py`.
+Every part runs in a process of its own. A run takes about twenty minutes on two cores.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import time
 import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import psutil
+import scaling_load
 import shapely
 import zarr
 from distributed import Client, LocalCluster
@@ -275,36 +278,62 @@ def table(result):
 {result["date"]}; {result["device"]}; torch {result["torch"]}. Made by `python benchmarks/scaling.py` with an
 untrained `m2ost_ridge` and 250 genes.
 """
-    return "\n".join([head, *(TEXTS[part].format(**values) for part, values in found.items())])
+    return "\n".join([head, *(TEXTS[part].format(**values) for part, values in found.items()), *load_table(result)])
+
+
+def load_table(result):
+    """Format the large inputs, each a row."""
+    found = {name: result[name] for name in scaling_load.ROWS if name in result}
+    if not found:
+        return []
+    about = ", ".join(sorted({f"{each['date']}, {each['n_threads']} threads" for each in found.values()}))
+    lines = [
+        f"""## Large inputs
+
+A small model (`ridge_color`) on small images, so that what grows is everything else. Each row is a process of its own;
+memory before includes the imports ({about}).
+
+| input | seconds | MiB before | MiB at most |
+|---|--:|--:|--:|"""
+    ]
+    for name, each in found.items():
+        words = scaling_load.ROWS[name].format(**each)
+        lines.append(f"| {words} | {each['seconds']:.0f} | {each['before_mib']:,} | {each['peak_mib']:,} |")
+    return ["\n".join(lines) + "\n"]
 
 
 def main():
     """Measure and write JSON and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = (*PARTS, *scaling_load.ROWS)
     parser.add_argument("--points", type=int, default=100_000)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--task", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--task", choices=parts, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:
         warnings.simplefilter("ignore", UserWarning)
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(globals()[args.task](Path(folder), args.points)))
+            print(json.dumps(run_task(args.task, Path(folder), args.points)))
         return
-    import torch
-
     file = args.out / "scaling.json"
     result = json.loads(file.read_text()) if file.is_file() else {}
-    result |= {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "device": f"{platform.machine()}, {os.cpu_count()} cores",
-        "torch": str(torch.__version__),
-    }
     for part in args.only:
         result[part] = run_in_process(part, args.points)
+        if part in PARTS:
+            result |= {"date": result[part].pop("date"), "device": f"{platform.machine()}, {os.cpu_count()} cores",
+                       "torch": version("torch")}  # fmt: skip
         file.write_text(json.dumps(result, indent=1) + "\n")
-    (args.out / "scaling.md").write_text(table(result))
+        (args.out / "scaling.md").write_text(table(result))
     print(table(result))
+
+
+def run_task(name, folder, n_points):
+    """What one part finds, with the date and the number of threads."""
+    import torch
+
+    found = getattr(scaling_load, name)(folder) if name in scaling_load.ROWS else globals()[name](folder, n_points)
+    return {**found, "date": f"{datetime.now(UTC):%Y-%m-%d}", "n_threads": torch.get_num_threads()}
 
 
 if __name__ == "__main__":

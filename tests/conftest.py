@@ -42,8 +42,9 @@ def forkserver() -> Iterator[ForkServerContext]:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([
-        "distributed", "stpredict._resample", "stpredict._slides.slides", "stpredict.datasets._synthetic",
-        "stpredict.models.m2ost", "stpredict.tl._benchmarking.runner", "stpredict.tl._fit", "stpredict.tl._predict",
+        "distributed", "scipy.stats", "stpredict._resample", "stpredict._slides.slides",
+        "stpredict.datasets._synthetic", "stpredict.models.m2ost", "stpredict.tl._benchmarking.runner",
+        "stpredict.tl._cohort.runner", "stpredict.tl._fit", "stpredict.tl._predict", "tifffile",
     ])  # fmt: skip
     ensure_running()
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):

@@ -66,6 +66,12 @@ def in_a_layer(table, folder):
     table.layers["counts"], table.X = table.X, None
 
 
+def lazy(table, folder):
+    """X as `read_lazy` opens it; spatialdata takes no table whose rows are lazy too."""
+    table.write_zarr(folder / "table.zarr")
+    table.X = ad.experimental.read_lazy(folder / "table.zarr").X
+
+
 STORED = {
     "dask of sparse": in_blocks,
     "dask of dense": dense_blocks,
@@ -74,12 +80,18 @@ STORED = {
     "csc": lambda table, folder: setattr(table, "X", sp.csc_matrix(table.X)),
     "integers": lambda table, folder: setattr(table, "X", table.X.astype(np.int32)),
     "float64": lambda table, folder: setattr(table, "X", table.X.astype(np.float64)),
+    "half precision": lambda table, folder: setattr(table, "X", table.X.toarray().astype(np.float16)),
+    "sparse array": lambda table, folder: setattr(table, "X", sp.csr_array(table.X)),
+    "texts": lambda table, folder: setattr(table, "X", table.X.toarray().astype(int).astype(str).astype(object)),
+    "lazy": lazy,
     "booleans and objects": lambda table, folder: setattr(table, "X", table.X.toarray().astype(object)),
 }
 
 
 @pytest.mark.parametrize("kind", STORED)
-@pytest.mark.filterwarnings("ignore:.*object dtype", "ignore:X.dtype")
+@pytest.mark.filterwarnings(
+    "ignore:.*object dtype", "ignore:X.dtype", "ignore:.*read_lazy:FutureWarning", "ignore:.*experimental"
+)
 def test_counts_however_they_are_stored(sdata, original, predictor, tmp_path, kind):
     expected = scores(original, predictor)
     STORED[kind](sdata["observed"], tmp_path)
@@ -91,9 +103,20 @@ def test_counts_however_they_are_stored(sdata, original, predictor, tmp_path, ki
     stp.tl.predict(sdata, again, shapes_key=TEST, progress=False)
     found = stp.tl.evaluate(sdata, layer=layer)
     np.testing.assert_allclose(found["pearson"], expected["pearson"], rtol=1e-5)
+    stp.pp.spots_from_cells(
+        sdata, diameter_um=400, pitch_um=400, outline="square", shapes_key=TRAIN, table_name="observed", layer=layer
+    )
+    inside = original["observed"][original["observed"].obs["region"] == TRAIN].X.sum()
+    assert 0 < sdata["pseudo_spots_counts"].X.sum() <= inside
     if layer:
         with pytest.raises(ValueError, match="X of the table is None"):
             stp.tl.evaluate(sdata)
+
+
+def test_complex_numbers_are_no_counts(sdata):
+    sdata["observed"].X = sdata["observed"].X.toarray().astype(complex)
+    with pytest.raises(ValueError, match=r"X of the table holds complex128, not numbers\. Give the `layer`"):
+        stp.pp.select_genes(sdata, n_genes=5)
 
 
 def test_a_table_backed_by_a_file(sdata, original, predictor, tmp_path):

@@ -17,7 +17,7 @@ from stpredict import datasets, tl
 from stpredict._checks.paths import name_slides
 from stpredict._cli import _commands, _errors, main
 from stpredict._cli._main import parser
-from stpredict._cli._options import COMMANDS, FRACTIONAL, LAYER, PREDICTION, REGIONS, SELECTION
+from stpredict._cli._options import COMMANDS, FRACTIONAL, LAYER, PREDICTION, SELECTION
 from stpredict._files import lock
 from stpredict._slides.slides import pyramid
 from stpredict.io.genes import read_gene_list
@@ -201,7 +201,7 @@ def test_every_argument_of_the_function_is_an_option_or_is_left_out_for_a_reason
 
 def test_options_that_commands_share_are_the_same_and_complete():
     shared = {field.name for field in dataclasses.fields(tl.Selection)} - {"in_px"}
-    assert {*SELECTION, *LAYER, *REGIONS, *FRACTIONAL, "group_key"} == shared
+    assert {*SELECTION, *LAYER, *FRACTIONAL, "group_key"} == shared
     assert set(PREDICTION) - {"progress"} == {field.name for field in dataclasses.fields(tl.PredictOptions)} - {
         "uncertainty",
         "coverage",

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PRELOAD = (
-    "stpredict.io._st", "stpredict.io._visium", "stpredict.models.m2ost", "stpredict.tl._benchmarking.runner",
-    "stpredict.tl._cohort.runner", "stpredict.tl._fit", "stpredict.tl._predict", "tifffile",
+    "distributed", "scipy.stats", "stpredict._resample", "stpredict.io._st", "stpredict.io._visium",
+    "stpredict.models.m2ost", "stpredict.tl._benchmarking.runner", "stpredict.tl._cohort.runner", "stpredict.tl._fit",
+    "stpredict.tl._predict", "tifffile",
 )  # fmt: skip
 """What new processes are forks of a process with; modules of this folder are not on its path."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -21,7 +21,9 @@ def load(name):
 
 
 campaign, cases = load("fault_campaign"), load("fault_cases")
-N_EACH = dict.fromkeys(cases.READERS, 15)
+N_EACH = dict.fromkeys(cases.READERS, 15) | {
+    "predictor": 12, "checkpoint": 6, "store": 10, "benchmark": 8, "cohort": 5, "image cache": 12,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 from PIL import Image
 from scipy import sparse
+from shapely.geometry import mapping
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 GENES = ["A", "B", "B", "C"]  # symbols are not unique in 10x matrices
@@ -103,6 +106,40 @@ def hd_folder(tmp_path: Path) -> Path:
     (folder / "microscope_image").mkdir()
     draw(folder / "microscope_image/tissue.tif", 190, 140)
     return folder
+
+
+def write_coarse_bins(folder: Path) -> None:
+    """Bins of 16 µm beside those of `hd_folder`."""
+    fine, coarse = (folder / f"binned_outputs/square_{side:03}um" for side in (8, 16))
+    (coarse / "spatial").mkdir()
+    places = pd.read_parquet(fine / "spatial/tissue_positions.parquet")
+    places = places[(places["array_row"] % 2 == 0) & (places["array_col"] % 2 == 0)].copy()
+    places[["array_row", "array_col"]] //= 2
+    places["in_tissue"] = 1
+    places.to_parquet(coarse / "spatial/tissue_positions.parquet")
+    (coarse / "spatial/scalefactors_json.json").write_text((fine / "spatial/scalefactors_json.json").read_text())
+    write_matrix(coarse / "filtered_feature_bc_matrix.h5", places["barcode"].tolist(), np.arange(60).reshape(15, 4))
+
+
+CELL_AREAS = {7: shapely.box(20, 20, 36, 30), 2: shapely.box(60, 40, 72, 52), 11: shapely.box(100, 90, 110, 104)}
+
+
+def write_cells(
+    folder: Path, outlines: Mapping[int, Any] = CELL_AREAS, numbers: Sequence[int] = (2, 7, 11), field: Any = int
+) -> Path:
+    """Cells as Space Ranger 4 writes them: the matrix names them, the outlines number them, in another order."""
+    place = folder / "segmented_outputs"
+    (place / "spatial").mkdir(parents=True, exist_ok=True)
+    names = [f"cellid_{number:09}-1" for number in numbers]
+    write_matrix(place / "filtered_feature_cell_matrix.h5", names, np.array(numbers)[:, None] * np.array([1, 2, 3, 4]))
+    features = [
+        {"type": "Feature", "properties": {"cell_id": field(number)}, "geometry": geometry and mapping(geometry)}
+        for number, geometry in outlines.items()
+    ]
+    (place / "cell_segmentations.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    factors = folder / "binned_outputs/square_008um/spatial/scalefactors_json.json"
+    (place / "spatial/scalefactors_json.json").write_text(factors.read_text())
+    return place
 
 
 CELLS = np.array([[20.0, 10.0], [40.0, 30.0], [60.0, 20.0], [30.0, 50.0]])

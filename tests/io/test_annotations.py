@@ -64,6 +64,29 @@ def test_qupath(slide, tmp_path, kind):
     assert resolve(slide, Selection())[0].shapes_key == "S0_spots"
 
 
+@pytest.mark.parametrize(("properties", "expected"), [
+    (None, [None] * 3),
+    (["a"], [None] * 3),
+    ({"classification": None, "name": None}, [None] * 3),
+    ({"classification": "Tumor", "name": 5}, ["5", "Tumor", None]),
+    ({"classification": ["Tumor"], "name": {"a": 1}}, [None] * 3),
+    ({"classification": {"names": []}}, [None] * 3),
+    ({"classification": {"names": ["A", None], "name": "B"}}, [None, "A", None]),
+    ({"classification": {"name": 7, "color": [1, 2]}, "color": "red"}, [None, "7", None]),
+    ({"color": [255.0, 0, 16]}, [None, None, "#ff0010"]),
+    ({"color": "#FF0010"}, [None, None, "#FF0010"]),
+    ({"color": [256, -1, 0]}, [None] * 3),
+    ({"classification": {"name": "A", "colorRGB": "x"}}, [None, "A", None]),
+])  # fmt: skip
+def test_what_is_said_of_an_outline_never_refuses_it(slide, tmp_path, properties, expected):
+    drawn = [{"type": "Feature", "geometry": mapping(HOLED), "properties": properties}]
+    stp.io.read_annotations(slide, write(tmp_path / "a.geojson", drawn))
+    row = slide["annotations"].iloc[0]
+    assert [row["name"], row["class"], row["color"]] == expected
+    assert row.geometry.equals(HOLED)
+    stp.io.write_annotations(slide, tmp_path / "b.geojson", "annotations")
+
+
 def test_they_lie_where_the_image_lies(slide, tmp_path):
     turn = Affine([[0, -1, 9], [1, 0, 5], [0, 0, 1]], ("x", "y"), ("x", "y"))
     set_transformation(slide["S0_image"], {"stage": turn, "S0": Scale([2, 2], ("x", "y"))}, set_all=True)
@@ -82,7 +105,7 @@ def test_what_has_no_area_is_left_out_with_a_count(slide, tmp_path):
         feature(shapely.LineString([(0, 0), (9, 9)])),
         {**DRAWN[0], "geometry": None},
     ]
-    with pytest.warns(UserWarning, match=r"3 of 6 annotations of 'a.geojson' are points or lines and are left out"):
+    with pytest.warns(UserWarning, match=r"3 of 6 annotations of 'a.geojson' have no area and are left out"):
         stp.io.read_annotations(slide, write(tmp_path / "a.geojson", [others[0], *DRAWN, *others[1:]]))
     assert slide["annotations"]["class"].tolist() == ["Tumor", "Fat", "Tumor: Positive"]
     with pytest.raises(ValueError, match=r"None of the 3 annotations of 'b.geojson' has an area"):
@@ -95,6 +118,8 @@ def test_what_has_no_area_is_left_out_with_a_count(slide, tmp_path):
     ('{"a": 1}', r"holds no GeoJSON features"),
     ("x y z", r"'a.geojson' cannot be read: .* Give another file"),
     ('[{"geometry": {"type": "Polygon", "coordinates": [[["a", 1]]]}, "properties": {}}]', "not valid GeoJSON"),
+    ('[{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [NaN, 9], [9, 9]]]}}]', "a coordinate is not finite"),
+    ('[{"geometry": {"type": "Polygon", "coordinates": [[[1%s, 0], [9, 9], [0, 9]]]}}]' % (400 * "0"), "not valid Geo"),
     ('[{"geometry": {"type": "Blob"}, "properties": {}}]', "not valid GeoJSON"),
     ("<annotations><ndpviewstate>", r"does not end in '</annotations>' .* Bytes are missing"),
     ("<annotations><b></annotations>", r"mismatched tag.* Give another file"),
@@ -162,7 +187,7 @@ def test_ndpa_counts_from_the_centre_of_the_glass(tmp_path, source):
     if source == "argument":
         with pytest.raises(ValueError, match=r"not known how far .* Read the NDPI file itself .* or give `offset_nm`"):
             stp.io.read_annotations(sdata, path)
-    with pytest.warns(UserWarning, match="1 of 3 annotations of 'a.ndpi.ndpa' are points or lines"):
+    with pytest.warns(UserWarning, match="1 of 3 annotations of 'a.ndpi.ndpa' have no area"):
         stp.io.read_annotations(sdata, path, offset_nm=None if source == "file" else offset)
     found = sdata["annotations"]
     np.testing.assert_allclose(shapely.get_coordinates(found.geometry[0])[:4], corners)

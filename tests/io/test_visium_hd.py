@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from shapely.geometry import mapping
 from spatialdata import read_zarr
 
 import stpredict as stp
@@ -85,6 +84,17 @@ def test_the_places_decide_over_scale_factors(hd_folder):
     assert sdata.attrs["stpredict"]["um_per_px"] == {"HD_image": 0.52}
 
 
+def test_pixels_that_are_not_square(hd_folder):
+    path = hd_folder / BIN / "spatial/tissue_positions.parquet"
+    places = pd.read_parquet(path)
+    places["pxl_row_in_fullres"] *= 0.97
+    places.to_parquet(path)
+    with pytest.raises(ValueError, match=r"'HD' are not square: .* wide and .* high"):
+        stp.io.read_visium_hd(hd_folder)
+    with pytest.warns(UserWarning, match=r"'HD' are not square: .*`um_per_px=0\.5` is used for both"):
+        stp.io.read_visium_hd(hd_folder, um_per_px=0.5)
+
+
 def test_image_is_missing_or_not_the_one(hd_folder, tmp_path):
     (hd_folder / "microscope_image/tissue.tif").unlink()
     with pytest.raises(FileNotFoundError, match=r"No full-resolution image in .* fetch .*'Microscope image'"):
@@ -130,56 +140,30 @@ def test_cells_and_other_bins_are_not_read(hd_folder):
 
 # cells of Space Ranger 4, and several bin sizes
 
-CELL_AREAS = {7: shapely.box(20, 20, 36, 30), 2: shapely.box(60, 40, 72, 52), 11: shapely.box(100, 90, 110, 104)}
-
-
-def write_cells(folder, outlines=CELL_AREAS, numbers=(2, 7, 11), field=int):
-    """Cells as Space Ranger 4 writes them: the matrix names them, the outlines number them, in another order."""
-    place = folder / "segmented_outputs"
-    (place / "spatial").mkdir(parents=True, exist_ok=True)
-    names = [f"cellid_{number:09}-1" for number in numbers]
-    counts = np.array(numbers)[:, None] * np.array([1, 2, 3, 4])
-    made.write_matrix(place / "filtered_feature_cell_matrix.h5", names, counts)
-    features = [
-        {"type": "Feature", "properties": {"cell_id": field(number)}, "geometry": geometry and mapping(geometry)}
-        for number, geometry in outlines.items()
-    ]
-    (place / "cell_segmentations.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    (place / "spatial/scalefactors_json.json").write_text((folder / FACTORS).read_text())
-    return place
-
 
 @pytest.fixture
 def cells_folder(hd_folder):
-    write_cells(hd_folder)
+    made.write_cells(hd_folder)
     return hd_folder
 
 
 @pytest.mark.parametrize("field", [int, str, "cellid_{:09}-1".format])
 def test_cells_have_their_own_outlines_and_counts(hd_folder, field):
-    write_cells(hd_folder, field=field)
+    made.write_cells(hd_folder, field=field)
     sdata = stp.io.read_visium_hd(hd_folder, bin_um=None, cells=True, patient="p")
     assert [name for _, name, _ in sdata.gen_elements()] == ["HD_image", "HD_cells", "observed"]
     table, outlines = sdata["observed"], sdata["HD_cells"]
     assert table.obs["spot_id"].tolist() == [2, 7, 11]
     np.testing.assert_array_equal(table.X.toarray(), np.array([[2], [7], [11]]) * [1, 2, 3, 4])
     for number, geometry in zip(table.obs["spot_id"], outlines.loc[table.obs["spot_id"]].geometry, strict=True):
-        assert geometry.equals(CELL_AREAS[number])
+        assert geometry.equals(made.CELL_AREAS[number])
     (slide,) = resolve(sdata, Selection())
     np.testing.assert_allclose(slide.xy_px, [(66, 46), (28, 25), (105, 97)])
     assert (slide.um_per_px, slide.diameter_um) == (0.5, pytest.approx(2 * np.sqrt(144 / np.pi) * 0.5))
 
 
 def test_bins_and_cells_in_one_object(cells_folder, tmp_path):
-    other = cells_folder / "binned_outputs/square_016um"
-    (other / "spatial").mkdir()
-    places = pd.read_parquet(cells_folder / BIN / "spatial/tissue_positions.parquet")
-    places = places[(places["array_row"] % 2 == 0) & (places["array_col"] % 2 == 0)].copy()
-    places[["array_row", "array_col"]] //= 2
-    places["in_tissue"] = 1
-    places.to_parquet(other / "spatial/tissue_positions.parquet")
-    (other / "spatial/scalefactors_json.json").write_text((cells_folder / FACTORS).read_text())
-    made.write_matrix(other / "filtered_feature_bc_matrix.h5", places["barcode"].tolist(), np.arange(60).reshape(15, 4))
+    made.write_coarse_bins(cells_folder)
     alone = stp.io.read_visium_hd(cells_folder)
     sdata = stp.io.read_visium_hd(cells_folder, bin_um=[8, 16], cells=True, patient="p")
     assert list(sdata.shapes) == ["HD_square_008um", "HD_square_016um", "HD_cells"]
@@ -200,7 +184,7 @@ def test_bins_and_cells_in_one_object(cells_folder, tmp_path):
 
 
 def test_cells_beyond_the_image_are_left_out(cells_folder):
-    write_cells(cells_folder, CELL_AREAS | {7: shapely.box(500, 20, 520, 30)})
+    made.write_cells(cells_folder, made.CELL_AREAS | {7: shapely.box(500, 20, 520, 30)})
     for place in (cells_folder / BIN / "spatial", cells_folder / "segmented_outputs/spatial"):
         made.draw(place / "tissue_hires_image.png", 95, 70)
     with pytest.warns(UserWarning, match="1 of 39 spots lie off image 'tissue.tif'"):
@@ -211,7 +195,9 @@ def test_cells_beyond_the_image_are_left_out(cells_folder):
 
 def test_outlines_that_cross_themselves_or_have_no_area(hd_folder):
     crossed = shapely.Polygon([(60, 40), (70, 50), (70, 40), (60, 50)])
-    write_cells(hd_folder, CELL_AREAS | {2: crossed, 11: shapely.Polygon([(9, 9), (20, 20), (9, 9)]), 7: None})
+    made.write_cells(
+        hd_folder, made.CELL_AREAS | {2: crossed, 11: shapely.Polygon([(9, 9), (20, 20), (9, 9)]), 7: None}
+    )
     with pytest.warns(UserWarning, match=r"2 of 3 cells of 'cell_segmentations.geojson' have no area"):
         sdata = stp.io.read_visium_hd(hd_folder, bin_um=None, cells=True)
     assert sdata["HD_cells"].index.tolist() == [2]
@@ -221,12 +207,12 @@ def test_outlines_that_cross_themselves_or_have_no_area(hd_folder):
 def test_cells_without_outlines(hd_folder):
     with pytest.raises(FileNotFoundError, match=r"No folder of segmented cells in .*looked for 'segmented_outputs'"):
         stp.io.read_visium_hd(hd_folder, cells=True)
-    place = write_cells(hd_folder, {2: CELL_AREAS[2]})
+    place = made.write_cells(hd_folder, {2: made.CELL_AREAS[2]})
     words = r"2 of 3 cells with counts have no outline .* instance 'cellid_000000007-1', .*Give the matrix and the outl"
     with pytest.raises(ValueError, match=words):
         stp.io.read_visium_hd(hd_folder, cells=True)
     path = place / "cell_segmentations.geojson"
-    write_cells(hd_folder)
+    made.write_cells(hd_folder)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"'cell_segmentations.geojson' cannot be read: .* Bytes are missing"):
         stp.io.read_visium_hd(hd_folder, cells=True)

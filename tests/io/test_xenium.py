@@ -143,7 +143,7 @@ def keypoint_file(folder, errors_um, n=5):
 def test_keypoints_give_the_matrix_with_the_least_squares(xenium_folder):
     expected = stp.io.read_xenium(xenium_folder)
     pairs = keypoint_file(xenium_folder, np.zeros(5))
-    for given in (None, pairs.to_numpy()):
+    for given in (None, pairs.to_numpy(), pairs.assign(note=1)[["note", *pairs.columns[[2, 3, 0, 1]]]]):
         found = stp.io.read_xenium(xenium_folder, alignment=given)
         np.testing.assert_allclose(found["observed"].obsm["spatial"], expected["observed"].obsm["spatial"], atol=1e-6)
         assert found.attrs["stpredict"]["alignment"]["X1_image"]["residuals_um"] == pytest.approx(np.zeros(5), abs=1e-3)
@@ -166,6 +166,7 @@ def test_keypoints_that_do_not_fit_are_named(xenium_folder):
 @pytest.mark.parametrize(("pairs", "words"), [
     (np.ones((2, 4)), r"holds 2 pairs of keypoints; at least three are needed, not all on one line\. Set more"),
     (np.arange(20.0).reshape(5, 4), r"holds 5 pairs of keypoints; at least three are needed"),
+    (np.column_stack([np.arange(5.0), np.arange(5.0), KEYPOINTS]), r"holds 5 pairs .* not all on one line"),
     (np.empty((0, 4)), "holds 0 pairs of keypoints"),
     (np.full((4, 4), np.nan), r"has keypoints without coordinates\. Remove these pairs"),
 ])  # fmt: skip

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import anndata as ad
 import dask.array as da
 import numpy as np
 import pytest
@@ -19,12 +20,28 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rows", [None, np.arange(20), np.array([5, 2, 19])])
-def test_columns(kind, rows):
-    found = read_columns(KINDS[kind](VALUES), [4, 1], rows)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, VALUES[:, [4, 1]][slice(None) if rows is None else rows].astype(np.float32))
+def stored(kind, folder):
+    """The values in a file, as anndata opens them."""
+    table = ad.AnnData({"dense": np.asarray, "csr": csr_matrix, "csc": csc_matrix}[kind.split()[-1]](VALUES))
+    if kind.startswith("backed"):
+        table.write_h5ad(folder / "a.h5ad")
+        return ad.read_h5ad(folder / "a.h5ad", backed="r").X
+    table.write_zarr(folder / "a.zarr")
+    return ad.experimental.read_lazy(folder / "a.zarr").X
+
+
+@pytest.mark.parametrize(
+    "kind", [*KINDS, "backed dense", "backed csr", "backed csc", "lazy dense", "lazy csr", "lazy csc"]
+)
+@pytest.mark.filterwarnings("ignore:.*read_lazy:FutureWarning", "ignore:.*experimental")
+def test_columns(kind, tmp_path):
+    matrix = KINDS[kind](VALUES) if kind in KINDS else stored(kind, tmp_path)
+    for rows in (None, np.arange(20), np.array([5, 2, 19])):
+        for columns in ([4, 1], [1], [*range(6)], [5, 4, 3, 2, 1, 0]):
+            found = read_columns(matrix, columns, rows)
+            assert found.dtype == np.float32
+            expected = VALUES[:, columns][slice(None) if rows is None else rows]
+            np.testing.assert_array_equal(found, expected.astype(np.float32))
 
 
 def test_other_chunks_are_not_read():

@@ -74,10 +74,10 @@ def quick(tmp_path: Path) -> Callable[..., Predictor]:
 
 
 @contextmanager
-def local_cluster(n_workers: int) -> Iterator[Client]:
+def local_cluster(n_workers: int, **options: Any) -> Iterator[Client]:
     """A dask cluster of some processes. It is not dask's default, so other tests do not use it."""
     with (
-        LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0", **options) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

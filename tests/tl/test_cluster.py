@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import signal
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 
+import dask
 import numpy as np
 import pytest
 import zarr
+from distributed import Client, Scheduler, Worker
 from distributed.comm import CommClosedError
 from spatialdata import read_zarr
 
@@ -20,6 +25,7 @@ from stpredict.pp import spot_grid
 from stpredict.tl import PredictOptions, predict
 from stpredict.tl._inference import cluster
 from stpredict.tl._inference.plan import PredictionPlan
+from stpredict.tl._predictor import serialization
 from stpredict.tl._predictor.serialization import package_version
 
 from .conftest import local_cluster
@@ -188,13 +194,9 @@ def test_a_connection_that_closes_while_data_are_sent(on_disk, predictor, client
     np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)
 
 
-@pytest.mark.parametrize(("version", "words"), [
-    ("0.0.1", r"Worker 'tcp://b' has stpredict 0\.0\.1 \('0\.0\.1'\), and this process has .*: 1 of 2 workers differ"),
-    (ModuleNotFoundError("No module named 'stpredict'"), r"'tcp://b' has no stpredict that can be used \(Module"),
-])  # fmt: skip
-def test_workers_of_another_version_are_refused(version, words):
-    found = {"tcp://a": package_version(), "tcp://b": version}
-    with pytest.raises(ValueError, match=words):
+def test_workers_without_the_package_are_refused():
+    found = {"tcp://a": package_version(), "tcp://b": ModuleNotFoundError("No module named 'stpredict'")}
+    with pytest.raises(ValueError, match=r"'tcp://b' has no stpredict that can be used \(Module"):
         cluster.check_worker_versions(SimpleNamespace(run=lambda function, on_error: found))
 
 
@@ -215,3 +217,136 @@ def test_workers_write_small_partitions(on_disk, predictor, client, tmp_path):
     assert zarr.open_group(tmp_path / "store", mode="r")["X"].chunks == (16, 12)
     table, wanted = on_disk["predicted"], on_disk["wanted"]
     np.testing.assert_allclose(np.asarray(table[wanted.obs_names].X), wanted.X, atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_partitions")
+def test_a_slow_worker_delays_only_its_own_part(on_disk, predictor, client, tmp_path):
+    """The first that computes does not go on before the other has computed, and the result is whole."""
+    predict(on_disk, predictor, key_added="wanted", **QUIET)
+    predictor.members[0].network.head.register_forward_hook(Waiter(tmp_path))
+    predict(on_disk, predictor, client=client, **QUIET)
+    assert len(list(tmp_path.glob("computed-*"))) == 2
+    np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)
+
+
+class Waiter:
+    """A hook that notes each process that calls it, and lets the first one wait for another one."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, *_):
+        (self.folder / f"computed-{os.getpid()}").touch()
+        with suppress(FileExistsError):
+            (self.folder / "first").touch(exist_ok=False)
+            while len(list(self.folder.glob("computed-*"))) < 2:
+                time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("forkserver")
+def test_a_worker_that_reaches_its_limit_of_memory(on_disk, predictor):
+    """Dask ends it, and the error says what to do."""
+    predictor.members[0].network.head.register_forward_hook(fill_memory)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        local_cluster(1, memory_limit="1GiB") as own,
+        pytest.raises(RuntimeError, match=r"1 workers died while .* too little memory\. Give each worker more memory"),
+    ):
+        predict(on_disk, predictor, client=own, **QUIET)
+    assert "predicted" not in on_disk.tables
+
+
+def fill_memory(*_):
+    filled = np.ones(1 << 30, np.uint8)
+    while filled.any():
+        time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("forkserver")
+def test_a_cluster_that_shrinks_to_nothing_and_grows_again(on_disk, predictor, tmp_path):
+    """With the last worker goes all that was sent and all that was not fetched."""
+    shared, tasks = [np.arange(3)], [(i,) for i in range(20)]
+    with local_cluster(1) as own:
+        results = cluster.run_tasks(own, add, shared, tasks)
+        found = [next(results)]
+        own.cluster.scale(0)
+        while own.nthreads():
+            time.sleep(0.005)
+        own.cluster.scale(1)
+        found += results
+    assert sorted(task for task, _, _ in found) == tasks
+    assert all(error is None and value.tolist() == [i, i + 1, i + 2] for (i,), value, error in found)
+
+
+def add(array, number):
+    return array + number
+
+
+def test_many_tasks_and_a_worker_that_dies(client, tmp_path):
+    tasks = [(i,) for i in range(200)]
+    found = list(cluster.run_tasks(client, kill_at_first, [Killer(tmp_path / "killed")], tasks))
+    client.wait_for_workers(2)
+    assert (tmp_path / "killed").exists()
+    assert sorted((task, value, error) for task, value, error in found) == [((i,), i, None) for i in range(200)]
+
+
+def kill_at_first(killer, number):
+    killer()
+    return number
+
+
+def test_a_worker_of_another_version_is_refused_before_it_computes(on_disk, predictor, client):
+    worker = next(iter(client.nthreads()))
+    own, words = package_version(), rf"Worker '{worker}' has stpredict 0\.0\.1 .* 1 of 2 workers differ"
+    client.run(set_version, "0.0.1", workers=[worker])
+    try:
+        with pytest.raises(ValueError, match=words):
+            predict(on_disk, predictor, client=client, **QUIET)
+    finally:
+        client.run(set_version, own, workers=[worker])
+    assert "predicted" not in on_disk.tables
+
+
+def set_version(number):
+    serialization.version = lambda name: number
+
+
+def test_a_scheduler_that_is_killed(forkserver):
+    """One error from here, and not from deep inside of dask."""
+    ours, theirs = forkserver.Pipe()
+    scheduler = forkserver.Process(target=run_scheduler, args=(theirs,))
+    scheduler.start()
+    address = ours.recv()
+    worker = forkserver.Process(target=run_worker, args=(address,))
+    worker.start()
+    with Client(address, set_as_default=False) as own:
+        own.wait_for_workers(1)
+        results = cluster.run_tasks(own, add, [np.arange(3)], [(i,) for i in range(20)])
+        next(results)
+        scheduler.kill()
+        own._timeout = 0.1  # it would look for the scheduler for half a minute
+        with (
+            dask.config.set({"distributed.comm.timeouts.connect": "100ms"}),
+            pytest.raises(RuntimeError, match=r"scheduler of `client` was lost, and \d+ parts .*Start the cluster"),
+        ):
+            list(results)
+    worker.kill()
+    for process in (scheduler, worker):
+        process.join()
+
+
+def run_scheduler(connection):
+    async def run():
+        async with Scheduler(port=0, dashboard=False) as scheduler:
+            connection.send(scheduler.address)
+            await scheduler.finished()
+
+    asyncio.run(run())
+
+
+def run_worker(address):
+    async def run():
+        async with Worker(address, nthreads=1, dashboard=False) as worker:
+            await worker.finished()
+
+    asyncio.run(run())

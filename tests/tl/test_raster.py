@@ -186,6 +186,10 @@ def test_faults(lattice, monkeypatch):
         rasterize(lattice, shapes_key="S0_spots")
     with pytest.raises(ValueError, match=r"No layer 'rate' in the table"):
         rasterize(lattice, layer="rate")
+    lattice["predicted"].layers["values"], lattice["predicted"].X = lattice["predicted"].X, None
+    with pytest.raises(ValueError, match=r"X of table 'predicted' is None \(layers found: 'values'\)\. Give"):
+        rasterize(lattice)
+    lattice["predicted"].X = lattice["predicted"].layers["values"]
     for key in ("S0_image", "grid"):
         with pytest.raises(ValueError, match=rf"already has an element '{key}'"):
             rasterize(lattice, key_added=key)

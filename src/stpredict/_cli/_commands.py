@@ -50,6 +50,7 @@ def fit(options: argparse.Namespace) -> None:
             table_name=given.get("table_name"),
             layer=given.get("layer"),
             allow_fractional_counts=given.get("allow_fractional_counts", False),
+            regions=given.get("regions"),
         )
     predictor = tl.fit(given.pop("sdata"), **given)
     sys.stdout.write(f"{predictor!r}\nSaved to {options.save_dir}\n")

@@ -97,6 +97,12 @@ SELECTION: Mapping[str, Option] = MappingProxyType(
             "--um-per-px", "resolution in micrometres per pixel, if it is not recorded", {"type": float}, where=True
         ),
         "features_key": Option("--features", "matrix of obsm with image embeddings of the spots", where=True),
+        "regions": Option(
+            "--regions",
+            "polygons in which spots must lie: ELEMENT, or ELEMENT=CLASS for one class of it",
+            MANY,
+            where=True,
+        ),
     }
 )
 """Fields of `Selection` that every sub-command shares which opens images."""
@@ -105,11 +111,6 @@ LAYER = {
     "library_key": Option(
         "--library-key", "column of the table with library sizes, if it does not hold all genes", where=True
     ),
-}
-REGIONS = {
-    "regions": Option(
-        "--regions", "polygons in which spots must lie: ELEMENT, or ELEMENT=CLASS for one class of it", MANY, where=True
-    )
 }
 FRACTIONAL = {
     "allow_fractional_counts": Option(
@@ -162,7 +163,6 @@ FIT = Command(
         "resume_from": Option("--resume", "resume an interrupted training in --out", FLAG),
         **SELECTION,
         **LAYER,
-        **REGIONS,
         **FRACTIONAL,
     },
     extra={
@@ -258,7 +258,7 @@ EVALUATE = Command(
         "shapes_key": Option("--shapes", "elements with the spots to score (default: all)", MANY, where=True),
         "table_name": Option("--table", "table with measured counts (default: observed)", where=True),
         **LAYER,
-        **REGIONS,
+        "regions": SELECTION["regions"],
         "n_splits": Option("--splits", "random halvings of the counts for the ceiling (default: 10)", {"type": int}),
         "seed": Option("--seed", "seed of the halvings (default: 0)", {"type": int}),
     },

@@ -281,10 +281,13 @@ def numeric_matrix(values: NDArray[Any], name: str) -> NDArray[Any]:
     if values.ndim != 2:
         msg = f"{name} of the table has shape {values.shape}; a matrix (n_spots, n_genes) is needed."
         raise ValueError(msg)
-    if np.issubdtype(values.dtype, np.number) or values.dtype == bool:
+    if values.dtype == np.float16:  # scipy has no sparse matrices of it
+        return values.astype(np.float32)
+    if values.dtype.kind in "iufb":
         return values
     try:
-        return values.astype(np.float64)
+        # of complex numbers numpy would drop a part
+        return values.astype(np.float64, casting="same_kind" if values.dtype.kind == "c" else "unsafe")
     except (TypeError, ValueError):
         msg = f"{name} of the table holds {values.dtype}, not numbers. Give the `layer` that holds raw counts."
         raise ValueError(msg) from None

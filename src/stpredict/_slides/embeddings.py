@@ -240,11 +240,13 @@ def _take_rows(values: Any, other: Any, source: NDArray[np.intp]) -> Any:
 
 
 def _kept_rows(table: AnnData, slides: Sequence[Slide], key: str) -> NDArray[np.bool_]:
-    """Rows of other spots that have embeddings; known by the slides that the record names."""
+    """Rows of other spots that have embeddings, on the slides that the record names."""
     region = table.obs[table.uns["spatialdata_attrs"]["region_key"]].astype(str)
     embedded = set(table.uns.get(key, {}).get("slides", {}))
     replaced = np.isin(table.obs_names, np.concatenate([slide.obs_names for slide in slides]))
     kept: NDArray[np.bool_] = region.isin(embedded).to_numpy() & ~replaced
+    if kept.any():  # spots beyond the regions that were embedded hold NaN
+        kept[kept] = np.isfinite(np.asarray(table.obsm[key][kept][:, 0], np.float64))
     return kept
 
 

@@ -106,12 +106,15 @@ def of_classes(frame: GeoDataFrame, classes: Sequence[str] | None, key: str) -> 
     """The shapes whose class or name is among the given ones."""
     if classes is None:
         return frame
-    columns = [column for column in (keys.CLASS, keys.NAME) if column in frame]
+    asked = [str(name) for name in classes]
+    texts = [
+        frame[column].astype(object).fillna("").astype(str) for column in (keys.CLASS, keys.NAME) if column in frame
+    ]
     chosen = np.zeros(len(frame), bool)
-    for column in columns:
-        chosen |= frame[column].isin(list(classes)).to_numpy()
-    known = sorted({str(value) for column in columns for value in frame[column].dropna() if value != ""})
-    missing = [name for name in classes if name not in known]
+    for column in texts:
+        chosen |= column.isin(asked).to_numpy()
+    known = sorted({value for column in texts for value in column} - {""})
+    missing = [name for name in asked if name not in known]
     if missing:
         msg = f"Shapes {key!r} have no class or name {quote(missing)} (found: {quote(known)}). Choose among these."
         raise ValueError(msg)

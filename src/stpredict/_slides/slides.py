@@ -25,10 +25,10 @@ from .expression import array_coordinates, gene_counts, library_column, on_tissu
 from .levels import Level, arrays, pyramid  # noqa: TC001  (a field of `Slide`)
 from .placement import affine_matrix, shared_system, slide_images
 from .quality import quality_flags
-from .regions import Regions, spots_in_regions  # noqa: TC001  (a field of `Selection`)
+from .regions import Regions, classes_by_element, spots_in_regions  # noqa: TC001  (a field of `Selection`)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -196,7 +196,8 @@ def _table_and_regions(sdata: SpatialData, selection: Selection, *, needs_table:
     table_name = None if optional else counts_table_name(sdata, selection.table_name)
     regions = available if table_name is None else check.annotated_regions(sdata.tables[table_name], table_name)
     if selected is None:
-        return table_name, _spot_elements(sdata, available) if table_name is None else regions
+        drawn: Collection[str] = () if selection.regions is None else classes_by_element(selection.regions)
+        return table_name, _spot_elements(sdata, available, drawn) if table_name is None else regions
     elsewhere = selected and not set(selected) & set(regions) and set(selected) <= set(available)
     if elsewhere and not needs_table and selection.table_name is None:  # a grid beside the spots of the table
         return _table_without_genes(sdata, selected), list(selected)
@@ -212,12 +213,12 @@ def _table_without_genes(sdata: SpatialData, regions: Sequence[str]) -> str | No
     return None
 
 
-def _spot_elements(sdata: SpatialData, names: list[str]) -> list[str]:
-    """The element with the spots where no table names one: our own grid, or else what is known to hold none."""
+def _spot_elements(sdata: SpatialData, names: list[str], drawn: Collection[str]) -> list[str]:
+    """The element with the spots where no table names one: our own grid, or else the one that is no area."""
     ours = sdata.attrs.get(keys.ATTRS, {})
     others = {name for kind in (keys.TISSUE, keys.ANNOTATIONS, keys.QUALITY) for name in ours.get(kind, {})}
     grids = [name for name in names if name in ours.get(keys.GRID, {})]
-    found = grids or [name for name in names if name not in others]
+    found = grids or [name for name in names if name not in others and name not in drawn]
     if not found:
         msg = (
             f"No element holds spots; shapes and labels found: {quote(names)}. Lay spots over the slide with "
@@ -253,17 +254,19 @@ def _slide(
     element_to_px = to_px @ affine_matrix(element, system)
     spots = _spots(element)
     ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
-    if selection.regions is not None:
-        xy = spots.loc[ids, ["x", "y"]].to_numpy(np.float64)
-        inside = spots_in_regions(sdata, shapes_key, xy, selection.regions, selection.coordinate_system)
-        ids, rows = ids[inside], rows[inside]
-    xy_px = apply_affine(element_to_px, spots.loc[ids, ["x", "y"]].to_numpy(np.float64))
+    xy = spots.loc[ids, ["x", "y"]].to_numpy(np.float64)
+    xy_px = apply_affine(element_to_px, xy)
     diameter_px = float(spots["diameter"].median()) * float(np.mean(axis_scales(element_to_px)))
     table = sdata.tables[table_name][rows] if table_name else None
     array_xy = None if table is None else array_coordinates(table)
     measured = SpotsOnImage(shapes_key=shapes_key, xy_px=xy_px, diameter_px=diameter_px, array_xy=array_xy)
     in_px = selection.in_px or not has_image
     um_per_px = 1.0 if in_px else image_resolution(sdata, image_key, selection.um_per_px, measured)
+    if selection.regions is not None:  # the resolution is that of all spots
+        inside = spots_in_regions(sdata, shapes_key, xy, selection.regions, selection.coordinate_system)
+        ids, rows, xy_px = ids[inside], rows[inside], xy_px[inside]
+        table = sdata.tables[table_name][rows] if table_name else None  # a backed table has no views of views
+        array_xy = None if array_xy is None else array_xy[inside]
     levels = pyramid(sdata.images[image_key]) if has_image else ()
     if has_image:
         check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
@@ -339,14 +342,19 @@ def _instances(
 
 
 def rows_in_regions(
-    sdata: SpatialData, table_name: str, shapes_keys: Sequence[str], regions: Regions
+    sdata: SpatialData, table_name: str, among: NDArray[np.bool_], regions: Regions
 ) -> NDArray[np.bool_]:
-    """``(n_obs,)`` rows of a table whose spots, of some elements, lie in the regions."""
-    inside = np.zeros(sdata.tables[table_name].n_obs, bool)
-    for shapes_key in shapes_keys:
+    """``(n_obs,)`` those of some rows of a table whose spots lie in the regions; every element must have one."""
+    table = sdata.tables[table_name]
+    check.annotated_regions(table, table_name)
+    of_row = table.obs[table.uns["spatialdata_attrs"]["region_key"]].astype(str)
+    inside = np.zeros(table.n_obs, bool)
+    for shapes_key in of_row[among].unique():
+        check.has_element(sdata, shapes_key, table_name)
         spots = _spots(sdata[shapes_key])
         ids, rows = _instances(sdata, table_name, shapes_key, spots.index)
-        inside[rows] = spots_in_regions(sdata, shapes_key, spots.loc[ids, ["x", "y"]].to_numpy(np.float64), regions)
+        xy, asked = spots.loc[ids, ["x", "y"]].to_numpy(np.float64), among[rows]
+        inside[rows[asked]] = spots_in_regions(sdata, shapes_key, xy[asked], regions)
     return inside
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -30,7 +30,10 @@ def read_alignment(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """``(3, 3)`` from pixels of the H&E image to those of the morphology image; residuals in µm if by keypoints."""
     if given is not None and not isinstance(given, str | PathLike):
-        values, what = np.asarray(given, np.float64), "that was given"
+        table: Any = given
+        if set(KEYPOINT_COLUMNS) <= set(getattr(table, "columns", ())):  # a frame, whose columns have any order
+            table = table[list(KEYPOINT_COLUMNS)]
+        values, what = np.asarray(table, np.float64), "that was given"
         are_keypoints = values.ndim == 2 and values.shape[1] == len(KEYPOINT_COLUMNS)
     else:
         path = _find_file(given, image)
@@ -90,7 +93,7 @@ def _fit_keypoints(
         msg = f"The alignment {what} has keypoints without coordinates. Remove these pairs, or set them again."
         raise ValueError(msg)
     fixed, moving = pairs[:, :2], pairs[:, 2:]
-    if len(pairs) < 3 or _is_line(moving):
+    if len(pairs) < 3 or _is_line(moving) or _is_line(fixed):
         msg = (
             f"The alignment {what} holds {len(pairs)} pairs of keypoints; at least three are needed, not all on one "
             "line. Set more in Xenium Explorer, spread over the tissue, or give the 3 x 3 matrix as `alignment`."

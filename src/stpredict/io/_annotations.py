@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 WHAT: Final = "file of annotations"
+HEX_COLOUR: Final = re.compile("#[0-9a-fA-F]{6}")
 N_CORNERS: Final = 64
 """Corners of a circle, which GeoJSON does not have."""
 
@@ -51,7 +53,7 @@ def read_annotations(
 ) -> None:
     """Read annotations of QuPath (GeoJSON) or NDP.view (NDPA) into the shapes of a slide.
 
-    Their areas can restrict `stp.pp.tissue` (``annotations``), `stp.tl.fit` and `stp.tl.evaluate` (``regions``).
+    Their areas can restrict `stp.pp.tissue` (``annotations``), and the spots of functions that take ``regions``.
 
     Parameters
     ----------
@@ -134,12 +136,15 @@ def _read_geojson(path: Path) -> GeoDataFrame:
     """Geometries with name, class and colour."""
     features = read_features(path, WHAT)
     rows = []
-    for properties in (each.get("properties") or {} for each in features):
-        classification = properties.get("classification") or {}
-        names = classification.get("names") or [classification.get("name")]
+    for properties in (_fields(each.get("properties")) for each in features):
+        given = properties.get("classification")
+        classification = {"name": given} if isinstance(given, str) else _fields(given)
+        names = classification.get("names")
+        parts = names if isinstance(names, list) and names else [classification.get("name")]
+        known = [text for text in map(_text, parts) if text is not None]
         rows.append({
-            keys.NAME: properties.get("name"),
-            keys.CLASS: ": ".join(map(str, names)) if names[0] is not None else None,
+            keys.NAME: _text(properties.get("name")),
+            keys.CLASS: ": ".join(known) or None,
             keys.COLOR: _hex_colour(properties) or _hex_colour(classification),
         })  # fmt: skip
     return _frame(rows, outlines(features, path, WHAT))
@@ -152,12 +157,23 @@ def _frame(rows: list[dict[str, str | None]], geometry: Any) -> GeoDataFrame:
 
 
 def _hex_colour(holder: Mapping[str, Any]) -> str | None:
-    """``#rrggbb`` from three numbers, or from the one number that older versions of QuPath write."""
-    if holder.get("color") is not None:
-        red, green, blue = (int(value) for value in holder["color"][:3])
-        return f"#{red:02x}{green:02x}{blue:02x}"
-    packed = holder.get("colorRGB")
-    return None if packed is None else f"#{int(packed) & 0xFFFFFF:06x}"
+    """``#rrggbb`` from three numbers, text, or the one number of older versions of QuPath; None if it is none."""
+    given, packed = holder.get("color"), holder.get("colorRGB")
+    if isinstance(given, str):
+        return given if HEX_COLOUR.fullmatch(given) else None
+    if isinstance(given, list) and len(given) >= 3 and all(value in range(256) for value in given[:3]):
+        return "#" + "".join(f"{int(value):02x}" for value in given[:3])
+    return f"#{packed & 0xFFFFFF:06x}" if isinstance(packed, int) else None
+
+
+def _fields(given: Any) -> dict[str, Any]:
+    """An object of JSON; what is said of an outline never refuses it, so anything else counts as an empty one."""
+    return given if isinstance(given, dict) else {}
+
+
+def _text(given: Any) -> str | None:
+    """A text or number as text."""
+    return str(given) if isinstance(given, str | int | float) else None
 
 
 def _read_ndpa(path: Path) -> GeoDataFrame:
@@ -219,17 +235,19 @@ def _slide_offset(
 
 def _areas(frame: GeoDataFrame, path: Path) -> GeoDataFrame:
     """The rows with an area, repaired; the others are counted in a warning."""
+    if not np.isfinite(shapely.get_coordinates(frame.geometry.to_numpy())).all():
+        check.refuse_unreadable(path, WHAT, "a coordinate is not finite")
     valid = shapely.make_valid(frame.geometry.to_numpy())
     areas = [shapely.union_all(polygon_parts(np.array([each]))) for each in valid]
     kept = np.array([not shapely.is_empty(area) for area in areas], bool)
     if not kept.any():
         msg = (
-            f"None of the {len(frame)} annotations of '{path.name}' has an area: they are points or lines. Draw areas, "
-            "and export them again."
+            f"None of the {len(frame)} annotations of '{path.name}' has an area: they are points, lines or empty. Draw "
+            "areas, and export them again."
         )
         raise ValueError(msg)
     if not kept.all():
-        warn(f"{int((~kept).sum())} of {len(frame)} annotations of '{path.name}' are points or lines and are left out.")
+        warn(f"{int((~kept).sum())} of {len(frame)} annotations of '{path.name}' have no area and are left out.")
     frame.geometry = np.array([*areas, None], object)[:-1]
     return frame[kept].reset_index(drop=True)
 
@@ -323,7 +341,7 @@ def write_annotations(
         properties: dict[str, Any] = {"objectType": kind}
         if not pd.isna(name):
             properties["name"] = str(name)
-        if not pd.isna(colour):
+        if isinstance(colour, str) and HEX_COLOUR.fullmatch(colour):
             properties["color"] = _rgb(colour)
         if not pd.isna(label):
             known = {} if str(label) not in colours else {"color": _rgb(colours[str(label)])}
@@ -373,7 +391,7 @@ def _classes(
     categories = values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else []
     colours = [str(colour) for colour in table.uns.get(f"{class_key}_colors", [])]
     named = zip(map(str, categories), colours, strict=False)
-    return classes.tolist(), {name: colour[:7] for name, colour in named if colour.startswith("#")}
+    return classes.tolist(), {name: colour[:7] for name, colour in named if HEX_COLOUR.fullmatch(colour[:7])}
 
 
 def _annotates(table: Any, shapes_key: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import shapely
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+MALFORMED: Final = (
+    AttributeError, LookupError, OverflowError, TypeError, ValueError, shapely.errors.ShapelyError,
+)  # fmt: skip
+"""What numpy and shapely raise for coordinates that are none."""
 
 
 def read_features(path: Path, what: str) -> list[dict[str, Any]]:
@@ -42,6 +48,6 @@ def outlines(features: list[dict[str, Any]], path: Path, what: str) -> NDArray[A
         if rings:
             index = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
             found[of_ring] = shapely.polygons(shapely.linearrings(np.concatenate(rings), indices=index))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as reason:
+    except MALFORMED as reason:
         check.refuse_unreadable(path, what, f"a geometry is not valid GeoJSON ({reason!r})")
     return found

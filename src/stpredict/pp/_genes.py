@@ -9,6 +9,7 @@ from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check
 from .._slides.expression import gene_counts, on_tissue
+from .._slides.slides import counts_table_name, rows_in_regions
 from ._tables import counts_table, training_rows
 from .gene_ranking import rank_genes
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from scipy import sparse
     from spatialdata import SpatialData
 
+    from .._slides.regions import Regions
     from .gene_ranking import RankingMethod
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ def select_genes(
     table_name: str | None = None,
     layer: str | None = None,
     allow_fractional_counts: bool = False,
+    regions: Regions | None = None,
 ) -> None:
     """Choose the genes to predict, from counts of training spots only.
 
@@ -64,6 +67,8 @@ def select_genes(
         Layer with raw counts; by default X.
     allow_fractional_counts
         Whether counts need not be whole numbers, for instance after correction for ambient RNA.
+    regions
+        Use only counts of spots whose centre lies in these polygons, as in `stp.tl.fit`.
 
     Returns
     -------
@@ -94,9 +99,10 @@ def select_genes(
         check_config.in_range("n_genes", n_genes, 1, 1_000_000)
         check_config.in_range("min_fraction", min_fraction, 0.0, 1.0)
         check_config.one_of("method", method, ("dispersion", "variance", "mean"))
-        counts, names = _counts(
-            table, training_rows(table, train, group_key), layer, fractional=allow_fractional_counts
-        )
+        rows = training_rows(table, train, group_key)
+        if regions is not None:
+            rows = rows_in_regions(sdata, counts_table_name(sdata, table_name), rows, regions)
+        counts, names = _counts(table, rows, layer, fractional=allow_fractional_counts)
         chosen = [names[i] for i in rank_genes(counts, method, min_fraction)[:n_genes]]
         if len(chosen) < n_genes:
             logger.info("%d of %d genes qualify; %d were asked for.", len(chosen), len(names), n_genes)

@@ -39,7 +39,13 @@ CONTROLS = (
     r"(?i)^(?:NegControl(?:Probe|Codeword)?_\S+|(?:Unassigned|Deprecated)Codeword_\d+|BLANK[_-]?\d+|antisense_\S+"
     r"|Intergenic_?Region_\S+|GenomicControl\S*|NegPrb\d+|NegAdd\d+|Negative\d+|FalseCode\d+|SystemControl\d+)$"
 )
-"""Names that are not genes, as the makers document them: controls and codewords of Xenium, CosMx and MERSCOPE."""
+"""Names that are not genes. They are matched as a whole, since prefixes hit genes (``Neg`` NEGR1, ``Sys`` SYS1).
+
+Xenium: ``NegControlProbe_``, ``NegControlCodeword_``, ``UnassignedCodeword_``, ``DeprecatedCodeword_``,
+``Intergenic_Region_``; of early versions ``BLANK_``, ``antisense_``. CosMx: ``NegPrb``, ``Negative``,
+``SystemControl``. MERSCOPE: ``Blank-``. Not verified in a document of the makers: ``NegAdd``, ``FalseCode``,
+``NegControl_``, ``GenomicControl``, other separators and cases.
+"""
 
 
 def spots_from_transcripts(

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 
 def read_columns(matrix: Any, columns: Sequence[int], rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
-    """``(n_rows, n_columns)`` of a numpy, sparse or dask matrix, in the order of ``rows``; reads no other columns."""
-    part = matrix[:, list(columns)]
+    """``(n_rows, n_columns)`` of any matrix, in the order of ``rows``; reads no other columns."""
+    asked = np.asarray(columns, np.intp)
+    ascending, place = np.unique(asked, return_inverse=True)  # arrays in files take no others
+    part = matrix[:] if len(ascending) == matrix.shape[1] else matrix[:, ascending]
+    if not np.array_equal(asked, ascending):
+        part = part[:, place]
     if rows is not None and not np.array_equal(rows, np.arange(matrix.shape[0])):
         part = part[rows]
     return to_dense(part.compute() if hasattr(part, "compute") else part)

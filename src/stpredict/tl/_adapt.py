@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
+    from .._slides.regions import Regions
     from ..pp.stain_normalization import StainMethod
     from ._adaptation.measured import Measured
     from ._predictor.predictor import Predictor
@@ -40,6 +41,7 @@ def adapt(
     um_per_px: float | None = None,
     features_key: str | None = None,
     library_key: str | None = None,
+    regions: Regions | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -80,6 +82,9 @@ def adapt(
     library_key
         Column of ``obs`` with the library sizes over all genes, for tables that do not hold all genes that training
         had; by default the column of that name in training, if there was one.
+    regions
+        Use only spots whose centre lies in these polygons, as in `stp.tl.fit`: the slide is then
+        this part of it, and measured spots elsewhere do not count.
     batch_size
         Spots per forward pass; by default a number that suits the device.
     device
@@ -136,6 +141,7 @@ def adapt(
         um_per_px=um_per_px,
         features_key=features_key,
         library_key=library_key,
+        regions=regions,
     )
     slide = resolve_one_slide(sdata, selection_as_trained(selection, trained))
     rows = measured_rows(slide, measured)

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from .._checks.slides import quote
 from .._slides.identity import SlideIdentity, known_slides
+from .._slides.regions import classes_by_element
 from .._slides.slides import Selection, resolve
 from .._train.augment import N_SYMMETRIES
 from .._train.batches import BatchLimit
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from .._slides.regions import Regions
     from .._slides.slides import Slide
     from ..pp.stain_normalization import StainMethod
     from ._predictor.predictor import Predictor
@@ -49,6 +51,7 @@ def calibrate(
     um_per_px: float | None = None,
     features_key: str | None = None,
     library_key: str | None = None,
+    regions: Regions | None = None,
     allow_leakage: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -86,6 +89,9 @@ def calibrate(
     library_key
         Column of ``obs`` with the library sizes over all genes, for tables that do not hold all genes that training
         had; by default the column of that name in training, if there was one.
+    regions
+        Calibrate on only spots whose centre lies in these polygons, as in `stp.tl.fit`. Intervals
+        then cover values in such regions.
     allow_leakage
         Whether slides or groups that were trained on are allowed; the calibration then records it.
     device
@@ -136,6 +142,7 @@ def calibrate(
         um_per_px=um_per_px,
         features_key=features_key,
         library_key=library_key,
+        regions=regions,
     )
     found = resolve(sdata, selection_as_trained(selection, trained))
     check_embeddings(predictor, found)
@@ -159,7 +166,13 @@ def calibrate(
         spread,
         np.array([slide.group for slide in slides])[slide_index(slides)],
         n_views=n_views,
-        record={"kind": "other slides", "leaks": leaks, "stain": stain, "note": "none of them was trained on"},
+        record={
+            "kind": "other slides",
+            "leaks": leaks,
+            "stain": stain,
+            "note": "none of them was trained on",
+            **({} if regions is None else {"regions": classes_by_element(regions)}),
+        },
     )
     return replace(predictor, calibration=calibration)
 

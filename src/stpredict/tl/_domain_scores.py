@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from .._slides.regions import Regions
+
 
 def domain_scores(
     sdata: SpatialData,
@@ -30,6 +32,7 @@ def domain_scores(
     table_name: str | None = None,
     label_table: str | None = None,
     shapes_key: str | Sequence[str] | None = None,
+    regions: Regions | None = None,
     n_permutations: int = 99,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -49,6 +52,8 @@ def domain_scores(
         Table with the labels, whose spots have the same names; by default the same.
     shapes_key
         Elements that hold the spots; by default all that the table annotates.
+    regions
+        Score only spots whose centre lies in these polygons, as in `stp.tl.fit`.
     n_permutations
         Number of shifted domain maps for the chance level.
     seed
@@ -77,7 +82,7 @@ def domain_scores(
     """
     check_elements.is_spatialdata(sdata)
     check_models.positive_int("n_permutations", n_permutations)
-    selection = Selection(table_name=table_name, shapes_key=shapes_key, in_px=True)
+    selection = Selection(table_name=table_name, shapes_key=shapes_key, regions=regions, in_px=True)
     slides = resolve(sdata, selection, needs_counts=False, needs_image=False)
     table = sdata.tables[str(slides[0].table_name)]
     if label_table is not None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._domains.methods import Clusterer, Method, Partition
+    from .._slides.regions import Regions
 
 
 def domains(
@@ -53,6 +54,7 @@ def domains(
     features_key: str | None = None,
     library_key: str | None = None,
     allow_fractional_counts: bool = False,
+    regions: Regions | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | Sequence[str] | None = None,
     coordinate_system: str | None = None,
@@ -107,6 +109,8 @@ def domains(
         Column of ``obs`` with the library sizes of the spots over all genes.
     allow_fractional_counts
         Whether counts need not be whole numbers; then there are no halves of molecules.
+    regions
+        Find domains among only spots whose centre lies in these polygons, as in `stp.tl.fit`.
     image_key
         Image, or a mapping of spot elements to images, where there are several.
     shapes_key
@@ -179,6 +183,7 @@ def domains(
         features_key=features_key,
         library_key=library_key,
         allow_fractional_counts=allow_fractional_counts,
+        regions=regions,
     )
     check_models.text("key_added", key_added)
     if transfer_from is not None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from .._slides.regions import Regions
     from .._slides.slides import Slide
 
 LIKE = "encoder_ridge"
@@ -54,6 +55,7 @@ def embed(
     table_name: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
+    regions: Regions | None = None,
     store: str | PathLike[str] | None = None,
     client: Client | None = None,
     batch_size: int | None = None,
@@ -94,6 +96,8 @@ def embed(
         Coordinate system shared by image and spots, if there are several.
     um_per_px
         Resolution in µm per pixel; by default the one that the object records.
+    regions
+        Embed only spots whose centre lies in these polygons, as in `stp.tl.fit`.
     store
         Folder to which the embeddings are streamed in reading order, for tables that are too large for memory. The
         matrix in ``obsm`` is then a dask array that reads from it. An existing store must be of the same embeddings:
@@ -143,6 +147,7 @@ def embed(
         table_name=table_name,
         coordinate_system=coordinate_system,
         um_per_px=um_per_px,
+        regions=regions,
     )
     check_client(client)
     check_elements.is_spatialdata(sdata)

@@ -160,10 +160,9 @@ def evaluate(
     if shapes_key is not None:
         asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
         check_elements.has_regions(elements, asked)
-        elements = list(asked)
-        wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), elements)
+        wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), list(asked))
     if regions is not None:
-        wanted &= rows_in_regions(sdata, table_name, elements, regions)
+        wanted = rows_in_regions(sdata, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
     paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key)
     per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
     by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from .._slides.regions import Regions
     from .._slides.slides import Slide
     from ..pp.stain_normalization import StainMethod
     from ._adaptation.imputation import Imputed
@@ -56,6 +57,7 @@ def impute(
     um_per_px: float | None = None,
     features_key: str | None = None,
     library_key: str | None = None,
+    regions: Regions | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -104,6 +106,9 @@ def impute(
     library_key
         Column of ``obs`` with the library sizes over all genes, for tables that do not hold all genes that training
         had; by default the column of that name in training, if there was one.
+    regions
+        Use and impute only spots whose centre lies in these polygons, as in `stp.tl.fit`: the slide
+        is then this part of it, and measured spots elsewhere do not count.
     batch_size
         Spots per forward pass; by default a number that suits the device.
     device
@@ -156,6 +161,7 @@ def impute(
         um_per_px=um_per_px,
         features_key=features_key,
         library_key=library_key,
+        regions=regions,
     )
     slide = resolve_one_slide(sdata, selection_as_trained(selection, trained))
     _check_overwritable(sdata, key_added)

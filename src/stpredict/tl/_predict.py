@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from distributed import Client
     from spatialdata import SpatialData
 
+    from .._slides.regions import Regions
     from ..pp.stain_normalization import StainMethod
     from ._options import Uncertainty
     from ._predictor.predictor import Predictor
@@ -47,6 +48,7 @@ def predict(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     features_key: str | None = None,
+    regions: Regions | None = None,
     store: str | PathLike[str] | None = None,
     client: Client | None = None,
     batch_size: int | None = None,
@@ -94,6 +96,9 @@ def predict(
         Resolution in µm per pixel; by default the one that the object records.
     features_key
         Matrix of ``obsm`` with image embeddings of the spots, if the predictor was trained on such.
+    regions
+        Predict only spots whose centre lies in these polygons, as in `stp.tl.fit`. A model that sees all spots of a
+        slide at once sees no others. Earlier predictions of the slide under the same name are replaced.
     store
         Folder to which the matrix is streamed in reading order, for tables that are too large for memory. ``X`` is then
         a dask array that reads from it. An existing store must be of the same prediction: partitions that are written
@@ -176,6 +181,7 @@ def predict(
         coordinate_system=coordinate_system,
         um_per_px=um_per_px,
         features_key=features_key,
+        regions=regions,
     )
     if store is not None and layer is not None:
         msg = f"`store` is for a table of its own, but `layer` is {layer!r}. Give one of the two."

@@ -123,6 +123,10 @@ def rasterize(
     if genes is None:
         _check_size((len(chosen), raster.height, raster.width), table_name)
     matrix = table.X if layer is None else table.layers[layer]
+    if matrix is None:
+        found = quote(check_elements.layers(table))
+        msg = f"X of table {table_name!r} is None (layers found: {found}). Give one of these as `layer`."
+        raise ValueError(msg)
     columns = table.var_names.get_indexer(chosen)
     pixels = _paint_image(matrix, rows, columns, raster)
     image = Image2DModel.parse(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._geometry import PatchSpec
+    from .._slides.regions import Regions
     from .._train.config import FitConfig
     from ..models import ModelConfig
     from ._predictor.predictor import Predictor
@@ -49,6 +50,7 @@ def self_train(
     um_per_px: float | None = None,
     library_key: str | None = None,
     allow_fractional_counts: bool = False,
+    regions: Regions | None = None,
     unlabelled_key: str | Sequence[str] | None = None,
     save_dir: str | PathLike[str] | None = None,
     resume_from: str | PathLike[str] | None = None,
@@ -102,6 +104,8 @@ def self_train(
         by default counts are summed over the genes of the table.
     allow_fractional_counts
         Whether counts need not be whole numbers, for instance after correction for ambient RNA.
+    regions
+        Of the slides with counts, use only spots whose centre lies in these polygons, as in `stp.tl.fit`.
     unlabelled_key
         Elements that hold the spots of the other slides; by default as in `stp.tl.predict`.
     save_dir
@@ -140,6 +144,7 @@ def self_train(
         um_per_px=um_per_px,
         library_key=library_key,
         allow_fractional_counts=allow_fractional_counts,
+        regions=regions,
     )
     check_config.in_range("rounds", rounds, 1, 100)
     plan = plan_training(

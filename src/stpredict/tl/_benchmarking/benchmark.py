@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from spatialdata import SpatialData
 
+    from ..._slides.regions import Regions
     from ..._train.config import FitConfig
     from ...pp.targets import TargetSpec
     from .entry import Entry
@@ -194,6 +195,7 @@ def benchmark(
     features_key: str | None = None,
     library_key: str | None = None,
     allow_fractional_counts: bool = False,
+    regions: Regions | None = None,
     progress: bool = True,
 ) -> Benchmark:
     """Compare models by cross-validation over patients.
@@ -258,6 +260,8 @@ def benchmark(
         by default counts are summed over the genes of the table.
     allow_fractional_counts
         Whether counts need not be whole numbers, for instance after correction for ambient RNA.
+    regions
+        Train on and score only spots whose centre lies in these polygons, as in `stp.tl.fit`.
     progress
         Whether to show a progress bar.
 
@@ -296,6 +300,7 @@ def benchmark(
         features_key=features_key,
         library_key=library_key,
         allow_fractional_counts=allow_fractional_counts,
+        regions=regions,
     )
     study = plan_study(
         sdata,

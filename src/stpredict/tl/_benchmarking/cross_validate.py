@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from ..._geometry import PatchSpec
+    from ..._slides.regions import Regions
     from ..._slides.slides import Slide
     from ..._train.config import FitConfig
     from ...pp.targets import TargetSpec
@@ -68,6 +69,7 @@ def cross_validate(
     features_key: str | None = None,
     library_key: str | None = None,
     allow_fractional_counts: bool = False,
+    regions: Regions | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Cross-validate a model over patients: predict every slide with a model that was not trained on its group.
@@ -135,6 +137,8 @@ def cross_validate(
         by default counts are summed over the genes of the table.
     allow_fractional_counts
         Whether counts need not be whole numbers, for instance after correction for ambient RNA.
+    regions
+        Train on, predict and score only spots whose centre lies in these polygons, as in `stp.tl.fit`.
     progress
         Whether to show a progress bar.
 
@@ -180,6 +184,7 @@ def cross_validate(
         features_key=features_key,
         library_key=library_key,
         allow_fractional_counts=allow_fractional_counts,
+        regions=regions,
     )
     study = plan_study(
         sdata,

@@ -213,12 +213,8 @@ def _run_jobs(jobs: Sequence[SlideJob], predictor: Predictor, client: Client | N
         for job in jobs:
             yield predict_slide(job, predictor, client)
         return
-    for (job,), future in run_tasks(client, _predict_in_worker, [predictor], [(job,) for job in jobs]):
-        error = future.exception()
-        if error is None:
-            yield future.result()
-        else:
-            yield SlideState.running(job).with_error(error).write(job.folder)
+    for (job,), state, error in run_tasks(client, _predict_in_worker, [predictor], [(job,) for job in jobs]):
+        yield state if error is None else SlideState.running(job).with_error(error).write(job.folder)
 
 
 def _predict_in_worker(predictor: Predictor, job: SlideJob) -> SlideState:

@@ -34,6 +34,7 @@ WORKER_LOCK = Lock()
 """Held by the task that a worker computes."""
 MAX_ATTEMPTS = 3
 """Most attempts at tasks whose arguments were lost together with every worker that held them."""
+RESUME = "with `store=` what is written already is not computed again."
 
 
 def compute_on_cluster(
@@ -47,8 +48,9 @@ def compute_on_cluster(
     make_stores_absolute(plan.slides)
     ranges = _task_ranges(sink.missing_ranges(), count_workers(client) * TASKS_PER_WORKER, plan.partition_size)
     tasks = [(start, stop, path) for start, stop in ranges]
-    for (start, stop, _), future in run_tasks(client, _compute_range, [plan, task], tasks):
-        values = future.result()  # raises what the task raised
+    for (start, stop, _), values, error in run_tasks(client, _compute_range, [plan, task], tasks):
+        if error is not None:
+            raise error
         if values is not None:
             sink.write(start, [values])
         on_progress(stop - start)
@@ -65,41 +67,78 @@ def make_stores_absolute(slides: Iterable[Slide]) -> None:
 
 def run_tasks[*Task](
     client: Client, function: Callable[..., Any], shared: Sequence[Any], tasks: Sequence[tuple[*Task]]
-) -> Iterator[tuple[tuple[*Task], Future[Any]]]:
-    """Call ``function(*shared, *task)`` on the workers; yields each task with its finished or failed future.
+) -> Iterator[tuple[tuple[*Task], Any, BaseException | None]]:
+    """Call ``function(*shared, *task)`` on the workers; yields each task with its result, and with what it raised.
 
-    The shared arguments are sent to every worker once. If all workers that held them die, or one dies while it gets
-    them, the tasks that are not done start again.
+    The shared arguments are sent to every worker once. Tasks start again if they or their results are lost: all workers
+    died that held the shared arguments, or one while it got them. A client without scheduler looks for it for a while.
     """
     from distributed import as_completed
 
     check_worker_versions(client)
-    reason: OSError | None = None
+    lost = _connection_errors()
+    reason: Exception | None = None
     for _ in range(MAX_ATTEMPTS):
+        if client.status == "closed":
+            break
         try:  # waits for a worker if there is none
             scattered = client.scatter(list(shared), broadcast=True, hash=False)
-        except OSError as error:  # closed connections and timeouts
-            reason = error
+            futures = {client.submit(function, *scattered, *task, pure=False): task for task in tasks}
+        except lost as error:
+            reason = _require_lost(error, client)
             continue
-        futures = {client.submit(function, *scattered, *task, pure=False): task for task in tasks}
         tasks = []
         try:
             for future in as_completed(futures, loop=client.loop):  # without a loop it needs a default client
-                if future.status in {"finished", "error"}:
-                    yield futures[future], future
-                else:
+                try:
+                    raised = _task_error(future)
+                    value = None if raised else future.result()
+                except lost as error:
+                    reason = _require_lost(error, client)
                     tasks.append(futures[future])
+                else:
+                    yield futures[future], value, raised
         finally:
-            with suppress(OSError):  # the scheduler is gone
+            with suppress(*lost):  # the scheduler is gone
                 for future in futures:
                     future.cancel()
         if not tasks:
             return
-    msg = (
-        f"Workers of the cluster were lost {MAX_ATTEMPTS} times, and {len(tasks)} parts of the result are missing. "
-        "Give them more memory, and call again: with `store=` what is written already is not computed again."
-    )
+    what, advice = f"Workers of the cluster were lost {MAX_ATTEMPTS} times", "Give them more memory"
+    if client.status != "running":
+        what, advice = "The connection to the scheduler of `client` was lost", "Start the cluster and a client anew"
+    msg = f"{what}, and {len(tasks)} parts of the result are missing. {advice}, and call again: {RESUME}"
     raise RuntimeError(msg) from reason
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What a client raises that has lost a worker or its scheduler, among others: see `_require_lost`."""
+    from distributed import CancelledError
+    from distributed.client import ClosedClientError
+
+    return CancelledError, ClosedClientError, OSError, RuntimeError
+
+
+def _require_lost(error: Exception, client: Client) -> Exception:
+    """Raise an error again unless it is about lost data or connections; closed ones are mere runtime errors."""
+    if isinstance(error, RuntimeError) and client.status == "running":
+        raise error
+    return error
+
+
+def _task_error(future: Future[Any]) -> BaseException | None:
+    """What a task raised, or what to do if every worker that computed it died; None for a task that is done or lost."""
+    from distributed import KilledWorker
+
+    error: BaseException | None = future.exception()
+    if not isinstance(error, KilledWorker):
+        return None if error is None else error.with_traceback(future.traceback())
+    msg = (
+        f"{error.allowed_failures + 1} workers died while they computed the same part of the result, the last at "
+        f"{error.last_worker.address}: most often they have too little memory. Give each worker more memory, and call "
+        f"again: {RESUME}"
+    )
+    return RuntimeError(msg)
 
 
 def check_worker_versions(client: Client) -> None:

@@ -232,8 +232,9 @@ def write_layer(
     columns = table.var_names.get_indexer(pd.Index(predictor.genes))
     rows = table.obs_names.get_indexer(pd.Index(np.concatenate([slide.obs_names for slide in slides])))
     before = dict(table.uns[layer]) if takes_more_slides(table, layer, layer) else None
-    kept = np.zeros(table.n_obs, bool) if before is None else _predicted_rows(table, layer)
-    kept[rows] = False
+    kept = np.zeros(table.n_obs, bool)
+    if before is not None:
+        kept = _predicted_rows(table, layer) & _rows_of_other_regions(table, [slide.shapes_key for slide in slides])
     if before is not None and kept.any():
         before = with_baselines(before, table, layer)
 

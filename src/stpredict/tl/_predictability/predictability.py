@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from ..._geometry import PatchSpec
+    from ..._slides.regions import Regions
     from ..._slides.slides import Slide
     from .._training.plan import TrainingPlan
 
@@ -51,6 +52,7 @@ def predictability(
     features_key: str | None = None,
     library_key: str | None = None,
     allow_fractional_counts: bool = False,
+    regions: Regions | None = None,
     group_key: str | None = None,
     layer: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
@@ -88,6 +90,8 @@ def predictability(
         by default counts are summed over the genes of the table.
     allow_fractional_counts
         Whether counts need not be whole numbers, for instance after correction for ambient RNA.
+    regions
+        Use only spots whose centre lies in these polygons, as in `stp.tl.fit`.
     group_key
         Column of ``obs`` that names the group of a slide (the patient). By default every slide is a group.
     layer
@@ -162,6 +166,7 @@ def predictability(
         features_key=features_key,
         library_key=library_key,
         allow_fractional_counts=allow_fractional_counts,
+        regions=regions,
     )
     slides = resolve(sdata, selection)
     model = MODEL if features_key is None else EMBEDDING_MODEL

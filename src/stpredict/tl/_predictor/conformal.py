@@ -92,7 +92,7 @@ class Calibration:
     n_views: int
     """Views that are averaged, and whose standard deviation is part of the spread."""
     record: Mapping[str, Any] = field(default_factory=dict)
-    """Where the scores come from: ``kind``, ``groups``, ``n_spots``, ``leaks``, ``stain``, ``note``."""
+    """Where the scores come from: ``kind``, ``groups``, ``n_spots``, ``leaks``, ``stain``, ``note``, ``regions``."""
 
     @classmethod
     def of(

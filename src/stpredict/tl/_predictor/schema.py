@@ -34,7 +34,7 @@ _PROVENANCE: Schema = {
     "selection?": {
         "image_key?": str | dict, "shapes_key?": str | list, "table_name?": str, "coordinate_system?": str,
         "layer?": str, "group_key?": str, "features_key?": str, "library_key?": str, "allow_fractional_counts?": bool,
-        "um_per_px?": float,
+        "um_per_px?": float, "regions?": str | dict,
     },
     "counts?": {"n_genes": int, "genes_sha256": str, "library_key?": str, "fractional?": bool},
     "fit?": {str: object},
