@@ -59,6 +59,13 @@ def test_spots_without_a_domain_are_grey(with_domains):
     np.testing.assert_allclose(np.unique(colors(ax).get_facecolors()[:, :3]), [0.75])
 
 
+def test_a_column_without_any_label_is_grey(with_domains):
+    with_domains["observed"].obs["layer"] = None
+    axes = pl.domains(with_domains, keys=["domain", "layer"], region="S0_spots")
+    np.testing.assert_allclose(np.unique(colors(axes[1]).get_facecolors()[:, :3]), [0.75])
+    assert not axes[1].texts  # no index
+
+
 def test_more_categories_than_colours_of_the_palette_are_distinct():
     column = pd.Series(pd.Categorical([f"{i}" for i in range(12)], categories=[f"{i}" for i in range(12)]))
     assert len(set(category_colors(column, None).values())) == 12

@@ -122,10 +122,11 @@ class StaigInputs:
     def of(cls, spots: DomainInputs, config: StaigConfig) -> StaigInputs:
         """From expression, places and image features."""
         image = None if spots.image is None else image_components(spots, config.n_image_components)
-        joined = config.image == "features" and image is not None
-        space = spots.nodes if image is None else image
+        nodes, space = spots.nodes, spots.nodes if image is None else image
+        if image is not None and config.image == "features":
+            nodes = np.hstack([nodes, image])
         return cls(
-            nodes=np.hstack([spots.nodes, image]) if joined else spots.nodes,  # type: ignore[list-item]
+            nodes=nodes,
             edges=spots.graph.edges,
             drop=drop_probability(spots.graph, space, as_released=config.as_released),
             slide=spots.slide,

@@ -118,7 +118,7 @@ def domains(
                 shown = np.stack([colors.get(value, to_rgb(MISSING)) for value in column.astype(object)])
                 draw_slide(panel, slide, shown, spot_size)
                 _legend(panel, colors)
-                if first is not None and column is not first and len(column.dropna()):
+                if first is not None and column is not first and (column.notna() & first.notna()).any():
                     index = number(ari(column.to_numpy(), first.to_numpy()))
                     panel.text(
                         1, BELOW, f"ARI = {index}", transform=panel.transAxes, ha="right", va="center", fontsize=7
@@ -146,7 +146,7 @@ def category_colors(column: pd.Series[Any], like: pd.Series[Any] | None) -> dict
         square = np.zeros((max(together.shape),) * 2)
         square[: together.shape[0], : together.shape[1]] = together
         place = linear_sum_assignment(-square)[1][: len(names)]
-    palette = category_palette(max(len(names), *(int(i) + 1 for i in place)))
+    palette = category_palette(max([len(names), *(int(i) + 1 for i in place)]))
     return {name: to_rgb(palette[i]) for name, i in zip(names, place, strict=True)}
 
 

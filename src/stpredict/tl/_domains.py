@@ -190,8 +190,9 @@ def domains(
         check.transferred(method, options)
         return transfer(sdata, transfer_from, selection, n_domains, key_added)
     methods = _checked_methods(method)
-    for name, value in {"seeds": seeds, "n_components": n_components, **({"refine": refine} if refine else {})}.items():
-        check_models.positive_int(name, value)
+    counts = {"seeds": seeds, "n_components": n_components}
+    for argument, value in (counts | {"refine": refine} if refine else counts).items():
+        check_models.positive_int(argument, value)
     check_config.one_of("clusterer", clusterer, tuple(CLUSTERERS))
     configs = _configs(methods, options)
     with_image = [name for name in methods if name in USE_IMAGE and (use_image or name in NEED_IMAGE)]
