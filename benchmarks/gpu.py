@@ -1,7 +1,7 @@
 """All measurements on a GPU, in one command of at most eight minutes.
 
     python benchmarks/gpu.py [--data her2st/data] [--out benchmarks] [--minutes 8]
-    python benchmarks/gpu.py --small --out /tmp/trial      # every step with tiny sizes on a CPU, two minutes
+    python benchmarks/gpu.py --small --out /tmp/trial      # every step with tiny sizes on a CPU, a minute
     python benchmarks/gpu.py --only networks               # only one step
     python benchmarks/gpu.py --page-only                   # gpu.md from gpu.json, without measuring
 
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -132,6 +133,15 @@ def run_in_process(name, arguments, seconds, scratch):
         record.write_entry(arguments.out, name, entry | {"state": record.FAILED, "reason": reason})
 
 
+def run_here(name, arguments, seconds, scratch):
+    """Run one step of a trial in this process, which has imported everything; a failure is in its entry."""
+    record.write_entry(arguments.out, name, stopped_entry(arguments))
+    try:
+        run_step(name, argparse.Namespace(**{**vars(arguments), "seconds": seconds, "scratch": scratch}))
+    except Exception:  # noqa: BLE001  (the next step is tried, as if this one had had a process of its own)
+        traceback.print_exc()
+
+
 def is_finished(entry, arguments):
     """Whether an entry is complete, for this device and kind of run."""
     if entry is None or arguments.again or arguments.only:
@@ -153,7 +163,8 @@ def run_all(arguments):
             if seconds < MIN_S:
                 record_skipped(name, arguments)
             else:
-                run_in_process(name, arguments, seconds, Path(scratch))
+                run = run_here if arguments.small else run_in_process
+                run(name, arguments, seconds, Path(scratch))
             entry = record.read(arguments.out)["steps"][name]
             print(f"{name}: {entry['state']}, {entry['seconds']} s. {entry['reason'] or ''}", flush=True)
             write_page(arguments.out)

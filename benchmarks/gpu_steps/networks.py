@@ -10,6 +10,7 @@ import itertools
 import statistics
 import time
 from collections import defaultdict
+from functools import cache
 
 import network
 import torch
@@ -46,8 +47,9 @@ def measure_groups(options, save, groups):
         if options.small and not any(in_trial(*pair) for pair in group if pair[0].network != PLAIN):
             rows += [row_key(*pair) | {"left_out": NOT_IN_TRIAL} for pair in group]
             continue
-        for case, _ in group:
-            sizes.setdefault(name_of(case), size_of(case))
+        for name in dict.fromkeys(name_of(case) for case, _ in group):
+            if name not in sizes:
+                sizes[name] = size_of(name)
         rows += measure_group(group, sizes, options)
         release()
         save(result)
@@ -59,9 +61,10 @@ def name_of(case):
     return "m2ost" if case.network == PLAIN else case.network
 
 
-def size_of(case):
+@cache
+def size_of(name):
     """Parameters and multiply-accumulates per spot; None if the network cannot be built."""
-    found = network.size_and_cost(name_of(case))
+    found = network.size_and_cost(name)
     return None if found is None else {"parameters": found[0], "macs": found[1]}
 
 

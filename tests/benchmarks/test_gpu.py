@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import itertools
 import json
@@ -32,10 +33,10 @@ def run(*arguments, blocked=(), stubs=None):
 
 
 def load(name):
-    """A module of the steps, imported as the script imports it."""
+    """The script, or a module of its folder, imported as the script imports it."""
     sys.path.insert(0, str(FOLDER))
     try:
-        return importlib.import_module(f"gpu_steps.{name}")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -95,6 +96,16 @@ def test_the_page_of_a_trial_says_what_it_is(trial):
     assert "| missed |" not in text
 
 
+@pytest.mark.parametrize(("seconds", "state"), [(600, "done"), (-10, "stopped")])
+def test_a_step_has_a_process_of_its_own_that_is_stopped_at_its_limit(tmp_path, seconds, state):
+    gpu = load("gpu")
+    arguments = argparse.Namespace(out=tmp_path, small=True, data=None, revision=None)
+    gpu.run_in_process("ceilings", arguments, seconds, tmp_path)
+    entry = json.loads((tmp_path / "gpu.json").read_text())["steps"]["ceilings"]
+    assert entry["state"] == state
+    assert (entry["reason"] == "time limit reached") == (state == "stopped")
+
+
 def test_steps_say_what_is_missing_where_there_is_little_but_torch(tmp_path):
     (tmp_path / "stubs").mkdir()
     steps = ["ceilings", "networks", "training", "encoder"]
@@ -132,7 +143,7 @@ def test_no_paths_of_the_machine_are_kept(trial):
     text = (out / "gpu.json").read_text()
     assert str(out) not in text
     assert str(Path.home()) + "/" not in text
-    assert load("record").reason_of(OSError("no /a/b/file.txt here")) == "OSError: no …/file.txt here"
+    assert load("gpu_steps.record").reason_of(OSError("no /a/b/file.txt here")) == "OSError: no …/file.txt here"
 
 
 def test_a_trial_is_never_written_beside_the_script():
@@ -150,12 +161,12 @@ def test_a_folder_without_sections_is_refused(tmp_path):
 
 def test_the_committed_page_is_what_the_committed_figures_give():
     results = json.loads((FOLDER / "gpu.json").read_text())
-    assert load("page").page(results) == (FOLDER / "gpu.md").read_text()
+    assert load("gpu_steps.page").page(results) == (FOLDER / "gpu.md").read_text()
     assert not [name for name, entry in results["steps"].items() if entry["small"]]
 
 
 def test_what_was_not_measured_says_so():
-    lines = load("page").page({"steps": {}, "notes": []}).splitlines()
+    lines = load("gpu_steps.page").page({"steps": {}, "notes": []}).splitlines()
     rows = [line for line in lines if line.startswith("| ") and not line.startswith(("|  |", "| network |"))]
     heads = [line for line, below in itertools.pairwise(lines) if below.startswith("|---")]
     assert all("not measured" in row for row in rows if row not in heads)
@@ -167,7 +178,7 @@ def test_targets_are_judged_by_figures_of_a_gpu_alone():
     row |= {"spots_per_s": [9.0, 8.0, 10.0], "over_plain": [7.0, 6.0, 8.0]}
     entry = {"device": "a GPU", "small": False, "date": "2026-01-01", "revision": None, "versions": {"torch": "2"}}
     entry |= {"state": "done", "reason": None, "result": {"rows": [row]}}
-    page = load("page").page
+    page = load("gpu_steps.page").page
     measured = page({"steps": {"networks": entry}, "notes": []})
     assert "| inference of `m2ost`, share of the bf16 matrix product | 0.35 | 0.40 | reached |" in measured
     assert "| inference of `m2ost`, speed relative to plain fp32 | 10 | 7.00 | missed |" in measured
@@ -179,7 +190,7 @@ def test_targets_are_judged_by_figures_of_a_gpu_alone():
 @pytest.mark.parametrize("name", ["speed.md", "results.md"])
 def test_the_documentation_reads_the_page(name):
     text = (FOLDER.parent / "docs" / name).read_text()
-    marker = load("page").SPLIT
+    marker = load("gpu_steps.page").SPLIT
     assert "{include} ../benchmarks/gpu.md" in text
     given = [line.split(": ", 1)[1] for line in text.splitlines() if line.startswith((":end-before:", ":start-after:"))]
     assert given
