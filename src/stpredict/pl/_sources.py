@@ -103,7 +103,7 @@ def what_there_is(sdata: SpatialData, selection: Selection) -> list[str]:
     regions = {
         key: set(check_elements.annotated_regions(sdata.tables[name], name))
         for key, name in tables.items()
-        if name in sdata.tables
+        if name is not None and name in sdata.tables
     }
     if not regions:
         there = quote(list(sdata.tables))
@@ -112,9 +112,10 @@ def what_there_is(sdata: SpatialData, selection: Selection) -> list[str]:
             "Predict with `stp.tl.predict(sdata, predictor)`, or name a table by `keys`."
         )
         raise ValueError(msg)
-    wanted = {selection.shapes_key} if selection.shapes_key else regions.get(keys.PREDICTED, regions.get(keys.OBSERVED))
-    there = [key for key, found in regions.items() if found & set(wanted or ())] or list(regions)
-    return [IMAGE, *there] if there == [keys.PREDICTED] else there
+    region = selection.shapes_key
+    wanted = {region} if isinstance(region, str) else regions.get(keys.PREDICTED) or regions[keys.OBSERVED]
+    shown = [key for key, found in regions.items() if found & wanted] or list(regions)
+    return [IMAGE, *shown] if shown == [keys.PREDICTED] else shown
 
 
 def source_pearson(observed: Source, predicted: Source, gene: str) -> float | None:
