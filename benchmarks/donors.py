@@ -1,7 +1,7 @@
 """How well models predict the next donor: other animals, laboratories, patients and resolutions.
 
     python benchmarks/donors.py --gene-map mouse_to_human.csv [--seeds 3] [--folder stpredict-benchmark/donors]
-                                [--out benchmarks] [--c5] [--only SETTING …]
+                                [--out benchmarks] [--c5] [--only SETTING …] [--page-only]
 
 Needs ``STPREDICT_DATA_DIR`` with ``mob_2k``, ``mob_stahl``, ``her2st`` and ``her2st_lowres``. ``--gene-map`` is a CSV
 file with the columns "Gene stable ID" and "Gene name", such as an export of BioMart or
@@ -252,15 +252,25 @@ def rows_of(setting, seeds, gene_map, folder):
 
 
 def summarise(lines):
-    """By row: r of each setting, share of the ceiling of each letter, their mean, and its spread over seeds."""
+    """By row: r of each setting with its spread, share of the ceiling of each letter, their mean, and its spread."""
     table = pd.DataFrame(lines)
     by_setting = table.groupby(["row", "seed", "letter", "setting"], sort=False)[["r", "share"]].mean().reset_index()
     directions = by_setting.replace({"setting": r"^d: .*"}, "d", regex=True)
-    r = directions.groupby(["row", "setting"], sort=False)["r"].mean().unstack(sort=False)
+    r = directions.groupby(["row", "setting", "seed"], sort=False)["r"].mean()
+    r = r.groupby(["row", "setting"], sort=False).agg(["mean", "std"])
     letters = by_setting.groupby(["row", "seed", "letter"], sort=False)["share"].mean().unstack(sort=False)
     share = letters.groupby("row", sort=False).mean()
     overall = letters.mean(axis=1).groupby("row", sort=False).agg(["mean", "std", "min", "max"])
     return r, share, overall
+
+
+def by_letter(lines):
+    """By row and letter: r averaged over directions, with its spread over seeds; and the ceiling of each letter."""
+    table = pd.DataFrame(lines)
+    by_setting = table.groupby(["row", "seed", "letter", "setting"], sort=False)[["r", "ceiling"]].mean()
+    by_seed = by_setting.groupby(["row", "seed", "letter"], sort=False).mean()
+    spread = by_seed["r"].groupby(["row", "letter"], sort=False).agg(["mean", "std"])
+    return spread, by_seed["ceiling"].groupby("letter").mean()
 
 
 def line(cells):
@@ -273,15 +283,18 @@ def with_spread(row):
     return f"{row['mean']:.3f} ± {row['std']:.3f}" if row["std"] > 0 else f"{row['mean']:.3f}"
 
 
-def page(lines, c5, seeds, stacked):
+def page(results):
     """Format the results as a page."""
+    lines, c5, seeds, stacked = (results[name] for name in ("rows", "c5", "seeds", "stacked"))
     r, share, overall = summarise(lines)
     order = overall["mean"].sort_values(ascending=False).index
-    settings, letters = list(r.columns), list(share.columns)
+    settings, letters = list(dict.fromkeys(r.index.get_level_values("setting"))), list(share.columns)
+    both, limit = by_letter(lines)
     text = [
         "# The next donor", "",
-        f"{datetime.now(UTC).date()}; CPU, threads: {torch.get_num_threads()}. Made by",
-        f"`python benchmarks/donors.py --seeds {seeds}`. Networks: {seeds} seed(s); all else has no randomness.", "",
+        f"{results['date']}; CPU, threads: {results['threads']}. Made by",
+        f"`python benchmarks/donors.py --gene-map FILE --seeds {seeds} --c5`. Networks: {seeds} seed(s); all else",
+        "has no randomness.", "",
         "Gene-wise Pearson correlation in log1p CP10k, mean over genes and test sections; spots with less than 5 % of",
         "the median counts of their section are left out, as in training. Genes: the panel of the",
         "M2OST authors for her2st, else the 250 most dispersed of the training sections. Share: of the noise ceiling,",
@@ -293,9 +306,13 @@ def page(lines, c5, seeds, stacked):
             line([row, with_spread(overall.loc[row]), *(f"{share[letter][row]:.2f}" for letter in letters)])
             for row in order
         ), "",
+        "Correlations, mean of both directions, ± over seeds:", "",
+        line(["row", *letters]), "|---|" + "--:|" * len(letters),
+        *(line([row, *(with_spread(both.loc[row, letter]) for letter in letters)]) for row in order),
+        line(["noise ceiling", *(f"{limit[letter]:.3f}" for letter in letters)]), "",
         "Correlations by setting:", "",
         line(["row", *settings]), "|---|" + "--:|" * len(settings),
-        *(line([row, *(f"{r[setting][row]:.3f}" for setting in settings)]) for row in order), "",
+        *(line([row, *(with_spread(r.loc[row, setting]) for setting in settings)]) for row in order), "",
     ]  # fmt: skip
     models = list(next(iter(stacked.values())))
     text += [
@@ -323,7 +340,11 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--only", nargs="*", choices=sorted(SETTINGS_TEXT), help="settings to compute now")
     parser.add_argument("--c5", action="store_true", help="read C5 too")
+    parser.add_argument("--page-only", action="store_true", help="only write the page, from donors.json")
     given = parser.parse_args()
+    if given.page_only:
+        write_page(given.out)
+        return
     given.folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore", UserWarning)
     gene_map, lines, c5 = gene_names(given.gene_map), [], []
@@ -332,9 +353,17 @@ def main():
             lines += rows_of(setting, given.seeds, gene_map, given.folder)
     if given.c5:
         c5 = rows_of(C5, given.seeds, gene_map, given.folder)
-    results = {"seeds": given.seeds, "rows": lines, "c5": c5, "stacked": stacked_weights(given.folder)}
+    results = {
+        "date": datetime.now(UTC).date().isoformat(), "threads": torch.get_num_threads(), "seeds": given.seeds,
+        "rows": lines, "c5": c5, "stacked": stacked_weights(given.folder),
+    }  # fmt: skip
     (given.out / "donors.json").write_text(json.dumps(results, indent=1))
-    (given.out / "donors.md").write_text(page(lines, c5, given.seeds, results["stacked"]), encoding="utf-8")
+    write_page(given.out)
+
+
+def write_page(folder):
+    """Write the page from the results in the folder."""
+    (folder / "donors.md").write_text(page(json.loads((folder / "donors.json").read_text())), encoding="utf-8")
 
 
 if __name__ == "__main__":
