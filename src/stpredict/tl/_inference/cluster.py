@@ -104,10 +104,15 @@ def run_tasks[*Task](
                     future.cancel()
         if not tasks:
             return
-    what, advice = f"Workers of the cluster were lost {MAX_ATTEMPTS} times", "Give them more memory"
+    msg = (
+        f"Workers of the cluster were lost {MAX_ATTEMPTS} times, and {len(tasks)} parts of the result are missing. "
+        f"Give them more memory, and call again: {RESUME}"
+    )
     if client.status != "running":
-        what, advice = "The connection to the scheduler of `client` was lost", "Start the cluster and a client anew"
-    msg = f"{what}, and {len(tasks)} parts of the result are missing. {advice}, and call again: {RESUME}"
+        msg = (
+            f"The connection to the scheduler of `client` was lost, and {len(tasks)} parts of the result are missing. "
+            f"Start the cluster and a client anew, and call again: {RESUME}"
+        )
     raise RuntimeError(msg) from reason
 
 

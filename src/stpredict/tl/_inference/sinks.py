@@ -65,6 +65,8 @@ SHA256 = "sha256"
 STORE_FIELDS: Schema = {
     "fingerprint": str, f"{keys.PATCH_VERSION}?": int, FINISHED: bool, f"{SHA256}?": {str: str}
 }  # fmt: skip
+KEPT = "What is written is kept: free some space, and call again."
+"""What a full disk leaves of a store."""
 ADVICE = "Delete it, or give another `store`."
 
 
@@ -165,8 +167,7 @@ class StoreSink:
             n_missing = sum(stop - start for start, stop in self.missing_ranges())
             return int(n_missing * sum(4 * self._array(name).shape[1] for name in matrix_names(self.plan)))
 
-        kept = "What is written is kept: free some space, and call again."
-        with report_full_disk(self.path, kept, missing_bytes), zarr.config.set({"array.write_empty_chunks": True}):
+        with report_full_disk(self.path, KEPT, missing_bytes), zarr.config.set({"array.write_empty_chunks": True}):
             for values in split_partitions(pieces, self.plan.partition_size):
                 stop = start + len(values[X])
                 for name, value in values.items():
@@ -188,21 +189,26 @@ class StoreSink:
     def finish(self, table: ad.AnnData) -> None:
         """Write everything but the matrices of the table, so that ``anndata.read_zarr`` reads the store."""
         if not self._is_finished:
-            for name in ("obs", "var", "obsm", "varm", "uns"):
-                element = getattr(table, name)
-                ad.io.write_elem(self.group, name, element if name in {"obs", "var"} else dict(element))
-            if table.layers:
-                self.group.require_group("layers").attrs.update(DICT_ATTRS)
-            ours = [layer_path(self.plan, name) or name for name in matrix_names(self.plan)]
-            ours += [path for path in FINAL_PATHS.values() if path in self.group]
-            sha256 = {path: folder_sha256(self.path / path) for path in ours}
-            finished = {**self._attrs, SHA256: sha256, FINISHED: True}
-            self.group.attrs.update({**ANNDATA_ATTRS, keys.ATTRS: finished})
+            with report_full_disk(self.path, KEPT):
+                self._write_table(table)
         with report_damage(self.path, ADVICE):  # of a store that is taken up, all groups are read here
             for name in {FINISHED, *FINAL_PATHS} & set(self.group.array_keys()):
                 del self.group[name]
         for part in self.path.rglob("*.partial"):  # of chunks that killed processes were writing
             remove(part)
+
+    def _write_table(self, table: ad.AnnData) -> None:
+        """Write what is no matrix, then the digests of all of ours, which mark the store as finished."""
+        for name in ("obs", "var", "obsm", "varm", "uns"):
+            element = getattr(table, name)
+            ad.io.write_elem(self.group, name, element if name in {"obs", "var"} else dict(element))
+        if table.layers:
+            self.group.require_group("layers").attrs.update(DICT_ATTRS)
+        ours = [layer_path(self.plan, name) or name for name in matrix_names(self.plan)]
+        ours += [path for path in FINAL_PATHS.values() if path in self.group]
+        sha256 = {path: folder_sha256(self.path / path) for path in ours}
+        finished = {**self._attrs, SHA256: sha256, FINISHED: True}
+        self.group.attrs.update({**ANNDATA_ATTRS, keys.ATTRS: finished})
 
     def _check_arrays(self, columns: Columns) -> None:
         """Refuse a finished store that has changed; of others, have damaged partitions computed again."""
