@@ -64,7 +64,10 @@ def open_levels(reader: str, path: Path) -> list:
     if reader == "tiff, aszarr":
         series = tifffile.TiffFile(path).series[0]
         arrays = [zarr.open_array(series.aszarr(level=i), mode="r") for i in range(N_LEVELS)]
-        return [Level(pixels=TransposedPlane(array, "yxc"), factor=(2**i, 2**i)) for i, array in enumerate(arrays)]
+        return [
+            Level(pixels=TransposedPlane(array, "yxc", n_channels=3), factor=(2**i, 2**i))
+            for i, array in enumerate(arrays)
+        ]
     if reader == "zarr":
         sdata = read_zarr(path)
     else:
