@@ -334,7 +334,7 @@ def page(results):
 def main():
     """Run what is not finished, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gene-map", required=True, type=Path, help='CSV with "Gene stable ID" and "Gene name"')
+    parser.add_argument("--gene-map", type=Path, help='CSV with "Gene stable ID" and "Gene name"')
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("stpredict-benchmark/donors"))
     parser.add_argument("--out", type=Path, default=HERE)
@@ -345,6 +345,8 @@ def main():
     if given.page_only:
         write_page(given.out)
         return
+    if given.gene_map is None:
+        parser.error("--gene-map is needed to measure")
     given.folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore", UserWarning)
     gene_map, lines, c5 = gene_names(given.gene_map), [], []

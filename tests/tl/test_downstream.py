@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from stpredict._palette import CATEGORIES
 from stpredict._slides.slides import Selection, resolve
 from stpredict.tl import domains, evaluate, predict
-from stpredict.tl._inference.slide_images import slide_images
+from stpredict.tl._inference.small_images import small_images
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs, not ours
@@ -77,10 +77,10 @@ def test_spatial_plots_of_scanpy_and_squidpy_show_predictions_on_the_slide(sdata
 
 def test_a_large_slide_is_kept_at_a_small_size(sdata, predictor):
     slide = resolve(sdata, Selection(shapes_key="S2_spots"), needs_counts=False)[0]
-    whole = slide_images([slide])["S2_spots"]
+    whole = small_images([slide])["S2_spots"]
     side = slide.levels[0].pixels.shape[1]
-    with patch("stpredict.tl._inference.slide_images.SIDE_PX", side // 4):
-        small = slide_images([slide])["S2_spots"]
+    with patch("stpredict.tl._inference.small_images.SIDE_PX", side // 4):
+        small = small_images([slide])["S2_spots"]
     ratio = whole["images"]["hires"].shape[0] / small["images"]["hires"].shape[0]
     assert 3.5 < ratio <= 4.1
     assert small["scalefactors"]["tissue_hires_scalef"] == pytest.approx(1 / ratio, rel=0.03)

@@ -146,9 +146,11 @@ def expression(
         keys = what_there_is(sdata, selection)
     asked = [keys] if isinstance(keys, str) else list(keys)
     found = dict(zip((key for key in asked if key != IMAGE), sources(sdata, asked, selection), strict=True))
+    values = {key: _values(source, names, grey_unlike=grey_unlike) for key, source in found.items()}
     shown = [
-        Panel(at=at, gene=gene, source=found[key], values=_values(found[key], gene, grey_unlike=grey_unlike))
-        for at, (gene, key) in enumerate((gene, key) for gene in names for key in asked)
+        Panel(at=i * len(asked) + j, gene=gene, source=found[key], values=values[key][:, i])
+        for i, gene in enumerate(names)
+        for j, key in enumerate(asked)
         if key != IMAGE
     ]
     groups = _groups(shown, limits)
@@ -170,13 +172,16 @@ def expression(
     return axes
 
 
-def _values(source: Source, gene: str, *, grey_unlike: bool) -> NDArray[np.float32]:
-    check.known_gene(gene, source.slide.genes if source.is_counts else source.panel, source.key)
-    if source.is_counts and source.target.over == "panel":
-        check.known_gene(gene, source.panel, source.key)
-    values = source.values([gene])[:, 0]
-    check.some_value(values, f"gene {gene!r}", source.key)
-    return np.where(source.unlike, np.float32(np.nan), values) if grey_unlike else values
+def _values(source: Source, genes: list[str], *, grey_unlike: bool) -> NDArray[np.float32]:
+    """What is drawn of each gene, ``(n_spots, len(genes))``, NaN where spots are grey."""
+    for gene in genes:
+        check.known_gene(gene, source.slide.genes if source.is_counts else source.panel, source.key)
+        if source.is_counts and source.target.over == "panel":
+            check.known_gene(gene, source.panel, source.key)
+    values = source.values(genes)
+    for gene, column in zip(genes, values.T, strict=True):
+        check.some_value(column, f"gene {gene!r}", source.key)
+    return np.where(source.unlike[:, None], np.float32(np.nan), values) if grey_unlike else values
 
 
 def _groups(shown: Sequence[Panel], limits: object) -> list[list[Panel]]:

@@ -29,7 +29,7 @@ from .record import (
     takes_more_slides,
     with_baselines,
 )
-from .slide_images import slide_images
+from .small_images import small_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,7 +138,7 @@ def prediction_table(
     if obs.index.name in obs.columns:  # anndata could not write it
         obs.index.name = None
     uns = {key_added: dict(record), **({keys.LOG1P: {}} if predictor.target.log1p else {})}
-    uns[keys.SPATIAL] = slide_images(slides)
+    uns[keys.SPATIAL] = small_images(slides)
     adata = ad.AnnData(X=values[X], obs=obs, var=pd.DataFrame(index=pd.Index(predictor.genes)), uns=uns)
     for name, path in matrix_layers(sink.plan.models, None).items():
         if name in values:

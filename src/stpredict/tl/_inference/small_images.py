@@ -18,7 +18,7 @@ SIDE_PX = 800
 """The longer side of an image is at least this long, if the slide is, and less than twice as long."""
 
 
-def slide_images(slides: Sequence[Slide]) -> dict[str, Any]:
+def small_images(slides: Sequence[Slide]) -> dict[str, Any]:
     """Image and scale factors of each slide by its spots element, as in ``uns["spatial"]`` of a Visium table."""
     return {slide.shapes_key: _record(slide) for slide in slides if slide.levels}
 
