@@ -105,15 +105,16 @@ def test_scores_are_those_of_the_layer(validated):
     assert scores.attrs["leaks"] is False
 
 
-def test_a_fold_is_what_fit_and_predict_give(sdata, tmp_path):
-    genes = ["GENE2", "GENE0", "GENE7"]
-    cross_validate(sdata, "m2ost", genes=genes, **QUICK)
+def test_a_fold_is_what_fit_and_predict_give(validated, small_sdata, tmp_path):
+    validated, scores, _ = validated
+    sdata = copied(small_sdata)
+    genes = scores.loc[scores["fold"] == 0, "gene"].unique().tolist()
     config = FitConfig(**ON_CPU, n_epochs=1, progress=False)
     trained_on = ["S1_spots", "S2_spots"]
     predictor = fit(sdata, "m2ost", config=config, model_options=TINY, genes=genes, shapes_key=trained_on,
                     group_key="patient", save_dir=tmp_path / "m")  # fmt: skip
     predict(sdata, predictor, shapes_key="S0_spots", device="cpu", precision="32-true", progress=False)
-    held = sdata["observed"][:25, genes].layers[KEY]
+    held = validated["observed"][:25, genes].layers[KEY]
     np.testing.assert_allclose(held, sdata["predicted"][:, genes].X, atol=1e-5)
 
 
