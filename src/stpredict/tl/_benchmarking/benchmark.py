@@ -7,7 +7,6 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
 from ... import _keys as keys
-from ..._checks import config as check_config
 from ..._checks.paths import output_folder, user_path
 from ..._checks.slides import quote
 from ..._files import report_full_disk, user_cache
@@ -112,18 +111,15 @@ class Benchmark:
         return table
 
     def to_html(self, path: str | PathLike[str]) -> None:
-        """Write a report as one self-contained HTML file. Its figures need matplotlib (the extra ``plot``).
+        """Write a report as one self-contained HTML file.
 
         Parameters
         ----------
         path
             The file.
         """
-        try:
-            from ..._report.page import to_html
-        except ModuleNotFoundError as error:
-            check_config.needs_matplotlib(error)
-            raise
+        from ..._report.page import to_html
+
         to_html(self, path)
 
     @classmethod
