@@ -26,8 +26,6 @@ def forest(summary: pd.DataFrame, ceiling: float, ax: Axes) -> None:
         if baseline in summary.index:
             score = float(summary["gene_pearson"][baseline])
             ax.axvline(score, color=ORANGE, linewidth=0.8, linestyle=DASHES, zorder=0)
-            ax.text(score, 1.0, "best baseline", transform=ax.get_xaxis_transform(), color=ORANGE, ha="center",
-                    va="bottom", fontsize=7)  # fmt: skip
         for y, (model, row) in enumerate(summary[["gene_pearson", "low", "high"]].iterrows()):
             color, marker = (ORANGE, "D") if model == baseline else (BLUE, "o")
             ax.plot([row["low"], row["high"]], [y, y], color=color, linewidth=1.5)
