@@ -55,12 +55,11 @@ def describe(
     Examples
     --------
     >>> import stpredict as stp
-    >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0)
-    >>> predictor = stp.tl.fit(sdata, "ridge_color", group_key="patient", config={"progress": False})
-    >>> scores = stp.tl.cross_validate(sdata, "ridge_color", progress=False)
-    >>> described = stp.tl.describe(predictor, stp.datasets.Cohort(organ="made up", licence="CC0-1.0"), scores)
-    >>> described.provenance.held_out["n_units"]
-    3
+    >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+    >>> predictor = stp.tl.fit(sdata, "mean_profile", config={"progress": False})
+    >>> described = stp.tl.describe(predictor, stp.datasets.Cohort(organ="made up", licence="CC0-1.0"))
+    >>> described.provenance.cohort["organ"]
+    'made up'
     """
     check.is_predictor(predictor, "stp.tl.describe(predictor, cohort, scores)")
     provenance = predictor.provenance
@@ -88,8 +87,10 @@ def _held_out(predictor: Predictor, scores: pd.DataFrame) -> dict[str, Any]:
     trained = {str(slide["group"]) for slide in predictor.provenance.slides.values()}
     check.scores_of_predictor(predictor.model, table.index.tolist(), set(scores[keys.GROUP].dropna()) - trained)
     about = {**scores.attrs, **table.attrs}
-    of_model = table.loc[predictor.model]
-    ceiling = float(of_model["gene_pearson"] / of_model["share_of_ceiling"])
+    limits = scores[(scores["metric"] == "ceiling") & (scores["model"] == predictor.model)]
+    of_slides = limits.groupby([keys.GROUP, keys.SLIDE])["value"].mean()
+    unit = [keys.GROUP] if about["unit"] == "patient" else [keys.GROUP, keys.SLIDE]
+    ceiling = float(of_slides.groupby(level=unit).mean().mean())
     rows = {"model": predictor.model, **{name: name for name in BASELINES}}
     return {
         "unit": str(about["unit"]),
