@@ -63,7 +63,8 @@ def predict(
     sdata
         The object; its slides may have measured expression or not.
     predictor
-        What `fit` returned, or where it was saved; by default the predictor that `fit` recorded on this object.
+        What `fit` returned, where it was saved, or a name as `Predictor.load` takes it: of `stp.models.pretrained`, or
+        ``"hf:owner/name"``. By default the predictor that `fit` recorded on this object.
     key_added
         Name of the table that is written.
     layer
