@@ -328,7 +328,8 @@ def states_licence(cohort: Mapping[str, str] | None) -> None:
     if not (cohort or {}).get("licence"):
         msg = (
             "The licence of the data that this predictor was trained on is not stated, so it is not published. Read it "
-            "where the data are, and record it: `stp.tl.describe(predictor, stp.datasets.Cohort(licence='CC-BY-4.0'))`."
+            "where the data are, and record it: `stp.tl.describe(predictor, cohort)`, for instance with "
+            "`stp.datasets.Cohort(licence='CC-BY-4.0')`."
         )
         raise ValueError(msg)
 

@@ -78,7 +78,7 @@ Not for diagnosis. Compare its predictions with measured tissue of your own befo
 
 
 def _header(cohort: Mapping[str, str]) -> str:
-    """The YAML that the Hugging Face hub reads; every value is a JSON string, which YAML reads as text."""
+    """The YAML that the Hugging Face hub reads."""
     tags = ["stpredict", "spatial-transcriptomics", "histology", "gene-expression", "digital-pathology"]
     tags += [cohort[name] for name in ("organ", "species") if cohort.get(name)]
     licence = cohort.get("licence", "").lower()
@@ -95,7 +95,8 @@ def _header(cohort: Mapping[str, str]) -> str:
 
 
 def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=True)
+    """A JSON string, which YAML reads as the same text, without HTML."""
+    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _slides(provenance: Mapping[str, Any]) -> str:
