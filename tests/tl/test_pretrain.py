@@ -15,6 +15,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from stpredict import models
 from stpredict._files import DamagedFileError, file_sha256
@@ -79,7 +80,8 @@ def test_the_card_of_a_release(made):
     folder, predictor = made
     card = (folder / "lung.md").read_text(encoding="utf-8")
     header, body = card.removeprefix("---\n").split("\n---\n", 1)
-    assert header.startswith('library_name: stpredict\nlicense: "cc-by-4.0"\n')
+    values = yaml.safe_load(header)
+    assert (values["library_name"], values["license"], values["tags"][-1]) == ("stpredict", "cc-by-4.0", "lung")
     score, ceiling = predictor.provenance.held_out["rows"]["model"], predictor.provenance.held_out["ceiling"]
     for words in (
         "Tissue: lung \\| &lt;b&gt;, lung", "Platform: Visium", "Donors trained on: 3: P0, P1, P2",
