@@ -52,9 +52,7 @@ chosen on training sections, log1p CP10k, one section held out.
 """)
     for name, rows in result["data"].items():
         lines.append(f"## {name}\n")
-        lines.append(
-            "| protocol | genes | gene-wise r | best 10 | best 50 | best 200 | spot-wise r | spot-wise r of a constant |"
-        )
+        lines.append("| protocol | genes | gene-wise r | best 10 | best 50 | best 200 | spot-wise r | of a constant |")
         lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
         for protocol, found in rows.items():
             values = " | ".join(f"{found[model][column]:.3f}" for column in HEADLINES)
