@@ -56,10 +56,11 @@ def page(result):
     """The results as a page."""
     lines = [f"""# Models without a network
 
-{result["date"]}; gene-wise Pearson correlation on held-out sections or patients and, in brackets, its share of the
-noise ceiling, by `python benchmarks/baselines.py`. All rows are in closed form and have no seed. `knn_spatial` knows
-the position on the section alone, which means something between serial sections only; `nuclei_ridge` knows counts, sizes,
-darkness and distances of nuclei, `ridge_statistics` colour and texture. A sum of two names is their mean.
+{result["date"]}; gene-wise Pearson correlation on held-out sections or patients and, in brackets, its
+share of the noise ceiling, by `python benchmarks/baselines.py`. All rows are in closed form and have no
+seed. `knn_spatial` knows the position on the section alone, which means something between serial sections
+only; `nuclei_ridge` knows counts, sizes, darkness and distances of nuclei, `ridge_statistics` colour and
+texture. A sum of two names is their mean.
 
 | model | {" | ".join(HEADS[name] for name in result["data"])} |
 |---|{"--:|" * len(result["data"])}"""]  # fmt: skip
