@@ -211,15 +211,13 @@ CHANGES |= {
     "knn_spatial": {"n_outputs": 5, "k": 3},
 }
 CHANGES |= {
-    "triplex": {
+    "triplex-network": {
         "n_outputs": 5,
         "target_encoder": "resnet10t",
         "view_encoder": "resnet10t",
         "view_px": 48,
         "dim": 24,
-        "fusion_depth": 1,
-        "section_depth": 2,
-        "around_depth": 2,
+        **{f"{part}_depth": 2 for part in ("fusion", "section", "around")},
         **{f"{part}_heads": 2 for part in ("fusion", "section", "around")},
         **{f"{part}_mlp_ratio": 2.0 for part in ("fusion", "section", "around")},
         **{f"{part}_dropout": 0.9 for part in ("fusion", "section", "around")},
@@ -252,7 +250,7 @@ DECLARED = {  # fields that say what the model wants (checked with its patches),
     "histogene": {"context", "fov_spots"},
     "hist2st": {"context", "fov_spots", "n_views"},
     "stflow": {"context", "fov_spots", "size_px", "weights", "n_features"},
-    "triplex": {"context", "fov_spots", "target_weights", "view_weights", "agreement"},
+    "triplex-network": {"context", "fov_spots", "target_weights", "view_weights", "agreement"},
     "deepspot": {"context", "fov_spots", "weights", "n_features", "objective"},
     "istar": {"context", "weights"},
     "resnet50": {"context", "fov_spots", "weights", "n_features"},

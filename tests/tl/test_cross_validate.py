@@ -148,7 +148,7 @@ def test_one_slide_is_refused(sdata):
 
 
 def test_a_layer_of_ours_is_overwritten_but_no_other_and_it_is_not_evaluated_as_one_model(pair):
-    with pytest.raises(ValueError, match="Layer 'rate' exists and was not written by"):
+    with pytest.raises(ValueError, match=r"Layer 'rate' exists and was not written by `stp\.tl\.cross_validate`"):
         cross_validate(pair, "mean_profile", key_added="rate", progress=False)
     select_genes(pair, n_genes=3)  # is not used: it may have seen test slides
     assert cross_validate(pair, "mean_profile", progress=False)["gene"].nunique() == 12
