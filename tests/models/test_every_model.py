@@ -1,7 +1,7 @@
 """What every registered model must do, whatever it is.
 
 A new model is a row in ``SPOT``, ``SLIDE`` or ``CLOSED``, as small as possible, and its fields in ``CHANGES``. One row
-of each kind of network is in ``REPRESENTATIVE``, on which everything is tested; other rows get the short
+of each kind of network that is fast is in ``REPRESENTATIVE``, on which everything is tested; other rows get the short
 `test_other_cases`.
 """
 
@@ -243,7 +243,7 @@ CHANGES |= {
         "size_px": 64,
     },
 }
-DECLARED = {  # fields that say what the model wants (checked with its patches), or that only act in training
+DECLARED = {  # fields that say what the model wants (`size_px` of STNet: in `test_other_cases`), or that only act in training
     "m2ost": {"context"},
     "m2ost_reference": {"context", "fov_spots"},
     "m2ort": {"context", "fov_spots"},
@@ -369,7 +369,7 @@ def alone(model, batch):
 def test_cases_cover_the_registry():
     assert {name for name, _ in CASES.values()} == set(VARIANTS)
     classes = {case: VARIANTS[name].model for case, (name, _) in CASES.items()}
-    # a DenseNet-121 takes seconds a check, and shares all but its forward pass with the others
+    # STNet is a DenseNet-121, which takes seconds a check: it gets `test_other_cases` only
     assert {classes[case] for case in REPRESENTATIVE} == set(classes.values()) - {classes["stnet"]}
 
 
