@@ -243,7 +243,7 @@ CHANGES |= {
         "size_px": 64,
     },
 }
-DECLARED = {  # fields that say what the model wants (`size_px` of STNet: in `test_other_cases`), or that only act in training
+DECLARED = {  # what the model wants, or what only acts in training; `size_px` of STNet is in `test_other_cases`
     "m2ost": {"context"},
     "m2ost_reference": {"context", "fov_spots"},
     "m2ort": {"context", "fov_spots"},
