@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -187,11 +188,11 @@ def test_targets_are_judged_by_figures_of_a_gpu_alone():
     assert "reached |" not in page({"steps": {"networks": entry | {"small": True}}, "notes": []})
 
 
-@pytest.mark.parametrize("name", ["speed.md", "results.md"])
+@pytest.mark.parametrize("name", ["speed.md", "results/her2st.md"])
 def test_the_documentation_reads_the_page(name):
     text = (FOLDER.parent / "docs" / name).read_text()
     marker = load("gpu_steps.page").SPLIT
-    assert "{include} ../benchmarks/gpu.md" in text
+    assert re.search(r"\{include\} (../)+benchmarks/gpu.md", text)
     given = [line.split(": ", 1)[1] for line in text.splitlines() if line.startswith((":end-before:", ":start-after:"))]
     assert given
     assert all(part in marker for part in given)
