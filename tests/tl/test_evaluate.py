@@ -78,8 +78,8 @@ def test_every_column_is_what_metrics_give(predicted):
     assert scores.index.name == "gene"
     assert list(scores.columns) == ["pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed",
                                     "moran_predicted", "pearson_ridge_color"]  # fmt: skip
-    assert list(summary(scores).columns) == ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse",
-                                             "mae", "share_of_ceiling"]  # fmt: skip
+    assert list(summary(scores).columns) == ["gene_pearson", "gene_pearson_top50", "best10", "best50", "best200",
+                                             "spot_pearson", "rmse", "mae", "share_of_ceiling"]  # fmt: skip
     assert scores.attrs["units"] == "log1p CP10k"
     assert scores.attrs["n_spots"] == 25
 

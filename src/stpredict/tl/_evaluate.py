@@ -198,10 +198,11 @@ def summary(scores: pd.DataFrame, *, by: Literal["donor"] | None = None) -> pd.D
     Returns
     -------
     Rows ``mean_profile``, ``ridge_color``, ``model``. Columns, averaged over genes or spots: ``gene_pearson`` (genes,
-    across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary most), ``best50`` (the 50
-    that this row predicts best: chosen by the score itself, so optimistic), ``spot_pearson`` (spots, across genes: the
-    number of the M2OST paper), ``rmse`` and ``mae`` a spot, ``share_of_ceiling`` (``gene_pearson`` over the mean
-    ceiling). With ``by="donor"`` the index has two levels: ``"new donor"``, ``"same donor"`` or ``"not stated"``, and
+    across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary most), ``best10``,
+    ``best50`` and ``best200`` (the genes that this row predicts best: chosen by the score itself, so optimistic),
+    ``spot_pearson`` (spots, across genes: the number of the M2OST paper), ``rmse`` and ``mae`` a spot,
+    ``share_of_ceiling`` (``gene_pearson`` over the mean ceiling). With ``by="donor"`` the index has two levels:
+    ``"new donor"``, ``"same donor"`` or ``"not stated"``, and
     the row.
 
     Examples
