@@ -271,7 +271,8 @@ def _slide(
     if has_image:
         check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     features, record = _embeddings(table, selection.features_key, shapes_key)
-    counts, genes = None, []
+    counts: csr_matrix | None = None
+    genes: list[str] = []
     if table_name is not None and needs_counts:  # of the whole table: views of a backed one are loaded whole
         counts, genes = gene_counts(sdata.tables[table_name], selection.layer, rows)
     return Slide(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -77,7 +77,7 @@ def benchmark_scores(benchmark: BenchmarkLike, *, metric: str = "pearson", ax: A
             _row(ax, y, genes, mean, color)
         if baseline in rows:
             ax.axvline(float(means[baseline]), color=ORANGE, linewidth=0.8, linestyle=DASHES, zorder=0, gid="baseline")
-            above = {"ha": "center", "va": "bottom", "color": ORANGE, "fontsize": 7}
+            above: dict[str, Any] = {"ha": "center", "va": "bottom", "color": ORANGE, "fontsize": 7}
             ax.text(float(means[baseline]), 1.0, "best baseline", transform=ax.get_xaxis_transform(), **above)
         ax.set(xlabel=LABELS.get(metric, metric), ylim=(len(rows) - 0.4, -0.6))
         ax.set_yticks(range(len(rows)), list(rows))

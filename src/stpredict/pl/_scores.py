@@ -133,7 +133,7 @@ def _against_ceiling(
     margin = 0.05 * (high - low)
     ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=0.8)
     diagonal: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
-    above = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    above: dict[str, Any] = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
     ax.annotate("ceiling", (0.5 * high, 0.5 * high), color=NEUTRAL, fontsize=7, **above, **diagonal)
     ax.axhline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
     ax.scatter(x[complete], y[complete], s=9, color=BLUE, alpha=0.75, linewidths=0)
