@@ -35,10 +35,10 @@ def measured(found):
     found.update({"cpu_seconds": time.process_time() - started, "peak_mib": round(peak_mib())})
 
 
-def fit(folder, sdata):
+def fit(folder, sdata, genes=None):
     """Closed-form regression on the colours around each spot."""
     config = {"accelerator": "cpu", "progress": False}
-    return stp.tl.fit(sdata, "ridge_color", config=config, save_dir=folder / "model")
+    return stp.tl.fit(sdata, "ridge_color", genes=genes, config=config, save_dir=folder / "model")
 
 
 def spots(folder):
@@ -77,7 +77,7 @@ def genes(folder):
     """Train on all genes of a genome, predict and score them."""
     sdata, found = stp.datasets.synthetic(n_slides=2, n_side=12, n_genes=N_GENES, um_per_px=8.0), {}
     with measured(found):
-        predictor = fit(folder, sdata)
+        predictor = fit(folder, sdata, list(sdata["observed"].var_names))
         stp.tl.predict(sdata, predictor, **QUIET)
         scores = stp.tl.evaluate(sdata)
     return {**found, "n": len(scores), "n_spots": sdata["predicted"].n_obs}

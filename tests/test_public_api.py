@@ -118,6 +118,11 @@ def test_pages_name_what_exists(page):
         resolve(name)
 
 
+def test_api_page_lists_every_name():
+    listed = re.findall(r"^   (\w+\.\w+)$", (REPOSITORY / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(PUBLIC)
+
+
 def test_texts_are_searched_at_all(tmp_path):
     (tmp_path / "a.py").write_text("x = 1\nmsg = f'No {x}. Call `stp.tl.fit(sdata, model={x!r})` or `stp.pl.gone`.'")
     assert mentions(tmp_path / "a.py") == {("tl.fit", "(sdata, model=X)"), ("pl.gone", "")}

@@ -49,8 +49,8 @@ def adapt(
 ) -> Predictor:
     """Adapt a predictor to a slide by some spots that were measured there.
 
-    A new patient, laboratory or array shifts the level of every gene. A few measured spots correct it. Networks are
-    not trained again.
+    A new patient, laboratory or array shifts the level of every gene (batch effect). A few measured spots correct it.
+    Networks are not trained again.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ def embed(
     precision: str = "auto",
     progress: bool = True,
 ) -> None:
-    """Embed the image around every spot with a pretrained encoder.
+    """Embed the image around every spot with a pretrained encoder, such as a pathology foundation model.
 
     Functions that take ``features_key`` use the embeddings: `fit`, `predict`, `cross_validate`, `benchmark` and others.
     However many models are trained, each patch is read and encoded once.

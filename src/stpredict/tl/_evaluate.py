@@ -92,7 +92,7 @@ def evaluate(
     n_splits: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score predictions, gene by gene, against observed expression.
+    """Score predictions against observed expression, per gene.
 
     Parameters
     ----------

@@ -58,6 +58,8 @@ def predict(
 ) -> None:
     """Predict the expression of every spot.
 
+    Spots whose patches are unlike those of training (out-of-distribution detection) are flagged.
+
     Parameters
     ----------
     sdata
@@ -70,7 +72,8 @@ def predict(
     layer
         Write into this layer of the existing table instead, beside the measured counts; ``"X"`` overwrites X.
     n_views
-        Number of the eight flips and rotations of the patches to average over; 8 costs eight times as much as 1.
+        Test-time augmentation: number of the eight flips and rotations of the patches whose predictions are averaged; 8
+        costs eight times as much as 1.
     uncertainty
         Prediction intervals by conformal prediction, from the errors at held-out spots. ``"conformal"`` assumes that
         spots are exchangeable; ``"conformal_groups"`` assumes that only of groups, and is wider (see Notes). The number
