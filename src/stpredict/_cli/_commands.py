@@ -181,8 +181,8 @@ def _read_data_set(name: str, options: argparse.Namespace) -> SpatialData:
     sections = getattr(options, "sections", None)
     if name == "her2st":
         return datasets.her2st(sections)
-    reader = {"hbc": datasets.hbc, "cscc": datasets.cscc}[name]
-    return reader(user_path(options.data, "--data"), sections)
+    folder = user_path(options.data, "--data")
+    return datasets.hbc(folder, sections) if name == "hbc" else datasets.cscc(folder, sections)
 
 
 def _arguments(command: str, options: argparse.Namespace) -> dict[str, Any]:

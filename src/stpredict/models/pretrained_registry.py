@@ -26,7 +26,9 @@ REGISTRY = "STPREDICT_PRETRAINED"
 """Environment variable that names a registry of the user: a file, or a folder of files."""
 PACKAGED = "pretrained.json"
 ADVICE = "Mend the entry, or write it again with `stp.tl.pretrain`."
-_TEXTS = ("organ", "tissue", "species", "platform", "licence", "licence_source", "citation")
+_TEXTS: dict[Any, Schema] = {
+    f"{name}?": str for name in ("organ", "tissue", "species", "platform", "licence", "licence_source", "citation")
+}
 _ENTRY: Schema = {
     "url": str,
     "size": range(1, 1 << 40),
@@ -36,7 +38,7 @@ _ENTRY: Schema = {
     "units": str,
     "n_donors": range(1 << 20),
     "n_slides": range(1, 1 << 20),
-    **{f"{name}?": str for name in _TEXTS},
+    **_TEXTS,
     "held_out?": {
         "unit": str,
         "n_units": range(1 << 20),

@@ -63,7 +63,7 @@ def describe(
     """
     check.is_predictor(predictor, "stp.tl.describe(predictor, cohort, scores)")
     provenance = predictor.provenance
-    recorded = {"cohort": provenance.cohort, "held_out": provenance.held_out}
+    recorded: dict[str, Any] = {"cohort": provenance.cohort, "held_out": provenance.held_out}
     if cohort is not None:
         recorded["cohort"] = as_cohort(cohort).to_dict()
     if scores is not None:
@@ -98,7 +98,7 @@ def _held_out(predictor: Predictor, scores: pd.DataFrame) -> dict[str, Any]:
         "leaks": bool(about["leaks"]),
         **({"ceiling": ceiling} if isfinite(ceiling) else {}),
         "rows": {
-            row: {score: float(value) for score in SCORES if isfinite(value := table.loc[name, score])}
+            row: {str(score): float(value) for score, value in table.loc[name, list(SCORES)].items() if isfinite(value)}
             for row, name in rows.items()
             if name in table.index
         },
