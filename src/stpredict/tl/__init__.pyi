@@ -7,7 +7,7 @@ from ._cohort.runner import predict_cohort
 from ._domain_scores import domain_scores
 from ._domains import domains
 from ._embed import embed
-from ._evaluate import evaluate, summary
+from ._evaluate import evaluate
 from ._fit import fit
 from ._impute import impute
 from ._options import FitConfig, PatchSpec, PredictOptions, Selection
@@ -17,6 +17,7 @@ from ._predictor.predictor import Predictor
 from ._predictor.provenance import Provenance
 from ._raster import rasterize
 from ._self_train import self_train
+from ._summary import summary
 from ._super_resolution.super_resolve import super_resolve
 
 __all__ = [

@@ -88,10 +88,14 @@ def whole_panel(missing: Sequence[str], n_genes: int, table_name: str, *, needed
         raise ValueError(msg)
 
 
-def has_summary(scores: pd.DataFrame) -> None:
-    """Refuse a table that `evaluate` did not return."""
-    if "summary" not in scores.attrs:
-        msg = "These scores carry no summary: give what `stp.tl.evaluate` returned, as it is."
+def has_score_columns(found: Sequence[str], needed: Sequence[str]) -> None:
+    """Refuse a table without the columns that a summary is computed from."""
+    missing = [name for name in needed if name not in found]
+    if missing:
+        msg = (
+            f"`scores` lacks the columns {quote(missing)} (found: {quote(found)}). Give all columns of what "
+            "`stp.tl.evaluate` or `stp.tl.cross_validate` returned; rows may be left out."
+        )
         raise ValueError(msg)
 
 

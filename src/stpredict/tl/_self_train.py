@@ -74,7 +74,7 @@ def self_train(
     rounds
         Number of students after the first network.
     config
-        How to train each network: fields to change in the recipe of the model, or a whole `FitConfig`, as in `fit`.
+        How to train each network: fields to change in the recipe of the model, as a mapping or a `FitConfig`, as in `fit`.
     target
         How counts are normalised; by default log1p CP10k over all genes.
     patch

@@ -12,13 +12,13 @@ from ..._checks.paths import output_folder, user_path
 from ..._checks.slides import quote
 from ..._files import report_full_disk, user_cache
 from ..._slides.slides import Selection
+from .._summary import summarize
 from . import _errors as check
 from .cell import KEPT
 from .entry import BASELINES, common_fields, entries_of
 from .results import read_cells, read_table
 from .runner import NOTE, cells_of, read_note, run_cells, write_note
 from .study import plan_study
-from .summary import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -224,9 +224,9 @@ def benchmark(
         Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; the choice
         of `stp.pp.select_genes` is not used, since it may have included test slides.
     config
-        Training options for all models: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which
-        only the fields that differ from their defaults are used. They override the recipe of the model
-        (`stp.models.recipe`), and the recipe of an entry overrides them.
+        Training options for all models: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, which
+        means the same. They override the recipe of the model (`stp.models.recipe`), and the recipe of an entry
+        overrides them.
     target
         How counts become the values that are predicted and scored; by default log1p CP10k.
     protocol

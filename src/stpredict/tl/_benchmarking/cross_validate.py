@@ -16,6 +16,7 @@ from ..._checks.slides import quote
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
 from ...models.registry import DEFAULT
+from .._summary import cell_rows
 from . import _errors as check
 from .benchmark import run_benchmark
 from .entry import Entry, common_fields, entries_of
@@ -98,8 +99,8 @@ def cross_validate(
         Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; the choice
         of `stp.pp.select_genes` is not used, since it may have included test slides.
     config
-        Training options: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which only the fields
-        that differ from their defaults are used. They override the recipe of the model (`stp.models.recipe`).
+        Training options: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, which means the same.
+        They override the recipe of the model (`stp.models.recipe`).
     target
         How counts become the values that are predicted and scored; by default log1p CP10k.
     patch
@@ -145,8 +146,9 @@ def cross_validate(
     Returns
     -------
     The scores of the model and of the baselines ``"mean_profile"`` and ``"ridge_color"``: one row per model, fold,
-    seed, slide, group, gene and metric. `stp.tl.summary` gives one row per model. ``attrs["leaks"]`` says whether a
-    group was on both sides of a fold.
+    seed, slide, group, gene and metric (``value``). Rows without slide, group and gene are of a whole fold: scores of
+    spots, costs. Columns ``protocol`` and ``leaks`` (whether a group was on both sides of a fold) repeat in all rows.
+    `stp.tl.summary` gives one row per model, of all rows or of some.
 
     Writes ``layers[key_added]`` of the measured table, ``(n_spots, n_genes)`` float32: held-out predictions of the
     first seed, NaN outside the panel of the fold and on slides that are in no test part; ``var[key_added]``, True where
@@ -216,13 +218,10 @@ def cross_validate(
                 "has ended; its results in `save_dir` are then used."
             )
             raise RuntimeError(msg)
-        summary = found.summary()
         _write_predictions(study, folder, label, seeds[0], key_added)
-    scores = found.scores
-    scores.attrs["summary"] = summary.to_dict(orient="index")
-    scores.attrs.update(
-        {name: summary.attrs[name] for name in ("leaks", "unit", "n_units", "protocol", "protocol_note")}
-    )
+    scores = pd.concat([found.scores, cell_rows(found.runs, found.scores)], ignore_index=True)
+    scores["protocol"], scores["leaks"] = found.note["protocol"] or "", found.note["leaks"]
+    scores.attrs.update({name: found.note[name] for name in ("leaks", "unit", "protocol", "protocol_note")})
     return scores
 
 

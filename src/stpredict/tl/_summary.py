@@ -1,0 +1,230 @@
+"""Scores of genes as one row a model: of `evaluate`, of `cross_validate`, and of a benchmark. Data frames in and out.
+
+Everything is computed from the rows that are given, so that they may be filtered, or read back from a CSV file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..metrics.scores import N_BEST, SUMMARY_SCORES, nan_mean
+from ..metrics.top_genes import best, mark_largest
+from . import _errors as check
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+BASELINES = ("mean_profile", "ridge_color")
+"""Baselines that `evaluate` scores beside the model."""
+ALWAYS_RUN = ("mean_profile", "ridge_color", "knn_spatial")
+"""Models of a benchmark that are baselines."""
+GENE_COLUMNS = ("pearson", "pearson_ridge_color", "pearson_mean_profile", "ceiling", "variance", "n_genes")
+"""Columns without which the scores of `evaluate` cannot be summarised."""
+CELL = ("model", "fold", "seed")
+LONG_COLUMNS = (*CELL, "slide", "group", "gene", "metric", "value")
+"""Columns without which the scores of `cross_validate` cannot be summarised."""
+N_ROWS = "n_scored"
+"""Metric of a cell: how many correlations of genes it has, by which filtered rows are recognised."""
+SPOT_SCORES = tuple(score.name for score in SUMMARY_SCORES if score.axis == "spot")
+LEAST_UNITS = 3
+"""Units below which no interval is given."""
+N_RESAMPLES = 10_000
+LEVEL = 0.95
+NOTED = ("unit", "leaks", "protocol", "headline", "protocol_note")
+"""What the attributes of a summary repeat of the benchmark."""
+OVER_UNITS = ("gene_pearson", "share_of_ceiling")
+"""Scores that are averaged over units; the others are averaged over cells."""
+MEANS = tuple(score.name for score in SUMMARY_SCORES if score.name not in OVER_UNITS)
+COSTS = ("parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s", "peak_memory_mib")
+
+
+def spot_column(score: str, row: str = "model") -> str:
+    """Name of a score of spots where scores of genes are beside it."""
+    name = score if score.startswith("spot_") else f"spot_{score}"
+    return name if row == "model" else f"{name}_{row}"
+
+
+def summary(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores of the model beside those of the baselines.
+
+    Parameters
+    ----------
+    scores
+        The result of `evaluate` or `cross_validate`, or some of its rows, also read back from a CSV file. All is
+        computed from the rows that are given.
+
+    Returns
+    -------
+    Of `evaluate`: rows ``mean_profile``, ``ridge_color``, ``model``. Columns, averaged over genes or spots:
+    ``gene_pearson`` (genes, across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary
+    most), ``best50`` (the 50 that this row predicts best: chosen by the score itself, so optimistic), ``spot_pearson``
+    (spots, across genes: the number of the M2OST paper), ``rmse`` and ``mae`` a spot, ``share_of_ceiling``
+    (``gene_pearson`` over the mean ceiling). Of ``evaluate(…, by="donor")`` the index has two levels: ``"new donor"``,
+    ``"same donor"`` or ``"not stated"``, and the row.
+
+    Of `cross_validate`: one row a model, the best first, with the columns of `Benchmark.summary`.
+
+    Scores of spots are over all genes of the panel: they are NaN if rows of some genes are missing.
+
+    Raises
+    ------
+    ValueError
+        If columns are missing.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=5)
+    >>> config = stp.tl.FitConfig(n_epochs=1, progress=False)
+    >>> predictor = stp.tl.fit(sdata, shapes_key=["S0_spots", "S1_spots"], config=config)
+    >>> stp.tl.predict(sdata, predictor, progress=False)
+    >>> scores = stp.tl.evaluate(sdata, shapes_key="S2_spots")
+    >>> list(stp.tl.summary(scores[scores["ceiling"] > 0.5]).index)
+    ['mean_profile', 'ridge_color', 'model']
+    """
+    if "metric" in scores:
+        check.has_score_columns(list(scores), LONG_COLUMNS)
+        return _of_cells(scores)
+    check.has_score_columns(list(scores), GENE_COLUMNS)
+    if "donor" not in scores:
+        return _of_genes(scores)
+    tables = {kind: _of_genes(rows) for kind, rows in scores.groupby("donor", sort=False)}
+    found: pd.DataFrame = pd.concat(tables, names=["donor", "row"])
+    return found
+
+
+def _of_genes(scores: pd.DataFrame) -> pd.DataFrame:
+    """Summary of the scores of one prediction, one row a gene."""
+    ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
+    variable = mark_largest(scores["variance"].to_numpy(), n=N_BEST)
+    whole = len(scores) == scores["n_genes"].max()
+    rows = {}
+    for row in (*BASELINES, "model"):
+        pearson = scores["pearson" if row == "model" else f"pearson_{row}"].to_numpy(dtype=np.float64)
+        mean = float(nan_mean(pearson))
+        of_spots = {name: scores[spot_column(name, row)].iloc[0] if whole else np.nan for name in SPOT_SCORES}
+        rows[row] = {
+            "gene_pearson": mean,
+            "gene_pearson_top50": float(nan_mean(pearson[variable])),
+            "best50": best(pearson, n=N_BEST),
+            **{name: float(value) for name, value in of_spots.items()},
+            "share_of_ceiling": mean / ceiling if ceiling > 0 else float("nan"),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def cell_rows(runs: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores and costs of whole cells as rows without a gene, to be put below the scores of genes."""
+    counted = scores[scores["metric"] == "pearson"].groupby([*CELL]).size().rename(N_ROWS).reset_index()
+    values = [name for name in (*MEANS, *COSTS) if name in runs]
+    long = runs.merge(counted, on=[*CELL]).melt(
+        id_vars=[*CELL], value_vars=[*values, N_ROWS], var_name="metric", value_name="value"
+    )
+    names = {name: spot_column(name) for name in SPOT_SCORES}
+    return long.assign(metric=long["metric"].replace(names), value=pd.to_numeric(long["value"]))
+
+
+def _of_cells(scores: pd.DataFrame) -> pd.DataFrame:
+    """Summary of the scores of a cross-validation, one row a model, fold, seed, slide, gene and metric."""
+    of_cells = scores["gene"].isna()
+    genes, names = scores[~of_cells], {spot_column(name): name for name in SPOT_SCORES}
+    runs = scores[of_cells].pivot_table(index=[*CELL], columns="metric", values="value").rename(columns=names)
+    if N_ROWS in runs:
+        found = genes[genes["metric"] == "pearson"].groupby([*CELL]).size().reindex(runs.index)
+        runs.loc[found != runs[N_ROWS], [name for name in MEANS if name in runs]] = np.nan
+    several = genes["group"].nunique() > 1 and not genes["group"].equals(genes["slide"])
+    note = {"unit": "patient" if several else "section", "protocol": None, **_constants(scores, ("protocol", "leaks"))}
+    models = set(genes["model"])
+    return summarize(genes, runs.reset_index(), note, [name for name in ALWAYS_RUN if name in models])
+
+
+def _constants(scores: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Values of columns that are the same in all rows."""
+    return {name: scores[name].iloc[0] for name in names if name in scores and len(scores)}
+
+
+def unit_means(scores: pd.DataFrame, metric: str, unit: str) -> pd.DataFrame:
+    """Mean of a score, one row per unit (``"group"`` or ``"slide"``), one column per model.
+
+    It is averaged over genes, then folds and seeds, then slides, so that a patient with many slides counts once.
+    """
+    rows = scores[scores["metric"] == metric]
+    by = ["model", unit, "slide"] if unit != "slide" else ["model", "slide"]
+    of_runs = rows.groupby([*by, "fold", "seed"], observed=True, sort=False)["value"].mean()
+    of_slides = of_runs.groupby(level=by, sort=False).mean()
+    means: pd.DataFrame = of_slides.groupby(level=["model", unit], sort=False).mean().unstack("model")
+    return means.sort_index()
+
+
+def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of one value a unit; NaN for fewer than three units."""
+    known = values[np.isfinite(values)]
+    if len(known) < LEAST_UNITS:
+        return float("nan"), float("nan")
+    rows = np.random.default_rng(seed).integers(len(known), size=(N_RESAMPLES, len(known)))
+    low, high = np.quantile(known[rows].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def summarize(
+    scores: pd.DataFrame, runs: pd.DataFrame, note: Mapping[str, Any], baselines: Sequence[str]
+) -> pd.DataFrame:
+    """One row a model, the best first."""
+    unit = "group" if note["unit"] == "patient" else "slide"
+    pearson, ceiling = (unit_means(scores, metric, unit) for metric in ("pearson", "ceiling"))
+    of_folds = _fold_means(scores)
+    means = {model: float(nan_mean(pearson[model].to_numpy())) for model in pearson.columns}
+    scored = {name: means[name] for name in baselines if np.isfinite(means.get(name, np.nan))}
+    baseline = max(scored, key=lambda name: scored[name]) if scored else None
+    rows = {}
+    for model, mean in sorted(means.items(), key=lambda item: -np.nan_to_num(item[1], nan=-np.inf)):
+        low, high = bootstrap_interval(pearson[model].to_numpy())
+        of_model = runs[runs["model"] == model]
+        limit = float(nan_mean(ceiling[model].to_numpy()))
+        rows[model] = {
+            "gene_pearson": mean,
+            "low": low,
+            "high": high,
+            **_difference(pearson, str(model), baseline),
+            "share_of_ceiling": mean / limit if limit > 0 else float("nan"),
+            "fold_std": float(of_folds[model].std()),
+            **{name: _mean(of_model, name) for name in (*MEANS, *COSTS)},
+        }
+    summary = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    if note["protocol"] in {"m2ost", "m2ost_code"} and "mean_profile" in summary.index:
+        for name in ("spot_pearson", "rmse"):
+            summary[f"{name}_of_constant"] = float(summary[name]["mean_profile"])
+    summary.attrs.update(
+        {name: note[name] for name in NOTED if name in note} | {"baseline": baseline, "n_units": len(pearson)}
+    )
+    return summary
+
+
+def _fold_means(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean correlation over slides, then genes, then seeds: one row a fold, one column a model."""
+    rows = scores[scores["metric"] == "pearson"]
+    of_genes = rows.groupby(["model", "fold", "seed", "gene"], observed=True)["value"].mean()
+    means: pd.DataFrame = of_genes.groupby(level=["model", "fold", "seed"]).mean().unstack("model")
+    return means.groupby(level="fold").mean()
+
+
+def _difference(pearson: pd.DataFrame, model: str, baseline: str | None) -> dict[str, float]:
+    """Paired difference from the best baseline, over the units that both have."""
+    undefined = dict.fromkeys(("difference", "difference_low", "difference_high"), float("nan"))
+    if baseline is None or model == baseline:
+        return undefined
+    paired = (pearson[model] - pearson[baseline]).dropna().to_numpy()
+    if not len(paired):
+        return undefined
+    low, high = bootstrap_interval(paired)
+    return {"difference": float(paired.mean()), "difference_low": low, "difference_high": high}
+
+
+def _mean(runs: pd.DataFrame, name: str) -> float:
+    """Mean over folds and seeds, without NaN; NaN for a score that is newer than the cells."""
+    return float(pd.to_numeric(runs[name]).mean()) if name in runs else float("nan")
