@@ -7,6 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._checks import config as check
+from .._checks.calls import public
 from ..models import recipe
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _record_given(cls: type[FitConfig]) -> None:
             given |= {name for name, value in values.items() if value != defaults[name]}
         object.__setattr__(self, "given", given)
 
-    setattr(cls, "__init__", init)  # noqa: B010  (mypy refuses the assignment)
+    setattr(cls, "__init__", public(init))  # noqa: B010  (mypy refuses the assignment)
 
 
 _record_given(FitConfig)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._checks.calls import public
 from . import _errors as check
 from ._rows import as_float, as_matrix, blocks, complete_spots, is_constant
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+@public
 def best(scores: ArrayLike, *, n: int = 50) -> float:
     """Mean of the highest scores, e.g. of the 50 best-predicted genes.
 
@@ -45,6 +47,7 @@ def best(scores: ArrayLike, *, n: int = 50) -> float:
     return float(kept.mean()) if kept.size else float("nan")
 
 
+@public
 def top_variable(observed: ArrayLike, *, n: int = 50) -> NDArray[np.bool_]:
     """Mark the genes whose observed values vary most over spots.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._checks.names import did_you_mean
 from .._checks.slides import quote
 from .._checks.training import warn
 
@@ -32,7 +33,8 @@ def has_prediction(name: str, tables: Sequence[str], layers: Sequence[str]) -> N
     if name not in layers:
         msg = (
             f"No prediction {name!r}: no such table (found: {quote(tables)}) and no such layer (found: "
-            f"{quote(layers)}). Create it with `stp.tl.predict(sdata, predictor, key_added={name!r})`."
+            f"{quote(layers)}).{did_you_mean(name, [*tables, *layers])} Create it with "
+            f"`stp.tl.predict(sdata, predictor, key_added={name!r})`."
         )
         raise ValueError(msg)
 

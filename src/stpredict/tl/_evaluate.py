@@ -14,6 +14,7 @@ import pandas as pd
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check_expression
+from .._checks.calls import public
 from .._slides import checks as check_elements
 from .._slides.expression import gene_counts, is_gene, library_column, on_tissue, total_counts
 from .._slides.identity import SlideIdentity, known_slides
@@ -84,6 +85,7 @@ class Paired:
         )
 
 
+@public
 def evaluate(
     sdata: SpatialData,
     *,

@@ -6,8 +6,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from .._checks.calls import takes_fields
 from .._checks.paths import output_path
 from .._slides.slides import Selection, resolve
+from .._train.config import TRAINING_FIELDS
 from ..models.registry import DEFAULT
 from ..pp.targets import TargetSpec
 from ._predictor.predictor import record_predictor
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ._training.ensemble import Weights
 
 
+@takes_fields(config=TRAINING_FIELDS)
 def fit(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     model: str | Sequence[str] = DEFAULT,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .._checks.calls import public
 from ..metrics.scores import N_BEST, SUMMARY_SCORES, nan_mean
 from ..metrics.top_genes import best, mark_largest
 from . import _errors as check
@@ -49,6 +50,7 @@ def spot_column(score: str, row: str = "model") -> str:
     return name if row == "model" else f"{name}_{row}"
 
 
+@public
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores of the model beside those of the baselines.
 

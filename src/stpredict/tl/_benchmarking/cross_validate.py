@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
+from ..._checks.calls import takes_fields
 from ..._checks.paths import output_folder
 from ..._checks.slides import quote
 from ..._slides import checks as check_elements
@@ -19,7 +20,7 @@ from ...models.registry import DEFAULT
 from .._summary import cell_rows
 from . import _errors as check
 from .benchmark import run_benchmark
-from .entry import Entry, common_fields, entries_of
+from .entry import OPTIONS, Entry, common_fields, entries_of
 from .results import read_fold
 from .study import plan_study
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .study import Study
 
 
+@takes_fields(config=OPTIONS)
 def cross_validate(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     model: str | Sequence[str] = DEFAULT,

@@ -11,6 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ... import _keys as keys
+from ..._checks.calls import public
 from ..._checks.paths import LONGEST_NAME, no_folder_names, output_folder, user_path
 from ..._checks.slides import quote
 from ..._files import DamagedFileError, atomic_file, lock_file, report_full_disk
@@ -33,6 +34,7 @@ SUMMARY = "summary.csv"
 COLUMNS = ["status", "n_spots", "um_per_px", "seconds", "error", "warnings", "path"]
 
 
+@public
 def predict_cohort(
     paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathLike[str]],
     predictor: Predictor | str | PathLike[str],

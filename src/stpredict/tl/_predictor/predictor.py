@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from ... import _keys as keys
+from ..._checks.calls import public
 from ..._files import report_damage
 from ..._train.device import avoid_dead_threads
 from ..._train.shared import SharedPatches
@@ -248,7 +249,7 @@ class Predictor:
         fabric: Fabric,
         *,
         batch_size: int | BatchLimit | None = None,
-        n_views: int = 8,
+        n_views: int,
         appearances: Sequence[SlideAppearance] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Predict spots and the spread that scales their prediction intervals.
@@ -281,6 +282,7 @@ class Predictor:
         expression = nonnegative(mean.astype(np.float32))
         return expression if self.adaptation is None else self.adaptation(expression)
 
+    @public
     def save(self, path: str | PathLike[str]) -> None:
         """Write the predictor to a folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``README.md``.
 
@@ -294,6 +296,7 @@ class Predictor:
         serialization.write(path, self.to_json(), self.state_dict(), self.history)
 
     @classmethod
+    @public
     def load(cls, path: str | PathLike[str]) -> Predictor:
         """Read a predictor. No code from the folder is run, and a folder is read without the network.
 
