@@ -1,59 +1,15 @@
-"""How calls are answered: wrong keywords, misspelt names, short tracebacks, one default a parameter."""
+"""How calls are answered: wrong keywords, misspelt names, short tracebacks."""
 
 from __future__ import annotations
 
 import io
-import pickle
 import traceback
-from inspect import Parameter, isfunction, signature
 
 import pytest
-from test_public_api import PUBLIC
 
 import stpredict as stp
 from stpredict._checks import calls
 from stpredict._checks.names import did_you_mean, nearest
-
-DEFAULTS_THAT_DIFFER = {
-    "axis": "metrics are over genes or spots; each says which",
-    "by": "what is split, held out or scored apart",
-    "encoder": "`read_embeddings` only records a name",
-    "group_key": "a benchmark is over patients",
-    "key_added": "the name of what is written",
-    "keys": "what is drawn",
-    "method": "`select_genes` has a method that is best, `domains` has none",
-    "metric": "columns of different tables",
-    "model": "`self_train` needs a network",
-    "n_genes": "made up, selected, drawn",
-    "n_neighbors": "of different graphs",
-    "n_permutations": "of tests of different cost",
-    "n_views": "`calibrate` uses as many as `fit` does",
-    "name": "of a panel of the package, or of a slide",
-    "overviews": "files, or whether they are read",
-    "sections": "of different data sets",
-    "seed": "`Benchmark.table` takes any",
-    "shapes_key": "`predict_cohort` makes the element",
-    "um_per_px": "`synthetic` makes the image",
-}
-"""Parameters with several defaults, and why."""
-
-
-def test_a_parameter_has_one_default():
-    defaults: dict[str, set[object]] = {}
-    functions = [obj for obj in PUBLIC.values() if isfunction(obj)]
-    for function in [*functions, stp.tl.Benchmark.table, stp.tl.Predictor.predict]:
-        for name, parameter in signature(function).parameters.items():
-            if parameter.default is not Parameter.empty:
-                defaults.setdefault(name, set()).add(repr(parameter.default))
-    several = {name for name, found in defaults.items() if len(found) > 1}
-    assert several - set(DEFAULTS_THAT_DIFFER) == set()
-    assert {"image_key", "table_name", "genes", "progress", "device"} <= set(defaults) - several
-
-
-def test_every_public_function_answers_mistakes():
-    plain = [name for name, obj in PUBLIC.items() if isfunction(obj) and not hasattr(obj, "__wrapped__")]
-    assert not plain, "decorate them with `public` of `_checks.calls`"
-    assert pickle.loads(pickle.dumps(stp.tl.fit)) is stp.tl.fit
 
 
 @pytest.mark.parametrize(("function", "wrong", "words"), [

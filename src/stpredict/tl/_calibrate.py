@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from .._checks.calls import public
 from .._checks.slides import quote
+from .._progress import progress_bar
 from .._slides.identity import SlideIdentity, known_slides
 from .._slides.regions import classes_by_element
 from .._slides.slides import Selection, resolve
@@ -212,7 +212,7 @@ def _predict_with_spread(
     limit = BatchLimit.of(None, fabric.device)
     predicted, spread = (np.empty((n, len(predictor.genes)), np.float32) for _ in range(2))
     position = 0
-    with tqdm(total=n, desc="calibrate", unit="spot", disable=not progress) as bar:
+    with progress_bar(total=n, desc="calibrate", unit="spot", progress=progress) as bar:
         for piece, inside in read_positions(plan, predictor, 0, n):
             found = predictor.with_spread(
                 piece.spots, fabric, batch_size=limit, n_views=plan.options.n_views, appearances=plan.appearances

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import config as check_config
@@ -18,6 +17,7 @@ from .._checks.names import did_you_mean
 from .._checks.slides import quote
 from .._domains.clusters import CLUSTERERS, medoid, pairwise_agreement
 from .._domains.methods import CONFIGS, METHODS, NEED_IMAGE, USE_IMAGE, DomainTask, find_domains
+from .._progress import progress_bar
 from .._slides.slides import Selection
 from .._train.config import FitConfig
 from .._train.device import make_fabric
@@ -204,7 +204,7 @@ def domains(
     check.own_column(key_added, spots.tables)
     fabric = make_fabric(FitConfig(accelerator=device)) if configs else None
     tables, runs = [], []
-    with tqdm(total=len(methods) * n_seeds, desc="domains", unit="run", disable=not progress) as bar:
+    with progress_bar(total=len(methods) * n_seeds, desc="domains", unit="run", progress=progress) as bar:
         for name in methods:
             task = DomainTask(
                 method=name,

@@ -90,9 +90,9 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     ['mean_profile', 'ridge_color', 'model']
     """
     if "metric" in scores:
-        check.has_score_columns(list(scores), LONG_COLUMNS)
+        check.has_score_columns(list(map(str, scores.columns)), LONG_COLUMNS)
         return _of_cells(scores)
-    check.has_score_columns(list(scores), GENE_COLUMNS)
+    check.has_score_columns(list(map(str, scores.columns)), GENE_COLUMNS)
     if "donor" not in scores:
         return _of_genes(scores)
     tables = {kind: _of_genes(rows) for kind, rows in scores.groupby("donor", sort=False)}

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 COMPANIONS = (keys.UNLIKE, keys.IMAGE_DISTANCE, keys.AT_BORDER, keys.IMAGE_QUALITY, PREDICTION_ID)
 """Columns of ``obs`` that belong to one prediction."""
+RESERVED = (keys.SPATIAL, keys.LOG1P, keys.EVALUATION, keys.PREDICTABILITY, keys.ATTRS, "spatialdata_attrs")
+"""Entries of ``uns`` with a meaning of their own, beside which predictions are described."""
 
 
 def check_destination(
@@ -59,6 +61,8 @@ def check_destination(
     ``models`` are those whose own predictions are written too.
     """
     table_name, regions = slides[0].table_name, [slide.shapes_key for slide in slides]
+    argument, written = ("key_added", key_added) if layer is None else ("layer", layer)
+    _errors.check_not_reserved(argument, written, RESERVED)
     if layer is None:
         kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _is_ours(sdata, name, name)]
         _errors.check_overwritable("key_added", key_added, kept)

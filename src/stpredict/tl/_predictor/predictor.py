@@ -384,9 +384,12 @@ class Predictor:
         """The rows of the representations, by name."""
         trained = self.provenance.slides
         models = " + ".join(f"{weight:.2f} {name}" for name, weight in self.models.items())
-        size = f"{len(self.members)} x {self.n_parameters // len(self.members):,} parameters"
+        n_members, n_parameters = len(self.members), self.n_parameters
+        size = f"{n_parameters // n_members:,} parameters" if n_parameters else "no gradient steps"
         if len(self.models) > 1:
-            size = f"{models}; {len(self.members)} members, {self.n_parameters:,} parameters"
+            size = f"{models}; {n_members} members" + (f", {n_parameters:,} parameters" if n_parameters else "")
+        elif n_members > 1:
+            size = f"{n_members} x {size}" if n_parameters else f"{n_members} members, {size}"
         fields = [f"{', '.join(f'{side:.0f}' for side in p.fov_um)} µm, {p.size_px} px each" for p in self.patches]
         return {
             "model": f"{self.model} ({size})",
