@@ -78,7 +78,9 @@ def test_cohort(model, picture, tmp_path, capsys, workers):
     assert main([*command, *workers]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("gone: FileNotFoundError: No slide at")
-    assert lines[1] == f"1 of 2 slides: {out}"
+    assert lines[1].startswith("slide: Slide 'slide' has 4 µm per pixel")
+    assert lines[1].endswith("do not trust this prediction without a check.")
+    assert lines[-1] == f"1 of 2 slides: {out}"
     assert sd.read_zarr(out / "slide/predicted.zarr")["predicted"].n_vars == 12
 
 

@@ -104,8 +104,8 @@ def cohort(options: argparse.Namespace) -> bool:
     unfinished = summary[summary["status"] != "done"]
     failed = unfinished["status"] == "failed"
     reasons = unfinished["error"].where(failed, "another process is at it")
-    doubts = summary.loc[summary["warnings"] != "", "warnings"]
-    lines = [f"{name}: {text}\n" for name, text in [*reasons.items(), *doubts.items()]]
+    lines = [f"{name}: {reason}\n" for name, reason in reasons.items()]
+    lines += [f"{name}: {text}\n" for name, texts in summary["warnings"].dropna().items() for text in texts]
     sys.stdout.write(f"{''.join(lines)}{len(summary) - len(unfinished)} of {len(summary)} slides: {options.out_dir}\n")
     return bool(failed.any())
 
