@@ -10,6 +10,7 @@ import pytest
 import stpredict as stp
 from stpredict._checks import calls
 from stpredict._checks.names import did_you_mean, nearest
+from stpredict._progress import progress_bar
 
 
 @pytest.mark.parametrize(("function", "wrong", "words"), [
@@ -85,3 +86,11 @@ def test_a_notebook_shows_one_frame_of_the_user():
     assert "No model 'm2ost_tny'. Did you mean 'm2ost_tiny'" in text
     assert text.count("stpredict/") == 1
     assert len(text.splitlines()) < 30
+
+
+def test_the_environment_turns_off_progress_bars(monkeypatch):
+    assert progress_bar(total=1, progress=False).disable
+    with progress_bar(total=1, progress=True) as bar:
+        assert not bar.disable
+    monkeypatch.setenv("STPREDICT_PROGRESS", "0")
+    assert progress_bar(total=1, progress=True).disable

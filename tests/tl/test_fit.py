@@ -394,11 +394,13 @@ def test_a_damaged_checkpoint_is_one_error(sdata, quick, tmp_path, monkeypatch, 
     quick(sdata, n_epochs=2)
 
 
-def test_a_model_without_steps_shows_one_epoch_and_no_loss(sdata, tmp_path, capsys):
-    fit(sdata, "ridge_color", config=FitConfig(accelerator="cpu"), save_dir=tmp_path / "model")
+def test_a_model_without_steps_speaks_of_no_epochs_and_no_parameters(sdata, tmp_path, capsys):
+    predictor = fit(sdata, "ridge_color", config=FitConfig(accelerator="cpu"), save_dir=tmp_path / "model")
     said = capsys.readouterr().err
-    assert "1/1" in said
-    assert "loss" not in said
+    assert "patches" in said
+    assert "epoch" not in said
+    assert "model: ridge_color (no gradient steps)" in repr(predictor)
+    assert "validation: none: all spots are trained on" in repr(predictor)
 
 
 def test_checkpoints_are_written_now_and_then(sdata, quick, monkeypatch):

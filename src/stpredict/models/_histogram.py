@@ -1,4 +1,4 @@
-"""Histograms of pixel values in windows of patches, compile_loop without the GIL.
+"""Histograms of pixel values in windows of patches, compiled without the GIL.
 
 Imported only where it is called, since numba costs half a second.
 """

@@ -1,4 +1,4 @@
-"""Map colours through a lookup table: one compile_loop loop, which releases the interpreter's lock.
+"""Map colours through a lookup table: one compiled loop, which releases the interpreter's lock.
 
 Imported only where it is called, since importing numba takes half a second.
 """
