@@ -203,34 +203,41 @@ def domains(
     check.number_of_domains(n_domains, len(spots.slide))
     check.own_column(key_added, spots.tables)
     fabric = make_fabric(FitConfig(accelerator=device)) if configs else None
-    tables, runs = [], []
-    with progress_bar(total=len(methods) * n_seeds, desc="domains", unit="run", progress=progress) as bar:
-        for name in methods:
-            task = DomainTask(
-                method=name,
-                n_domains=int(n_domains),  # type: ignore[arg-type]
-                xy=spots.xy,
-                slide=spots.slide,
-                expression=spots.expression,
-                halves=spots.halves,
-                image=spots.image if name in with_image else None,
-                n_components=n_components,
-                clusterer=clusterer,
-                refine=refine,
-                options=configs.get(name),
-                device=torch.device("cpu") if fabric is None else fabric.device,
-            )
+    tasks = [
+        DomainTask(
+            method=name,
+            n_domains=int(n_domains),  # type: ignore[arg-type]
+            xy=spots.xy,
+            slide=spots.slide,
+            expression=spots.expression,
+            halves=spots.halves,
+            image=spots.image if name in with_image else None,
+            n_components=n_components,
+            clusterer=clusterer,
+            refine=refine,
+            options=configs.get(name),
+            device=torch.device("cpu") if fabric is None else fabric.device,
+        )
+        for name in methods
+    ]
+    runs = _run_tasks(tasks, n_seeds, progress=progress)
+    agreements = [pairwise_agreement([one.domains for one in found]) for found in runs]
+    result = pd.concat(map(_rows, tasks, runs, agreements), ignore_index=True)
+    write_domains(spots, tasks[0], runs[0], medoid(agreements[0]), result, key_added)
+    return result
+
+
+def _run_tasks(tasks: Sequence[DomainTask], n_seeds: int, *, progress: bool) -> list[list[Partition]]:
+    """The partitions of each task, one for each seed."""
+    runs = []
+    with progress_bar(total=len(tasks) * n_seeds, desc="domains", unit="run", progress=progress) as bar:
+        for task in tasks:
             found = []
             for partition in find_domains(task, range(n_seeds)):
                 found.append(partition)
                 bar.update()
-            agreement = pairwise_agreement([one.domains for one in found])
-            tables.append(_rows(task, found, agreement))
-            runs.append((task, found, medoid(agreement)))
-    result = pd.concat(tables, ignore_index=True)
-    task, found, best = runs[0]
-    write_domains(spots, task, found, best, result, key_added)
-    return result
+            runs.append(found)
+    return runs
 
 
 def _checked_methods(method: Method | Sequence[Method] | None) -> list[Method]:

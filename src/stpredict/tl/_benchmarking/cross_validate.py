@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..._train.config import FitConfig
     from ...pp.targets import TargetSpec
     from .._training.ensemble import Weights
+    from .benchmark import Benchmark
     from .folds import By
     from .study import Study
 
@@ -214,13 +215,23 @@ def cross_validate(
             raise_errors=True,
             progress=progress,
         )
-        if busy:
-            msg = (
-                f"Another process is running the same cross-validation: {quote(busy)}. Call it again when that process "
-                "has ended; its results in `save_dir` are then used."
-            )
-            raise RuntimeError(msg)
+        _check_not_busy(busy)
         _write_predictions(study, folder, label, seeds[0], key_added)
+    return _all_scores(found)
+
+
+def _check_not_busy(busy: Sequence[str]) -> None:
+    """Refuse to go on without the folds that another process is running."""
+    if busy:
+        msg = (
+            f"Another process is running the same cross-validation: {quote(busy)}. Call it again when that process "
+            "has ended; its results in `save_dir` are then used."
+        )
+        raise RuntimeError(msg)
+
+
+def _all_scores(found: Benchmark) -> pd.DataFrame:
+    """Scores of genes and of whole folds, with what they are."""
     scores = pd.concat([found.scores, cell_rows(found.runs, found.scores)], ignore_index=True)
     scores["protocol"], scores["leaks"] = found.note["protocol"] or "", found.note["leaks"]
     scores.attrs.update({name: found.note[name] for name in ("leaks", "unit", "protocol", "protocol_note")})
