@@ -47,6 +47,7 @@ DEFAULTS_THAT_DIFFER = {
     "sections": "of different data sets",
     "seed": "`Benchmark.table` takes any",
     "shapes_key": "`predict_cohort` makes the element",
+    "spot_size": "benchmarks draw many small maps",
     "um_per_px": "`synthetic` makes the image",
 }
 """Parameters with several defaults, and why."""

@@ -78,7 +78,7 @@ def test_cohort(model, picture, tmp_path, capsys, workers):
     assert main([*command, *workers]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("gone: FileNotFoundError: No slide at")
-    assert lines[1].startswith("slide: Slide 'slide' has 4 µm per pixel")
+    assert lines[1].startswith("slide: Slide 'grid' has 4 µm per pixel")
     assert lines[1].endswith("do not trust this prediction without a check.")
     assert lines[-1] == f"1 of 2 slides: {out}"
     assert sd.read_zarr(out / "slide/predicted.zarr")["predicted"].n_vars == 12
@@ -148,10 +148,10 @@ def test_genes_are_read_from_a_file(store, tmp_path):
         (["fit", "nowhere.zarr", "--out", "m"], "nowhere.zarr'. Give the path of a .zarr folder"),
         (["predict", "nowhere.zarr", "m", "--out", "p.csv"], "must end in .h5ad"),
         (["evaluate", "nowhere.zarr"], "No SpatialData store"),
-        (["predict", "x.svs", "model", "--out", "p.h5ad"], "by `stpredict cohort x.svs PREDICTOR --out FOLDER`"),
+        (["predict", "x.svs", "model", "--out", "p.h5ad"], "x.svs PREDICTOR --out FOLDER`, which lays"),
         (["predict", "model", "s.zarr", "--out", "p.h5ad"], "Type `stpredict predict SLIDE PREDICTOR --out …`"),
         (["cohort", "model", "x.svs", "--out", "c"], "'model' is a predictor and 'x.svs' is none: slides come first"),
-        (["fit", "s.zarr", "--out", "model"], "'model' exists and is not overwritten. Give another `--out`"),
+        (["fit", "s.zarr", "--out", "model"], "model' exists and is not overwritten. Give another `--out`"),
     ],
 )
 def test_errors_are_one_line_without_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):

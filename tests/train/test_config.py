@@ -49,7 +49,7 @@ def test_a_configuration_changes_a_recipe_as_a_mapping_does():
     config = FitConfig(n_epochs=30, warmup_epochs=0.5)  # 30 is the default, and not what the recipe says
     assert fit_config(config, "stnet") == fit_config({"n_epochs": 30, "warmup_epochs": 0.5}, "stnet")
     assert fit_config(config, "stnet").n_epochs == 30
-    assert fit_config(config, "stnet").batch_size == recipe("stnet")["batch_size"]
+    assert fit_config(config, "stnet").lr == recipe("stnet")["lr"] != FitConfig().lr
     for same in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), dataclasses.replace(config)):
         assert same.given == {"n_epochs", "warmup_epochs"}
     assert dataclasses.replace(config, lr=1e-3).given == {"n_epochs", "warmup_epochs", "lr"}

@@ -29,7 +29,7 @@ from ..pp.normalization import CountsRecord, library_sizes
 from ..pp.targets import TargetSpec, nonnegative
 from . import _errors as check
 from ._inference.record import companion, prediction_parts, stored_companion
-from ._summary import BASELINES, spot_column, summary
+from ._summary import BASELINES, spot_columns, summary
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -357,7 +357,7 @@ def _gene_table(paired: Paired, spec: TargetSpec, n_splits: int, seed: int) -> p
     columns["variance"] = variances(paired.observed)
     for row, predicted in paired.predicted.items():
         whole = Prediction(observed=paired.observed, predicted=predicted, by_gene={})
-        columns |= {spot_column(name, row): value for name, value in summary_scores(whole).items()}
+        columns |= spot_columns(summary_scores(whole), row)
     columns["n_genes"] = len(paired.genes)
     return pd.DataFrame(columns, index=pd.Index(paired.genes, name="gene"))
 

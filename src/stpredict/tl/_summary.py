@@ -27,11 +27,14 @@ ALWAYS_RUN = ("mean_profile", "ridge_color", "knn_spatial")
 GENE_COLUMNS = ("pearson", "pearson_ridge_color", "pearson_mean_profile", "ceiling", "variance", "n_genes")
 """Columns without which the scores of `evaluate` cannot be summarised."""
 CELL = ("model", "fold", "seed")
-LONG_COLUMNS = (*CELL, "slide", "group", "gene", "metric", "value")
-"""Columns without which the scores of `cross_validate` cannot be summarised."""
 N_ROWS = "n_scored"
-"""Metric of a cell: how many correlations of genes it has, by which filtered rows are recognised."""
-SPOT_SCORES = tuple(score.name for score in SUMMARY_SCORES if score.axis == "spot")
+"""Column with the number of correlations of genes of a cell, by which filtered rows are recognised."""
+LONG_COLUMNS = (*CELL, "slide", "group", "gene", "metric", "value", N_ROWS)
+"""Columns without which the scores of `cross_validate` cannot be summarised."""
+SPOT_SCORES = {
+    f"spot_{score.name.removeprefix('spot_')}": score.name for score in SUMMARY_SCORES if score.axis == "spot"
+}
+"""Summaries over spots by their column where scores of genes are beside them."""
 LEAST_UNITS = 3
 """Units below which no interval is given."""
 N_RESAMPLES = 10_000
@@ -41,13 +44,18 @@ NOTED = ("unit", "leaks", "protocol", "headline", "protocol_note")
 OVER_UNITS = ("gene_pearson", "share_of_ceiling")
 """Scores that are averaged over units; the others are averaged over cells."""
 MEANS = tuple(score.name for score in SUMMARY_SCORES if score.name not in OVER_UNITS)
+SCORES_OF_CELL = {**{name: name for name in MEANS if name not in SPOT_SCORES.values()}, **SPOT_SCORES}
+"""Scores of a whole cell by their column where scores of genes are beside them."""
 COSTS = ("parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s", "peak_memory_mib")
 
 
-def spot_column(score: str, row: str = "model") -> str:
-    """Name of a score of spots where scores of genes are beside it."""
-    name = score if score.startswith("spot_") else f"spot_{score}"
-    return name if row == "model" else f"{name}_{row}"
+def spot_columns(values: Mapping[str, float], row: str) -> dict[str, float]:
+    """Scores of spots of the model or a baseline, by their columns."""
+    return {_column(name, row): values[score] for name, score in SPOT_SCORES.items()}
+
+
+def _column(score: str, row: str) -> str:
+    return score if row == "model" else f"{score}_{row}"
 
 
 @public
@@ -69,9 +77,10 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     (``gene_pearson`` over the mean ceiling). Of ``evaluate(…, by="donor")`` the index has two levels: ``"new donor"``,
     ``"same donor"`` or ``"not stated"``, and the row.
 
-    Of `cross_validate`: one row a model, the best first, with the columns of `Benchmark.summary`.
+    Of `cross_validate`: one row a model, the best first, with the columns of `Benchmark.summary` but for costs.
 
-    Scores of spots are over all genes of the panel: they are NaN if rows of some genes are missing.
+    Scores of spots are over all genes of the panel: they are NaN if rows of some genes are missing. Of `cross_validate`
+    so are all scores that are averaged over folds.
 
     Raises
     ------
@@ -107,9 +116,11 @@ def _of_genes(scores: pd.DataFrame) -> pd.DataFrame:
     whole = len(scores) == scores["n_genes"].max()
     rows = {}
     for row in (*BASELINES, "model"):
-        pearson = scores["pearson" if row == "model" else f"pearson_{row}"].to_numpy(dtype=np.float64)
+        pearson = scores[_column("pearson", row)].to_numpy(dtype=np.float64)
         mean = float(nan_mean(pearson))
-        of_spots = {name: scores[spot_column(name, row)].iloc[0] if whole else np.nan for name in SPOT_SCORES}
+        of_spots = {
+            score: scores[_column(name, row)].iloc[0] if whole else np.nan for name, score in SPOT_SCORES.items()
+        }
         rows[row] = {
             "gene_pearson": mean,
             "gene_pearson_top50": float(nan_mean(pearson[variable])),
@@ -120,29 +131,25 @@ def _of_genes(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def cell_rows(runs: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores and costs of whole cells as rows without a gene, to be put below the scores of genes."""
-    counted = scores[scores["metric"] == "pearson"].groupby([*CELL]).size().rename(N_ROWS).reset_index()
-    values = [name for name in (*MEANS, *COSTS) if name in runs]
-    long = runs.merge(counted, on=[*CELL]).melt(
-        id_vars=[*CELL], value_vars=[*values, N_ROWS], var_name="metric", value_name="value"
-    )
-    names = {name: spot_column(name) for name in SPOT_SCORES}
-    return long.assign(metric=long["metric"].replace(names), value=pd.to_numeric(long["value"]))
+def with_cell_scores(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The scores of genes beside those of the whole cell that each is of."""
+    n_rows = scores[scores["metric"] == "pearson"].groupby([*CELL]).size().rename(N_ROWS).reset_index()
+    name_of = {score: name for name, score in SCORES_OF_CELL.items() if score in runs}
+    of_cells = runs[[*CELL, *name_of]].rename(columns=name_of)
+    return scores.merge(of_cells.merge(n_rows, on=[*CELL]), on=[*CELL], how="left")
 
 
 def _of_cells(scores: pd.DataFrame) -> pd.DataFrame:
     """Summary of the scores of a cross-validation, one row a model, fold, seed, slide, gene and metric."""
-    of_cells = scores["gene"].isna()
-    genes, names = scores[~of_cells], {spot_column(name): name for name in SPOT_SCORES}
-    runs = scores[of_cells].pivot_table(index=[*CELL], columns="metric", values="value").rename(columns=names)
-    if N_ROWS in runs:
-        found = genes[genes["metric"] == "pearson"].groupby([*CELL]).size().reindex(runs.index)
-        runs.loc[found != runs[N_ROWS], [name for name in MEANS if name in runs]] = np.nan
-    several = genes["group"].nunique() > 1 and not genes["group"].equals(genes["slide"])
+    name_of = {name: score for name, score in SCORES_OF_CELL.items() if name in scores}
+    runs = scores.drop_duplicates([*CELL]).set_index([*CELL])[[*name_of, N_ROWS]].rename(columns=name_of)
+    found = scores[scores["metric"] == "pearson"].groupby([*CELL]).size().reindex(runs.index)
+    runs.loc[found != runs[N_ROWS], [*name_of.values()]] = np.nan
+    several = scores["group"].nunique() > 1 and not scores["group"].equals(scores["slide"])
     note = {"unit": "patient" if several else "section", "protocol": None, **_constants(scores, ("protocol", "leaks"))}
-    models = set(genes["model"])
-    return summarize(genes, runs.reset_index(), note, [name for name in ALWAYS_RUN if name in models])
+    models = set(scores["model"])
+    summary = summarize(scores, runs.reset_index(), note, [name for name in ALWAYS_RUN if name in models])
+    return summary.drop(columns=list(COSTS))
 
 
 def _constants(scores: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:

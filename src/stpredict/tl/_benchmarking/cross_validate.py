@@ -17,7 +17,7 @@ from ..._checks.slides import quote
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
 from ...models.registry import DEFAULT
-from .._summary import cell_rows
+from .._summary import with_cell_scores
 from . import _errors as check
 from .benchmark import run_benchmark
 from .entry import OPTIONS, Entry, common_fields, entries_of
@@ -149,9 +149,10 @@ def cross_validate(
     Returns
     -------
     The scores of the model and of the baselines ``"mean_profile"`` and ``"ridge_color"``: one row per model, fold,
-    seed, slide, group, gene and metric (``value``). Rows without slide, group and gene are of a whole fold: scores of
-    spots, costs. Columns ``protocol`` and ``leaks`` (whether a group was on both sides of a fold) repeat in all rows.
-    `stp.tl.summary` gives one row per model, of all rows or of some.
+    seed, slide, group, gene and metric (``value``). The other columns repeat what is of a whole fold: scores of spots
+    (``spot_pearson``, ``spot_rmse``, ``spot_mae``) and means (``best50``, ``gene_pearson_top50``, ``moran_agreement``),
+    ``n_scored``, ``protocol``, and ``leaks``: whether a group was on both sides of a fold. `stp.tl.summary` gives one
+    row per model, of all rows or of some.
 
     Writes ``layers[key_added]`` of the measured table, ``(n_spots, n_genes)`` float32: held-out predictions of the
     first seed, NaN outside the panel of the fold and on slides that are in no test part; ``var[key_added]``, True where
@@ -232,7 +233,7 @@ def _check_not_busy(busy: Sequence[str]) -> None:
 
 def _all_scores(found: Benchmark) -> pd.DataFrame:
     """Scores of genes and of whole folds, with what they are."""
-    scores = pd.concat([found.scores, cell_rows(found.runs, found.scores)], ignore_index=True)
+    scores = with_cell_scores(found.scores, found.runs)
     scores["protocol"], scores["leaks"] = found.note["protocol"] or "", found.note["leaks"]
     scores.attrs.update({name: found.note[name] for name in ("leaks", "unit", "protocol", "protocol_note")})
     return scores
