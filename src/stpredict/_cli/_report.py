@@ -17,7 +17,8 @@ COLUMNS = ("gene_pearson", "best50", "spot_pearson", "rmse")
 
 def score_table(scores: pd.DataFrame, *, label: str = "model") -> str:
     """The scores of the model beside those of the baselines, the noise ceiling last; of each kind of donor, if told."""
-    kinds = dict(list(scores.groupby("donor", sort=False))) if "donor" in scores else {"": scores}
+    parts = scores.groupby("donor", sort=False) if "donor" in scores else [("", scores)]
+    kinds = {str(kind): rows for kind, rows in parts}
     n_genes = len(next(iter(kinds.values())))
     lines = [f"{scores.attrs['n_spots']} spots, {n_genes} genes, {scores.attrs['units']}"]
     labels, names = {score.name: score.label for score in SUMMARY_SCORES}, {**ROWS, "model": label}

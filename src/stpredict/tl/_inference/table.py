@@ -231,7 +231,8 @@ def _stack(upper: Any, lower: Any) -> Any:
 class LayerRows:
     """Rows of a measured table into whose layer predictions are written."""
 
-    table: ad.AnnData
+    table: Any
+    """The AnnData."""
     layer: str
     rows: NDArray[np.intp]
     """Rows of the spots that are predicted now."""
