@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from .config import one_of
 from .names import did_you_mean
+from .training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -358,3 +359,12 @@ def splits_patch(size_px: int, side: int) -> None:
     if size_px < side:
         msg = f"`size_px` is {size_px}; the patch is cut into {side} x {side}: give at least {side}."
         raise ValueError(msg)
+
+
+def warn_no_pretrained(variable: str) -> None:
+    """Say how to get a predictor where none is listed."""
+    warn(
+        "No predictor is published with this version of stpredict. `python -m stpredict pretrain her2st --out folder` "
+        "makes one from public data, and `stp.tl.pretrain` one from yours; it is listed here once the environment "
+        f"variable {variable} names its folder."
+    )

@@ -23,6 +23,7 @@ Predict spatial gene expression from H&E images.
   stpredict cohort *.svs model --out folder    predict many slide files, each on a grid in its tissue
   stpredict evaluate predicted.zarr            score predictions against what was measured
   stpredict benchmark *.zarr --models m2ost_ridge encoder_ridge --out folder    compare models on held-out patients
+  stpredict pretrain her2st --out folder       make a predictor to share, with its scores on held-out patients
 
 A .zarr is a SpatialData store: an image, the spots on it, and a table with raw counts.
 """
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="stpredict", description=MAIN, formatter_class=raw)
     top.add_argument("--version", action="version", version=f"stpredict {__version__}", help="show the version")
     commands = top.add_subparsers(
-        dest="command", required=True, metavar="demo | fit | predict | embed | cohort | evaluate | benchmark"
+        dest="command", required=True, metavar="demo | fit | predict | embed | cohort | evaluate | benchmark | pretrain"
     )
     _demo(commands.add_parser("demo", help="train on three sections, predict a fourth, and show the scores"))
     for name, command in COMMANDS.items():
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cohort": _commands.cohort,
         "evaluate": _commands.evaluate,
         "benchmark": _commands.benchmark,
+        "pretrain": _commands.pretrain,
     }
     command = COMMANDS.get(options.command)
     try:

@@ -3,8 +3,11 @@ from ._hbc import hbc
 from ._her2st import her2st
 from ._panels import gene_panel
 from ._synthetic import synthetic
+from .cohort_records import Cohort, cohorts
 
 __all__ = [
+    "Cohort",
+    "cohorts",
     "cscc",
     "gene_panel",
     "hbc",

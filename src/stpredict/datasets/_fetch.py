@@ -7,10 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pooch
-
 from .._checks.paths import user_path
-from .._files import atomic_file, user_cache
+from .._files import atomic_file, download, user_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,17 +72,14 @@ def fetch(file: RemoteFile, dataset: str, base_url: str) -> Path:
 def _download(file: RemoteFile, dataset: str, base_url: str) -> Path:
     path = writable_dir() / dataset / file.path
     url = f"{base_url}/{file.path}"
+    places = ", ".join(f"'{place / dataset}'" for place in (user_dir(), cache_dir()) if place is not None)
+    message = (
+        f"'{file.path}' is not here (looked in {places}) and could not be fetched from {url} ({{reason}}). Connect to "
+        "the network, or put the file there, or set STPREDICT_DATA_DIR to a folder with 'her2st/data'; "
+        "`stp.datasets.synthetic()` needs no file."
+    )
     with atomic_file(path) as part:
-        try:
-            pooch.HTTPDownloader(timeout=60, stream=False)(url, str(part), None)
-        except OSError as reason:
-            places = ", ".join(f"'{place / dataset}'" for place in (user_dir(), cache_dir()) if place is not None)
-            msg = (
-                f"'{file.path}' is not here (looked in {places}) and could not be fetched from {url} "
-                f"({type(reason).__name__}). Connect to the network, or put the file there, or set STPREDICT_DATA_DIR "
-                "to a folder with 'her2st/data'; `stp.datasets.synthetic()` needs no file."
-            )
-            raise ConnectionError(msg) from reason
+        download(url, part, message)
         verify(part, file, delete=True)
     return path
 

@@ -16,8 +16,8 @@ from ._inference.record import prediction_record
 from ._inference.sinks import MemorySink, StoreSink, exclusive_store
 from ._inference.table import add_slides, check_destination, prediction_table, write_layer
 from ._options import PredictOptions
-from ._predictor.predictor import resolve_predictor
 from ._predictor.provenance import warn_unseen_color, warn_unseen_resolution
+from ._predictor.recorded import resolve_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,8 @@ def predict(
     sdata
         The object; its slides may have measured expression or not.
     predictor
-        What `fit` returned, or where it was saved; by default the predictor that `fit` recorded on this object.
+        What `fit` returned, where it was saved, or a name as `Predictor.load` takes it: of `stp.models.pretrained`, or
+        ``"hf:owner/name"``. By default the predictor that `fit` recorded on this object.
     key_added
         Name of the table that is written.
     layer

@@ -14,7 +14,7 @@ from .._train.config import TRAINING_FIELDS
 from ..models import build
 from ..pp.targets import TargetSpec
 from ._fit import default_folder, predictor_folder
-from ._predictor.predictor import record_predictor
+from ._predictor.recorded import record_predictor
 from ._training.plan import plan_training
 from ._training.train_members import train_members
 
