@@ -51,7 +51,7 @@ def test_panels(predicted):
     axes = pl.pca(predicted, keys=["observed", "predicted"], shapes_key="S0_spots")
     assert [ax.get_title(loc="left") for ax in axes] == ["observed", "predicted"]
     assert axes[1].get_title(loc="right") == "PC1–3 as RGB"
-    shares = [float(text.get_text().split()[1]) for text in axes[1].texts]
+    shares = [float(text.get_text().split()[2]) for text in axes[1].texts]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) <= 101
     assert [colors(ax).shape for ax in axes] == [(36, 3), (36, 3)]

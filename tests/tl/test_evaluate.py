@@ -80,8 +80,8 @@ def test_every_column_is_what_metrics_give(predicted):
                                     "moran_predicted", "pearson_ridge_color", "pearson_mean_profile", "variance",
                                     *(f"spot_{score}{row}" for row in ("_mean_profile", "_ridge_color", "")
                                       for score in ("pearson", "rmse", "mae")), "n_genes"]  # fmt: skip
-    assert list(summary(scores).columns) == ["gene_pearson", "gene_pearson_top50", "best50", "spot_pearson", "rmse",
-                                             "mae", "share_of_ceiling"]  # fmt: skip
+    assert list(summary(scores).columns) == ["gene_pearson", "gene_pearson_top50", "best10", "best50", "best200",
+                                             "spot_pearson", "rmse", "mae", "share_of_ceiling"]  # fmt: skip
     assert scores.attrs["units"] == "log1p CP10k"
     assert scores.attrs["n_spots"] == 25
 

@@ -47,10 +47,3 @@ def known_fields(what: str, given: Sequence[str], known: Sequence[str]) -> None:
             f"{did_you_mean(unknown, known)}"
         )
         raise ValueError(msg)
-
-
-def needs_matplotlib(error: ModuleNotFoundError) -> None:
-    """Say how to install what plots are drawn with, if that is what is missing."""
-    if (error.name or "").partition(".")[0] == "matplotlib":
-        msg = "Plots need matplotlib, which is not installed. Call `pip install 'stpredict-histology[plot]'`."
-        raise ModuleNotFoundError(msg, name=error.name) from error

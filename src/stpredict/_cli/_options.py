@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+PROTOCOLS = ("m2ost", "m2ost_code", "hest", "hmhvg", "spared", "spared_imputed", "smoothed")
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """An option of the command line."""
@@ -286,7 +289,7 @@ BENCHMARK = Command(
         "seeds": Option("--seeds", "seeds of training (default: 0)", {"nargs": "+", "type": int}),
         **GENES,
         **TRAINING,
-        "protocol": Option("--protocol", "compare as a publication did", {"choices": ("m2ost", "m2ost_code", "hest")}),
+        "protocol": Option("--protocol", "compare as a publication did", {"choices": PROTOCOLS}),
         "allow_leakage": Option("--allow-leakage", "accept patients on both sides, and mark it", FLAG),
         "keep_predictors": Option("--keep-predictors", "keep the predictor of every cell", FLAG),
         "progress": PREDICTION["progress"],

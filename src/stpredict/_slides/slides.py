@@ -272,7 +272,9 @@ def _slide(
     if has_image:
         check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     features, record = _embeddings(table, selection.features_key, shapes_key)
-    counts, genes = (None, []) if table is None or not needs_counts else gene_counts(table, selection.layer)
+    counts, genes = None, []
+    if table_name is not None and needs_counts:  # of the whole table: views of a backed one are loaded whole
+        counts, genes = gene_counts(sdata.tables[table_name], selection.layer, rows)
     return Slide(
         name=shapes_key,
         levels=levels,

@@ -114,7 +114,7 @@ def domains(
             if _is_numeric(column):
                 values = column.to_numpy(np.float64)
                 drawn = draw_slide(panel, slide, values, spot_size, limits=(0.0, float(np.nanmax([1.0, *values]))))
-                _color_bar(panel, drawn)
+                _color_bar(panel, drawn, "share of other seeds" if name.endswith("_agreement") else "")
             else:
                 colors = category_colors(column, first)
                 shown = np.stack([colors.get(value, to_rgb(MISSING)) for value in column.astype(object)])
@@ -170,8 +170,8 @@ def _legend(ax: Axes, colors: dict[Any, tuple[float, float, float]]) -> None:
     ax.legend(handles=dots, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2, borderaxespad=0.2)
 
 
-def _color_bar(ax: Axes, drawn: ScalarMappable) -> None:
-    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.05, pad=0.02, aspect=25, shrink=0.8)
+def _color_bar(ax: Axes, drawn: ScalarMappable, label: str) -> None:
+    bar = ax.figure.colorbar(drawn, ax=ax, label=label, fraction=0.05, pad=0.02, aspect=25, shrink=0.8)
     bar.outline.set_visible(False)
 
 

@@ -235,14 +235,15 @@ def _titles(axes: NDArray[Any], shown: Sequence[Panel]) -> None:
     counts = {panel.gene: panel.source for panel in shown if panel.source.is_counts}
     for panel in shown:
         ax, source = axes[panel.at], panel.source
-        ax.set_title(f"{italic(panel.gene)} {source.key}{_unlike(source.unlike, panel.values)}", loc="left")
+        flagged = _unlike(source.unlike, panel.values)
+        ax.set_title(f"{italic(panel.gene)} {source.key}{flagged}", loc="left")
         r = (
             None
             if source.is_counts or panel.gene not in counts
             else source_pearson(counts[panel.gene], source, panel.gene)
         )
         if r is not None:
-            ax.set_title(f"r = {number(r)}", loc="right")
+            ax.set_title(f"r = {number(r)}" + ("\n " if flagged else ""), loc="right")  # on the first line
 
 
 def _unlike(unlike: NDArray[np.bool_], drawn: NDArray[np.float32]) -> str:

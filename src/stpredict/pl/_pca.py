@@ -138,10 +138,10 @@ def components_legend(ax: Axes, share: NDArray[np.float64], *, line: int = 0) ->
     """The colour of each component and its share of variance, below the picture at the right."""
     for i, (color, part) in enumerate(zip(CHANNELS, share, strict=True)):
         ax.annotate(
-            f"\N{BLACK SQUARE} {100 * part:.0f} %",
+            f"\N{BLACK SQUARE} PC{i + 1} {100 * part:.0f} %",
             (1, BELOW),
             xycoords="axes fraction",
-            xytext=(-32 * (2 - i), -10 * line),
+            xytext=(-44 * (2 - i), -10 * line),
             textcoords="offset points",
             color=color,
             ha="right",

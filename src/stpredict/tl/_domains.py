@@ -86,7 +86,7 @@ def domains(
         and the domains of the first are written.
     clusterer
         ``"gmm"``: a Gaussian mixture with one covariance, from the best of 20 starts of k-means; ``"kmeans"``; or
-        ``"leiden"``, whose resolution is searched for the number of domains (needs the extra ``analysis``).
+        ``"leiden"``, whose resolution is searched for the number of domains.
     refine
         Number of nearest spots whose most frequent domain replaces that of a spot; 0 for none.
     n_seeds

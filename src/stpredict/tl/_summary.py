@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks.calls import public
-from ..metrics.scores import N_BEST, SUMMARY_SCORES, nan_mean
+from ..metrics.scores import N_BEST, N_TOP, SUMMARY_SCORES, nan_mean
 from ..metrics.top_genes import best, mark_largest
 from . import _errors as check
 
@@ -72,10 +72,10 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     -------
     Of `evaluate`: rows ``mean_profile``, ``ridge_color``, ``model``. Columns, averaged over genes or spots:
     ``gene_pearson`` (genes, across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary
-    most), ``best50`` (the 50 that this row predicts best: chosen by the score itself, so optimistic), ``spot_pearson``
-    (spots, across genes: the number of the M2OST paper), ``rmse`` and ``mae`` a spot, ``share_of_ceiling``
-    (``gene_pearson`` over the mean ceiling). Of ``evaluate(…, by="donor")`` the index has two levels: ``"new donor"``,
-    ``"same donor"`` or ``"not stated"``, and the row.
+    most), ``best10``, ``best50`` and ``best200`` (the genes that this row predicts best: chosen by the score itself, so
+    optimistic), ``spot_pearson`` (spots, across genes: the number of the M2OST paper), ``rmse`` and ``mae`` a spot,
+    ``share_of_ceiling`` (``gene_pearson`` over the mean ceiling). Of ``evaluate(…, by="donor")`` the index has two
+    levels: ``"new donor"``, ``"same donor"`` or ``"not stated"``, and the row.
 
     Of `cross_validate`: one row a model, the best first, with the columns of `Benchmark.summary` but for costs.
 
@@ -112,7 +112,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
 def _of_genes(scores: pd.DataFrame) -> pd.DataFrame:
     """Summary of the scores of one prediction, one row a gene."""
     ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
-    variable = mark_largest(scores["variance"].to_numpy(), n=N_BEST)
+    variable = mark_largest(scores["variance"].to_numpy(), n=N_TOP)
     whole = len(scores) == scores["n_genes"].max()
     rows = {}
     for row in (*BASELINES, "model"):
@@ -124,7 +124,7 @@ def _of_genes(scores: pd.DataFrame) -> pd.DataFrame:
         rows[row] = {
             "gene_pearson": mean,
             "gene_pearson_top50": float(nan_mean(pearson[variable])),
-            "best50": best(pearson, n=N_BEST),
+            **{f"best{n}": best(pearson, n=n) for n in N_BEST},
             **{name: float(value) for name, value in of_spots.items()},
             "share_of_ceiling": mean / ceiling if ceiling > 0 else float("nan"),
         }

@@ -7,7 +7,6 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
 from ... import _keys as keys
-from ..._checks import config as check_config
 from ..._checks.calls import public, takes_fields
 from ..._checks.names import did_you_mean
 from ..._checks.paths import output_folder, user_path
@@ -76,8 +75,9 @@ class Benchmark:
         ``gene_pearson``, the mean over units (patients, or sections where ``attrs["unit"]`` says so) with ``low`` and
         ``high``, a 95 % bootstrap interval over units (NaN for fewer than three); ``difference`` with
         ``difference_low`` and ``difference_high``, paired with the best baseline (``attrs["baseline"]``);
-        ``share_of_ceiling``; ``fold_std``; means over cells of ``best50``, ``gene_pearson_top50``, ``spot_pearson``,
-        ``rmse``, ``mae`` and ``moran_agreement``; and ``parameters``, ``macs``, ``fit_s``, ``train_spots_per_s``,
+        ``share_of_ceiling``; ``fold_std``; means over cells of ``best10``, ``best50``, ``best200``,
+        ``gene_pearson_top50``, ``spot_pearson``, ``rmse``, ``mae`` and ``moran_agreement``; and ``parameters``,
+        ``macs``, ``fit_s``, ``train_spots_per_s``,
         ``predict_spots_per_s``, ``peak_memory_mib``. ``attrs`` holds ``unit``, ``n_units``, ``baseline``, ``leaks``,
         ``protocol``, ``headline``.
         """
@@ -116,18 +116,15 @@ class Benchmark:
 
     @public
     def to_html(self, path: str | PathLike[str]) -> None:
-        """Write a report as one self-contained HTML file. Its figures need matplotlib (the extra ``plot``).
+        """Write a report as one self-contained HTML file.
 
         Parameters
         ----------
         path
             The file.
         """
-        try:
-            from ..._report.page import to_html
-        except ModuleNotFoundError as error:
-            check_config.needs_matplotlib(error)
-            raise
+        from ..._report.page import to_html
+
         to_html(self, path)
 
     @classmethod
@@ -236,9 +233,14 @@ def benchmark(
     target
         How counts become the values that are predicted and scored; by default log1p CP10k.
     protocol
-        ``"m2ost"`` or ``"m2ost_code"`` (sections split 60/10/30 or 70/0/30 by the published shuffle, counts per million
-        of the panel, spot-wise correlation), or ``"hest"`` (50 genes, log1p of raw counts, correlation pooled over test
-        spots; ``"encoder_ridge"`` with 256 components, the published penalty, no intercept, 112 µm).
+        A published way of comparing, to compare with published numbers; its weaknesses are in
+        ``attrs["protocol_note"]`` of the summary. ``"m2ost"`` or ``"m2ost_code"``: sections split 60/10/30 or 70/0/30
+        by the published shuffle, counts per million of the panel, spot-wise correlation. ``"hest"``: 50 genes, log1p of
+        raw counts, correlation pooled over test spots; ``"encoder_ridge"`` with 256 components, the published penalty,
+        no intercept, 112 µm. ``"hmhvg"``: 300 genes by mean times variance over all slides, log1p of raw counts, one
+        slide held out, the best 10, 50 and 200 genes. ``"spared"``: 128 genes by Moran's I over all slides, log1p CPM;
+        ``"spared_imputed"`` with zeros filled in from neighbours. ``"smoothed"``: labels averaged over a spot and its 8
+        nearest, to show what that does.
     allow_leakage
         Accept folds in which a group is on both sides. Every result then carries ``leaks``.
     save_dir

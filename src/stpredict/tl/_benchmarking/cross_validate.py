@@ -113,7 +113,7 @@ def cross_validate(
     n_views
         Number of flips and turns of the patches whose predictions are averaged.
     protocol
-        ``"m2ost"``, ``"m2ost_code"`` or ``"hest"``: a published protocol, as in `stp.tl.benchmark`.
+        A published protocol, as in `stp.tl.benchmark`.
     allow_leakage
         Accept folds in which a group is on both sides. The result then carries ``leaks``.
     save_dir

@@ -95,14 +95,15 @@ def fold_observations(study: Study, folder: Path, number: int) -> Observations:
         except DamagedFileError as error:
             logger.warning("The observations of fold %d are computed again: %s", number, error)
     slides = [study.slides[name] for name in study.splits[number].test]
-    pooled = study.protocol is not None and study.protocol.pooled
+    rule = study.protocol
     observations = collect_observations(
         slides,
         study.panels[number],
         study.target,
         study.counts_record,
         fold=number,
-        pooled=pooled,
+        pooled=rule is not None and rule.pooled,
+        are_counts=rule is None or rule.labels is None,
         n_splits=N_SPLITS,
     )
     write_arrays(path, observations.to_arrays())
