@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 
 from .._checks import config as check_config
+from .._checks.calls import public
 from ..metrics.scores import GENE_SCORES
 from . import _errors as check
 from ._style import BLUE, DASHES, NEUTRAL, ORANGE, WIDTH_IN, italic, look, number, panels, tidy
@@ -28,6 +29,7 @@ MOST_NUMBERS, NUMBER_IN = 8, 0.3
 """Largest number of models for which the cells of the heat map show numbers, and the width a cell needs, in inches."""
 
 
+@public
 def benchmark_scores(benchmark: BenchmarkLike, *, metric: str = "pearson", ax: Axes | None = None) -> Axes:
     """Scores of all genes, one row per model, the best model on top.
 
@@ -99,6 +101,7 @@ def _row(ax: Axes, y: int, genes: NDArray[np.float64], mean: float, color: str) 
     ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), color=color, va="center", fontweight="bold")
 
 
+@public
 def benchmark_genes(
     benchmark: BenchmarkLike,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._checks import config as check_config
+from .._checks.calls import public
 from . import _errors as check
 from ._style import BLUE, DASHES, NEUTRAL, ORANGE, italic, look, number, panels, tidy
 
@@ -23,6 +24,7 @@ ROWS = (("pearson_ridge_color", ORANGE), ("pearson", BLUE), ("ceiling", NEUTRAL)
 JITTER, ABOVE = 0.09, 1.01
 
 
+@public
 def scores(
     scores: pd.DataFrame,
     *,
