@@ -82,19 +82,20 @@ def draw(result, path):
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    model = result["model"]
+    model, names = result["model"], [protocol or "stpredict" for protocol in PROTOCOLS]
     figure, axes = plt.subplots(1, len(result["data"]), figsize=(9, 3.4), sharey=True, layout="constrained")
-    for ax, (name, rows) in zip(axes, result["data"].items(), strict=True):
-        for y, (protocol, found) in enumerate(rows.items()):
-            published = PUBLISHED.get(protocol, {}) if "her2st" in name else {}
+    for ax, (title, rows) in zip(axes, result["data"].items(), strict=True):
+        for protocol, found in rows.items():
+            y = names.index(protocol)
+            published = PUBLISHED.get(protocol, {}) if "her2st" in title else {}
             low_high = published.get("best50") or published.get("gene_pearson")
             if low_high:
                 ax.plot(low_high, [y, y], color="0.75", linewidth=7, solid_capstyle="butt", zorder=0)
             ax.plot(found[model]["gene_pearson"], y, "o", color="#0072B2")
             ax.plot(found[model]["best50"], y, "D", color="#E69F00", markersize=5)
             ax.plot(found["mean_profile"]["spot_pearson"], y, "x", color="0.4")
-        ax.set(title=name, xlabel="Pearson r", xlim=(0, 1))
-        ax.set_yticks(range(len(rows)), list(rows))
+        ax.set(title=title, xlabel="Pearson r", xlim=(0, 1))
+        ax.set_yticks(range(len(names)), names)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].invert_yaxis()
     handles = [

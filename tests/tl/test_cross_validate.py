@@ -107,6 +107,20 @@ def test_scores_are_those_of_the_layer(validated):
     assert scores.attrs["leaks"] is False
 
 
+def test_the_summary_is_of_the_rows_given(sdata, tmp_path):
+    scores = cross_validate(sdata, "ridge_color", progress=False)
+    whole = summary(scores)
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    pd.testing.assert_frame_equal(summary(pd.read_csv(tmp_path / "scores.csv")), whole, check_dtype=False)
+    assert whole.notna().at["ridge_color", "spot_pearson"]
+    some = scores[scores["gene"] != "GENE0"]
+    rows = some[(some["model"] == "ridge_color") & (some["metric"] == "pearson")]
+    found = summary(some)
+    assert found.at["ridge_color", "gene_pearson"] == pytest.approx(rows["value"].mean())
+    assert found["spot_pearson"].isna().all()  # of all genes of a spot
+    assert summary(scores[scores["fold"] == 0]).notna().at["ridge_color", "spot_pearson"]
+
+
 def test_a_fold_is_what_fit_and_predict_give(validated, small_sdata, tmp_path):
     validated, scores, _ = validated
     sdata = copied(small_sdata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import _keys as keys
+from .._checks.calls import public
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
 from ._inference.cluster import check_client
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ._predictor.predictor import Predictor
 
 
+@public
 def predict(
     sdata: SpatialData,
     predictor: Predictor | str | PathLike[str] | None = None,
@@ -58,6 +60,8 @@ def predict(
 ) -> None:
     """Predict the expression of every spot.
 
+    Spots whose patches are unlike those of training (out-of-distribution detection) are flagged.
+
     Parameters
     ----------
     sdata
@@ -70,7 +74,8 @@ def predict(
     layer
         Write into this layer of the existing table instead, beside the measured counts; ``"X"`` overwrites X.
     n_views
-        Number of the eight flips and rotations of the patches to average over; 8 costs eight times as much as 1.
+        Test-time augmentation: number of the eight flips and rotations of the patches whose predictions are averaged; 8
+        costs eight times as much as 1.
     uncertainty
         Prediction intervals by conformal prediction, from the errors at held-out spots. ``"conformal"`` assumes that
         spots are exchangeable; ``"conformal_groups"`` assumes that only of groups, and is wider (see Notes). The number
