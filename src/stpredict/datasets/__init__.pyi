@@ -3,6 +3,7 @@ from ._hbc import hbc
 from ._her2st import her2st
 from ._panels import gene_panel
 from ._synthetic import synthetic
+from ._tenx import visium_breast, visium_hd_colon, xenium_breast
 
 __all__ = [
     "cscc",
@@ -10,4 +11,7 @@ __all__ = [
     "hbc",
     "her2st",
     "synthetic",
+    "visium_breast",
+    "visium_hd_colon",
+    "xenium_breast",
 ]

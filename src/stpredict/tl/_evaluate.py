@@ -19,6 +19,7 @@ from .._slides.expression import gene_counts, is_gene, library_column, on_tissue
 from .._slides.identity import SlideIdentity, known_slides
 from .._slides.slides import counts_table_name, rows_in_regions
 from .._train.color import apply_ridge
+from ..io.containers import opened
 from ..metrics import pearson
 from ..metrics.correlation import LEAST
 from ..metrics.scores import Prediction, Spots, all_gene_scores, nan_mean, summary_scores
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._slides.regions import Regions
+    from ..io.containers import DataOrPath
 
 NEW, SAME, NOT_STATED = "new donor", "same donor", "not stated"
 """Whether the donor of a slide was trained on."""
@@ -81,7 +83,7 @@ class Paired:
 
 
 def evaluate(
-    sdata: SpatialData,
+    sdata: DataOrPath,
     *,
     predicted: str = keys.PREDICTED,
     table_name: str | None = None,
@@ -97,7 +99,8 @@ def evaluate(
     Parameters
     ----------
     sdata
-        The object, after `predict`.
+        The object, after `predict`: SpatialData, AnnData, or the path of either (``.zarr``, ``.h5ad``), which is read
+        and not changed.
     predicted
         Table with predictions, or layer of the measured table.
     table_name
@@ -150,38 +153,38 @@ def evaluate(
     >>> scores.columns[0], len(scores)
     ('pearson', 12)
     """
-    check_elements.is_spatialdata(sdata)
-    table_name = counts_table_name(sdata, table_name)
-    source, measured = _tables(sdata, predicted, table_name)
-    spec = TargetSpec(**source.uns[predicted]["target"])
-    genes = _genes(source, measured, predicted, table_name, spec)
-    wanted = np.ones(measured.n_obs, bool)
-    elements = check_elements.annotated_regions(measured, table_name)
-    if shapes_key is not None:
-        asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
-        check_elements.has_regions(elements, asked)
-        wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), list(asked))
-    if regions is not None:
-        wanted = rows_in_regions(sdata, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
-    paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key)
-    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
-    by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
-    index = pd.Index(paired.genes, name="gene")
-    scores = pd.DataFrame({name: nan_mean(values, axis=0) for name, values in by_slide.items()}, index=index)
-    ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
-    scores.attrs["summary"] = {name: _summary(paired, name, by_slide["ceiling"]) for name in paired.predicted}
-    scores.attrs["donors"] = _by_donor(paired, by_slide["ceiling"])
-    scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
-    scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
-    scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
-    for name in scores.columns:
-        source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
-    layer_of = predicted if predicted in source.layers else None
-    source.uns[companion(keys.EVALUATION, layer_of)] = {
-        "summary": scores.attrs["summary"],
-        "ceiling": scores.attrs["ceiling"],
-    }
-    return scores
+    with opened(sdata, needs_image=False) as held:
+        table_name = counts_table_name(held, table_name)
+        source, measured = _tables(held, predicted, table_name)
+        spec = TargetSpec(**source.uns[predicted]["target"])
+        genes = _genes(source, measured, predicted, table_name, spec)
+        wanted = np.ones(measured.n_obs, bool)
+        elements = check_elements.annotated_regions(measured, table_name)
+        if shapes_key is not None:
+            asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
+            check_elements.has_regions(elements, asked)
+            wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), list(asked))
+        if regions is not None:
+            wanted = rows_in_regions(held, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
+        paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key)
+        per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
+        by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
+        index = pd.Index(paired.genes, name="gene")
+        scores = pd.DataFrame({name: nan_mean(values, axis=0) for name, values in by_slide.items()}, index=index)
+        ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
+        scores.attrs["summary"] = {name: _summary(paired, name, by_slide["ceiling"]) for name in paired.predicted}
+        scores.attrs["donors"] = _by_donor(paired, by_slide["ceiling"])
+        scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
+        scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
+        scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
+        for name in scores.columns:
+            source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
+        layer_of = predicted if predicted in source.layers else None
+        source.uns[companion(keys.EVALUATION, layer_of)] = {
+            "summary": scores.attrs["summary"],
+            "ceiling": scores.attrs["ceiling"],
+        }
+        return scores
 
 
 def summary(scores: pd.DataFrame, *, by: Literal["donor"] | None = None) -> pd.DataFrame:

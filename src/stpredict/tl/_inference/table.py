@@ -53,10 +53,11 @@ def check_destination(
     layer: str | None,
     *,
     models: Sequence[str] = (),
+    partial: bool = False,
 ) -> None:
     """Refuse, before anything is computed, to overwrite anything but predictions, or to mix units or genes.
 
-    ``models`` are those whose own predictions are written too.
+    ``models`` are those whose own predictions are written too; a ``partial`` layer need not hold all genes.
     """
     table_name, regions = slides[0].table_name, [slide.shapes_key for slide in slides]
     if layer is None:
@@ -81,7 +82,10 @@ def check_destination(
     ours = {*predicted, *(other for name in predicted for other in _other_layers(table, name).values())}
     for name in (layer, *matrix_layers(models, layer).values()):
         _errors.check_overwritable("layer", name, [name for name in layers if name not in ours])
-    if missing:
+    if partial:
+        by_panel = predictor.target.over == "panel" and predictor.target.target_sum is not None
+        _errors.check_partial(missing, predictor.genes, by_panel=by_panel)
+    elif missing:
         msg = (
             f"Table {table_name!r} has no column for {len(missing)} of the predictor's {len(predictor.genes)} genes: "
             f"{quote(missing)}. Leave out `layer` to write a table of its own."
@@ -90,7 +94,7 @@ def check_destination(
     if takes_more_slides(table, layer, layer):
         other = _rows_of_other_regions(table, regions) & _predicted_rows(table, layer)
         panel = table.var_names[np.asarray(table.var[_panel_column(layer)], bool)].tolist()
-        _errors.check_same_prediction(layer, table.uns[layer], panel, predictor, other)
+        _errors.check_same_prediction(layer, table.uns[layer], panel, predictor, other, missing)
 
 
 def _other_layers(table: ad.AnnData, layer: str) -> dict[str, str]:
@@ -232,6 +236,8 @@ def write_layer(
     """Write predictions into a layer, or X, of the table that annotates the spots of one object."""
     table = slides[0].source.tables[str(slides[0].table_name)]
     columns = table.var_names.get_indexer(pd.Index(predictor.genes))
+    known = columns >= 0  # all of them, except in the layer of an AnnData
+    columns = columns[known]
     rows = table.obs_names.get_indexer(pd.Index(np.concatenate([slide.obs_names for slide in slides])))
     before = dict(table.uns[layer]) if takes_more_slides(table, layer, layer) else None
     kept = np.zeros(table.n_obs, bool)
@@ -253,7 +259,7 @@ def write_layer(
 
     def matrix(kind: str, stored: Any) -> NDArray[np.float32]:
         predicted = _nan((len(rows), table.n_vars))
-        predicted[:, columns] = values[kind]
+        predicted[:, columns] = values[kind][:, known]
         dense = None if stored is None or not kept.any() else to_dense(stored)
         return full(predicted, dense, table.shape, np.float32, np.nan)
 
@@ -292,7 +298,7 @@ def write_layer(
 
     panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
     ridge = _nan((table.n_vars, predictor.ridge_color.shape[1]))
-    panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean, predictor.ridge_color
+    panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean[known], predictor.ridge_color[known]
     table.var[_panel_column(layer)], table.var[column(keys.TRAIN_MEAN)] = panel, mean
     table.varm[column(keys.RIDGE_COLOR)] = ridge
     new = with_baselines(record, table, layer)
