@@ -117,6 +117,19 @@ def test_a_panel_needs_all_its_genes(adata):
         stp.tl.predict(adata[:, [0]].copy(), predictor, **QUIET)
 
 
+@pytest.mark.filterwarnings("ignore:.*read_lazy:FutureWarning", "ignore:.*experimental")
+def test_tables_that_are_not_in_memory(adata, predictor, tmp_path):
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    stp.tl.predict(backed, predictor, **QUIET)
+    stp.tl.predict(adata, predictor, **QUIET)
+    assert backed.isbacked
+    np.testing.assert_array_equal(backed.layers["predicted"], adata.layers["predicted"])
+    adata.write_zarr(tmp_path / "a.zarr")
+    with pytest.raises(TypeError, match=r"read lazily, .* Load it first, `adata = adata\.to_memory\(\)`"):
+        stp.tl.predict(ad.experimental.read_lazy(tmp_path / "a.zarr"), predictor, **QUIET)
+
+
 def test_an_error_leaves_the_anndata_as_it_was(adata, predictor):
     before = adata.copy()
     with pytest.raises(ValueError, match="`shapes_key` names 'S9_spots'"):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
+import pandas as pd
 
 from .. import _keys as keys
 from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
 WHERE_FULL_IMAGE = (
@@ -199,3 +201,13 @@ def no_resolution_of_anndata(um_per_px: float | None) -> None:
             "resolution. Give it where both are linked: `stp.io.from_anndata(adata, um_per_px=…)`, and use the result."
         )
         raise ValueError(msg)
+
+
+def not_lazy(adata: AnnData) -> None:
+    """Refuse an AnnData of `anndata.experimental.read_lazy`, into which nothing can be written."""
+    if not isinstance(adata.obs, pd.DataFrame):
+        msg = (
+            "The AnnData was read lazily, and results are written into the AnnData that is given. Load it first, "
+            "`adata = adata.to_memory()`, or make an object of it: `stp.io.from_anndata(adata)`."
+        )
+        raise TypeError(msg)

@@ -130,6 +130,7 @@ def _refuse_folder(path: Path) -> None:
 @contextmanager
 def _linked(adata: AnnData, *, needs_image: bool) -> Iterator[SpatialData]:
     """An object around an AnnData; what is written to its table is written to the AnnData in the end."""
+    check.not_lazy(adata)
     loaded = in_memory(adata)
     table = _shallow_copy(loaded)
     sdata = link_to_images(table) if needs_image else link_without_images(table)
