@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from anndata import AnnData, read_h5ad
 from anndata import read_zarr as read_anndata_zarr
 from spatialdata import SpatialData, read_zarr
@@ -149,8 +148,8 @@ def _linked(adata: AnnData, *, needs_image: bool) -> Iterator[SpatialData]:
 def _shallow_copy(adata: AnnData) -> AnnData:
     """Another table over the same arrays."""
     parts: dict[str, Any] = {name: dict(getattr(adata, name)) for name in ATTRIBUTES}
-    obs, var = pd.DataFrame(adata.obs).copy(), pd.DataFrame(adata.var).copy()
-    return AnnData(adata.X, obs=obs, var=var, **parts)
+    frames: dict[str, Any] = {name: getattr(adata, name).copy() for name in ("obs", "var")}
+    return AnnData(adata.X, **frames, **parts)
 
 
 def _write_back(sdata: SpatialData, adata: AnnData, added: list[str]) -> None:
