@@ -79,6 +79,9 @@ WRITE = {
     ("tl.cross_validate", "save_dir"): lambda path, *_: stp.tl.cross_validate(
         slides(), "knn_spatial", save_dir=path, progress=False
     ),
+    ("tl.pretrain", "save_dir"): lambda path, *_: stp.tl.pretrain(
+        slides(), "name", path, model="mean_profile", progress=False
+    ),
     ("tl.Predictor.save", "path"): lambda path, _, predictor: predictor.save(path),
     ("tl.Benchmark.to_html", "path"): lambda path, *_: stp.tl.Benchmark.load("benchmark").to_html(path),
 }

@@ -52,7 +52,7 @@ def small(monkeypatch):
     monkeypatch.setattr(tl, "fit", faster, raising=False)
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["fit"], ["predict"], ["cohort"], ["evaluate"], ["benchmark"]])
+@pytest.mark.parametrize("command", [[], ["demo"], *([name] for name in COMMANDS)])
 def test_help_explains_every_option(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
@@ -185,6 +185,39 @@ def test_demo_without_data_or_network_says_so_and_uses_synthetic_slides(tmp_path
     assert tl.Predictor.load(tmp_path / "out" / "model").model == "m2ost_tiny"
 
 
+def test_pretrain_a_data_set(tmp_path, monkeypatch, capsys):
+    """On made-up slides in place of the real ones, with the smallest of models."""
+    asked = []
+
+    def made_up(sections):
+        asked.append(sections)
+        return datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+
+    monkeypatch.setattr(datasets, "her2st", made_up, raising=False)
+    out = tmp_path / "release"
+    command = ["pretrain", "her2st", "--out", str(out), "--model", "ridge_color", "--quiet", "--sections", "A1", "B1"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert asked == [["A1", "B1"]]
+    assert "licence of the data: CC-BY-4.0" in said
+    assert f"export STPREDICT_PRETRAINED={out}" in said
+    monkeypatch.setenv("STPREDICT_PRETRAINED", str(out))
+    store, predicted = tmp_path / "new.zarr", tmp_path / "p.h5ad"
+    datasets.synthetic(n_slides=1, n_side=4, um_per_px=8.0, seed=3).write(store)
+    assert main(["predict", str(store), "her2st", "--out", str(predicted)]) == 0
+    assert ad.read_h5ad(predicted).uns["predicted"]["model"]["source"].startswith("her2st@")
+
+
+def test_data_sets_in_a_folder_are_read_from_it(tmp_path, monkeypatch, capsys):
+    def read(path, sections):
+        message = f"{path} {sections}"
+        raise ValueError(message)
+
+    monkeypatch.setattr(datasets, "cscc", read, raising=False)
+    assert main(["pretrain", "cscc", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "o")]) == 1
+    assert f"{tmp_path / 'd'} None" in capsys.readouterr().err
+
+
 def arguments_of(function):
     return set(inspect.signature(function).parameters)
 
@@ -260,6 +293,8 @@ VALUES = {
     "protocol": (["--protocol", "hest"], "hest"),
     "allow_leakage": (["--allow-leakage"], True),
     "keep_predictors": (["--keep-predictors"], True),
+    "name": (["--name", "N"], "N"),
+    "cohort": (["--cohort", "organ=lung", "licence=CC-BY-4.0"], {"organ": "lung", "licence": "CC-BY-4.0"}),
 }
 """What is typed for an argument, and what the function gets."""
 PLACED = {
@@ -269,6 +304,7 @@ PLACED = {
     "cohort": ["M", "S.zarr", "--out", "O.zarr"],
     "evaluate": ["S.zarr"],
     "benchmark": ["S.zarr", "--models", "bleep", "--out", "O.zarr"],
+    "pretrain": ["S.zarr", "--out", "O.zarr"],
 }
 """What is always typed."""
 EXPECTED = {
@@ -278,6 +314,7 @@ EXPECTED = {
     "cohort": {"client": None, "out_dir": "O.zarr"},
     "evaluate": {},
     "benchmark": {"save_dir": "O.zarr"},
+    "pretrain": {"save_dir": "O.zarr", "name": "S"},
 }
 """What the function then gets beside the slides, the predictor and the models."""
 
@@ -339,6 +376,10 @@ def test_an_option_reaches_its_argument_and_nothing_else(name, argument, tmp_pat
         (["predict", "S.zarr", "m", "--out", "p.h5ad", "--layer", "L"], "must end in .zarr"),
         (["embed", "S.zarr", "--out", "p.h5ad"], "must end in .zarr: the whole object is written"),
         (["benchmark", "S.zarr", "--models", "bleep", "--out", "m", "--group", "G", "--no-group"], "`--group` has no"),
+        (["pretrain", "S.zarr", "T.zarr", "--out", "m"], "2 stores were given ('S', 'T'). Name the predictor"),
+        (["pretrain", "S.zarr", "--out", "m", "--sections", "A1"], "and 'S.zarr' is none. Give the name of a data set"),
+        (["pretrain", "hbc", "--out", "m"], "'hbc' is not downloaded: give the folder of its files with `--data`"),
+        (["pretrain", "her2st", "--out", "m", "--data", "d"], "in STPREDICT_DATA_DIR: leave `--data` out"),
     ],
 )
 def test_options_that_would_not_count_are_refused(typed, message, tmp_path, monkeypatch, capsys):

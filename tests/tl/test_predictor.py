@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
 from dataclasses import replace
@@ -26,6 +27,7 @@ from stpredict.tl import FitConfig, Predictor, fit
 from stpredict.tl._inference.record import prediction_record
 from stpredict.tl._options import PredictOptions
 from stpredict.tl._predictor import serialization as _folder
+from stpredict.tl._predictor.card import model_card
 
 FILES = ["README.md", "config.json", "history.csv", "weights.safetensors"]
 
@@ -150,7 +152,7 @@ FAILURES = [
     pytest.param(
         "stpredict.tl._predictor.serialization.save_file", full_in_rust, id="disk full while weights are written"
     ),
-    pytest.param("stpredict.tl._predictor.serialization._model_card", full, id="disk full at the last file"),
+    pytest.param("stpredict.tl._predictor.serialization.model_card", full, id="disk full at the last file"),
     pytest.param("pathlib.Path.mkdir", denied, id="no permission"),
     pytest.param("pathlib.Path.rename", denied, id="no permission to rename"),
 ]
@@ -377,10 +379,12 @@ def test_names_in_the_card_are_text(predictor):
     slides = {name: {"group": name, "n_spots": 3, "um_per_px": 1.0, "sha256": "0"}}
     values = replace(predictor, provenance=replace(predictor.provenance, slides=slides)).to_json()
     values |= {"model": name, "genes": [name]}
-    card = _folder._model_card({"stpredict": "1", **values})
+    values["provenance"]["cohort"] = {"organ": name, "citation": name, "licence": name}
+    card = model_card({"stpredict": "1", **values}, has_range=True)
     assert "<script>" not in card
     assert "| &lt;script&gt;alert(1)&lt;/script&gt;\\| # S0 |" in card
-    assert card.count("\n# ") == 0
+    assert card.count("\n# ") == 1
+    assert json.loads(re.search("license: (.*)", card)[1]) == name.lower()
 
 
 class Harmful:

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from .config import one_of
+from .training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -355,3 +356,12 @@ def splits_patch(size_px: int, side: int) -> None:
     if size_px < side:
         msg = f"`size_px` is {size_px}; the patch is cut into {side} x {side}: give at least {side}."
         raise ValueError(msg)
+
+
+def warn_no_pretrained(variable: str) -> None:
+    """Say how to get a predictor where none is listed."""
+    warn(
+        "No predictor is published with this version of stpredict. `python -m stpredict pretrain her2st --out folder` "
+        "makes one from public data, and `stp.tl.pretrain` one from yours; it is listed here once the environment "
+        f"variable {variable} names its folder."
+    )

@@ -1,4 +1,4 @@
-"""``fit``, ``predict``, ``embed``, ``cohort``, ``evaluate`` and ``benchmark`` over stores and slide files on disk."""
+"""``fit``, ``predict``, ``embed``, ``cohort``, ``evaluate``, ``benchmark`` and ``pretrain`` over files on disk."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from spatialdata import read_zarr
 
 from .. import _keys as keys
-from .. import tl
+from .. import datasets, tl
 from .._checks import config as check_config
 from .._checks.paths import name_slides, output_file, output_path, user_path
 from .._files import atomic_file, atomic_folder
 from ..io.genes import read_gene_list
+from ..models.pretrained_registry import REGISTRY
 from ..pp import TargetSpec, select_genes
 from . import _errors as check
 from ._options import COMMANDS
@@ -148,6 +149,42 @@ def benchmark(options: argparse.Namespace) -> bool:
     return len(found.failed) > 0
 
 
+def pretrain(options: argparse.Namespace) -> None:
+    """Train a predictor to be shared, and say how it is used."""
+    given = _arguments("pretrain", options)
+    given["config"] = _config("pretrain", options)
+    public = datasets.cohorts().get(options.sdata[0]) if len(options.sdata) == 1 else None
+    check.only_for_data_sets(options, list(datasets.cohorts()), public=public is not None)
+    if public is not None:
+        given["sdata"] = _read_data_set(public.name, options)
+        given["cohort"] = {**public.to_dict(), **given.get("cohort", {})}
+        measured = given["sdata"].tables[keys.OBSERVED].var_names
+        panel = [gene for gene in datasets.gene_panel(public.name) if gene in measured]
+        given = {"name": public.name, **({"genes": panel} if panel else {}), **given}
+    else:
+        names = list(name_slides([user_path(path, "slides") for path in options.sdata]))
+        check.one_name(names, named="name" in given)
+        given = {"name": names[0], **given}
+        given["sdata"] = _read_all(options.sdata)
+    predictor = tl.pretrain(given.pop("sdata"), **given)
+    cohort = predictor.provenance.cohort or {}
+    licence = cohort.get("licence", "not stated: do not publish this predictor")
+    sys.stdout.write(
+        f"{predictor!r}\n    licence of the data: {licence}\nIn {options.save_dir}: {given['name']}.zip, its entry "
+        f"{given['name']}.json and the model card {given['name']}.md. To use it by its name:\n"
+        f"    export {REGISTRY}={options.save_dir}\n    stpredict predict slide.zarr {given['name']} --out out.h5ad\n"
+    )
+
+
+def _read_data_set(name: str, options: argparse.Namespace) -> SpatialData:
+    """All sections of a public data set, or some of them."""
+    sections = getattr(options, "sections", None)
+    if name == "her2st":
+        return datasets.her2st(sections)
+    reader = {"hbc": datasets.hbc, "cscc": datasets.cscc}[name]
+    return reader(user_path(options.data, "--data"), sections)
+
+
 def _arguments(command: str, options: argparse.Namespace) -> dict[str, Any]:
     """Arguments of the function that a sub-command calls, as far as they were given."""
     given = {name: value for name, value in vars(options).items() if name in COMMANDS[command].arguments}
@@ -163,8 +200,9 @@ def _arguments(command: str, options: argparse.Namespace) -> dict[str, Any]:
     for name in ("model", "weights", "encoder"):
         if len(given.get(name, ())) == 1:  # a name, or a word that says how weights are chosen
             given[name] = given[name][0]
-    if "model_options" in given:
-        given["model_options"] = dict(given["model_options"])
+    for name in ("model_options", "cohort"):
+        if name in given:
+            given[name] = dict(given[name])
     for name, kind in (("target", TargetSpec), ("patch", tl.PatchSpec)):
         if name in given:
             values: dict[str, Any] = {

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from .._checks.slides import quote
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from argparse import Namespace
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ._options import Command
@@ -112,3 +115,26 @@ def _new(path: Path) -> None:
     if path.exists():
         msg = f"{str(path)!r} exists and is not overwritten. Give another `--out`, or remove it first."
         raise FileExistsError(msg)
+
+
+def only_for_data_sets(given: Namespace, names: Sequence[str], *, public: bool) -> None:
+    """Refuse options of public data sets beside stores, and a data set whose files are not named."""
+    name = given.sdata[0]
+    has_data, has_sections = (option in vars(given) for option in ("data", "sections"))
+    if not public and (has_data or has_sections):
+        msg = (
+            f"`--data` and `--sections` are for data sets ({quote(names)}), and {name!r} is none. Give the name of a "
+            "data set, or leave these options out."
+        )
+        raise ValueError(msg)
+    if public and has_data == (name == "her2st"):
+        what = "is downloaded or in STPREDICT_DATA_DIR" if has_data else "is not downloaded"
+        msg = f"{name!r} {what}: {'leave `--data` out' if has_data else 'give the folder of its files with `--data`'}."
+        raise ValueError(msg)
+
+
+def one_name(names: Sequence[str], *, named: bool) -> None:
+    """Refuse several stores without a name for the predictor."""
+    if len(names) > 1 and not named:
+        msg = f"{len(names)} stores were given ({quote(names)}). Name the predictor of all of them with `--name`."
+        raise ValueError(msg)

@@ -22,6 +22,7 @@ Predict spatial gene expression from H&E images.
   stpredict cohort model *.svs --out folder    predict many slide files, each on a grid in its tissue
   stpredict evaluate predicted.zarr            score predictions against what was measured
   stpredict benchmark *.zarr --models m2ost_ridge encoder_ridge --out folder    compare models on held-out patients
+  stpredict pretrain her2st --out folder       make a predictor to share, with its scores on held-out patients
 
 A .zarr is a SpatialData store: an image, the spots on it, and a table with raw counts.
 """
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="stpredict", description=MAIN, formatter_class=raw)
     commands = top.add_subparsers(
-        dest="command", required=True, metavar="demo | fit | predict | embed | cohort | evaluate | benchmark"
+        dest="command", required=True, metavar="demo | fit | predict | embed | cohort | evaluate | benchmark | pretrain"
     )
     _demo(commands.add_parser("demo", help="train on three sections, predict a fourth, and show the scores"))
     for name, command in COMMANDS.items():
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cohort": _commands.cohort,
         "evaluate": _commands.evaluate,
         "benchmark": _commands.benchmark,
+        "pretrain": _commands.pretrain,
     }
     command = COMMANDS.get(options.command)
     try:

@@ -80,7 +80,10 @@ WEIGHTS: Mapping[str, Any] = MappingProxyType({"nargs": "+", "type": weight})
 FLAG: Mapping[str, Any] = MappingProxyType({"action": "store_true"})
 
 STORES = Option("slides", "SpatialData stores (.zarr) with raw counts", MANY)
-PREDICTOR = Option("predictor", "folder that `stpredict fit` wrote, or a repository of the Hugging Face hub")
+PREDICTOR = Option(
+    "predictor",
+    "folder that `stpredict fit` wrote, name that stp.models.pretrained() lists, or hf:owner/name",
+)
 CLUSTER = {
     "workers": Option("--workers", "processes on this machine (default: this one alone)", {"type": int}),
     "scheduler": Option("--scheduler", "address of a dask scheduler, such as tcp://node1:8786"),
@@ -297,8 +300,49 @@ BENCHMARK = Command(
     },
     without=(("group_key", "no_group", "no column is read"),),
 )
+PRETRAIN = Command(
+    function="pretrain",
+    help="train a predictor to be shared, with its scores on held-out patients",
+    description=(
+        "Train a predictor from a public data set (her2st is downloaded; hbc and cscc are read from --data) or from "
+        "stores of your own. Patients are held out one by one to measure how good it is; then it is trained on all of "
+        "them. --out gets an archive, its entry of a registry and the model card. Set STPREDICT_PRETRAINED to that "
+        "folder to load the predictor by its name. Nothing is uploaded. Call it again after a crash: finished folds "
+        "are skipped."
+    ),
+    arguments={
+        "sdata": Option("slides", "her2st, hbc or cscc; or SpatialData stores (.zarr) with raw counts", MANY),
+        "save_dir": FIT.arguments["save_dir"],
+        "name": Option("--name", "name of the predictor (default: that of the data set or the only store)"),
+        "cohort": Option(
+            "--cohort", "fields of stp.datasets.Cohort, such as organ=lung licence=CC-BY-4.0 citation=...", SETTINGS
+        ),
+        "model": FIT.arguments["model"],
+        "genes": Option(
+            "--genes", "text file with one gene a line (default: the published panel of a data set, else as in fit)"
+        ),
+        "group_key": BENCHMARK.arguments["group_key"],
+        "n_folds": BENCHMARK.arguments["n_folds"],
+        "config": TRAINING["config"],
+        "model_options": FIT.arguments["model_options"],
+        "progress": PREDICTION["progress"],
+    },
+    extra={
+        "data": Option("--data", "folder with the files of hbc or cscc"),
+        "sections": Option("--sections", "sections of the data set (default: all)", MANY),
+        **CONFIG_FIELDS,
+    },
+)
 COMMANDS: Mapping[str, Command] = MappingProxyType(
-    {"fit": FIT, "predict": PREDICT, "embed": EMBED, "cohort": COHORT, "evaluate": EVALUATE, "benchmark": BENCHMARK}
+    {
+        "fit": FIT,
+        "predict": PREDICT,
+        "embed": EMBED,
+        "cohort": COHORT,
+        "evaluate": EVALUATE,
+        "benchmark": BENCHMARK,
+        "pretrain": PRETRAIN,
+    }
 )
 
 

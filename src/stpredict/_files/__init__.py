@@ -27,6 +27,7 @@ from .reading import (
 from .writing import (
     atomic_file,
     atomic_folder,
+    download,
     lock,
     lock_file,
     remove,
@@ -44,6 +45,7 @@ __all__ = [
     "atomic_folder",
     "check_fields",
     "check_sha256",
+    "download",
     "file_sha256",
     "folder_sha256",
     "lock",

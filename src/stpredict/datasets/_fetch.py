@@ -7,10 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pooch
-
 from .._checks.paths import user_path
-from .._files import atomic_file, user_cache
+from .._files import atomic_file, download, user_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,27 +75,26 @@ def fetch(file: RemoteFile, dataset: str, base_url: str) -> Path:
             return path
         path.unlink()  # our own download, damaged since: fetch it once more
     path = writable_dir() / dataset / file.path
-    download(path, file, dataset, base_url)
+    fetch_to(path, file, dataset, base_url)
     return path
 
 
-def download(path: Path, file: RemoteFile, dataset: str, base_url: str, *, progress: bool = False) -> None:
+def fetch_to(
+    path: Path, file: RemoteFile, dataset: str, base_url: str, *, stream: bool = False, progress: bool = False
+) -> None:
     """Download a file to a path, at which it appears when it is complete and what is known of it is right.
 
     A connection that ends before the size that the server stated is an error of the downloader.
     """
     url = f"{base_url}/{file.remote or file.path}"
+    places = ", ".join(f"'{place / dataset}'" for place in (user_dir(), cache_dir()) if place is not None)
+    message = (
+        f"'{file.path}' is not here (looked in {places}) and could not be fetched from {url} ({{reason}}). Connect to "
+        f"the network, or put the file there, or set STPREDICT_DATA_DIR to a folder with '{dataset}'; "
+        "`stp.datasets.synthetic()` needs no file."
+    )
     with atomic_file(path) as part:
-        try:
-            pooch.HTTPDownloader(timeout=60, progressbar=progress)(url, str(part), None)
-        except OSError as reason:
-            places = ", ".join(f"'{place / dataset}'" for place in (user_dir(), cache_dir()) if place is not None)
-            msg = (
-                f"'{file.path}' is not here (looked in {places}) and could not be fetched from {url} "
-                f"({type(reason).__name__}). Connect to the network, or put the file there, or set STPREDICT_DATA_DIR "
-                f"to a folder with '{dataset}'; `stp.datasets.synthetic()` needs no file."
-            )
-            raise ConnectionError(msg) from reason
+        download(url, part, message, stream=stream, progress=progress)
         verify(part, file, delete=True)
 
 

@@ -24,7 +24,7 @@ BASE_URL = "https://raw.githubusercontent.com/almaan/her2st/85df7411b987a7dec3fe
 DATASET = "her2st"
 
 
-def her2st(sections: Sequence[str] = ("C2", "C3", "C4", "C5")) -> SpatialData:
+def her2st(sections: Sequence[str] | None = ("C2", "C3", "C4", "C5")) -> SpatialData:
     """HER2-positive breast cancer: 36 sections of 8 patients with H&E and spatial transcriptomics.
 
     Files come from ``STPREDICT_DATA_DIR`` (``her2st/data/…`` there) if it is set and has them, else from the cache of
@@ -34,7 +34,7 @@ def her2st(sections: Sequence[str] = ("C2", "C3", "C4", "C5")) -> SpatialData:
     Parameters
     ----------
     sections
-        Names of sections: a letter for the patient (A to H) and a number.
+        Names of sections: a letter for the patient (A to H) and a number; None for all 36.
 
     Returns
     -------
@@ -50,16 +50,17 @@ def her2st(sections: Sequence[str] = ("C2", "C3", "C4", "C5")) -> SpatialData:
 
     Notes
     -----
-    Published as :cite:p:`Andersson2021`. The repository states no licence: the files are fetched, not shipped. The
-    resolution of each section follows from its spots (200 µm pitch): about 0.69 µm per pixel, 0.92 for patient A.
+    Published as :cite:p:`Andersson2021`. The repository states no licence: the files are fetched, not shipped.
+    `cohorts` says what is known of the licence of the data. The resolution of each section follows from its spots
+    (200 µm pitch): about 0.69 µm per pixel, 0.92 for patient A.
 
     Examples
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.her2st(["C2", "C3"])  # doctest: +SKIP
     """
-    names = [sections] if isinstance(sections, str) else list(sections)
     known = read_registry()
+    names = [sections] if isinstance(sections, str) else list(known if sections is None else sections)
     check.known_names("sections", names, known, "stp.datasets.her2st")
     read = [_section(name, known[name]) for name in names]
     return assemble(read, {name: _image(name, known[name]["image"]) for name in names})

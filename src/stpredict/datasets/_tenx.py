@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
 from .._files import atomic_folder, report_full_disk
 from ..io import read_visium, read_visium_hd, read_xenium
-from ._fetch import RemoteFile, download, user_dir, verify, writable_dir
+from ._fetch import RemoteFile, fetch_to, user_dir, verify, writable_dir
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,13 +216,13 @@ def _fetch_sample(sample: Sample, *more: RemoteFile, progress: bool) -> Path:
     folder = folder or writable_dir() / sample.name
     for file in (*sample.files, *more, sample.image):
         if not (folder / file.path).is_file():
-            download(folder / file.path, file, sample.name, sample.url, progress=progress)
+            fetch_to(folder / file.path, file, sample.name, sample.url, stream=True, progress=progress)
         elif file.n_bytes is not None:
             verify(folder / file.path, RemoteFile(path=file.path, n_bytes=file.n_bytes), delete=False)
     if sample.archive is not None and not (folder / sample.unpacked).is_dir():
         archive = folder / sample.archive.path
         if not archive.is_file():
-            download(archive, sample.archive, sample.name, sample.url, progress=progress)
+            fetch_to(archive, sample.archive, sample.name, sample.url, stream=True, progress=progress)
         _unpack(archive, folder / sample.unpacked)
         archive.unlink()
     return folder

@@ -5,6 +5,7 @@ from .m2ost import M2OST, M2OSTConfig
 from .m2ost_reference import M2OSTReference, M2OSTReferenceConfig, from_released
 from .macs import available
 from .model_config import ModelConfig
+from .pretrained_registry import pretrained
 from .registry import DEFAULT, build, config, config_from_dict, config_to_dict, recipe, register
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "config_to_dict",
     "encoders",
     "from_released",
+    "pretrained",
     "recipe",
     "register",
     "unit_pixels",

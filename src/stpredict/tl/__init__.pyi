@@ -4,6 +4,7 @@ from ._benchmarking.cross_validate import cross_validate
 from ._benchmarking.entry import Entry
 from ._calibrate import calibrate
 from ._cohort.runner import predict_cohort
+from ._describe import describe
 from ._domain_scores import domain_scores
 from ._domains import domains
 from ._embed import embed
@@ -15,6 +16,7 @@ from ._predict import predict
 from ._predictability.predictability import predictability
 from ._predictor.predictor import Predictor
 from ._predictor.provenance import Provenance
+from ._pretrain import pretrain
 from ._raster import rasterize
 from ._self_train import self_train
 from ._super_resolution.super_resolve import super_resolve
@@ -32,6 +34,7 @@ __all__ = [
     "benchmark",
     "calibrate",
     "cross_validate",
+    "describe",
     "domain_scores",
     "domains",
     "embed",
@@ -41,6 +44,7 @@ __all__ = [
     "predict",
     "predict_cohort",
     "predictability",
+    "pretrain",
     "rasterize",
     "self_train",
     "summary",

@@ -9,7 +9,7 @@ from .._checks.slides import quote
 from .._checks.training import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import numpy as np
     import pandas as pd
@@ -335,3 +335,40 @@ def table_of_its_own(store: object, layer: str | None, *, of_anndata: bool) -> N
     else:
         msg = f"`store` is for a table of its own, but `layer` is {layer!r}. Give one of the two."
     raise ValueError(msg)
+
+
+def states_licence(cohort: Mapping[str, str] | None) -> None:
+    """Refuse to publish what was trained on data without a stated licence."""
+    if not (cohort or {}).get("licence"):
+        msg = (
+            "The licence of the data that this predictor was trained on is not stated, so it is not published. Read it "
+            "where the data are, and record it: `stp.tl.describe(predictor, cohort)`, for instance with "
+            "`stp.datasets.Cohort(licence='CC-BY-4.0')`."
+        )
+        raise ValueError(msg)
+
+
+def cross_validated_scores(columns: Sequence[object]) -> None:
+    """Refuse scores that are not one row per model, group and metric."""
+    if missing := [name for name in ("model", "group", "metric", "value") if name not in columns]:
+        msg = (
+            f"`scores` has no column {quote(missing)} (found: {quote(columns)}). Give what `stp.tl.cross_validate` "
+            "returned."
+        )
+        raise ValueError(msg)
+
+
+def scores_of_predictor(model: str, models: Sequence[str], others: Collection[str]) -> None:
+    """Refuse scores of another model, or of groups that the predictor was not trained on."""
+    if model not in models:
+        msg = (
+            f"`scores` are of {quote(models)}, and the predictor is {model!r}. Give what "
+            f"`stp.tl.cross_validate(sdata, {model!r})` returned."
+        )
+        raise ValueError(msg)
+    if others:
+        msg = (
+            f"`scores` are also of groups that the predictor was not trained on ({quote(sorted(others))}). Give the "
+            "same slides, and the same `group_key`, to `stp.tl.cross_validate` and `stp.tl.fit`."
+        )
+        raise ValueError(msg)

@@ -11,7 +11,7 @@ from .._slides.slides import Selection, resolve
 from ..io.containers import opened
 from ..models.registry import DEFAULT
 from ..pp.targets import TargetSpec
-from ._predictor.predictor import record_predictor
+from ._predictor.recorded import record_predictor
 from ._predictor.serialization import check_replaceable, default_parent
 from ._training.plan import plan_training
 from ._training.train_members import train_members

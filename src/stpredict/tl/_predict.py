@@ -19,8 +19,8 @@ from ._inference.record import prediction_record
 from ._inference.sinks import MemorySink, StoreSink, exclusive_store
 from ._inference.table import add_slides, check_destination, prediction_table, write_layer
 from ._options import PredictOptions
-from ._predictor.predictor import resolve_predictor
 from ._predictor.provenance import warn_unseen_color, warn_unseen_resolution
+from ._predictor.recorded import resolve_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +70,8 @@ def predict(
         ``uns["spatial"]``, as for `stp.io.from_anndata`; or the path of either (``.zarr``, ``.h5ad``) or of a slide,
         of any format of `stp.io.read_wsi`.
     predictor
-        What `fit` returned, or where it was saved; by default the predictor that `fit` recorded on this object.
+        What `fit` returned, where it was saved, or a name as `Predictor.load` takes it: of `stp.models.pretrained`, or
+        ``"hf:owner/name"``. By default the predictor that `fit` recorded on this object.
     key_added
         Name of the table that is written.
     layer

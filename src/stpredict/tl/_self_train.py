@@ -12,7 +12,7 @@ from .._slides.slides import Selection, resolve
 from ..models import build
 from ..pp.targets import TargetSpec
 from ._fit import default_folder, predictor_folder
-from ._predictor.predictor import record_predictor
+from ._predictor.recorded import record_predictor
 from ._training.plan import plan_training
 from ._training.train_members import train_members
 

@@ -60,7 +60,7 @@ def predict_cohort(
         Slide files that `stp.io.read_wsi` reads, or SpatialData stores. A slide is named after its file; give a mapping
         of names to paths if names repeat.
     predictor
-        What `fit` returned, or where it was saved.
+        What `fit` returned, where it was saved, or a name as `Predictor.load` takes it.
     out_dir
         Folder for everything that is written; nothing else is written anywhere.
     client

@@ -5,22 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ... import _keys as keys
 from ..._files import report_damage
 from ..._train.device import avoid_dead_threads
 from ..._train.shared import SharedPatches
 from ...models.model_config import uses_embeddings
 from ...pp.targets import nonnegative
+from .. import _errors as check
 from . import serialization
 from .adaptation import Adaptation
 from .appearance import recolor_spots
 from .conformal import Calibration, residual_spread, std_over_models, weighted_mean
+from .hub import upload_folder
 from .member import Member, target_scale
 from .ood import ImageRange
 from .provenance import Provenance
@@ -33,11 +35,9 @@ if TYPE_CHECKING:
 
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
-    from spatialdata import SpatialData
     from torch import Tensor
 
     from ..._geometry import PatchSpec
-    from ..._slides.slides import Slide
     from ..._train.batches import BatchLimit
     from ...models import ModelConfig, SpotBatch
     from ...pp import TargetSpec
@@ -91,7 +91,8 @@ class Predictor:
     adaptation: Adaptation | None = None
     """Map of predictions that `stp.tl.adapt` fitted on measured spots of a slide; None in predictors as trained."""
     source: str = ""
-    """``hf:owner/name@revision`` of a predictor from the Hugging Face hub; else empty. Not saved."""
+    """``hf:owner/name@revision`` of a predictor from the Hugging Face hub, ``name@sha256`` of one from a registry; else
+    empty. Not saved."""
 
     @property
     def models(self) -> dict[str, float]:
@@ -293,6 +294,36 @@ class Predictor:
         """
         serialization.write(path, self.to_json(), self.state_dict(), self.history)
 
+    def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload predictor") -> str:
+        """Upload the files of `save`, with the model card, to a repository of the Hugging Face hub.
+
+        Needs `huggingface_hub` and a token that may write (``hf auth login``).
+
+        Parameters
+        ----------
+        repository
+            ``"owner/name"``, made if there is none, or ``"owner/name@branch"``.
+        private
+            Whether a new repository is private.
+        message
+            Message of the commit.
+
+        Returns
+        -------
+        ``"hf:owner/name@commit"``, which `load` takes.
+
+        Raises
+        ------
+        ValueError
+            If the licence of the data is not stated: `stp.tl.describe` records it.
+        ConnectionError
+            If the upload fails.
+        """
+        check.states_licence(self.provenance.cohort)
+        with TemporaryDirectory(prefix="stpredict-") as folder:
+            self.save(Path(folder) / "predictor")
+            return upload_folder(Path(folder) / "predictor", repository, private=private, message=message)
+
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Predictor:
         """Read a predictor. No code from the folder is run, and a folder is read without the network.
@@ -300,12 +331,13 @@ class Predictor:
         Parameters
         ----------
         path
-            A folder that `save` wrote, or ``"hf:owner/name"`` for a repository of the Hugging Face hub with such files;
-            ``"hf:owner/name@revision"`` is a certain branch, tag or commit.
+            A folder that `save` wrote. A name that `stp.models.pretrained` lists, if there is no such folder: it is
+            downloaded once and kept in the cache. Or ``"hf:owner/name"`` for a repository of the Hugging Face hub with
+            such files; ``"hf:owner/name@revision"`` is a certain branch, tag or commit.
 
         Returns
         -------
-        The predictor, on the CPU. ``source`` says which commit of a repository it is.
+        The predictor, on the CPU. ``source`` says which commit of a repository, or which archive of a registry, it is.
 
         Raises
         ------
@@ -313,6 +345,8 @@ class Predictor:
             If the files are damaged, were changed, or do not fit together.
         FileNotFoundError
             If there is no saved predictor.
+        ConnectionError
+            If a pretrained predictor is not in the cache, and cannot be downloaded.
         """
         avoid_dead_threads()
         saved = serialization.read(path)
@@ -422,41 +456,3 @@ def _mean_over_members(values: Sequence[NDArray[np.float32]]) -> NDArray[np.floa
     """Mean of ``(n, g)`` arrays, in double precision."""
     mean: NDArray[np.float64] = np.mean(values, axis=0, dtype=np.float64)
     return mean
-
-
-def record_predictor(slides: Sequence[Slide], folder: Path, predictor: Predictor) -> None:
-    """Record folder and hash of a predictor in the objects that it was trained on."""
-    for sdata in {id(slide.source): slide.source for slide in slides}.values():
-        record = {"path": str(folder.resolve()), "hash": predictor.hash}
-        sdata.attrs[keys.ATTRS] = {**sdata.attrs.get(keys.ATTRS, {}), keys.PREDICTOR: record}
-
-
-def resolve_predictor(sdata: SpatialData, given: Predictor | str | PathLike[str] | None) -> Predictor:
-    """The predictor that was given, or else the one that the object records."""
-    if isinstance(given, Predictor):
-        return given
-    if given is not None:
-        return Predictor.load(given)
-    recorded = sdata.attrs.get(keys.ATTRS, {}).get(keys.PREDICTOR)
-    if recorded is None:
-        newest = serialization.newest_folder()
-        left = [f"  Trained last on this machine: predictor={str(newest)!r}"] if newest is not None else []
-        msg = "\n".join(
-            [
-                "No predictor was given, and this object records none. Pass one as `predictor`:",
-                *left,
-                "  Train one on slides with measured expression: predictor = stp.tl.fit(measured)",
-                "  Read one: predictor = stp.tl.Predictor.load('folder'), or 'hf:owner/name' from the Hugging Face hub",
-            ]
-        )
-        raise ValueError(msg)
-    folder = Path(recorded["path"])
-    loaded = Predictor.load(folder) if folder.is_dir() else None
-    if loaded is None or serialization.saved_hash(folder) != recorded["hash"]:
-        state = "is gone" if loaded is None else "holds another predictor now"
-        msg = (
-            f"This object records the predictor in {str(folder)!r}, but that folder {state}. Pass one as `predictor`, "
-            "or train again with `stp.tl.fit(sdata)`."
-        )
-        raise ValueError(msg)
-    return loaded

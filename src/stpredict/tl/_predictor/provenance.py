@@ -116,6 +116,10 @@ class Provenance(Mapping[str, Any]):
     None for a single model."""
     self_training: Mapping[str, Any] | None = None
     """``rounds`` and unlabelled ``slides`` of `self_train`."""
+    cohort: Mapping[str, str] | None = None
+    """Fields of `stp.datasets.Cohort`: tissue, platform, licence and citation of the data, as `describe` was given."""
+    held_out: Mapping[str, Any] | None = None
+    """Scores of the model and of baselines on groups that were left out, with the noise ceiling (`describe`)."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of stpredict, torch and Python."""
     other: Mapping[str, Any] = field(default_factory=dict)

@@ -51,6 +51,11 @@ _PROVENANCE: Schema = {
     "pretrained?": {str: str},
     "ensemble?": {"models": {str: {"weight": float}}, "weights_from": str, "stacked?": {"held_out": str}},
     "self_training?": dict,
+    "cohort?": {str: str},
+    "held_out?": {
+        "unit": str, "n_units": range(1, 1 << 20), "leaks": bool, "ceiling?": float,
+        "rows": {str: {"gene_pearson?": float, "best50?": float, "spot_pearson?": float, "rmse?": float}},
+    },
     "versions?": {str: str},
 }  # fmt: skip
 CONFIG_FIELDS: Schema = {

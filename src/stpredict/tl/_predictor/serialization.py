@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from dataclasses import dataclass
-from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +29,10 @@ from ..._files import (
     restore_folder,
     user_cache,
 )
-from .provenance import Provenance
+from ...models.pretrained_registry import pretrained_entries
+from .archive import cached_predictor
+from .card import model_card
+from .hub import download_repository, is_repository
 from .schema import ADVICE, CONFIG_FIELDS, check_shapes, predictor_shapes
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ CONFIG, WEIGHTS, HISTORY, CARD = "config.json", "weights.safetensors", "history.
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
 HEADER_FIELDS = ("format", "stpredict", "weights_sha256", "history_sha256", "hash")
 """Fields of ``config.json`` that do not enter the hash."""
-HUB_PREFIXES = ("hf:", "hf-hub:")
-"""How the name of a repository of the Hugging Face hub begins; all other paths are of this machine."""
+FILES = (CONFIG, WEIGHTS, HISTORY, CARD)
 
 
 def package_version() -> str:
@@ -117,7 +117,8 @@ def write(
             layout = ENSEMBLE_FORMAT if "members" in values else FORMAT
             config = {"format": layout, "stpredict": package_version(), **hashes, **values}
             (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
-            (folder / CARD).write_text(_model_card(config), encoding="utf-8")
+            card = model_card(config, has_range="image_range/center" in tensors)
+            (folder / CARD).write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         msg = (
             f"The predictor could not be saved to {str(target)!r}: {str(error).rstrip('.')}. What was there before is "
@@ -136,7 +137,7 @@ class SavedPredictor:
     history: pd.DataFrame
     folder: Path
     source: str
-    """``hf:owner/name@revision`` of a repository, else empty."""
+    """``hf:owner/name@revision`` of a repository, ``name@sha256`` of a registry, else empty."""
 
     @property
     def config_file(self) -> Path:
@@ -145,7 +146,7 @@ class SavedPredictor:
 
 
 def read(path: str | PathLike[str]) -> SavedPredictor:
-    """Read a folder or a repository of the Hugging Face hub, and check digests, fields and shapes."""
+    """Read a folder, a predictor of a registry or a repository of the hub, and check digests, fields and shapes."""
     folder, source = _local_folder(path)
     restore_folder(folder)
     _check_is_predictor(folder)
@@ -192,95 +193,23 @@ def _check_is_predictor(path: Path) -> None:
     if missing := [name for name in (CONFIG, WEIGHTS) if not (path / name).is_file()]:
         found = quote([file.name for file in files]) if path.is_dir() else "no such folder"
         found = "a file, not a folder" if path.is_file() else found
+        names = [] if path.exists() else list(pretrained_entries())
+        others = f" There are pretrained ones: {quote(names)}." if names else ""
         msg = (
             f"{str(path)!r} is no saved predictor: {quote(missing)} missing (found: {found}). "
-            "Save one with `predictor.save(path)` after `stp.tl.fit`."
+            f"Save one with `predictor.save(path)` after `stp.tl.fit`.{others}"
         )
         raise FileNotFoundError(msg)
 
 
 def _local_folder(path: str | PathLike[str]) -> tuple[Path, str]:
-    """The folder itself, or the local copy of a repository of the Hugging Face hub and its name with the revision."""
+    """The folder of a predictor on this machine, and where it is from: a registry or the hub, else an empty text."""
     given = os.fspath(path)
-    prefix = next((prefix for prefix in HUB_PREFIXES if given.startswith(prefix)), None)
-    if prefix is None:
-        return user_path(path), ""
-    name, _, revision = given.removeprefix(prefix).partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        msg = f"{given!r} is no repository. Give 'hf:owner/name', or 'hf:owner/name@revision' for a certain revision."
-        raise ValueError(msg)
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        msg = (
-            f"Reading {given!r} from the Hugging Face hub needs `huggingface_hub`: install "
-            "`stpredict-histology[encoders]`, or give a folder."
-        )
-        raise ValueError(msg) from None
-    try:
-        folder = Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, HISTORY, CARD])
-        )
-    except (OSError, ValueError) as error:  # the hub raises one or the other
-        msg = (
-            f"{given!r} could not be read from the Hugging Face hub ({error}). Give the id and revision of a "
-            "repository, or the folder that `Predictor.save` wrote."
-        )
-        raise FileNotFoundError(msg) from error
-    return folder, f"{HUB_PREFIXES[0]}{name}@{folder.name}"  # snapshots are named by their commit
-
-
-def _text(value: object) -> str:
-    """Text for the card: Markdown is shown as HTML, and a cell of a table is one line."""
-    return " ".join(escape(str(value), quote=False).replace("|", "\\|").split())
-
-
-def _adapted_to(config: Mapping[str, Any]) -> str:
-    """The sentence of the card on the slide that a predictor was adapted to; empty for a predictor as trained."""
-    record = config.get("adaptation")
-    return (
-        f" Adapted to {record['n_measured']} measured spots of {_text(record['slide'])}, for that slide only."
-        if record
-        else ""
-    )
-
-
-def _model_card(config: Mapping[str, Any]) -> str:
-    provenance = config["provenance"]
-    slides = provenance.get("slides", {})
-    rows = "\n".join(
-        f"| {_text(name)} | {_text(s['group'])} | {s['n_spots']} | {s['um_per_px']:.3f} |" for name, s in slides.items()
-    )
-    genes = _text(", ".join(config["genes"][:20])) + (", …" if len(config["genes"]) > 20 else "")
-    return f"""# {_text(config["model"])}: gene expression from H&E
-
-Predicts {len(config["genes"])} genes ({genes}) in **{config["units"]}** from patches of
-{", ".join(f"{side:.0f}" for side in config["patch"]["fov_um"])} µm ({config["patch"]["size_px"]} px each).
-Trained with stpredict {config["stpredict"]}; {config["n_members"]} network(s).{_ensemble_card(config)}
-
-| slide | group | spots | µm per pixel |
-|---|---|---|---|
-{rows}
-
-Donors trained on: {_text(Provenance.from_json(provenance).donors_note)}.
-Validation: {_text(provenance.get("validation_note", "none"))}.{_adapted_to(config)}
-Not for diagnosis. Compare its predictions with measured tissue of your own before you rely on them.
-
-    import stpredict as stp
-    stp.tl.predict(sdata, stp.tl.Predictor.load("this folder"))
-"""
-
-
-def _ensemble_card(config: Mapping[str, Any]) -> str:
-    """The models of an ensemble and their weights; empty for a single model."""
-    ensemble = config["provenance"].get("ensemble")
-    if ensemble is None:
-        return ""
-    models = ", ".join(f"{each['weight']:.3g} {_text(name)}" for name, each in ensemble["models"].items())
-    origin = {
-        "registered": "weights of the registered ensemble",
-        "given": "given weights",
-        "equal": "equal weights",
-        "stacked": f"weights by stacking on held-out {(ensemble['stacked'] or {}).get('held_out')}",
-    }[ensemble["weights_from"]]
-    return f"\nWeighted mean of {models} ({origin})."
+    if is_repository(given):
+        return download_repository(given, FILES)
+    folder = user_path(path)
+    if isinstance(path, str) and not folder.exists() and Path(given).name == given:
+        entry = pretrained_entries().get(given)
+        if entry is not None:
+            return cached_predictor(entry, FILES), f"{given}@{entry.sha256}"
+    return folder, ""

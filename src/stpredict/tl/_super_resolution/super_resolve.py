@@ -20,8 +20,8 @@ from ..._slides import elements
 from ..._slides.slides import Selection, resolve
 from ..._train.batches import BatchLimit
 from .._options import PredictOptions
-from .._predictor.predictor import resolve_predictor
 from .._predictor.provenance import counts_record
+from .._predictor.recorded import resolve_predictor
 from .slide_resolver import SlideResolver, check_enough_spots
 from .superpixels import squares, superpixels
 from .weak_supervision import WINDOWS
