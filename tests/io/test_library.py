@@ -90,6 +90,15 @@ def test_other_platforms_by_their_scale_factors(visium):
     assert (slide.um_per_px, slide.diameter_um) == pytest.approx((0.5, 2.0))
 
 
+def test_a_given_image_is_that_of_the_only_sample(visium, visium_folder):
+    visium.obs = visium.obs[["in_tissue"]]
+    visium.uns["spatial"]["V 1"]["scalefactors"] |= {"microns_per_pixel": 0.5, "spot_diameter_fullres": 16.0}
+    (slide,) = resolve(stp.io.from_anndata(visium, visium_folder / "image.tif"), Selection())
+    assert (slide.name, slide.um_per_px, slide.diameter_um) == ("V_1_spots", 0.5, 8.0)
+    pixels = np.asarray(Image.open(visium_folder / "image.tif"))
+    assert list(stp.io.from_anndata(visium, pixels, um_per_px=0.25).attrs["stpredict"]["um_per_px"].values()) == [0.25]
+
+
 def test_several_samples_in_one_table(visium):
     other = visium.copy()
     other.uns["spatial"] = {"B": other.uns["spatial"]["V 1"]}

@@ -6,6 +6,7 @@ import sys
 
 import anndata as ad
 import matplotlib.pyplot as plt
+import numpy as np
 import scanpy as sc
 import squidpy as sq
 
@@ -22,7 +23,10 @@ adata.layers["observed"] = adata.X.copy()
 sc.pp.normalize_total(adata, target_sum=1e4, layer="observed")
 sc.pp.log1p(adata, layer="observed")
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-titles = {"observed": f"{gene}, observed", "predicted": f"{gene}, predicted (r = {scores.loc[gene, 'pearson']:.2f})"}
+name = f"$\\it{{{gene}}}$"
+titles = {"observed": f"{name}, observed", "predicted": f"{name}, predicted (r = {scores.loc[gene, 'pearson']:.2f})"}
+low, high = np.quantile(adata[:, gene].layers["observed"], [0.01, 0.99])
 for axis, (layer, title) in zip(axes, titles.items(), strict=True):
-    sq.pl.spatial_scatter(adata, color=gene, layer=layer, ax=axis, title=title)
+    sq.pl.spatial_scatter(adata, color=gene, layer=layer, ax=axis, title=title, vmin=low, vmax=high)
+    figure.axes[-1].set_ylabel("log1p CP10k")
 figure.savefig(picture, dpi=150)

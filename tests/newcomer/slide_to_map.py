@@ -1,4 +1,4 @@
-"""A slide file becomes a map: ``python slide_to_map.py slide.svs predictor GENE map.png``."""
+"""A slide file becomes a map, by a predictor of a registry: ``slide_to_map.py slide.svs predictor GENE map.png``."""
 
 from __future__ import annotations
 

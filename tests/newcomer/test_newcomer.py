@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 made = SimpleNamespace(**runpy.run_path(str(HERE.parent / "io/conftest.py")))
 GENES = ["EPCAM", "ERBB2", "KRT8", "VIM", "COL1A1", "PTPRC", "CD3E", "ACTB"]
 UM_PER_PX = 4.0
+COHORT = {"organ": "breast", "platform": "Visium", "licence": "CC0-1.0", "citation": "made-up tissue"}
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # small slides, and what scanpy and squidpy say of themselves
 ]
@@ -110,15 +111,22 @@ def run(tmp_path, monkeypatch):
 
 
 def titles(figure):
-    return [axis.get_title().replace("$", "").replace(r"\it{", "").replace("}", "") for axis in figure.axes]
+    found = [axis.get_title() or axis.get_title(loc="left") for axis in figure.axes]
+    return [title.replace("$", "").replace(r"\it{", "").replace(r"\mathit{", "").replace("}", "") for title in found]
 
 
-def test_a_slide_file_becomes_a_map(run, sample, tmp_path):
-    measured = stp.io.from_anndata(as_scanpy_holds_it(sample(0), "P1"), sample(0).pixels)
-    stp.tl.fit(measured, "ridge_statistics", save_dir=tmp_path / "predictor", config={"progress": False})
+def test_a_slide_file_becomes_a_map(run, sample, tmp_path, monkeypatch):
+    measured = [
+        stp.io.from_anndata(as_scanpy_holds_it(sample(seed), f"P{seed}"), sample(seed).pixels) for seed in (0, 2)
+    ]
+    registry = tmp_path / "registry"
+    stp.tl.pretrain(measured, "tumour", registry, cohort=COHORT, model="ridge_statistics", progress=False)
+    monkeypatch.setenv("STPREDICT_PRETRAINED", str(registry))
+    assert "tumour" in stp.models.pretrained().index
     slide = sample(1)
     write_slide(tmp_path / "slide.tif", slide.pixels)
-    found = run("slide_to_map", tmp_path / "slide.tif", tmp_path / "predictor", "ERBB2")
+    found = run("slide_to_map", tmp_path / "slide.tif", "tumour", "ERBB2")
+    assert found.sdata["predicted"].uns["predicted"]["model"]["source"].startswith("tumour@")
     assert found.sdata["predicted"].n_obs > 50
     image, predicted = titles(found.figure)[:2]
     assert image == "H&E"

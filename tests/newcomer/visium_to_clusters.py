@@ -26,7 +26,11 @@ sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, resolution=
 
 best = scores["pearson"].idxmax()
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-titles = ["Leiden clusters of predicted expression", f"{best}, predicted (held-out r = {scores['pearson'].max():.2f})"]
+titles = [
+    "Leiden clusters of predicted expression",
+    f"$\\it{{{best}}}$, predicted (held-out r = {scores['pearson'].max():.2f})",
+]
 for axis, color, title in zip(axes, ["leiden", best], titles, strict=True):
     sq.pl.spatial_scatter(adata, color=color, ax=axis, title=title)
+figure.axes[-1].set_ylabel(adata.uns["predicted"]["units"])
 figure.savefig(picture, dpi=150)

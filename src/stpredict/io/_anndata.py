@@ -32,7 +32,7 @@ from .._resolution import (
 from .._slides.expression import array_coordinates
 from . import _errors as check
 from ._full_image import OVERVIEWS
-from ._library import Picture, library_pictures, spots_of_libraries
+from ._library import Picture, library_facts, library_pictures, spots_of_libraries
 from ._platforms import image_size, open_image
 from ._visium import DIAMETER_UM
 from .images import pyramid, rgb_pixels
@@ -235,14 +235,16 @@ def _pictures(
     if image is None or (isinstance(image, str) and image in OVERVIEWS):
         found = library_pictures(table, image, name)
     elif isinstance(image, np.ndarray):
-        found = [Picture(name=name or "slide", element=pyramid(rgb_pixels(image, name or "slide"), name or "slide"))]
+        facts = library_facts(table, name)
+        pixels = rgb_pixels(image, facts.name)
+        found = [Picture(name=facts.name, element=pyramid(pixels, facts.name), **facts.measures)]
     else:
-        path = user_path(image, "image")
-        element, pixel_um = open_image(path, name or "slide")
-        of_file = None
+        facts, path = library_facts(table, name), user_path(image, "image")
+        element, pixel_um = open_image(path, facts.name)
+        measures = facts.measures
         if given is None and pixel_um is not None:
-            of_file = resolution_from_pixel_size(*pixel_um, "image metadata", path.name)
-        found = [Picture(name=name or "slide", element=element, stated=of_file)]
+            measures["stated"] = resolution_from_pixel_size(*pixel_um, "image metadata", path.name)
+        found = [Picture(name=facts.name, element=element, **measures)]
     return [replace(each, stated=given or each.stated) for each in found]
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -118,7 +118,6 @@ def _picture(library: str, record: Any, kind: str | None, name: str, rows: NDArr
     chosen = kind or usable[0]
     pixels = rgb_pixels(_in_8_bits(np.asarray(images[chosen])), name)
     factor = float(_number(factors, _factor_name(chosen)))
-    um_per_px, diameter = _number(factors, keys.MICRONS_PER_PIXEL), _number(factors, keys.SPOT_DIAMETER)
     full = None if kind is not None else _source_image(metadata, name, pixels.shape[1:], factor)
     element = full if full is not None else pyramid(pixels, name)
     if full is None:
@@ -129,9 +128,34 @@ def _picture(library: str, record: Any, kind: str | None, name: str, rows: NDArr
         element=element,
         scale=factor if full is None else 1.0,
         overview=chosen if full is None else None,
-        stated=Resolution(um_per_px=um_per_px, origin="scale factors") if is_positive(um_per_px) else None,
-        diameter_px=diameter if is_positive(diameter) else None,
+        **_measures(factors),
     )
+
+
+class Facts(NamedTuple):
+    """What an AnnData says of its only sample, beside its images."""
+
+    name: str
+    measures: dict[str, Any]
+    """``stated`` and ``diameter_px`` of `Picture`."""
+
+
+def library_facts(adata: AnnData, name: str | None) -> Facts:
+    """Name and scale factors of the only sample; without one ``"slide"``, of which nothing is known."""
+    libraries = adata.uns.get(keys.SPATIAL)
+    if not isinstance(libraries, Mapping) or len(libraries) != 1:
+        return Facts(name or "slide", _measures({}))
+    ((library, record),) = libraries.items()
+    return Facts(name or _element_name(library), _measures(_part(record, keys.SCALEFACTORS)))
+
+
+def _measures(factors: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolution of the positions and diameter of a spot by the scale factors, as far as they are there."""
+    um_per_px, diameter = _number(factors, keys.MICRONS_PER_PIXEL), _number(factors, keys.SPOT_DIAMETER)
+    return {
+        "stated": Resolution(um_per_px=um_per_px, origin="scale factors") if is_positive(um_per_px) else None,
+        "diameter_px": diameter if is_positive(diameter) else None,
+    }
 
 
 def _part(record: Any, name: str) -> Mapping[str, Any]:

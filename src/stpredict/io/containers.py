@@ -147,9 +147,14 @@ def _linked(adata: AnnData, *, needs_image: bool) -> Iterator[SpatialData]:
 
 def _shallow_copy(adata: AnnData) -> AnnData:
     """Another table over the same arrays."""
-    parts: dict[str, Any] = {name: dict(getattr(adata, name)) for name in ATTRIBUTES}
+    parts: dict[str, Any] = {name: _entries(adata, name) for name in ATTRIBUTES}
     frames: dict[str, Any] = {name: getattr(adata, name).copy() for name in ("obs", "var")}
     return AnnData(adata.X, **frames, **parts)
+
+
+def _entries(adata: AnnData, name: str) -> dict[str, Any]:
+    """Entries of a part of an AnnData, without X, which anndata lists among the layers."""
+    return {key: value for key, value in getattr(adata, name).items() if key is not None}
 
 
 def _write_back(sdata: SpatialData, adata: AnnData, added: list[str]) -> None:
@@ -157,12 +162,13 @@ def _write_back(sdata: SpatialData, adata: AnnData, added: list[str]) -> None:
     table = sdata.tables[keys.OBSERVED]
     links = {"obsm": {keys.SPATIAL}, "uns": {"spatialdata_attrs"}}
     for name in ATTRIBUTES:
-        old, new = getattr(adata, name), getattr(table, name)
-        for key in [key for key in old if key not in new and key not in links.get(name, ())]:
-            del old[key]
-        for key in [key for key in new if key not in links.get(name, ())]:
-            if key not in old or old[key] is not new[key]:
-                old[key] = new[key]
+        old, new = _entries(adata, name), _entries(table, name)
+        target = getattr(adata, name)
+        for key in old.keys() - new.keys() - links.get(name, set()):
+            del target[key]
+        for key, value in new.items():
+            if key not in links.get(name, ()) and old.get(key) is not value:
+                target[key] = value
     adata.obs = table.obs.drop(columns=[name for name in added if name in table.obs])
     var = table.var.copy()
     var.index = adata.var_names
