@@ -83,6 +83,7 @@ PARTS = {
     "statistics ridge + colour ridge, stacked": (("ridge_statistics", "ridge_color"), {}, "all"),
 }
 """Label of each part: model (several are stacked), options, and whether targets are centred by slide in training."""
+BEST = "**default**: network, stain normalised + statistics ridge, training spots"
 MEANS = {
     "before: 0.3 network + 0.7 statistics ridge": {
         "network, as scanned": 0.3, "statistics ridge, training spots": 0.7,
@@ -104,11 +105,21 @@ MEANS = {
     "0.4 network, stain normalised + 0.4 statistics ridge, training spots + 0.2 colour ridge": {
         "network, stain normalised": 0.4, "statistics ridge, training spots": 0.4, "colour ridge": 0.2,
     },
-    "**default**: network, stain normalised + statistics ridge, training spots": {
+    BEST: {
         "network, stain normalised": 1, "statistics ridge, training spots": 1,
     },
 }  # fmt: skip
 """Weighted means of parts, computed from their predictions."""
+SHORT = {
+    "mean profile": "mean profile (baseline)",
+    "place": "position on the slide, no image (baseline)",
+    "colour ridge": "ridge regression on colour (baseline)",
+    "network, stain normalised": "M2OST network alone",
+    "statistics ridge, training spots": "ridge regression on image statistics alone",
+    BEST: "**default: the mean of these two**",
+}
+"""Rows of the first table, and what they are called there."""
+LETTERS_SHORT = {"a": "another mouse", "b": "another laboratory", "c": "another patient", "d": "the same tumour"}
 ON_C5 = ("colour ridge", "network, stain normalised", "statistics ridge, training spots")
 """Parts that are read on C5; means of them are shown."""
 
@@ -295,27 +306,42 @@ def page(results):
         f"{results['date']}; CPU, threads: {results['threads']}. Made by",
         f"`python benchmarks/donors.py --gene-map FILE --seeds {seeds} --c5`. Networks: {seeds} seed(s); all else",
         "has no randomness.", "",
-        "Gene-wise Pearson correlation in log1p CP10k, mean over genes and test sections; spots with less than 5 % of",
-        "the median counts of their section are left out, as in training. Genes: the panel of the",
-        "M2OST authors for her2st, else the 250 most dispersed of the training sections. Share: of the noise ceiling,",
-        "mean of both directions, then of (a) to (d), each weighing the same; ± is the standard deviation over seeds.",
+        "<!-- short -->", "",
+        "Gene-wise Pearson correlation in log1p CP10k, mean over genes and test sections, and over both directions of",
+        f"each setting; ± is the standard deviation over {seeds} seeds.", "",
+        line(["", *(f"({letter}) {LETTERS_SHORT[letter]}" for letter in letters)]), "|---|" + "--:|" * len(letters),
+        *(line([name, *(with_spread(both.loc[row, letter]) for letter in letters)]) for row, name in SHORT.items()),
+        line(["noise ceiling", *(f"{limit[letter]:.3f}" for letter in letters)]),
+        line(["share of the ceiling that the default reaches", *(f"{share[letter][BEST]:.2f}" for letter in letters)]),
         "",
         *(f"- ({letter}) {SETTINGS_TEXT[letter]}" for letter in letters), "",
+        "<!-- end of short -->", "",
+        "Spots with less than 5 % of the median counts of their section are left out, as in training. Genes: the panel",
+        "of the M2OST authors for her2st, else the 250 most dispersed of the training sections.", "",
+        "## Share of the noise ceiling", "",
+        "Mean of both directions, then of (a) to (d), each weighing the same.", "",
         line(["row", "mean share", *(f"share {letter}" for letter in letters)]), "|---|" + "--:|" * (1 + len(letters)),
         *(
             line([row, with_spread(overall.loc[row]), *(f"{share[letter][row]:.2f}" for letter in letters)])
             for row in order
         ), "",
-        "Correlations, mean of both directions, ± over seeds:", "",
+        "## Correlations", "", "Mean of both directions, ± over seeds:", "",
         line(["row", *letters]), "|---|" + "--:|" * len(letters),
         *(line([row, *(with_spread(both.loc[row, letter]) for letter in letters)]) for row in order),
         line(["noise ceiling", *(f"{limit[letter]:.3f}" for letter in letters)]), "",
-        "Correlations by setting:", "",
-        line(["row", *settings]), "|---|" + "--:|" * len(settings),
-        *(line([row, *(with_spread(r.loc[row, setting]) for setting in settings)]) for row in order), "",
+        "## Correlations by direction", "",
     ]  # fmt: skip
+    for letter in letters:
+        text += [
+            f"### Setting ({letter})", "",
+            line(["row", *(name for name in settings if name[0] == letter)]),
+            "|---|" + "--:|" * sum(name[0] == letter for name in settings),
+            *(line([row, *(with_spread(r.loc[row, name]) for name in settings if name[0] == letter)]) for row in order),
+            "",
+        ]  # fmt: skip
     models = list(next(iter(stacked.values())))
     text += [
+        "## Weights that stacking chose", "",
         "Weights that `weights=\"stacked\"` chose, from predictions at held-out groups, sections or blocks of the",
         "training sections:", "",
         line(["trained on", *(f"`{model}`" for model in models)]), "|---|" + "--:|" * len(models),
@@ -325,8 +351,9 @@ def page(results):
     if c5:
         table = pd.DataFrame(c5).groupby("row", sort=False)["r"].agg(["mean", "std"])
         text += [
-            f"## {SETTINGS_TEXT['C5']}", "", line(["row", "r"]), "|---|--:|",
+            "<!-- C5 -->", "", f"## {SETTINGS_TEXT['C5']}", "", line(["row", "r"]), "|---|--:|",
             *(line([row, with_spread(one)]) for row, one in table.iterrows()), "",
+            "<!-- end of C5 -->", "",
         ]  # fmt: skip
     return "\n".join(text)
 

@@ -17,9 +17,9 @@ enough="sys.version_info[:2] >= ($(echo "$oldest" | tr . ,)) and sys.implementat
 here=$(pwd -P)
 py=.venv/bin/python
 case $what in
-    demo) set -- -e '.[plot]' ;;
-    test) set -- -e '.[plot]' --group test ;;
-    doc) set -- -e '.[plot]' --group doc ;;
+    demo) set -- -e . ;;
+    test) set -- -e . --group test ;;
+    doc) set -- -e . --group doc ;;
     *) echo "unknown environment '$what': demo, test or doc" >&2 && exit 2 ;;
 esac
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import stpredict as stp
-from stpredict._numba import compiled
+from stpredict._numba import compile_loop
 from stpredict._train.device import make_fabric
 
 SYNTHETIC = {"n_slides": 2, "n_side": 4, "um_per_px": 8.0}
@@ -129,7 +129,7 @@ def test_loops_are_compiled_where_nothing_can_be_cached(monkeypatch):
     def double(value):
         return 2 * value
 
-    assert compiled(double)(np.int64(4)) == 8
+    assert compile_loop(double)(np.int64(4)) == 8
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import TableModel
 
 import stpredict as stp
+from stpredict._slides import expression
+from stpredict._slides.slides import Selection, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:The colours of slide")
 QUIET = {"progress": False}
@@ -127,6 +129,27 @@ def test_a_table_backed_by_a_file(sdata, original, predictor, tmp_path):
     sdata.tables["observed"] = table
     stp.pp.select_genes(sdata, n_genes=5)
     pd.testing.assert_frame_equal(scores(sdata, predictor), scores(original, predictor))
+
+
+def test_a_dense_matrix_in_a_file_is_read_by_pieces(sdata, tmp_path, monkeypatch):
+    expected = [slide.counts.toarray() for slide in resolve(sdata, Selection())]
+    table, read = sdata["observed"], []
+    n_genes, numeric_matrix = table.n_vars, expression.check.numeric_matrix
+
+    def spy(values, name):
+        read.append(values.shape)
+        return numeric_matrix(values, name)
+
+    monkeypatch.setattr(expression, "PIECE", 7 * n_genes + 3)
+    monkeypatch.setattr(expression.check, "numeric_matrix", spy)
+    table.X = table.X.toarray()
+    table.write_h5ad(tmp_path / "table.h5ad")
+    backed = ad.read_h5ad(tmp_path / "table.h5ad", backed="r")
+    backed.uns["spatialdata_attrs"]["region"] = list(backed.uns["spatialdata_attrs"]["region"])
+    sdata.tables["observed"] = backed
+    for slide, counts in zip(resolve(sdata, Selection()), expected, strict=True):
+        np.testing.assert_array_equal(slide.counts.toarray(), counts)
+    assert set(read) == {(7, n_genes), (backed.n_obs % 7, n_genes)}
 
 
 def test_sparse_predictions_are_scored(sdata, predictor):

@@ -3,10 +3,10 @@
     python tutorials/run.py [names] [--fast] [--in-place | --out FOLDER]
 
 A notebook is named as `2_her2st`, `her2st` or `2`. All notebooks run by default, each in an empty folder that is
-removed afterwards. `--fast` sets ``STPREDICT_FAST``, for which the notebooks use small settings: their results are
-meaningless, but they test that every cell runs. `--in-place` writes outputs to the notebooks, as they are committed;
-`--out` writes copies. Real data are read from ``STPREDICT_DATA_DIR`` or downloaded. The script needs the dependency
-groups ``test`` and ``doc``. `make tutorials` runs all notebooks with `--fast`.
+removed afterwards. `--fast` sets ``fast = True`` in the notebooks, for which they use small settings: their results
+are meaningless, but they test that every cell runs. `--in-place` writes outputs to the notebooks, as they are
+committed; `--out` writes copies. Real data are read from ``STPREDICT_DATA_DIR`` or downloaded. The script needs the
+dependency groups ``test`` and ``doc``. `make tutorials` runs all notebooks with `--fast`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ PROGRESS = re.compile(r"[^\n]*\d%\|[^\n]*\n?")
 """A line of a progress bar, which is removed from the outputs."""
 ORIGIN = re.compile(r"^/\S*/ipykernel_\d+/\d+\.py:\d+: (\w+: [^\n]*)\n(?:  [^\n]*\n)?", re.MULTILINE)
 """The location of a warning, which is removed, since the file name of a cell is meaningless to readers."""
+SETTINGS = re.compile(r"^fast = False\b", re.MULTILINE)
+"""The line of a notebook that decides between full and small settings."""
 FAILURES = (CellExecutionError, CellTimeoutError, DeadKernelError)
 
 
@@ -47,8 +49,8 @@ def main() -> int:
         parser.error("results of small settings are not written to the notebooks: omit --fast or --in-place")
     chosen = choose(options.names, parser)
     folder = FOLDER if options.in_place else options.out
-    prepare_environment(fast=options.fast)
-    failed = [path.name for path in chosen if not run(path, folder)]
+    prepare_environment()
+    failed = [path.name for path in chosen if not run(path, folder, fast=options.fast)]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return len(failed)
@@ -68,10 +70,7 @@ def is_meant(path: Path, name: str) -> bool:
     return Path(name).name.removesuffix(".ipynb") in {path.stem, number, words}
 
 
-def prepare_environment(*, fast: bool) -> None:
-    os.environ.pop("STPREDICT_FAST", None)
-    if fast:
-        os.environ["STPREDICT_FAST"] = "1"
+def prepare_environment() -> None:
     # hide tqdm's advice to install ipywidgets, and warnings of pandas about options that anndata sets
     os.environ["PYTHONWARNINGS"] = ",".join(
         ["ignore:IProgress not found", "ignore:The 'future.infer_string'", "ignore:The 'mode.chained_assignment'"]
@@ -81,9 +80,11 @@ def prepare_environment(*, fast: bool) -> None:
         os.environ["STPREDICT_DATA_DIR"] = str(Path(data).expanduser().resolve())
 
 
-def run(path: Path, folder: Path | None) -> bool:
+def run(path: Path, folder: Path | None, *, fast: bool) -> bool:
     """Run a notebook; returns whether all cells ran. Outputs of a failed notebook are not written to this folder."""
     notebook = nbformat.read(path, as_version=4)
+    if fast:
+        use_small_settings(notebook)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tutorial-") as place, tempfile.TemporaryDirectory() as sockets:
         client = NotebookClient(
@@ -111,6 +112,11 @@ def run(path: Path, folder: Path | None) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         write(notebook, folder / path.name)
     return error is None
+
+
+def use_small_settings(notebook: nbformat.NotebookNode) -> None:
+    for cell in notebook.cells:
+        cell.source = SETTINGS.sub("fast = True", cell.source)
 
 
 def tidy_streams(notebook: nbformat.NotebookNode) -> None:

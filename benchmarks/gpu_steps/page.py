@@ -8,7 +8,7 @@ from .cases import ENCODED, PLAIN, compiled_groups, eager_groups
 
 NOT_MEASURED = "not measured"
 TRIAL = "**A trial with tiny sizes on a CPU: these figures are not those of a GPU.**"
-SPLIT = "<!-- scores from here: included by docs/results.md; the part above by docs/speed.md -->"
+SPLIT = "<!-- scores from here: included by docs/results/her2st.md; the part above by docs/speed.md -->"
 PRESENT, PAPER = "present recipe", "paper's recipe"
 TRAINED = (
     *(("CP10k", PRESENT, seed) for seed in range(3)), ("CP10k", PAPER, 0),

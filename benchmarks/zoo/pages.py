@@ -1,4 +1,4 @@
-"""Copy the results of `run.py` to the pages of the models: `python benchmarks/zoo/pages.py`."""
+"""Write `zoo.md` and the rows on the pages of the models from `zoo.json`: `python benchmarks/zoo/pages.py`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ LABELS = {
     "triplex": ("triplex",),
 }  # fmt: skip
 """Rows of the comparison, by page."""
+SCORES = {
+    "gene_pearson": "gene-wise PCC", "interval": "95 % interval", "difference": "difference",
+    "share_of_ceiling": "share of ceiling",
+}  # fmt: skip
+OTHER_SCORES = {
+    "gene_pearson_top50": "top 50", "best50": "best 50", "spot_pearson": "spot-wise PCC", "rmse": "RMSE",
+    "moran_agreement": "Moran agreement",
+}  # fmt: skip
+COSTS = {
+    "parameters": "parameters", "macs": "MACs per spot", "fit_s": "fit (s)", "peak_memory_mib": "memory (MiB)",
+}  # fmt: skip
+RATES = {"train_spots_per_s": "training spots/s", "predict_spots_per_s": "prediction spots/s"}
 INTRODUCTION = """Gene-wise PCC (log1p CP10k) on held-out slides, measured by `benchmarks/zoo/run.py` with
 configurations that are small enough for a CPU. [Results](../results.md) lists all models, with intervals and costs.
 """
@@ -70,9 +82,81 @@ def with_block(text, tables, page):
     return head + MARK + block(tables, page) + END + rest.split(END)[-1]
 
 
+def comparison(tables):
+    """Format `zoo.md`; the documentation includes the part of each data set, and the part after `<!-- cost -->`."""
+    any_table = next(iter(tables.values()))
+    text = [
+        "# Comparison of all models", "",
+        f"{any_table['date']}; CPU, threads: {any_table['threads']}. Made by `python benchmarks/zoo/run.py`;",
+        "configurations and training recipes are in `rows.py`. All models are small enough to train on two CPU cores:",
+        "the scores are those of these configurations, not of the published ones, which use GPUs and pretrained",
+        "weights. Times include the effect of other processes on the machine. The interval is the 95 % bootstrap",
+        "interval of the gene-wise PCC; `difference` is the difference from the gene-wise PCC of the best baseline.",
+        "",
+    ]  # fmt: skip
+    for name, each in tables.items():
+        text += [f"<!-- {name} -->", "", *scores_of(name, each), f"<!-- end of {name} -->", ""]
+    text += ["<!-- cost -->", ""]
+    for name, each in tables.items():
+        text += [f"## Cost on {name}", "", *lines_of(each["rows"], COSTS), ""]
+        text += [f"### Speed on {name}", "", *lines_of(each["rows"], RATES), ""]
+    configurations = {
+        label: each["rows"][label]["configuration"]
+        for each in tables.values()
+        for label in dict.fromkeys(run["model"] for run in each["runs"])
+        if label in each["rows"]
+    }
+    text += ["## Configurations", "", "| model | configuration |", "|---|---|"]
+    return "\n".join([*text, *(f"| {label} | {note} |" for label, note in configurations.items())]) + "\n"
+
+
+def scores_of(name, each):
+    """Format the scores of all models on one data set."""
+    rows = {label: row | {"interval": interval(row)} for label, row in each["rows"].items()}
+    leak = "**Leakage: test and training sections are of the same patients.** " if each["leaks"] else ""
+    slides = {slide: slide for slide in next(iter(each["sections"].values()))}
+    text = [
+        f"## All models on {name}", "",
+        f"{each['about']}", "",
+        f"{leak}{each['n_folds']} folds, {each['n_seeds']} seed(s); intervals over {each['n_units']} {each['unit']}s.",
+        f"Best baseline: {each['baseline']}; noise ceiling {each['ceiling']:.3f}. Best row: **{next(iter(rows))}**.",
+        "",
+        *lines_of(rows, SCORES), "",
+        f"### Other scores on {name}", "", *lines_of(rows, OTHER_SCORES), "",
+        f"### By held-out section of {name}", "", "Gene-wise PCC.", "", *lines_of(each["sections"], slides), "",
+    ]  # fmt: skip
+    failed = [f"- {one['model']}, fold {one['fold']}: {one['error']}" for one in each["failed"]]
+    text += ["Failed:", "", *failed, ""] if failed else []
+    short = each["unfinished"]
+    return text + ([f"Not finished and not shown: {', '.join(short)}.", ""] if short else [])
+
+
+def lines_of(rows, columns):
+    """Format rows, given by their label, as a table."""
+    yield "| model | " + " | ".join(columns.values()) + " |"
+    yield "|---|" + "--:|" * len(columns)
+    for label, row in rows.items():
+        yield f"| {label} | " + " | ".join(number(row[key]) for key in columns) + " |"
+
+
+def number(value):
+    """Format a number; text stays as it is."""
+    if value is None or isinstance(value, str):
+        return value or "–"
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.2f} M"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def interval(row):
+    """Format the bounds of a bootstrap interval."""
+    return None if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+
+
 def main():
     """Update all pages."""
     tables = json.loads((HERE / "zoo.json").read_text(encoding="utf-8"))
+    (HERE / "zoo.md").write_text(comparison(tables), encoding="utf-8")
     for page in LABELS:
         path = PAGES / f"{page}.md"
         path.write_text(with_block(path.read_text(encoding="utf-8"), tables, page), encoding="utf-8")

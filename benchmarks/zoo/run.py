@@ -17,20 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from pages import comparison
 from rows import rows
 
 import stpredict as stp
 
 HERE = Path(__file__).parent
-COLUMNS = {
-    "gene_pearson": "gene-wise PCC", "low": "low", "high": "high", "difference": "difference",
-    "share_of_ceiling": "share of ceiling", "gene_pearson_top50": "top 50", "best50": "best 50",
-    "spot_pearson": "spot-wise PCC", "rmse": "RMSE", "moran_agreement": "Moran agreement",
-}  # fmt: skip
-COSTS = {
-    "parameters": "parameters", "macs": "MACs per spot", "fit_s": "fit (s)", "train_spots_per_s": "training spots/s",
-    "predict_spots_per_s": "prediction spots/s", "peak_memory_mib": "memory (MiB)",
-}  # fmt: skip
 
 
 def read_section(folder, name, **files):
@@ -78,30 +70,6 @@ def compare(name, labels, seeds, weights, folder):
         stp.tl.benchmark(sdata, chosen, seeds=range(seeds), save_dir=folder / name, **options)
 
 
-def number(value):
-    """Format a number."""
-    if value is None or value != value:
-        return "–"
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.2f} M"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
-
-
-def lines_of(table, columns):
-    """Format a table as markdown."""
-    yield "| model | " + " | ".join(columns.values()) + " |"
-    yield "|---|" + "--:|" * len(columns)
-    for label, row in table.iterrows():
-        yield f"| {label} | " + " | ".join(number(row[key]) for key in columns) + " |"
-
-
-def configurations(done, notes):
-    """Format the configurations of all models that have results."""
-    shown = {label for _, _, summary, _ in done for label in summary.index}
-    lines = [f"| {label} | {note} |" for label, note in notes.items() if label in shown]
-    return ["| model | configuration |", "|---|---|", *lines]
-
-
 def finished_results(folder, labels):
     """By data set: the benchmark, its summary of complete rows, and the labels of incomplete rows."""
     for name in DATA:
@@ -117,34 +85,30 @@ def ceiling_of(found):
     return float(found.runs.drop_duplicates("fold")["ceiling"].mean())
 
 
-def page(done, notes):
-    """Format the results of `finished_results` as a page."""
-    text = [
-        "# Comparison of all models", "",
-        f"{datetime.now(UTC).date()}; CPU, threads: {torch.get_num_threads()}. Made by `python benchmarks/zoo/run.py`;",
-        "configurations and training recipes are in `rows.py`. All models are small enough to train on two CPU cores:",
-        "the scores are those of these configurations, not of the published ones, which use GPUs and pretrained",
-        "weights. Times include the effect of other processes on the machine. `low` and `high` are the bounds of the",
-        "95 % bootstrap interval of the gene-wise PCC; `difference` is its difference from the best baseline.", "",
-        "## Configurations", "", *configurations(done, notes), "",
-    ]  # fmt: skip
-    for name, found, summary, short in done:
-        text += [f"## {name}: {DATA[name].__doc__.strip()}", ""]
-        leak = "**Leakage: test and training sections are of the same patients.** " if summary.attrs["leaks"] else ""
-        n_folds, n_seeds = found.runs["fold"].nunique(), found.runs["seed"].nunique()
-        attrs, ceiling = summary.attrs, ceiling_of(found)
-        text += [
-            f"{leak}{n_folds} folds, {n_seeds} seed(s); intervals over {attrs['n_units']} {attrs['unit']}s.",
-            f"Best baseline: {attrs['baseline']}; noise ceiling {ceiling:.3f}. Best row: **{summary.index[0]}**.", "",
-            *lines_of(summary, COLUMNS), "", *lines_of(summary, COSTS), "",
-        ]  # fmt: skip
-        by_slide = found.scores[found.scores["metric"] == "pearson"].astype({"model": str, "slide": str})
-        slides = by_slide.groupby(["model", "slide"])["value"].mean().unstack().reindex(summary.index)
-        text += ["Gene-wise PCC by held-out section:", "", *lines_of(slides, {c: c for c in slides}), ""]
-        failed = [f"- {row.model}, fold {row.fold}: {row.error}" for row in found.failed.itertuples()]
-        text += ["Failed:", "", *failed, ""] if failed else []
-        text += [f"Not finished and not shown: {', '.join(short)}.", ""] if short else []
-    return "\n".join(text)
+def table(name, found, summary, short, notes):
+    """The results of one data set, as they are saved."""
+    scores = found.scores[found.scores["metric"] == "pearson"].astype({"model": str, "slide": str})
+    slides = scores.groupby(["model", "slide"])["value"].mean().unstack().reindex(summary.index)
+    attrs = summary.attrs
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "threads": torch.get_num_threads(),
+        "about": DATA[name].__doc__.strip(),
+        "leaks": bool(attrs["leaks"]),
+        "n_folds": int(found.runs["fold"].nunique()),
+        "n_seeds": int(found.runs["seed"].nunique()),
+        "unit": attrs["unit"],
+        "n_units": int(attrs["n_units"]),
+        "ceiling": ceiling_of(found),
+        "baseline": attrs["baseline"],
+        "rows": {
+            label: {"configuration": notes[label], **json.loads(row.to_json())} for label, row in summary.iterrows()
+        },
+        "sections": json.loads(slides.to_json(orient="index")),
+        "failed": [{"model": row.model, "fold": row.fold, "error": row.error} for row in found.failed.itertuples()],
+        "unfinished": short,
+        "runs": json.loads(found.runs.to_json(orient="records")),
+    }
 
 
 def main():
@@ -160,20 +124,12 @@ def main():
     for name in given.data:
         compare(name, given.models, given.seeds, given.weights, given.folder)
     notes = {label: note for label, (_, note) in rows(given.weights).items()}
-    done = list(finished_results(given.folder, notes))
-    (given.out / "zoo.md").write_text(page(done, notes), encoding="utf-8")
     tables = {
-        name: {
-            "ceiling": ceiling_of(found),
-            "baseline": summary.attrs["baseline"],
-            "rows": {
-                label: {"configuration": notes[label], **json.loads(row.to_json())} for label, row in summary.iterrows()
-            },
-            "runs": json.loads(found.runs.to_json(orient="records")),
-        }
-        for name, found, summary, _ in done
+        name: table(name, found, summary, short, notes)
+        for name, found, summary, short in finished_results(given.folder, notes)
     }
     (given.out / "zoo.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
+    (given.out / "zoo.md").write_text(comparison(tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import pytest
 
 from stpredict._domains.clusters import (
     CLUSTERERS,
-    leiden,
     match,
     medoid,
     number_along,
@@ -34,12 +33,6 @@ def test_mixture_has_one_covariance_for_all_components():
     features = (RNG.normal(size=(600, 2)) * [2, 0.4] + groups[:, None] * [2, 3]).astype(np.float32)
     assert ari(groups, CLUSTERERS["gmm"](features, 2, 0)) > 0.99
     assert ari(groups, CLUSTERERS["kmeans"](features, 2, 0)) < 0.6  # k-means, from which it starts, has spheres
-
-
-def test_leiden_without_its_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "igraph", None)
-    with pytest.raises(ImportError, match=r"'leiden' needs scanpy and igraph \(missing: igraph\).*\[analysis\]"):
-        leiden(FEATURES, 3, 0)
 
 
 def test_refine_is_a_majority_of_neighbors_in_which_a_tie_keeps_the_domain():

@@ -158,7 +158,7 @@ def test_qupath(slide):
 
 def test_pretrained(slide, monkeypatch):
     monkeypatch.setenv("STPREDICT_PRETRAINED", "set by the page")
-    stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0).write("measured.zarr")
+    stp.datasets.synthetic(n_slides=2, n_side=3, um_per_px=8.0).write("measured.zarr")
     found = run("pretrained")
     assert found.sdata["predicted"].uns["predicted"]["model"]["source"].startswith("lung@")
     assert "doi:…" in Path("my-predictor/README.md").read_text(encoding="utf-8")

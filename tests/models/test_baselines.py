@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from stpredict import models
 from stpredict.models import SpotBatch
 from stpredict.models.baselines import relative_to_slide
+from stpredict.models.nuclei_ridge import EOSIN, HAEMATOXYLIN, haematoxylin, nucleus_statistics
 
 RIDGE = "ridge_statistics"
 
@@ -142,3 +144,43 @@ def test_one_profile_everywhere(name):
 def test_fields_that_make_no_sense_are_refused(name, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         models.config(name, 3, options)
+
+
+def nuclei(radii, *, size=96, stain=HAEMATOXYLIN, stretch=1.0):
+    """Ellipses of one stain on glass, in a row: ``(3, p, p)`` in [0, 1]."""
+    y, x = np.mgrid[:size, :size]
+    centres = np.linspace(16, size - 16, len(radii))
+    inside = [
+        ((x - at) / (r * stretch)) ** 2 + ((y - 48) / (r / stretch)) ** 2 < 1
+        for at, r in zip(centres, radii, strict=True)
+    ]
+    density = np.any(inside, axis=0)[None] * stain[:, None, None]
+    return 10.0 ** -(density + 0.02).astype(np.float32)
+
+
+def test_nuclei_are_counted_and_measured():
+    few, many = (nucleus_statistics(haematoxylin(nuclei(radii))) for radii in ([5, 5, 5], [5] * 5))
+    counts = np.expm1([few[0], many[0]]) * 96 * 96 / 1e4
+    np.testing.assert_allclose(counts, [3, 5])
+    assert many[1] / few[1] == pytest.approx(5 / 3, rel=0.02)
+    np.testing.assert_allclose(np.exp(few[2]), np.pi * 25, rtol=0.15)
+    assert few[3] == pytest.approx(0, abs=1e-9)  # all of one size
+    assert few[7] < 0.05
+    assert np.exp(few[8]) == pytest.approx(32)
+    mixed = nucleus_statistics(haematoxylin(nuclei([3, 5, 7])))
+    assert mixed[3] > 0.3
+    long = nucleus_statistics(haematoxylin(nuclei([5, 5, 5], stretch=1.4)))
+    assert long[7] == pytest.approx(np.log(1.4**2), abs=0.1)
+
+
+def test_what_is_no_nucleus():
+    assert (nucleus_statistics(haematoxylin(nuclei([]))) == 0).all()
+    eosin = nucleus_statistics(haematoxylin(nuclei([5, 5, 5], stain=EOSIN)))
+    assert (eosin == 0).all()
+
+
+def test_nuclei_do_not_depend_on_the_side_from_which_a_patch_is_seen():
+    seen = nuclei([3, 5, 7])
+    expected = nucleus_statistics(haematoxylin(seen))
+    for turned in (seen[:, ::-1], np.rot90(seen, axes=(1, 2))):
+        np.testing.assert_allclose(nucleus_statistics(haematoxylin(turned)), expected, atol=1e-9)

@@ -91,6 +91,7 @@ CLOSED = {  # nothing is trained by steps: everything is learned in ``initialize
     "mean_profile": ("mean_profile", {"size_px": 32}),
     "ridge_color": ("ridge_color", {"size_px": 32}),
     "ridge_statistics": ("ridge_statistics", {"size_px": 32}),
+    "nuclei_ridge": ("nuclei_ridge", {"size_px": 32}),
     "knn_spatial": ("knn_spatial", {"size_px": 32, "k": 2}),
 }
 
@@ -206,6 +207,7 @@ CHANGES |= {
     "deepspace": {"n_outputs": 5, "backbone": "test_vit", "frozen": True, "dropout": 0.9, "size_px": 64},
     "ridge_color": {"n_outputs": 5, "penalty": 7.0, "fov_spots": (1.5, 3.0), "size_px": 64},
     "ridge_statistics": {"n_outputs": 5, "clip": 0.5, "penalty": 7.0, "fov_spots": (1.5, 3.0), "size_px": 64},
+    "nuclei_ridge": {"n_outputs": 5, "clip": 0.5, "penalty": 7.0, "fov_spots": (2.0,), "size_px": 64},
     "knn_spatial": {"n_outputs": 5, "k": 3},
 }
 CHANGES |= {
@@ -260,6 +262,7 @@ DECLARED = {  # fields that say what the model wants, or that only act in traini
     "mean_profile": {"context", "fov_spots", "size_px"},
     "ridge_color": {"context"},
     "ridge_statistics": {"context"},
+    "nuclei_ridge": {"context"},
     "knn_spatial": {"context", "fov_spots", "size_px"},
 }
 

@@ -7,6 +7,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_hex
 
 from stpredict import pl
+from stpredict.pl._style import italic
 from stpredict.pl.comparison import joint_components, section
 
 MODELS = {"ridge_color": 0.3, "m2ost": 0.6, "mean_profile": 0.0}
@@ -35,7 +36,7 @@ def test_scores_of_every_model(benchmark):
     assert means == pytest.approx([0.6, 0.3, 0.0, 0.8])  # of the summary, not of the dots
     (line,) = [line for line in ax.lines if line.get_gid() == "baseline"]
     assert line.get_xdata()[0] == pytest.approx(0.3)
-    assert [text.get_text() for text in ax.texts] == ["0.60", "0.30", "0.00", "0.80"]
+    assert [text.get_text() for text in ax.texts] == ["0.60", "0.30", "0.00", "0.80", "best baseline"]
     dots = next(artist for artist in ax.collections if len(artist.get_offsets()) == 8)
     np.testing.assert_allclose(sorted(dots.get_offsets()[:, 0]), 0.6 + 0.01 * np.arange(8))
 
@@ -67,7 +68,7 @@ def test_a_model_without_scores_keeps_its_row(benchmark, compared):
 
 def test_genes_by_models(benchmark):
     ax = pl.benchmark_genes(benchmark, n_genes=3)
-    assert labels(ax.yaxis) == ["GENE7", "GENE6", "GENE5"]
+    assert labels(ax.yaxis) == [italic(gene) for gene in ("GENE7", "GENE6", "GENE5")]
     assert labels(ax.xaxis) == [*ORDER, "noise ceiling"]
     (image,) = ax.images
     expected = np.array([[0.67, 0.37, 0.07, 0.8], [0.66, 0.36, 0.06, 0.8], [0.65, 0.35, 0.05, 0.8]])

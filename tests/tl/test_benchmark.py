@@ -19,7 +19,7 @@ from stpredict.datasets import synthetic
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
 from stpredict.tl._benchmarking.cell import PeakMemory
 from stpredict.tl._benchmarking.entry import common_fields, entries_of
-from stpredict.tl._benchmarking.summary import bootstrap_interval, summarize, unit_means
+from stpredict.tl._summary import bootstrap_interval, summarize, unit_means
 
 from .conftest import TINY, copied
 
@@ -90,9 +90,9 @@ def test_runs_have_one_row_a_cell(done):
     _, found = done
     assert list(found.runs["model"]) == [*BASELINES, "quick", "quick"] * 2
     assert set(found.runs.columns) == {
-        "model", "fold", "seed", "groups", "n_train", "n_test", "gene_pearson", "best50", "gene_pearson_top50",
-        "spot_pearson", "rmse", "mae", "ceiling", "share_of_ceiling", "moran_agreement", "parameters", "macs", "fit_s",
-        "train_spots_per_s", "predict_spots_per_s", "peak_memory_mib", "leaks",
+        "model", "fold", "seed", "groups", "n_train", "n_test", "gene_pearson", "best10", "best50", "best200",
+        "gene_pearson_top50", "spot_pearson", "rmse", "mae", "ceiling", "share_of_ceiling", "moran_agreement",
+        "parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s", "peak_memory_mib", "leaks",
     }  # fmt: skip
     quick = found.runs[found.runs["model"] == "quick"]
     assert quick["groups"].tolist() == [["P0"], ["P0"], ["P1"], ["P1"]]
@@ -458,8 +458,8 @@ def two_models():
 
 
 def made_runs(labels):
-    columns = ["gene_pearson", "best50", "gene_pearson_top50", "spot_pearson", "rmse", "mae", "moran_agreement",
-               "parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s",
+    columns = ["gene_pearson", "best10", "best50", "best200", "gene_pearson_top50", "spot_pearson", "rmse",
+               "mae", "moran_agreement", "parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s",
                "peak_memory_mib"]  # fmt: skip
     return pd.DataFrame([
         {"model": label, "fold": fold, "seed": 0, **dict.fromkeys(columns, value)}

@@ -11,13 +11,15 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from stpredict._cli._options import PROTOCOLS as OPTION_PROTOCOLS
 from stpredict._files import lock
 from stpredict._slides.slides import Selection, resolve
 from stpredict.datasets import gene_panel, synthetic
 from stpredict.metrics import noise_ceiling, pearson
 from stpredict.pp import TargetSpec, select_genes
+from stpredict.pp.normalization import normalize_slide
 from stpredict.tl import FitConfig, benchmark, cross_validate, evaluate, fit, predict, summary
-from stpredict.tl._benchmarking.protocols import PROTOCOLS
+from stpredict.tl._benchmarking.protocols import PROTOCOLS, average_neighbors, fill_zeros
 from stpredict.tl._benchmarking.study import plan_study
 
 from .conftest import TINY, copied
@@ -103,6 +105,20 @@ def test_scores_are_those_of_the_layer(validated):
     assert set(summary(scores).index) == {"m2ost", "mean_profile", "ridge_color"}
     assert scores.attrs["unit"] == "patient"
     assert scores.attrs["leaks"] is False
+
+
+def test_the_summary_is_of_the_rows_given(sdata, tmp_path):
+    scores = cross_validate(sdata, "ridge_color", progress=False)
+    whole = summary(scores)
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    pd.testing.assert_frame_equal(summary(pd.read_csv(tmp_path / "scores.csv")), whole, check_dtype=False)
+    assert whole.notna().at["ridge_color", "spot_pearson"]
+    some = scores[scores["gene"] != "GENE0"]
+    rows = some[(some["model"] == "ridge_color") & (some["metric"] == "pearson")]
+    found = summary(some)
+    assert found.at["ridge_color", "gene_pearson"] == pytest.approx(rows["value"].mean())
+    assert found["spot_pearson"].isna().all()  # of all genes of a spot
+    assert summary(scores[scores["fold"] == 0]).notna().at["ridge_color", "spot_pearson"]
 
 
 def test_a_fold_is_what_fit_and_predict_give(sdata, tmp_path):
@@ -245,6 +261,59 @@ def test_genes_of_the_protocols(small_sdata):
     chosen = PROTOCOLS["hest"].genes(many)
     assert len(chosen) == 50
     assert set(loud) <= set(chosen)
+
+
+def test_protocols_choose_genes_that_only_the_test_slide_shows(small_sdata):
+    """A gene that is loud, or patterned, on one slide alone is chosen: what the notes call a leak."""
+    slides, rng = resolve(small_sdata, Selection()), np.random.default_rng(0)
+    names = tuple(f"g{i}" for i in range(400))
+    counts = [rng.poisson(5.0, (25, 400)).astype(np.float64) for _ in slides]
+    planted = slides[0].xy_px[:, 0] > np.median(slides[0].xy_px[:, 0])
+    loud, patterned = [each.copy() for each in counts], [each.copy() for each in counts]
+    loud[0][:, 7] += 500 * rng.random(25)
+    patterned[0][:, 7] = 40 * planted
+
+    def made(values):
+        pairs = zip(slides, values, strict=True)
+        return [replace(slide, genes=names, counts=sparse.csr_matrix(each)) for slide, each in pairs]
+
+    assert PROTOCOLS["hmhvg"].genes(made(loud))[0] == "g7"
+    assert len(PROTOCOLS["hmhvg"].genes(made(counts))) == 300
+    assert PROTOCOLS["spared"].genes(made(patterned))[0] == "g7"
+    assert len(PROTOCOLS["spared"].genes(made(counts))) == 128
+
+
+def test_labels_of_protocols():
+    xy = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), axis=-1).reshape(-1, 2)
+    values = np.zeros((25, 2))
+    values[12, 0] = 9.0  # one spot in the middle
+    mean = average_neighbors(values, xy)[:, 0].reshape(5, 5)
+    np.testing.assert_allclose(mean[1:4, 1:4], 1.0)
+    values = np.arange(1.0, 26)[:, None] * [1, 0]
+    values[12, 0] = 0
+    filled = fill_zeros(values, xy)
+    assert filled[12, 0] == np.median([7, 8, 9, 12, 0, 14, 17, 18, 19])  # its own zero counts
+    np.testing.assert_array_equal(np.delete(filled[:, 0], 12), np.delete(values[:, 0], 12))
+    assert (filled[:, 1] == 0).all()  # a gene without counts
+
+
+def test_models_are_trained_and_scored_on_the_labels_of_a_protocol(pair):
+    scores = cross_validate(pair, "ridge_color", protocol="smoothed", progress=False)
+    assert scores.loc[scores["metric"] == "ceiling", "value"].isna().all()
+    assert "8 nearest" in scores.attrs["protocol_note"]
+    study = plan_study(pair, Selection(), by="group", n_folds=None, genes=None, common={}, target=None,
+                       protocol="smoothed", allow_leakage=False)  # fmt: skip
+    genes, record = study.panels[0], study.counts_record
+    for slide in resolve(pair, Selection()):
+        labels = normalize_slide(study.slides[slide.name], genes, study.target, record)
+        before = normalize_slide(slide, genes, study.target, replace(record, fractional=False))
+        np.testing.assert_allclose(labels, average_neighbors(before, slide.xy_px), atol=1e-5)
+    with pytest.raises(ValueError, match=r"With zeros filled in, the 12 genes .* take `protocol='spared'`"):
+        cross_validate(pair, "ridge_color", protocol="spared_imputed", progress=False)
+
+
+def test_the_command_line_knows_every_protocol():
+    assert set(OPTION_PROTOCOLS) == set(PROTOCOLS)
 
 
 def test_hest_pools_the_spots_of_a_fold(small_sdata):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TRAIN, TEST = ("C2", "C3", "C4"), "C5"
 N_VIEWS = 8
+LABEL = "M2OST + ridge"  # what the default is
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -34,7 +35,7 @@ def demo(options: argparse.Namespace) -> None:
     tl.predict(test, predictor, n_views=N_VIEWS)
     scores = tl.evaluate(test)
     _write(test, predictor, scores, out)
-    _print("", score_table(scores, label="M2OST").rstrip(), "")
+    _print("", score_table(scores, label=LABEL).rstrip(), "")
     _print(f"{time.monotonic() - started:.0f} s. Written to {options.out}/:")
     _print("  predicted.zarr   the test section with its table 'predicted', for SpatialData and napari")
     _print("  predicted.h5ad   that table alone, for scanpy: sc.read_h5ad")
@@ -80,7 +81,7 @@ def _write(test: SpatialData, predictor: tl.Predictor, scores: pd.DataFrame, out
     _png(pl.expression(test, gene), out / "expression.png")
     _png(pl.pca(test, keys=(keys.OBSERVED, keys.PREDICTED)), out / "pca.png")
     _png(pl.patches(test, str(table.obs_names[middle]), patch=predictor.patch), out / "patches.png")
-    _png(pl.scores(scores, label="M2OST"), out / "scores.png")
+    _png(pl.scores(scores, label=LABEL), out / "scores.png")
 
 
 def _png(axes: NDArray[Any], path: Path) -> None:

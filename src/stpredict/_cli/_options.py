@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+PROTOCOLS = ("m2ost", "m2ost_code", "hest", "hmhvg", "spared", "spared_imputed", "smoothed")
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """An option of the command line."""
@@ -239,8 +242,8 @@ COHORT = Command(
         "repeat, also after their folders."
     ),
     arguments={
-        "predictor": PREDICTOR,
         "paths": Option("slides", "slide files (.svs, .ndpi, .tiff, ...) or stores (.zarr)", MANY),
+        "predictor": PREDICTOR,
         "out_dir": Option("--out", "folder for results, states and the summary", {"required": True}),
         "shapes_key": Option("--shapes", "element with the spots, made if a slide has none (default: grid)"),
         "um_per_px": Option(
@@ -264,6 +267,7 @@ EVALUATE = Command(
         "regions": SELECTION["regions"],
         "n_splits": Option("--splits", "random halvings of the counts for the ceiling (default: 10)", {"type": int}),
         "seed": Option("--seed", "seed of the halvings (default: 0)", {"type": int}),
+        "by": Option("--by", "scores on donors of training apart", {"choices": ("donor",)}),
     },
     extra={"out": Option("--out", "write the score of every gene to this .csv")},
 )
@@ -285,7 +289,7 @@ BENCHMARK = Command(
         "seeds": Option("--seeds", "seeds of training (default: 0)", {"nargs": "+", "type": int}),
         **GENES,
         **TRAINING,
-        "protocol": Option("--protocol", "compare as a publication did", {"choices": ("m2ost", "m2ost_code", "hest")}),
+        "protocol": Option("--protocol", "compare as a publication did", {"choices": PROTOCOLS}),
         "allow_leakage": Option("--allow-leakage", "accept patients on both sides, and mark it", FLAG),
         "keep_predictors": Option("--keep-predictors", "keep the predictor of every cell", FLAG),
         "progress": PREDICTION["progress"],

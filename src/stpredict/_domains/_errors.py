@@ -10,20 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def import_scanpy() -> Any:
-    """Import scanpy with igraph, or say how to get them."""
-    try:
-        import igraph  # noqa: F401
-        import scanpy
-    except ImportError as error:
-        msg = (
-            f"clusterer='leiden' needs scanpy and igraph (missing: {error.name}). Install them with "
-            "`pip install 'stpredict-histology[analysis]'`, or use clusterer='gmm' or 'kmeans'."
-        )
-        raise ImportError(msg) from error
-    return scanpy
-
-
 def network(config: Any, *, may_be_zero: Sequence[str] = ()) -> None:
     """Refuse options of a network outside what their fields and its training allow."""
     check.field_values(config, may_be_zero=may_be_zero)

@@ -10,7 +10,6 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
 from ..metrics import ari
-from . import _errors as check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,8 +72,8 @@ def leiden(features: NDArray[np.float32], n_domains: int, seed: int) -> NDArray[
     If none does, it is the resolution whose number of clusters is nearest.
     """
     import anndata as ad
+    import scanpy
 
-    scanpy = check.import_scanpy()
     adata = ad.AnnData(np.zeros((len(features), 1), np.float32))
     adata.obsm["X"] = features
     scanpy.pp.neighbors(adata, n_neighbors=min(LEIDEN_NEIGHBORS, len(features) - 1), use_rep="X", random_state=seed)

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def expression_matrix(table: AnnData, layer: str | None) -> sparse.csr_matrix:
-    """X or a layer in memory: from arrays, sparse matrices, dask arrays of either, and tables backed by a file."""
+PIECE = 2**24  # numbers of a dense matrix in a file that are in memory at once
+
+
+def expression_matrix(table: AnnData, layer: str | None, rows: NDArray[np.integer] | None = None) -> sparse.csr_matrix:
+    """X or a layer in memory, all rows or some: from arrays, sparse matrices, dask arrays of either, and files."""
     check.has_layer(table, layer)
-    return to_csr(table.X if layer is None else table.layers[layer], "X" if layer is None else f"layers[{layer!r}]")
+    name = "X" if layer is None else f"layers[{layer!r}]"
+    if rows is not None and not table.isbacked:
+        table, rows = table[rows], None
+    matrix = to_csr(table.X if layer is None else table.layers[layer], name)
+    return matrix if rows is None else matrix[rows]
 
 
 def to_csr(matrix: Any, name: str) -> sparse.csr_matrix:
@@ -30,6 +37,10 @@ def to_csr(matrix: Any, name: str) -> sparse.csr_matrix:
         matrix = matrix.to_memory()
     if hasattr(matrix, "dask"):
         rows = [_block_row(matrix, i, name) for i in range(matrix.numblocks[0])]
+        return sparse.vstack(rows, format="csr")
+    if hasattr(matrix, "chunks"):  # a dense matrix in a file, of h5py or zarr
+        n = max(1, PIECE // max(1, *matrix.shape[1:]))
+        rows = [to_csr(matrix[start : start + n], name) for start in range(0, max(1, matrix.shape[0]), n)]
         return sparse.vstack(rows, format="csr")
     if not sparse.issparse(matrix):
         matrix = check.numeric_matrix(np.asarray(matrix), name)
@@ -50,12 +61,14 @@ def is_gene(table: AnnData) -> NDArray[np.bool_]:
     return genes if genes.any() else np.ones(table.n_vars, bool)
 
 
-def gene_counts(table: AnnData, layer: str | None) -> tuple[sparse.csr_matrix, list[str]]:
+def gene_counts(
+    table: AnnData, layer: str | None, rows: NDArray[np.integer] | None = None
+) -> tuple[sparse.csr_matrix, list[str]]:
     """The columns of X or a layer that are genes, and their names; antibodies and controls are left out.
 
     Values that are whole numbers but for rounding in float32 become whole numbers.
     """
-    matrix, genes = expression_matrix(table, layer), is_gene(table)
+    matrix, genes = expression_matrix(table, layer, rows), is_gene(table)
     matrix = matrix if genes.all() else matrix[:, genes]
     whole = np.round(matrix.data)
     if (whole != matrix.data).any() and is_whole(matrix.data).all():

@@ -16,6 +16,7 @@ from spatialdata.transformations import Identity
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import quote
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@public
 @memory_limited
 def from_anndata(
     adata: AnnData,

@@ -13,16 +13,18 @@ import numpy as np
 from ._ceiling import noise_ceiling
 from ._error import mae, rmse
 from ._spatial import morans_i
-from ._summary import best, top_variable
 from .correlation import LEAST, pearson, spearman
+from .top_genes import best, top_variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-N_BEST = 50
-"""Genes of the means over the best, or the most variable, genes."""
+N_TOP = 50
+"""Genes of the mean over the most variable genes."""
+N_BEST = (10, 50, 200)
+"""Genes of the means over the best predicted genes, which publications call PCC-10, PCC-50 and PCC-200."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -167,7 +169,7 @@ def _gene_pearson(whole: Prediction) -> float:
 
 
 def _top_variable_pearson(whole: Prediction) -> float:
-    marked = top_variable(whole.observed, n=min(N_BEST, whole.observed.shape[1]))
+    marked = top_variable(whole.observed, n=min(N_TOP, whole.observed.shape[1]))
     return float(nan_mean(whole.mean_by_gene("pearson")[marked]))
 
 
@@ -175,6 +177,16 @@ def _spot_pearson(whole: Prediction) -> float:
     if whole.observed.shape[1] < LEAST:  # too few genes for a correlation
         return float("nan")
     return float(nan_mean(pearson(whole.observed, whole.predicted, axis="spot")))
+
+
+def _best_genes(n: int) -> Score:
+    return Score(
+        name=f"best{n}",
+        function=lambda whole: best(whole.mean_by_gene("pearson"), n=min(n, whole.observed.shape[1])),
+        label=f"best {n} genes",
+        meaning=f"Gene-wise r of the {n} genes predicted best by this model: chosen by the score itself: optimistic.",
+        needs=("pearson",),
+    )
 
 
 def _share_of_ceiling(whole: Prediction) -> float:
@@ -205,13 +217,7 @@ SUMMARY_SCORES: Final = (
         meaning="Gene-wise r of the 50 genes that vary most, the same genes for every model.",
         needs=("pearson",),
     ),
-    Score(
-        name="best50",
-        function=lambda whole: best(whole.mean_by_gene("pearson"), n=min(N_BEST, whole.observed.shape[1])),
-        label="best 50 genes",
-        meaning="Gene-wise r of the 50 genes that this model predicts best: chosen by the score itself, so optimistic.",
-        needs=("pearson",),
-    ),
+    *map(_best_genes, N_BEST),
     Score(
         name="spot_pearson",
         function=_spot_pearson,

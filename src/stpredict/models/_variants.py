@@ -137,6 +137,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "mean_profile": Variant(module="baselines", model="MeanProfile", citation=_BASELINE),
         "ridge_color": Variant(module="baselines", model="RidgeColor", citation=_BASELINE),
         "ridge_statistics": Variant(module="ridge_statistics", model="RidgeStatistics", citation=_BASELINE),
+        "nuclei_ridge": Variant(module="nuclei_ridge", model="NucleiRidge", citation=_BASELINE),
         "knn_spatial": Variant(module="baselines", model="KNNSpatial", citation=_BASELINE),
         "triplex": Variant(
             module="triplex",

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._checks import encoders as check
+from .._checks.calls import public
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -207,8 +208,11 @@ ENCODERS: Mapping[str, EncoderRow] = MappingProxyType(
 """All rows by key."""
 
 
+@public
 def encoders() -> pd.DataFrame:
-    """List the image encoders that ``encoder=`` takes by key, and others whose features can be brought in.
+    """List pathology foundation models and other image encoders that ``encoder=`` takes.
+
+    Others are listed too if their features can be brought in.
 
     No weights are required, and this function downloads nothing. The rows are facts of published loaders, model cards
     and HEST-bench, read in June 2026; what was not read is ``"not verified"``. Read the licence on the page of the

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._checks.calls import public
 from .._checks.models import warn_no_pretrained
 from .._checks.paths import no_folder_names, user_path
 from .._files import DamagedFileError, read_json
@@ -26,7 +27,9 @@ REGISTRY = "STPREDICT_PRETRAINED"
 """Environment variable that names a registry of the user: a file, or a folder of files."""
 PACKAGED = "pretrained.json"
 ADVICE = "Mend the entry, or write it again with `stp.tl.pretrain`."
-_TEXTS = ("organ", "tissue", "species", "platform", "licence", "licence_source", "citation")
+_TEXTS: dict[Any, Schema] = {
+    f"{name}?": str for name in ("organ", "tissue", "species", "platform", "licence", "licence_source", "citation")
+}
 _ENTRY: Schema = {
     "url": str,
     "size": range(1, 1 << 40),
@@ -36,7 +39,7 @@ _ENTRY: Schema = {
     "units": str,
     "n_donors": range(1 << 20),
     "n_slides": range(1, 1 << 20),
-    **{f"{name}?": str for name in _TEXTS},
+    **_TEXTS,
     "held_out?": {
         "unit": str,
         "n_units": range(1 << 20),
@@ -75,6 +78,7 @@ class PretrainedEntry:
         return found
 
 
+@public
 def pretrained() -> pd.DataFrame:
     """List the predictors that can be loaded by name, with what they were trained on and how good they are.
 

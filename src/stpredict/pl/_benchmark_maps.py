@@ -8,10 +8,11 @@ import numpy as np
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from . import _errors as check
 from ._pca import components_legend
 from ._slide_axes import BELOW, Window, bare, draw_spots, scale_bar
-from ._style import WIDTH_IN, look, number, panels
+from ._style import WIDTH_IN, italic, look, number, panels
 from .comparison import component_colors, gene_pearson, joint_components, ranked_summary, section
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ SPOT = 0.9
 """Diameter of circles in distances between neighbouring spots."""
 
 
+@public
 def benchmark_maps(
     benchmark: BenchmarkLike,
     gene: str,
@@ -94,10 +96,11 @@ def benchmark_maps(
         _titles(axes, values)
         _legend(axes[0], found, window)
         for group in [[i] for i in range(len(axes))] if limits == "each" else [list(range(len(axes)))]:
-            _color_bar(axes[group], drawn[group[0]], gene)
+            _color_bar(axes[group], drawn[group[0]], f"{italic(gene)}, {found.units}")
     return axes
 
 
+@public
 def benchmark_pca(
     benchmark: BenchmarkLike,
     slide: str | None = None,
@@ -201,8 +204,8 @@ def _legend(ax: Axes, found: Section, window: Window) -> None:
     ax.text(1, BELOW, found.name, transform=ax.transAxes, ha="right", va="center", fontsize=7)
 
 
-def _color_bar(axes: NDArray[Any], drawn: Any, gene: str) -> None:
+def _color_bar(axes: NDArray[Any], drawn: Any, label: str) -> None:
     shrink = min(0.8, 1.6 * N_COLUMNS / len(axes))
     figure = axes[0].figure
-    bar = figure.colorbar(drawn, ax=axes.tolist(), label=gene, fraction=0.05, pad=0.02, aspect=25, shrink=shrink)
+    bar = figure.colorbar(drawn, ax=axes.tolist(), label=label, fraction=0.05, pad=0.02, aspect=25, shrink=shrink)
     bar.outline.set_visible(False)

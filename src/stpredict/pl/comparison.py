@@ -15,6 +15,7 @@ import pandas as pd
 from .. import _keys as keys
 from .._checks import slides as check_slides
 from ..metrics import pearson
+from ..pp.targets import TargetSpec
 from . import _errors as check
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Section:
     """``(n, 2)`` centres of spots, in µm if the resolution is known, else in pixels."""
     in_um: bool
     """Whether ``xy`` is in µm."""
+    units: str
+    """What values are measured in."""
     genes: tuple[str, ...]
     observed: NDArray[np.float64]
     """``(n, n_genes)``."""
@@ -145,10 +148,11 @@ def section(benchmark: BenchmarkLike, models: Sequence[str], slide: str | None =
     largest = max(names, key=n_spots.__getitem__)
     name = check_slides.one_name("held-out section", largest if slide is None else slide, names, "slide")
     parts = {model: table[(table.obs[keys.SLIDE] == name).to_numpy()] for model, table in tables.items()}
-    return _align_tables(name, {model: part for model, part in parts.items() if part.n_obs})
+    units = TargetSpec(**benchmark.note["study"]["target"]).units
+    return _align_tables(name, {model: part for model, part in parts.items() if part.n_obs}, units)
 
 
-def _align_tables(name: str, tables: Mapping[str, AnnData]) -> Section:
+def _align_tables(name: str, tables: Mapping[str, AnnData], units: str) -> Section:
     """Tables of one section as arrays with the same spots and genes in the same order."""
     spots = pd.Index(dict.fromkeys(spot for table in tables.values() for spot in table.obs_names))
     genes = pd.Index(dict.fromkeys(gene for table in tables.values() for gene in table.var_names))
@@ -168,6 +172,7 @@ def _align_tables(name: str, tables: Mapping[str, AnnData]) -> Section:
         name=name,
         xy=xy * (um_per_px or 1.0),
         in_um=um_per_px is not None,
+        units=units,
         genes=tuple(genes),
         observed=observed,
         predicted=predicted,

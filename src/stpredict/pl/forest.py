@@ -24,9 +24,8 @@ def forest(summary: pd.DataFrame, ceiling: float, ax: Axes) -> None:
             ax.text(ceiling, 1.0, "noise ceiling", transform=ax.get_xaxis_transform(), color=NEUTRAL, ha="right",
                     va="bottom", fontsize=7)  # fmt: skip
         if baseline in summary.index:
-            ax.axvline(
-                float(summary["gene_pearson"][baseline]), color=ORANGE, linewidth=0.8, linestyle=DASHES, zorder=0
-            )
+            score = float(summary["gene_pearson"][baseline])
+            ax.axvline(score, color=ORANGE, linewidth=0.8, linestyle=DASHES, zorder=0)
         for y, (model, row) in enumerate(summary[["gene_pearson", "low", "high"]].iterrows()):
             color, marker = (ORANGE, "D") if model == baseline else (BLUE, "o")
             ax.plot([row["low"], row["high"]], [y, y], color=color, linewidth=1.5)

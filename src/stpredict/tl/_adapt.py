@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .._checks.calls import public
 from .._slides.slides import Selection
 from . import _errors as check
 from ._adaptation.empirical_bayes import fit_adaptation
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ._predictor.predictor import Predictor
 
 
+@public
 def adapt(
     predictor: Predictor,
     sdata: SpatialData,
@@ -49,8 +51,8 @@ def adapt(
 ) -> Predictor:
     """Adapt a predictor to a slide by some spots that were measured there.
 
-    A new patient, laboratory or array shifts the level of every gene. A few measured spots correct it. Networks are
-    not trained again.
+    A new patient, laboratory or array shifts the level of every gene (batch effect). A few measured spots correct it.
+    Networks are not trained again.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ class PredictOptions:
     """
 
     n_views: int = 1
-    """Number of the eight flips and rotations of the patches to average over."""
+    """Test-time augmentation: number of the eight flips and rotations of the patches whose predictions are averaged."""
     stain: StainMethod | None = None
     """Stain normalisation: ``"reinhard"``, ``"macenko"``, or None for patches as they were scanned."""
     batch_size: int | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from anndata import AnnData
 
 from .. import _keys as keys
+from .._checks.calls import public
 from .._slides.slides import Selection, resolve
 from ..io.containers import is_path, opened, read_path
 from ..pp import spot_grid, tissue
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ._predictor.predictor import Predictor
 
 
+@public
 def predict(
     sdata: DataOrPath,
     predictor: Predictor | str | PathLike[str] | None = None,
@@ -63,6 +65,8 @@ def predict(
 ) -> SpatialData | AnnData | None:
     """Predict the expression of every spot.
 
+    Spots whose patches are unlike those of training (out-of-distribution detection) are flagged.
+
     Parameters
     ----------
     sdata
@@ -78,7 +82,8 @@ def predict(
         Write into this layer of the existing table instead, beside the measured counts; ``"X"`` overwrites X. For an
         AnnData the layer is ``key_added`` by default.
     n_views
-        Number of the eight flips and rotations of the patches to average over; 8 costs eight times as much as 1.
+        Test-time augmentation: number of the eight flips and rotations of the patches whose predictions are averaged; 8
+        costs eight times as much as 1.
     uncertainty
         Prediction intervals by conformal prediction, from the errors at held-out spots. ``"conformal"`` assumes that
         spots are exchangeable; ``"conformal_groups"`` assumes that only of groups, and is wider (see Notes). The number

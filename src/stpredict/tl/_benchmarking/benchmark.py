@@ -7,18 +7,19 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
 from ... import _keys as keys
-from ..._checks import config as check_config
+from ..._checks.calls import public, takes_fields
+from ..._checks.names import did_you_mean
 from ..._checks.paths import output_folder, user_path
 from ..._checks.slides import quote
 from ..._files import report_full_disk, user_cache
 from ..._slides.slides import Selection
+from .._summary import summarize
 from . import _errors as check
 from .cell import KEPT
-from .entry import BASELINES, common_fields, entries_of
+from .entry import BASELINES, OPTIONS, common_fields, entries_of
 from .results import read_cells, read_table
 from .runner import NOTE, cells_of, read_note, run_cells, write_note
 from .study import plan_study
-from .summary import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,14 +75,16 @@ class Benchmark:
         ``gene_pearson``, the mean over units (patients, or sections where ``attrs["unit"]`` says so) with ``low`` and
         ``high``, a 95 % bootstrap interval over units (NaN for fewer than three); ``difference`` with
         ``difference_low`` and ``difference_high``, paired with the best baseline (``attrs["baseline"]``);
-        ``share_of_ceiling``; ``fold_std``; means over cells of ``best50``, ``gene_pearson_top50``, ``spot_pearson``,
-        ``rmse``, ``mae`` and ``moran_agreement``; and ``parameters``, ``macs``, ``fit_s``, ``train_spots_per_s``,
+        ``share_of_ceiling``; ``fold_std``; means over cells of ``best10``, ``best50``, ``best200``,
+        ``gene_pearson_top50``, ``spot_pearson``, ``rmse``, ``mae`` and ``moran_agreement``; and ``parameters``,
+        ``macs``, ``fit_s``, ``train_spots_per_s``,
         ``predict_spots_per_s``, ``peak_memory_mib``. ``attrs`` holds ``unit``, ``n_units``, ``baseline``, ``leaks``,
         ``protocol``, ``headline``.
         """
         baselines = [name for name in (*BASELINES, "knn_spatial") if name in set(self.runs["model"])]
         return summarize(self.scores, self.runs, self.note, baselines)
 
+    @public
     def table(self, model: str, seed: int | None = None) -> ad.AnnData:
         """Held-out predictions of one model.
 
@@ -98,7 +101,7 @@ class Benchmark:
         ``obs``: ``fold``, ``slide``, ``group``, ``at_border``; ``obsm["spatial"]`` in pixels; ``uns["um_per_px"]``.
         """
         if model not in (labels := sorted(set(self.runs["model"]))):
-            msg = f"No model {model!r} in this benchmark (found: {quote(labels)})."
+            msg = f"No model {model!r} in this benchmark (found: {quote(labels)}).{did_you_mean(model, labels)}"
             raise ValueError(msg)
         rows = self.runs[self.runs["model"] == model]
         seeds = sorted(set(rows["seed"].tolist()))
@@ -111,22 +114,21 @@ class Benchmark:
         table.uns[keys.UM_PER_PX] = dict(self.note["um_per_px"])
         return table
 
+    @public
     def to_html(self, path: str | PathLike[str]) -> None:
-        """Write a report as one self-contained HTML file. Its figures need matplotlib (the extra ``plot``).
+        """Write a report as one self-contained HTML file.
 
         Parameters
         ----------
         path
             The file.
         """
-        try:
-            from ..._report.page import to_html
-        except ModuleNotFoundError as error:
-            check_config.needs_matplotlib(error)
-            raise
+        from ..._report.page import to_html
+
         to_html(self, path)
 
     @classmethod
+    @public
     def load(cls, folder: str | PathLike[str]) -> Self:
         """Read a benchmark back, finished or not.
 
@@ -171,6 +173,7 @@ class Benchmark:
         return f"<p>{escape(before)}</p>{table}<p>{escape(after)}</p>"
 
 
+@takes_fields(config=OPTIONS)
 def benchmark(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     models: Sequence[str] | Mapping[str, str | Sequence[str] | Entry],
@@ -224,15 +227,20 @@ def benchmark(
         Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; the choice
         of `stp.pp.select_genes` is not used, since it may have included test slides.
     config
-        Training options for all models: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which
-        only the fields that differ from their defaults are used. They override the recipe of the model
-        (`stp.models.recipe`), and the recipe of an entry overrides them.
+        Training options for all models: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, which
+        means the same. They override the recipe of the model (`stp.models.recipe`), and the recipe of an entry
+        overrides them.
     target
         How counts become the values that are predicted and scored; by default log1p CP10k.
     protocol
-        ``"m2ost"`` or ``"m2ost_code"`` (sections split 60/10/30 or 70/0/30 by the published shuffle, counts per million
-        of the panel, spot-wise correlation), or ``"hest"`` (50 genes, log1p of raw counts, correlation pooled over test
-        spots; ``"encoder_ridge"`` with 256 components, the published penalty, no intercept, 112 µm).
+        A published way of comparing, to compare with published numbers; its weaknesses are in
+        ``attrs["protocol_note"]`` of the summary. ``"m2ost"`` or ``"m2ost_code"``: sections split 60/10/30 or 70/0/30
+        by the published shuffle, counts per million of the panel, spot-wise correlation. ``"hest"``: 50 genes, log1p of
+        raw counts, correlation pooled over test spots; ``"encoder_ridge"`` with 256 components, the published penalty,
+        no intercept, 112 µm. ``"hmhvg"``: 300 genes by mean times variance over all slides, log1p of raw counts, one
+        slide held out, the best 10, 50 and 200 genes. ``"spared"``: 128 genes by Moran's I over all slides, log1p CPM;
+        ``"spared_imputed"`` with zeros filled in from neighbours. ``"smoothed"``: labels averaged over a spot and its 8
+        nearest, to show what that does.
     allow_leakage
         Accept folds in which a group is on both sides. Every result then carries ``leaks``.
     save_dir

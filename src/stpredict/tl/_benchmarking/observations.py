@@ -76,9 +76,13 @@ def collect_observations(
     *,
     fold: int,
     pooled: bool,
+    are_counts: bool,
     n_splits: int,
 ) -> Observations:
-    """Normalise the counts of test slides, and compute noise ceilings and Moran's I, per slide or over all spots."""
+    """Normalise the counts of test slides, and compute noise ceilings and Moran's I, per slide or over all spots.
+
+    Labels that a protocol made of counts have no noise ceiling (NaN).
+    """
     from scipy.sparse import vstack
 
     counts = vstack([slide.counts[:, gene_columns(slide, genes)] for slide in slides], format="csr")  # type: ignore[index]
@@ -109,7 +113,7 @@ def collect_observations(
         observed=observed,
         counted=counted,
         scored=np.array([POOLED] if pooled else enough),
-        ceiling=np.stack([each["ceiling"] for each in scores]),
+        ceiling=np.stack([each["ceiling"] if are_counts else np.full(len(genes), np.nan) for each in scores]),
         moran=np.stack([each["moran_observed"] for each in scores]),
     )
 

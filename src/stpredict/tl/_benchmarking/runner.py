@@ -7,10 +7,9 @@ import logging
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from ..._files import DamagedFileError, lock, lock_file, read_arrays, read_json, write_arrays, write_json
 from ..._pixels import PATCH_VERSION
+from ..._progress import progress_bar
 from . import _errors as check
 from .cell import RUN, Cell, run_cell
 from .entry import BASELINES
@@ -96,14 +95,15 @@ def fold_observations(study: Study, folder: Path, number: int) -> Observations:
         except DamagedFileError as error:
             logger.warning("The observations of fold %d are computed again: %s", number, error)
     slides = [study.slides[name] for name in study.splits[number].test]
-    pooled = study.protocol is not None and study.protocol.pooled
+    rule = study.protocol
     observations = collect_observations(
         slides,
         study.panels[number],
         study.target,
         study.counts_record,
         fold=number,
-        pooled=pooled,
+        pooled=rule is not None and rule.pooled,
+        are_counts=rule is None or rule.labels is None,
         n_splits=N_SPLITS,
     )
     write_arrays(path, observations.to_arrays())
@@ -130,7 +130,7 @@ def run_cells(
     failures: dict[str, str] = {}
     busy: list[Cell] = []
     observations_of = lru_cache(maxsize=1)(partial(fold_observations, cells[0].study, folder))
-    bar = tqdm(cells, desc="cells", unit="cell", disable=not progress)
+    bar = progress_bar(cells, desc="cells", unit="cell", progress=progress)
     for cell in bar:
         bar.set_postfix_str(cell.name)
         if cell.is_finished() and not lock_file(cell.folder).exists():  # one that a killed process left is removed

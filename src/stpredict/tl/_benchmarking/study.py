@@ -19,7 +19,7 @@ from ...pp.normalization import CountsRecord
 from ...pp.targets import TargetSpec
 from .._training.plan import DEFAULT_N_GENES, drop_low_count_spots, most_dispersed_genes, slide_digest
 from .folds import cross_validation_splits
-from .protocols import PROTOCOLS
+from .protocols import PROTOCOLS, relabel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,10 +127,14 @@ def plan_study(
     shared = shared_genes(slides)
     check_expression.shared_genes(len(shared), [len(slide.genes) for slide in slides])
     check_slides.distinct_slides(overlapping_slides(identify_slides(slides, shared)))
+    panels = _panels(counted, splits, shared, rule, genes)
+    if rule is not None:
+        every = list(dict.fromkeys(gene for panel in panels for gene in panel))
+        slides = relabel(slides, every, rule, CountsRecord.of(slides, selection.library_key))
     return Study(
         slides={slide.name: slide for slide in slides},
         splits=splits,
-        panels=_panels(counted, splits, shared, rule, genes),
+        panels=panels,
         target=rule.target if rule else target or TargetSpec(),
         counts_record=CountsRecord.of(slides, selection.library_key),
         common=common,
@@ -155,7 +159,7 @@ def _panels(
             msg = f"{len(missing)} of the `genes` are not in every slide: {quote(missing)}. Leave them out."
             raise ValueError(msg)
         return (tuple(wanted),) * len(splits)
-    if rule is not None:
+    if rule is not None and rule.genes is not None:
         return (tuple(rule.genes(slides)),) * len(splits)
     training = ([slide for slide in slides if slide.name in split.train] for split in splits)
     return tuple(tuple(most_dispersed_genes(some, shared, DEFAULT_N_GENES)) for some in training)

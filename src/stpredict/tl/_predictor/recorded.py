@@ -53,7 +53,7 @@ def resolve_predictor(sdata: SpatialData, given: Predictor | str | PathLike[str]
 def _choices(sdata: SpatialData) -> list[str]:
     """What may be given as predictor of an object, one line each; pretrained ones for its platform first."""
     platforms = set(sdata.attrs.get(keys.ATTRS, {}).get(keys.PLATFORM, {}).values())
-    entries = [entry.values | {"name": name} for name, entry in pretrained_entries().items()]
+    entries = [{**entry.values, "name": name} for name, entry in pretrained_entries().items()]
     fitting = [values for values in entries if values.get("platform") in platforms]
     some = [f"{each['name']!r} ({each.get('organ') or 'any organ'})" for each in (fitting or entries)[:4]]
     which = f" for {', '.join(sorted(platforms))}" if fitting else ""
