@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from shutil import copyfileobj
 from typing import TYPE_CHECKING
 
+from .._checks.calls import public
 from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
 from .._files import atomic_folder, report_full_disk
 from ..io import read_visium, read_visium_hd, read_xenium
@@ -95,6 +96,7 @@ XENIUM = Sample(
 TRANSCRIPTS = RemoteFile(path="transcripts.parquet", remote="Xenium_FFPE_Human_Breast_Cancer_Rep1_transcripts.parquet")
 
 
+@public
 def visium_breast(*, progress: bool = True) -> SpatialData:
     """Breast cancer (FFPE), Visium with CytAssist, with its full-resolution H&E image, from 10x Genomics.
 
@@ -132,6 +134,7 @@ def visium_breast(*, progress: bool = True) -> SpatialData:
     return read_visium(folder, folder / VISIUM.image.path, name=VISIUM.name)
 
 
+@public
 def visium_hd_colon(*, progress: bool = True) -> SpatialData:
     """Colon cancer (FFPE), Visium HD, in bins of 8 µm, with its full-resolution H&E image, from 10x Genomics.
 
@@ -169,6 +172,7 @@ def visium_hd_colon(*, progress: bool = True) -> SpatialData:
     return read_visium_hd(folder, folder / VISIUM_HD.image.path, name=VISIUM_HD.name)
 
 
+@public
 def xenium_breast(*, transcripts: bool = False, progress: bool = True) -> SpatialData:
     """Breast cancer (FFPE), Xenium, with the H&E image of the same section, from 10x Genomics.
 
