@@ -245,7 +245,7 @@ def joint_rows():
     sections = [donors.read_section(name) for name in ("MOB1", "MOB2")]
     rows = []
     for method in ("expression", "smoothed", "joint", "staig", "mcgae"):
-        stp.tl.domains(sections, 5, method, seeds=1, progress=False)
+        stp.tl.domains(sections, 5, method, n_seeds=1, progress=False)
         tables = [section["observed"] for section in sections]
         space = np.concatenate([table.obsm[table.uns["domain"]["embedding"]] for table in tables])
         domain = np.concatenate([table.obs["domain"].astype(str) for table in tables])

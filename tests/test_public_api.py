@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import re
 import subprocess
 import sys
@@ -26,6 +27,30 @@ PUBLIC = {
 }
 FUNCTIONS = [pytest.param(obj, id=name) for name, obj in PUBLIC.items() if isfunction(obj)]
 CLASSES = [pytest.param(obj, id=name) for name, obj in PUBLIC.items() if isclass(obj)]
+
+DEFAULTS_THAT_DIFFER = {
+    "axis": "metrics are over genes or spots; each says which",
+    "by": "what is split, held out or scored apart",
+    "encoder": "`read_embeddings` only records a name",
+    "group_key": "a benchmark is over patients",
+    "key_added": "the name of what is written",
+    "keys": "what is drawn",
+    "method": "`select_genes` has a method that is best, `domains` has none",
+    "metric": "columns of different tables",
+    "model": "`self_train` needs a network",
+    "n_genes": "made up, selected, drawn",
+    "n_neighbors": "of different graphs",
+    "n_permutations": "of tests of different cost",
+    "n_views": "`calibrate` uses as many as `fit` does",
+    "name": "of a panel of the package, or of a slide",
+    "overviews": "files, or whether they are read",
+    "sections": "of different data sets",
+    "seed": "`Benchmark.table` takes any",
+    "shapes_key": "`predict_cohort` makes the element",
+    "spot_size": "benchmarks draw many small maps",
+    "um_per_px": "`synthetic` makes the image",
+}
+"""Parameters with several defaults, and why."""
 
 # "`stp.tl.fit`" or "`stp.tl.fit(sdata, model='m2ost')`"; in code blocks of a page without the backticks
 MENTION = re.compile(r"`stp\.([\w.]+)(\([^`]*\))?`")
@@ -89,6 +114,24 @@ def test_signature(func):
     assert not any(p.kind is Parameter.VAR_KEYWORD for p in parameters), "name every argument"
     assert all(p.annotation is not Parameter.empty for p in parameters)
     assert signature(func).return_annotation is not Parameter.empty
+
+
+def test_a_parameter_has_one_default():
+    defaults: dict[str, set[object]] = {}
+    functions = [obj for obj in PUBLIC.values() if isfunction(obj)]
+    for function in [*functions, stpredict.tl.Benchmark.table, stpredict.tl.Predictor.predict]:
+        for name, parameter in signature(function).parameters.items():
+            if parameter.default is not Parameter.empty:
+                defaults.setdefault(name, set()).add(repr(parameter.default))
+    several = {name for name, found in defaults.items() if len(found) > 1}
+    assert several - set(DEFAULTS_THAT_DIFFER) == set()
+    assert {"image_key", "table_name", "genes", "progress", "device"} <= set(defaults) - several
+
+
+def test_every_public_function_answers_mistakes():
+    plain = [name for name, obj in PUBLIC.items() if isfunction(obj) and not hasattr(obj, "__wrapped__")]
+    assert not plain, "decorate them with `public` of `_checks.calls`"
+    assert pickle.loads(pickle.dumps(stpredict.tl.fit)) is stpredict.tl.fit
 
 
 @pytest.mark.parametrize("func", FUNCTIONS)

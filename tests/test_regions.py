@@ -237,7 +237,7 @@ def test_comparisons_on_regions(left, tmp_path):
 
 def test_domains_of_regions_and_their_scores(left):
     sdata, inside = left
-    stp.tl.domains(sdata, 2, "expression", seeds=1, **LEFT)
+    stp.tl.domains(sdata, 2, "expression", n_seeds=1, **LEFT)
     names = [name for each in inside.values() for name in each]
     obs = sdata["observed"].obs
     assert obs.index[obs["domain"].notna()].tolist() == names

@@ -289,7 +289,7 @@ points = gpd.GeoDataFrame({"radius": [5.0] * 3}, geometry=[Point(x, y) for x, y 
     pytest.param(lambda: build(shapes={}), {}, "annotates 'spots', which is not in the object .shapes and labels: none",
                  id="spots are missing"),
     pytest.param(elsewhere, {"shapes_key": "more"}, "No row of table 'observed' annotates 'more'", id="no row"),
-    pytest.param(build, {"shapes_key": "x"}, "`shapes_key` names 'x'; elements that hold spots: 'spots'",
+    pytest.param(build, {"shapes_key": "x"}, "`shapes_key` names 'x'; spots are in: 'spots'",
                  id="unknown spots"),
     pytest.param(build, {"image_key": "x"}, "No image 'x' in `sdata.images` .found: 'he'", id="unknown image"),
     pytest.param(build, {"layer": "x"}, r"No layer 'x' in the table \(found: none\)\. Give", id="unknown layer"),

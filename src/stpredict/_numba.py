@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def compiled[**P, R](function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function at its first call; it releases the interpreter's lock.
+def compile_loop[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function of loops at its first call; it releases the interpreter's lock.
 
     The machine code is kept on disk, beside the package or in the user's cache (or in ``NUMBA_CACHE_DIR``). Where none
     of these can be written, as in a read-only container, each process compiles anew, which takes seconds.

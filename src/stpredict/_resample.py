@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._numba import compiled
+from ._numba import compile_loop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ CELLS = 2048
 """Number of parts of a patch pixel along each axis; the square of it times 255 still fits 31 bits."""
 
 
-@compiled
+@compile_loop
 def area_average(canvas: Byte, corners: Float, step: Float, rows: Index, scale: int, out: Byte) -> None:
     """Cut windows out of a canvas ``(3, h, w)`` into ``out[rows, scale]``: a patch pixel is the mean over its square.
 
@@ -47,7 +47,7 @@ def area_average(canvas: Byte, corners: Float, step: Float, rows: Index, scale: 
                 _shrink(line, x_from, x_weight, patch[c, r])
 
 
-@compiled
+@compile_loop
 def taps(start: float, step: float, size: int) -> tuple[Index, Int]:
     """First canvas pixel ``(size,)`` of each patch pixel, and cells ``(n_taps, size)`` in it and those after it."""
     n_taps = ceil(step) + 1
@@ -63,7 +63,7 @@ def taps(start: float, step: float, size: int) -> tuple[Index, Int]:
     return first, cells
 
 
-@compiled
+@compile_loop
 def _blend(rows: Byte, weight: Int, line: Int) -> None:
     """Weighted sum of rows."""
     width = rows.shape[1]
@@ -75,7 +75,7 @@ def _blend(rows: Byte, weight: Int, line: Int) -> None:
                 line[x] += weight[k] * np.int32(rows[k, x])
 
 
-@compiled
+@compile_loop
 def _shrink(line: Int, first: NDArray[np.uint32], weight: Int, out: Byte) -> None:
     """Weighted sum along a line, back to 8 bits. Most patches need three taps or fewer."""
     half, shift = np.int32(CELLS * CELLS // 2), np.int32(22)
@@ -87,7 +87,7 @@ def _shrink(line: Int, first: NDArray[np.uint32], weight: Int, out: Byte) -> Non
         out[j] = np.uint8((total + half) >> shift)
 
 
-@compiled
+@compile_loop
 def bilinear(canvas: Byte, centre: Float, step: Float, rows: Index, scale: int, out: Byte) -> None:
     """Cut rotated or sheared windows: each patch pixel is the mean of bilinear samples on a regular grid within it.
 
@@ -112,7 +112,7 @@ def bilinear(canvas: Byte, centre: Float, step: Float, rows: Index, scale: int, 
                     out[rows[i], scale, c, r, j] = np.uint8(floor(total / (n * n) + 0.5))
 
 
-@compiled
+@compile_loop
 def _sample(channel: Byte, y: float, x: float) -> float:
     top, left = floor(y), floor(x)
     down, right = y - top, x - left

@@ -13,6 +13,7 @@ import pytest
 import spatialdata as sd
 from PIL import Image
 
+import stpredict
 from stpredict import datasets, tl
 from stpredict._checks.paths import name_slides
 from stpredict._cli import _commands, _errors, main
@@ -73,18 +74,20 @@ def picture(sdata, tmp_path):
 @pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
 def test_cohort(model, picture, tmp_path, capsys, workers):
     out = tmp_path / "out"
-    command = ["cohort", str(model), str(picture), str(tmp_path / "gone.svs"), "--out", str(out), "--um-per-px", "4"]
+    command = ["cohort", str(picture), str(tmp_path / "gone.svs"), str(model), "--out", str(out), "--um-per-px", "4"]
     assert main([*command, *workers]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("gone: FileNotFoundError: No slide at")
-    assert lines[1] == f"1 of 2 slides: {out}"
+    assert lines[1].startswith("slide: Slide 'grid' has 4 µm per pixel")
+    assert lines[1].endswith("do not trust this prediction without a check.")
+    assert lines[-1] == f"1 of 2 slides: {out}"
     assert sd.read_zarr(out / "slide/predicted.zarr")["predicted"].n_vars == 12
 
 
 def test_cohort_names_slides_that_another_process_predicts(model, picture, tmp_path, capsys):
     out = tmp_path / "out"
     with lock(out / "slide"):
-        assert main(["cohort", str(model), str(picture), "--out", str(out), "--um-per-px", "4"]) == 0
+        assert main(["cohort", str(picture), str(model), "--out", str(out), "--um-per-px", "4"]) == 0
     assert capsys.readouterr().out.splitlines() == ["slide: another process is at it", f"0 of 1 slides: {out}"]
 
 
@@ -145,10 +148,17 @@ def test_genes_are_read_from_a_file(store, tmp_path):
         (["fit", "nowhere.zarr", "--out", "m"], "nowhere.zarr'. Give the path of a .zarr folder"),
         (["predict", "nowhere.zarr", "m", "--out", "p.csv"], "must end in .h5ad"),
         (["evaluate", "nowhere.zarr"], "No SpatialData store"),
+        (["predict", "x.svs", "model", "--out", "p.h5ad"], "x.svs PREDICTOR --out FOLDER`, which lays"),
+        (["predict", "model", "s.zarr", "--out", "p.h5ad"], "Type `stpredict predict SLIDE PREDICTOR --out …`"),
+        (["cohort", "model", "x.svs", "--out", "c"], "'model' is a predictor and 'x.svs' is none: slides come first"),
+        (["fit", "s.zarr", "--out", "model"], "model' exists and is not overwritten. Give another `--out`"),
     ],
 )
 def test_errors_are_one_line_without_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.svs").write_bytes(b"")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"stpredict {arguments[0]}: ")
@@ -284,7 +294,7 @@ VALUES = {
     "predicted": (["--predicted", "P"], "P"),
     "n_splits": (["--splits", "3"], 3),
     "seed": (["--seed", "5"], 5),
-    "by": (["--by", "section"], "section"),
+    "by": (["--by", "section"], "section"),  # of `evaluate` donor
     "n_folds": (["--folds", "3"], 3),
     "seeds": (["--seeds", "1", "2"], [1, 2]),
     "protocol": (["--protocol", "hest"], "hest"),
@@ -298,7 +308,7 @@ PLACED = {
     "fit": ["S.zarr", "--out", "O.zarr"],
     "predict": ["S.zarr", "M", "--out", "O.zarr"],
     "embed": ["S.zarr", "--out", "O.zarr"],
-    "cohort": ["M", "S.zarr", "--out", "O.zarr"],
+    "cohort": ["S.zarr", "M", "--out", "O.zarr"],
     "evaluate": ["S.zarr"],
     "benchmark": ["S.zarr", "--models", "bleep", "--out", "O.zarr"],
     "pretrain": ["S.zarr", "--out", "O.zarr"],
@@ -339,6 +349,8 @@ def test_an_option_reaches_its_argument_and_nothing_else(name, argument, tmp_pat
     typed, expected = VALUES[argument]
     if (name, argument) == ("cohort", "shapes_key"):
         typed, expected = typed[:2], "A"
+    if (name, argument) == ("evaluate", "by"):
+        typed, expected = ["--by", "donor"], "donor"
     if (name, argument) == ("embed", "weights"):
         typed, expected = ["--weights", "timm"], "timm"
     typed = [*typed, *(VALUES[COMMANDS[name].needs[argument]][0] if argument in COMMANDS[name].needs else [])]
@@ -393,6 +405,12 @@ def test_settings_have_a_name_and_a_value(capsys):
     assert message in capsys.readouterr().err
 
 
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"stpredict {stpredict.__version__}\n"
+
+
 def test_errors_name_the_option(store, tmp_path, capsys):
     assert main(["evaluate", str(store), "--table", "counts"]) == 1
     error = capsys.readouterr().err
@@ -425,7 +443,7 @@ def test_slides_of_one_name_in_two_folders_are_two_slides(tmp_path, capsys):
     command = ["benchmark", *stores, "--models", "knn_spatial", "--out", str(tmp_path / "b"), "--no-group"]
     assert main(command) == 0
     assert tl.Benchmark.load(tmp_path / "b").scores["slide"].nunique() == 3
-    cohort = ["cohort", str(tmp_path / "m"), *stores, "--out", str(tmp_path / "c"), "--shapes", "S0_spots"]
+    cohort = ["cohort", *stores, str(tmp_path / "m"), "--out", str(tmp_path / "c"), "--shapes", "S0_spots"]
     assert main(cohort) == 0
     assert sorted(path.parent.name for path in (tmp_path / "c").glob("*/state.json")) == [
         "P1_slide",

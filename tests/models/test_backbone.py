@@ -133,7 +133,7 @@ def test_patches_that_do_not_fit_are_refused(spots):
 
 def quick(**fields):
     shared = {"lr": 3e-3, "batch_size": 16, "accelerator": "cpu", "precision": "32-true", "progress": False}
-    return stp.tl.FitConfig(**{**shared, **fields})
+    return stp.tl.FitConfig(**{**stp.tl.FitConfig().to_dict(), **shared, **fields})
 
 
 def test_a_linear_probe_learns_what_colour_sets(tmp_path):

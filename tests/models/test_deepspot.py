@@ -189,6 +189,8 @@ def test_wrong_fields_are_refused():
 
 def test_learns_through_fit():
     sdata = stp.datasets.synthetic(n_slides=2, n_side=6, n_genes=6)
-    config = stp.tl.FitConfig(n_epochs=20, lr=3e-3, validation="slide", progress=False)
+    config = stp.tl.FitConfig(
+        **stp.tl.FitConfig().to_dict() | {"n_epochs": 20, "lr": 3e-3, "validation": "slide", "progress": False}
+    )
     predictor = stp.tl.fit(sdata, "deepspot", config=config, model_options=SMALL)
     assert predictor.history["val_pearson"].max() > 0.5

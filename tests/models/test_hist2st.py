@@ -221,7 +221,9 @@ def test_other_models_are_not_given_counts(monkeypatch, tmp_path):
 
 def test_learns_a_section(tmp_path):
     sdata = synthetic(n_slides=3, n_side=8, um_per_px=8.0)
-    config = FitConfig(n_epochs=40, lr=1e-2, ema_decay=0.8, patience=40, flips=False, **QUICK)
+    config = FitConfig(
+        **FitConfig().to_dict() | dict(n_epochs=40, lr=1e-2, ema_decay=0.8, patience=40, flips=False, **QUICK)
+    )
     options = {**TINY, "channels": 16, "n_kept": 4, "n_views": 1}
     predictor = fit(sdata, "hist2st", config=config, model_options=options, save_dir=tmp_path / "model")
     assert predictor.history["val_pearson"].max() > 0.3

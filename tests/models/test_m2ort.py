@@ -108,7 +108,9 @@ def test_wrong_fields_are_refused():
 
 def test_learns_what_a_held_out_slide_shows():
     sdata = stpredict.datasets.synthetic(n_slides=3, n_side=8)
-    config = stpredict.tl.FitConfig(n_epochs=12, lr=3e-3, validation="none", progress=False)
+    config = stpredict.tl.FitConfig(
+        **stpredict.tl.FitConfig().to_dict() | {"n_epochs": 12, "lr": 3e-3, "validation": "none", "progress": False}
+    )
     options = {"dim": 24, "depth": 1, "heads": 3, "dim_head": 8, "mlp_dim": 32, "size_px": 64}
     train, test = ["S0_spots", "S1_spots"], ["S2_spots"]
     predictor = stpredict.tl.fit(sdata, "m2ort", config=config, model_options=options, shapes_key=train)

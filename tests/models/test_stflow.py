@@ -225,8 +225,18 @@ def test_wrong_fields_are_refused():
 
 def test_learns_a_section_and_is_read_back(tmp_path):
     sdata = synthetic(n_slides=3, n_side=8, um_per_px=8.0)
-    config = FitConfig(n_epochs=40, lr=3e-3, ema_decay=0.8, patience=40, accelerator="cpu", precision="32-true",
-                       progress=False)  # fmt: skip
+    config = FitConfig(
+        **FitConfig().to_dict()
+        | {
+            "n_epochs": 40,
+            "lr": 3e-3,
+            "ema_decay": 0.8,
+            "patience": 40,
+            "accelerator": "cpu",
+            "precision": "32-true",
+            "progress": False,
+        }
+    )
     options = {"dim": 32, "depth": 2, "size_px": 32, "dropout": 0.1}
     predictor = fit(sdata, "stflow", config=config, model_options=options, save_dir=tmp_path / "model")
     assert predictor.history["val_pearson"].max() > 0.6

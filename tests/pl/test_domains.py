@@ -31,7 +31,7 @@ def colors(ax):
 
 
 def test_panels_show_domains_labels_and_numbers(with_domains):
-    axes = pl.domains(with_domains, keys=["domain", "layer", "domain_agreement"], region="S0_spots")
+    axes = pl.domains(with_domains, keys=["domain", "layer", "domain_agreement"], shapes_key="S0_spots")
     assert [ax.get_title(loc="left") for ax in axes] == [
         "domain (staig, predicted expression)", "layer", "domain_agreement",
     ]  # fmt: skip
@@ -50,18 +50,18 @@ def test_a_number_has_one_colour_on_every_slide(with_domains):
     table = with_domains["observed"]
     only_two = table.obs["domain"].where(table.obs["region"] != "S1_spots", "2")
     table.obs["domain"] = only_two
-    (ax,) = pl.domains(with_domains, region="S1_spots")
+    (ax,) = pl.domains(with_domains, shapes_key="S1_spots")
     np.testing.assert_allclose(np.unique(colors(ax).get_facecolors()[:, :3], axis=0), [to_rgb(CATEGORIES[1])])
 
 
 def test_spots_without_a_domain_are_grey(with_domains):
-    (ax,) = pl.domains(with_domains, region="S2_spots")
+    (ax,) = pl.domains(with_domains, shapes_key="S2_spots")
     np.testing.assert_allclose(np.unique(colors(ax).get_facecolors()[:, :3]), [0.75])
 
 
 def test_a_column_without_any_label_is_grey(with_domains):
     with_domains["observed"].obs["layer"] = None
-    axes = pl.domains(with_domains, keys=["domain", "layer"], region="S0_spots")
+    axes = pl.domains(with_domains, keys=["domain", "layer"], shapes_key="S0_spots")
     np.testing.assert_allclose(np.unique(colors(axes[1]).get_facecolors()[:, :3]), [0.75])
     assert not axes[1].texts  # no index
 
@@ -90,13 +90,13 @@ def test_labels_take_colours_of_their_domains_one_each():
 def test_an_object_without_image_is_drawn_on_white(with_domains):
     for name in list(with_domains.images):
         del with_domains.images[name]
-    (ax,) = pl.domains(with_domains, region="S0_spots")
+    (ax,) = pl.domains(with_domains, shapes_key="S0_spots")
     assert not [line for line in ax.lines if line.get_gid() == "scale bar"]
 
 
 def test_a_column_of_numbers_that_are_all_missing_is_drawn(with_domains):
     with_domains["observed"].obs["domain_agreement"] = np.nan
-    (ax,) = pl.domains(with_domains, keys="domain_agreement", region="S0_spots")
+    (ax,) = pl.domains(with_domains, keys="domain_agreement", shapes_key="S0_spots")
     assert colors(ax).get_clim() == (0, 1)
 
 
@@ -104,8 +104,8 @@ def test_errors(with_domains):
     with pytest.raises(ValueError, match="Which slide is meant"):
         pl.domains(with_domains)
     with pytest.raises(ValueError, match="No column 'none' in `obs`"):
-        pl.domains(with_domains, keys="none", region="S0_spots")
+        pl.domains(with_domains, keys="none", shapes_key="S0_spots")
     with pytest.raises(ValueError, match="No column '' in `obs`"):
-        pl.domains(with_domains, keys=[], region="S0_spots")
+        pl.domains(with_domains, keys=[], shapes_key="S0_spots")
     with pytest.raises(ValueError, match="`image_alpha` is 2"):
-        pl.domains(with_domains, region="S0_spots", image_alpha=2)
+        pl.domains(with_domains, shapes_key="S0_spots", image_alpha=2)

@@ -29,7 +29,7 @@ def color_bars(axes):
 
 
 def test_panels(predicted):
-    axes = pl.expression(predicted, "GENE2", region="S0_spots")
+    axes = pl.expression(predicted, "GENE2", shapes_key="S0_spots")
     assert [ax.get_title(loc="left") for ax in axes] == [r"$\mathit{GENE2}$ observed", r"$\mathit{GENE2}$ predicted"]
     assert axes[0].get_title(loc="right") == ""
     assert axes[1].get_title(loc="right") == "r = 1.00"
@@ -49,7 +49,7 @@ def unmeasured(predicted):
 
 
 def test_a_prediction_without_counts_is_drawn_beside_the_image(unmeasured):
-    axes = pl.expression(unmeasured, "GENE2", region="S0_spots")
+    axes = pl.expression(unmeasured, "GENE2", shapes_key="S0_spots")
     left = [ax.get_title(loc="left") for ax in axes]
     assert left == ["H&E", "$\\mathit{GENE2}$ predicted\n5 of 36 spots unlike training (grey)"]
     assert [len(ax.collections) for ax in axes] == [0, 1]
@@ -59,11 +59,11 @@ def test_a_prediction_without_counts_is_drawn_beside_the_image(unmeasured):
 
 
 def test_spots_unlike_training_can_be_drawn_and_are_counted(unmeasured):
-    (ax,) = pl.expression(unmeasured, "GENE2", keys="predicted", region="S0_spots", grey_unlike=False)
+    (ax,) = pl.expression(unmeasured, "GENE2", keys="predicted", shapes_key="S0_spots", grey_unlike=False)
     assert not np.ma.getmaskarray(spots(ax).get_array()).any()
     assert ax.get_title(loc="left").endswith("5 of 36 spots unlike training")
     unmeasured["predicted"].obs["unlike_training"] = True
-    (ax,) = axes = pl.expression(unmeasured, "GENE2", keys="predicted", region="S0_spots")
+    (ax,) = axes = pl.expression(unmeasured, "GENE2", keys="predicted", shapes_key="S0_spots")
     assert ax.get_title(loc="left").endswith("all 36 spots unlike training (grey)")
     assert not color_bars(axes)
 
@@ -73,7 +73,7 @@ def test_flags_of_a_layer_are_those_of_its_own_column(predicted):
     table.layers["guess"] = np.ones(table.shape, dtype=np.float32)
     table.obs["guess_unlike_training"] = table.obs["region"] == "S0_spots"
     table.obs["unlike_training"] = False
-    (ax,) = pl.expression(predicted, "GENE2", keys="guess", region="S0_spots")
+    (ax,) = pl.expression(predicted, "GENE2", keys="guess", shapes_key="S0_spots")
     assert "all 36 spots" in ax.get_title(loc="left")
 
 
@@ -82,9 +82,9 @@ def test_what_there_is_is_drawn(predicted):
     one.uns["spatialdata_attrs"]["region"] = "S0_spots"
     predicted["predicted"] = one
     assert len(pl.expression(predicted, "GENE2")) == 2  # the one slide that has both
-    assert len(pl.expression(predicted, "GENE2", region="S1_spots")) == 1
+    assert len(pl.expression(predicted, "GENE2", shapes_key="S1_spots")) == 1
     del predicted.tables["predicted"]
-    (ax,) = pl.expression(predicted, "GENE2", region="S1_spots")
+    (ax,) = pl.expression(predicted, "GENE2", shapes_key="S1_spots")
     assert ax.get_title(loc="left") == r"$\mathit{GENE2}$ observed"
     del predicted.tables["observed"]
     with pytest.raises(ValueError, match=r"nothing to draw: no counts and no table 'predicted' .*Predict with"):
@@ -93,20 +93,20 @@ def test_what_there_is_is_drawn(predicted):
 
 def test_several_genes(predicted):
     genes = ["GENE0", "GENE2", "GENE4"]
-    axes = pl.expression(predicted, genes, region="S0_spots")
+    axes = pl.expression(predicted, genes, shapes_key="S0_spots")
     assert [ax.get_title(loc="left").split("}")[0].split("{")[1] for ax in axes] == np.repeat(genes, 2).tolist()
     assert len(color_bars(axes)) == 3
     tops = [round(ax.get_position().y0, 3) for ax in axes]
     assert tops[0] == tops[1] > tops[2] == tops[3] > tops[4] == tops[5]
-    alone = pl.expression(predicted, "GENE2", region="S0_spots")
+    alone = pl.expression(predicted, "GENE2", shapes_key="S0_spots")
     assert spots(axes[2]).get_clim() == spots(alone[0]).get_clim()
-    wide = pl.expression(predicted, genes, keys="predicted", region="S0_spots", ncols=1, figsize=(2, 6))
+    wide = pl.expression(predicted, genes, keys="predicted", shapes_key="S0_spots", ncols=1, figsize=(2, 6))
     assert wide[0].figure.get_size_inches().tolist() == [2, 6]
     assert len({ax.get_position().y0 for ax in wide}) == 3
 
 
 def test_spots_lie_where_they_were_measured(predicted):
-    axes = pl.expression(predicted, "GENE2", region="S1_spots")
+    axes = pl.expression(predicted, "GENE2", shapes_key="S1_spots")
     for ax, table in zip(axes, ("observed", "predicted"), strict=True):
         rows = (predicted[table].obs["region"] == "S1_spots").to_numpy()
         np.testing.assert_allclose(spots(ax).get_offsets(), 4.0 * predicted[table].obsm["spatial"][rows])
@@ -115,15 +115,15 @@ def test_spots_lie_where_they_were_measured(predicted):
 
 
 def test_limits(predicted):
-    shared = pl.expression(predicted, "GENE2", region="S0_spots")
+    shared = pl.expression(predicted, "GENE2", shapes_key="S0_spots")
     values = np.concatenate([np.ma.getdata(spots(ax).get_array()) for ax in shared])
     for ax in shared:
         np.testing.assert_allclose(spots(ax).get_clim(), np.quantile(values, [0.01, 0.99]), rtol=1e-6)
-    each = pl.expression(predicted, "GENE2", region="S0_spots", limits="each")
+    each = pl.expression(predicted, "GENE2", shapes_key="S0_spots", limits="each")
     (low, high), (low_predicted, high_predicted) = (spots(ax).get_clim() for ax in each)
     assert low < low_predicted < high_predicted < high  # predictions are shrunken
     assert len(color_bars(each)) == 2
-    given = pl.expression(predicted, "GENE2", region="S0_spots", limits=(0, 9))
+    given = pl.expression(predicted, "GENE2", shapes_key="S0_spots", limits=(0, 9))
     assert [spots(ax).get_clim() for ax in given] == [(0, 9), (0, 9)]
 
 
@@ -132,23 +132,23 @@ def test_panels_of_other_units_have_their_own_bar(predicted):
         "units": "CPM",
         "target": {"target_sum": 1e6, "over": "all", "log1p": False},
     }
-    axes = pl.expression(predicted, "GENE2", keys=["rate", "predicted"], region="S0_spots")
+    axes = pl.expression(predicted, "GENE2", keys=["rate", "predicted"], shapes_key="S0_spots")
     assert [bar.get_ylabel() for bar in color_bars(axes)] == ["log1p CP10k", "CPM"]
     assert axes[1].get_title(loc="right") == ""  # nothing observed, nothing to agree with
 
 
 def test_constant_gene(predicted):
     predicted["predicted"].X[:, 1] = 2.0
-    axes = pl.expression(predicted, "GENE1", keys="predicted", region="S0_spots")
+    axes = pl.expression(predicted, "GENE1", keys="predicted", shapes_key="S0_spots")
     assert spots(axes[0]).get_clim() == (1.5, 2.5)
-    axes = pl.expression(predicted, "GENE1", region="S0_spots")
+    axes = pl.expression(predicted, "GENE1", shapes_key="S0_spots")
     assert axes[1].get_title(loc="right") == "r = 0.00"
 
 
 def test_missing_values_are_grey(predicted):
     predicted["predicted"].X[0, 0] = np.nan
     region = predicted["predicted"].obs["region"].iloc[0]
-    axes = pl.expression(predicted, "GENE0", keys="predicted", region=region)
+    axes = pl.expression(predicted, "GENE0", keys="predicted", shapes_key=region)
     assert np.ma.getmaskarray(spots(axes[0]).get_array()).sum() == 1
     axes[0].figure.canvas.draw()
     assert [0.75, 0.75, 0.75, 1.0] in spots(axes[0]).get_facecolors().tolist()
@@ -159,29 +159,29 @@ def test_spots_without_counts_are_grey(predicted):
     values = observed.X.toarray()
     values[5] = 0
     observed.X = type(observed.X)(values)
-    axes = pl.expression(predicted, "GENE2", region="S0_spots")
+    axes = pl.expression(predicted, "GENE2", shapes_key="S0_spots")
     assert np.flatnonzero(np.ma.getmaskarray(spots(axes[0]).get_array())).tolist() == [5]
     assert axes[1].get_title(loc="right") == "r = 1.00"
 
 
 def test_a_key_is_a_list_of_one_key(predicted):
-    one = pixels(pl.expression(predicted, "GENE0", keys="observed", region="S2_spots"))
-    many = pixels(pl.expression(predicted, "GENE0", keys=["observed"], region="S2_spots"))
+    one = pixels(pl.expression(predicted, "GENE0", keys="observed", shapes_key="S2_spots"))
+    many = pixels(pl.expression(predicted, "GENE0", keys=["observed"], shapes_key="S2_spots"))
     np.testing.assert_array_equal(one, many)
 
 
 def test_given_axes_are_drawn_on(predicted):
     _, given = plt.subplots(1, 2)
-    axes = pl.expression(predicted, "GENE0", region="S0_spots", ax=given)
+    axes = pl.expression(predicted, "GENE0", shapes_key="S0_spots", ax=given)
     assert list(axes) == list(given)
     assert plt.get_fignums() == [given[0].figure.number]
     with pytest.raises(ValueError, match=r"`ax` holds 1 axes for 2 panels\. Give 2"):
-        pl.expression(predicted, "GENE0", region="S0_spots", ax=given[0])
+        pl.expression(predicted, "GENE0", shapes_key="S0_spots", ax=given[0])
 
 
 def test_look(predicted):
     axes = pl.expression(
-        predicted, "GENE0", keys="predicted", region="S0_spots", spot_size=2.0, image_alpha=0.0, cmap="magma"
+        predicted, "GENE0", keys="predicted", shapes_key="S0_spots", spot_size=2.0, image_alpha=0.0, cmap="magma"
     )
     assert spots(axes[0]).get_cmap().name == "magma"
     np.testing.assert_allclose(spots(axes[0]).get_widths(), 200.0)
@@ -191,7 +191,7 @@ def test_look(predicted):
 def test_more_panels_than_fit_a_row(sdata):
     for i in range(4):
         sdata["observed"].layers[f"rate{i}"] = sdata["observed"].layers["rate"]
-    axes = pl.expression(sdata, "GENE0", keys=["observed", *(f"rate{i}" for i in range(4))], region="S0_spots")
+    axes = pl.expression(sdata, "GENE0", keys=["observed", *(f"rate{i}" for i in range(4))], shapes_key="S0_spots")
     assert len(axes) == 5
     assert len(axes[0].figure.axes) == 6  # and the colour bar
 
@@ -199,15 +199,15 @@ def test_more_panels_than_fit_a_row(sdata):
 def test_style_is_the_users_again(predicted):
     before = plt.rcParams.copy()
     with plt.style.context("dark_background"):
-        axes = pl.expression(predicted, "GENE0", keys="predicted", region="S0_spots")
+        axes = pl.expression(predicted, "GENE0", keys="predicted", shapes_key="S0_spots")
         assert axes[0].title.get_color() == "white"
     assert plt.rcParams == before
 
 
 def test_object_is_left_as_it_was(predicted):
     before = {name: table.copy() for name, table in predicted.tables.items()}
-    pl.expression(predicted, "GENE0", region="S0_spots")
-    pl.pca(predicted, keys=["observed", "predicted"], region="S0_spots")
+    pl.expression(predicted, "GENE0", shapes_key="S0_spots")
+    pl.pca(predicted, keys=["observed", "predicted"], shapes_key="S0_spots")
     assert set(predicted.tables) == set(before)
     for name, table in before.items():
         assert abs(predicted[name].X - table.X).max() == 0
@@ -217,25 +217,25 @@ def test_object_is_left_as_it_was(predicted):
 
 def test_faults(predicted):
     with pytest.raises(ValueError, match=r"No gene 'GENE' in 'observed' \(12 genes\)\. Did you mean 'GENE"):
-        pl.expression(predicted, "GENE", region="S0_spots")
+        pl.expression(predicted, "GENE", shapes_key="S0_spots")
     with pytest.raises(ValueError, match=r"No gene 'GENE9' in 'predicted' \(8 genes\)"):
-        pl.expression(predicted, "GENE9", region="S0_spots")
+        pl.expression(predicted, "GENE9", shapes_key="S0_spots")
     with pytest.raises(ValueError, match=r"There are 'GENE0', .*Give another gene"):
-        pl.expression(predicted, "ERBB2", region="S0_spots")
+        pl.expression(predicted, "ERBB2", shapes_key="S0_spots")
     with pytest.raises(ValueError, match=r"No table or layer 'guess'"):
-        pl.expression(predicted, "GENE0", keys=["observed", "guess"], region="S0_spots")
+        pl.expression(predicted, "GENE0", keys=["observed", "guess"], shapes_key="S0_spots")
     with pytest.raises(ValueError, match=r"Which region of 'observed' is meant\? Found: 'S0_spots', 'S1_spots'"):
         pl.expression(predicted, "GENE0", keys="observed")
     with pytest.raises(ValueError, match=r"`limits` is 'same'; allowed: 'shared', 'each'"):
-        pl.expression(predicted, "GENE0", region="S0_spots", limits="same")
+        pl.expression(predicted, "GENE0", shapes_key="S0_spots", limits="same")
     with pytest.raises(ValueError, match=r"`image_alpha` is 2"):
-        pl.expression(predicted, "GENE0", region="S0_spots", image_alpha=2)
+        pl.expression(predicted, "GENE0", shapes_key="S0_spots", image_alpha=2)
     with pytest.raises(ValueError, match=r"`genes` is empty"):
-        pl.expression(predicted, [], region="S0_spots")
+        pl.expression(predicted, [], shapes_key="S0_spots")
     with pytest.raises(ValueError, match=r"`keys` names no values \(\['image'\]\)"):
-        pl.expression(predicted, "GENE0", keys="image", region="S0_spots")
+        pl.expression(predicted, "GENE0", keys="image", shapes_key="S0_spots")
     with pytest.raises(ValueError, match=r"`ncols` is 0"):
-        pl.expression(predicted, "GENE0", region="S0_spots", ncols=0)
+        pl.expression(predicted, "GENE0", shapes_key="S0_spots", ncols=0)
     assert not plt.get_fignums()
 
 
@@ -243,13 +243,13 @@ def test_all_missing_in_this_region(predicted):
     rows = (predicted["predicted"].obs["region"] == "S0_spots").to_numpy()
     predicted["predicted"].X[rows, 0] = np.nan
     with pytest.raises(ValueError, match=r"No gene 'GENE0' in 'predicted' \(7 genes\)"):
-        pl.expression(predicted, "GENE0", region="S0_spots")
+        pl.expression(predicted, "GENE0", shapes_key="S0_spots")
 
 
 def test_gene_outside_the_panel_that_counts_are_divided_by(predicted):
     predicted["predicted"].uns["predicted"]["target"]["over"] = "panel"
     with pytest.raises(ValueError, match=r"No gene 'GENE9' in 'observed' \(8 genes\)"):
-        pl.expression(predicted, "GENE9", region="S0_spots")
+        pl.expression(predicted, "GENE9", shapes_key="S0_spots")
 
 
 @pytest.fixture(params=["square", "hexagonal"])
@@ -266,7 +266,7 @@ def dense(request):
         centre.index[inside].astype(str)
     )
     table = AnnData(values, obs=obs, var=pd.DataFrame(index=["A", "B"]))
-    sdata["predicted"] = TableModel.parse(table, region="grid", region_key="region", instance_key="spot")
+    sdata["predicted"] = TableModel.parse(table, shapes_key="grid", region_key="region", instance_key="spot")
     assert table.n_obs > 10_000
     return sdata
 
@@ -297,7 +297,7 @@ def test_touching_places_of_a_lattice_are_an_image(pitch_um, is_image):
     obs = pd.DataFrame({"region": pd.Categorical(["grid"] * len(places)), "spot": places}, index=places.astype(str))
     values = np.arange(2.0 * len(places), dtype=np.float32).reshape(-1, 2)
     table = AnnData(values, obs=obs, var=pd.DataFrame(index=["A", "B"]))
-    sdata["predicted"] = TableModel.parse(table, region="grid", region_key="region", instance_key="spot")
+    sdata["predicted"] = TableModel.parse(table, shapes_key="grid", region_key="region", instance_key="spot")
     (ax,) = pl.expression(sdata, "A", keys="predicted")
     assert (len(ax.images), len(ax.collections)) == ((2, 0) if is_image else (1, 1))
     (ax,) = pl.expression(sdata, "A", keys="predicted", spot_size=0.5)

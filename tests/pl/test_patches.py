@@ -52,13 +52,13 @@ def test_default_is_what_predictions_were_made_from(predicted):
 
 
 def test_spot_by_index(sdata):
-    by_index = pl.patches(sdata, 7, patch=SPEC, region="S2_spots")
+    by_index = pl.patches(sdata, 7, patch=SPEC, shapes_key="S2_spots")
     assert by_index[0].get_title(loc="left") == sdata["observed"].obs_names[2 * 36 + 7]
 
 
 def test_slide_without_table(sdata):
     del sdata.tables["observed"]
-    assert pl.patches(sdata, 7, patch=SPEC, region="S2_spots")[0].get_title(loc="left") == "7"
+    assert pl.patches(sdata, 7, patch=SPEC, shapes_key="S2_spots")[0].get_title(loc="left") == "7"
 
 
 def test_slide_with_predictions_only(predicted):
@@ -76,14 +76,14 @@ def test_table_of_another_name(sdata):
 
 
 def test_faults(sdata):
-    with pytest.raises(ValueError, match=r"No spot 'S9_2x3' in region 'S0_spots', .* \(spots: 'S0_0x0'"):
+    with pytest.raises(ValueError, match=r"No spot 'S9_2x3' in 'S0_spots', .* \(spots: 'S0_0x0'"):
         pl.patches(sdata, "S9_2x3")
-    with pytest.raises(ValueError, match=r"No spot 36 in region 'S0_spots'"):
-        pl.patches(sdata, 36, region="S0_spots")
-    with pytest.raises(ValueError, match=r"Spot 7 is in several regions: 'S0_spots', 'S1_spots', 'S2_spots'"):
+    with pytest.raises(ValueError, match=r"No spot 36 in 'S0_spots'"):
+        pl.patches(sdata, 36, shapes_key="S0_spots")
+    with pytest.raises(ValueError, match=r"Spot 7 is in several elements: 'S0_spots', 'S1_spots', 'S2_spots'"):
         pl.patches(sdata, 7)
-    with pytest.raises(ValueError, match=r"no region named 'S7'\. Found: 'S0_spots'.* Give one of these as `region`\."):
-        pl.patches(sdata, 7, region="S7")
+    with pytest.raises(ValueError, match=r"no element named 'S7'\. Found: 'S0_spots'.* Give one .* as `shapes_key`\."):
+        pl.patches(sdata, 7, shapes_key="S7")
     with pytest.raises(ValueError, match=r"No table 'counts'"):
         pl.patches(sdata, 7, table_name="counts")
     with pytest.raises(TypeError, match=r"Expected a SpatialData"):

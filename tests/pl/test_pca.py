@@ -48,7 +48,7 @@ def test_noise_has_no_colour():
 
 
 def test_panels(predicted):
-    axes = pl.pca(predicted, keys=["observed", "predicted"], region="S0_spots")
+    axes = pl.pca(predicted, keys=["observed", "predicted"], shapes_key="S0_spots")
     assert [ax.get_title(loc="left") for ax in axes] == ["observed", "predicted"]
     assert axes[1].get_title(loc="right") == "PC1–3 as RGB"
     shares = [float(text.get_text().split()[2]) for text in axes[1].texts]
@@ -59,13 +59,13 @@ def test_panels(predicted):
 
 def test_colours_mean_the_same_in_every_panel(predicted):
     """Observed counts are the predicted rates with little noise: their colours agree."""
-    axes = pl.pca(predicted, keys=["rate", "predicted"], region="S0_spots")
+    axes = pl.pca(predicted, keys=["rate", "predicted"], shapes_key="S0_spots")
     order = predicted["predicted"].obs["spot_id"].to_numpy()[predicted["predicted"].obs["region"] == "S0_spots"]
     np.testing.assert_allclose(colors(axes[0])[order], colors(axes[1]), atol=1e-3)
 
 
 def test_one_panel_is_the_default(predicted):
-    axes = pl.pca(predicted, region="S0_spots")
+    axes = pl.pca(predicted, shapes_key="S0_spots")
     assert [ax.get_title(loc="left") for ax in axes] == ["predicted"]
     assert len(axes[0].texts) == 4  # three components and the scale bar
 
@@ -76,16 +76,16 @@ def test_faults(predicted):
     with pytest.raises(ValueError, match=r"No table or layer 'ridge'"):
         pl.pca(predicted, keys="ridge")
     with pytest.raises(ValueError, match=r"`spot_size` is 0"):
-        pl.pca(predicted, region="S0_spots", spot_size=0)
+        pl.pca(predicted, shapes_key="S0_spots", spot_size=0)
     predicted["predicted"].X[:, 2:] = 1.0
     with pytest.raises(ValueError, match=r"at least 4 spots and 3 genes that vary .*36 spots and 2 genes"):
-        pl.pca(predicted, region="S0_spots")
+        pl.pca(predicted, shapes_key="S0_spots")
 
 
 @pytest.mark.parametrize("width_in", [1.5, 4])
 def test_texts_below_cover_nothing(predicted, width_in):
     figure, ax = plt.subplots(figsize=(width_in, width_in))
-    pl.pca(predicted, region="S0_spots", ax=ax)
+    pl.pca(predicted, shapes_key="S0_spots", ax=ax)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in ax.texts]
     assert len(boxes) == 4
@@ -94,7 +94,7 @@ def test_texts_below_cover_nothing(predicted, width_in):
 
 def test_touching_places_of_a_lattice_are_an_image(sdata):
     sdata["S0_spots"]["radius"] *= 2  # as wide as they are far apart
-    image_ax, circles_ax = (pl.pca(sdata, keys="rate", region="S0_spots", spot_size=size)[0] for size in (1, 0.999))
+    image_ax, circles_ax = (pl.pca(sdata, keys="rate", shapes_key="S0_spots", spot_size=size)[0] for size in (1, 0.999))
     image = image_ax.images[1].get_array()
     assert image.shape == (6, 6, 4)
     assert (image[..., 3] == 1).all()

@@ -180,8 +180,8 @@ def test_new_donors_are_scored_apart(key, kinds):
     with_key = {} if key is None else {"group_key": key}
     predictor = stp.tl.fit(sdata, "ridge_color", shapes_key="S0_spots", config={"progress": False}, **with_key)
     stp.tl.predict(sdata, predictor, shapes_key=["S1_spots", "S2_spots"], progress=False)
-    scores = stp.tl.evaluate(sdata, shapes_key=["S1_spots", "S2_spots"])
-    found = stp.tl.summary(scores, by="donor")
+    both = ["S1_spots", "S2_spots"]
+    found = stp.tl.summary(stp.tl.evaluate(sdata, shapes_key=both, by="donor"))
     assert list(found.index.get_level_values("donor").unique()) == kinds
     one = stp.tl.evaluate(sdata, shapes_key="S2_spots")
     expected = stp.tl.summary(one).loc["model"]
@@ -189,7 +189,7 @@ def test_new_donors_are_scored_apart(key, kinds):
         pd.testing.assert_series_equal(found.loc[("new donor", "model")], expected, check_names=False)
         assert "cannot be known from this one" in predictor.provenance.donors_note
     with pytest.raises(ValueError, match="`by` is 'slide'"):
-        stp.tl.summary(scores, by="slide")
+        stp.tl.evaluate(sdata, by="slide")
 
 
 def test_donors_are_named_in_the_card(slides, ridge, tmp_path):

@@ -19,7 +19,7 @@ from stpredict.datasets import synthetic
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
 from stpredict.tl._benchmarking.cell import PeakMemory
 from stpredict.tl._benchmarking.entry import common_fields, entries_of
-from stpredict.tl._benchmarking.summary import bootstrap_interval, summarize, unit_means
+from stpredict.tl._summary import bootstrap_interval, summarize, unit_means
 
 from .conftest import TINY, copied
 

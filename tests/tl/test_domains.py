@@ -16,7 +16,7 @@ from stpredict._domains.methods import METHODS, NEED_IMAGE
 from stpredict._palette import CATEGORIES
 from stpredict.metrics import ari
 
-QUIET = {"progress": False, "seeds": 2, "clusterer": "kmeans"}
+QUIET = {"progress": False, "n_seeds": 2, "clusterer": "kmeans"}
 SHORT = {"n_epochs": 6}
 
 
@@ -248,7 +248,7 @@ def test_scores_against_labels(slides):
         ({"method": "staig", "options": {"label": "side"}}, r"configuration of 'staig' has no 'label'"),
         ({"layer": "rate_log"}, r"No layer 'rate_log'"),
         ({"key_added": "side"}, r"obs\['side'\] of table 'observed' was not written by `stp.tl.domains`"),
-        ({"seeds": 0}, r"`seeds` is 0"),
+        ({"n_seeds": 0}, r"`n_seeds` is 0"),
         ({"n_components": -1}, r"`n_components` is -1"),
         ({"refine": -3}, r"`refine` is -3"),
         ({"method": "staig", "options": {"tau": 0}}, r"`tau` is 0 "),

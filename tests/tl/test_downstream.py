@@ -42,7 +42,7 @@ def test_scanpy_squidpy_and_zarr(sdata, predictor, tmp_path):
     sq.gr.spatial_autocorr(adata, mode="moran", n_perms=None, show_progress_bar=False)
     assert adata.uns["moranI"]["I"].between(-1, 1).all()
 
-    domains(again, 3, "expression", table_name="predicted", seeds=1, clusterer="kmeans", progress=False)
+    domains(again, 3, "expression", table_name="predicted", n_seeds=1, clusterer="kmeans", progress=False)
     sq.gr.interaction_matrix(adata, cluster_key="domain")
     assert adata.uns["domain_interactions"].shape == (3, 3)
     ax = sc.pl.embedding(adata, "spatial", color="domain", show=False)

@@ -77,7 +77,9 @@ def test_every_column_is_what_metrics_give(predicted):
     np.testing.assert_allclose(scores["ceiling"], noise_ceiling(counts, total=total, n_splits=3, seed=4))
     assert scores.index.name == "gene"
     assert list(scores.columns) == ["pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed",
-                                    "moran_predicted", "pearson_ridge_color"]  # fmt: skip
+                                    "moran_predicted", "pearson_ridge_color", "pearson_mean_profile", "variance",
+                                    *(f"spot_{score}{row}" for row in ("_mean_profile", "_ridge_color", "")
+                                      for score in ("pearson", "rmse", "mae")), "n_genes"]  # fmt: skip
     assert list(summary(scores).columns) == ["gene_pearson", "gene_pearson_top50", "best10", "best50", "best200",
                                              "spot_pearson", "rmse", "mae", "share_of_ceiling"]  # fmt: skip
     assert scores.attrs["units"] == "log1p CP10k"
@@ -111,9 +113,10 @@ def test_slides_are_scored_apart_and_averaged(predicted):
 def test_scores_are_written_beside_the_prediction(predicted):
     before = predicted["observed"].copy()
     scores, table = score(predicted), predicted["predicted"]
-    for column in scores:
+    for column in scores.columns[:9]:
         np.testing.assert_array_equal(table.var[f"predicted_{column}"], scores[column])
-    assert table.uns["evaluation"] == {"summary": scores.attrs["summary"], "ceiling": scores.attrs["ceiling"]}
+    stored = pd.DataFrame.from_dict(table.uns["evaluation"]["summary"], orient="index")
+    pd.testing.assert_frame_equal(stored, summary(scores))
     pd.testing.assert_frame_equal(predicted["observed"].var, before.var)
 
 
@@ -132,7 +135,7 @@ def test_constant_genes_are_nan_and_left_out_of_means(predicted):
     counts[:, 3] = 0
     predicted["observed"].X = counts
     scores = score(predicted)
-    constant = ["pearson", "spearman", "ceiling", "moran_observed", "pearson_ridge_color"]
+    constant = ["pearson", "spearman", "ceiling", "moran_observed", "pearson_ridge_color", "pearson_mean_profile"]
     assert scores.loc["GENE3", constant].isna().all()
     assert scores.drop(index="GENE3").notna().all(axis=None)
     assert summary(scores).at["model", "gene_pearson"] == pytest.approx(scores["pearson"].mean())
@@ -267,5 +270,17 @@ def test_errors(predicted, change, arguments, words):
 
 
 def test_only_what_evaluate_returned_can_be_summarised():
-    with pytest.raises(ValueError, match=r"These scores carry no summary: give what `stp\.tl\.evaluate` returned"):
+    with pytest.raises(ValueError, match=r"lacks the columns 'pearson_ridge_color'.*what `stp\.tl\.evaluate`"):
         summary(pd.DataFrame({"pearson": [1.0]}))
+
+
+def test_the_summary_is_of_the_rows_given(predicted, tmp_path):
+    scores, ten = score(predicted), [f"GENE{i}" for i in range(10)]
+    scores.to_csv(tmp_path / "scores.csv")
+    pd.testing.assert_frame_equal(summary(pd.read_csv(tmp_path / "scores.csv")), summary(scores))
+    found = summary(scores.loc[ten])
+    assert found.at["model", "gene_pearson"] == pytest.approx(scores.loc[ten, "pearson"].mean())
+    assert found.at["model", "share_of_ceiling"] == pytest.approx(
+        scores.loc[ten, "pearson"].mean() / scores.loc[ten, "ceiling"].mean()
+    )
+    assert found[["spot_pearson", "rmse", "mae"]].isna().all(axis=None)  # of all genes of a spot

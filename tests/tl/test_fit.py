@@ -30,6 +30,8 @@ from stpredict.tl._training import checkpoint as _checkpoint
 from stpredict.tl._training.checkpoint import Reporter
 from stpredict.tl._training.plan import plan_training
 
+from .conftest import copied
+
 TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 
 
@@ -369,15 +371,22 @@ fit(synthetic(n_slides=3, n_side=5, um_per_px=8.0), "m2ost", config=config, mode
 """
 
 
+@pytest.fixture(scope="module")
+def straight(small_sdata, tmp_path_factory):
+    """Hash of the predictor of an undisturbed `KILLED`."""
+    config = FitConfig(n_epochs=3, lr=3e-3, accelerator="cpu", precision="32-true", progress=False)
+    folder = tmp_path_factory.mktemp("straight") / "model"
+    return fit(copied(small_sdata), "m2ost", config=config, model_options=TINY, save_dir=folder).hash
+
+
 @pytest.mark.parametrize("moment", ["checkpoint", "validation", "save", "end"])
-def test_a_killed_fit_goes_on_as_if_it_never_stopped(sdata, quick, tmp_path, python, moment):
-    straight = quick(sdata, n_epochs=3, lr=3e-3, save_dir=tmp_path / "straight")
+def test_a_killed_fit_goes_on_as_if_it_never_stopped(sdata, quick, straight, tmp_path, python, moment):
     process = python(f"MOMENT, TINY = {moment!r}, {TINY!r}\n{KILLED}", tmp_path)
     process.join()
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "stderr").read_text()
     resumed = quick(sdata, n_epochs=3, lr=3e-3, resume_from=tmp_path / "model")
-    assert resumed.hash == straight.hash
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "straight", "stdout", "stderr"}
+    assert resumed.hash == straight
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "stdout", "stderr"}
 
 
 @pytest.mark.parametrize("file", ["run.json", "member0.safetensors"])
@@ -394,11 +403,13 @@ def test_a_damaged_checkpoint_is_one_error(sdata, quick, tmp_path, monkeypatch, 
     quick(sdata, n_epochs=2)
 
 
-def test_a_model_without_steps_shows_one_epoch_and_no_loss(sdata, tmp_path, capsys):
-    fit(sdata, "ridge_color", config=FitConfig(accelerator="cpu"), save_dir=tmp_path / "model")
+def test_a_model_without_steps_speaks_of_no_epochs_and_no_parameters(sdata, tmp_path, capsys):
+    predictor = fit(sdata, "ridge_color", config=FitConfig(accelerator="cpu"), save_dir=tmp_path / "model")
     said = capsys.readouterr().err
-    assert "1/1" in said
-    assert "loss" not in said
+    assert "patches" in said
+    assert "epoch" not in said
+    assert "model: ridge_color (no gradient steps)" in repr(predictor)
+    assert "validation: none: all spots are trained on" in repr(predictor)
 
 
 def test_checkpoints_are_written_now_and_then(sdata, quick, monkeypatch):
@@ -422,18 +433,11 @@ def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(sdata, quick
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_fields_change_the_recipe_and_a_configuration_replaces_it(sdata, tmp_path):
-    options = {**TINY, "depth": 1}
-    few = {"n_epochs": 1, "accelerator": "cpu", "precision": "32-true", "progress": False}
-    trained = {
-        name: fit(sdata, "m2ost_tiny", config=config, model_options=options, save_dir=tmp_path / name)
-        for name, config in {"fields": few, "whole": FitConfig(**few)}.items()
-    }
+def test_a_configuration_changes_the_recipe_of_the_model(sdata, tmp_path):
+    config = FitConfig(n_epochs=1, accelerator="cpu", precision="32-true", progress=False)
+    predictor = fit(sdata, "m2ost_tiny", config=config, model_options={**TINY, "depth": 1}, save_dir=tmp_path / "m")
     assert stp.models.recipe("m2ost_tiny") == {"validation": "none"}
-    assert trained["fields"].provenance["validation"] == [{"kind": "none", "groups": [], "leaks": False}]
-    assert trained["whole"].provenance["validation"][0]["kind"] == "slide"
-    with pytest.raises(ValueError, match=r"`config` has no 'epochs' here; there are: .*n_epochs"):
-        fit(sdata, config={"epochs": 1}, save_dir=tmp_path / "none")
+    assert predictor.provenance["validation"] == [{"kind": "none", "groups": [], "leaks": False}]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

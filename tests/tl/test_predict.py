@@ -315,6 +315,8 @@ def test_layer_brings_positions_where_the_table_has_none(sdata, predictor):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
+    ({"key_added": "spatial"}, r"`key_added` is 'spatial', and `uns\['spatial'\]` has another meaning"),
+    ({"layer": "log1p"}, r"`layer` is 'log1p', and `uns\['log1p'\]` has another meaning"),
     ({"key_added": "observed"}, r"`key_added` is 'observed', which exists and was not written by `stp.tl.predict`"),
     ({"layer": "rate"}, r"`layer` is 'rate', which exists .*kept are: 'rate'.*; `layer='X'` overwrites X"),
 ])  # fmt: skip

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import pickle
 
 import pytest
 import torch
 
-from stpredict._train.config import FitConfig
+from stpredict._train.config import TRAINING_FIELDS, FitConfig, fit_config
 from stpredict._train.device import default_precision, make_fabric
+from stpredict.models import recipe
+from stpredict.tl._benchmarking.entry import common_fields
 
 
 @pytest.mark.parametrize(("fields", "words"), [
@@ -35,7 +40,23 @@ def test_options_that_are_refused(fields, words):
 
 def test_options_survive_json():
     config = FitConfig(n_epochs=3, lr=1e-3, validation="block")
-    assert FitConfig(**json.loads(json.dumps(config.to_dict()))) == config
+    again = FitConfig(**json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.given == set(TRAINING_FIELDS)  # it replaces a recipe
+
+
+def test_a_configuration_changes_a_recipe_as_a_mapping_does():
+    config = FitConfig(n_epochs=30, warmup_epochs=0.5)  # 30 is the default, and not what the recipe says
+    assert fit_config(config, "stnet") == fit_config({"n_epochs": 30, "warmup_epochs": 0.5}, "stnet")
+    assert fit_config(config, "stnet").n_epochs == 30
+    assert fit_config(config, "stnet").lr == recipe("stnet")["lr"] != FitConfig().lr
+    for same in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), dataclasses.replace(config)):
+        assert same.given == {"n_epochs", "warmup_epochs"}
+    assert dataclasses.replace(config, lr=1e-3).given == {"n_epochs", "warmup_epochs", "lr"}
+    with pytest.raises(ValueError, match="`config` has no 'epochs' here"):
+        fit_config({"epochs": 1}, "stnet")
+    with pytest.raises(ValueError, match="`config` has no 'seed' here"):
+        common_fields(FitConfig(seed=1))
 
 
 @pytest.mark.parametrize(("bf16", "amx", "wanted"), [

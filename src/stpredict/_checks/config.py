@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .names import did_you_mean
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
     """Refuse a value outside a closed set."""
     if value not in allowed:
-        msg = f"`{name}` is {value!r}; allowed: {', '.join(map(repr, allowed))}."
+        msg = f"`{name}` is {value!r}; allowed: {', '.join(map(repr, allowed))}.{did_you_mean([value], allowed)}"
         raise ValueError(msg)
 
 
@@ -40,5 +42,8 @@ def known_fields(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     """Refuse options that do not exist, or are set elsewhere."""
     unknown = [name for name in given if name not in known]
     if unknown:
-        msg = f"{what} has no {', '.join(map(repr, unknown))} here; there are: {', '.join(sorted(known))}."
+        msg = (
+            f"{what} has no {', '.join(map(repr, unknown))} here; there are: {', '.join(sorted(known))}."
+            f"{did_you_mean(unknown, known)}"
+        )
         raise ValueError(msg)

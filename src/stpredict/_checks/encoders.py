@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import SequenceMatcher
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from .models import positive_int
+from .names import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -70,26 +70,12 @@ def known_encoder(name: str, keys: Iterable[str], in_table: str | None, library:
             "`weights`, 'hub:OWNER/NAME' or 'local-dir:FOLDER'."
         )
     else:
-        near = ", ".join(map(repr, nearest(name, [*keys, *library.list_models()])))
+        near = ", ".join(map(repr, nearest(name, [*keys, *library.list_models()], cutoff=0)))
         msg = (
             f"There is no encoder {name!r} (nearest: {near}). Give 'statistics', a key of `stp.models.encoders()`, or "
             "a name of `timm.list_models()`."
         )
     raise ValueError(msg)
-
-
-def nearest(name: str, known: Sequence[str], n: int = 3) -> list[str]:
-    """The names most like a name, whatever its case and punctuation."""
-
-    def plain(text: str) -> str:
-        return "".join(filter(str.isalnum, text.lower()))
-
-    matcher = SequenceMatcher(b=plain(name))
-    scores = []
-    for other in known:
-        matcher.set_seq1(plain(other))
-        scores.append(matcher.ratio())
-    return [known[i] for i in sorted(range(len(known)), key=lambda i: -scores[i])[:n]]
 
 
 def embedding_width(encoder: object, n_features: object) -> None:

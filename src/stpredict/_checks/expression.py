@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from .names import did_you_mean
 from .slides import quote
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def known_genes(asked: Sequence[str], available: Sequence[str]) -> None:
     if missing or not len(asked):
         what = f"{len(missing)} of {len(asked)} genes asked for are not in the table: {', '.join(map(repr, missing))}"
         msg = (
-            f"{what if missing else 'No gene is asked for'}. The table has {len(available)}: {quote(available)}. "
+            f"{what if missing else 'No gene is asked for'}.{did_you_mean(missing, available)} "
+            f"The table has {len(available)}: {quote(available)}. "
             "Leave the missing ones out of `genes`, or let `stp.pp.select_genes(sdata, n_genes=250)` choose."
         )
         raise ValueError(msg)

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from .config import one_of
+from .names import did_you_mean
 from .training import warn
 
 if TYPE_CHECKING:
@@ -230,8 +231,9 @@ def known_model(name: object, known: Iterable[str], *, or_timm: bool = False) ->
     """Refuse a name that the registry does not have; ``or_timm``: mention the names of timm."""
     if name not in (names := sorted(known)):
         msg = (
-            f"No model {name!r} (there are: {', '.join(map(repr, names))}). For a model of your own, "
-            "the module that registers it (`stp.models.register`) must be imported first. See `stp.models.available()`."
+            f"No model {name!r}.{did_you_mean([name], names)} There are: {', '.join(map(repr, names))}. For a model of "
+            "your own, the module that registers it (`stp.models.register`) must be imported first. See "
+            "`stp.models.available()`."
         )
         if or_timm:
             msg += (
@@ -316,8 +318,9 @@ def known_fields(owner: str, given: Iterable[str], allowed: Sequence[str]) -> No
     """Refuse fields that a configuration does not have."""
     if unknown := sorted(set(given) - set(allowed)):
         msg = (
-            f"{owner} has no field {', '.join(map(repr, unknown))} (fields: {', '.join(map(repr, allowed))}). "
-            "Leave it out; if it is in a file, load the file with the version of stpredict that wrote it."
+            f"{owner} has no field {', '.join(map(repr, unknown))} (fields: {', '.join(map(repr, allowed))})."
+            f"{did_you_mean(unknown, allowed)} Leave it out; if it is in a file, load the file with the version of "
+            "stpredict that wrote it."
         )
         raise ValueError(msg)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from .names import did_you_mean
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,7 +35,7 @@ def one_name(what: str, asked: str | None, found: Sequence[str], argument: str) 
         named = "" if asked is None else f" named {asked!r}"
         question = f"Which {what} is meant?" if found and not named else f"There is no {what}{named}."
         advice = f"Give one of these as `{argument}`" if found else "Add one first"
-        msg = f"{question} Found: {quote(found)}. {advice}."
+        msg = f"{question}{did_you_mean(asked or '', found)} Found: {quote(found)}. {advice}."
         raise ValueError(msg)
     return asked
 

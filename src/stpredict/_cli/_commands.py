@@ -41,6 +41,8 @@ def fit(options: argparse.Namespace) -> None:
         check.one_store_for_genes(len(options.sdata))
     if given.pop("resume_from", False):
         given["resume_from"] = given["save_dir"]
+    else:
+        check.new_folder(output_path(options.save_dir, "--out"))
     given["config"] = _config("fit", options)
     given["sdata"] = _read_all(options.sdata)
     if n_genes is not None:
@@ -62,6 +64,7 @@ def predict(options: argparse.Namespace) -> None:
     given, out = _arguments("predict", options), output_path(options.out, "--out")
     layer = given.get("layer")
     check.new_output(out, layer=layer is not None)
+    check.order_of_places("predict", [options.sdata], options.predictor)
     sdata = given["sdata"] = _read(options.sdata)
     with ExitStack() as stack:
         tl.predict(given.pop("sdata"), given.pop("predictor"), client=_client(options, stack), **given)
@@ -95,6 +98,7 @@ def embed(options: argparse.Namespace) -> None:
 def cohort(options: argparse.Namespace) -> bool:
     """Predict many slides and print the result of each; returns whether any failed."""
     given = _arguments("cohort", options)
+    check.order_of_places("cohort", options.paths, options.predictor)
     given["paths"] = name_slides([user_path(path, "slides") for path in options.paths])
     with ExitStack() as stack:
         summary = tl.predict_cohort(**given, client=_client(options, stack))
@@ -102,6 +106,7 @@ def cohort(options: argparse.Namespace) -> bool:
     failed = unfinished["status"] == "failed"
     reasons = unfinished["error"].where(failed, "another process is at it")
     lines = [f"{name}: {reason}\n" for name, reason in reasons.items()]
+    lines += [f"{name}: {text}\n" for name, texts in summary["warnings"].dropna().items() for text in texts]
     sys.stdout.write(f"{''.join(lines)}{len(summary) - len(unfinished)} of {len(summary)} slides: {options.out_dir}\n")
     return bool(failed.any())
 
@@ -241,5 +246,6 @@ def _read_all(given: list[str]) -> SpatialData | dict[str, SpatialData]:
 
 def _read(given: str | Path) -> SpatialData:
     path = user_path(given, "slide")
+    check.no_slide_file(path)
     check.store_exists(path)
     return read_zarr(path)

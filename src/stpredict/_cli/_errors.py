@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .._checks.slides import quote
@@ -10,10 +11,11 @@ from .._checks.slides import quote
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from ._options import Command
 
+PREDICTOR_FILE: Final = "config.json"
+"""What is in the folder of a predictor and in no slide."""
 EXPECTED: Final = (ValueError, TypeError, OSError, FloatingPointError)
 """Errors whose message is written for users; the command line prints it without a traceback."""
 
@@ -82,6 +84,27 @@ def once(name: str, config: Mapping[str, Any], flag: str) -> None:
         raise ValueError(msg)
 
 
+def order_of_places(command: str, slides: Sequence[str], predictor: str) -> None:
+    """Refuse a predictor in the place of a slide if there is none in its own place."""
+    misplaced = [path for path in slides if (Path(path) / PREDICTOR_FILE).is_file()]
+    if misplaced and not (Path(predictor) / PREDICTOR_FILE).is_file():
+        msg = (
+            f"{misplaced[0]!r} is a predictor and {predictor!r} is none: slides come first, the predictor last. Type "
+            f"`stpredict {command} SLIDE PREDICTOR --out …`."
+        )
+        raise ValueError(msg)
+
+
+def no_slide_file(path: Path) -> None:
+    """Refuse a slide file where a store is needed."""
+    if path.is_file():
+        msg = (
+            f"{str(path)!r} is a file, and a SpatialData store (.zarr) is needed. Slide files are predicted by "
+            f"`stpredict cohort {path} PREDICTOR --out FOLDER`, which lays a grid over their tissue."
+        )
+        raise ValueError(msg)
+
+
 def store_exists(path: Path) -> None:
     """Refuse a store that does not exist."""
     if not path.is_dir():
@@ -97,6 +120,11 @@ def new_store(path: Path) -> None:
     if path.suffix != ".zarr":
         msg = f"`--out {path}` must end in .zarr: the whole object is written, with its embeddings."
         raise ValueError(msg)
+    _new(path)
+
+
+def new_folder(path: Path) -> None:
+    """Refuse to overwrite a predictor."""
     _new(path)
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from .. import __version__
 from . import _errors as check
 from ._options import COMMANDS, add_options
 
@@ -19,7 +20,7 @@ Predict spatial gene expression from H&E images.
   stpredict fit train.zarr --out model         learn from slides with measured expression
   stpredict predict new.zarr model --out p.h5ad    predict slides, with or without measured expression
   stpredict embed slide.zarr --encoder uni2-h --out embedded.zarr    encode patches once, for many models
-  stpredict cohort model *.svs --out folder    predict many slide files, each on a grid in its tissue
+  stpredict cohort *.svs model --out folder    predict many slide files, each on a grid in its tissue
   stpredict evaluate predicted.zarr            score predictions against what was measured
   stpredict benchmark *.zarr --models m2ost_ridge encoder_ridge --out folder    compare models on held-out patients
   stpredict pretrain her2st --out folder       make a predictor to share, with its scores on held-out patients
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     """All sub-commands and their options."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="stpredict", description=MAIN, formatter_class=raw)
+    top.add_argument("--version", action="version", version=f"stpredict {__version__}", help="show the version")
     commands = top.add_subparsers(
         dest="command", required=True, metavar="demo | fit | predict | embed | cohort | evaluate | benchmark | pretrain"
     )

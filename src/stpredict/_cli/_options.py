@@ -242,8 +242,8 @@ COHORT = Command(
         "repeat, also after their folders."
     ),
     arguments={
-        "predictor": PREDICTOR,
         "paths": Option("slides", "slide files (.svs, .ndpi, .tiff, ...) or stores (.zarr)", MANY),
+        "predictor": PREDICTOR,
         "out_dir": Option("--out", "folder for results, states and the summary", {"required": True}),
         "shapes_key": Option("--shapes", "element with the spots, made if a slide has none (default: grid)"),
         "um_per_px": Option(
@@ -267,6 +267,7 @@ EVALUATE = Command(
         "regions": SELECTION["regions"],
         "n_splits": Option("--splits", "random halvings of the counts for the ceiling (default: 10)", {"type": int}),
         "seed": Option("--seed", "seed of the halvings (default: 0)", {"type": int}),
+        "by": Option("--by", "scores on donors of training apart", {"choices": ("donor",)}),
     },
     extra={"out": Option("--out", "write the score of every gene to this .csv")},
 )

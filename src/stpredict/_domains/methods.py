@@ -139,7 +139,7 @@ def _expression(task: DomainTask, values: NDArray[np.float32]) -> NDArray[np.flo
     return principal_components(standardize(values, task.slide), task.n_components)
 
 
-def _smoothed(task: DomainTask, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _smooth_expression(task: DomainTask, values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Components of expression averaged over a spot and its neighbours."""
     mean = spatial_graph(task.xy, task.slide).mean_matrix() @ values
     return _expression(task, mean.astype(np.float32))
@@ -163,7 +163,7 @@ def _coordinates(task: DomainTask, values: NDArray[np.float32]) -> NDArray[np.fl
 
 FEATURES: Mapping[str, Callable[[DomainTask, NDArray[np.float32]], NDArray[np.float32]]] = {
     "expression": _expression,
-    "smoothed": _smoothed,
+    "smoothed": _smooth_expression,
     "image": _image,
     "joint": _joint,
     "coordinates": _coordinates,

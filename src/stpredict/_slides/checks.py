@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from .._checks.names import did_you_mean
 from .._checks.slides import MAX_ANISOTROPY, quote
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 MAX_SHIFT_PX = 0.5
 """How far apart two coordinate systems may place an element on an image."""
+ADD_IMAGE = (
+    "Read the slide with its image (`image` of `stp.io.read_visium` and the other readers), or add the pixels, an "
+    "array of shape (channels, height, width) in the coordinates of the spots: "
+    "`sdata.images['image'] = spatialdata.models.Image2DModel.parse(pixels, dims=('c', 'y', 'x'))`."
+)
+"""How to add an image."""
 
 
 def is_spatialdata(value: object, *, several: bool = False) -> None:
@@ -42,7 +49,7 @@ def has_table(names: Sequence[str], asked: str) -> None:
     if asked not in names:
         create = f"Create it with `stp.tl.predict(sdata, predictor, key_added={asked!r})`."
         hint = create if "predict" in asked else "Give one of them as `table_name`."
-        msg = f"No table {asked!r} in `sdata.tables` (found: {quote(names)}). {hint}"
+        msg = f"No table {asked!r} in `sdata.tables` (found: {quote(names)}).{did_you_mean(asked, names)} {hint}"
         raise ValueError(msg)
 
 
@@ -76,7 +83,8 @@ def has_regions(regions: Sequence[str], asked: Sequence[str]) -> None:
     """Refuse spot elements that do not exist or are not annotated."""
     missing = [key for key in asked if key not in regions]
     if missing:
-        msg = f"`shapes_key` names {quote(missing)}; elements that hold spots: {quote(regions)}. Give some of these."
+        hint = did_you_mean(missing, regions)
+        msg = f"`shapes_key` names {quote(missing)}; spots are in: {quote(regions)}.{hint} Give some of these."
         raise ValueError(msg)
 
 
@@ -94,7 +102,8 @@ def has_element(sdata: SpatialData, key: str, table_name: str | None) -> None:
 def has_image(names: Sequence[str], asked: str) -> None:
     """Refuse an image that does not exist."""
     if asked not in names:
-        msg = f"No image {asked!r} in `sdata.images` (found: {quote(names)}). Give one of them as `image_key`."
+        advice = "Give one of them as `image_key`." if names else ADD_IMAGE
+        msg = f"No image {asked!r} in `sdata.images` (found: {quote(names)}).{did_you_mean(asked, names)} {advice}"
         raise ValueError(msg)
 
 
@@ -121,7 +130,7 @@ def one_image(
 ) -> None:
     """Refuse spots that belong to no image, or to several."""
     if not sdata.images:
-        msg = f"There is no image in this object, so spots {shapes_key!r} have no patches. Add one to `sdata.images`."
+        msg = f"There is no image in this object, so spots {shapes_key!r} have no patches. {ADD_IMAGE}"
         raise ValueError(msg)
     if not shared:
         from spatialdata.transformations import get_transformation
@@ -247,14 +256,20 @@ def same_placement(moved: Mapping[str, NDArray[np.float64]], key: str, image_key
 def has_layer(table: AnnData, layer: str | None) -> None:
     """Refuse a layer that does not exist."""
     if layer is not None and layer not in table.layers:
-        msg = f"No layer {layer!r} in the table (found: {quote(layers(table))}). Give `layer`, or leave it out for X."
+        found = layers(table)
+        msg = (
+            f"No layer {layer!r} in the table (found: {quote(found)}).{did_you_mean(layer, found)} Give `layer`, or "
+            "leave it out for X."
+        )
         raise ValueError(msg)
 
 
 def has_column(table: AnnData, column: str, argument: str = "group_key") -> None:
     """Refuse a column of obs that does not exist."""
     if column not in table.obs:
-        msg = f"No column {column!r} in `obs` (found: {quote(list(table.obs.columns))}). Give another `{argument}`."
+        found = list(table.obs.columns)
+        hint = did_you_mean(column, found)
+        msg = f"No column {column!r} in `obs` (found: {quote(found)}).{hint} Give another `{argument}`."
         raise ValueError(msg)
 
 

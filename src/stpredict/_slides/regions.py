@@ -10,6 +10,7 @@ import shapely
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
+from .._checks.names import did_you_mean
 from .._checks.slides import quote
 from .._geometry import apply_affine
 from .placement import affine_matrix
@@ -116,7 +117,10 @@ def of_classes(frame: GeoDataFrame, classes: Sequence[str] | None, key: str) -> 
     known = sorted({value for column in texts for value in column} - {""})
     missing = [name for name in asked if name not in known]
     if missing:
-        msg = f"Shapes {key!r} have no class or name {quote(missing)} (found: {quote(known)}). Choose among these."
+        hint = did_you_mean(missing, known)
+        msg = (
+            f"Shapes {key!r} have no class or name {quote(missing)} (found: {quote(known)}).{hint} Choose among these."
+        )
         raise ValueError(msg)
     return frame[chosen]
 

@@ -16,6 +16,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
+from .._checks.names import did_you_mean
 from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
@@ -271,7 +272,8 @@ def _slide(
     if has_image:
         check.on_image(xy_px, levels[0].pixels.shape, shapes_key, image_key)
     features, record = _embeddings(table, selection.features_key, shapes_key)
-    counts, genes = None, []
+    counts: csr_matrix | None = None
+    genes: list[str] = []
     if table_name is not None and needs_counts:  # of the whole table: views of a backed one are loaded whole
         counts, genes = gene_counts(sdata.tables[table_name], selection.layer, rows)
     return Slide(
@@ -369,8 +371,9 @@ def _embeddings(
     found = [] if table is None else [str(name) for name in table.obsm]
     if table is None or features_key not in found:
         msg = (
-            f"No obsm[{features_key!r}] for the spots of {shapes_key!r} (found: {quote(found)}). Embed their patches "
-            "first (`stp.tl.embed`), give another `features_key`, or leave it out and name an `encoder`."
+            f"No obsm[{features_key!r}] for the spots of {shapes_key!r} (found: {quote(found)})."
+            f"{did_you_mean(features_key, found)} Embed their patches first (`stp.tl.embed`), give another "
+            "`features_key`, or leave it out and name an `encoder`."
         )
         raise ValueError(msg)
     return finite_embeddings(table, features_key, shapes_key), (EmbeddingRecord.of(table, features_key),)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._checks import config as check
+from .._checks.calls import public
 from ..models import recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Validation = Literal["auto", "slide", "block", "none"]
 
@@ -17,6 +19,9 @@ Validation = Literal["auto", "slide", "block", "none"]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
     """How a network is trained.
+
+    The fields that are given change the recipe of the model (`stp.models.recipe`), as a mapping of the same fields
+    does; the other fields are then those of the recipe. Values that the recipe leaves open are the defaults here.
 
     Examples
     --------
@@ -76,6 +81,8 @@ class FitConfig:
     """Memory for decoded image and patches, in bytes. Patches that need more are kept in a temporary file."""
     progress: bool = True
     """Whether a progress bar is shown."""
+    given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    """Names of the fields that were given; not an option itself."""
 
     def __post_init__(self) -> None:
         check.in_range("n_epochs", self.n_epochs, 1, 100_000)
@@ -96,19 +103,45 @@ class FitConfig:
         check.one_of("validation", self.validation, ("auto", "slide", "block", "none"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON.
+        """The options by name, ready for JSON. A configuration made from all of them replaces a recipe.
 
         Returns
         -------
         A new dictionary.
         """
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "given"}
+
+
+def _record_given(cls: type[FitConfig]) -> None:
+    """Let a new configuration know which of its fields were given."""
+    plain, defaults = cls.__init__, {each.name: each.default for each in fields(cls)}
+
+    @wraps(plain)
+    def init(self: FitConfig, *, given: frozenset[str] | None = None, **values: Any) -> None:
+        plain(self, **values)
+        if given is None:
+            given = frozenset(values)
+        else:  # of `dataclasses.replace`, which gives all fields
+            given |= {name for name, value in values.items() if value != defaults[name]}
+        object.__setattr__(self, "given", given)
+
+    setattr(cls, "__init__", public(init))  # noqa: B010  (mypy refuses the assignment)
+
+
+_record_given(FitConfig)
+TRAINING_FIELDS = tuple(each.name for each in fields(FitConfig) if each.name != "given")
+"""Names of all options of training."""
+
+
+def given_fields(
+    config: FitConfig | Mapping[str, Any] | None, known: Sequence[str] = TRAINING_FIELDS
+) -> dict[str, Any]:
+    """The options that were given, by name; those that are not among ``known`` are refused."""
+    given = {name: getattr(config, name) for name in config.given} if isinstance(config, FitConfig) else config or {}
+    check.known_fields("`config`", list(given), known)
+    return {name: given[name] for name in known if name in given}
 
 
 def fit_config(config: FitConfig | Mapping[str, Any] | None, model: str) -> FitConfig:
-    """A given `FitConfig`, or else the recipe of the model with some fields changed."""
-    if isinstance(config, FitConfig):
-        return config
-    given = dict(config or {})
-    check.known_fields("`config`", list(given), [each.name for each in fields(FitConfig)])
-    return FitConfig(**{**recipe(model), **given})
+    """The recipe of the model, changed by the fields that were given."""
+    return FitConfig(**{**recipe(model), **given_fields(config)})

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from .._geometry import PatchSpec
 from .._pixels import PatchReader, visiting_order
+from .._progress import progress_bar
 from ..models import SpotBatch
 from ..pp.spatial_blocks import spatial_blocks
 from . import _errors
@@ -106,7 +106,7 @@ def map_slides(
 ) -> NDArray[np.float32]:
     """Results for the patches of all spots of all slides, in their order; each slide has its own patch."""
     found, n_spots = [], sum(len(slide.xy_px) for slide in slides)
-    with tqdm(total=n_spots, desc="patches", unit="spot", disable=not progress) as bar:
+    with progress_bar(total=n_spots, desc="patches", unit="spot", progress=progress) as bar:
         for slide, patch in zip(slides, patches, strict=True):
             order, parts = [], []
             for piece in read_pieces(slide, patch):
@@ -188,7 +188,7 @@ def _read_all(
     """Pass all patches to ``store`` with their positions among all spots; return which are flagged."""
     flagged = np.empty(sum(len(slide.xy_px) for slide in slides), bool)
     start = 0
-    with tqdm(total=len(flagged), desc="patches", unit="spot", disable=not progress, leave=False) as bar:
+    with progress_bar(total=len(flagged), desc="patches", unit="spot", progress=progress, leave=False) as bar:
         for slide in slides:
             for piece in read_pieces(slide, patches, budget_bytes=budget_bytes):
                 more = piece.spots.more if isinstance(piece.spots, SharedSpots) else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from .._checks.calls import public
 from ..io.sections import STAGGERED_ARRAY, SectionOptions
 from ._local import FileKind, LocalDataset
 
@@ -34,6 +35,7 @@ DATASET = LocalDataset(
 )
 
 
+@public
 def cscc(path: str | PathLike[str], sections: Sequence[str] | None = None) -> SpatialData:
     """Cutaneous squamous cell carcinoma: 12 sections of 4 patients, from a folder you downloaded.
 

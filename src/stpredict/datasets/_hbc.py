@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from .._checks.calls import public
 from ..io.genes import read_gene_map
 from ..io.sections import SectionOptions
 from ._local import FileKind, LocalDataset
@@ -33,6 +34,7 @@ DATASET = LocalDataset(
 )
 
 
+@public
 def hbc(
     path: str | PathLike[str],
     sections: Sequence[str] | None = None,

@@ -6,6 +6,7 @@ import csv
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from .._checks.calls import public
 from ..io.sections import assemble, read_section
 from . import _errors as check
 from ._fetch import RemoteFile, fetch, writable_dir
@@ -24,6 +25,7 @@ BASE_URL = "https://raw.githubusercontent.com/almaan/her2st/85df7411b987a7dec3fe
 DATASET = "her2st"
 
 
+@public
 def her2st(sections: Sequence[str] | None = ("C2", "C3", "C4", "C5")) -> SpatialData:
     """HER2-positive breast cancer: 36 sections of 8 patients with H&E and spatial transcriptomics.
 

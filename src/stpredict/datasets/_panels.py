@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 
+from .._checks.calls import public
 from . import _errors as check
 
 
+@public
 def gene_panel(name: str = "her2st") -> list[str]:
     """Genes that the authors of M2OST predict on a public data set.
 

@@ -9,6 +9,7 @@ from scipy import ndimage, sparse
 
 from .. import _keys as keys
 from .._checks import config as check
+from .._checks.calls import public
 from ..io.images import pyramid
 from ..io.sections import Section, assemble
 
@@ -27,6 +28,7 @@ SLOPE = 0.6
 """Change of the log rate of a gene per standard deviation of its stain in its window."""
 
 
+@public
 def synthetic(
     *, n_slides: int = 3, n_side: int = 10, n_genes: int = 12, um_per_px: float = 4.0, seed: int = 0
 ) -> SpatialData:

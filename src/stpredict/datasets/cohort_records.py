@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from .._checks.calls import public
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cohort:
@@ -102,6 +104,7 @@ _COHORTS = (
 )
 
 
+@public
 def cohorts() -> dict[str, Cohort]:
     """The public cohorts that this module can read: tissue, platform, licence and citation.
 

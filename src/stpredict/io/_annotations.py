@@ -14,6 +14,7 @@ from geopandas import GeoDataFrame
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
+from .._checks.calls import public
 from .._checks.paths import output_file, user_path
 from .._checks.slides import one_name, quote
 from .._checks.training import warn
@@ -42,6 +43,7 @@ N_CORNERS: Final = 64
 """Corners of a circle, which GeoJSON does not have."""
 
 
+@public
 def read_annotations(
     sdata: SpatialData,
     path: str | PathLike[str],
@@ -264,6 +266,7 @@ def _require_on_image(frame: GeoDataFrame, size: tuple[int, int], path: Path, im
         raise ValueError(msg)
 
 
+@public
 def write_annotations(
     sdata: SpatialData,
     path: str | PathLike[str],

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._checks.paths import user_path
 from .._checks.slides import quote
 from .._checks.training import warn
@@ -50,6 +51,7 @@ class PlacedPatches:
         return self.centers * self.scale + self.offset_px
 
 
+@public
 def read_embeddings(
     sdata: SpatialData,
     path: str | PathLike[str] | Mapping[str, str | PathLike[str]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._checks.calls import public
 from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import MAX_ANISOTROPY
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ._counts import GenesIn
 
 
+@public
 @memory_limited
 def read_st(
     image: str | PathLike[str],

@@ -10,6 +10,7 @@ from spatialdata.transformations import Identity, Scale, set_transformation
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import quote
@@ -41,6 +42,7 @@ SCALE_FACTORS_FILE = "scalefactors_json.json"
 DIAMETER_UM = 55.0
 
 
+@public
 @memory_limited
 def read_visium(
     path: str | PathLike[str],

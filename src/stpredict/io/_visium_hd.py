@@ -11,6 +11,7 @@ from spatialdata.transformations import Identity
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._resolution import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@public
 @memory_limited
 def read_visium_hd(
     path: str | PathLike[str],

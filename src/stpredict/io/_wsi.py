@@ -23,6 +23,7 @@ from xarray import DataArray, Dataset, DataTree
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
+from .._checks.calls import public
 from .._checks.memory import memory_limited, require_memory_for_image
 from .._checks.paths import output_path, user_path
 from .._checks.slides import quote
@@ -46,6 +47,7 @@ TIFF_SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PICTURE_SIGNATURES: Final = (b"\x89PNG", b"\xff\xd8\xff")
 
 
+@public
 @memory_limited
 def read_wsi(
     path: str | PathLike[str],

@@ -46,7 +46,7 @@ def open_slide_file(path: Path) -> SlideFile:
             hint = "It is a SpatialData object: read it with `spatialdata.read_zarr(path)`"
         msg = f"Zarr folder '{path}' is no OME-Zarr image (its metadata hold {quote(names)}). {hint}."
         raise ValueError(msg)
-    multiscale, axes = _validated(metadata, path)
+    multiscale, axes = _check_metadata(metadata, path)
     paths = [dataset["path"] for dataset in multiscale["datasets"]]
     with check.decoding(path, "slide"):
         stored: dict[str, Any] = {name: group.get(name) for name in paths}
@@ -83,7 +83,7 @@ def open_slide_file(path: Path) -> SlideFile:
     )
 
 
-def _validated(metadata: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _check_metadata(metadata: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The first image of ``multiscales`` and its axes, of which every field that is used has the right type."""
     multiscales = metadata["multiscales"]
     multiscale = multiscales[0] if isinstance(multiscales, list) else None

@@ -11,6 +11,7 @@ from spatialdata.transformations import Affine, Scale, set_transformation
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
+from .._checks.calls import public
 from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import quote
@@ -35,6 +36,7 @@ GENE: Final = "feature_name"
 LOCATIONS: Final = {"x": "x_location", "y": "y_location", "z": "z_location"}
 
 
+@public
 @memory_limited
 def read_xenium(
     path: str | PathLike[str],

@@ -11,8 +11,8 @@ from ._ceiling import noise_ceiling
 from ._error import mae, rmse
 from ._partitions import chaos, domain_share, lisi, pas, silhouette
 from ._spatial import morans_i
-from ._summary import best, top_variable
 from .correlation import pearson, spearman
+from .top_genes import best, top_variable
 
 __all__ = [
     "ari",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._checks.calls import public
 from . import _errors as check
 from ._rows import align, label_codes
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+@public
 def ari(labels: ArrayLike, other: ArrayLike) -> float:
     """Adjusted Rand index of two partitions :cite:p:`Hubert1985`.
 
@@ -45,6 +47,7 @@ def ari(labels: ArrayLike, other: ArrayLike) -> float:
     return float(adjusted_rand_score(*_pairs(labels, other)))
 
 
+@public
 def nmi(labels: ArrayLike, other: ArrayLike) -> float:
     """Normalised mutual information of two partitions: mutual information over the mean of the two entropies.
 
@@ -75,6 +78,7 @@ def nmi(labels: ArrayLike, other: ArrayLike) -> float:
     return float(normalized_mutual_info_score(*_pairs(labels, other)))
 
 
+@public
 def homogeneity_completeness(labels: ArrayLike, domains: ArrayLike) -> tuple[float, float]:
     """Whether domains split labels (low completeness) or merge them (low homogeneity) :cite:p:`Rosenberg2007`.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._checks.calls import public
 from . import _errors as check
 from ._rows import align, as_float, blocks, is_constant, row_products, unit_rows
 from .correlation import LEAST
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csc_array, sparray, spmatrix
 
 
+@public
 def noise_ceiling(
     counts: ArrayLike | sparray | spmatrix,
     *,

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from .._checks.calls import public
 from ._rows import score_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+@public
 def rmse(observed: ArrayLike, predicted: ArrayLike, *, axis: Literal["gene", "spot"] = "gene") -> NDArray[np.float64]:
     r"""Root mean squared error, per gene or per spot.
 
@@ -59,6 +61,7 @@ def rmse(observed: ArrayLike, predicted: ArrayLike, *, axis: Literal["gene", "sp
     return score_rows(_rmse, observed, predicted, axis=axis, needed=1)
 
 
+@public
 def mae(observed: ArrayLike, predicted: ArrayLike, *, axis: Literal["gene", "spot"] = "gene") -> NDArray[np.float64]:
     r"""Mean absolute error, per gene or per spot.
 

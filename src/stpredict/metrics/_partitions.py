@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks.calls import public
 from . import _errors as check
 from ._rows import align, label_codes
 
@@ -16,6 +17,7 @@ SILHOUETTE_SPOTS = 10_000
 """The silhouette of more spots is estimated on a random sample of this size."""
 
 
+@public
 def silhouette(features: ArrayLike, domains: ArrayLike, *, seed: int = 0) -> float:
     """Mean silhouette of spots: how much nearer they are to their own domain than to the next, in a feature space.
 
@@ -56,6 +58,7 @@ def silhouette(features: ArrayLike, domains: ArrayLike, *, seed: int = 0) -> flo
     return float(silhouette_score(values, codes))
 
 
+@public
 def chaos(xy: ArrayLike, domains: ArrayLike, *, slide: ArrayLike | None = None) -> float:
     """Spatial chaos score: mean distance of a spot to the nearest spot of its domain, in spot distances.
 
@@ -101,6 +104,7 @@ def chaos(xy: ArrayLike, domains: ArrayLike, *, slide: ArrayLike | None = None) 
     return float(np.concatenate(found).mean())
 
 
+@public
 def pas(xy: ArrayLike, domains: ArrayLike, *, n_neighbors: int = 10, slide: ArrayLike | None = None) -> float:
     """Proportion of abnormal spots: those of which more than half of the nearest spots lie in other domains.
 
@@ -148,6 +152,7 @@ def pas(xy: ArrayLike, domains: ArrayLike, *, n_neighbors: int = 10, slide: Arra
     return float(abnormal.mean())
 
 
+@public
 def lisi(features: ArrayLike, labels: ArrayLike, *, perplexity: float = 30) -> NDArray[np.float64]:
     """Local inverse Simpson index (LISI): effective number of labels among the neighbours of each spot.
 
@@ -191,6 +196,7 @@ def lisi(features: ArrayLike, labels: ArrayLike, *, perplexity: float = 30) -> N
     return np.asarray(1 / (share**2).sum(axis=0))
 
 
+@public
 def domain_share(values: ArrayLike, domains: ArrayLike) -> float:
     """Share of the variance of genes that domains explain: adjusted R², averaged over genes.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks.calls import public
 from . import _errors as check
 from ._rows import align, as_float, as_matrix, blocks, complete_spots, is_constant, row_products, unit_rows
 from .correlation import LEAST
@@ -23,6 +24,7 @@ TIED = 1e-4
 """A spot further away than the last neighbour by at most this share of the distance is a neighbour too."""
 
 
+@public
 def morans_i(
     values: ArrayLike, xy: ArrayLike, *, n_neighbors: int = 6, slide: ArrayLike | None = None
 ) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from .._checks.calls import public
 from ._rows import is_constant, row_products, score_rows, unit_rows
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ LEAST = 3
 """Values one correlation needs: two always give 1 or -1."""
 
 
+@public
 def pearson(
     observed: ArrayLike, predicted: ArrayLike, *, axis: Literal["gene", "spot"] = "gene"
 ) -> NDArray[np.float64]:
@@ -73,6 +75,7 @@ def pearson(
     return score_rows(_pearson, observed, predicted, axis=axis, needed=LEAST)
 
 
+@public
 def spearman(
     observed: ArrayLike, predicted: ArrayLike, *, axis: Literal["gene", "spot"] = "gene"
 ) -> NDArray[np.float64]:

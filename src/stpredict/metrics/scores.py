@@ -13,8 +13,8 @@ import numpy as np
 from ._ceiling import noise_ceiling
 from ._error import mae, rmse
 from ._spatial import morans_i
-from ._summary import best, top_variable
 from .correlation import LEAST, pearson, spearman
+from .top_genes import best, top_variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._numba import compiled
+from .._numba import compile_loop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@compiled
+@compile_loop
 def histograms(patches: NDArray[np.uint8], margin: int) -> NDArray[np.int64]:
     """Histogram of each channel in the spot (the narrowest patch without ``margin``) and in every field of view."""
     n, n_scales, n_channels, size, _ = patches.shape
@@ -28,7 +28,7 @@ def histograms(patches: NDArray[np.uint8], margin: int) -> NDArray[np.int64]:
     return found
 
 
-@compiled
+@compile_loop
 def _histogram(plane: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Histogram with four sets of counters: neighbouring pixels are often equal and would wait for one counter."""
     counts = np.zeros((4, 256), np.int32)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._checks.calls import public
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -19,6 +21,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
+@public
 def unit_pixels(patches: Tensor) -> Tensor:
     """Pixels as floating point in [0, 1].
 

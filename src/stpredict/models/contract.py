@@ -77,12 +77,12 @@ class SpotBatch:
 def map_tensors(spots: SpotBatch, function: Callable[[Tensor], Tensor]) -> SpotBatch:
     """A batch with a function applied to every tensor, also to those in a tuple."""
 
-    def mapped(value: Any) -> Any:
+    def map_value(value: Any) -> Any:
         if isinstance(value, tuple):
-            return tuple(map(mapped, value))
+            return tuple(map(map_value, value))
         return function(value) if isinstance(value, torch.Tensor) else value
 
-    return replace(spots, **{each.name: mapped(getattr(spots, each.name)) for each in fields(spots)})
+    return replace(spots, **{each.name: map_value(getattr(spots, each.name)) for each in fields(spots)})
 
 
 class FloatLinear(nn.Linear):

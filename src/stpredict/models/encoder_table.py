@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._checks import encoders as check
+from .._checks.calls import public
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -207,6 +208,7 @@ ENCODERS: Mapping[str, EncoderRow] = MappingProxyType(
 """All rows by key."""
 
 
+@public
 def encoders() -> pd.DataFrame:
     """List pathology foundation models and other image encoders that ``encoder=`` takes.
 

@@ -27,6 +27,7 @@ from einops import rearrange
 from torch import nn
 
 from .._checks import models as check
+from .._checks.calls import public
 from ._layers import attend, center, split_heads
 from ._precision import unit_pixels
 from .contract import FloatLinear, SpotModel
@@ -219,6 +220,7 @@ class M2OSTReference(SpotModel):
         ]
 
 
+@public
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights in a ``state_dict`` of the published code.
 

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from .._checks.calls import public
 from .contract import SpotBatch
 from .encoder import Encoder
 from .model_config import uses_embeddings
@@ -34,6 +35,7 @@ WINDOW = 64
 _PITCH_UM = 200.0
 
 
+@public
 def available() -> pd.DataFrame:
     """List the named models and ensembles, with their size and cost.
 

@@ -84,7 +84,8 @@ def haematoxylin(patch: NDArray[np.float32]) -> NDArray[np.float64]:
     density = -np.log10(np.maximum(patch, 1 / 255)).reshape(3, -1)
     stains = np.stack([HAEMATOXYLIN, EOSIN], axis=1)
     amount = np.linalg.lstsq(stains, density.astype(np.float64), rcond=None)[0][0]
-    return np.maximum(amount, 0.0).reshape(patch.shape[1:])
+    positive: NDArray[np.float64] = np.maximum(amount, 0.0).reshape(patch.shape[1:])
+    return positive
 
 
 def nucleus_statistics(density: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -95,7 +96,7 @@ def nucleus_statistics(density: NDArray[np.float64]) -> NDArray[np.float64]:
     smooth = ndimage.gaussian_filter(density, SMOOTH_PX)
     if np.ptp(smooth) < 1e-6:
         return np.zeros(N_NUCLEI)
-    dark = smooth > max(LEAST_DENSITY, threshold_otsu(smooth))
+    dark = smooth > max(LEAST_DENSITY, threshold_otsu(smooth))  # type: ignore[no-untyped-call]
     parts, n_parts = ndimage.label(dark)
     area = np.bincount(parts.ravel(), minlength=n_parts + 1).astype(np.float64)
     kept = np.flatnonzero(area >= LEAST_PX)
@@ -130,8 +131,10 @@ def _elongation(parts: NDArray[np.int32], area: NDArray[np.float64], kept: NDArr
     label = parts[rows, columns]
     total = partial(np.bincount, label, minlength=len(area))
     y, x = (total(weights=each) / np.maximum(area, 1) for each in (rows, columns))
-    rows, columns = rows - y[label], columns - x[label]
-    yy, xx, yx = (total(weights=a * b)[kept] / area[kept] + add for a, b, add in
-                  ((rows, rows, 1 / 12), (columns, columns, 1 / 12), (rows, columns, 0.0)))  # fmt: skip
+    dy, dx = rows - y[label], columns - x[label]
+    yy, xx, yx = (
+        total(weights=a * b)[kept] / area[kept] + pixel
+        for a, b, pixel in ((dy, dy, 1 / 12), (dx, dx, 1 / 12), (dy, dx, 0.0))
+    )
     spread = np.sqrt((yy - xx) ** 2 + 4 * yx**2)
     return float((np.log((yy + xx + spread) / np.maximum(yy + xx - spread, 1e-9)) / 2).mean())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._checks.calls import public
 from .._checks.models import warn_no_pretrained
 from .._checks.paths import no_folder_names, user_path
 from .._files import DamagedFileError, read_json
@@ -77,6 +78,7 @@ class PretrainedEntry:
         return found
 
 
+@public
 def pretrained() -> pd.DataFrame:
     """List the predictors that can be loaded by name, with what they were trained on and how good they are.
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from .._checks import models as check
+from .._checks.calls import public
 from ._variants import DEFAULT, ENSEMBLES, VARIANTS, Variant, timm_network
 from .model_config import GIVEN, LATER_FIELDS
 
@@ -38,6 +39,7 @@ _KNOWN: dict[str, Variant] = dict(VARIANTS)
 """All rows: those of the package, and those that users registered."""
 
 
+@public
 def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
     """Configuration of a named model.
 
@@ -64,6 +66,7 @@ def config(name: str, n_outputs: int, overrides: Mapping[str, Any] | None = None
     return _config(variant, {**variant.overrides, **(overrides or {}), "n_outputs": n_outputs})
 
 
+@public
 def register(
     name: str,
     model: type[SpotModel],
@@ -121,6 +124,7 @@ def register(
     _KNOWN[name] = row
 
 
+@public
 def recipe(name: str) -> dict[str, Any]:
     """Default training options of a named model.
 
@@ -170,6 +174,7 @@ def accepts_embeddings(name: str, options: Mapping[str, Any]) -> bool:
     return "encoder" in config_fields(name) and options.get("encoder", GIVEN) == GIVEN
 
 
+@public
 def build(config: ModelConfig) -> SpotModel:
     """Build a network with random weights from torch's global generator.
 
@@ -193,6 +198,7 @@ def build(config: ModelConfig) -> SpotModel:
     return cast("SpotModel", getattr(_module(variant), variant.model)(config))
 
 
+@public
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """A configuration as values for JSON.
 
@@ -220,6 +226,7 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     return {"model": type(config).__name__.removesuffix("Config"), "config": values}
 
 
+@public
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     """A configuration from the values of ``config_to_dict``, checked field by field.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
 
 from .._checks import config as check_config
+from .._checks.calls import public
 from ..metrics.scores import GENE_SCORES
 from . import _errors as check
 from ._style import BLUE, DASHES, NEUTRAL, ORANGE, WIDTH_IN, italic, look, number, panels, tidy
@@ -28,6 +29,7 @@ MOST_NUMBERS, NUMBER_IN = 8, 0.3
 """Largest number of models for which the cells of the heat map show numbers, and the width a cell needs, in inches."""
 
 
+@public
 def benchmark_scores(benchmark: BenchmarkLike, *, metric: str = "pearson", ax: Axes | None = None) -> Axes:
     """Scores of all genes, one row per model, the best model on top.
 
@@ -77,7 +79,7 @@ def benchmark_scores(benchmark: BenchmarkLike, *, metric: str = "pearson", ax: A
             _row(ax, y, genes, mean, color)
         if baseline in rows:
             ax.axvline(float(means[baseline]), color=ORANGE, linewidth=0.8, linestyle=DASHES, zorder=0, gid="baseline")
-            above = {"ha": "center", "va": "bottom", "color": ORANGE, "fontsize": 7}
+            above: dict[str, Any] = {"ha": "center", "va": "bottom", "color": ORANGE, "fontsize": 7}
             ax.text(float(means[baseline]), 1.0, "best baseline", transform=ax.get_xaxis_transform(), **above)
         ax.set(xlabel=LABELS.get(metric, metric), ylim=(len(rows) - 0.4, -0.6))
         ax.set_yticks(range(len(rows)), list(rows))
@@ -99,6 +101,7 @@ def _row(ax: Axes, y: int, genes: NDArray[np.float64], mean: float, color: str) 
     ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), color=color, va="center", fontweight="bold")
 
 
+@public
 def benchmark_genes(
     benchmark: BenchmarkLike,
     *,

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from . import _errors as check
 from ._pca import components_legend
 from ._slide_axes import BELOW, Window, bare, draw_spots, scale_bar
@@ -31,6 +32,7 @@ SPOT = 0.9
 """Diameter of circles in distances between neighbouring spots."""
 
 
+@public
 def benchmark_maps(
     benchmark: BenchmarkLike,
     gene: str,
@@ -98,6 +100,7 @@ def benchmark_maps(
     return axes
 
 
+@public
 def benchmark_pca(
     benchmark: BenchmarkLike,
     slide: str | None = None,

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from .. import _keys as keys_of
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._checks.slides import one_name
 from .._palette import category_palette
 from .._slides import checks as check_elements
@@ -32,11 +33,12 @@ LEGEND_IN = 1.1
 """Width of the legend of a panel in inches."""
 
 
+@public
 def domains(
     sdata: SpatialData,
     *,
     keys: str | Sequence[str] = keys_of.DOMAIN,
-    region: str | None = None,
+    shapes_key: str | None = None,
     table_name: str | None = None,
     image_key: str | None = None,
     coordinate_system: str | None = None,
@@ -57,7 +59,7 @@ def domains(
         Object with spots and a table; without an image spots are drawn on white.
     keys
         Columns of ``obs``, one panel each.
-    region
+    shapes_key
         The spots element to draw, if the table annotates several.
     table_name
         Table; by default ``"observed"``, or the only one with counts.
@@ -82,7 +84,7 @@ def domains(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=1, n_side=8)
-    >>> _ = stp.tl.domains(sdata, 3, "expression", seeds=2, progress=False)
+    >>> _ = stp.tl.domains(sdata, 3, "expression", n_seeds=2, progress=False)
     >>> axes = stp.pl.domains(sdata, keys=["domain", "domain_agreement"])
     >>> axes[0].get_title(loc="left")
     'domain (expression)'
@@ -91,13 +93,13 @@ def domains(
     check_config.in_range("spot_size", spot_size, 0.01, 100)
     selection = Selection(
         image_key=image_key,
-        shapes_key=region,
+        shapes_key=shapes_key,
         table_name=table_name,
         coordinate_system=coordinate_system,
         um_per_px=um_per_px,
     )
     slides = {slide.name: slide for slide in resolve(sdata, selection, needs_counts=False, needs_image=False)}
-    slide = slides[one_name("slide", region, list(slides), "region")]
+    slide = slides[one_name("slide", shapes_key, list(slides), "shapes_key")]
     table = sdata.tables[str(slide.table_name)]
     names = [keys] if isinstance(keys, str) else list(keys)
     for name in names or [""]:

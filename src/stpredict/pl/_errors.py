@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks.names import did_you_mean
 from .._checks.slides import quote
 
 if TYPE_CHECKING:
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 def known_gene(gene: str, available: Sequence[str], key: str) -> None:
     """Refuse a gene that has no values under a key."""
     if gene not in available:
-        close = get_close_matches(gene, available, n=3, cutoff=0.6)
-        hint = f"Did you mean {', '.join(map(repr, close))}?" if close else f"There are {quote(available)}."
-        msg = f"No gene {gene!r} in {key!r} ({len(available)} genes). {hint} Give another gene, or other `keys`."
+        hint = did_you_mean(gene, available) or f" There are {quote(available)}."
+        msg = f"No gene {gene!r} in {key!r} ({len(available)} genes).{hint} Give another gene, or other `keys`."
         raise ValueError(msg)
 
 
@@ -34,7 +33,7 @@ def some_gene(genes: Sequence[str]) -> None:
 def some_value(values: NDArray[Any], what: str, key: str) -> None:
     """Refuse to draw values that are all missing."""
     if not np.isfinite(values).any():
-        msg = f"Every value of {what} in {key!r} is missing in this region. Choose another `region` or other `keys`."
+        msg = f"Every value of {what} in {key!r} is missing there. Choose another `shapes_key` or other `keys`."
         raise ValueError(msg)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._slides.slides import Selection
 from . import _errors as check
 from ._slide_axes import draw_slide, slide_panels
@@ -49,12 +50,13 @@ class Panel:
     """``(n_spots,)``, NaN where nothing is drawn."""
 
 
+@public
 def expression(
     sdata: SpatialData,
     genes: str | Sequence[str],
     *,
     keys: str | Sequence[str] | None = None,
-    region: str | None = None,
+    shapes_key: str | None = None,
     table_name: str | None = None,
     layer: str | None = None,
     image_key: str | None = None,
@@ -87,7 +89,7 @@ def expression(
         What to draw, one panel each: ``"observed"`` is the table of counts, ``"image"`` the H&E image alone; any other
         key is a table of `tl.predict` or a layer of the table of counts, drawn without normalisation. By default
         ``"observed"`` and ``"predicted"``, as far as they exist; without counts, ``"image"`` and ``"predicted"``.
-    region
+    shapes_key
         The spots element to draw; it can be left out if the keys have only one in common.
     table_name
         Table of counts; by default ``"observed"``, or the only table that is not a prediction.
@@ -123,7 +125,7 @@ def expression(
     Raises
     ------
     ValueError
-        If there is nothing to draw, or a gene, key or region is not there.
+        If there is nothing to draw, or a gene, key or element is not there.
 
     Examples
     --------
@@ -140,7 +142,11 @@ def expression(
     names = [genes] if isinstance(genes, str) else list(genes)
     check.some_gene(names)
     selection = Selection(
-        image_key=image_key, shapes_key=region, table_name=table_name, coordinate_system=coordinate_system, layer=layer
+        image_key=image_key,
+        shapes_key=shapes_key,
+        table_name=table_name,
+        coordinate_system=coordinate_system,
+        layer=layer,
     )
     if keys is None:
         keys = what_there_is(sdata, selection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._checks.calls import public
 from . import _errors as check
 from ._style import NEUTRAL, category, look, panels, tidy
 
@@ -27,6 +28,7 @@ SCORE = "val_pearson"
 DASHES: Any = (0, (3, 1.5))
 
 
+@public
 def history(history: pd.DataFrame | HasHistory, *, ax: Axes | Sequence[Axes] | None = None) -> NDArray[Any]:
     """Loss and validation score (Pearson correlation of a gene over spots, mean over genes) by epoch.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks.calls import public
 from .._checks.slides import quote
 from . import _errors as check
 from ._style import NEUTRAL, category, look, panels, tidy
@@ -21,6 +22,7 @@ METHOD, N_MEASURED, PLACE, DRAW = "method", "n_measured", "place", "draw"
 LABELS = {"gene_pearson": "gene-wise Pearson r", "rmse": "RMSE per spot", "spot_pearson": "spot-wise Pearson r"}
 
 
+@public
 def learning_curve(
     scores: pd.DataFrame, *, metric: str = "gene_pearson", ax: Axes | Sequence[Axes] | None = None
 ) -> NDArray[Any]:

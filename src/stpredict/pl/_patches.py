@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
+from .._checks.calls import public
 from .._checks.slides import quote
 from .._geometry import PatchSpec
 from .._pixels import PatchReader
@@ -33,12 +34,13 @@ AROUND = 1.25
 """Side of the overview in widest fields of view."""
 
 
+@public
 def patches(
     sdata: SpatialData,
     spot: int | str,
     *,
     patch: PatchSpec | None = None,
-    region: str | None = None,
+    shapes_key: str | None = None,
     table_name: str | None = None,
     image_key: str | None = None,
     coordinate_system: str | None = None,
@@ -55,7 +57,7 @@ def patches(
     patch
         Fields of view and size, such as ``predictor.patch``. By default those recorded in the table ``"predicted"``,
         or else 1.5, 3 and 6 spot diameters at 224 px.
-    region
+    shapes_key
         The spots element to look in; all by default.
     table_name
         Table that names the spots; by default ``"observed"``, or else ``"predicted"``, or else the only table.
@@ -80,7 +82,7 @@ def patches(
     """
     table = _table(sdata, table_name)
     selection = Selection(image_key=image_key, table_name=table, coordinate_system=coordinate_system)
-    slide, i = _find(sdata, spot, region, selection)
+    slide, i = _find(sdata, spot, shapes_key, selection)
     spec = patch or _recorded_patch_spec(sdata) or PatchSpec(fov_um=tuple(fov * slide.diameter_um for fov in FOV_SPOTS))
     pixels = PatchReader(slide.levels, slide.um_per_px, spec, axes=slide.axes).read(slide.xy_px[i : i + 1])[0][0]
     with look():
@@ -120,26 +122,26 @@ def _recorded_patch_spec(sdata: SpatialData) -> PatchSpec | None:
     return PatchSpec(fov_um=tuple(float(fov) for fov in params["fov_um"]), size_px=int(params["size_px"]))
 
 
-def _find(sdata: SpatialData, spot: int | str, region: str | None, selection: Selection) -> tuple[Slide, int]:
+def _find(sdata: SpatialData, spot: int | str, shapes_key: str | None, selection: Selection) -> tuple[Slide, int]:
     """The slide that a spot is on, and its position there: by its name in the table, else by its index."""
     table = selection.table_name
     if table is None:
         regions = [*sdata.shapes, *sdata.labels]
     else:
         regions = check_elements.annotated_regions(sdata.tables[table], table)
-    searched = regions if region is None else [check_slides.one_name("region", region, regions, "region")]
+    searched = regions if shapes_key is None else [check_slides.one_name("element", shapes_key, regions, "shapes_key")]
     slides = [resolve(sdata, replace(selection, shapes_key=key), needs_table=False)[0] for key in searched]
     found = _positions(slides, "obs_names", spot) or _positions(slides, "instances", spot)
     if not found:
         names = quote([name for slide in slides for name in slide.obs_names])
         msg = (
-            f"No spot {spot!r} in region {quote(searched)} (spots: {names}). Give a name from `obs_names` of the "
+            f"No spot {spot!r} in {quote(searched)} (spots: {names}). Give a name from `obs_names` of the "
             "table, or an index of the spots element."
         )
         raise ValueError(msg)
     if len(found) > 1:
         matches = quote([slide.shapes_key for slide, _ in found])
-        msg = f"Spot {spot!r} is in several regions: {matches}. Give `region`, or a name from `obs_names`."
+        msg = f"Spot {spot!r} is in several elements: {matches}. Give `shapes_key`, or a name from `obs_names`."
         raise ValueError(msg)
     return found[0]
 

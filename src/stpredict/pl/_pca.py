@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _keys as keys_of
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._checks.slides import quote
 from .._slides.slides import Selection
 from . import _errors as check
@@ -30,11 +31,12 @@ CHANNELS = ("#D62728", "#2CA02C", "#3C7FD0")
 INSTEAD = "stp.pl.expression(sdata, gene)"
 
 
+@public
 def pca(
     sdata: SpatialData,
     *,
     keys: str | Sequence[str] = keys_of.PREDICTED,
-    region: str | None = None,
+    shapes_key: str | None = None,
     table_name: str | None = None,
     layer: str | None = None,
     image_key: str | None = None,
@@ -56,7 +58,7 @@ def pca(
     keys
         What to draw, one panel each: ``"observed"`` is the table of counts; any other key is a table of `tl.predict`
         or a layer of the table of counts.
-    region
+    shapes_key
         The spots element to draw; it can be left out if the keys have only one in common.
     table_name
         Table of counts; by default ``"observed"``, or the only table that is not a prediction.
@@ -95,7 +97,11 @@ def pca(
     check_config.in_range("image_alpha", image_alpha, 0, 1)
     check_config.in_range("spot_size", spot_size, 0.01, 100)
     selection = Selection(
-        image_key=image_key, shapes_key=region, table_name=table_name, coordinate_system=coordinate_system, layer=layer
+        image_key=image_key,
+        shapes_key=shapes_key,
+        table_name=table_name,
+        coordinate_system=coordinate_system,
+        layer=layer,
     )
     found = sources(sdata, keys, selection)
     standard = _standardize(found)

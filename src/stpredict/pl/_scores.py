@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._checks import config as check_config
+from .._checks.calls import public
 from . import _errors as check
 from ._style import BLUE, DASHES, NEUTRAL, ORANGE, italic, look, number, panels, tidy
 
@@ -23,6 +24,7 @@ ROWS = (("pearson_ridge_color", ORANGE), ("pearson", BLUE), ("ceiling", NEUTRAL)
 JITTER, ABOVE = 0.09, 1.01
 
 
+@public
 def scores(
     scores: pd.DataFrame,
     *,
@@ -133,7 +135,7 @@ def _against_ceiling(
     margin = 0.05 * (high - low)
     ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=0.8)
     diagonal: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
-    above = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    above: dict[str, Any] = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
     ax.annotate("ceiling", (0.5 * high, 0.5 * high), color=NEUTRAL, fontsize=7, **above, **diagonal)
     ax.axhline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
     ax.scatter(x[complete], y[complete], s=9, color=BLUE, alpha=0.75, linewidths=0)

@@ -84,7 +84,7 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     regions = {key: check_elements.annotated_regions(sdata.tables[table], table) for key, (table, _) in places.items()}
     shared = [name for name in regions[asked[0]] if all(name in found for found in regions.values())]
     given = selection.shapes_key if isinstance(selection.shapes_key, str) else None
-    region = check_slides.one_name(f"region of {quote(asked)}", given, shared, "region")
+    region = check_slides.one_name(f"element of {quote(asked)}", given, shared, "shapes_key")
     measured = {key for key, place in places.items() if place == (counts_table, selection.layer)}
     meant = {
         key: replace(selection, table_name=table, layer=layer, shapes_key=region)

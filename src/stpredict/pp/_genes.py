@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check
+from .._checks.calls import public
 from .._slides.expression import gene_counts, on_tissue
 from .._slides.slides import counts_table_name, rows_in_regions
 from ._tables import counts_table, training_rows
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@public
 def select_genes(
     sdata: SpatialData,
     *,

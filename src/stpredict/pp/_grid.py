@@ -11,6 +11,7 @@ from geopandas import GeoDataFrame
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
 from .._slides import elements
@@ -28,6 +29,7 @@ MAX_PLACES = 50_000_000
 """Largest number of places of a lattice that are computed."""
 
 
+@public
 def spot_grid(
     sdata: SpatialData,
     like: str | WithProvenance | None = None,

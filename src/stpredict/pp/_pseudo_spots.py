@@ -17,6 +17,7 @@ from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check_expression
 from .._checks import slides as check_slides
+from .._checks.calls import public
 from .._checks.slides import quote
 from .._geometry import apply_affine
 from .._resolution import image_resolution
@@ -48,6 +49,7 @@ Xenium: ``NegControlProbe_``, ``NegControlCodeword_``, ``UnassignedCodeword_``, 
 """
 
 
+@public
 def spots_from_transcripts(
     sdata: SpatialData,
     points_key: str | None = None,
@@ -170,6 +172,7 @@ def spots_from_transcripts(
     _write(sdata, key_added, lattice, ids[kept], table, record)
 
 
+@public
 def spots_from_cells(
     sdata: SpatialData,
     table_name: str | None = None,

@@ -11,6 +11,7 @@ from geopandas import GeoDataFrame
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._pixels import best_level, rgb_strips
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
@@ -71,6 +72,7 @@ class WindowMeasures:
     """``(n,)`` share of pixels with ink, or black."""
 
 
+@public
 def quality(
     sdata: SpatialData,
     *,

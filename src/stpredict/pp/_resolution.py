@@ -9,6 +9,7 @@ from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from .._geometry import neighbour_pitch
 from .._resolution import (
     Resolution,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .._slides.slides import Slide
 
 
+@public
 def resolution(
     sdata: SpatialData,
     *,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from ._tables import counts_table, group_names, known_groups
 from .spatial_blocks import spatial_blocks
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 BLOCK = "block"
 
 
+@public
 def split(
     sdata: SpatialData,
     *,

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _keys as keys
 from .._checks import slides as check_slides
+from .._checks.calls import public
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
 from .._slides import elements
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
 
 
+@public
 def stain(
     sdata: SpatialData,
     *,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._numba import compiled
+from .._numba import compile_loop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ UNIT = 64
 """Steps of the table within a grey value."""
 
 
-@compiled
+@compile_loop
 def look_up(table: NDArray[np.uint16], pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
     """Replace every colour of ``pixels`` ``(n, 3, m)`` by trilinear interpolation in whole numbers, halves rounded up.
 

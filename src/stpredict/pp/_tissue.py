@@ -9,6 +9,7 @@ import numpy as np
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import slides as check_slides
+from .._checks.calls import public
 from .._checks.slides import quote
 from .._geometry import axis_scales
 from .._resolution import image_resolution
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 METHOD: Final = "otsu of log(stain x texture)"
 
 
+@public
 def tissue(
     sdata: SpatialData,
     *,

@@ -8,7 +8,7 @@ from ._describe import describe
 from ._domain_scores import domain_scores
 from ._domains import domains
 from ._embed import embed
-from ._evaluate import evaluate, summary
+from ._evaluate import evaluate
 from ._fit import fit
 from ._impute import impute
 from ._options import FitConfig, PatchSpec, PredictOptions, Selection
@@ -19,6 +19,7 @@ from ._predictor.provenance import Provenance
 from ._pretrain import pretrain
 from ._raster import rasterize
 from ._self_train import self_train
+from ._summary import summary
 from ._super_resolution.super_resolve import super_resolve
 
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .._checks.calls import public
 from .._slides.slides import Selection
 from . import _errors as check
 from ._adaptation.empirical_bayes import fit_adaptation
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ._predictor.predictor import Predictor
 
 
+@public
 def adapt(
     predictor: Predictor,
     sdata: SpatialData,

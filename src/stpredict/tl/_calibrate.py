@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from .._checks.calls import public
 from .._checks.slides import quote
+from .._progress import progress_bar
 from .._slides.identity import SlideIdentity, known_slides
 from .._slides.regions import classes_by_element
 from .._slides.slides import Selection, resolve
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
     from ._predictor.predictor import Predictor
 
 
+@public
 def calibrate(
     predictor: Predictor,
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,
     group_key: str | None = None,
-    n_views: int = N_SYMMETRIES,
+    n_views: int | None = None,
     stain: StainMethod | None = None,
     layer: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
@@ -68,8 +70,8 @@ def calibrate(
     group_key
         Column of ``obs`` with the group of each slide (the patient). By default every slide is a group.
     n_views
-        Number of flips and rotations of the patches. Their mean is the prediction; the larger their standard deviation,
-        the wider the interval.
+        Number of flips and rotations of the patches, by default all 8. Their mean is the prediction; the larger their
+        standard deviation, the wider the interval.
     stain
         Stain normalisation as in `predict`; predict with the same.
     layer
@@ -130,6 +132,7 @@ def calibrate(
     (16, 12)
     """
     check.is_predictor(predictor, "stp.tl.calibrate(predictor, sdata)")
+    n_views = N_SYMMETRIES if n_views is None else n_views
     options = PredictOptions(n_views=n_views, stain=stain, device=device, precision=precision)
     trained = counts_record(predictor.provenance)
     selection = Selection(
@@ -209,7 +212,7 @@ def _predict_with_spread(
     limit = BatchLimit.of(None, fabric.device)
     predicted, spread = (np.empty((n, len(predictor.genes)), np.float32) for _ in range(2))
     position = 0
-    with tqdm(total=n, desc="calibrate", unit="spot", disable=not progress) as bar:
+    with progress_bar(total=n, desc="calibrate", unit="spot", progress=progress) as bar:
         for piece, inside in read_positions(plan, predictor, 0, n):
             found = predictor.with_spread(
                 piece.spots, fabric, batch_size=limit, n_views=plan.options.n_views, appearances=plan.appearances

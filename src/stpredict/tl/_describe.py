@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _keys as keys
 from .._checks import config as check_config
+from .._checks.calls import public
 from ..datasets.cohort_records import Cohort
 from . import _errors as check
-from ._evaluate import summary
+from ._summary import summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,7 @@ SCORES = ("gene_pearson", "best50", "spot_pearson", "rmse")
 BASELINES = ("mean_profile", "ridge_color")
 
 
+@public
 def describe(
     predictor: Predictor,
     cohort: Cohort | Mapping[str, str] | None = None,
@@ -86,7 +88,7 @@ def _held_out(predictor: Predictor, scores: pd.DataFrame) -> dict[str, Any]:
     table = summary(scores)
     trained = {str(slide["group"]) for slide in predictor.provenance.slides.values()}
     check.scores_of_predictor(predictor.model, table.index.tolist(), set(scores[keys.GROUP].dropna()) - trained)
-    about = {**scores.attrs, **table.attrs}
+    about = table.attrs
     limits = scores[(scores["metric"] == "ceiling") & (scores["model"] == predictor.model)]
     of_slides = limits.groupby([keys.GROUP, keys.SLIDE])["value"].mean()
     unit = [keys.GROUP] if about["unit"] == "patient" else [keys.GROUP, keys.SLIDE]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import _keys as keys
 from .._checks import models as check_models
+from .._checks.calls import public
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
 from ..metrics import ari, homogeneity_completeness, nmi
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .._slides.regions import Regions
 
 
+@public
 def domain_scores(
     sdata: SpatialData,
     label_key: str,
@@ -75,7 +77,7 @@ def domain_scores(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=1, n_side=8)
-    >>> _ = stp.tl.domains(sdata, 2, "expression", seeds=1, progress=False)
+    >>> _ = stp.tl.domains(sdata, 2, "expression", n_seeds=1, progress=False)
     >>> sdata["observed"].obs["half"] = sdata["observed"].obs["array_col"] < 4
     >>> stp.tl.domain_scores(sdata, "half", n_permutations=9).columns[:4].tolist()
     ['key', 'slide', 'n_spots', 'n_labels']

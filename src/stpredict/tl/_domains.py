@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import models as check_models
+from .._checks.calls import public
+from .._checks.names import did_you_mean
 from .._checks.slides import quote
 from .._domains.clusters import CLUSTERERS, medoid, pairwise_agreement
 from .._domains.methods import CONFIGS, METHODS, NEED_IMAGE, USE_IMAGE, DomainTask, find_domains
+from .._progress import progress_bar
 from .._slides.slides import Selection
 from .._train.config import FitConfig
 from .._train.device import make_fabric
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from .._slides.regions import Regions
 
 
+@public
 def domains(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     n_domains: int | None = None,
@@ -43,7 +46,7 @@ def domains(
     *,
     clusterer: Clusterer = "gmm",
     refine: int = 0,
-    seeds: int = 5,
+    n_seeds: int = 5,
     n_components: int = 20,
     options: Mapping[str, Any] | None = None,
     transfer_from: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData] | None = None,
@@ -86,7 +89,7 @@ def domains(
         ``"leiden"``, whose resolution is searched for the number of domains.
     refine
         Number of nearest spots whose most frequent domain replaces that of a spot; 0 for none.
-    seeds
+    n_seeds
         Number of runs with seeds 0, 1, …; the medoid of the partitions is written, all of them are reported.
     n_components
         Number of principal components of expression.
@@ -169,7 +172,7 @@ def domains(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=1, n_side=8)
-    >>> found = stp.tl.domains(sdata, 3, "joint", seeds=2, progress=False)
+    >>> found = stp.tl.domains(sdata, 3, "joint", n_seeds=2, progress=False)
     >>> found["method"].tolist(), sdata["observed"].obs["domain"].cat.categories.tolist()
     (['joint', 'joint'], ['1', '2', '3'])
     """
@@ -190,7 +193,7 @@ def domains(
         check.transferred(method, options)
         return transfer(sdata, transfer_from, selection, n_domains, key_added)
     methods = _checked_methods(method)
-    counts = {"seeds": seeds, "n_components": n_components}
+    counts = {"n_seeds": n_seeds, "n_components": n_components}
     for argument, value in (counts | {"refine": refine} if refine else counts).items():
         check_models.positive_int(argument, value)
     check_config.one_of("clusterer", clusterer, tuple(CLUSTERERS))
@@ -200,34 +203,41 @@ def domains(
     check.number_of_domains(n_domains, len(spots.slide))
     check.own_column(key_added, spots.tables)
     fabric = make_fabric(FitConfig(accelerator=device)) if configs else None
-    tables, runs = [], []
-    with tqdm(total=len(methods) * seeds, desc="domains", unit="run", disable=not progress) as bar:
-        for name in methods:
-            task = DomainTask(
-                method=name,
-                n_domains=int(n_domains),  # type: ignore[arg-type]
-                xy=spots.xy,
-                slide=spots.slide,
-                expression=spots.expression,
-                halves=spots.halves,
-                image=spots.image if name in with_image else None,
-                n_components=n_components,
-                clusterer=clusterer,
-                refine=refine,
-                options=configs.get(name),
-                device=torch.device("cpu") if fabric is None else fabric.device,
-            )
+    tasks = [
+        DomainTask(
+            method=name,
+            n_domains=int(n_domains),  # type: ignore[arg-type]
+            xy=spots.xy,
+            slide=spots.slide,
+            expression=spots.expression,
+            halves=spots.halves,
+            image=spots.image if name in with_image else None,
+            n_components=n_components,
+            clusterer=clusterer,
+            refine=refine,
+            options=configs.get(name),
+            device=torch.device("cpu") if fabric is None else fabric.device,
+        )
+        for name in methods
+    ]
+    runs = _run_tasks(tasks, n_seeds, progress=progress)
+    agreements = [pairwise_agreement([one.domains for one in found]) for found in runs]
+    result = pd.concat(map(_rows, tasks, runs, agreements), ignore_index=True)
+    write_domains(spots, tasks[0], runs[0], medoid(agreements[0]), result, key_added)
+    return result
+
+
+def _run_tasks(tasks: Sequence[DomainTask], n_seeds: int, *, progress: bool) -> list[list[Partition]]:
+    """The partitions of each task, one for each seed."""
+    runs = []
+    with progress_bar(total=len(tasks) * n_seeds, desc="domains", unit="run", progress=progress) as bar:
+        for task in tasks:
             found = []
-            for partition in find_domains(task, range(seeds)):
+            for partition in find_domains(task, range(n_seeds)):
                 found.append(partition)
                 bar.update()
-            agreement = pairwise_agreement([one.domains for one in found])
-            tables.append(_rows(task, found, agreement))
-            runs.append((task, found, medoid(agreement)))
-    result = pd.concat(tables, ignore_index=True)
-    task, found, best = runs[0]
-    write_domains(spots, task, found, best, result, key_added)
-    return result
+            runs.append(found)
+    return runs
 
 
 def _checked_methods(method: Method | Sequence[Method] | None) -> list[Method]:
@@ -235,8 +245,9 @@ def _checked_methods(method: Method | Sequence[Method] | None) -> list[Method]:
     for name in methods or [None]:
         if name not in METHODS:
             msg = (
-                f"`method` is {name!r}; there are: {', '.join(map(repr, METHODS))}. None of them is best on all "
-                "tissue: run several, as in `stp.tl.domains(sdata, 5, ['expression', 'smoothed', 'joint'])`."
+                f"`method` is {name!r}; there are: {', '.join(map(repr, METHODS))}.{did_you_mean([name], METHODS)} "
+                "None of them is best on all tissue: run several, as in "
+                "`stp.tl.domains(sdata, 5, ['expression', 'smoothed', 'joint'])`."
             )
             raise ValueError(msg)
     if len(set(methods)) < len(methods):

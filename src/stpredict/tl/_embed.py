@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys as keys
+from .._checks.calls import public
 from .._geometry import PatchSpec
 from .._pixels import PATCH_VERSION
 from .._slides import checks as check_elements
@@ -42,6 +43,7 @@ LIKE = "encoder_ridge"
 """The model whose fields of view are the default."""
 
 
+@public
 def embed(
     sdata: SpatialData,
     encoder: str | Sequence[str] = "uni2-h",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._checks.names import did_you_mean
 from .._checks.slides import quote
 from .._checks.training import warn
 
@@ -32,7 +33,8 @@ def has_prediction(name: str, tables: Sequence[str], layers: Sequence[str]) -> N
     if name not in layers:
         msg = (
             f"No prediction {name!r}: no such table (found: {quote(tables)}) and no such layer (found: "
-            f"{quote(layers)}). Create it with `stp.tl.predict(sdata, predictor, key_added={name!r})`."
+            f"{quote(layers)}).{did_you_mean(name, [*tables, *layers])} Create it with "
+            f"`stp.tl.predict(sdata, predictor, key_added={name!r})`."
         )
         raise ValueError(msg)
 
@@ -88,10 +90,14 @@ def whole_panel(missing: Sequence[str], n_genes: int, table_name: str, *, needed
         raise ValueError(msg)
 
 
-def has_summary(scores: pd.DataFrame) -> None:
-    """Refuse a table that `evaluate` did not return."""
-    if "summary" not in scores.attrs:
-        msg = "These scores carry no summary: give what `stp.tl.evaluate` returned, as it is."
+def has_score_columns(found: Sequence[str], needed: Sequence[str]) -> None:
+    """Refuse a table without the columns that a summary is computed from."""
+    missing = [name for name in needed if name not in found]
+    if missing:
+        msg = (
+            f"`scores` lacks the columns {quote(missing)} (found: {quote(found)}). Give all columns of what "
+            "`stp.tl.evaluate` or `stp.tl.cross_validate` returned; rows may be left out."
+        )
         raise ValueError(msg)
 
 

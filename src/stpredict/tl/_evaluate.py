@@ -14,6 +14,7 @@ import pandas as pd
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check_expression
+from .._checks.calls import public
 from .._slides import checks as check_elements
 from .._slides.expression import gene_counts, is_gene, library_column, on_tissue, total_counts
 from .._slides.identity import SlideIdentity, known_slides
@@ -21,12 +22,14 @@ from .._slides.slides import counts_table_name, rows_in_regions
 from .._train.color import apply_ridge
 from ..metrics import pearson
 from ..metrics.correlation import LEAST
-from ..metrics.scores import Prediction, Spots, all_gene_scores, nan_mean, summary_scores
+from ..metrics.scores import GENE_SCORES, Prediction, Spots, all_gene_scores, nan_mean, summary_scores
+from ..metrics.top_genes import variances
 from ..pp.columns import read_columns
 from ..pp.normalization import CountsRecord, library_sizes
 from ..pp.targets import TargetSpec, nonnegative
 from . import _errors as check
 from ._inference.record import companion, prediction_parts, stored_companion
+from ._summary import BASELINES, spot_columns, summary
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 NEW, SAME, NOT_STATED = "new donor", "same donor", "not stated"
 """Whether the donor of a slide was trained on."""
+GENE_COLUMNS = (*(score.name for score in GENE_SCORES), "pearson_ridge_color", "pearson_mean_profile")
+"""Scores of genes, means over slides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -80,6 +85,7 @@ class Paired:
         )
 
 
+@public
 def evaluate(
     sdata: SpatialData,
     *,
@@ -91,6 +97,7 @@ def evaluate(
     regions: Regions | None = None,
     n_splits: int = 10,
     seed: int = 0,
+    by: Literal["donor"] | None = None,
 ) -> pd.DataFrame:
     """Score predictions against observed expression, per gene.
 
@@ -118,14 +125,21 @@ def evaluate(
         Random halvings of the counts for the noise ceiling.
     seed
         Seed of the halvings.
+    by
+        ``"donor"`` for scores on new donors apart from those on donors that were trained on: one row a gene and kind,
+        named in a first column ``donor`` (``"new donor"``, ``"same donor"`` or ``"not stated"``). Donors are told by
+        the column that `fit` was given as ``group_key``; without one they are ``"not stated"``.
 
     Returns
     -------
     One row a gene: ``pearson``, ``spearman``, ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``,
-    ``pearson_ridge_color``. Each is computed within a slide, across its spots, and averaged over slides of three spots
-    or more. Genes that are constant on a slide are NaN there. Writes the same columns as ``var["predicted_pearson"]``
-    and so on, and `summary` of it as ``uns["evaluation"]`` (of a layer ``uns["{layer}_evaluation"]``), to the table
-    with predictions.
+    ``pearson_ridge_color``, ``pearson_mean_profile``. Each is computed within a slide, across its spots, and averaged
+    over slides of three spots or more. Genes that are constant on a slide are NaN there. ``variance`` is that of
+    observed expression over all spots. The other columns repeat what is a score of spots over all ``n_genes`` genes:
+    ``spot_pearson``, ``spot_rmse`` and ``spot_mae``, also of the baselines. `summary` reads these columns.
+
+    Writes the scores of genes as ``var["predicted_pearson"]`` and so on, and `summary` of all spots as
+    ``uns["evaluation"]`` (of a layer ``uns["{layer}_evaluation"]``), to the table with predictions.
 
     Raises
     ------
@@ -151,6 +165,8 @@ def evaluate(
     ('pearson', 12)
     """
     check_elements.is_spatialdata(sdata)
+    if by is not None:
+        check_config.one_of("by", by, ("donor",))
     table_name = counts_table_name(sdata, table_name)
     source, measured = _tables(sdata, predicted, table_name)
     spec = TargetSpec(**source.uns[predicted]["target"])
@@ -164,64 +180,21 @@ def evaluate(
     if regions is not None:
         wanted = rows_in_regions(sdata, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
     paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key)
-    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
-    by_slide = {name: np.stack([scores[name] for scores in per_slide]) for name in per_slide[0]}
-    index = pd.Index(paired.genes, name="gene")
-    scores = pd.DataFrame({name: nan_mean(values, axis=0) for name, values in by_slide.items()}, index=index)
+    scores = _gene_table(paired, spec, n_splits, seed)
     ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
-    scores.attrs["summary"] = {name: _summary(paired, name, by_slide["ceiling"]) for name in paired.predicted}
-    scores.attrs["donors"] = _by_donor(paired, by_slide["ceiling"])
-    scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
-    scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
-    scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
-    for name in scores.columns:
+    for name in GENE_COLUMNS:
         source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
     layer_of = predicted if predicted in source.layers else None
     source.uns[companion(keys.EVALUATION, layer_of)] = {
-        "summary": scores.attrs["summary"],
-        "ceiling": scores.attrs["ceiling"],
+        "summary": summary(scores).to_dict(orient="index"),
+        "ceiling": ceiling,
     }
+    if by is not None:
+        scores = _by_donor(paired, spec, n_splits, seed)
+    scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
+    scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
+    scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
     return scores
-
-
-def summary(scores: pd.DataFrame, *, by: Literal["donor"] | None = None) -> pd.DataFrame:
-    """The scores of the model beside those of the baselines.
-
-    Parameters
-    ----------
-    scores
-        The result of `evaluate`.
-    by
-        ``"donor"`` for scores on new donors apart from those on donors that were trained on. Donors are told by the
-        column that `fit` was given as ``group_key``; without one they are ``"not stated"``.
-
-    Returns
-    -------
-    Rows ``mean_profile``, ``ridge_color``, ``model``. Columns, averaged over genes or spots: ``gene_pearson`` (genes,
-    across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary most), ``best10``,
-    ``best50`` and ``best200`` (the genes that this row predicts best: chosen by the score itself, so optimistic),
-    ``spot_pearson`` (spots, across genes: the number of the M2OST paper), ``rmse`` and ``mae`` a spot,
-    ``share_of_ceiling`` (``gene_pearson`` over the mean ceiling). With ``by="donor"`` the index has two levels:
-    ``"new donor"``, ``"same donor"`` or ``"not stated"``, and
-    the row.
-
-    Examples
-    --------
-    >>> import stpredict as stp
-    >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=5)
-    >>> config = stp.tl.FitConfig(n_epochs=1, progress=False)
-    >>> predictor = stp.tl.fit(sdata, shapes_key=["S0_spots", "S1_spots"], config=config)
-    >>> stp.tl.predict(sdata, predictor, progress=False)
-    >>> list(stp.tl.summary(stp.tl.evaluate(sdata, shapes_key="S2_spots")).index)
-    ['mean_profile', 'ridge_color', 'model']
-    """
-    check.has_summary(scores)
-    if by is None:
-        return pd.DataFrame.from_dict(scores.attrs["summary"], orient="index")
-    check_config.one_of("by", by, ("donor",))
-    tables = {kind: pd.DataFrame.from_dict(rows, orient="index") for kind, rows in scores.attrs["donors"].items()}
-    found: pd.DataFrame = pd.concat(tables, names=["donor", "row"])
-    return found
 
 
 def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnData, AnnData]:
@@ -362,7 +335,8 @@ def _score(
         counts={**of_ceiling, "n_splits": n_splits, "seed": seed},
     )
     found = all_gene_scores(spots)
-    return found | {"pearson_ridge_color": pearson(observed, paired.predicted["ridge_color"][rows])}
+    of_baselines = {f"pearson_{name}": pearson(observed, paired.predicted[name][rows]) for name in BASELINES}
+    return found | of_baselines
 
 
 def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64] | None, spec: TargetSpec) -> dict[str, Any]:
@@ -374,19 +348,24 @@ def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64] | None, s
     return {"counts": counts, "total": total, "target_sum": spec.target_sum, "log1p": spec.log1p}
 
 
-def _by_donor(paired: Paired, ceiling: NDArray[np.float64]) -> dict[str, dict[str, dict[str, float]]]:
-    """Summaries of the model and the baselines for each kind of donor that has slides with enough spots."""
-    kind = np.array([paired.donor[rows][0] for rows in paired.slide_masks()])
-    return {
-        name: {row: _summary(paired.of_donors(name), row, ceiling[kind == name]) for row in paired.predicted}
-        for name in (NEW, SAME, NOT_STATED)
-        if (kind == name).any()
+def _gene_table(paired: Paired, spec: TargetSpec, n_splits: int, seed: int) -> pd.DataFrame:
+    """Scores of genes, and in every row those of spots: all that `summary` needs."""
+    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
+    columns: dict[str, Any] = {
+        name: nan_mean(np.stack([scores[name] for scores in per_slide]), axis=0) for name in GENE_COLUMNS
     }
+    columns["variance"] = variances(paired.observed)
+    for row, predicted in paired.predicted.items():
+        whole = Prediction(observed=paired.observed, predicted=predicted, by_gene={})
+        columns |= spot_columns(summary_scores(whole), row)
+    columns["n_genes"] = len(paired.genes)
+    return pd.DataFrame(columns, index=pd.Index(paired.genes, name="gene"))
 
 
-def _summary(paired: Paired, name: str, ceiling: NDArray[np.float64]) -> dict[str, float]:
-    """Scores of the model or a baseline as a whole."""
-    predicted = paired.predicted[name]
-    by_slide = np.stack([pearson(paired.observed[rows], predicted[rows]) for rows in paired.slide_masks()])
-    by_gene = {"pearson": by_slide, "ceiling": ceiling}
-    return summary_scores(Prediction(observed=paired.observed, predicted=predicted, by_gene=by_gene))
+def _by_donor(paired: Paired, spec: TargetSpec, n_splits: int, seed: int) -> pd.DataFrame:
+    """The table of each kind of donor that has slides with enough spots, one below the other."""
+    parts = {kind: paired.of_donors(kind) for kind in (NEW, SAME, NOT_STATED)}
+    tables = {
+        kind: _gene_table(part, spec, n_splits, seed) for kind, part in parts.items() if len(part.slide_masks()) > 0
+    }
+    return pd.concat(tables, names=["donor"]).reset_index("donor")

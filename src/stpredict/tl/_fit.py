@@ -6,8 +6,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from .._checks.calls import takes_fields
 from .._checks.paths import output_path
 from .._slides.slides import Selection, resolve
+from .._train.config import TRAINING_FIELDS
 from ..models.registry import DEFAULT
 from ..pp.targets import TargetSpec
 from ._predictor.recorded import record_predictor
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ._training.ensemble import Weights
 
 
+@takes_fields(config=TRAINING_FIELDS)
 def fit(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     model: str | Sequence[str] = DEFAULT,
@@ -69,8 +72,8 @@ def fit(
         (see Notes); one number for each model; or a mapping of names to numbers, 0 for those that are not named.
         Numbers are divided by their sum.
     config
-        How to train: fields to change in the recipe of the model (`stp.models.recipe`), or a `FitConfig`, which
-        replaces the recipe. In an ensemble each model has its own recipe, and ``config`` changes or replaces all of
+        How to train: fields to change in the recipe of the model (`stp.models.recipe`), as a mapping or as a
+        `FitConfig`, which means the same. In an ensemble each model has its own recipe, and ``config`` changes all of
         them. Models without trainable parameters use all spots if ``validation`` is ``"auto"``.
     target
         How counts are normalised; by default log1p CP10k over all genes.

@@ -11,6 +11,7 @@ import pandas as pd
 from spatialdata.models import TableModel
 
 from .. import _keys as keys
+from .._checks.calls import public
 from .._checks.slides import quote
 from .._slides.slides import Selection
 from ..pp.normalization import CountsRecord
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ._adaptation.measured import Measured
 
 
+@public
 def impute(
     sdata: SpatialData,
     predictor: Predictor | str | PathLike[str] | None = None,

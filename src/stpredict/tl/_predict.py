@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import _keys as keys
+from .._checks.calls import public
 from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
 from ._inference.cluster import check_client
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ._predictor.predictor import Predictor
 
 
+@public
 def predict(
     sdata: SpatialData,
     predictor: Predictor | str | PathLike[str] | None = None,

@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from .. import _keys as keys
+from .._checks.calls import takes_fields
 from .._checks.paths import no_folder_names, output_folder
 from ..models.registry import DEFAULT
 from ._benchmarking.cross_validate import cross_validate
-from ._benchmarking.entry import common_fields
+from ._benchmarking.entry import OPTIONS, common_fields
 from ._describe import as_cohort, describe
 from ._fit import fit
 from ._predictor.archive import SUFFIX, archive_values, write_archive, write_entry
@@ -31,6 +32,7 @@ COHORT_FIELDS = ("organ", "tissue", "species", "platform", "licence", "licence_s
 """What an entry of a registry repeats of the cohort."""
 
 
+@takes_fields(config=OPTIONS)
 def pretrain(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     name: str,

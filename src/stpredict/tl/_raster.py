@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -13,6 +12,8 @@ from spatialdata.models import Image2DModel, get_table_keys
 from spatialdata.transformations import Affine, get_transformation
 
 from .. import _keys as keys
+from .._checks.calls import public
+from .._checks.names import did_you_mean
 from .._checks.slides import quote
 from .._slides import checks as check_elements
 from .._slides.placement import affine_matrix
@@ -34,11 +35,12 @@ CHUNK_GENES, BAND_BYTES = 8, 1 << 26
 """Genes per chunk of a lazy image, and bytes of all genes in the rows of pixels that are computed together."""
 
 
+@public
 def rasterize(
     sdata: SpatialData,
     genes: Sequence[str] | None = None,
     *,
-    table_name: str = keys.PREDICTED,
+    table_name: str | None = None,
     layer: str | None = None,
     shapes_key: str | None = None,
     fill: float = np.nan,
@@ -56,7 +58,7 @@ def rasterize(
     genes
         Channels, in this order; by default all genes, up to an image of 1 GiB.
     table_name
-        Table with the values.
+        Table with the values; by default ``"predicted"``.
     layer
         Layer of the table; None is X.
     shapes_key
@@ -101,6 +103,7 @@ def rasterize(
     ((2, 4, 4), ['GENE3', 'GENE0'])
     """
     check_elements.is_spatialdata(sdata)
+    table_name = table_name or keys.PREDICTED
     check_elements.has_table(list(sdata.tables), table_name)
     table = sdata.tables[table_name]
     key_added = key_added or f"{table_name}_{keys.RASTER}"
@@ -171,9 +174,8 @@ def _check_genes(genes: Sequence[str], available: Collection[str], table_name: s
         raise ValueError(msg)
     missing = [gene for gene in genes if gene not in available]
     if missing:
-        close = get_close_matches(missing[0], list(available), n=3, cutoff=0.6)
-        hint = f"Did you mean {', '.join(map(repr, close))}?" if close else f"There are {quote(list(available))}."
-        msg = f"Table {table_name!r} has no gene {quote(missing)} ({len(available)} genes). {hint} Give other `genes`."
+        hint = did_you_mean(missing, available) or f" There are {quote(list(available))}."
+        msg = f"Table {table_name!r} has no gene {quote(missing)} ({len(available)} genes).{hint} Give other `genes`."
         raise ValueError(msg)
     repeated = sorted({gene for gene in genes if genes.count(gene) > 1})
     if repeated:

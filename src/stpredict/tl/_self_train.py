@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._checks import config as check_config
+from .._checks.calls import takes_fields
 from .._slides.slides import Selection, resolve
+from .._train.config import TRAINING_FIELDS
 from ..models import build
 from ..pp.targets import TargetSpec
 from ._fit import default_folder, predictor_folder
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ._predictor.predictor import Predictor
 
 
+@takes_fields(config=TRAINING_FIELDS)
 def self_train(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     unlabelled: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
@@ -74,7 +77,7 @@ def self_train(
     rounds
         Number of students after the first network.
     config
-        How to train each network: fields to change in the recipe of the model, or a whole `FitConfig`, as in `fit`.
+        How to train each network: fields to change in the recipe of the model, a mapping or a `FitConfig`, as in `fit`.
     target
         How counts are normalised; by default log1p CP10k over all genes.
     patch

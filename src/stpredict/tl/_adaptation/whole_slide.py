@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
+from ..._progress import progress_bar
 from .._inference.partitions import PredictionTask, X, predict_positions
 from .._inference.plan import PredictionPlan, check_embeddings
 from .._inference.sinks import MemorySink
@@ -27,7 +26,7 @@ def predict_slide(slide: Slide, predictor: Predictor, options: PredictOptions, *
     sink = MemorySink.of(plan, PredictionTask(predictor))
 
     def pieces() -> Iterator[dict[str, Any]]:
-        with tqdm(total=len(plan.order), desc=f"predict {slide.name}", unit="spot", disable=not progress) as bar:
+        with progress_bar(total=len(plan.order), desc=f"predict {slide.name}", unit="spot", progress=progress) as bar:
             for piece in predict_positions(plan, predictor, 0, len(plan.order)):
                 yield piece
                 bar.update(len(piece[X]))

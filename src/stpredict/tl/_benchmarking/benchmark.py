@@ -7,17 +7,19 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
 from ... import _keys as keys
+from ..._checks.calls import public, takes_fields
+from ..._checks.names import did_you_mean
 from ..._checks.paths import output_folder, user_path
 from ..._checks.slides import quote
 from ..._files import report_full_disk, user_cache
 from ..._slides.slides import Selection
+from .._summary import summarize
 from . import _errors as check
 from .cell import KEPT
-from .entry import BASELINES, common_fields, entries_of
+from .entry import BASELINES, OPTIONS, common_fields, entries_of
 from .results import read_cells, read_table
 from .runner import NOTE, cells_of, read_note, run_cells, write_note
 from .study import plan_study
-from .summary import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +84,7 @@ class Benchmark:
         baselines = [name for name in (*BASELINES, "knn_spatial") if name in set(self.runs["model"])]
         return summarize(self.scores, self.runs, self.note, baselines)
 
+    @public
     def table(self, model: str, seed: int | None = None) -> ad.AnnData:
         """Held-out predictions of one model.
 
@@ -98,7 +101,7 @@ class Benchmark:
         ``obs``: ``fold``, ``slide``, ``group``, ``at_border``; ``obsm["spatial"]`` in pixels; ``uns["um_per_px"]``.
         """
         if model not in (labels := sorted(set(self.runs["model"]))):
-            msg = f"No model {model!r} in this benchmark (found: {quote(labels)})."
+            msg = f"No model {model!r} in this benchmark (found: {quote(labels)}).{did_you_mean(model, labels)}"
             raise ValueError(msg)
         rows = self.runs[self.runs["model"] == model]
         seeds = sorted(set(rows["seed"].tolist()))
@@ -111,6 +114,7 @@ class Benchmark:
         table.uns[keys.UM_PER_PX] = dict(self.note["um_per_px"])
         return table
 
+    @public
     def to_html(self, path: str | PathLike[str]) -> None:
         """Write a report as one self-contained HTML file.
 
@@ -124,6 +128,7 @@ class Benchmark:
         to_html(self, path)
 
     @classmethod
+    @public
     def load(cls, folder: str | PathLike[str]) -> Self:
         """Read a benchmark back, finished or not.
 
@@ -168,6 +173,7 @@ class Benchmark:
         return f"<p>{escape(before)}</p>{table}<p>{escape(after)}</p>"
 
 
+@takes_fields(config=OPTIONS)
 def benchmark(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     models: Sequence[str] | Mapping[str, str | Sequence[str] | Entry],
@@ -221,9 +227,9 @@ def benchmark(
         Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; the choice
         of `stp.pp.select_genes` is not used, since it may have included test slides.
     config
-        Training options for all models: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which
-        only the fields that differ from their defaults are used. They override the recipe of the model
-        (`stp.models.recipe`), and the recipe of an entry overrides them.
+        Training options for all models: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, which
+        means the same. They override the recipe of the model (`stp.models.recipe`), and the recipe of an entry
+        overrides them.
     target
         How counts become the values that are predicted and scored; by default log1p CP10k.
     protocol

@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
+from ..._checks.calls import takes_fields
 from ..._checks.paths import output_folder
 from ..._checks.slides import quote
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
 from ...models.registry import DEFAULT
+from .._summary import with_cell_scores
 from . import _errors as check
 from .benchmark import run_benchmark
-from .entry import Entry, common_fields, entries_of
+from .entry import OPTIONS, Entry, common_fields, entries_of
 from .results import read_fold
 from .study import plan_study
 
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
     from ..._train.config import FitConfig
     from ...pp.targets import TargetSpec
     from .._training.ensemble import Weights
+    from .benchmark import Benchmark
     from .folds import By
     from .study import Study
 
 
+@takes_fields(config=OPTIONS)
 def cross_validate(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     model: str | Sequence[str] = DEFAULT,
@@ -98,8 +102,8 @@ def cross_validate(
         Genes to predict. By default the 250 most dispersed, chosen in each fold from its training slides; the choice
         of `stp.pp.select_genes` is not used, since it may have included test slides.
     config
-        Training options: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, of which only the fields
-        that differ from their defaults are used. They override the recipe of the model (`stp.models.recipe`).
+        Training options: a mapping of fields of `stp.tl.FitConfig`, or such a configuration, which means the same.
+        They override the recipe of the model (`stp.models.recipe`).
     target
         How counts become the values that are predicted and scored; by default log1p CP10k.
     patch
@@ -145,8 +149,10 @@ def cross_validate(
     Returns
     -------
     The scores of the model and of the baselines ``"mean_profile"`` and ``"ridge_color"``: one row per model, fold,
-    seed, slide, group, gene and metric. `stp.tl.summary` gives one row per model. ``attrs["leaks"]`` says whether a
-    group was on both sides of a fold.
+    seed, slide, group, gene and metric (``value``). The other columns repeat what is of a whole fold: scores of spots
+    (``spot_pearson``, ``spot_rmse``, ``spot_mae``) and means (``best50``, ``gene_pearson_top50``, ``moran_agreement``),
+    ``n_scored``, ``protocol``, and ``leaks``: whether a group was on both sides of a fold. `stp.tl.summary` gives one
+    row per model, of all rows or of some.
 
     Writes ``layers[key_added]`` of the measured table, ``(n_spots, n_genes)`` float32: held-out predictions of the
     first seed, NaN outside the panel of the fold and on slides that are in no test part; ``var[key_added]``, True where
@@ -210,19 +216,26 @@ def cross_validate(
             raise_errors=True,
             progress=progress,
         )
-        if busy:
-            msg = (
-                f"Another process is running the same cross-validation: {quote(busy)}. Call it again when that process "
-                "has ended; its results in `save_dir` are then used."
-            )
-            raise RuntimeError(msg)
-        summary = found.summary()
+        _check_not_busy(busy)
         _write_predictions(study, folder, label, seeds[0], key_added)
-    scores = found.scores
-    scores.attrs["summary"] = summary.to_dict(orient="index")
-    scores.attrs.update(
-        {name: summary.attrs[name] for name in ("leaks", "unit", "n_units", "protocol", "protocol_note")}
-    )
+    return _all_scores(found)
+
+
+def _check_not_busy(busy: Sequence[str]) -> None:
+    """Refuse to go on without the folds that another process is running."""
+    if busy:
+        msg = (
+            f"Another process is running the same cross-validation: {quote(busy)}. Call it again when that process "
+            "has ended; its results in `save_dir` are then used."
+        )
+        raise RuntimeError(msg)
+
+
+def _all_scores(found: Benchmark) -> pd.DataFrame:
+    """Scores of genes and of whole folds, with what they are."""
+    scores = with_cell_scores(found.scores, found.runs)
+    scores["protocol"], scores["leaks"] = found.note["protocol"] or "", found.note["leaks"]
+    scores.attrs.update({name: found.note[name] for name in ("leaks", "unit", "protocol", "protocol_note")})
     return scores
 
 

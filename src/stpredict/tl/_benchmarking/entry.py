@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..._checks import config as check_config
 from ..._checks.paths import LONGEST_NAME, no_folder_names
 from ..._checks.slides import quote
-from ..._train.config import FitConfig
+from ..._train.config import TRAINING_FIELDS, given_fields
 from .._training.ensemble import ensemble_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..._geometry import PatchSpec
+    from ..._train.config import FitConfig
     from ...pp.targets import TargetSpec
     from .._training.ensemble import EnsembleSpec, Weights
 
@@ -25,6 +26,8 @@ TARGET_FIELDS = ("standardize", "n_components", "center")
 """Fields of a target that do not change its units."""
 RESERVED = ("seed", "progress")
 """Training options that the benchmark sets itself."""
+OPTIONS = tuple(name for name in TRAINING_FIELDS if name not in RESERVED)
+"""Training options of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Entry:
     """Number of flips and turns of the patches whose predictions are averaged."""
 
     def __post_init__(self) -> None:
-        check_config.known_fields("`recipe` of an entry", list(self.recipe), _training_options())
+        check_config.known_fields("`recipe` of an entry", list(self.recipe), OPTIONS)
         check_config.known_fields("`target` of an entry", list(self.target), TARGET_FIELDS)
 
     @property
@@ -129,14 +132,5 @@ def entries_of(models: Sequence[str] | Mapping[str, str | Sequence[str] | Entry]
 
 
 def common_fields(config: FitConfig | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Training options given for all rows: a whole mapping, or the fields of a configuration that are not defaults."""
-    if isinstance(config, FitConfig):
-        default, known = FitConfig(), _training_options()
-        return {name: value for name in known if (value := getattr(config, name)) != getattr(default, name)}
-    given = dict(config or {})
-    check_config.known_fields("`config`", list(given), _training_options())
-    return given
-
-
-def _training_options() -> list[str]:
-    return [each.name for each in fields(FitConfig) if each.name not in RESERVED]
+    """Training options given for all rows."""
+    return given_fields(config, OPTIONS)

@@ -110,7 +110,7 @@ def _spared_genes(slides: Sequence[Slide]) -> list[str]:
         columns = gene_columns(slide, known)
         for start in range(0, len(known), GENES_AT_ONCE):
             part = slice(start, start + GENES_AT_ONCE)
-            values = CPM.normalize(slide.counts, columns[part])  # type: ignore[arg-type]
+            values = CPM.normalize(slide.counts, columns[part])
             total[part] += np.nan_to_num(morans_i(values, slide.xy_px))
     return [known[i] for i in np.argsort(-total, kind="stable")[:N_SPARED]]
 

@@ -7,10 +7,9 @@ import logging
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from ..._files import DamagedFileError, lock, lock_file, read_arrays, read_json, write_arrays, write_json
 from ..._pixels import PATCH_VERSION
+from ..._progress import progress_bar
 from . import _errors as check
 from .cell import RUN, Cell, run_cell
 from .entry import BASELINES
@@ -131,7 +130,7 @@ def run_cells(
     failures: dict[str, str] = {}
     busy: list[Cell] = []
     observations_of = lru_cache(maxsize=1)(partial(fold_observations, cells[0].study, folder))
-    bar = tqdm(cells, desc="cells", unit="cell", disable=not progress)
+    bar = progress_bar(cells, desc="cells", unit="cell", progress=progress)
     for cell in bar:
         bar.set_postfix_str(cell.name)
         if cell.is_finished() and not lock_file(cell.folder).exists():  # one that a killed process left is removed

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ... import _keys as keys
+from ..._checks.calls import public
 from ..._checks.paths import LONGEST_NAME, no_folder_names, output_folder, user_path
 from ..._checks.slides import quote
 from ..._files import DamagedFileError, atomic_file, lock_file, report_full_disk
 from ..._pixels import PATCH_VERSION
+from ..._progress import progress_bar
 from .._inference.cluster import check_client, count_workers, exclusive_worker, run_tasks
 from .._options import PredictOptions
 from .._predictor.predictor import Predictor
@@ -33,6 +34,7 @@ SUMMARY = "summary.csv"
 COLUMNS = ["status", "n_spots", "um_per_px", "seconds", "error", "warnings", "path"]
 
 
+@public
 def predict_cohort(
     paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathLike[str]],
     predictor: Predictor | str | PathLike[str],
@@ -140,7 +142,7 @@ def predict_cohort(
     n_done = len(jobs) - len(todo)
     with (
         report_full_disk(out, RETRY),  # of states and summary; what fails in a slide is in its state
-        tqdm(total=len(jobs), initial=n_done, desc="slides", unit="slide", disable=not progress) as bar,
+        progress_bar(total=len(jobs), initial=n_done, desc="slides", unit="slide", progress=progress) as bar,
     ):
         n_failed = 0
         for state in _run_jobs(todo, predictor, client):

@@ -108,7 +108,7 @@ def read_spots(
         )
         named = [slide.library for slide in slides if slide.library is not None]
         library = np.concatenate(named) if named else None
-        expression, _ = _normalized(matrix, index, target, library)
+        expression, _ = _normalize_counts(matrix, index, target, library)
         halves = None if selection.allow_fractional_counts else _halves(matrix, index, target, library)
     image, image_from = None, ""
     if needs_image:
@@ -135,11 +135,11 @@ def _halves(
     """Expression by half of the molecules, and the other half of its most variable genes."""
     first, second = split_molecules(matrix, SPLIT_SEED)
     half_library = None if library is None else library / 2
-    values, columns = _normalized(first, index, target, half_library)
+    values, columns = _normalize_counts(first, index, target, half_library)
     return Halves(values=values, held_out=target.normalize(second, columns[:N_JUDGING], half_library))
 
 
-def _normalized(
+def _normalize_counts(
     matrix: sparse.csr_matrix, index: NDArray[np.int64], target: TargetSpec, library: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """Normalised expression of the genes that vary most in all slides, and their columns, best first."""

@@ -25,6 +25,16 @@ def check_overwritable(argument: str, name: str, kept: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
+def check_not_reserved(argument: str, name: str, reserved: Sequence[str]) -> None:
+    """Refuse a name under which ``uns`` holds something else than the description of a prediction."""
+    if name in reserved:
+        msg = (
+            f"`{argument}` is {name!r}, and `uns[{name!r}]` has another meaning (reserved are: {quote(reserved)}). "
+            "Give another name, such as 'predicted'."
+        )
+        raise ValueError(msg)
+
+
 def check_same_prediction(
     key: str, record: Mapping[str, Any], genes: Sequence[str], predictor: Predictor, other: NDArray[np.bool_]
 ) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING, Any
 
 from ... import _keys as keys
+from ..._progress import progress_bar
 from .cluster import compute_on_cluster
 from .partitions import compute_positions
 
@@ -28,7 +27,7 @@ def compute_missing(
     ranges = sink.missing_ranges()
     n, n_missing = len(plan.order), sum(stop - start for start, stop in ranges)
     name = plan.slides[0].name if len(plan.slides) == 1 else f"{len(plan.slides)} slides"
-    with tqdm(total=n, initial=n - n_missing, desc=f"{verb} {name}", unit="spot", disable=not progress) as bar:
+    with progress_bar(total=n, initial=n - n_missing, desc=f"{verb} {name}", unit="spot", progress=progress) as bar:
         if client is not None and ranges:
             compute_on_cluster(client, plan, task, sink, bar.update)
             return
@@ -36,7 +35,7 @@ def compute_missing(
             sink.write(start, _update_bar(compute_positions(plan, task, start, stop), bar))
 
 
-def _update_bar(pieces: Iterable[dict[str, NDArray[Any]]], bar: tqdm[NoReturn]) -> Iterator[dict[str, NDArray[Any]]]:
+def _update_bar(pieces: Iterable[dict[str, NDArray[Any]]], bar: Any) -> Iterator[dict[str, NDArray[Any]]]:
     for piece in pieces:
         yield piece
         bar.update(len(piece[keys.AT_BORDER]))

@@ -5,6 +5,7 @@ Predictions of slides that are not predicted again are kept, with the baselines 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 COMPANIONS = (keys.UNLIKE, keys.IMAGE_DISTANCE, keys.AT_BORDER, keys.IMAGE_QUALITY, PREDICTION_ID)
 """Columns of ``obs`` that belong to one prediction."""
+RESERVED = (keys.SPATIAL, keys.LOG1P, keys.EVALUATION, keys.PREDICTABILITY, keys.ATTRS, "spatialdata_attrs")
+"""Entries of ``uns`` with a meaning of their own, beside which predictions are described."""
 
 
 def check_destination(
@@ -59,6 +62,8 @@ def check_destination(
     ``models`` are those whose own predictions are written too.
     """
     table_name, regions = slides[0].table_name, [slide.shapes_key for slide in slides]
+    argument, written = ("key_added", key_added) if layer is None else ("layer", layer)
+    _errors.check_not_reserved(argument, written, RESERVED)
     if layer is None:
         kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _is_ours(sdata, name, name)]
         _errors.check_overwritable("key_added", key_added, kept)
@@ -222,6 +227,38 @@ def _stack(upper: Any, lower: Any) -> Any:
     return np.concatenate(parts)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LayerRows:
+    """Rows of a measured table into whose layer predictions are written."""
+
+    table: Any
+    """The AnnData."""
+    layer: str
+    rows: NDArray[np.intp]
+    """Rows of the spots that are predicted now."""
+    kept: NDArray[np.bool_]
+    """``(n,)`` rows whose earlier prediction is kept."""
+
+    def column(self, name: str) -> str:
+        """Name of what belongs to the layer."""
+        return companion(name, self.layer)
+
+    def full(self, found: Any, stored: Any, shape: tuple[int, ...], dtype: Any, empty: Any) -> NDArray[Any]:
+        """An array of all rows: what was found, what is kept of an earlier prediction, and nothing elsewhere."""
+        array = np.full(shape, empty, dtype)
+        if stored is not None and self.kept.any():
+            array[self.kept] = np.asarray(stored)[self.kept]
+        array[self.rows] = found
+        return array
+
+    def matrix(self, values: NDArray[Any], columns: NDArray[np.intp], stored: Any) -> NDArray[np.float32]:
+        """`full` for predictions of the genes at some columns."""
+        predicted = _nan((len(self.rows), self.table.n_vars))
+        predicted[:, columns] = values
+        dense = None if stored is None or not self.kept.any() else to_dense(stored)
+        return self.full(predicted, dense, self.table.shape, np.float32, np.nan)
+
+
 def write_layer(
     slides: Sequence[Slide],
     values: Mapping[str, NDArray[Any]],
@@ -231,83 +268,89 @@ def write_layer(
 ) -> None:
     """Write predictions into a layer, or X, of the table that annotates the spots of one object."""
     table = slides[0].source.tables[str(slides[0].table_name)]
-    columns = table.var_names.get_indexer(pd.Index(predictor.genes))
-    rows = table.obs_names.get_indexer(pd.Index(np.concatenate([slide.obs_names for slide in slides])))
     before = dict(table.uns[layer]) if takes_more_slides(table, layer, layer) else None
     kept = np.zeros(table.n_obs, bool)
     if before is not None:
         kept = _predicted_rows(table, layer) & _rows_of_other_regions(table, [slide.shapes_key for slide in slides])
-    if before is not None and kept.any():
-        before = with_baselines(before, table, layer)
-
-    def column(name: str) -> str:
-        return companion(name, layer)
-
-    def full(found: Any, stored: Any, shape: tuple[int, ...], dtype: Any, empty: Any) -> NDArray[Any]:
-        """An array of all rows: what was found, what is kept of an earlier prediction, and nothing elsewhere."""
-        array = np.full(shape, empty, dtype)
-        if stored is not None and kept.any():
-            array[kept] = np.asarray(stored)[kept]
-        array[rows] = found
-        return array
-
-    def matrix(kind: str, stored: Any) -> NDArray[np.float32]:
-        predicted = _nan((len(rows), table.n_vars))
-        predicted[:, columns] = values[kind]
-        dense = None if stored is None or not kept.any() else to_dense(stored)
-        return full(predicted, dense, table.shape, np.float32, np.nan)
-
-    if layer == X:
-        table.X = matrix(X, table.X)
-    else:
-        table.layers[layer] = matrix(X, table.layers.get(layer))
-    layers = _other_layers(table, layer) | matrix_layers(record.get(keys.MEMBERS, ()), layer)
-    for kind, name in layers.items():
-        stored = table.layers.pop(name, None)
-        if kind in values:
-            table.layers[name] = matrix(kind, stored)
-        elif stored is not None and kept.any():
-            table.layers[name] = np.where(kept[:, None], to_dense(stored), np.float32(np.nan))
-
-    n, obs = table.n_obs, table.obs
-    distances = values.get(keys.IMAGE_DISTANCE, np.full(len(rows), np.nan, np.float32))
-    distance = full(distances, obs.get(column(keys.IMAGE_DISTANCE)), (n,), np.float32, np.nan)
-    border = full(values[keys.AT_BORDER], obs.get(column(keys.AT_BORDER)), (n,), bool, False)
-    color = values[keys.COLOR]
-    table.obsm[column(keys.COLOR)] = _full_color(color, table.obsm.get(column(keys.COLOR)), kept, rows)
-    if keys.SPATIAL not in table.obsm:
-        xy = np.concatenate([slide.xy_px for slide in slides])
-        table.obsm[keys.SPATIAL] = full(xy, None, (n, 2), np.float64, np.nan)
-    table.obs = obs.drop(columns=[column(keys.IMAGE_DISTANCE), column(keys.UNLIKE)], errors="ignore")
-    if np.isfinite(distance).any():
-        table.obs[column(keys.IMAGE_DISTANCE)], table.obs[column(keys.UNLIKE)] = distance, distance > 1
-    table.obs[column(keys.AT_BORDER)] = border
-
-    flags, stored = _quality_flags(slides), obs.get(column(keys.IMAGE_QUALITY))
-    if flags is not None or (stored is not None and kept.any()):
-        found = np.full(len(rows), None, object) if flags is None else flags
-        table.obs[column(keys.IMAGE_QUALITY)] = pd.Categorical(full(found, stored, (n,), object, None))
-    else:
-        table.obs = table.obs.drop(columns=column(keys.IMAGE_QUALITY), errors="ignore")
-
-    panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
-    ridge = _nan((table.n_vars, predictor.ridge_color.shape[1]))
-    panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean, predictor.ridge_color
-    table.var[_panel_column(layer)], table.var[column(keys.TRAIN_MEAN)] = panel, mean
-    table.varm[column(keys.RIDGE_COLOR)] = ridge
-    new = with_baselines(record, table, layer)
-    parts = {} if before is None or not kept.any() else merged_parts(before, new)
-    earlier = table.obs.pop(column(PREDICTION_ID)).astype(str) if column(PREDICTION_ID) in table.obs else None
-    if len(parts) > 1 and before is not None:
-        stored = earlier if earlier is not None else np.full(n, prediction_id(before))
-        ids = full(prediction_id(new), stored, (n,), object, "")
-        table.obs[column(PREDICTION_ID)] = pd.Categorical(ids)
-        record = {**record, PARTS: {name: parts[name] for name in dict.fromkeys(ids) if name in parts}}
+    before = with_baselines(before, table, layer) if before is not None and kept.any() else None
+    names = np.concatenate([slide.obs_names for slide in slides])
+    target = LayerRows(table=table, layer=layer, rows=table.obs_names.get_indexer(pd.Index(names)), kept=kept)
+    columns = table.var_names.get_indexer(pd.Index(predictor.genes))
+    _write_matrices(target, values, columns, record.get(keys.MEMBERS, ()))
+    _write_spots(target, values, slides)
+    _write_genes(target, columns, predictor)
+    record = _write_prediction_ids(target, record, before)
     if table.obs.index.name in table.obs.columns:
         table.obs.index.name = None
     if layer == X and predictor.target.log1p:
         table.uns[keys.LOG1P] = {}
     table.uns[layer] = dict(record)
+
+
+def _write_matrices(
+    target: LayerRows, values: Mapping[str, NDArray[Any]], columns: NDArray[np.intp], members: Sequence[str]
+) -> None:
+    """Write the prediction, and the layers of intervals and members; those of an earlier prediction are kept or go."""
+    table, layer, kept = target.table, target.layer, target.kept
+    if layer == X:
+        table.X = target.matrix(values[X], columns, table.X)
+    else:
+        table.layers[layer] = target.matrix(values[X], columns, table.layers.get(layer))
+    for kind, name in (_other_layers(table, layer) | matrix_layers(members, layer)).items():
+        stored = table.layers.pop(name, None)
+        if kind in values:
+            table.layers[name] = target.matrix(values[kind], columns, stored)
+        elif stored is not None and kept.any():
+            table.layers[name] = np.where(kept[:, None], to_dense(stored), np.float32(np.nan))
+
+
+def _write_spots(target: LayerRows, values: Mapping[str, NDArray[Any]], slides: Sequence[Slide]) -> None:
+    """Write what is known of each spot: colour, place, distance from training, border, quality of the image."""
+    table, column, kept, n = target.table, target.column, target.kept, target.table.n_obs
+    obs, color = table.obs, values[keys.COLOR]
+    distances = values.get(keys.IMAGE_DISTANCE, np.full(len(target.rows), np.nan, np.float32))
+    distance = target.full(distances, obs.get(column(keys.IMAGE_DISTANCE)), (n,), np.float32, np.nan)
+    border = target.full(values[keys.AT_BORDER], obs.get(column(keys.AT_BORDER)), (n,), bool, False)
+    table.obsm[column(keys.COLOR)] = _full_color(color, table.obsm.get(column(keys.COLOR)), kept, target.rows)
+    if keys.SPATIAL not in table.obsm:
+        xy = np.concatenate([slide.xy_px for slide in slides])
+        table.obsm[keys.SPATIAL] = target.full(xy, None, (n, 2), np.float64, np.nan)
+    table.obs = obs.drop(columns=[column(keys.IMAGE_DISTANCE), column(keys.UNLIKE)], errors="ignore")
+    if np.isfinite(distance).any():
+        table.obs[column(keys.IMAGE_DISTANCE)], table.obs[column(keys.UNLIKE)] = distance, distance > 1
+    table.obs[column(keys.AT_BORDER)] = border
+    flags, stored = _quality_flags(slides), obs.get(column(keys.IMAGE_QUALITY))
+    if flags is not None or (stored is not None and kept.any()):
+        found = np.full(len(target.rows), None, object) if flags is None else flags
+        table.obs[column(keys.IMAGE_QUALITY)] = pd.Categorical(target.full(found, stored, (n,), object, None))
+    else:
+        table.obs = table.obs.drop(columns=column(keys.IMAGE_QUALITY), errors="ignore")
+
+
+def _write_genes(target: LayerRows, columns: NDArray[np.intp], predictor: Predictor) -> None:
+    """Write the panel, and the baselines of its genes."""
+    table = target.table
+    panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
+    ridge = _nan((table.n_vars, predictor.ridge_color.shape[1]))
+    panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean, predictor.ridge_color
+    table.var[_panel_column(target.layer)], table.var[target.column(keys.TRAIN_MEAN)] = panel, mean
+    table.varm[target.column(keys.RIDGE_COLOR)] = ridge
+
+
+def _write_prediction_ids(
+    target: LayerRows, record: dict[str, Any], before: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Write which prediction each spot is of, if there are several; the record with all of them."""
+    table, column = target.table, target.column(PREDICTION_ID)
+    new = with_baselines(record, table, target.layer)
+    parts = {} if before is None else merged_parts(before, new)
+    earlier = table.obs.pop(column).astype(str) if column in table.obs else None
+    if len(parts) < 2 or before is None:
+        return record
+    stored = earlier if earlier is not None else np.full(table.n_obs, prediction_id(before))
+    ids = target.full(prediction_id(new), stored, (table.n_obs,), object, "")
+    table.obs[column] = pd.Categorical(ids)
+    return {**record, PARTS: {name: parts[name] for name in dict.fromkeys(ids) if name in parts}}
 
 
 def _quality_flags(slides: Sequence[Slide]) -> NDArray[np.object_] | None:

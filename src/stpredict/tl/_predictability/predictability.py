@@ -10,6 +10,7 @@ import pandas as pd
 
 from ... import _keys as keys
 from ..._checks import config as check_config
+from ..._checks.calls import public
 from ..._slides.slides import Selection, resolve
 from ..._train.config import FitConfig
 from ..._train.data import map_slides, slide_index
@@ -41,6 +42,7 @@ EMBEDDING_MODEL = "encoder_ridge"
 """Model that is planned if embeddings are given."""
 
 
+@public
 def predictability(
     sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..._checks.calls import public
 from ..._files import report_damage
 from ..._train.device import avoid_dead_threads
 from ..._train.shared import SharedPatches
@@ -249,7 +250,7 @@ class Predictor:
         fabric: Fabric,
         *,
         batch_size: int | BatchLimit | None = None,
-        n_views: int = 8,
+        n_views: int,
         appearances: Sequence[SlideAppearance] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Predict spots and the spread that scales their prediction intervals.
@@ -282,6 +283,7 @@ class Predictor:
         expression = nonnegative(mean.astype(np.float32))
         return expression if self.adaptation is None else self.adaptation(expression)
 
+    @public
     def save(self, path: str | PathLike[str]) -> None:
         """Write the predictor to a folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``README.md``.
 
@@ -294,6 +296,7 @@ class Predictor:
         """
         serialization.write(path, self.to_json(), self.state_dict(), self.history)
 
+    @public
     def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload predictor") -> str:
         """Upload the files of `save`, with the model card, to a repository of the Hugging Face hub.
 
@@ -325,6 +328,7 @@ class Predictor:
             return upload_folder(Path(folder) / "predictor", repository, private=private, message=message)
 
     @classmethod
+    @public
     def load(cls, path: str | PathLike[str]) -> Predictor:
         """Read a predictor. No code from the folder is run, and a folder is read without the network.
 
@@ -415,9 +419,12 @@ class Predictor:
         """The rows of the representations, by name."""
         trained = self.provenance.slides
         models = " + ".join(f"{weight:.2f} {name}" for name, weight in self.models.items())
-        size = f"{len(self.members)} x {self.n_parameters // len(self.members):,} parameters"
+        n_members, n_parameters = len(self.members), self.n_parameters
+        size = f"{n_parameters // n_members:,} parameters" if n_parameters else "no gradient steps"
         if len(self.models) > 1:
-            size = f"{models}; {len(self.members)} members, {self.n_parameters:,} parameters"
+            size = f"{models}; {n_members} members" + (f", {n_parameters:,} parameters" if n_parameters else "")
+        elif n_members > 1:
+            size = f"{n_members} x {size}" if n_parameters else f"{n_members} members, {size}"
         fields = [f"{', '.join(f'{side:.0f}' for side in p.fov_um)} µm, {p.size_px} px each" for p in self.patches]
         return {
             "model": f"{self.model} ({size})",

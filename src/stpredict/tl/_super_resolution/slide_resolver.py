@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from ..._progress import progress_bar
 from ..._train.data import read_pieces
 from ..._train.prefetch import prefetch
 from ...pp.normalization import normalize_slide, slide_library
@@ -86,7 +86,7 @@ class SlideResolver:
         """Prediction at every point of a slide, ``(n, g)`` log1p."""
         found = np.empty((len(slide.xy_px), len(self.columns)))
         with (
-            tqdm(total=len(found), desc=f"predict {slide.name}", unit="point", disable=not self.progress) as bar,
+            progress_bar(total=len(found), desc=f"predict {slide.name}", unit="point", progress=self.progress) as bar,
             prefetch(read_pieces(slide, self.predictor.patches)) as pieces,
         ):
             for piece in pieces:

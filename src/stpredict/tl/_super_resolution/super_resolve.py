@@ -13,6 +13,8 @@ from spatialdata.models import TableModel
 
 from ... import _keys as keys
 from ..._checks import config as check_config
+from ..._checks.calls import public
+from ..._checks.names import did_you_mean
 from ..._checks.slides import quote
 from ..._geometry import spot_pitch
 from ..._slides import checks as check_elements
@@ -43,6 +45,7 @@ SUPERPIXEL_BYTES = 1200
 """Approximate memory of a superpixel without its expression: features, position, square, name, weights."""
 
 
+@public
 def super_resolve(
     sdata: SpatialData,
     predictor: Predictor | str | PathLike[str] | None = None,
@@ -217,9 +220,10 @@ def _columns(predictor: Predictor, genes: Sequence[str] | None) -> NDArray[np.in
         raise ValueError(msg)
     columns = pd.Index(panel).get_indexer(pd.Index(wanted))
     if missing := [gene for gene, column in zip(wanted, columns, strict=True) if column < 0]:
+        hint = did_you_mean(missing, panel)
         msg = (
-            f"The predictor has no gene {quote(missing)} (its {len(panel)} genes: {quote(panel)}). Give some of these "
-            "as `genes`, or train one with `stp.tl.fit(sdata, genes=…)`."
+            f"The predictor has no gene {quote(missing)} (its {len(panel)} genes: {quote(panel)}).{hint} Give some of "
+            "these as `genes`, or train one with `stp.tl.fit(sdata, genes=…)`."
         )
         raise ValueError(msg)
     return columns

@@ -10,9 +10,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..._geometry import PatchSpec, spot_pitch
+from ..._progress import progress_bar
 from ..._train.data import read_pieces
 from ..._train.prefetch import prefetch
 from ...models.image_statistics import patch_statistics
@@ -44,7 +44,7 @@ def window_features(slide: Slide, step_um: float, *, progress: bool = True) -> N
     windows = PatchSpec(fov_um=tuple(step_um * side for side in WINDOWS), size_px=WINDOW_PX, fill="reflect")
     found = None
     with (
-        tqdm(total=len(slide.xy_px), desc=f"pixels {slide.name}", unit="point", disable=not progress) as bar,
+        progress_bar(total=len(slide.xy_px), desc=f"pixels {slide.name}", unit="point", progress=progress) as bar,
         prefetch(read_pieces(slide, windows)) as read,
     ):
         for piece in read:

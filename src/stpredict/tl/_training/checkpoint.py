@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from safetensors import SafetensorError
-from tqdm.auto import tqdm
 
 from ..._checks.slides import quote
 from ..._checks.training import warn
@@ -25,6 +24,7 @@ from ..._files import (
     write_json,
     write_tensors,
 )
+from ..._progress import progress_bar
 from ..._train.loop import TrainingState
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..._files import Schema
-    from ..._train.config import FitConfig
     from .._predictor.provenance import BestEpoch
+    from .plan import ModelPlan
 
 SUFFIX = ".checkpoint"
 RUN = "run.json"
@@ -123,16 +123,17 @@ class Checkpoint:
         self.states.update({int(file.stem.removeprefix("member")): _load(file) for file in files})
 
     @contextmanager
-    def follow(self, number: int, config: FitConfig, n_networks: int) -> Iterator[Reporter]:
+    def follow(self, number: int, model: ModelPlan, n_networks: int) -> Iterator[Reporter]:
         """Show the progress of the training of one network, and write its checkpoint from time to time."""
+        config = model.config
         state = self.states.setdefault(number, TrainingState())
         title = "fit" if n_networks == 1 else f"fit {number + 1}/{n_networks}"
-        with tqdm(
+        with progress_bar(
             total=config.n_epochs,
             initial=state.epoch,
             desc=title,
             unit="epoch",
-            disable=not (config.progress and self.writes),
+            progress=config.progress and self.writes and model.by_steps,
         ) as bar:
             file = self.path / f"member{number}.safetensors"
             reporter = Reporter(state=state, bar=bar, file=file if self.writes else None)
@@ -182,8 +183,6 @@ class Reporter:
         shown = {}
         if "train_loss" in row:
             shown["loss"] = f"{row['train_loss']:.3f}"
-        elif row:  # nothing was trained by steps: one epoch is all
-            self.bar.total = state.epoch
         if "val_pearson" in row:
             shown["validation r"] = f"{row['val_pearson']:.3f}"
         if "spots_per_s" in row:

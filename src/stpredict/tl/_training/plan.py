@@ -69,6 +69,8 @@ class ModelPlan:
     """Validation spots of each network."""
     weight: float = 1.0
     """Weight in the mean over models; they sum to 1."""
+    by_steps: bool = True
+    """Whether it is trained by gradient steps, and not solved at once."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything about this model that decides the outcome, ready for JSON."""
@@ -253,7 +255,15 @@ def _plan_model(
     ):  # no early stopping: keep all spots
         config = dataclasses.replace(config, validation="none")
     folds = [validation_fold(slides, config, member, validate_on) for member in range(config.n_members)]
-    return ModelPlan(name=name, model_config=model_config, patch=patch, config=config, folds=folds, weight=weight)
+    return ModelPlan(
+        name=name,
+        model_config=model_config,
+        patch=patch,
+        config=config,
+        folds=folds,
+        weight=weight,
+        by_steps=has_trainable_parameters,
+    )
 
 
 def inner_validation(plan: TrainingPlan, model: ModelPlan, left_out: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:

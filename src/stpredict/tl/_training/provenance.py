@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from ..._slides.identity import SlideIdentity
     from ..._slides.slides import Slide
-    from ..._train.data import Fold
     from .._predictor.member import Member
     from .._predictor.provenance import BestEpoch, ColorRange, SlideRecord
     from .plan import ModelPlan, TrainingPlan
@@ -125,16 +124,16 @@ def color_range(density: NDArray[np.float32], slide: NDArray[np.int64]) -> Color
 
 def _validation_notes(models: Sequence[ModelPlan]) -> str:
     """The note of all models if it is the same, or else one for each."""
-    notes = {model.name: _validation_note(model.folds) for model in models}
+    notes = {model.name: _validation_note(model) for model in models}
     if len(set(notes.values())) == 1:
         return next(iter(notes.values()))
     return "; ".join(f"{name}: {note}" for name, note in notes.items())
 
 
-def _validation_note(folds: Sequence[Fold]) -> str:
-    first = folds[0]
+def _validation_note(model: ModelPlan) -> str:
+    folds, first = model.folds, model.folds[0]
     if first.kind == "none":
-        return "none: the weights of the last epoch are kept"
+        return "none: the weights of the last epoch are kept" if model.by_steps else "none: all spots are trained on"
     if first.kind == "block":
         return "held-out blocks of slides that are also trained on: scores on new slides will be lower"
     groups = "; ".join(", ".join(f.groups) for f in folds)

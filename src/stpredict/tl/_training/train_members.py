@@ -157,13 +157,13 @@ class MemberTrainer:
 
         ``held_out`` are the validation spots of each member; spots that are ``left_out`` are not used at all.
         """
-        config, members = self.plan.models[model].config, list[Member]()
+        own, members = self.plan.models[model], list[Member]()
         for i, validated in enumerate(held_out):
             networks: list[Member] = []
             trained = ~validated if left_out is None else ~validated & ~left_out
             for student in range(self.plan.rounds + 1):
                 teacher = networks[-1] if networks else None
-                with self.checkpoint.follow(self.n_trained, config, self.n_networks) as progress:
+                with self.checkpoint.follow(self.n_trained, own, self.n_networks) as progress:
                     networks = [self._train_network(model, (i, student), trained, validated, progress, teacher=teacher)]
                 self.n_trained += 1
             members += networks

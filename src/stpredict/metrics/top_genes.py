@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._checks.calls import public
 from . import _errors as check
 from ._rows import as_float, as_matrix, blocks, complete_spots, is_constant
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+@public
 def best(scores: ArrayLike, *, n: int = 50) -> float:
     """Mean of the highest scores, e.g. of the 50 best-predicted genes.
 
@@ -45,6 +47,7 @@ def best(scores: ArrayLike, *, n: int = 50) -> float:
     return float(kept.mean()) if kept.size else float("nan")
 
 
+@public
 def top_variable(observed: ArrayLike, *, n: int = 50) -> NDArray[np.bool_]:
     """Mark the genes whose observed values vary most over spots.
 
@@ -70,11 +73,20 @@ def top_variable(observed: ArrayLike, *, n: int = 50) -> NDArray[np.bool_]:
     array([False,  True,  True, False])
     """
     check.at_least_one(n, "n")
+    return mark_largest(variances(observed), n=n)
+
+
+def variances(observed: ArrayLike) -> NDArray[np.float64]:
+    """Variance of each gene over spots without NaN, exactly 0 where it is constant."""  # (n_genes,)
     array = as_matrix(observed, "observed")
     used = complete_spots(array, "observed")
     check.enough(int(used.sum()), 2, "spots", int((~used).sum()))
     rows = array[used].T
-    variance = np.concatenate([_variance(as_float(rows[b])) for b in blocks(*rows.shape)])
+    return np.concatenate([_variance(as_float(rows[b])) for b in blocks(*rows.shape)])
+
+
+def mark_largest(variance: NDArray[np.float64], *, n: int) -> NDArray[np.bool_]:
+    """Mark the ``n`` largest variances above 0, of equal ones the first."""  # (n_genes,)
     order = np.argsort(-variance, kind="stable")[:n]
     marked = np.zeros(len(variance), dtype=bool)
     marked[order] = variance[order] > 0
