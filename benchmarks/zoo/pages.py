@@ -40,9 +40,9 @@ OTHER_SCORES = {
     "moran_agreement": "Moran agreement",
 }  # fmt: skip
 COSTS = {
-    "parameters": "parameters", "macs": "MACs per spot", "fit_s": "fit (s)", "train_spots_per_s": "training spots/s",
-    "predict_spots_per_s": "prediction spots/s", "peak_memory_mib": "memory (MiB)",
+    "parameters": "parameters", "macs": "MACs per spot", "fit_s": "fit (s)", "peak_memory_mib": "memory (MiB)",
 }  # fmt: skip
+RATES = {"train_spots_per_s": "training spots/s", "predict_spots_per_s": "prediction spots/s"}
 INTRODUCTION = """Gene-wise PCC (log1p CP10k) on held-out slides, measured by `benchmarks/zoo/run.py` with
 configurations that are small enough for a CPU. [Results](../results.md) lists all models, with intervals and costs.
 """
@@ -99,6 +99,7 @@ def comparison(tables):
     text += ["<!-- cost -->", ""]
     for name, each in tables.items():
         text += [f"## Cost on {name}", "", *lines_of(each["rows"], COSTS), ""]
+        text += [f"### Speed on {name}", "", *lines_of(each["rows"], RATES), ""]
     configurations = {
         label: each["rows"][label]["configuration"]
         for each in tables.values()
