@@ -22,7 +22,7 @@ demo: ## install, then train on three sections and predict a fourth (ARGS="--hel
 	$(BIN)/python -m stpredict demo $(ARGS)
 
 test: lint ## install the test tools, then run lint and all tests, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: ## check style, format, types and import contracts
 	@$(VENV) test

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +145,8 @@ ERRORS = [
     pytest.param(grey, {}, r"Image 'S0_image' is not H&E in colour \(grey: one channel", id="grey image"),
     pytest.param(unknown_resolution, {}, r"resolution of image 'S0_image' is not known: .*`stp\.pp\.resolution\(sdata",
                  id="unknown resolution"),
-    pytest.param(NONE, {"model": "resnet"}, r"No model 'resnet'\. There are: 'bleep', .*'m2ost'", id="unknown model"),
+    pytest.param(NONE, {"model": "resnet"}, r"No model 'resnet'\. Did you mean 'resnet50'.*: 'bleep', .*'m2ost'",
+                 id="unknown model"),
     pytest.param(NONE, {"options": {"width": 5}}, "M2OSTConfig has no field 'width'", id="unknown option"),
     pytest.param(NONE, {"patch": PatchSpec(fov_um=(150,))},
                  r"`patch` has 1 scale\(s\) of 224 px, 'm2ost' takes 3 of 32 px\. Give `model_options=",
@@ -316,9 +318,14 @@ def test_errors_that_no_other_test_provokes(tmp_path, call, words):
 CHECKS = {*(SOURCE / "_checks").glob("[a-z]*.py"), *SOURCE.rglob("_errors.py"), SOURCE / "_slides" / "checks.py"}
 
 
+@cache
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def uses(file):
     """(file of checks, name) of all that a file takes from files of checks, by whatever name it imports them."""
-    tree, modules, names = ast.parse(file.read_text(encoding="utf-8")), {}, {}
+    tree, modules, names = parsed(file), {}, {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             place = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
@@ -336,14 +343,14 @@ def test_every_check_is_called():
     """A check that nothing calls would be a promise that nothing keeps."""
     used = {use for file in SOURCE.rglob("*.py") for use in uses(file)}
     for file in sorted(CHECKS):
-        body = ast.parse(file.read_text(encoding="utf-8")).body
+        body = parsed(file).body
         assert not {node.name for node in body if isinstance(node, ast.FunctionDef) and (file, node.name) not in used}
 
 
 def test_no_error_about_input_is_a_lookup_error():
     """The message of a KeyError is mangled; Python expects one, or an AttributeError, in `__getitem__` and the like."""
     for file in SOURCE.rglob("*.py"):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = parsed(file)
         lookups = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and "__get" in node.name]
         expected = {id(inside) for lookup in lookups for inside in ast.walk(lookup)}
         raised = {ast.unparse(node.exc).split("(")[0] for node in ast.walk(tree)
@@ -362,7 +369,7 @@ def pieces(texts, length):
 
 def messages(file):
     """Place and words of each message of a file, with those that a variable puts into it."""
-    for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for function in ast.walk(parsed(file)):
         if isinstance(function, ast.FunctionDef):
             assigned = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
             for node in assigned:
@@ -375,7 +382,7 @@ def messages(file):
 
 def patterns(file):
     """Strings of a file of tests that may be compared with messages: all but docstrings and what is only passed on."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name in ("pytest.raises", "pytest.warns"):

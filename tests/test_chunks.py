@@ -230,7 +230,7 @@ class Patches(Dataset):
 
 
 @pytest.mark.parametrize(("method", "n_workers", "backing"), [
-    ("fork", 2, "zarr"), ("fork", 2, "dask"), ("spawn", 1, "zarr"), ("forkserver", 2, "dask"),
+    ("fork", 2, "zarr"), ("fork", 2, "dask"), ("forkserver", 1, "dask"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.usefixtures("forkserver")

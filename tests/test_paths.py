@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import sys
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +86,24 @@ WRITE = {
         slides(), "name", path, model="mean_profile", progress=False
     ),
     ("tl.Predictor.save", "path"): lambda path, _, predictor: predictor.save(path),
-    ("tl.Benchmark.to_html", "path"): lambda path, *_: stp.tl.Benchmark.load("benchmark").to_html(path),
+    ("tl.Benchmark.to_html", "path"): lambda path, *_: stp.tl.Benchmark.load("../benchmark").to_html(path),
 }
 """A call by argument that names something to write."""
 
 
-def slides():
+@cache
+def built():
     return stp.datasets.synthetic(**SYNTHETIC)
+
+
+def slides():
+    """A copy that a test may change, except for the pixels."""
+    return sd.SpatialData(
+        images=dict(built().images),
+        shapes={name: shapes.copy() for name, shapes in built().shapes.items()},
+        tables={name: table.copy() for name, table in built().tables.items()},
+        attrs=deepcopy(built().attrs),
+    )
 
 
 def cells():
@@ -130,15 +144,24 @@ def predictor(tmp_path_factory):
     return stp.tl.fit(slides(), "ridge_color", save_dir=tmp_path_factory.mktemp("predictor") / "p", **QUIET)
 
 
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """A folder with a slide file and a benchmark."""
+    folder = tmp_path_factory.mktemp("beside")
+    pixels = np.asarray(slides()["S0_image"]["scale0"]["image"])
+    Image.fromarray(np.moveaxis(pixels, 0, -1)).save(folder / "slide.png")
+    stp.tl.benchmark(slides(), ["mean_profile"], save_dir=folder / "benchmark", progress=False)
+    return folder
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home folder with a slide file, beside the current folder."""
+def home(beside, tmp_path, monkeypatch):
+    """A home folder, beside the current folder, a slide file and a benchmark."""
+    shutil.copytree(beside, tmp_path, dirs_exist_ok=True)
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "here")
-    pixels = np.asarray(slides()["S0_image"]["scale0"]["image"])
-    Image.fromarray(np.moveaxis(pixels, 0, -1)).save(tmp_path / "slide.png")
     return tmp_path / "home"
 
 
@@ -146,23 +169,20 @@ def test_every_argument_that_takes_a_path_is_tried():
     assert set(names_of_paths()) == {*READ, *WRITE}
 
 
-@pytest.mark.parametrize("given", ["~/absent", "absent"])
 @pytest.mark.parametrize("case", [case for case, call in READ.items() if call is not None], ids=".".join)
-def test_what_is_missing_is_named_by_its_whole_path(home, case, given):
-    expected = home / "absent" if given.startswith("~") else Path.cwd() / "absent"
+def test_what_is_missing_is_named_by_its_whole_path(home, case):
     (Path.cwd() / "BC23209_C1.jpg").touch()  # so that `hbc` finds a section
-    with pytest.raises((FileNotFoundError, ValueError)) as caught:
-        READ[case](given, home.parent / "slide.png")
-    assert str(expected) in str(caught.value)
+    for given, expected in (("~/absent", home / "absent"), ("absent", Path.cwd() / "absent")):
+        with pytest.raises((FileNotFoundError, ValueError)) as caught:
+            READ[case](given, home.parent / "slide.png")
+        assert str(expected) in str(caught.value)
 
 
-@pytest.mark.parametrize("given", ["~/new/made", "new/made", Path("~/new/made")], ids=["home", "relative", "Path"])
 @pytest.mark.parametrize("case", WRITE, ids=".".join)
-def test_what_is_written_goes_where_the_path_says(home, predictor, case, given):
-    if case[0] == "tl.Benchmark.to_html":
-        stp.tl.benchmark(slides(), ["knn_spatial"], save_dir="benchmark", progress=False)
-    WRITE[case](given, home.parent / "slide.png", predictor)
-    assert ((home if str(given).startswith("~") else Path.cwd()) / "new" / "made").exists()
+def test_what_is_written_goes_where_the_path_says(home, predictor, case):
+    """Relative paths are in `test_results_are_found_from_another_folder`."""
+    WRITE[case]("~/new/made", home.parent / "slide.png", predictor)
+    assert (home / "new" / "made").exists()
     assert not Path("~").exists()
 
 
@@ -171,9 +191,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_work_begins(home, pred
     def too_late(*_, **__):
         pytest.fail("work began")
 
-    if case[0] == "tl.Benchmark.to_html":
-        stp.tl.benchmark(slides(), ["knn_spatial"], save_dir="benchmark", progress=False)
-        monkeypatch.setattr("stpredict._report.page.page", too_late)
+    monkeypatch.setattr("stpredict._report.page.page", too_late)
     monkeypatch.setattr("stpredict._pixels.PatchReader.read", too_late)
     monkeypatch.setattr("stpredict.io._wsi.open_slide_file", too_late)
     Path("file").touch()
@@ -195,6 +213,13 @@ def test_folders_without_permission(tmp_path, monkeypatch):
 def test_a_folder_that_nobody_can_write_to():
     with pytest.raises(PermissionError, match="`out_dir` is '/proc/made', but nothing can be written to"):
         output_folder("/proc/made", "out_dir")
+
+
+def test_paths_are_made_absolute(home):
+    for given in ("~/a/b", Path("~/a/b")):
+        assert user_path(given) == home / "a" / "b"
+    for given in ("a/b", Path("a/b")):
+        assert user_path(given) == Path.cwd() / "a" / "b"
 
 
 def test_what_is_no_path(tmp_path):
@@ -244,9 +269,9 @@ def test_a_run_is_resumed_in_its_own_folder(home):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
-@pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
-def test_everything_that_is_written_has_the_permissions_of_the_umask(home, predictor, umask, expected):
-    before = os.umask(umask)
+def test_everything_that_is_written_has_the_permissions_of_the_umask(home, predictor):
+    """Neither those of a temporary file, nor the usual ones."""
+    expected, before = 0o640, os.umask(0o027)
     try:
         predictor.save("p")
         stp.tl.benchmark(slides(), ["ridge_color"], save_dir="benchmark", keep_predictors=True, progress=False).to_html(

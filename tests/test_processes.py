@@ -18,21 +18,26 @@ from stpredict._train.device import make_fabric
 SYNTHETIC = {"n_slides": 2, "n_side": 4, "um_per_px": 8.0}
 QUIET = {"config": {"progress": False}}
 
-FORKED = """
+SCRIPT = """
 import multiprocessing, os, sys
+multiprocessing.set_start_method("spawn")
 import numpy as np
+import torch
 import stpredict as stp
 
+print("began")
 slides = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
-config = {"progress": False, "n_epochs": 1}
-predictor = stp.tl.fit(slides, config=config, save_dir="parent")
+torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # starts the threads that a fork does not have
+tiny = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
+training = {"config": {"progress": False, "n_epochs": 1}, "model_options": tiny}
+predictor = stp.tl.fit(slides, "m2ost", **training, save_dir="parent")
 stp.tl.predict(slides, predictor, progress=False)
 
 def work():
     loaded = stp.tl.Predictor.load("parent")
     stp.tl.predict(slides, loaded, progress=False, key_added="again")
     np.testing.assert_allclose(slides["again"].X, slides["predicted"].X, rtol=1e-4, atol=1e-5)
-    stp.tl.fit(slides, config=config, save_dir="child")
+    stp.tl.fit(slides, "m2ost", **training, save_dir="child")
 
 child = multiprocessing.get_context("fork").Process(target=work)
 child.start()
@@ -45,42 +50,29 @@ process = os.fork()
 if not process:
     work()
     os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-"""
+if os.waitpid(process, 0)[1]:
+    sys.exit("failed after os.fork")
 
-UNGUARDED = """
-import multiprocessing
-multiprocessing.set_start_method("spawn")
-import stpredict as stp
-
-print("began")
-slides = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+stp.tl.benchmark(slides, ["mean_profile"], save_dir="benchmark", progress=False)
 slides.write("slides.zarr")
-predictor = stp.tl.fit(slides, "ridge_color", config={"progress": False}, save_dir="p")
-stp.tl.predict(slides, predictor, progress=False)
-stp.tl.benchmark(slides, ["ridge_color"], save_dir="b", progress=False)
-stp.tl.predict_cohort(["slides.zarr"], predictor, "c", shapes_key="S0_spots", progress=False)
+stp.tl.predict_cohort(["slides.zarr"], predictor, "cohort", shapes_key="S0_spots", progress=False)
 print("ended")
 """
 
 
-def run(code, folder, **environment):
-    (folder / "script.py").write_text(code)
-    return subprocess.run(
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+def test_a_script_without_a_guard_is_run_once_and_a_fork_of_it_computes_instead_of_waiting_for_ever(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
         [sys.executable, "-W", "ignore", "script.py"],
-        cwd=folder,
-        env={**os.environ, **environment},
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
         timeout=150,
         check=False,
     )
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
-def test_a_fork_after_training_computes_instead_of_waiting_for_ever(tmp_path):
-    done = run(FORKED, tmp_path, OMP_NUM_THREADS="2")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, ["began", "ended"]), done.stderr
     assert (tmp_path / "child" / "config.json").is_file()
 
 
@@ -94,11 +86,6 @@ def test_a_fork_says_that_it_has_one_thread(monkeypatch):
     with pytest.warns(UserWarning, match=r"computes on one thread. Start processes with .*spawn"):
         make_fabric(stp.tl.FitConfig(accelerator="cpu"))
     assert threads == [1]
-
-
-def test_a_script_without_a_guard_is_run_once(tmp_path):
-    done = run(UNGUARDED, tmp_path)
-    assert (done.returncode, done.stdout.split()) == (0, ["began", "ended"]), done.stderr
 
 
 def test_several_devices_need_a_script(monkeypatch):

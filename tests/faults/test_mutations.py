@@ -22,7 +22,7 @@ def load(name):
 
 campaign, cases = load("fault_campaign"), load("fault_cases")
 N_EACH = dict.fromkeys(cases.READERS, 15) | {
-    "predictor": 12, "checkpoint": 6, "store": 10, "benchmark": 8, "cohort": 5, "image cache": 12,
+    "predictor": 6, "checkpoint": 4, "store": 5, "benchmark": 5, "cohort": 2, "image cache": 6,
 }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_ids_of_platforms(request, tmp_path, reader, names):
         (shapes,), table = sdata.shapes.values(), sdata["observed"]
         if first is None:  # whatever they were, ids are then the same in every respect, so one goes to disk
             first = shapes.index, table.obs
-            sdata = on_disk(sdata, tmp_path / "a.zarr")
+            sdata = on_disk(sdata, tmp_path / "a.zarr") if reader == "visium" else sdata
         pd.testing.assert_index_equal(shapes.index, first[0])
         pd.testing.assert_frame_equal(table.obs, first[1])
         (slide,) = resolve(sdata, Selection())

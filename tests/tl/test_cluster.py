@@ -45,6 +45,9 @@ def test_values_are_those_of_this_process(on_disk, predictor, client):
     np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)
     np.testing.assert_array_equal(on_disk["predicted"].obsm["color"], on_disk["wanted"].obsm["color"])
     assert on_disk["predicted"].obs.equals(on_disk["wanted"].obs)
+    predict(on_disk, predictor, layer="predicted", client=client, **QUIET)
+    filled = on_disk["observed"][:, predictor.genes].layers["predicted"]
+    np.testing.assert_allclose(filled, on_disk["wanted"].X, atol=1e-6)
 
 
 def test_a_store_that_was_opened_by_a_relative_path_is_read_in_another_folder(sdata, tmp_path, monkeypatch):
@@ -75,13 +78,6 @@ def test_a_slide_file_is_opened_by_the_workers(sdata, predictor, client, tmp_pat
     predict(slide, predictor, key_added="wanted", **QUIET)
     predict(slide, predictor, client=client, **QUIET)
     np.testing.assert_allclose(slide["predicted"].X, slide["wanted"].X, atol=1e-6)
-
-
-def test_a_layer(on_disk, predictor, client):
-    predict(on_disk, predictor, key_added="wanted", **QUIET)
-    predict(on_disk, predictor, layer="predicted", client=client, **QUIET)
-    filled = on_disk["observed"][:, predictor.genes].layers["predicted"]
-    np.testing.assert_allclose(filled, on_disk["wanted"].X, atol=1e-6)
 
 
 def test_an_image_file_is_opened_by_the_workers(on_disk, predictor):
@@ -119,16 +115,6 @@ class Killer:
         except FileExistsError:
             return
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.usefixtures("forkserver")
-def test_the_only_worker_dies_with_all_that_was_sent(on_disk, predictor, tmp_path):
-    predict(on_disk, predictor, key_added="wanted", **QUIET)
-    predictor.members[0].network.head.register_forward_hook(Killer(tmp_path / "killed"))
-    with local_cluster(1) as own:
-        predict(on_disk, predictor, client=own, **QUIET)
-    assert (tmp_path / "killed").exists()
-    np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)
 
 
 def test_an_error_in_a_worker_is_raised_here(on_disk, predictor, client):
@@ -210,23 +196,15 @@ def test_tasks_are_ranges_of_whole_partitions(n):
 
 
 @pytest.mark.usefixtures("small_partitions")
-def test_workers_write_small_partitions(on_disk, predictor, client, tmp_path):
-    """Two processes share the work; every partition is a chunk."""
+def test_a_slow_worker_delays_only_its_own_part(on_disk, predictor, client, tmp_path):
+    """The first that computes does not go on before the other has computed; every partition is a chunk."""
     predict(on_disk, predictor, key_added="wanted", **QUIET)
+    predictor.members[0].network.head.register_forward_hook(Waiter(tmp_path))
     predict(on_disk, predictor, client=client, store=tmp_path / "store", **QUIET)
+    assert len(list(tmp_path.glob("computed-*"))) == 2
     assert zarr.open_group(tmp_path / "store", mode="r")["X"].chunks == (16, 12)
     table, wanted = on_disk["predicted"], on_disk["wanted"]
     np.testing.assert_allclose(np.asarray(table[wanted.obs_names].X), wanted.X, atol=1e-6)
-
-
-@pytest.mark.usefixtures("small_partitions")
-def test_a_slow_worker_delays_only_its_own_part(on_disk, predictor, client, tmp_path):
-    """The first that computes does not go on before the other has computed, and the result is whole."""
-    predict(on_disk, predictor, key_added="wanted", **QUIET)
-    predictor.members[0].network.head.register_forward_hook(Waiter(tmp_path))
-    predict(on_disk, predictor, client=client, **QUIET)
-    assert len(list(tmp_path.glob("computed-*"))) == 2
-    np.testing.assert_allclose(on_disk["predicted"].X, on_disk["wanted"].X, atol=1e-6)
 
 
 class Waiter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import anndata as ad
 import numpy as np
@@ -14,6 +15,8 @@ from spatialdata import SpatialData
 import stpredict as stp
 from stpredict.tl import FitConfig, Predictor, calibrate, fit, predict
 from stpredict.tl._predictor.conformal import MAX_RANKS, Calibration, OrderStatistics
+
+from .conftest import TINY, copied
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 RECORD = {"kind": "other slides", "leaks": False, "stain": None, "note": ""}
@@ -105,6 +108,20 @@ def test_groups_that_differ_widen_the_intervals_of_groups():
     assert np.mean(spots_well) < 0.75
 
 
+@pytest.fixture(scope="module")
+def fitted(small_sdata, tmp_path_factory):
+    """Fit on slides by number, each set of them once. Predictors are not to be changed."""
+
+    @cache
+    def make(*numbers):
+        sdata = copied(small_sdata)
+        config = FitConfig(n_epochs=1, accelerator="cpu", precision="32-true", progress=False)
+        return fit(sdata, "m2ost", config=config, model_options=TINY, shapes_key=[f"S{i}_spots" for i in numbers],
+                   save_dir=tmp_path_factory.mktemp("fitted") / "model")  # fmt: skip
+
+    return make
+
+
 def test_it_is_saved_and_read_back(sdata, quick, tmp_path):
     predictor = quick(sdata, n_members=2, shapes_key=["S0_spots", "S1_spots"])
     again = Predictor.load(tmp_path / "model")
@@ -129,8 +146,8 @@ def test_held_out_errors_are_those_of_a_prediction(sdata, quick):
     assert again.calibration.record["leaks"]
 
 
-def test_an_older_predictor_predicts_and_says_what_it_lacks(sdata, quick, tmp_path):
-    predictor = quick(sdata)
+def test_an_older_predictor_predicts_and_says_what_it_lacks(sdata, fitted, tmp_path):
+    predictor = fitted(0, 1, 2)
     older = replace(predictor, calibration=None, image_range=None)
     older.save(tmp_path / "older")
     assert "calibration" not in json.loads((tmp_path / "older" / "config.json").read_text())
@@ -152,8 +169,8 @@ def test_without_validation_nothing_is_calibrated(sdata, quick):
     assert not calibrated.calibration.record["leaks"]
 
 
-def test_slides_that_were_trained_on_are_refused(sdata, quick):
-    predictor = quick(sdata, shapes_key=["S0_spots", "S1_spots"])
+def test_slides_that_were_trained_on_are_refused(sdata, quick, fitted):
+    predictor = fitted(0, 1)
     with pytest.raises(ValueError, match=r"trained or validated on 'S1_spots'.*`allow_leakage=True`"):
         calibrate(predictor, sdata, shapes_key=["S1_spots", "S2_spots"], **QUIET)
     sdata["observed"].obs["tissue"] = "one"
@@ -168,8 +185,8 @@ def test_a_renamed_slide_is_known_by_its_counts(sdata, quick):
         calibrate(predictor, {"other": sdata}, shapes_key="S0_spots", group_key="section", **QUIET)
 
 
-def test_wrong_arguments(sdata, quick):
-    predictor = quick(sdata)
+def test_wrong_arguments(sdata, fitted):
+    predictor = fitted(0, 1, 2)
     with pytest.raises(TypeError, match=r"`predictor` is a SpatialData; .*calibrate\(predictor, sdata\)"):
         calibrate(sdata, predictor)
     with pytest.raises(ValueError, match="`n_views` is 9"):
@@ -191,8 +208,8 @@ def test_blocks_of_trained_slides_are_warned_of(sdata, quick):
         predict(sdata, predictor, shapes_key="S1_spots", uncertainty="conformal", coverage=0.5, **QUIET)
 
 
-def test_another_stain_is_warned_of(sdata, quick):
-    predictor = quick(sdata, shapes_key=["S0_spots", "S1_spots"])
+def test_another_stain_is_warned_of(sdata, fitted):
+    predictor = fitted(0, 1)
     with pytest.warns(UserWarning, match="calibrated with `stain=None`, and `stain` is 'reinhard'"):
         predict(sdata, predictor, shapes_key="S2_spots", uncertainty="conformal", stain="reinhard", **QUIET)
 
@@ -216,8 +233,8 @@ def test_what_is_written(sdata, quick):
     assert "predicted_lower" not in sdata["wanted"].layers
 
 
-def test_beside_a_layer(sdata, quick):
-    predictor = quick(sdata)
+def test_beside_a_layer(sdata, fitted):
+    predictor = fitted(0, 1, 2)
     predict(sdata, predictor, uncertainty="conformal", **QUIET)
     alone = sdata["predicted"]
     predict(sdata, predictor, layer="guess", uncertainty="conformal", **QUIET)
@@ -231,8 +248,8 @@ def test_beside_a_layer(sdata, quick):
         predict(sdata, predictor, layer="mine", uncertainty="conformal", **QUIET)
 
 
-def test_streamed_to_disk(sdata, quick, tmp_path):
-    predictor = quick(sdata)
+def test_streamed_to_disk(sdata, fitted, tmp_path):
+    predictor = fitted(0, 1, 2)
     predict(sdata, predictor, key_added="wanted", uncertainty="conformal", **QUIET)
     for _ in range(2):  # the second time nothing is computed
         predict(sdata, predictor, uncertainty="conformal", store=tmp_path / "store", **QUIET)
@@ -270,7 +287,7 @@ def test_end_to_end_on_synthetic_slides(tmp_path):
                     save_dir=tmp_path / "ridge")  # fmt: skip
     table, wanted = sdata["observed"], observed(sdata)
     rng, shares = np.random.default_rng(0), []
-    for _ in range(8):
+    for _ in range(4):
         drawn = rng.permutation(table.n_obs) % 2 == 0
         some = SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes),
                            tables={"observed": table[drawn].copy()}, attrs=sdata.attrs)  # fmt: skip

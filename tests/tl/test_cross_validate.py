@@ -121,15 +121,16 @@ def test_the_summary_is_of_the_rows_given(sdata, tmp_path):
     assert summary(scores[scores["fold"] == 0]).notna().at["ridge_color", "spot_pearson"]
 
 
-def test_a_fold_is_what_fit_and_predict_give(sdata, tmp_path):
-    genes = ["GENE2", "GENE0", "GENE7"]
-    cross_validate(sdata, "m2ost", genes=genes, **QUICK)
+def test_a_fold_is_what_fit_and_predict_give(validated, small_sdata, tmp_path):
+    validated, scores, _ = validated
+    sdata = copied(small_sdata)
+    genes = scores.loc[scores["fold"] == 0, "gene"].unique().tolist()
     config = FitConfig(**ON_CPU, n_epochs=1, progress=False)
     trained_on = ["S1_spots", "S2_spots"]
     predictor = fit(sdata, "m2ost", config=config, model_options=TINY, genes=genes, shapes_key=trained_on,
                     group_key="patient", save_dir=tmp_path / "m")  # fmt: skip
     predict(sdata, predictor, shapes_key="S0_spots", device="cpu", precision="32-true", progress=False)
-    held = sdata["observed"][:25, genes].layers[KEY]
+    held = validated["observed"][:25, genes].layers[KEY]
     np.testing.assert_allclose(held, sdata["predicted"][:, genes].X, atol=1e-5)
 
 
@@ -161,7 +162,7 @@ def test_one_slide_is_refused(sdata):
 
 
 def test_a_layer_of_ours_is_overwritten_but_no_other_and_it_is_not_evaluated_as_one_model(pair):
-    with pytest.raises(ValueError, match="Layer 'rate' exists and was not written by"):
+    with pytest.raises(ValueError, match=r"Layer 'rate' exists and was not written by `stp\.tl\.cross_validate`"):
         cross_validate(pair, "mean_profile", key_added="rate", progress=False)
     select_genes(pair, n_genes=3)  # is not used: it may have seen test slides
     assert cross_validate(pair, "mean_profile", progress=False)["gene"].nunique() == 12

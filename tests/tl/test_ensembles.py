@@ -13,6 +13,8 @@ from stpredict._pixels import PatchReader
 from stpredict.tl import FitConfig, Predictor
 from stpredict.tl._training import train_members as _train_members
 
+from .conftest import copied
+
 TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 QUIET = {"n_epochs": 2, "accelerator": "cpu", "precision": "32-true", "progress": False}
 HERE = {"device": "cpu", "precision": "32-true", "progress": False}
@@ -32,9 +34,10 @@ def predicted(sdata, predictor, **arguments):
     return sdata.tables.pop("found")
 
 
-@pytest.fixture
-def pair(sdata):
-    return fit(sdata)
+@pytest.fixture(scope="module")
+def pair(small_sdata):
+    """An ensemble of two models with equal weights, that no test may change."""
+    return fit(copied(small_sdata))
 
 
 # ---- members and weights
@@ -48,18 +51,19 @@ def test_an_ensemble_of_one_is_that_model_bit_for_bit(sdata):
     assert np.array_equal(predicted(sdata, heavy).X, predicted(sdata, one).X)
 
 
-@pytest.mark.parametrize(
-    ("weights", "expected"),
-    [(None, (0.5, 0.5)), ("equal", (0.5, 0.5)), ([1, 3], (0.25, 0.75)), ({"ridge_color": 1, "m2ost": 4}, (0.8, 0.2))],
-)
-def test_the_prediction_is_the_weighted_mean_of_what_the_models_predict_alone(sdata, weights, expected):
+def test_the_prediction_is_the_weighted_mean_of_what_the_models_predict_alone(sdata, pair):
     alone = [predicted(sdata, fit(sdata, name, model_options=OPTIONS[name])).X for name in PAIR]
-    predictor = fit(sdata, weights=weights)
-    assert list(predictor.models.values()) == pytest.approx(expected)
-    table = predicted(sdata, predictor, members=True)
-    np.testing.assert_allclose(table.X, sum(w * x for w, x in zip(expected, alone, strict=True)), atol=1e-5)
-    for name, values in zip(PAIR, alone, strict=True):
-        np.testing.assert_array_equal(table.layers[name], values)
+    for predictor, expected in (
+        (pair, (0.5, 0.5)),
+        (fit(sdata, weights=[1, 3]), (0.25, 0.75)),
+        (fit(sdata, weights={"ridge_color": 1, "m2ost": 4}), (0.8, 0.2)),
+    ):
+        assert list(predictor.models.values()) == pytest.approx(expected)
+        table = predicted(sdata, predictor, members=True)
+        np.testing.assert_allclose(table.X, sum(w * x for w, x in zip(expected, alone, strict=True)), atol=1e-5)
+        for name, values in zip(PAIR, alone, strict=True):
+            np.testing.assert_array_equal(table.layers[name], values)
+    assert fit(sdata, weights="equal").hash == pair.hash
 
 
 def test_networks_of_one_model_share_its_weight_and_have_seeds_of_their_own(sdata):
@@ -81,12 +85,12 @@ def test_the_default_is_a_registered_ensemble_with_its_weights(sdata):
 
 
 def test_every_model_has_its_own_recipe(sdata):
-    options = {"m2ost": TINY, "stnet": {"size_px": 32}}
+    options = {"m2ost": TINY, "encoder_mlp": {"encoder": "statistics", "size_px": 32}}
     predictor = fit(sdata, list(options), model_options=options, config={"n_epochs": 1})
     models = {name: each["fit"] for name, each in predictor.provenance.ensemble["models"].items()}
-    assert models["m2ost"]["weight_decay"] == FitConfig().weight_decay
-    assert models["stnet"]["weight_decay"] == stp.models.recipe("stnet")["weight_decay"] != FitConfig().weight_decay
-    assert models["m2ost"]["n_epochs"] == models["stnet"]["n_epochs"] == 1
+    assert models["m2ost"]["lr"] == FitConfig().lr
+    assert models["encoder_mlp"]["lr"] == stp.models.recipe("encoder_mlp")["lr"] != FitConfig().lr
+    assert models["m2ost"]["n_epochs"] == models["encoder_mlp"]["n_epochs"] == 1
 
 
 def test_a_model_that_sees_its_slide_stands_beside_one_that_does_not(sdata):
@@ -179,11 +183,17 @@ def test_weights_enter_the_hash(pair):
     assert moved.hash != pair.hash
 
 
-@pytest.mark.parametrize("kill", range(1, 6))
-def test_a_killed_training_goes_on_to_the_same_result(sdata, tmp_path, monkeypatch, kill):
-    """Killed in any of six networks: two members, and those of two folds."""
-    arguments = {"weights": "stacked", "config": {"n_epochs": 1, "batch_size": 8}}
-    whole = fit(sdata, save_dir=tmp_path / "whole", **arguments)
+STACKED = {"weights": "stacked", "config": {"n_epochs": 1, "batch_size": 8}}
+
+
+@pytest.fixture(scope="module")
+def stacked(small_sdata):
+    return fit(copied(small_sdata), **STACKED)
+
+
+@pytest.mark.parametrize("kill", [1, 2, 5])
+def test_a_killed_training_goes_on_to_the_same_result(sdata, stacked, tmp_path, monkeypatch, kill):
+    """Killed in one of six networks: the second of two members, the first and the last of two folds."""
     real, calls = _train_members.train, []
 
     def stopped(*given, **options):
@@ -194,11 +204,11 @@ def test_a_killed_training_goes_on_to_the_same_result(sdata, tmp_path, monkeypat
 
     monkeypatch.setattr(_train_members, "train", stopped)
     with pytest.raises(KeyboardInterrupt):
-        fit(sdata, save_dir=tmp_path / "cut", **arguments)
+        fit(sdata, save_dir=tmp_path / "cut", **STACKED)
     monkeypatch.setattr(_train_members, "train", real)
-    again = fit(sdata, resume_from=tmp_path / "cut", **arguments)
-    assert again.models == whole.models
-    assert np.array_equal(predicted(sdata, again).X, predicted(sdata, whole).X)
+    again = fit(sdata, resume_from=tmp_path / "cut", **STACKED)
+    assert again.models == stacked.models
+    assert np.array_equal(predicted(sdata, again).X, predicted(sdata, stacked).X)
 
 
 def test_a_run_with_other_members_or_weights_is_not_resumed(sdata, tmp_path, monkeypatch):

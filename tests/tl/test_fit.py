@@ -30,6 +30,8 @@ from stpredict.tl._training import checkpoint as _checkpoint
 from stpredict.tl._training.checkpoint import Reporter
 from stpredict.tl._training.plan import plan_training
 
+from .conftest import copied
+
 TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 
 
@@ -369,15 +371,22 @@ fit(synthetic(n_slides=3, n_side=5, um_per_px=8.0), "m2ost", config=config, mode
 """
 
 
+@pytest.fixture(scope="module")
+def straight(small_sdata, tmp_path_factory):
+    """Hash of the predictor of an undisturbed `KILLED`."""
+    config = FitConfig(n_epochs=3, lr=3e-3, accelerator="cpu", precision="32-true", progress=False)
+    folder = tmp_path_factory.mktemp("straight") / "model"
+    return fit(copied(small_sdata), "m2ost", config=config, model_options=TINY, save_dir=folder).hash
+
+
 @pytest.mark.parametrize("moment", ["checkpoint", "validation", "save", "end"])
-def test_a_killed_fit_goes_on_as_if_it_never_stopped(sdata, quick, tmp_path, python, moment):
-    straight = quick(sdata, n_epochs=3, lr=3e-3, save_dir=tmp_path / "straight")
+def test_a_killed_fit_goes_on_as_if_it_never_stopped(sdata, quick, straight, tmp_path, python, moment):
     process = python(f"MOMENT, TINY = {moment!r}, {TINY!r}\n{KILLED}", tmp_path)
     process.join()
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "stderr").read_text()
     resumed = quick(sdata, n_epochs=3, lr=3e-3, resume_from=tmp_path / "model")
-    assert resumed.hash == straight.hash
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "straight", "stdout", "stderr"}
+    assert resumed.hash == straight
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "stdout", "stderr"}
 
 
 @pytest.mark.parametrize("file", ["run.json", "member0.safetensors"])
