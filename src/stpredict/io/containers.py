@@ -35,9 +35,9 @@ type DataOrPath = SpatialData | AnnData | str | PathLike[str]
 ATTRIBUTES = ("layers", "obsm", "varm", "uns")
 """Parts of an AnnData that hold entries by name."""
 READERS = {
-    "experiment.xenium": "read_xenium",
-    "binned_outputs": "read_visium_hd",
-    "spatial": "read_visium",
+    "experiment.xenium": "`stp.io.read_xenium(path)`",
+    "binned_outputs": "`stp.io.read_visium_hd(path)`",
+    "spatial": "`stp.io.read_visium(path)`",
 }
 """What a folder of a platform holds, and its reader."""
 
@@ -117,11 +117,9 @@ def _read_store(path: Path, um_per_px: float | None) -> SpatialData | AnnData:
 def _refuse_folder(path: Path) -> None:
     names = sorted(each.name for each in path.iterdir())
     reader = next((reader for name, reader in READERS.items() if name in names), None)
-    advice = (
-        f"Read it with `stp.io.{reader}('{path.name}')`, and give what that returns."
-        if reader
-        else "Give a store (.zarr), an AnnData (.h5ad) or a slide file."
-    )
+    advice = "Give a store (.zarr), an AnnData (.h5ad) or a slide file."
+    if reader is not None:
+        advice = f"Read it with {reader}, and give what that returns."
     msg = f"'{path}' is a folder without zarr metadata (it holds {quote(names)}). {advice}"
     raise ValueError(msg)
 
