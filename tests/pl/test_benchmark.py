@@ -149,7 +149,7 @@ def test_a_gene_without_any_value(benchmark):
     tables = {name: benchmark.table(name).copy() for name in MODELS}
     tables["m2ost"].X[:, 2] = np.nan
     benchmark.table = lambda model, seed=None: tables[model]
-    with pytest.raises(ValueError, match="Every value of gene 'GENE2' in 'm2ost' is missing in this region"):
+    with pytest.raises(ValueError, match="Every value of gene 'GENE2' in 'm2ost' is missing there"):
         pl.benchmark_maps(benchmark, "GENE2")
 
 

@@ -224,7 +224,7 @@ def test_faults(predicted):
         pl.expression(predicted, "ERBB2", shapes_key="S0_spots")
     with pytest.raises(ValueError, match=r"No table or layer 'guess'"):
         pl.expression(predicted, "GENE0", keys=["observed", "guess"], shapes_key="S0_spots")
-    with pytest.raises(ValueError, match=r"Which region of 'observed' is meant\? Found: 'S0_spots', 'S1_spots'"):
+    with pytest.raises(ValueError, match=r"Which element of 'observed' is meant\? Found: 'S0_spots', 'S1_spots'"):
         pl.expression(predicted, "GENE0", keys="observed")
     with pytest.raises(ValueError, match=r"`limits` is 'same'; allowed: 'shared', 'each'"):
         pl.expression(predicted, "GENE0", shapes_key="S0_spots", limits="same")

@@ -71,7 +71,7 @@ def test_one_panel_is_the_default(predicted):
 
 
 def test_faults(predicted):
-    with pytest.raises(ValueError, match=r"Which region of 'predicted' is meant"):
+    with pytest.raises(ValueError, match=r"Which element of 'predicted' is meant"):
         pl.pca(predicted)
     with pytest.raises(ValueError, match=r"No table or layer 'ridge'"):
         pl.pca(predicted, keys="ridge")

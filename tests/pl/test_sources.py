@@ -93,9 +93,9 @@ def test_the_one_shared_region_needs_no_name(predicted):
 
 
 def test_faults(predicted):
-    with pytest.raises(ValueError, match=r"Which region of 'observed', 'predicted' is meant\? Found: 'S0_spots'"):
+    with pytest.raises(ValueError, match=r"Which element of 'observed', 'predicted' is meant\? Found: 'S0_spots'"):
         sources(predicted, ["observed", "predicted"], Selection())
-    with pytest.raises(ValueError, match=r"no region of 'observed', 'predicted' named 'S2_spots'\. Found: 'S0_"):
+    with pytest.raises(ValueError, match=r"no element of 'observed', 'predicted' named 'S2_spots'\..* Found: 'S0_"):
         sources(predicted, ["observed", "predicted"], Selection(shapes_key="S2_spots"))
     with pytest.raises(ValueError, match=r"No table or layer 'ridge' \(tables: 'observed', 'predicted'; .*'rate'"):
         sources(predicted, ["ridge"], Selection())

@@ -340,7 +340,7 @@ NOT_TRAINED = SimpleNamespace(provenance={})
     (None, "st", {"layout": "round"}, r"`layout` is 'round'; allowed: 'hexagonal', 'square'"),
     (None, "st", {"min_tissue": 1.5}, r"`min_tissue` is 1.5; it must lie between"),
     (None, "st", {"tissue_key": "tisue"}, r"no element with tissue named 'tisue'\. Found: none\. Add one first"),
-    (None, "st", {"image_key": "hes"}, r"no image named 'hes'\. Found: 'he'"),
+    (None, "st", {"image_key": "hes"}, r"no image named 'hes'\. Did you mean 'he'\? Found: 'he'"),
     (None, "st", {"image_key": "he", "coordinate_system": "mm"}, r"no image of coordinate system 'mm' named 'he'"),
     (None, "st", {"coordinate_system": "mm"}, r"There is no image of coordinate system 'mm'. Found: none"),
     (None, "st", {"pitch_um": 5000}, r"The grid is empty: image 'he' has no spot on it.*smaller `pitch_um`"),

@@ -93,6 +93,7 @@ def _held_out(predictor: Predictor, scores: pd.DataFrame) -> dict[str, Any]:
     of_slides = limits.groupby([keys.GROUP, keys.SLIDE])["value"].mean()
     unit = [keys.GROUP] if about["unit"] == "patient" else [keys.GROUP, keys.SLIDE]
     ceiling = float(of_slides.groupby(level=unit).mean().mean())
+    values = table[list(SCORES)].to_dict(orient="index")
     rows = {"model": predictor.model, **{name: name for name in BASELINES}}
     return {
         "unit": str(about["unit"]),
@@ -100,8 +101,8 @@ def _held_out(predictor: Predictor, scores: pd.DataFrame) -> dict[str, Any]:
         "leaks": bool(about["leaks"]),
         **({"ceiling": ceiling} if isfinite(ceiling) else {}),
         "rows": {
-            row: {str(score): float(value) for score, value in table.loc[name, list(SCORES)].items() if isfinite(value)}
+            row: {str(score): float(value) for score, value in values[name].items() if isfinite(value)}
             for row, name in rows.items()
-            if name in table.index
+            if name in values
         },
     }

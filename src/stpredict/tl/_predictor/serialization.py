@@ -15,6 +15,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ..._checks.names import did_you_mean
 from ..._checks.paths import output_path, user_path
 from ..._checks.slides import quote
 from ..._files import (
@@ -194,7 +195,7 @@ def _check_is_predictor(path: Path) -> None:
         found = quote([file.name for file in files]) if path.is_dir() else "no such folder"
         found = "a file, not a folder" if path.is_file() else found
         names = [] if path.exists() else list(pretrained_entries())
-        others = f" There are pretrained ones: {quote(names)}." if names else ""
+        others = f" There are pretrained ones: {quote(names)}.{did_you_mean(path.name, names)}" if names else ""
         msg = (
             f"{str(path)!r} is no saved predictor: {quote(missing)} missing (found: {found}). "
             f"Save one with `predictor.save(path)` after `stp.tl.fit`.{others}"
