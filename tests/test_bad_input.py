@@ -293,7 +293,9 @@ def no_counts(folder):
     slide = resolve(stp.datasets.synthetic(n_slides=1, n_side=3), Selection())[0]
     slide = replace(slide, counts=0 * slide.counts)
     record = CountsRecord.of([slide], None)
-    collect_observations([slide], list(slide.genes), stp.pp.TargetSpec(), record, fold=1, pooled=False, n_splits=2)
+    collect_observations(
+        [slide], list(slide.genes), stp.pp.TargetSpec(), record, fold=1, pooled=False, are_counts=True, n_splits=2
+    )
 
 
 def dense_matrix_market(folder):
