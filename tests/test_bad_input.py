@@ -145,7 +145,7 @@ ERRORS = [
     pytest.param(grey, {}, r"Image 'S0_image' is not H&E in colour \(grey: one channel", id="grey image"),
     pytest.param(unknown_resolution, {}, r"resolution of image 'S0_image' is not known: .*`stp\.pp\.resolution\(sdata",
                  id="unknown resolution"),
-    pytest.param(NONE, {"model": "resnet"}, r"No model 'resnet'\. There are: 'bleep', .*'m2ost'", id="unknown model"),
+    pytest.param(NONE, {"model": "resnet"}, r"No model 'resnet'\..* There are: 'bleep', .*'m2ost'", id="unknown model"),
     pytest.param(NONE, {"options": {"width": 5}}, "M2OSTConfig has no field 'width'", id="unknown option"),
     pytest.param(NONE, {"patch": PatchSpec(fov_um=(150,))},
                  r"`patch` has 1 scale\(s\) of 224 px, 'm2ost' takes 3 of 32 px\. Give `model_options=",
@@ -292,7 +292,9 @@ def no_counts(folder):
     slide = resolve(stp.datasets.synthetic(n_slides=1, n_side=3), Selection())[0]
     slide = replace(slide, counts=0 * slide.counts)
     record = CountsRecord.of([slide], None)
-    collect_observations([slide], list(slide.genes), stp.pp.TargetSpec(), record, fold=1, pooled=False, n_splits=2)
+    collect_observations(
+        [slide], list(slide.genes), stp.pp.TargetSpec(), record, fold=1, pooled=False, are_counts=True, n_splits=2
+    )
 
 
 def dense_matrix_market(folder):

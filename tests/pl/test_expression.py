@@ -266,7 +266,7 @@ def dense(request):
         centre.index[inside].astype(str)
     )
     table = AnnData(values, obs=obs, var=pd.DataFrame(index=["A", "B"]))
-    sdata["predicted"] = TableModel.parse(table, shapes_key="grid", region_key="region", instance_key="spot")
+    sdata["predicted"] = TableModel.parse(table, region="grid", region_key="region", instance_key="spot")
     assert table.n_obs > 10_000
     return sdata
 
@@ -297,7 +297,7 @@ def test_touching_places_of_a_lattice_are_an_image(pitch_um, is_image):
     obs = pd.DataFrame({"region": pd.Categorical(["grid"] * len(places)), "spot": places}, index=places.astype(str))
     values = np.arange(2.0 * len(places), dtype=np.float32).reshape(-1, 2)
     table = AnnData(values, obs=obs, var=pd.DataFrame(index=["A", "B"]))
-    sdata["predicted"] = TableModel.parse(table, shapes_key="grid", region_key="region", instance_key="spot")
+    sdata["predicted"] = TableModel.parse(table, region="grid", region_key="region", instance_key="spot")
     (ax,) = pl.expression(sdata, "A", keys="predicted")
     assert (len(ax.images), len(ax.collections)) == ((2, 0) if is_image else (1, 1))
     (ax,) = pl.expression(sdata, "A", keys="predicted", spot_size=0.5)
