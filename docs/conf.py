@@ -83,7 +83,7 @@ SHORT = {
 ALIASES = {"ad": "anndata", "nn": "torch.nn", "np": "numpy", "pd": "pandas"}
 _others = {name.partition(".")[0] for name in SHORT.values()} | set(ALIASES.values()) | {"collections", "torch"}
 _ours = (  # names of unions and of private classes, whose values the text of the parameter lists
-    "Adaptation|Anchor|BatchLimit|BenchmarkLike|BestEpoch|By|Calibration|Clusterer|ColorRange|EnsembleSpec|GenesIn|"
+    "Adaptation|Anchor|BatchLimit|BenchmarkLike|BestEpoch|By|Calibration|Clusterer|ColorRange|DataOrPath|EnsembleSpec|GenesIn|"
     "HasHistory|ImageRange|Layout|Measured|Member|Method|Outline|Prediction|RankingMethod|Regions|SlideAppearance|"
     "SlideRecord|StainMethod|"
     r"Uncertainty|ValidationRecord|Weights|WithProvenance|stpredict\._train\.shared\.SharedPatches"

@@ -44,6 +44,10 @@ READ = {
     ("datasets.cscc", "path"): lambda path, _: stp.datasets.cscc(path),
     ("datasets.hbc", "path"): lambda path, _: stp.datasets.hbc(path),
     ("datasets.hbc", "gene_map"): lambda path, _: stp.datasets.hbc(".", gene_map=path),
+    ("tl.fit", "sdata"): lambda path, _: stp.tl.fit(path, "mean_profile", **QUIET),
+    ("tl.predict", "sdata"): lambda path, _: stp.tl.predict(path, "predictor"),
+    ("tl.evaluate", "sdata"): lambda path, _: stp.tl.evaluate(path),
+    ("tl.cross_validate", "sdata"): lambda path, _: stp.tl.cross_validate(path, "mean_profile"),
     ("tl.predict", "predictor"): lambda path, _: stp.tl.predict(slides(), path),
     ("tl.impute", "predictor"): lambda path, _: stp.tl.impute(slides(), path, measured=["0"]),
     ("tl.super_resolve", "predictor"): lambda path, _: stp.tl.super_resolve(slides(), path),
@@ -132,7 +136,7 @@ def names_of_paths():
             for label, function in found.items():
                 if callable(function) and not inspect.isclass(function):
                     annotations = getattr(function, "__annotations__", {})
-                    yield from ((label, each) for each, kind in annotations.items() if "PathLike" in str(kind))
+                    yield from ((label, each) for each, kind in annotations.items() if "Path" in str(kind))
 
 
 @pytest.fixture(scope="module")

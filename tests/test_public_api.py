@@ -41,6 +41,7 @@ DEFAULTS_THAT_DIFFER = {
     "n_genes": "made up, selected, drawn",
     "n_neighbors": "of different graphs",
     "n_permutations": "of tests of different cost",
+    "transcripts": "those of a download take several GB",
     "n_views": "`calibrate` uses as many as `fit` does",
     "name": "of a panel of the package, or of a slide",
     "overviews": "files, or whether they are read",

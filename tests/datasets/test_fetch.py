@@ -59,7 +59,7 @@ def mine(tmp_path, monkeypatch):
 def test_hash_is_the_one_git_gives(tmp_path):
     empty = tmp_path / "empty"
     empty.touch()
-    assert _fetch._hashes(empty, FILE)[0][1] == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    assert _fetch._checks(empty, FILE)[0][1] == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 
 
 def test_the_users_file_needs_no_network(mine):
@@ -112,6 +112,22 @@ def test_sha256_is_compared_too(mine):
     wrong = RemoteFile(path=FILE.path, git_blob_sha1=FILE.git_blob_sha1, sha256="0" * 64)
     with pytest.raises(ValueError, match="its SHA-256 is"):
         fetch(wrong, "set", NOWHERE)
+
+
+def test_md5_and_size_are_compared_where_they_are_known(mine):
+    known = RemoteFile(path=FILE.path, md5=hashlib.md5(CONTENT).hexdigest(), n_bytes=16)
+    assert fetch(known, "set", NOWHERE) == mine
+    with pytest.raises(ValueError, match="its MD5 is"):
+        fetch(RemoteFile(path=FILE.path, md5="0" * 32), "set", NOWHERE)
+    with pytest.raises(ValueError, match="its size in bytes is 16, expected 17"):
+        fetch(RemoteFile(path=FILE.path, n_bytes=17), "set", NOWHERE)
+
+
+def test_a_download_that_ends_early_is_not_kept(server, cache, monkeypatch):
+    monkeypatch.setattr(Quiet, "copyfile", lambda self, source, target: target.write(source.read()[:5]))
+    with pytest.raises(ConnectionError, match=r"'data/a\.tsv' is not here"):
+        fetch(RemoteFile(path=FILE.path), "set", server)
+    assert list(cache.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", ["no server", "no file"])

@@ -20,7 +20,7 @@ _her2st = sys.modules["stpredict.datasets._her2st"]
 
 def blob(path, name):
     file = RemoteFile(path=name, git_blob_sha1="")
-    return RemoteFile(path=name, git_blob_sha1=_fetch._hashes(path, file)[0][1])
+    return RemoteFile(path=name, git_blob_sha1=_fetch._checks(path, file)[0][1])
 
 
 @pytest.fixture

@@ -103,10 +103,12 @@ def test_spots_without_a_place(adata):
         stp.io.from_anndata(adata, PIXELS, um_per_px=5, **SPOTS)
 
 
-def test_columns_of_the_user_are_not_overwritten(adata):
-    adata.obs["region"] = "cortex"
-    with pytest.raises(ValueError, match=r"has columns 'region', which link .* Rename yours"):
-        stp.io.from_anndata(adata, PIXELS, um_per_px=5, **SPOTS)
+def test_columns_of_the_user_are_kept(adata):
+    adata.obs["region"], adata.obs["patient"] = "cortex", ["p", "q"] * 3
+    table = stp.io.from_anndata(adata, PIXELS, um_per_px=5, **SPOTS)["observed"]
+    assert table.obs["region"].tolist() == ["cortex"] * 6
+    assert table.obs["patient"].tolist() == ["p", "q"] * 3
+    assert table.uns["spatialdata_attrs"]["region_key"] == "stpredict_region"
 
 
 @pytest.mark.parametrize(("image", "words"), [

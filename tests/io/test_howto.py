@@ -64,11 +64,20 @@ def test_visium(visium_folder, work):
         names = [f"AAAC{i:04}-1" for i in range(48)]
         made.write_matrix(folder / "filtered_feature_bc_matrix.h5", names, rng.poisson(20, (48, 4)))
         (folder / "image.tif").rename(f"he_{number}.tif")
-    spots(5, 20).write_h5ad("spots.h5ad")
-    made.draw(work / "crop.jpg", 130, 130)
-    found = run("visium")
-    assert found.two["predicted"].n_obs == 40
-    assert found.sdata.attrs["stpredict"]["um_per_px"] == {"brain_image": pytest.approx(5)}
+    assert run("visium").two["predicted"].n_obs == 40
+
+
+def test_anndata(work):
+    table = spots(5, 20)
+    overview = np.random.default_rng(0).random((65, 65, 3), np.float32)
+    factors = {"tissue_hires_scalef": 0.5, "spot_diameter_fullres": 8.0, "microns_per_pixel": 5.0}
+    table.uns["spatial"] = {"brain": {"images": {"hires": overview}, "scalefactors": factors}}
+    table.write_h5ad("visium.h5ad")
+    made.draw(work / "he.tif", 130, 130)
+    found = run("anndata")
+    assert found.adata.layers["predicted"].shape == (25, 5)
+    assert list(found.scores.index) == ["0", "1", "2", "3", "4"]
+    assert list(found.sdata.attrs["stpredict"]["um_per_px"]) == ["brain_image"]
 
 
 def test_visium_hd(hd_folder, work):

@@ -140,12 +140,15 @@ def user_cache() -> Path:
     return Path(pooch.os_cache("stpredict"))
 
 
-def download(url: str, path: Path, message: str) -> None:
-    """Write the content of a URL to a file; of an error, the message has its class in place of ``{reason}``."""
+def download(url: str, path: Path, message: str, *, stream: bool = False, progress: bool = False) -> None:
+    """Write the content of a URL to a file; of an error, the message has its class in place of ``{reason}``.
+
+    With ``stream``, it is written block by block and not held in memory.
+    """
     import pooch
 
     try:
-        pooch.HTTPDownloader(timeout=60, stream=False)(url, str(path), None)
+        pooch.HTTPDownloader(timeout=60, stream=stream, progressbar=progress)(url, str(path), None)
     except OSError as reason:
         raise ConnectionError(message.replace("{reason}", type(reason).__name__)) from reason
 

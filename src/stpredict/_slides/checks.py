@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,18 +29,24 @@ ADD_IMAGE = (
 """How to add an image."""
 
 
-def is_spatialdata(value: object, *, several: bool = False) -> None:
-    """Refuse anything that is not a SpatialData; ``several`` if a list or mapping of them is taken as well."""
+def is_spatialdata(value: object, *, several: bool = False, converted: bool = False) -> None:
+    """Refuse anything that is not a SpatialData.
+
+    ``several`` if a list or mapping of them is taken as well, ``converted`` if AnnData and paths are.
+    """
+    from anndata import AnnData
     from spatialdata import SpatialData
 
     if not isinstance(value, SpatialData):
-        expected = "a SpatialData (or a list or mapping of them)" if several else "a SpatialData"
-        many = isinstance(value, list | tuple | dict) and not several
-        advice = (
-            "Call the function for each of its objects."
-            if many
-            else "Read one with `spatialdata.read_zarr(path)`, or try `stp.datasets.synthetic()`."
-        )
+        expected = "a SpatialData, an AnnData or a path" if converted else "a SpatialData"
+        expected += " (or a list or mapping of them)" if several else ""
+        advice = "Read one with `spatialdata.read_zarr(path)`, or try `stp.datasets.synthetic()`."
+        if isinstance(value, list | tuple | dict) and not several:
+            advice = "Call the function for each of its objects."
+        elif isinstance(value, AnnData):
+            advice = "Make one of it with `stp.io.from_anndata(adata)`."
+        elif isinstance(value, str | PathLike):
+            advice = "Read a store with `spatialdata.read_zarr(path)`, a slide with `stp.io.read_wsi(path)`."
         msg = f"Expected {expected}, not {type(value).__name__}. {advice}"
         raise TypeError(msg)
 

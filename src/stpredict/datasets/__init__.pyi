@@ -3,6 +3,7 @@ from ._hbc import hbc
 from ._her2st import her2st
 from ._panels import gene_panel
 from ._synthetic import synthetic
+from ._tenx import visium_breast, visium_hd_colon, xenium_breast
 from .cohort_records import Cohort, cohorts
 
 __all__ = [
@@ -13,4 +14,7 @@ __all__ = [
     "hbc",
     "her2st",
     "synthetic",
+    "visium_breast",
+    "visium_hd_colon",
+    "xenium_breast",
 ]

@@ -15,18 +15,26 @@ if TYPE_CHECKING:
 
 DATA_DIR = "STPREDICT_DATA_DIR"
 """Environment variable that names the folder of data sets."""
+BLOCK_BYTES = 2**20
+"""How much of a file is in memory while it is hashed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """A file of a public repository, pinned by its hashes."""
+    """A file of a public repository, pinned by its hashes or its size where these are known."""
 
     path: str
-    """Path within the repository."""
-    git_blob_sha1: str
+    """Path in the folder of the data set, and within the repository."""
+    remote: str | None = None
+    """Path within the repository, where it differs."""
+    git_blob_sha1: str | None = None
     """Hash that git gives the content."""
     sha256: str | None = None
     """SHA-256 of the content, where known."""
+    md5: str | None = None
+    """MD5 of the content, where known."""
+    n_bytes: int | None = None
+    """Size of the file, where known."""
 
 
 def user_dir() -> Path | None:
@@ -63,30 +71,36 @@ def fetch(file: RemoteFile, dataset: str, base_url: str) -> Path:
         return path
     path = cache_dir() / dataset / file.path
     if path.is_file():
-        if all(found == expected for _, found, expected in _hashes(path, file)):
+        if all(found == expected for _, found, expected in _checks(path, file)):
             return path
         path.unlink()  # our own download, damaged since: fetch it once more
-    return _download(file, dataset, base_url)
-
-
-def _download(file: RemoteFile, dataset: str, base_url: str) -> Path:
     path = writable_dir() / dataset / file.path
-    url = f"{base_url}/{file.path}"
+    fetch_to(path, file, dataset, base_url)
+    return path
+
+
+def fetch_to(
+    path: Path, file: RemoteFile, dataset: str, base_url: str, *, stream: bool = False, progress: bool = False
+) -> None:
+    """Download a file to a path, at which it appears when it is complete and what is known of it is right.
+
+    A connection that ends before the size that the server stated is an error of the downloader.
+    """
+    url = f"{base_url}/{file.remote or file.path}"
     places = ", ".join(f"'{place / dataset}'" for place in (user_dir(), cache_dir()) if place is not None)
     message = (
         f"'{file.path}' is not here (looked in {places}) and could not be fetched from {url} ({{reason}}). Connect to "
-        "the network, or put the file there, or set STPREDICT_DATA_DIR to a folder with 'her2st/data'; "
+        f"the network, or put the file there, or set STPREDICT_DATA_DIR to a folder with '{dataset}'; "
         "`stp.datasets.synthetic()` needs no file."
     )
     with atomic_file(path) as part:
-        download(url, part, message)
+        download(url, part, message, stream=stream, progress=progress)
         verify(part, file, delete=True)
-    return path
 
 
 def verify(path: Path, file: RemoteFile, *, delete: bool) -> None:
     """Refuse a file whose hashes are not the expected ones; ``delete`` removes it."""
-    for kind, found, expected in _hashes(path, file):
+    for kind, found, expected in _checks(path, file):
         if found != expected:
             if delete:
                 path.unlink()
@@ -95,11 +109,19 @@ def verify(path: Path, file: RemoteFile, *, delete: bool) -> None:
             raise ValueError(msg)
 
 
-def _hashes(path: Path, file: RemoteFile) -> list[tuple[str, str, str]]:
-    """Kind, found value and expected value of each hash."""
-    content = path.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    found = [("its git blob SHA-1", blob, file.git_blob_sha1)]
-    if file.sha256 is not None:
-        found.append(("its SHA-256", hashlib.sha256(content).hexdigest(), file.sha256))
-    return found
+def _checks(path: Path, file: RemoteFile) -> list[tuple[str, str, str]]:
+    """Kind, found value and expected value of the size and of each hash that is known."""
+    n_bytes = path.stat().st_size
+    if file.n_bytes is not None and n_bytes != file.n_bytes:  # no hash is needed to tell
+        return [("its size in bytes", str(n_bytes), str(file.n_bytes))]
+    digests = {
+        "its git blob SHA-1": (hashlib.sha1(b"blob %d\0" % n_bytes, usedforsecurity=False), file.git_blob_sha1),
+        "its SHA-256": (hashlib.sha256(), file.sha256),
+        "its MD5": (hashlib.md5(usedforsecurity=False), file.md5),
+    }
+    known = {kind: (digest, expected) for kind, (digest, expected) in digests.items() if expected is not None}
+    with path.open("rb") as content:
+        while known and (block := content.read(BLOCK_BYTES)):
+            for digest, _ in known.values():
+                digest.update(block)
+    return [(kind, digest.hexdigest(), expected) for kind, (digest, expected) in known.items()]

@@ -99,4 +99,4 @@ def _fetch(file: RemoteFile) -> Path:
 
 def _image(name: str, file: RemoteFile) -> DataTree:
     folder = writable_dir() / f"{DATASET}-zarr"
-    return cached_image(name, file.git_blob_sha1, folder, lambda: _fetch(file))
+    return cached_image(name, str(file.git_blob_sha1), folder, lambda: _fetch(file))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
+import pandas as pd
 
 from .. import _keys as keys
 from .._checks.decoding import DECODER_ERRORS, UnreadableFileError, describe
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
 WHERE_FULL_IMAGE = (
@@ -180,3 +182,32 @@ def warn_orientation(path: Path, tag: int) -> None:
             f"'{path.name}' says that its picture is to be turned or mirrored (orientation {tag}); pixels are taken as "
             "they are stored. `stp.io.read_wsi(…, orientation='apply')` turns them."
         )
+
+
+def warn_overview(name: str, kind: str, um_per_px: float, diameter_um: float) -> None:
+    """Warn that a slide is read from a small copy of its image."""
+    warn(
+        f"Slide {name!r} is read from its overview {kind!r} at {um_per_px:.3g} µm per pixel: a spot of "
+        f"{diameter_um:.3g} µm is {diameter_um / um_per_px:.3g} pixels wide, and cells are not seen. Give the "
+        "full-resolution image where there is one: `stp.io.from_anndata(adata, 'slide.tif')`."
+    )
+
+
+def no_resolution_of_anndata(um_per_px: float | None) -> None:
+    """Refuse a resolution for an AnnData, since it may be meant of the overview or of the full-resolution image."""
+    if um_per_px is not None:
+        msg = (
+            f"`um_per_px` is {um_per_px:g}, and an AnnData was given, whose positions and image may differ in "
+            "resolution. Give it where both are linked: `stp.io.from_anndata(adata, um_per_px=…)`, and use the result."
+        )
+        raise ValueError(msg)
+
+
+def not_lazy(adata: AnnData) -> None:
+    """Refuse an AnnData of `anndata.experimental.read_lazy`, into which nothing can be written."""
+    if not isinstance(adata.obs, pd.DataFrame):
+        msg = (
+            "The AnnData was read lazily, and results are written into the AnnData that is given. Load it first, "
+            "`adata = adata.to_memory()`, or make an object of it: `stp.io.from_anndata(adata)`."
+        )
+        raise TypeError(msg)

@@ -6,7 +6,7 @@ import gzip
 import zlib
 from contextlib import contextmanager
 from io import SEEK_END, BytesIO
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from dask import array as da
@@ -210,6 +210,24 @@ def _decode_rgb(image: Image.Image) -> NDArray[np.uint8]:  # (3, y, x)
         band = image.crop((0, y, image.width, min(y + 1024, image.height)))
         pixels[:, y : y + 1024] = np.asarray(band).transpose(2, 0, 1)
     return pixels
+
+
+def rgb_pixels(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:  # (3, y, x)
+    """Pixels with the channels first, from ``(3, y, x)`` or ``(y, x, 3)``; a fourth channel is left out."""
+    if pixels.dtype != np.uint8:
+        msg = (
+            f"Image '{name}' is of type {pixels.dtype}; H&E in 8-bit colour (uint8) is needed. Export it as 8-bit RGB, "
+            "for instance divide 16-bit values by 257, and give that file as `image`."
+        )
+        raise ValueError(msg)
+    if pixels.ndim != 3 or not {3, 4} & {pixels.shape[0], pixels.shape[-1]}:
+        msg = (
+            f"Image '{name}' has shape {pixels.shape}; H&E in colour is needed: height x width x 3. Export it as "
+            "8-bit RGB and give that as `image`."
+        )
+        raise ValueError(msg)
+    channels_last = pixels.shape[-1] in {3, 4}
+    return np.ascontiguousarray((pixels.transpose(2, 0, 1) if channels_last else pixels)[:3])
 
 
 def pyramid(pixels: NDArray[np.uint8], coordinate_system: str) -> DataTree:

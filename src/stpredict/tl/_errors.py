@@ -329,6 +329,20 @@ def same_predictor(
         raise ValueError(msg)
 
 
+def table_of_its_own(store: object, layer: str | None, *, of_anndata: bool) -> None:
+    """Refuse a store for predictions that are written into a table that exists."""
+    if store is None or (layer is None and not of_anndata):
+        return
+    if of_anndata:
+        msg = (
+            "`store` is for a table of its own, but an AnnData was given, into which predictions are written as a "
+            "layer. Leave `store` out, or predict `sdata = stp.io.from_anndata(adata)`."
+        )
+    else:
+        msg = f"`store` is for a table of its own, but `layer` is {layer!r}. Give one of the two."
+    raise ValueError(msg)
+
+
 def states_licence(cohort: Mapping[str, str] | None) -> None:
     """Refuse to publish what was trained on data without a stated licence."""
     if not (cohort or {}).get("licence"):

@@ -20,6 +20,7 @@ from .._slides.expression import gene_counts, is_gene, library_column, on_tissue
 from .._slides.identity import SlideIdentity, known_slides
 from .._slides.slides import counts_table_name, rows_in_regions
 from .._train.color import apply_ridge
+from ..io.containers import opened
 from ..metrics import pearson
 from ..metrics.correlation import LEAST
 from ..metrics.scores import GENE_SCORES, Prediction, Spots, all_gene_scores, nan_mean, summary_scores
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._slides.regions import Regions
+    from ..io.containers import DataOrPath
 
 NEW, SAME, NOT_STATED = "new donor", "same donor", "not stated"
 """Whether the donor of a slide was trained on."""
@@ -87,7 +89,7 @@ class Paired:
 
 @public
 def evaluate(
-    sdata: SpatialData,
+    sdata: DataOrPath,
     *,
     predicted: str = keys.PREDICTED,
     table_name: str | None = None,
@@ -104,7 +106,8 @@ def evaluate(
     Parameters
     ----------
     sdata
-        The object, after `predict`.
+        The object, after `predict`: SpatialData, AnnData, or the path of either (``.zarr``, ``.h5ad``), which is read
+        and not changed.
     predicted
         Table with predictions, or layer of the measured table.
     table_name
@@ -164,37 +167,37 @@ def evaluate(
     >>> scores.columns[0], len(scores)
     ('pearson', 12)
     """
-    check_elements.is_spatialdata(sdata)
     if by is not None:
         check_config.one_of("by", by, ("donor",))
-    table_name = counts_table_name(sdata, table_name)
-    source, measured = _tables(sdata, predicted, table_name)
-    spec = TargetSpec(**source.uns[predicted]["target"])
-    genes = _genes(source, measured, predicted, table_name, spec)
-    wanted = np.ones(measured.n_obs, bool)
-    elements = check_elements.annotated_regions(measured, table_name)
-    if shapes_key is not None:
-        asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
-        check_elements.has_regions(elements, asked)
-        wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), list(asked))
-    if regions is not None:
-        wanted = rows_in_regions(sdata, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
-    paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key)
-    scores = _gene_table(paired, spec, n_splits, seed)
-    ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
-    for name in GENE_COLUMNS:
-        source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
-    layer_of = predicted if predicted in source.layers else None
-    source.uns[companion(keys.EVALUATION, layer_of)] = {
-        "summary": summary(scores).to_dict(orient="index"),
-        "ceiling": ceiling,
-    }
-    if by is not None:
-        scores = _by_donor(paired, spec, n_splits, seed)
-    scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
-    scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
-    scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
-    return scores
+    with opened(sdata, needs_image=False) as held:
+        table_name = counts_table_name(held, table_name)
+        source, measured = _tables(held, predicted, table_name)
+        spec = TargetSpec(**source.uns[predicted]["target"])
+        genes = _genes(source, measured, predicted, table_name, spec)
+        wanted = np.ones(measured.n_obs, bool)
+        elements = check_elements.annotated_regions(measured, table_name)
+        if shapes_key is not None:
+            asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
+            check_elements.has_regions(elements, asked)
+            wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), list(asked))
+        if regions is not None:
+            wanted = rows_in_regions(held, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
+        paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key)
+        scores = _gene_table(paired, spec, n_splits, seed)
+        ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
+        for name in GENE_COLUMNS:
+            source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
+        layer_of = predicted if predicted in source.layers else None
+        source.uns[companion(keys.EVALUATION, layer_of)] = {
+            "summary": summary(scores).to_dict(orient="index"),
+            "ceiling": ceiling,
+        }
+        if by is not None:
+            scores = _by_donor(paired, spec, n_splits, seed)
+        scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
+        scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
+        scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
+        return scores
 
 
 def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnData, AnnData]:

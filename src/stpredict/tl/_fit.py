@@ -10,6 +10,7 @@ from .._checks.calls import takes_fields
 from .._checks.paths import output_path
 from .._slides.slides import Selection, resolve
 from .._train.config import TRAINING_FIELDS
+from ..io.containers import opened
 from ..models.registry import DEFAULT
 from ..pp.targets import TargetSpec
 from ._predictor.recorded import record_predictor
@@ -22,18 +23,17 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from spatialdata import SpatialData
-
     from .._geometry import PatchSpec
     from .._slides.regions import Regions
     from .._train.config import FitConfig
+    from ..io.containers import DataOrPath
     from ._predictor.predictor import Predictor
     from ._training.ensemble import Weights
 
 
 @takes_fields(config=TRAINING_FIELDS)
 def fit(
-    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    sdata: DataOrPath | Sequence[DataOrPath] | Mapping[str, DataOrPath],
     model: str | Sequence[str] = DEFAULT,
     *,
     weights: Weights | None = None,
@@ -62,7 +62,8 @@ def fit(
     Parameters
     ----------
     sdata
-        One object, with one or several slides, or a list or mapping of such objects.
+        One object, with one or several slides, or a list or mapping of such objects: SpatialData; AnnData with its
+        image in ``uns["spatial"]``, as for `stp.io.from_anndata`; or paths of either (``.zarr``, ``.h5ad``).
     model
         Name of a model or of a registered ensemble; `stp.models.available` lists them. Or a list of models, which are
         trained as an ensemble: the prediction is their weighted mean.
@@ -100,7 +101,8 @@ def fit(
     coordinate_system
         Coordinate system shared by image and spots, where there are several.
     um_per_px
-        Resolution in µm per pixel; by default what the object records.
+        Resolution in µm per pixel; by default what the object records. For an AnnData it is given to
+        `stp.io.from_anndata` instead.
     features_key
         Matrix of ``obsm`` with image embeddings of the spots, for models with an ``encoder``; in an ensemble for those
         members that have one.
@@ -121,7 +123,8 @@ def fit(
 
     Returns
     -------
-    The predictor. Its path and hash are written to ``sdata.attrs["stpredict"]["predictor"]``; nothing else changes.
+    The predictor. Its path and hash are written to ``sdata.attrs["stpredict"]["predictor"]`` (of an AnnData to
+    ``uns["stpredict"]["predictor"]``); nothing else changes.
 
     Raises
     ------
@@ -168,21 +171,22 @@ def fit(
         allow_fractional_counts=allow_fractional_counts,
         regions=regions,
     )
-    plan = plan_training(
-        resolve(sdata, selection),
-        model,
-        weights=weights,
-        config=config,
-        target=target or TargetSpec(),
-        patch=patch,
-        model_options=model_options,
-        genes=genes,
-        validate_on=validate_on,
-        selection=selection,
-    )
-    folder = folder or default_folder(plan.fingerprint())
-    predictor = train_members(plan, folder, resume=resume_from is not None)
-    record_predictor(plan.slides, folder, predictor)
+    with opened(sdata, several=True, um_per_px=um_per_px) as data:
+        plan = plan_training(
+            resolve(data, selection),
+            model,
+            weights=weights,
+            config=config,
+            target=target or TargetSpec(),
+            patch=patch,
+            model_options=model_options,
+            genes=genes,
+            validate_on=validate_on,
+            selection=selection,
+        )
+        folder = folder or default_folder(plan.fingerprint())
+        predictor = train_members(plan, folder, resume=resume_from is not None)
+        record_predictor(plan.slides, folder, predictor)
     return predictor
 
 

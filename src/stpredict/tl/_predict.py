@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anndata import AnnData
+
 from .. import _keys as keys
 from .._checks.calls import public
-from .._slides import checks as check_elements
 from .._slides.slides import Selection, resolve
+from ..io.containers import is_path, opened, read_path
+from ..pp import spot_grid, tissue
+from . import _errors as check
 from ._inference.cluster import check_client
 from ._inference.compute import compute_missing
 from ._inference.partitions import PredictionTask
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from .._slides.regions import Regions
+    from ..io.containers import DataOrPath
     from ..pp.stain_normalization import StainMethod
     from ._options import Uncertainty
     from ._predictor.predictor import Predictor
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
 
 @public
 def predict(
-    sdata: SpatialData,
+    sdata: DataOrPath,
     predictor: Predictor | str | PathLike[str] | None = None,
     *,
     key_added: str = keys.PREDICTED,
@@ -57,7 +62,7 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     progress: bool = True,
-) -> None:
+) -> SpatialData | AnnData | None:
     """Predict the expression of every spot.
 
     Spots whose patches are unlike those of training (out-of-distribution detection) are flagged.
@@ -65,14 +70,17 @@ def predict(
     Parameters
     ----------
     sdata
-        The object; its slides may have measured expression or not.
+        The object; its slides may have measured expression or not. A SpatialData; an AnnData with its image in
+        ``uns["spatial"]``, as for `stp.io.from_anndata`; or the path of either (``.zarr``, ``.h5ad``) or of a slide,
+        of any format of `stp.io.read_wsi`.
     predictor
         What `fit` returned, where it was saved, or a name as `Predictor.load` takes it: of `stp.models.pretrained`, or
         ``"hf:owner/name"``. By default the predictor that `fit` recorded on this object.
     key_added
         Name of the table that is written.
     layer
-        Write into this layer of the existing table instead, beside the measured counts; ``"X"`` overwrites X.
+        Write into this layer of the existing table instead, beside the measured counts; ``"X"`` overwrites X. For an
+        AnnData the layer is ``key_added`` by default.
     n_views
         Test-time augmentation: number of the eight flips and rotations of the patches whose predictions are averaged; 8
         costs eight times as much as 1.
@@ -99,7 +107,8 @@ def predict(
     coordinate_system
         Coordinate system shared by image and spots, if there are several.
     um_per_px
-        Resolution in µm per pixel; by default the one that the object records.
+        Resolution in µm per pixel; by default the one that the object records. For an AnnData it is given to
+        `stp.io.from_anndata` instead.
     features_key
         Matrix of ``obsm`` with image embeddings of the spots, if the predictor was trained on such.
     regions
@@ -124,7 +133,10 @@ def predict(
 
     Returns
     -------
-    Nothing. Writes ``sdata.tables[key_added]``: ``X`` ``(n_spots, n_genes)`` float32 in the units of the predictor
+    Nothing; for a path, the object that was read from it, with the prediction (the file does not change). A slide file
+    gets a grid of spots on its tissue, as by `stp.pp.tissue` and `stp.pp.spot_grid`.
+
+    Writes ``sdata.tables[key_added]``: ``X`` ``(n_spots, n_genes)`` float32 in the units of the predictor
     (log1p CP10k unless trained otherwise: do not normalise it again), ``obs["at_border"]``, ``obsm["spatial"]`` in
     pixels, ``obsm["color"]``, ``var["train_mean"]`` and ``varm["ridge_color"]`` (the two baselines),
     ``uns[key_added]`` (units, target, model, parameters), and ``uns["spatial"]``: a small image of each slide and its
@@ -148,6 +160,8 @@ def predict(
 
     Raises
     ------
+    TypeError
+        If ``sdata`` is neither an object nor a path.
     ValueError
         If no predictor is given or recorded, elements do not fit together, something measured would be overwritten, or
         intervals are asked of a predictor without calibration.
@@ -191,16 +205,42 @@ def predict(
         features_key=features_key,
         regions=regions,
     )
-    if store is not None and layer is not None:
-        msg = f"`store` is for a table of its own, but `layer` is {layer!r}. Give one of the two."
-        raise ValueError(msg)
+    held = read_path(sdata, um_per_px=um_per_px) if is_path(sdata) else sdata
+    partial = isinstance(held, AnnData)
+    check.table_of_its_own(store, layer, of_anndata=partial)
+    layer = key_added if partial and layer is None else layer
     check_client(client)
-    check_elements.is_spatialdata(sdata)
+    with opened(held, um_per_px=um_per_px) as data:
+        if is_path(sdata) and not (data.shapes or data.labels):  # a slide file
+            predictor = resolve_predictor(data, predictor)
+            tissue(data)
+            spot_grid(data, predictor)
+        _predict(
+            data, predictor, selection, options, key_added, layer, partial=partial, store=store, client=client,
+            progress=progress,
+        )  # fmt: skip
+    return held if is_path(sdata) else None
+
+
+def _predict(
+    sdata: SpatialData,
+    predictor: Predictor | str | PathLike[str] | None,
+    selection: Selection,
+    options: PredictOptions,
+    key_added: str,
+    layer: str | None,
+    *,
+    partial: bool,
+    store: str | PathLike[str] | None,
+    client: Client | None,
+    progress: bool,
+) -> None:
+    """Predict the slides of one object; ``partial`` if a layer need not hold all genes of the predictor."""
     slides = resolve(sdata, selection, needs_table=layer is not None, needs_counts=False)
     predictor = resolve_predictor(sdata, predictor)
     check_embeddings(predictor, slides)
-    models = list(predictor.models) if members else []
-    check_destination(sdata, slides, predictor, key_added, layer, models=models)
+    models = list(predictor.models) if options.members else []
+    check_destination(sdata, slides, predictor, key_added, layer, models=models, partial=partial)
     for slide in slides:
         warn_unseen_resolution(slide.um_per_px, predictor.provenance.slides, slide.name)
 

@@ -16,6 +16,7 @@ from ..._checks.paths import output_folder
 from ..._checks.slides import quote
 from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
+from ...io.containers import opened
 from ...models.registry import DEFAULT
 from .._summary import with_cell_scores
 from . import _errors as check
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from spatialdata import SpatialData
 
     from ..._geometry import PatchSpec
     from ..._slides.regions import Regions
     from ..._slides.slides import Slide
     from ..._train.config import FitConfig
+    from ...io.containers import DataOrPath
     from ...pp.targets import TargetSpec
     from .._training.ensemble import Weights
     from .benchmark import Benchmark
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 @takes_fields(config=OPTIONS)
 def cross_validate(
-    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    sdata: DataOrPath | Sequence[DataOrPath] | Mapping[str, DataOrPath],
     model: str | Sequence[str] = DEFAULT,
     *,
     weights: Weights | None = None,
@@ -84,7 +85,8 @@ def cross_validate(
     Parameters
     ----------
     sdata
-        One object, or a list or mapping of objects.
+        One object, or a list or mapping of objects: SpatialData; AnnData with the images of its samples in
+        ``uns["spatial"]``, into which the predictions are written; or paths of either.
     model
         Name of a model or ensemble; `stp.models.available` lists them. Or a list of models, as in `stp.tl.fit`.
     weights
@@ -192,19 +194,19 @@ def cross_validate(
         allow_fractional_counts=allow_fractional_counts,
         regions=regions,
     )
-    study = plan_study(
-        sdata,
-        selection,
-        by=by,
-        n_folds=n_folds,
-        genes=genes,
-        common=common_fields(config),
-        target=target,
-        protocol=protocol,
-        allow_leakage=allow_leakage,
-    )
-    _check_layer(study, key_added)
-    with ExitStack() as stack:
+    with opened(sdata, several=True, um_per_px=um_per_px) as data, ExitStack() as stack:
+        study = plan_study(
+            data,
+            selection,
+            by=by,
+            n_folds=n_folds,
+            genes=genes,
+            common=common_fields(config),
+            target=target,
+            protocol=protocol,
+            allow_leakage=allow_leakage,
+        )
+        _check_layer(study, key_added)
         if folder is None:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="stpredict-")))
         found, _, busy = run_benchmark(

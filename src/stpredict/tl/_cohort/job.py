@@ -19,7 +19,6 @@ from ..._files import (
     atomic_folder,
     folder_sha256,
     lock,
-    read_attributes,
     read_json,
     remove,
     report_full_disk,
@@ -28,6 +27,7 @@ from ..._files import (
 )
 from ..._pixels import PATCH_VERSION
 from ...io import read_wsi
+from ...io.containers import is_spatialdata_store
 from ...pp import resolution, spot_grid, tissue
 from .._predict import predict
 
@@ -218,20 +218,12 @@ def _open(job: SlideJob) -> SpatialData:
     if not job.path.exists():
         msg = f"No slide at {str(job.path)!r}."
         raise FileNotFoundError(msg)
-    if not _is_spatialdata(job.path):
+    if not is_spatialdata_store(job.path):
         return read_wsi(job.path, um_per_px=job.um_per_px)
     sdata = read_zarr(job.path)
     if job.um_per_px is not None:
         resolution(sdata, um_per_px=job.um_per_px)
     return sdata
-
-
-def _is_spatialdata(path: Path) -> bool:
-    return (
-        path.is_dir()
-        and any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
-        and "spatialdata_attrs" in read_attributes(path, {}, "Give the store as it was written.")
-    )
 
 
 def _write_result(sdata: SpatialData, job: SlideJob) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..._checks.slides import quote
+from ..._checks.training import warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,12 +37,21 @@ def check_not_reserved(argument: str, name: str, reserved: Sequence[str]) -> Non
 
 
 def check_same_prediction(
-    key: str, record: Mapping[str, Any], genes: Sequence[str], predictor: Predictor, other: NDArray[np.bool_]
+    key: str,
+    record: Mapping[str, Any],
+    genes: Sequence[str],
+    predictor: Predictor,
+    other: NDArray[np.bool_],
+    missing: Sequence[str] = (),
 ) -> None:
-    """Refuse to add slides to predictions of other genes or in other units, of rows that would stay (``other``)."""
+    """Refuse to add slides to predictions of other genes or in other units, of rows that would stay (``other``).
+
+    Genes that are ``missing`` in the table are in neither prediction.
+    """
     spec = predictor.target
     target = {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p}
-    same = {name: record["target"].get(name) for name in target} == target and set(genes) == set(predictor.genes)
+    same_units = {name: record["target"].get(name) for name in target} == target
+    same = same_units and set(genes) == set(predictor.genes) - set(missing)
     if other.any() and not same:
         msg = (
             f"{key!r} holds predictions of other slides ({int(other.sum())} spots): {len(genes)} genes in "
@@ -49,3 +59,19 @@ def check_same_prediction(
             "not the same. Predict under another name, predict all slides again, or delete what is there."
         )
         raise ValueError(msg)
+
+
+def check_partial(missing: Sequence[str], genes: Sequence[str], *, by_panel: bool) -> None:
+    """Refuse to write a layer where no gene has a column, or units depend on all; warn where some have none."""
+    if not missing:
+        return
+    what = (
+        f"The AnnData has no column for {len(missing)} of the predictor's {len(genes)} genes ({quote(missing)}), so "
+        "its layer cannot hold them"
+    )
+    own = "sdata = stp.io.from_anndata(adata); stp.tl.predict(sdata, predictor); sdata['predicted']"
+    if len(missing) == len(genes) or by_panel:
+        why = ", and library sizes are sums over all of them" if by_panel and len(missing) < len(genes) else ""
+        msg = f"{what}{why}. Write a table of its own: `{own}`."
+        raise ValueError(msg)
+    warn(f"{what}. The others are written; for a table of all genes: `{own}`.")

@@ -56,10 +56,11 @@ def check_destination(
     layer: str | None,
     *,
     models: Sequence[str] = (),
+    partial: bool = False,
 ) -> None:
     """Refuse, before anything is computed, to overwrite anything but predictions, or to mix units or genes.
 
-    ``models`` are those whose own predictions are written too.
+    ``models`` are those whose own predictions are written too; a ``partial`` layer need not hold all genes.
     """
     table_name, regions = slides[0].table_name, [slide.shapes_key for slide in slides]
     argument, written = ("key_added", key_added) if layer is None else ("layer", layer)
@@ -86,7 +87,10 @@ def check_destination(
     ours = {*predicted, *(other for name in predicted for other in _other_layers(table, name).values())}
     for name in (layer, *matrix_layers(models, layer).values()):
         _errors.check_overwritable("layer", name, [name for name in layers if name not in ours])
-    if missing:
+    if partial:
+        by_panel = predictor.target.over == "panel" and predictor.target.target_sum is not None
+        _errors.check_partial(missing, predictor.genes, by_panel=by_panel)
+    elif missing:
         msg = (
             f"Table {table_name!r} has no column for {len(missing)} of the predictor's {len(predictor.genes)} genes: "
             f"{quote(missing)}. Leave out `layer` to write a table of its own."
@@ -95,7 +99,7 @@ def check_destination(
     if takes_more_slides(table, layer, layer):
         other = _rows_of_other_regions(table, regions) & _predicted_rows(table, layer)
         panel = table.var_names[np.asarray(table.var[_panel_column(layer)], bool)].tolist()
-        _errors.check_same_prediction(layer, table.uns[layer], panel, predictor, other)
+        _errors.check_same_prediction(layer, table.uns[layer], panel, predictor, other, missing)
 
 
 def _other_layers(table: ad.AnnData, layer: str) -> dict[str, str]:
@@ -252,9 +256,10 @@ class LayerRows:
         return array
 
     def matrix(self, values: NDArray[Any], columns: NDArray[np.intp], stored: Any) -> NDArray[np.float32]:
-        """`full` for predictions of the genes at some columns."""
+        """`full` for predictions of the genes at some columns; -1 for genes that the table lacks."""
+        known = columns >= 0
         predicted = _nan((len(self.rows), self.table.n_vars))
-        predicted[:, columns] = values
+        predicted[:, columns[known]] = values[:, known]
         dense = None if stored is None or not self.kept.any() else to_dense(stored)
         return self.full(predicted, dense, self.table.shape, np.float32, np.nan)
 
@@ -332,7 +337,9 @@ def _write_genes(target: LayerRows, columns: NDArray[np.intp], predictor: Predic
     table = target.table
     panel, mean = np.zeros(table.n_vars, bool), np.full(table.n_vars, np.nan, np.float32)
     ridge = _nan((table.n_vars, predictor.ridge_color.shape[1]))
-    panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean, predictor.ridge_color
+    known = columns >= 0
+    columns = columns[known]
+    panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean[known], predictor.ridge_color[known]
     table.var[_panel_column(target.layer)], table.var[target.column(keys.TRAIN_MEAN)] = panel, mean
     table.varm[target.column(keys.RIDGE_COLOR)] = ridge
 
