@@ -76,7 +76,7 @@ def test_table_of_another_name(sdata):
 
 
 def test_faults(sdata):
-    with pytest.raises(ValueError, match=r"No spot 'S9_2x3' in 'S0_spots', .* \(spots: 'S0_0x0'.*Give a name from `obs_names` of the table"):
+    with pytest.raises(ValueError, match=r"No spot 'S9_2x3' in .*Give a name from `obs_names` of the table"):
         pl.patches(sdata, "S9_2x3")
     with pytest.raises(ValueError, match=r"No spot 36 in 'S0_spots'"):
         pl.patches(sdata, 36, shapes_key="S0_spots")
