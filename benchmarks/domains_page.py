@@ -184,9 +184,8 @@ def baselines(main, plain):
         "  the other ranking puts first: 0.115 and 0.114 on Rep11, 0.012 and 0.009 on A1. The labels of A1, of which",
         "  one class has 83 % of the spots, would have chosen the other.",
         "- Image: 20 components of 54 statistics of colour and texture, which other functions use too.",
-        "- Mixture: it starts from the best of 20 starts of k-means. Before: the likeliest of its own 20 starts,",
-        "  which makes a component of a few far spots: domains of *expression* explained 0.099 of the held-out",
-        "  half on Rep11 (now 0.115) and 0.010 on A1 (now 0.012), and it took about ten times as long.", "",
+        "- Mixture: it starts from the best of 20 starts of k-means, not from the likeliest of its own 20 starts,",
+        "  which makes a component of a few far spots.", "",
         line(["slide", "method", "clusterer", "before", "that recipe", "defaults"]), "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for slide, method, clusterer, before in BEFORE:
