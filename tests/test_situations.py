@@ -268,7 +268,7 @@ def test_measured_and_predicted_joined_by_scanpy(sdata, predictor):
 
 def test_a_list_where_one_object_is_meant(sdata, predictor):
     for call in (lambda: stp.tl.predict([sdata], predictor), lambda: stp.tl.evaluate([sdata])):
-        with pytest.raises(TypeError, match=r"Expected a SpatialData, not list\. Call the function for each"):
+        with pytest.raises(TypeError, match=r"Expected a SpatialData, an AnnData or a path, not list\. Call"):
             call()
 
 
