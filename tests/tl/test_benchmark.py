@@ -397,7 +397,7 @@ def test_the_order_of_recipes():
     found = fit_config(entry.training_options({"lr": 0.2, "batch_size": 8}, 4), "encoder_mlp")
     assert (found.lr, found.batch_size, found.n_epochs, found.seed) == (0.5, 8, 60, 4)  # 60: recipe of the model
     assert fit_config(Entry("encoder_mlp").training_options({}, 0), "encoder_mlp").lr == 1e-3
-    assert common_fields(FitConfig(n_epochs=30, batch_size=8, progress=False)) == {"batch_size": 8}
+    assert common_fields(FitConfig(n_epochs=30, batch_size=8)) == {"n_epochs": 30, "batch_size": 8}
     assert common_fields({"n_epochs": 30}) == {"n_epochs": 30}
     assert common_fields(None) == {}
 
@@ -468,14 +468,16 @@ def made_runs(labels):
 
 
 def test_summary_by_hand():
-    found = summarize(two_models(), made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
+    scores = two_models()
+    scores.loc[scores["slide"].isin(["s2", "s3"]), "fold"] = 1
+    found = summarize(scores, made_runs(["m", "ridge_color"]), NOTE, ["ridge_color"])
     assert list(found.index) == ["m", "ridge_color"]
     row = found.loc["m"]
     assert row["gene_pearson"] == pytest.approx(0.4)  # (0.3 + 0.4 + 0.5) / 3: a patient of two slides counts once
     assert row["difference"] == pytest.approx(0.2)
     assert row["share_of_ceiling"] == pytest.approx(0.5)
     assert row["rmse"] == 2.0
-    assert row["fold_std"] == pytest.approx(np.sqrt(2))
+    assert row["fold_std"] == pytest.approx(0.15 / np.sqrt(2))  # folds of 0.30 and 0.45
     assert (row["low"], row["high"]) == pytest.approx((0.3, 0.5))  # the ends of 27 resamples, each with weight 1/27
     assert (row["difference_low"], row["difference_high"]) == pytest.approx((0.1, 0.3))
     assert np.isnan(found.loc["ridge_color", "difference"])

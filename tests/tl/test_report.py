@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -325,15 +324,6 @@ def test_of_a_real_benchmark(tmp_path):
     assert "200 µm" in text
     assert re.search(r"Trained with stpredict \S+, torch \S+, python 3", text)
     assert found.note["study"]["slides"]["S0_spots"]["sha256"][:16] in text
-
-
-def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch):
-    benchmark = object.__new__(stp.tl.Benchmark)
-    for module in ("page", "figures"):
-        monkeypatch.delitem(sys.modules, f"stpredict._report.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ModuleNotFoundError, match=r"stpredict-histology\[plot\]"):
-        benchmark.to_html("report.html")
 
 
 @pytest.fixture
