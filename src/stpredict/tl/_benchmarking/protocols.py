@@ -83,21 +83,23 @@ def _m2ost_genes(slides: Sequence[Slide]) -> list[str]:
     return sorted(random.Random(M2OST_SEED).sample(order, min(N_PANEL, len(order))))
 
 
-def _hest_genes(slides: Sequence[Slide]) -> list[str]:
-    """The genes with the highest variance of log1p counts over the spots of all slides, including test slides."""
+def _log_counts(slides: Sequence[Slide], genes: Sequence[str]) -> csr_matrix:
+    """log1p counts of the genes in the spots of all slides."""
     from scipy.sparse import vstack
 
+    return vstack([slide.counts[:, gene_columns(slide, genes)] for slide in slides], format="csr").log1p()  # type: ignore[index]
+
+
+def _hest_genes(slides: Sequence[Slide]) -> list[str]:
+    """The genes with the highest variance of log1p counts over the spots of all slides, including test slides."""
     known = shared_genes(slides)
-    values = vstack([slide.counts[:, gene_columns(slide, known)] for slide in slides], format="csr").log1p()  # type: ignore[index]
-    return [known[i] for i in np.argsort(-_variance(values), kind="stable")[:N_HEST]]
+    return [known[i] for i in np.argsort(-_variance(_log_counts(slides, known)), kind="stable")[:N_HEST]]
 
 
 def _hmhvg_genes(slides: Sequence[Slide]) -> list[str]:
     """The genes with the highest product of mean and variance of log counts over the spots of all slides."""
-    from scipy.sparse import vstack
-
     known = shared_genes(slides)
-    values = vstack([slide.counts[:, gene_columns(slide, known)] for slide in slides], format="csr").log1p()  # type: ignore[index]
+    values = _log_counts(slides, known)
     product = np.asarray(values.mean(axis=0)).ravel() * _variance(values)
     return [known[i] for i in np.argsort(-product, kind="stable")[:N_HMHVG]]
 
@@ -167,8 +169,8 @@ def _relabel(slide: Slide, genes: Sequence[str], rule: Protocol, record: CountsR
     if (over := labels.sum(axis=1) > library).any():
         msg = (
             f"With zeros filled in, the {len(genes)} genes of {int(over.sum())} of {len(labels)} spots of "
-            f"{slide.name!r} have more than {library[0]:,.0f} counts per {library[0]:,.0f}: the table has few other "
-            "genes for this protocol. Give a table with all genes, or take `protocol='spared'`."
+            f"{slide.name!r} have more than {library[0]:,.0f} counts per {library[0]:,.0f}: the table has too "
+            "few other genes for this protocol. Give a table with all genes, or take `protocol='spared'`."
         )
         raise ValueError(msg)
     return replace(slide, counts=counts, library=library, total_counts=None, allow_fractional_counts=True)
