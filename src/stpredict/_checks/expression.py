@@ -20,7 +20,7 @@ ROUNDING, RELATIVE_ROUNDING, MAX_ROUNDING = 1e-3, 2e-6, 0.1
 """How far counts may be from whole numbers after arithmetic in float32: at least, of their value, and at most."""
 _ADVICE = (
     "Normalised or log-transformed values are not counts; for counts corrected for ambient RNA, give "
-    "`allow_fractional_counts=True`."
+    "`allow_fractional_counts=True` where a predictor is trained, which then takes them everywhere."
 )
 
 

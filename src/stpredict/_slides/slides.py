@@ -287,7 +287,7 @@ def _slide(
         obs_names=ids.astype(str) if table is None else table.obs_names.to_numpy(),
         counts=counts,
         genes=tuple(genes),
-        library=None if table is None else library_column(table, selection.library_key),
+        library=library_column(table, selection.library_key) if needs_counts and table is not None else None,
         total_counts=None if table is None else total_counts(table),
         allow_fractional_counts=selection.allow_fractional_counts,
         array_xy=array_xy,

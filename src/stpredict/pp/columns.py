@@ -21,9 +21,10 @@ def read_columns(matrix: Any, columns: Sequence[int], rows: NDArray[np.intp] | N
         part = part[:, place]
     if rows is not None and not np.array_equal(rows, np.arange(matrix.shape[0])):
         part = part[rows]
-    return to_dense(part.compute() if hasattr(part, "compute") else part)
+    return to_dense(part)
 
 
 def to_dense(matrix: Any) -> NDArray[np.float32]:
-    """A dense or sparse matrix in memory as an array."""
+    """A dense or sparse matrix as an array in memory."""
+    matrix = matrix.compute() if hasattr(matrix, "compute") else matrix
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float32)

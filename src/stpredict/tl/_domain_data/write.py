@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ... import _keys as keys
+from ..._checks.slides import quote
+from ..._checks.training import warn
 from ..._domains.clusters import number_along, spot_agreement
 from ..._domains.features import principal_components, standardize
 from ..._domains.graph import spatial_graph
@@ -16,7 +20,7 @@ from ..._domains.methods import CONFIGS
 from ..._palette import category_palette
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -32,7 +36,7 @@ def write_domains(
     along = principal_components(standardize(spots.expression, spots.slide), 1)[:, 0]
     codes = number_along(found[best].domains, along)
     shares = spot_agreement([one.domains for one in found], found[best].domains)
-    space = f"X_{task.method}" if task.method in CONFIGS else "X_domains"
+    space = embedding_name(task.method, key_added)
     own = result[result["method"] == task.method]
     record = {
         "method": task.method,
@@ -58,6 +62,13 @@ def write_domains(
     write_spots(spots, codes, columns, {space: found[best].features}, record, key_added)
 
 
+def embedding_name(method: str, key_added: str) -> str:
+    """Matrix of ``obsm`` with what was clustered: of the default key named by the method, else by the key."""
+    if key_added != keys.DOMAIN:
+        return f"X_{key_added}"
+    return f"X_{method}" if method in CONFIGS else "X_domains"
+
+
 def _plain(value: Any) -> Any:
     """A value as `uns` stores it."""
     return "" if value is None else list(value) if isinstance(value, tuple) else value
@@ -78,6 +89,7 @@ def write_spots(
         table = slide.source.tables[str(slide.table_name)]
         tables.setdefault(id(table), (table, []))[1].append(i)
     for table, own in tables.values():
+        _warn_replaced(key_added, table, [spots.slides[i].shapes_key for i in own])
         chosen = np.isin(spots.slide, own)
         rows = table.obs_names.get_indexer(pd.Index(np.concatenate([spots.slides[i].obs_names for i in own])))
         values = np.full(table.n_obs, -1)
@@ -94,3 +106,27 @@ def write_spots(
             table.obsm[name] = stored
         table.uns[key_added] = dict(record)
         table.uns[f"{key_added}_colors"] = category_palette(len(names))
+
+
+def check_own_matrix(key: str, tables: Sequence[tuple[str, AnnData]]) -> None:
+    """Refuse to write what was clustered over a matrix of ``obsm`` that `domains` did not write."""
+    for name, table in tables:
+        records = [record for record in table.uns.values() if isinstance(record, Mapping)]
+        if key in table.obsm and not any(record.get("embedding") == key for record in records):
+            msg = (
+                f"obsm[{key!r}] of table {name!r} was not written by `stp.tl.domains` and would be lost. Give another "
+                "`key_added`, or delete the matrix."
+            )
+            raise ValueError(msg)
+
+
+def _warn_replaced(key: str, table: AnnData, regions: Sequence[str]) -> None:
+    """Warn where domains of other slides are replaced."""
+    if key not in table.obs:
+        return
+    of_row = table.obs[table.uns["spatialdata_attrs"]["region_key"]].astype(str)
+    if lost := of_row[table.obs[key].notna() & ~of_row.isin(list(regions))].unique().tolist():
+        warn(
+            f"obs[{key!r}] held domains of {quote(lost)} from another call. They are removed, since the numbers of two "
+            "calls do not mean the same. Find the domains of all slides in one call, or give another `key_added`."
+        )
