@@ -44,6 +44,19 @@ def slides(halves):
     return copy_of(halves)
 
 
+def test_domains_belong_to_their_key(slides):
+    for key, method in {"a": "expression", "b": "coordinates"}.items():
+        tl.domains(slides, 2, method, shapes_key="S0_spots", key_added=key, **QUIET)
+    table = slides["observed"]
+    assert [table.uns[key]["embedding"] for key in "ab"] == ["X_a", "X_b"]
+    assert table.obsm["X_a"].shape != table.obsm["X_b"].shape
+    with pytest.warns(UserWarning, match=r"obs\['b'\] held domains of 'S0_spots' from another call\. They are removed"):
+        tl.domains(slides, 2, "coordinates", shapes_key="S1_spots", key_added="b", **QUIET)
+    table.obsm["X_c"] = np.ones((table.n_obs, 2))
+    with pytest.raises(ValueError, match=r"obsm\['X_c'\] of table 'observed' was not written by `stp.tl.domains`"):
+        tl.domains(slides, 2, "coordinates", key_added="c", **QUIET)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_domains(slides, method):
     options = {"options": SHORT} if method in {"staig", "mcgae"} else {}

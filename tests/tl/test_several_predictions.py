@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 from spatialdata import read_zarr
 
 import stpredict as stp
@@ -94,6 +95,96 @@ def test_units_and_genes_are_not_mixed(sdata, arguments):
     ):
         with pytest.raises(ValueError, match=r"holds predictions of other slides \(25 spots\)"):
             stp.tl.predict(sdata, other, shapes_key=SLIDES[2], progress=False, **arguments)
+
+
+@pytest.mark.parametrize("in_file", [False, True], ids=["dense", "sparse"])
+def test_genes_in_another_order_keep_their_values(sdata, in_file):
+    genes = sdata["observed"].var_names.tolist()
+    stp.tl.predict(sdata, train(sdata, SLIDES[:1]), shapes_key=SLIDES[1], progress=False)
+    first = sdata["predicted"].to_df()
+    if in_file:
+        sdata["predicted"].X = csr_matrix(sdata["predicted"].X)
+    second = train(sdata, SLIDES[:1], genes=genes[::-1])
+    stp.tl.predict(sdata, second, shapes_key=SLIDES[2], progress=False)
+    stp.tl.predict(sdata, second, key_added="alone", shapes_key=SLIDES[2], progress=False)
+    expected = pd.concat([first, sdata["alone"].to_df()])
+    table = sdata["predicted"]
+    pd.testing.assert_frame_equal(table.to_df()[genes], expected.loc[table.obs_names, genes])
+    pd.testing.assert_frame_equal(summary(sdata, "predicted", shapes_key=SLIDES[2]), summary(sdata, "alone"))
+
+
+def test_imputed_slides_are_added_one_by_one(sdata, tmp_path):
+    names, predictor = sdata["observed"].obs_names, train(sdata, SLIDES[:1])
+    given = {SLIDES[1]: names[25:50:3], SLIDES[2]: names[50:75:4]}
+    alone = {}
+    for name, measured in given.items():
+        for key in ("imputed", name[:2]):
+            stp.tl.impute(sdata, predictor, measured=measured, shapes_key=name, key_added=key, progress=False)
+        alone[name] = summary(sdata, name[:2])
+    sdata.write(tmp_path / "written.zarr")
+    again = read_zarr(tmp_path / "written.zarr")
+    for name, expected in alone.items():
+        table = again["imputed"][again["imputed"].obs["region"] == name]
+        np.testing.assert_array_equal(table.X, sdata[name[:2]].X)
+        np.testing.assert_array_equal(table.layers["standard_error"], sdata[name[:2]].layers["standard_error"])
+        pd.testing.assert_frame_equal(summary(again, "imputed", shapes_key=name), expected)
+    noise = [part["noise"] for part in again["imputed"].uns["imputed"]["parts"].values()]
+    np.testing.assert_array_equal(noise, [sdata[name[:2]].var["noise"] for name in given])
+    with pytest.raises(ValueError, match=r"holds predictions of other slides \(25 spots\)"):
+        stp.tl.impute(sdata, measured=names[25:50:3], shapes_key=SLIDES[1], genes=["GENE1"], progress=False)
+
+
+def test_superpixels_of_other_slides_are_kept(sdata, tmp_path):
+    predictor = train(sdata, SLIDES[:1])
+    given = {"step_um": 50, "anchor": "predicted", "progress": False}
+    stp.tl.super_resolve(sdata, predictor, shapes_key=SLIDES[1], genes=["GENE3", "GENE1"], **given)
+    first = sdata["super_resolved"].to_df()
+    assert sdata["super_resolved"].uns["log1p"] == {}
+    stp.tl.super_resolve(sdata, predictor, shapes_key=SLIDES[2], genes=["GENE1", "GENE3"], **given)
+    sdata.write(tmp_path / "written.zarr")
+    table = read_zarr(tmp_path / "written.zarr")["super_resolved"]
+    pd.testing.assert_frame_equal(table.to_df().loc[first.index, first.columns], first)
+    assert set(table.obs["region"]) == {f"super_resolved_{name}" for name in SLIDES[1:]}
+    assert set(table.uns["super_resolved"]["weights"]) == set(SLIDES[1:])
+    with pytest.raises(ValueError, match=r"holds superpixels of 'super_resolved_S1_spots': 2 genes.*50 µm wide; this"):
+        stp.tl.super_resolve(sdata, predictor, shapes_key=SLIDES[2], **{**given, "step_um": 40})
+
+
+def test_a_second_cross_validation_leaves_the_first(sdata):
+    given = {"model": "mean_profile", "group_key": None, "progress": False}
+    stp.tl.cross_validate(sdata, **given)
+    before = sdata["observed"].obs["fold"].copy()
+    stp.tl.cross_validate(sdata, **given, n_folds=2, key_added="again")
+    pd.testing.assert_series_equal(sdata["observed"].obs["fold"], before)
+    assert sdata["observed"].obs["again_fold"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "function"),
+    [("var", "mine", "predict"), ("uns", "mine", "predict"), ("var", "mine", "cross_validate"),
+     ("obs", "mine_fold", "cross_validate")],
+)  # fmt: skip
+def test_what_a_table_holds_is_not_replaced(sdata, place, name, function):
+    table = sdata["observed"]
+    getattr(table, place)[name] = "of the user"
+    calls = {
+        "predict": lambda: stp.tl.predict(sdata, train(sdata, SLIDES[:1]), layer="mine", progress=False),
+        "cross_validate": lambda: stp.tl.cross_validate(sdata, "mean_profile", key_added="mine", progress=False),
+    }
+    with pytest.raises(ValueError, match=rf"is 'mine', and the table already holds {place}\['{name}'\]"):
+        calls[function]()
+    assert list(table.layers) == ["rate"]
+
+
+@pytest.mark.parametrize("function", ["impute", "super_resolve", "cross_validate"])
+def test_names_with_a_meaning_of_their_own_are_refused(sdata, function):
+    given = {
+        "impute": {"measured": sdata["observed"].obs_names[:25:3], "shapes_key": SLIDES[0]},
+        "super_resolve": {"predictor": "nowhere"},
+        "cross_validate": {"model": "mean_profile"},
+    }
+    with pytest.raises(ValueError, match=r"`key_added` is 'log1p', and `uns\['log1p'\]` has another meaning"):
+        getattr(stp.tl, function)(sdata, **given[function], key_added="log1p", progress=False)
 
 
 @pytest.mark.parametrize(("index", "key"), [("spot_id", "instance_key"), ("region", "region_key")])
