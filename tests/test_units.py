@@ -176,6 +176,8 @@ def test_antibodies_are_no_genes(whole, panel, predictor):
     np.testing.assert_array_equal(stp.tl.evaluate(sdata)["rmse"], stp.tl.evaluate(reference)["rmse"])
     stp.pp.select_genes(sdata, n_genes=GENES + 2, min_fraction=0)
     assert not sdata["observed"].var["target"].to_numpy()[-2:].any()
+    with pytest.raises(ValueError, match="1 of 1 genes asked for are no genes of the table: 'CD3_antibody'"):
+        stp.pp.select_genes(sdata, genes=["CD3_antibody"])
 
 
 @pytest.mark.filterwarnings(

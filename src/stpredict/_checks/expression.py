@@ -82,7 +82,9 @@ def known_genes(asked: Sequence[str], available: Sequence[str]) -> None:
     present = set(available)
     missing = [gene for gene in asked if gene not in present]
     if missing or not len(asked):
-        what = f"{len(missing)} of {len(asked)} genes asked for are not in the table: {', '.join(map(repr, missing))}"
+        what = (
+            f"{len(missing)} of {len(asked)} genes asked for are no genes of the table: {', '.join(map(repr, missing))}"
+        )
         msg = (
             f"{what if missing else 'No gene is asked for'}.{did_you_mean(missing, available)} "
             f"The table has {len(available)}: {quote(available)}. "
