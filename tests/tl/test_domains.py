@@ -201,6 +201,10 @@ def test_transfer_gives_numbers_one_meaning(predicted):
     assert pd.crosstab(both["side"], both["domain"]).max(axis=1).sum() > 0.9 * len(both)
     assert new["predicted"].obs["domain_probability"].between(0.5, 1).all()
     assert new["predicted"].uns["domain"]["reference"] == ["S0_spots"]
+    for name in ("S0_spots", "S1_spots"):  # one by one: numbers mean the same, so both are kept
+        tl.domains(slides, transfer_from=reference, shapes_key=name)
+    assert slides["predicted"].obs["domain"].notna().all()
+    assert slides["predicted"].uns["domain"]["slides"] == ["S0_spots", "S1_spots"]
     with pytest.raises(ValueError, match=r"`n_domains` is 3, and the reference has 2 domains"):
         tl.domains(new, 3, transfer_from=reference)
     with pytest.raises(ValueError, match=r"`method` is 'staig' and `options` None, but `transfer_from` takes"):

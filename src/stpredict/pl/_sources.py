@@ -93,7 +93,7 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     drawn = {key: _prediction(key, sdata, meant[key]) for key in asked if key not in measured}
     first = next(iter(drawn.values()), None)
     library_key = None if first is None or first.trained is None else first.trained.library_key
-    for key in measured:
+    for key in (each for each in asked if each in measured):
         table_name = str(meant[key].table_name)
         if library_key is not None and library_key in sdata.tables[table_name].obs:
             meant[key] = replace(meant[key], library_key=library_key)

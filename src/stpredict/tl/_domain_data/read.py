@@ -91,7 +91,10 @@ def read_spots(
     is_predicted = [keys.TARGET in record for record in records]
     check.predicted_or_measured(is_predicted, [slide.name for slide in slides])
     index = slide_index(slides)
-    matrices = [slide.counts[:, gene_columns(slide, genes)] for slide in slides]  # type: ignore[index]
+    matrices = [
+        slide.counts if list(slide.genes) == genes else slide.counts[:, gene_columns(slide, genes)]  # type: ignore[index]
+        for slide in slides
+    ]
     matrix = sparse.csr_matrix(sparse.vstack(matrices, format="csr"))
     if is_predicted[0]:
         expression, halves = matrix.toarray().astype(np.float32), None

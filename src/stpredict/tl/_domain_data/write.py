@@ -82,29 +82,33 @@ def write_spots(
     record: dict[str, Any],
     key_added: str,
 ) -> None:
-    """Write values of spots to the tables of their slides; rows of other slides are missing."""
+    """Write values of spots to the tables of their slides; of other slides only those of the same transfer are kept."""
     names = [str(i + 1) for i in range(int(record["n_domains"]))]
     tables: dict[int, tuple[AnnData, list[int]]] = {}
     for i, slide in enumerate(spots.slides):
         table = slide.source.tables[str(slide.table_name)]
         tables.setdefault(id(table), (table, []))[1].append(i)
     for table, own in tables.values():
-        _warn_replaced(key_added, table, [spots.slides[i].shapes_key for i in own])
+        kept = _kept_rows(table, key_added, record, [spots.slides[i].shapes_key for i in own])
         chosen = np.isin(spots.slide, own)
         rows = table.obs_names.get_indexer(pd.Index(np.concatenate([spots.slides[i].obs_names for i in own])))
         values = np.full(table.n_obs, -1)
+        values[kept] = table.obs[key_added].cat.codes[kept] if kept.any() else -1
         values[rows] = codes[chosen]
         dtype = pd.CategoricalDtype(names)
         table.obs[key_added] = pd.Categorical([names[code] if code >= 0 else None for code in values], dtype=dtype)
         for name, column in columns.items():
             full: NDArray[Any] = np.full(table.n_obs, False if column.dtype == bool else np.nan, column.dtype)
+            if kept.any():
+                full[kept] = table.obs[name][kept]
             full[rows] = column[chosen]
             table.obs[name] = full
         for name, matrix in matrices.items():
             stored = np.full((table.n_obs, matrix.shape[1]), np.nan, np.float32)
             stored[rows] = matrix[chosen]
             table.obsm[name] = stored
-        table.uns[key_added] = dict(record)
+        before = [str(name) for name in table.uns[key_added]["slides"]] if kept.any() else []
+        table.uns[key_added] = {**record, "slides": list(dict.fromkeys([*before, *record["slides"]]))}
         table.uns[f"{key_added}_colors"] = category_palette(len(names))
 
 
@@ -120,13 +124,20 @@ def check_own_matrix(key: str, tables: Sequence[tuple[str, AnnData]]) -> None:
             raise ValueError(msg)
 
 
-def _warn_replaced(key: str, table: AnnData, regions: Sequence[str]) -> None:
-    """Warn where domains of other slides are replaced."""
+def _kept_rows(table: AnnData, key: str, record: Mapping[str, Any], regions: Sequence[str]) -> NDArray[np.bool_]:
+    """``(n_obs,)`` spots of other slides whose domains mean the same; a warning if there are others, which are lost."""
     if key not in table.obs:
-        return
+        return np.zeros(table.n_obs, bool)
     of_row = table.obs[table.uns["spatialdata_attrs"]["region_key"]].astype(str)
-    if lost := of_row[table.obs[key].notna() & ~of_row.isin(list(regions))].unique().tolist():
+    others: NDArray[np.bool_] = (table.obs[key].notna() & ~of_row.isin(list(regions))).to_numpy()
+    old = table.uns.get(key, {})
+    names = ("method", "predictor", "n_domains", "reference_ari")  # of one reference and predictor
+    if record["method"] == "transfer" and all(old.get(name) == record[name] for name in names):
+        return others
+    if others.any():
         warn(
-            f"obs[{key!r}] held domains of {quote(lost)} from another call. They are removed, since the numbers of two "
-            "calls do not mean the same. Find the domains of all slides in one call, or give another `key_added`."
+            f"obs[{key!r}] held domains of {quote(of_row[others].unique().tolist())} from another call. They are "
+            "removed, since the numbers of two calls do not mean the same. Find the domains of all slides in one call, "
+            "or give another `key_added`."
         )
+    return np.zeros(table.n_obs, bool)
