@@ -97,13 +97,17 @@ def test_units_and_genes_are_not_mixed(sdata, arguments):
             stp.tl.predict(sdata, other, shapes_key=SLIDES[2], progress=False, **arguments)
 
 
-@pytest.mark.parametrize("in_file", [False, True], ids=["dense", "sparse"])
-def test_genes_in_another_order_keep_their_values(sdata, in_file):
+@pytest.mark.parametrize("stored", ["dense", "sparse", "in a file"])
+def test_genes_in_another_order_keep_their_values(sdata, tmp_path, stored):
     genes = sdata["observed"].var_names.tolist()
     stp.tl.predict(sdata, train(sdata, SLIDES[:1]), shapes_key=SLIDES[1], progress=False)
     first = sdata["predicted"].to_df()
-    if in_file:
+    if stored == "sparse":
         sdata["predicted"].X = csr_matrix(sdata["predicted"].X)
+    elif stored == "in a file":
+        sdata["predicted"].write_h5ad(tmp_path / "table.h5ad")
+        sdata.tables["predicted"] = ad.read_h5ad(tmp_path / "table.h5ad", backed="r")
+        sdata["predicted"].uns["spatialdata_attrs"]["region"] = SLIDES[1]
     second = train(sdata, SLIDES[:1], genes=genes[::-1])
     stp.tl.predict(sdata, second, shapes_key=SLIDES[2], progress=False)
     stp.tl.predict(sdata, second, key_added="alone", shapes_key=SLIDES[2], progress=False)

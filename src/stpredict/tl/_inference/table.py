@@ -109,6 +109,7 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
     kept = rows_of_other_regions(old, check_elements.annotated_regions(new, key))
     if not kept.any() or not takes_more_slides(old, key, None):
         return new
+    old = old.to_memory() if old.isbacked else old
     old = old[kept, new.var_names].copy()  # the genes of both are the same, but perhaps in another order
     new_names, taken = new.obs_names.astype(str), set(old.obs_names)
     if any(name in taken for name in new_names):  # elements without a table, whose indices repeat

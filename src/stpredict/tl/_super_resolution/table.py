@@ -79,7 +79,8 @@ def _with_other_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData
     kept = ~np.isin(old.obs[region_key].astype(str), regions)
     if not kept.any():
         return new
-    joined = ad.concat([old[kept, new.var_names], new])
+    before = old.to_memory() if old.isbacked else old
+    joined = ad.concat([before[kept, new.var_names], new])
     others = joined.obs[region_key][: kept.sum()].astype(str).unique().tolist()
     for name in (region_key, keys.SPOT):
         values: Any = joined.obs[name].astype(object)
