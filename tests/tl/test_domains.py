@@ -52,6 +52,9 @@ def test_domains_belong_to_their_key(slides):
     assert table.obsm["X_a"].shape != table.obsm["X_b"].shape
     with pytest.warns(UserWarning, match=r"obs\['b'\] held domains of 'S0_spots' from another call\. They are removed"):
         tl.domains(slides, 2, "coordinates", shapes_key="S1_spots", key_added="b", **QUIET)
+    table.obs.index.name = "d"
+    tl.domains(slides, 2, "coordinates", key_added="d", **QUIET)
+    assert table.obs.index.name is None  # anndata could not write both
     table.obsm["X_c"] = np.ones((table.n_obs, 2))
     with pytest.raises(ValueError, match=r"obsm\['X_c'\] of table 'observed' was not written by `stp.tl.domains`"):
         tl.domains(slides, 2, "coordinates", key_added="c", **QUIET)

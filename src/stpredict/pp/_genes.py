@@ -12,6 +12,7 @@ from .._checks.calls import public
 from .._slides.expression import gene_counts, is_gene, on_tissue
 from .._slides.slides import counts_table_name, rows_in_regions
 from ._tables import counts_table, training_rows
+from .columns import unname_index
 from .gene_ranking import rank_genes
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def select_genes(
         chosen = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
         check.known_genes(chosen, table.var_names[is_gene(table)].tolist())
     table.var[keys.TARGET] = table.var_names.isin(chosen)
+    unname_index(table)
     table.uns[keys.ATTRS] = {**table.uns.get(keys.ATTRS, {}), keys.GENES: chosen}
 
 

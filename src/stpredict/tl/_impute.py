@@ -14,6 +14,7 @@ from .. import _keys as keys
 from .._checks.calls import public
 from .._checks.slides import quote
 from .._slides.slides import Selection
+from ..pp.columns import unname_index
 from ..pp.normalization import CountsRecord
 from ..pp.targets import TargetSpec
 from ._adaptation.imputation import krige_alone, krige_residuals
@@ -255,6 +256,7 @@ def _imputed_table(
         uns={key: record, **({keys.LOG1P: {}} if record["target"]["log1p"] else {})},
     )
     table.obsm[keys.SPATIAL] = slide.xy_px
+    unname_index(table)
     linked: ad.AnnData = TableModel.parse(
         table, region=slide.shapes_key, region_key=attrs["region_key"], instance_key=attrs["instance_key"]
     )

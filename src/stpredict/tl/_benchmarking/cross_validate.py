@@ -18,6 +18,7 @@ from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
 from ...io.containers import opened
 from ...models.registry import DEFAULT
+from ...pp.columns import unname_index
 from .._errors import name_is_free
 from .._inference.destination import check_name
 from .._inference.record import target_record
@@ -290,6 +291,7 @@ def _write_predictions(study: Study, folder: Path, model: str, seed: int, key: s
         table.layers[key], table.var[key] = values, panel
         table.obs[_fold_column(key)] = _categories(fold)
         table.uns[key] = _record(study, model, seed)
+        unname_index(table)
 
 
 def _categories(fold: NDArray[np.int64]) -> pd.Categorical:

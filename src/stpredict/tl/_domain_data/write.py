@@ -18,6 +18,7 @@ from ..._domains.features import principal_components, standardize
 from ..._domains.graph import spatial_graph
 from ..._domains.methods import CONFIGS
 from ..._palette import category_palette
+from ...pp.columns import unname_index
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +111,7 @@ def write_spots(
         before = [str(name) for name in table.uns[key_added]["slides"]] if kept.any() else []
         table.uns[key_added] = {**record, "slides": list(dict.fromkeys([*before, *record["slides"]]))}
         table.uns[f"{key_added}_colors"] = category_palette(len(names))
+        unname_index(table)
 
 
 def check_own_matrix(key: str, tables: Sequence[tuple[str, AnnData]]) -> None:

@@ -15,7 +15,7 @@ from spatialdata.models import TableModel
 
 from ... import _keys as keys
 from ..._slides import checks as check_elements
-from ...pp.columns import to_dense
+from ...pp.columns import to_dense, unname_index
 from .partitions import X
 from .record import (
     PARTS,
@@ -86,8 +86,6 @@ def prediction_table(
     flags = _quality_flags(slides)
     if flags is not None:
         obs[keys.IMAGE_QUALITY] = pd.Categorical(flags[sink.rows])
-    if obs.index.name in obs.columns:  # anndata could not write it
-        obs.index.name = None
     sample = value_sample(obs.index.to_numpy(), predictor.genes, values[X], sink.rows)
     uns = {key_added: {**record, SAMPLE: sample}, **({keys.LOG1P: {}} if predictor.target.log1p else {})}
     uns[keys.SPATIAL] = small_images(slides)
@@ -96,6 +94,7 @@ def prediction_table(
         if name in values:
             adata.layers[path] = values[name]
     adata.var[keys.TRAIN_MEAN], adata.varm[keys.RIDGE_COLOR] = predictor.train_mean, predictor.ridge_color
+    unname_index(adata)
     adata.obsm[keys.SPATIAL] = np.concatenate([slide.xy_px for slide in slides])[sink.rows]
     adata.obsm[keys.COLOR] = values[keys.COLOR]
     regions = [slide.shapes_key for slide in slides]
@@ -145,6 +144,7 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
         },
     )
     del merged.uns["spatialdata_attrs"]
+    unname_index(merged)
     regions = [*dict.fromkeys([*_regions(old), *_regions(new)])]
     merged.obs[attrs["region_key"]] = pd.Categorical(merged.obs[attrs["region_key"]].astype(str))
     linked: ad.AnnData = TableModel.parse(
@@ -232,8 +232,7 @@ def write_layer(
     _write_genes(target, columns, predictor)
     record = {**record, SAMPLE: value_sample(names, predictor.genes, values[X])}
     record = _write_prediction_ids(target, record, before)
-    if table.obs.index.name in table.obs.columns:
-        table.obs.index.name = None
+    unname_index(table)
     if layer == X and predictor.target.log1p:
         table.uns[keys.LOG1P] = {}
     table.uns[layer] = dict(record)
