@@ -106,8 +106,9 @@ def test_genes_in_another_order_keep_their_values(sdata, tmp_path, stored):
         sdata["predicted"].X = csr_matrix(sdata["predicted"].X)
     elif stored == "in a file":
         sdata["predicted"].write_h5ad(tmp_path / "table.h5ad")
-        sdata.tables["predicted"] = ad.read_h5ad(tmp_path / "table.h5ad", backed="r")
-        sdata["predicted"].uns["spatialdata_attrs"]["region"] = SLIDES[1]
+        table = ad.read_h5ad(tmp_path / "table.h5ad", backed="r")
+        table.uns["spatialdata_attrs"]["region"] = SLIDES[1]
+        sdata.tables["predicted"] = table
     second = train(sdata, SLIDES[:1], genes=genes[::-1])
     stp.tl.predict(sdata, second, shapes_key=SLIDES[2], progress=False)
     stp.tl.predict(sdata, second, key_added="alone", shapes_key=SLIDES[2], progress=False)
