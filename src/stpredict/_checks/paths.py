@@ -98,8 +98,8 @@ def name_slides(paths: Sequence[Path]) -> dict[str, Path]:
             raise ValueError(msg)
         places[place] = path
     stems = [path.with_name(path.stem.removesuffix(".ome")) for path in paths]
-    twice = set(repeated(stems))
-    files = [path.name if stem in twice else stem.name for path, stem in zip(paths, stems, strict=True)]
+    alike = set(repeated(stems))
+    files = [path.name if stem in alike else stem.name for path, stem in zip(paths, stems, strict=True)]
     folders = [[part for part in path.parent.parts if part != path.anchor] for path in paths]
     depth = [0] * len(paths)
     while True:
