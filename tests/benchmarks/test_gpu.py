@@ -102,7 +102,7 @@ def test_the_page_of_a_trial_says_what_it_is(trial):
     assert "| missed |" not in text
 
 
-@pytest.mark.parametrize(("seconds", "state"), [(600, "done"), (-10, "stopped")])
+@pytest.mark.parametrize(("seconds", "state"), [pytest.param(600, "done", marks=pytest.mark.slow), (-10, "stopped")])
 def test_a_step_has_a_process_of_its_own_that_is_stopped_at_its_limit(tmp_path, seconds, state):
     gpu = load("gpu")
     arguments = argparse.Namespace(out=tmp_path, small=True, data=None, revision=None)
@@ -125,6 +125,7 @@ def test_steps_say_what_is_missing_where_there_is_little_but_torch(tmp_path):
     assert "This step is incomplete (left out)" in (tmp_path / "gpu.md").read_text()
 
 
+@pytest.mark.slow
 def test_fabric_of_the_package_lightning_is_taken(tmp_path):
     (tmp_path / "lightning_fabric.py").write_text("raise ModuleNotFoundError('blocked')")
     (tmp_path / "lightning").mkdir()
