@@ -29,7 +29,7 @@ from ..pp.columns import read_columns
 from ..pp.normalization import CountsRecord, library_sizes
 from ..pp.targets import TargetSpec, nonnegative
 from . import _errors as check
-from ._inference.record import companion, prediction_parts, stored_companion
+from ._inference.record import companion, prediction_parts, stored_companion, warn_changed
 from ._summary import BASELINES, spot_columns, summary
 
 if TYPE_CHECKING:
@@ -246,6 +246,7 @@ def _pair_spots(
     seen: dict[str, None] = {}
     donor = np.full(observed.n_obs, NOT_STATED, dtype=object)
     for part in prediction_parts(source, predicted):
+        warn_changed(part, source, genes, model, predicted)
         ridge = part.ridge_color[columns]
         baselines["mean_profile"][part.rows] = part.train_mean[columns]
         baselines["ridge_color"][part.rows] = nonnegative(apply_ridge(ridge, color[part.rows, : ridge.shape[1] - 1]))
