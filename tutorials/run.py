@@ -28,8 +28,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT_S = 1200
 """Maximum run time of a cell."""
-PROGRESS = re.compile(r"[^\n]*\d%\|[^\n]*\n?")
-"""A line of a progress bar, which is removed from the outputs."""
+PROGRESS = re.compile(r"[^\n]*\d%\|[^\n]*\n?|^ +\n", re.MULTILINE)
+"""A line of a progress bar, or the spaces that erase it, which are removed from the outputs."""
 ORIGIN = re.compile(r"^/\S*/ipykernel_\d+/\d+\.py:\d+: (\w+: [^\n]*)\n(?:  [^\n]*\n)?", re.MULTILINE)
 """The location of a warning, which is removed, since the file name of a cell is meaningless to readers."""
 SETTINGS = re.compile(r"^fast = False\b", re.MULTILINE)
