@@ -5,6 +5,7 @@ Reads tables only: no image, no network.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,19 +21,24 @@ from .._slides.expression import gene_counts, is_gene, library_column, on_tissue
 from .._slides.identity import SlideIdentity, known_slides
 from .._slides.slides import counts_table_name, rows_in_regions
 from .._train.color import apply_ridge
+from ..io import read_gmt
 from ..io.containers import opened
-from ..metrics import pearson
 from ..metrics.correlation import LEAST
-from ..metrics.scores import GENE_SCORES, Prediction, Spots, all_gene_scores, nan_mean, summary_scores
+from ..metrics.inputs import Intervals, Prediction, Spots, nan_mean
+from ..metrics.scores import GENE_SCORES, all_gene_scores, gene_scores, summary_scores
+from ..metrics.structure import MIN_GENES
 from ..metrics.top_genes import variances
 from ..pp.columns import read_columns
 from ..pp.normalization import CountsRecord, library_sizes
 from ..pp.targets import TargetSpec, nonnegative
 from . import _errors as check
-from ._inference.record import companion, prediction_parts, stored_companion
-from ._summary import BASELINES, spot_columns, summary
+from ._inference.record import companion, interval_coverage, interval_layers, prediction_parts, stored_companion
+from ._summary import BASELINES, summary, whole_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -66,6 +72,12 @@ class Paired:
     """``(n,)`` `NEW`, `SAME` or `NOT_STATED`: whether the donor of the spot was trained on."""
     n_empty: int
     """Number of spots that were left out because they have no counts."""
+    intervals: Intervals | None
+    """Prediction intervals of the model, if there are any."""
+    domains: NDArray[Any] | None = None
+    """``(n,)`` domain of each spot, None or NaN where it has none."""
+    pathways: Mapping[str, Sequence[str]] | None = None
+    """Genes of each pathway of which enough are among ``genes``."""
 
     def slide_masks(self) -> list[NDArray[np.bool_]]:
         """Masks ``(n,)`` of the slides that have enough spots for a correlation."""
@@ -84,6 +96,8 @@ class Paired:
             xy=self.xy[rows],
             slide=self.slide[rows],
             donor=self.donor[rows],
+            intervals=None if self.intervals is None else self.intervals.of(rows),
+            domains=None if self.domains is None else self.domains[rows],
         )
 
 
@@ -100,6 +114,8 @@ def evaluate(
     n_splits: int = 10,
     seed: int = 0,
     by: Literal["donor"] | None = None,
+    domain_key: str | None = None,
+    pathways: Mapping[str, Sequence[str]] | str | PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Score predictions against observed expression, per gene.
 
@@ -132,14 +148,22 @@ def evaluate(
         ``"donor"`` for scores on new donors apart from those on donors that were trained on: one row a gene and kind,
         named in a first column ``donor`` (``"new donor"``, ``"same donor"`` or ``"not stated"``). Donors are told by
         the column that `fit` was given as ``group_key``; without one they are ``"not stated"``.
+    domain_key
+        Column of ``obs`` of the measured table with domains, such as those of `domains` or of a pathologist: their
+        log-fold changes are then scored too. Spots without a domain do not count for this score.
+    pathways
+        Gene sets by name, or the path of a GMT file (`stp.io.read_gmt`): rank-based scores of pathways are then
+        compared too. Sets of which fewer than three genes are predicted do not count.
 
     Returns
     -------
-    One row a gene: ``pearson``, ``spearman``, ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``,
-    ``pearson_ridge_color``, ``pearson_mean_profile``. Each is computed within a slide, across its spots, and averaged
-    over slides of three spots or more. Genes that are constant on a slide are NaN there. ``variance`` is that of
-    observed expression over all spots. The other columns repeat what is a score of spots over all ``n_genes`` genes:
-    ``spot_pearson``, ``spot_rmse`` and ``spot_mae``, also of the baselines. `summary` reads these columns.
+    One row a gene: ``pearson``, ``spearman``, ``r2``, ``rmse``, ``mae``, ``ceiling``, ``moran_observed``,
+    ``moran_predicted``, ``geary_observed``, ``geary_predicted``, ``ssim``, ``pearson_ridge_color``,
+    ``pearson_mean_profile``; also ``coverage`` and ``interval_skill`` if the predictions have intervals. Each is
+    computed within a slide, across its spots, and averaged over slides of three spots or more. Genes that are constant
+    on a slide are NaN there. ``variance`` is that of observed expression over all spots. The other columns repeat what
+    is one number of all ``n_genes`` genes, also of the baselines: ``spot_pearson``, ``spot_r2``, ``spot_rmse``,
+    ``spot_mae`` and the scores of maps, genes and pathways. `summary` reads these columns.
 
     Writes the scores of genes as ``var["predicted_pearson"]`` and so on, and `summary` of all spots as
     ``uns["evaluation"]`` (of a layer ``uns["{layer}_evaluation"]``), to the table with predictions.
@@ -155,6 +179,8 @@ def evaluate(
     The noise ceiling of a gene is the correlation that a perfect model would reach, from the correlation r of two
     random halves of the counts: ``sqrt(2 r / (1 + r))``. Spots without any count of the predicted genes are
     left out everywhere, and of a table that `impute` wrote also the spots from whose counts it was imputed.
+
+    What each score says, and what a constant and a blurred map reach in it, is on the page :doc:`/concepts/scores`.
 
     Examples
     --------
@@ -182,10 +208,14 @@ def evaluate(
             wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), list(asked))
         if regions is not None:
             wanted = rows_in_regions(held, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
-        paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key)
+        if domain_key is not None:
+            check_elements.has_column(measured, domain_key, "domain_key")
+        gene_sets = None if pathways is None else _usable_pathways(pathways, genes)
+        paired = _pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key, domain_key)
+        paired = replace(paired, pathways=gene_sets)
         scores = _gene_table(paired, spec, n_splits, seed)
         ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
-        for name in GENE_COLUMNS:
+        for name in [name for name in GENE_COLUMNS if name in scores]:
             source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
         layer_of = predicted if predicted in source.layers else None
         source.uns[companion(keys.EVALUATION, layer_of)] = {
@@ -223,6 +253,7 @@ def _pair_spots(
     layer: str | None,
     among: NDArray[np.bool_],
     library_key: str | None,
+    domain_key: str | None,
 ) -> Paired:
     rows = source.obs_names.get_indexer(observed.obs_names)
     trained = CountsRecord(**source.uns[predicted].get("counts", {"n_genes": 0, "genes_sha256": ""}))
@@ -268,7 +299,42 @@ def _pair_spots(
         slide=regions[kept],
         donor=donor[kept].astype(str),
         n_empty=int((wanted & empty).sum()),
+        intervals=_intervals(source, predicted, columns, rows[kept]),
+        domains=None if domain_key is None else _domains(observed, domain_key, kept, regions),
     )
+
+
+def _intervals(source: AnnData, predicted: str, columns: NDArray[np.intp], rows: NDArray[np.intp]) -> Intervals | None:
+    """Prediction intervals of some rows and columns; None unless all were made with one coverage."""
+    layers = interval_layers(predicted if predicted in source.layers else None)
+    coverage = interval_coverage(source.uns[predicted])
+    if coverage is None or not set(layers.values()) <= set(source.layers):
+        return None
+    lower, upper = (
+        read_columns(source.layers[layers[kind]], columns.tolist(), rows) for kind in (keys.LOWER, keys.UPPER)
+    )
+    return Intervals(lower=lower, upper=upper, coverage=coverage)
+
+
+def _domains(
+    observed: AnnData, domain_key: str, kept: NDArray[np.intp], regions: NDArray[np.object_]
+) -> NDArray[np.object_]:
+    """Domains of some rows; at least one slide must have two."""
+    domains = observed.obs[domain_key].astype(object).iloc[kept]
+    check.several_domains(int(domains.groupby(regions[kept]).nunique().max()), domain_key)
+    return domains.to_numpy()
+
+
+def _usable_pathways(
+    pathways: Mapping[str, Sequence[str]] | str | PathLike[str], genes: Sequence[str]
+) -> dict[str, list[str]]:
+    """Genes of each pathway that are predicted, of those that have enough."""
+    given = pathways if isinstance(pathways, Mapping) else read_gmt(pathways)
+    predicted = set(genes)
+    inside = {name: [gene for gene in dict.fromkeys(names) if gene in predicted] for name, names in given.items()}
+    usable = {name: names for name, names in inside.items() if len(names) >= MIN_GENES}
+    check.some_pathway(len(usable), len(given), genes, MIN_GENES)
+    return usable
 
 
 def _library(
@@ -327,19 +393,24 @@ def _colors(source: AnnData, predicted: str) -> NDArray[np.float32]:
 
 def _score(
     paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: int, seed: int
-) -> dict[str, NDArray[np.float64]]:
-    """Every score of every gene on one slide."""
-    observed, library = paired.observed[rows], None if paired.library is None else paired.library[rows]
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Every score of every gene on one slide, of the model and of the baselines."""
+    library = None if paired.library is None else paired.library[rows]
     of_ceiling = ceiling_arguments(paired.counts[rows], library, spec)
     spots = Spots(
-        observed=observed,
+        observed=paired.observed[rows],
         predicted=paired.predicted["model"][rows],
         xy=paired.xy[rows],
         counts={**of_ceiling, "n_splits": n_splits, "seed": seed},
+        intervals=None if paired.intervals is None else paired.intervals.of(rows),
     )
-    found = all_gene_scores(spots)
-    of_baselines = {f"pearson_{name}": pearson(observed, paired.predicted[name][rows]) for name in BASELINES}
-    return found | of_baselines
+    model = all_gene_scores(spots)
+    measured = {score.name: model[score.name] for score in GENE_SCORES if score.of_measurement}
+    baselines = {
+        name: measured | gene_scores(replace(spots, predicted=paired.predicted[name][rows], intervals=None))
+        for name in BASELINES
+    }
+    return {**baselines, "model": model}
 
 
 def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64] | None, spec: TargetSpec) -> dict[str, Any]:
@@ -352,15 +423,28 @@ def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64] | None, s
 
 
 def _gene_table(paired: Paired, spec: TargetSpec, n_splits: int, seed: int) -> pd.DataFrame:
-    """Scores of genes, and in every row those of spots: all that `summary` needs."""
-    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in paired.slide_masks()]
-    columns: dict[str, Any] = {
-        name: nan_mean(np.stack([scores[name] for scores in per_slide]), axis=0) for name in GENE_COLUMNS
+    """Scores of genes, and in every row those of the whole: all that `summary` needs."""
+    slides = paired.slide_masks()
+    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in slides]
+    by_gene = {
+        row: {name: np.stack([scores[row][name] for scores in per_slide]) for name in per_slide[0][row]}
+        for row in paired.predicted
     }
+    columns: dict[str, Any] = {name: nan_mean(values, axis=0) for name, values in by_gene["model"].items()}
+    columns |= {f"pearson_{name}": nan_mean(by_gene[name]["pearson"], axis=0) for name in reversed(BASELINES)}
     columns["variance"] = variances(paired.observed)
     for row, predicted in paired.predicted.items():
-        whole = Prediction(observed=paired.observed, predicted=predicted, by_gene={})
-        columns |= spot_columns(summary_scores(whole), row)
+        whole = Prediction(
+            observed=paired.observed,
+            predicted=predicted,
+            by_gene=by_gene[row],
+            slides=slides,
+            genes=paired.genes,
+            domains=paired.domains,
+            pathways=paired.pathways,
+            coverage=None if paired.intervals is None else paired.intervals.coverage,
+        )
+        columns |= whole_columns(summary_scores(whole), row)
     columns["n_genes"] = len(paired.genes)
     return pd.DataFrame(columns, index=pd.Index(paired.genes, name="gene"))
 
