@@ -122,12 +122,9 @@ score of a row is bold.
             values = {label: found["rows"][label][score] for label in labels if score in found["rows"][label]}
             if values:
                 lower = table[score].higher_is_better is False
-                best = (min if lower else max)(values.values())
+                best = f"{(min if lower else max)(values.values()):.2f}"
                 cells = [f"{values[label]:.2f}" if label in values else "–" for label in labels]
-                cells = [
-                    f"**{cell}**" if values.get(label) == best else cell
-                    for label, cell in zip(labels, cells, strict=True)
-                ]
+                cells = [f"**{cell}**" if cell == best else cell for cell in cells]
                 lines.append(f"| `{score}`{' ↓' if lower else ''} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -41,7 +41,7 @@ def read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
     >>> from tempfile import mkdtemp
     >>> import stpredict as stp
     >>> path = Path(mkdtemp()) / "sets.gmt"
-    >>> _ = path.write_text("HALLMARK_HYPOXIA\\twww.gsea-msigdb.org\\tADM\\tVEGFA\\tCA9\\n")
+    >>> _ = path.write_text("HALLMARK_HYPOXIA\twww.gsea-msigdb.org\tADM\tVEGFA\tCA9\n")
     >>> stp.io.read_gmt(path)
     {'HALLMARK_HYPOXIA': ['ADM', 'VEGFA', 'CA9']}
     """

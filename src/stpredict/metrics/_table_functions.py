@@ -116,6 +116,8 @@ def mean_svg_overlap(whole: Prediction) -> float:
 def coexpression(whole: Prediction) -> float:
     """Mean over slides, of the most variable genes."""
     genes = top_variable(whole.observed, n=N_COEXPRESSED)
+    if genes.sum() < LEAST:
+        return float("nan")
     ceiling = whole.by_gene["ceiling"][:, genes]
     return whole.mean_over_slides(
         lambda observed, predicted, i: coexpression_agreement(
