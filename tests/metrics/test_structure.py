@@ -95,7 +95,7 @@ def test_gap_of_autocorrelation_by_hand():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"`ceiling` has shape \(6,\), but must be \(7,\).*morans_i"):
+    with pytest.raises(ValueError, match=r"`ceiling` is of shape \(6,\), and a number for each of 7 genes.*morans_i"):
         metrics.coexpression_agreement(OBSERVED, PREDICTED, ceiling=np.ones(6))
     with pytest.raises(ValueError, match=r"`domains` is of 59 spots and `observed` of 60"):
         metrics.log_fold_agreement(OBSERVED, PREDICTED, ["a"] * 59)
@@ -103,5 +103,5 @@ def test_bad_input():
         metrics.pathway_scores(OBSERVED, ["a", "b"], {})
     with pytest.raises(ValueError, match=r"No pathway has more than 1 of the 7 genes.*stp\.metrics\.pathway_scores"):
         metrics.pathway_scores(OBSERVED, list("abcdefg"), {"x": ["a", "X"]})
-    with pytest.raises(ValueError, match=r"`predicted` has shape \(2,\), but must be \(3,\)"):
+    with pytest.raises(ValueError, match=r"`predicted` is of shape \(2,\), and a number for each of 3 genes"):
         metrics.svg_overlap([1.0, 2, 3], [1.0, 2])

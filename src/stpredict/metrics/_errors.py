@@ -247,8 +247,8 @@ def one_per_gene(values: NDArray[Any], n_genes: int, name: str) -> None:
     """Refuse anything but one number for each gene."""
     if values.shape != (n_genes,):
         msg = (
-            f"`{name}` has shape {values.shape}, but must be ({n_genes},): one number for each gene. Pass what a score "
-            "of the same genes returned, e.g. `stp.metrics.morans_i(values, xy)`."
+            f"`{name}` is of shape {values.shape}, and a number for each of {n_genes:,} genes is needed. Pass what a "
+            "score of the same genes returned, e.g. `stp.metrics.morans_i(values, xy)`."
         )
         raise ValueError(msg)
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._error import r2
 from ._intervals import interval_score
 from ._spatial import ssim
 from .correlation import LEAST, pearson
@@ -77,9 +76,13 @@ def spot_pearson(whole: Prediction) -> float:
 
 
 def spot_r2(whole: Prediction) -> float:
-    """Mean over spots; compared with the mean of each gene over the slide of the spot."""
-    spots = [r2(whole.observed[rows], whole.predicted[rows], axis="spot") for rows in whole.slides]
-    return float(nan_mean(np.concatenate(spots)))
+    """Of the squares of all spots together: a mean of spots would let a constant score above 0."""
+    error, deviation = 0.0, 0.0
+    for rows in whole.slides:
+        observed = whole.observed[rows].astype(np.float64)
+        error += float(np.square(observed - whole.predicted[rows]).sum())
+        deviation += float(np.square(observed - observed.mean(axis=0)).sum())
+    return 1 - error / deviation if deviation > 0 else float("nan")
 
 
 def share_of_ceiling(whole: Prediction) -> float:

@@ -269,8 +269,8 @@ SUMMARY_SCORES: Final = (
         axis="spot",
         label="spot-wise R²",
         meaning=(
-            "Share of the deviation of a spot from the mean profile of its section that is explained, over genes, mean "
-            "over spots. The mean profile scores 0 or less, unlike in the spot-wise r. Blurring the measured map "
+            "Share of the squared deviations of spots from the mean profile of their section that is explained, of all "
+            "genes and spots. The mean profile scores 0 or less, unlike in the spot-wise r. Blurring the measured map "
             "itself scores high, because it contains the values to predict."
         ),
     ),
@@ -326,7 +326,7 @@ SUMMARY_SCORES: Final = (
         meaning=(
             "Agreement (concordance) of the gene-gene correlations of prediction and measurement, predicted ones "
             "lowered for counting noise. 0 for a constant map. A blurred map scores high, because genes that vary "
-            "together still do after blurring."
+            "together still do after blurring, and so does a map with the right genes in the wrong places."
         ),
         needs=("ceiling",),
     ),

@@ -269,7 +269,7 @@ def some_pathway(n_usable: int, n_given: int, genes: Sequence[str], needed: int)
     if not n_usable:
         msg = (
             f"None of the {n_given:,} `pathways` has {needed} of the {len(genes):,} predicted genes ({quote(genes)}). "
-            "Give sets with the same kind of gene names, or predict more genes: `stp.tl.fit(sdata, genes=[…])`."
+            "Give sets with the same kind of gene names, or predict more genes (`genes` of `stp.tl.fit`)."
         )
         raise ValueError(msg)
 
