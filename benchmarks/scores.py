@@ -87,8 +87,10 @@ def measure(name, pathways):
         "spots": n_spots,
         "genes": len(predictor.genes),
         "ceiling": float(found["model"].attrs["ceiling"]),
+        "moran_observed": float(found["model"]["moran_observed"].mean()),
         "rows": {
             label: {score: float(row[score]) for score in SHOWN if score in row and np.isfinite(row[score])}
+            | {"moran_predicted": float(found[label]["moran_predicted"].mean())}
             for label, row in rows.items()
         },
     }
@@ -109,11 +111,17 @@ score of a row is bold.
     lines += [f"| {label} | {text} |" for label, text in ROWS.items()]
     for name, found in result.items():
         labels = [label for label in ROWS if label in found["rows"]]
+        smoothness = ", ".join(
+            f"{label} {found['rows'][label]['moran_predicted']:.2f}" for label in labels if label != "mean profile"
+        )
         lines += [
             "",
             f"## {HEADS[name]}",
             "",
-            f"{found['date']}: {found['spots']} spots, {found['genes']} genes, noise ceiling {found['ceiling']:.2f}.",
+            (
+                f"{found['date']}: {found['spots']} spots, {found['genes']} genes, noise ceiling {found['ceiling']:.2f}; "
+                f"Moran's I {found['moran_observed']:.2f} as measured (mean over genes), and {smoothness}."
+            ),
             "",
             f"| score | {' | '.join(labels)} |",
             f"|---|{'--:|' * len(labels)}",
