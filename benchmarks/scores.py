@@ -119,8 +119,9 @@ score of a row is bold.
             f"## {HEADS[name]}",
             "",
             (
-                f"{found['date']}: {found['spots']} spots, {found['genes']} genes, noise ceiling {found['ceiling']:.2f}; "
-                f"Moran's I {found['moran_observed']:.2f} as measured (mean over genes), and {smoothness}."
+                f"{found['date']}: {found['spots']} spots, {found['genes']} genes, noise ceiling "
+                f"{found['ceiling']:.2f}; Moran's I {found['moran_observed']:.2f} as measured (mean over genes), "
+                f"and {smoothness}."
             ),
             "",
             f"| score | {' | '.join(labels)} |",
