@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -145,6 +146,7 @@ def main():
     parser.add_argument("--pathways", help="GMT file with gene sets")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for scores.json and scores.md")
     options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*was changed since it was predicted")  # on purpose
     file = options.out / "scores.json"
     result = json.loads(file.read_text()) if file.is_file() else {}
     result[options.data] = measure(options.data, options.pathways)

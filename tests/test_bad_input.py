@@ -137,7 +137,7 @@ ERRORS = [
     pytest.param(all_outside, {}, r"All 25 spots of 'S0_spots' lie outside image 'S0_image'", id="all spots outside"),
     pytest.param(counts(lambda x: -x), {}, r"values are negative: -\d+ at spot 'S0_0x0', gene 'GENE0'", id="negative"),
     pytest.param(counts(np.log1p), {}, r"not whole numbers: .*they are log1p of whole numbers", id="log counts"),
-    pytest.param(NONE, {"genes": ["GENE0", "ERBB2"]}, r"1 of 2 genes asked for are not in the table: 'ERBB2'",
+    pytest.param(NONE, {"genes": ["GENE0", "ERBB2"]}, r"1 of 2 genes asked for are no genes of the table: 'ERBB2'",
                  id="a gene that no slide has"),
     pytest.param(twice_named_genes, {}, r"Gene names in 'S0_spots' are not unique: 'A'", id="genes named twice"),
     pytest.param(one_spot, {}, r"2 spots with counts are left to train on; at least 8 are needed",

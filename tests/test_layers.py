@@ -34,6 +34,34 @@ def test_the_design_shows_the_same_drawing():
     assert "```{include} contributing.md\n:start-after: <!-- layers start here -->" in page
 
 
+def test_the_unit_of_every_function_is_documented():
+    page = (REPOSITORY / "docs" / "data_model.md").read_text(encoding="utf-8")
+    table = page[page.index("unit of what it reads") : page.index("## Which slide is it?")]
+    listed = (REPOSITORY / "src/stpredict/tl/__init__.pyi").read_text(encoding="utf-8")
+    functions = re.findall(r'^    "([a-z_]+)",$', listed, re.MULTILINE)
+    assert len(functions) > 15
+    assert [name for name in functions if f"{{func}}`stpredict.tl.{name}`" not in table] == []
+
+
+SLOW_OR_UNORDERED = re.compile(
+    r"\bfor\b.*\.(index|count)\(\w+\)|\.(index|count)\(\w+\).*\bfor\b|\bfor\b.*\bif\b.*\bin (set|list)\("
+    r"|[\[{].*\bfor \w+ in (set\(|\{[^}]*\} [&|-])"
+)
+FEW = {"_train/shared.py": "scales", "io/_wsi_levels.py": "axes", "io/_alignment.py": "columns of a header"}
+
+
+def test_no_loop_searches_a_list_for_each_element_or_takes_the_order_of_a_set():
+    """The one takes a time that is quadratic in genes, spots or slides, the other differs from process to process."""
+    source = REPOSITORY / "src" / "stpredict"
+    found = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if " for " in line and SLOW_OR_UNORDERED.search(line)
+    }
+    assert found == set(FEW)
+
+
 OPENERS = re.compile(
     r"\bnp\.(load|savez\w*)\(|\bsafe_open\(|\bload_file\(|\bpd\.read_csv\(|\bjson\.load\(|\bjson\.loads\((?!json\.dumps)"
     r"|\bshutil\.rmtree\(|\bos\.replace\("

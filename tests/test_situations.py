@@ -182,6 +182,20 @@ def test_rows_off_the_tissue_do_not_count(sdata, predictor):
     assert sdata["predicted"].n_obs == 45
 
 
+@pytest.mark.parametrize("marks", [[1, 0], [1.0, 0.0], [True, False], ["1", "0"], ["True", "False"]], ids=str)
+@pytest.mark.parametrize("dtype", [None, "category"])
+def test_marks_of_tissue_however_they_are_stored(marks, dtype):
+    table = ad.AnnData(np.ones((2, 1)), obs=pd.DataFrame({"in_tissue": pd.Series(marks, ["a", "b"], dtype=dtype)}))
+    assert expression.on_tissue(table).tolist() == [True, False]
+
+
+def test_what_reads_no_counts_needs_none(sdata):
+    sdata["observed"].X = None
+    stp.pp.resolution(sdata, um_per_px=8.0)
+    patch = stp.tl.PatchSpec(fov_um=(150.0,), size_px=16)
+    assert len(stp.pl.patches(sdata, "S0_0x0", patch=patch)) == 2
+
+
 def test_two_rows_for_a_spot_are_noticed_before_anything_is_computed(sdata, predictor):
     table = sdata["observed"]
     ids = table.obs["spot_id"].to_numpy().copy()

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from spatialdata import SpatialData, read_zarr
 
 import stpredict as stp
@@ -49,6 +50,18 @@ def part(sdata, folder, rows=slice(None), genes=slice(None)):
     return SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes), tables=tables, attrs=dict(sdata.attrs))
 
 
+def in_parts(sdata, folder):
+    """Every count as two entries of the sparse matrix."""
+    whole = sdata["observed"].X.tocoo()
+    rows = np.concatenate([whole.row, whole.row])
+    order = np.argsort(rows, kind="stable")
+    values = np.concatenate([whole.data - 1, np.ones_like(whole.data)])[order]
+    starts = np.concatenate([[0], np.bincount(rows, minlength=whole.shape[0]).cumsum()])
+    copy = part(sdata, folder)
+    copy["observed"].X = csr_matrix((values, np.concatenate([whole.col, whole.col])[order], starts), shape=whole.shape)
+    return copy
+
+
 def on_disk(sdata, folder):
     sdata.write(folder / "copy.zarr")
     return read_zarr(folder / "copy.zarr")
@@ -59,6 +72,7 @@ COPIES = {
     "other names": rename,
     "a copy on disk": on_disk,
     "spots and genes in another order": lambda s, f: part(s, f, slice(None, None, -1), slice(None, None, -1)),
+    "counts in parts": in_parts,
     "a third of the spots": lambda s, f: part(s, f, slice(0, 12)),
     "some of the genes": lambda s, f: part(s, f, genes=slice(2, 9)),
     "spots cut out by a box": lambda s, f: s.query.bounding_box(
@@ -120,6 +134,16 @@ def test_slides_with_few_genes_or_counts_are_not_confused():
     assert not one.overlaps(other.sketch())
 
 
+def test_only_slides_that_share_a_hash_are_compared(monkeypatch):
+    rng, overlaps, compared = np.random.default_rng(0), SlideIdentity.overlaps, []
+    monkeypatch.setattr(SlideIdentity, "overlaps", lambda *two: compared.append(two) or overlaps(*two))
+    genes = [f"G{i}" for i in range(40)]
+    counts = [_csr(rng.poisson(3, (30, 40))) for _ in range(20)]
+    slides = {str(i): SlideIdentity.of(each, genes, genes) for i, each in enumerate([*counts, counts[7][5:]])}
+    assert overlapping_slides(slides) == [("7", "20")]
+    assert len(compared) == 1
+
+
 def test_the_identity_is_the_same_in_every_process_and_survives_text():
     slide = resolve(one_slide(1), Selection())[0]
     hashes = SlideIdentity.of(slide.counts, slide.genes, slide.genes)
@@ -141,6 +165,4 @@ def test_a_large_slide_is_recognised_by_a_sketch():
 
 
 def _csr(values):
-    from scipy.sparse import csr_matrix
-
     return csr_matrix(values.astype(float))

@@ -10,6 +10,9 @@ import pytest
 from scipy import sparse
 
 import stpredict as stp
+from stpredict._slides.slides import Selection
+from stpredict.pl._sources import sources
+from stpredict.tl._domain_data.read import read_spots
 
 QUIET = {"progress": False}
 GENES = 40
@@ -100,7 +103,7 @@ def test_a_predictor_of_a_cut_table_refuses_a_whole_one(whole, cut, panel):
 
 
 @pytest.mark.filterwarnings("ignore:The colours of slide")
-def test_library_sizes_of_training_may_be_a_column(whole, cut, predictor):
+def test_library_sizes_of_training_may_be_a_column(whole, cut, panel, predictor):
     named = stp.tl.fit(
         with_library(cut, whole, "depth"),
         "ridge_color",
@@ -111,9 +114,50 @@ def test_library_sizes_of_training_may_be_a_column(whole, cut, predictor):
     np.testing.assert_allclose(named.train_mean, predictor.train_mean, rtol=1e-5)
     stp.tl.predict(cut, named, shapes_key="S2_spots", progress=False)
     stp.tl.evaluate(cut)  # the column of that name
+    stp.tl.predict(whole_copy := _copy(whole), predictor, shapes_key="S2_spots", progress=False)
+    drawn, expected = (
+        sources(each, ("observed", "predicted"), Selection(shapes_key="S2_spots")) for each in (cut, whole_copy)
+    )
+    np.testing.assert_allclose(drawn[0].values(panel, drawn[1]), expected[0].values(panel, expected[1]), rtol=1e-5)
     del cut["observed"].obs["depth"]
     with pytest.raises(ValueError, match=r"obs\['depth'\].*has no such column"):
         stp.tl.evaluate(cut)
+
+
+def test_domains_take_library_sizes_of_each_table(whole, panel):
+    """Of slides with unequal tables the sum over all genes of each, not over those that they share."""
+    first, second = (whole.filter_by_coordinate_system(name) for name in ("S0", "S1"))
+    fewer = _copy(second)
+    fewer.tables["observed"] = second["observed"][:, :25].copy()
+    both = read_spots([first, fewer], Selection(in_px=True), stp.pp.TargetSpec())
+    counts = first["observed"].X.toarray()
+    scaled = np.log1p(1e4 * counts[:, :25] / counts.sum(axis=1, keepdims=True))
+    found, expected = (np.sort(values.sum(axis=0)) for values in (both.expression[:25], scaled))  # in any order
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    fewer.tables["observed"] = second["observed"][:, panel].copy()
+    with pytest.raises(ValueError, match="slide '1/S1_spots' holds 8 genes"):
+        read_spots([first, fewer], Selection(in_px=True), stp.pp.TargetSpec())
+
+
+@pytest.mark.filterwarnings("ignore:The colours of slide")
+@pytest.mark.parametrize("where", [{}, {"layer": "L"}], ids=["table", "layer"])
+def test_predictions_that_were_changed_are_noticed(whole, predictor, where):
+    sdata = _copy(whole)
+    stp.tl.predict(sdata, predictor, shapes_key="S2_spots", progress=False, **where)
+    key, holder = ("L", sdata["observed"].layers) if where else ("predicted", None)
+    wrote = holder["L"] if where else sdata["predicted"].X
+    stp.tl.evaluate(sdata, predicted=key)
+    for change in (np.log1p, lambda values: values / 3, lambda values: values + 0.1):
+        if where:
+            holder["L"] = change(wrote)
+        else:
+            sdata["predicted"].X = change(wrote)
+        with pytest.warns(UserWarning, match=rf"'{key}' was changed since it was predicted \(.* for gene 'GENE0'"):
+            stp.tl.evaluate(sdata, predicted=key)
+    if not where:  # half precision and a part of the rows are no change
+        sdata["predicted"].X = wrote.astype(np.float16).astype(np.float32)
+        sdata.tables["predicted"] = sdata["predicted"][5:, ::-1].copy()
+        stp.tl.evaluate(sdata)
 
 
 @pytest.mark.filterwarnings("ignore:The colours of slide")
@@ -132,6 +176,8 @@ def test_antibodies_are_no_genes(whole, panel, predictor):
     np.testing.assert_array_equal(stp.tl.evaluate(sdata)["rmse"], stp.tl.evaluate(reference)["rmse"])
     stp.pp.select_genes(sdata, n_genes=GENES + 2, min_fraction=0)
     assert not sdata["observed"].var["target"].to_numpy()[-2:].any()
+    with pytest.raises(ValueError, match="1 of 1 genes asked for are no genes of the table: 'CD3_antibody'"):
+        stp.pp.select_genes(sdata, genes=["CD3_antibody"])
 
 
 @pytest.mark.filterwarnings(

@@ -149,6 +149,7 @@ def test_genes_are_read_from_a_file(store, tmp_path):
         (["predict", "nowhere.zarr", "m", "--out", "p.csv"], "must end in .h5ad"),
         (["evaluate", "nowhere.zarr"], "No SpatialData store"),
         (["predict", "x.svs", "model", "--out", "p.h5ad"], "x.svs PREDICTOR --out FOLDER`, which lays"),
+        (["evaluate", "x.h5ad"], "x.h5ad' is a table, and a SpatialData store (.zarr) is needed. If the table has its"),
         (["predict", "model", "s.zarr", "--out", "p.h5ad"], "Type `stpredict predict SLIDE PREDICTOR --out …`"),
         (["cohort", "model", "x.svs", "--out", "c"], "'model' is a predictor and 'x.svs' is none: slides come first"),
         (["fit", "s.zarr", "--out", "model"], "model' exists and is not overwritten. Give another `--out`"),
@@ -156,7 +157,8 @@ def test_genes_are_read_from_a_file(store, tmp_path):
 )
 def test_errors_are_one_line_without_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.svs").write_bytes(b"")
+    for name in ("x.svs", "x.h5ad"):
+        (tmp_path / name).write_bytes(b"")
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")
     assert main(arguments) == 1

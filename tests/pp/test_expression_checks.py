@@ -52,7 +52,7 @@ def test_zero_spots():
 def test_names():
     check.known_genes(["B"], ["A", "B"])
     with pytest.raises(
-        ValueError, match=r"2 of 3 genes asked for are not in the table: 'X', 'Y'\. The table has 2: 'A', 'B'"
+        ValueError, match=r"2 of 3 genes asked for are no genes of the table: 'X', 'Y'\. The table has 2: 'A', 'B'"
     ):
         check.known_genes(["X", "A", "Y"], ["A", "B"])
     with pytest.raises(ValueError, match="No gene is asked for"):

@@ -72,7 +72,7 @@ def test_named_genes_keep_their_order(sdata):
 
 def test_missing_genes_are_all_listed(sdata):
     before = sdata["observed"].var.copy()
-    with pytest.raises(ValueError, match="2 of 3 genes asked for are not in the table: 'ERBB2', 'GATA3'"):
+    with pytest.raises(ValueError, match="2 of 3 genes asked for are no genes of the table: 'ERBB2', 'GATA3'"):
         select_genes(sdata, genes=["ERBB2", "GENE1", "GATA3"])
     assert sdata["observed"].var.equals(before)
     assert "stpredict" not in sdata["observed"].uns

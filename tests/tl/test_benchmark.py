@@ -429,7 +429,7 @@ def test_options_that_do_not_exist_are_refused(pair):
         benchmark(pair, ["m2ost"], seeds=(1, 1), progress=False)
     with pytest.raises(ValueError, match=r"`seeds` is \(\)"):
         benchmark(pair, ["m2ost"], seeds=(), progress=False)
-    with pytest.raises(ValueError, match="1 of 2 genes asked for are not in the table: 'ERBB2'"):
+    with pytest.raises(ValueError, match="1 of 2 genes asked for are no genes of the table: 'ERBB2'"):
         benchmark(pair, ["m2ost"], genes=["GENE0", "ERBB2"], progress=False)
 
 

@@ -44,6 +44,22 @@ def slides(halves):
     return copy_of(halves)
 
 
+def test_domains_belong_to_their_key(slides):
+    for key, method in {"a": "expression", "b": "coordinates"}.items():
+        tl.domains(slides, 2, method, shapes_key="S0_spots", key_added=key, **QUIET)
+    table = slides["observed"]
+    assert [table.uns[key]["embedding"] for key in "ab"] == ["X_a", "X_b"]
+    assert table.obsm["X_a"].shape != table.obsm["X_b"].shape
+    with pytest.warns(UserWarning, match=r"obs\['b'\] held domains of 'S0_spots' from another call\. They are removed"):
+        tl.domains(slides, 2, "coordinates", shapes_key="S1_spots", key_added="b", **QUIET)
+    table.obs.index.name = "d"
+    tl.domains(slides, 2, "coordinates", key_added="d", **QUIET)
+    assert table.obs.index.name is None  # anndata could not write both
+    table.obsm["X_c"] = np.ones((table.n_obs, 2))
+    with pytest.raises(ValueError, match=r"obsm\['X_c'\] of table 'observed' was not written by `stp.tl.domains`"):
+        tl.domains(slides, 2, "coordinates", key_added="c", **QUIET)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_domains(slides, method):
     options = {"options": SHORT} if method in {"staig", "mcgae"} else {}
@@ -188,6 +204,10 @@ def test_transfer_gives_numbers_one_meaning(predicted):
     assert pd.crosstab(both["side"], both["domain"]).max(axis=1).sum() > 0.9 * len(both)
     assert new["predicted"].obs["domain_probability"].between(0.5, 1).all()
     assert new["predicted"].uns["domain"]["reference"] == ["S0_spots"]
+    for name in ("S0_spots", "S1_spots"):  # one by one: numbers mean the same, so both are kept
+        tl.domains(slides, transfer_from=reference, shapes_key=name)
+    assert slides["predicted"].obs["domain"].notna().all()
+    assert slides["predicted"].uns["domain"]["slides"] == ["S0_spots", "S1_spots"]
     with pytest.raises(ValueError, match=r"`n_domains` is 3, and the reference has 2 domains"):
         tl.domains(new, 3, transfer_from=reference)
     with pytest.raises(ValueError, match=r"`method` is 'staig' and `options` None, but `transfer_from` takes"):

@@ -42,6 +42,10 @@ def score(sdata, **arguments):
     return evaluate(sdata, **{"shapes_key": NEW, "n_splits": 2, **arguments})
 
 
+CHANGED = pytest.mark.filterwarnings("ignore:'predicted' was changed")
+
+
+@CHANGED
 def test_a_perfect_prediction_scores_1(predicted):
     predicted["predicted"].X = log_cp10k(predicted["observed"].X)
     scores = score(predicted)
@@ -120,6 +124,7 @@ def test_library_size_over_the_panel(sdata, quick):
     np.testing.assert_allclose(scores["ceiling"], noise_ceiling(counts, target_sum=1e6, n_splits=2))
 
 
+@CHANGED
 @pytest.mark.filterwarnings("ignore:The predictor was trained on")
 def test_slides_are_scored_apart_and_averaged(predicted):
     table = predicted["predicted"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import signal
 import subprocess
 import sys
@@ -71,6 +72,8 @@ def test_what_a_predictor_knows_of_its_training(sdata, quick):
     assert known["validation"] == [{"kind": "slide", "groups": ["P2"], "leaks": False}]
     assert known["validation_note"] == "held-out groups (P2)"
     assert known["diameter_um"] == 100
+    assert known["versions"]["torch"] == torch.__version__
+    assert known["versions"]["platform"].startswith(platform.system())
     assert known["best"][0]["epoch"] in {0, 1}
     assert known["best"][0]["score"] == predictor.history["val_pearson"].max()
     json.dumps(known.to_json(), allow_nan=False)

@@ -112,7 +112,7 @@ def test_one_group_of_slides_and_wrong_arguments(original):
         predictability(original, n_neighbors=0)
     with pytest.raises(ValueError, match="`n_permutations` is 0"):
         predictability(original, n_permutations=0)
-    with pytest.raises(ValueError, match="1 of 1 genes asked for are not in the table"):
+    with pytest.raises(ValueError, match="1 of 1 genes asked for are no genes of the table"):
         predictability(original, genes=["ERBB2"])
 
 

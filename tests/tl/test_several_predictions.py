@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 from spatialdata import read_zarr
 
 import stpredict as stp
@@ -96,6 +97,99 @@ def test_units_and_genes_are_not_mixed(sdata, arguments):
             stp.tl.predict(sdata, other, shapes_key=SLIDES[2], progress=False, **arguments)
 
 
+@pytest.mark.parametrize("stored", ["dense", "sparse", "in a file"])
+def test_genes_in_another_order_keep_their_values(sdata, tmp_path, stored):
+    genes = sdata["observed"].var_names.tolist()
+    stp.tl.predict(sdata, train(sdata, SLIDES[:1]), shapes_key=SLIDES[1], progress=False)
+    first = sdata["predicted"].to_df()
+    if stored == "sparse":
+        sdata["predicted"].X = csr_matrix(sdata["predicted"].X)
+    elif stored == "in a file":
+        sdata["predicted"].write_h5ad(tmp_path / "table.h5ad")
+        table = ad.read_h5ad(tmp_path / "table.h5ad", backed="r")
+        table.uns["spatialdata_attrs"]["region"] = SLIDES[1]
+        sdata.tables["predicted"] = table
+    second = train(sdata, SLIDES[:1], genes=genes[::-1])
+    stp.tl.predict(sdata, second, shapes_key=SLIDES[2], progress=False)
+    stp.tl.predict(sdata, second, key_added="alone", shapes_key=SLIDES[2], progress=False)
+    expected = pd.concat([first, sdata["alone"].to_df()])
+    table = sdata["predicted"]
+    pd.testing.assert_frame_equal(table.to_df()[genes], expected.loc[table.obs_names, genes])
+    pd.testing.assert_frame_equal(summary(sdata, "predicted", shapes_key=SLIDES[2]), summary(sdata, "alone"))
+
+
+def test_imputed_slides_are_added_one_by_one(sdata, tmp_path):
+    names, predictor = sdata["observed"].obs_names, train(sdata, SLIDES[:1])
+    stp.tl.impute(sdata, predictor, measured=names[25:50:3], shapes_key=SLIDES[1], progress=False)
+    first, expected = sdata["imputed"].copy(), summary(sdata, "imputed")
+    stp.tl.impute(sdata, predictor, measured=names[50:75:4], shapes_key=SLIDES[2], progress=False)
+    sdata["imputed"].write_h5ad(tmp_path / "table.h5ad")
+    table = sdata["imputed"][first.obs_names]
+    np.testing.assert_array_equal(table.X, first.X)
+    np.testing.assert_array_equal(table.layers["standard_error"], first.layers["standard_error"])
+    pd.testing.assert_frame_equal(summary(sdata, "imputed", shapes_key=SLIDES[1]), expected)
+    parts = [*sdata["imputed"].uns["imputed"]["parts"].values()]
+    assert [part["params"]["slide"] for part in parts] == SLIDES[1:]
+    np.testing.assert_array_equal(parts[0]["noise"], first.var["noise"])
+    with pytest.raises(ValueError, match=r"holds predictions of other slides \(25 spots\)"):
+        stp.tl.impute(sdata, measured=names[25:50:3], shapes_key=SLIDES[1], genes=["GENE1"], progress=False)
+
+
+def test_superpixels_of_other_slides_are_kept(sdata, tmp_path):
+    predictor = train(sdata, SLIDES[:1])
+    given = {"step_um": 50, "anchor": "predicted", "progress": False}
+    stp.tl.super_resolve(sdata, predictor, shapes_key=SLIDES[1], genes=["GENE3", "GENE1"], **given)
+    first = sdata["super_resolved"].to_df()
+    assert sdata["super_resolved"].uns["log1p"] == {}
+    stp.tl.super_resolve(sdata, predictor, shapes_key=SLIDES[2], genes=["GENE1", "GENE3"], **given)
+    sdata.write(tmp_path / "written.zarr")
+    table = read_zarr(tmp_path / "written.zarr")["super_resolved"]
+    pd.testing.assert_frame_equal(table.to_df().loc[first.index, first.columns], first)
+    assert set(table.obs["region"]) == {f"super_resolved_{name}" for name in SLIDES[1:]}
+    assert set(table.uns["super_resolved"]["weights"]) == set(SLIDES[1:])
+    with pytest.raises(ValueError, match=r"holds superpixels of 'super_resolved_S1_spots': 2 genes.*50 µm wide; this"):
+        stp.tl.super_resolve(sdata, predictor, shapes_key=SLIDES[2], **{**given, "step_um": 40})
+
+
+def test_a_second_cross_validation_leaves_the_first(sdata):
+    given = {"model": "mean_profile", "group_key": None, "progress": False}
+    stp.tl.cross_validate(sdata, **given)
+    before = sdata["observed"].obs["fold"].copy()
+    sdata["observed"].obs.index.name = "again_fold"  # anndata could not write both
+    stp.tl.cross_validate(sdata, **given, n_folds=2, key_added="again")
+    assert sdata["observed"].obs.index.name is None
+    pd.testing.assert_series_equal(sdata["observed"].obs["fold"], before, check_names=False)
+    assert sdata["observed"].obs["again_fold"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "function"),
+    [("var", "mine", "predict"), ("uns", "mine", "predict"), ("var", "mine", "cross_validate"),
+     ("obs", "mine_fold", "cross_validate")],
+)  # fmt: skip
+def test_what_a_table_holds_is_not_replaced(sdata, place, name, function):
+    table = sdata["observed"]
+    getattr(table, place)[name] = "of the user"
+    calls = {
+        "predict": lambda: stp.tl.predict(sdata, train(sdata, SLIDES[:1]), layer="mine", progress=False),
+        "cross_validate": lambda: stp.tl.cross_validate(sdata, "mean_profile", key_added="mine", progress=False),
+    }
+    with pytest.raises(ValueError, match=rf"is 'mine', and the table already holds {place}\['{name}'\]"):
+        calls[function]()
+    assert "mine" not in table.layers
+
+
+@pytest.mark.parametrize("function", ["impute", "super_resolve", "cross_validate"])
+def test_names_with_a_meaning_of_their_own_are_refused(sdata, function):
+    given = {
+        "impute": {"measured": sdata["observed"].obs_names[:25:3], "shapes_key": SLIDES[0]},
+        "super_resolve": {"predictor": "nowhere"},
+        "cross_validate": {"model": "mean_profile"},
+    }
+    with pytest.raises(ValueError, match=r"`key_added` is 'log1p', and `uns\['log1p'\]` has another meaning"):
+        getattr(stp.tl, function)(sdata, **given[function], key_added="log1p", progress=False)
+
+
 @pytest.mark.parametrize(("index", "key"), [("spot_id", "instance_key"), ("region", "region_key")])
 def test_a_table_with_keys_and_columns_of_its_own(sdata, index, key, tmp_path):
     """The index is called as a column of ours, and a column of the user's is called ``region``."""
@@ -113,3 +207,19 @@ def test_a_table_with_keys_and_columns_of_its_own(sdata, index, key, tmp_path):
     sdata.write(tmp_path / "written.zarr")
     again = read_zarr(tmp_path / "written.zarr")
     assert set(again["predicted"].obs["other"].astype(str)) == set(before["other"].astype(str))
+
+
+def test_columns_that_are_called_as_the_index(sdata, tmp_path):
+    """Each is written, and the name of the index is dropped, since anndata could not write both."""
+    table, calls = sdata["observed"], {
+        "split": lambda: stp.pp.split(sdata, by="region"),
+        "target": lambda: stp.pp.select_genes(sdata, n_genes=5),
+        "measured": lambda: stp.tl.impute(sdata, measured=table.obs_names[:9], shapes_key=SLIDES[0], progress=False),
+    }  # fmt: skip
+    for name, call in calls.items():  # others are in tests of their functions
+        table.obs.index.name = table.var.index.name = name
+        call()
+        for each in sdata.tables.values():
+            assert each.obs.index.name not in each.obs
+            assert each.var.index.name not in each.var
+    sdata.write(tmp_path / "written.zarr")

@@ -20,7 +20,7 @@ ROUNDING, RELATIVE_ROUNDING, MAX_ROUNDING = 1e-3, 2e-6, 0.1
 """How far counts may be from whole numbers after arithmetic in float32: at least, of their value, and at most."""
 _ADVICE = (
     "Normalised or log-transformed values are not counts; for counts corrected for ambient RNA, give "
-    "`allow_fractional_counts=True`."
+    "`allow_fractional_counts=True` where a predictor is trained, which then takes them everywhere."
 )
 
 
@@ -82,7 +82,9 @@ def known_genes(asked: Sequence[str], available: Sequence[str]) -> None:
     present = set(available)
     missing = [gene for gene in asked if gene not in present]
     if missing or not len(asked):
-        what = f"{len(missing)} of {len(asked)} genes asked for are not in the table: {', '.join(map(repr, missing))}"
+        what = (
+            f"{len(missing)} of {len(asked)} genes asked for are no genes of the table: {', '.join(map(repr, missing))}"
+        )
         msg = (
             f"{what if missing else 'No gene is asked for'}.{did_you_mean(missing, available)} "
             f"The table has {len(available)}: {quote(available)}. "

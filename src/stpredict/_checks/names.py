@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,16 @@ def nearest(name: object, known: Iterable[object], *, n: int = 3, cutoff: float 
     return sorted(like, key=lambda other: -scores[other])[:n]
 
 
+def repeated[Name](names: Iterable[Name]) -> list[Name]:
+    """Names that occur more than once, in the order of their first occurrence."""
+    return [name for name, n_times in Counter(names).items() if n_times > 1]
+
+
 def did_you_mean(asked: str | Sequence[object], known: Iterable[object]) -> str:
     """``" Did you mean …?"`` for the first names that are not known; nothing if no name is like them."""
     names = list(known)
-    missing = [name for name in ([asked] if isinstance(asked, str) else asked) if name not in names]
+    there = set(map(str, names))
+    missing = [name for name in ([asked] if isinstance(asked, str) else asked) if str(name) not in there]
     meant = dict.fromkeys(near for name in missing[:3] for near in nearest(name, names, n=1 if missing[1:] else 3))
     return f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
 

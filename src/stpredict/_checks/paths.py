@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+from .names import repeated
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -96,16 +98,18 @@ def name_slides(paths: Sequence[Path]) -> dict[str, Path]:
             raise ValueError(msg)
         places[place] = path
     stems = [path.with_name(path.stem.removesuffix(".ome")) for path in paths]
-    files = [path.name if stems.count(stem) > 1 else stem.name for path, stem in zip(paths, stems, strict=True)]
+    alike = set(repeated(stems))
+    files = [path.name if stem in alike else stem.name for path, stem in zip(paths, stems, strict=True)]
     folders = [[part for part in path.parent.parts if part != path.anchor] for path in paths]
     depth = [0] * len(paths)
     while True:
         names = ["_".join([*folders[i][len(folders[i]) - depth[i] :], file]) for i, file in enumerate(files)]
-        repeated = [i for i, name in enumerate(names) if names.count(name) > 1]
-        if not repeated:
+        twice = set(repeated(names))
+        unclear = [i for i, name in enumerate(names) if name in twice]
+        if not unclear:
             return dict(zip(names, paths, strict=True))
-        if all(depth[i] == len(folders[i]) for i in repeated):
-            msg = f"{str(paths[repeated[0]])!r} and {str(paths[repeated[1]])!r} cannot be named apart. Rename one."
+        if all(depth[i] == len(folders[i]) for i in unclear):
+            msg = f"{str(paths[unclear[0]])!r} and {str(paths[unclear[1]])!r} cannot be named apart. Rename one."
             raise ValueError(msg)
-        for i in repeated:
+        for i in unclear:
             depth[i] = min(depth[i] + 1, len(folders[i]))

@@ -96,7 +96,14 @@ def order_of_places(command: str, slides: Sequence[str], predictor: str) -> None
 
 
 def no_slide_file(path: Path) -> None:
-    """Refuse a slide file where a store is needed."""
+    """Refuse a table or a slide file where a store is needed."""
+    if path.is_file() and path.suffix == ".h5ad":
+        msg = (
+            f"{str(path)!r} is a table, and a SpatialData store (.zarr) is needed. If the table has its image, "
+            "`stp.io.from_anndata(anndata.read_h5ad(path)).write('slide.zarr')` makes one; in Python, `stp.tl.fit`, "
+            "`stp.tl.predict` and `stp.tl.evaluate` take the file itself."
+        )
+        raise ValueError(msg)
     if path.is_file():
         msg = (
             f"{str(path)!r} is a file, and a SpatialData store (.zarr) is needed. Slide files are predicted by "

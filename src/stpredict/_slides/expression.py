@@ -44,7 +44,11 @@ def to_csr(matrix: Any, name: str) -> sparse.csr_matrix:
         return sparse.vstack(rows, format="csr")
     if not sparse.issparse(matrix):
         matrix = check.numeric_matrix(np.asarray(matrix), name)
-    return sparse.csr_matrix(matrix)
+    found = sparse.csr_matrix(matrix)
+    if not found.has_canonical_format:  # several entries of a matrix may be parts of one count
+        found = found.copy()
+        found.sum_duplicates()
+    return found
 
 
 def _block_row(matrix: Any, i: int, name: str) -> sparse.csr_matrix:
@@ -80,8 +84,8 @@ def on_tissue(table: AnnData) -> NDArray[np.bool_]:
     """``(n_obs,)`` rows that Space Ranger does not mark as off the tissue (``obs["in_tissue"] == 0``)."""
     if keys.IN_TISSUE not in table.obs:
         return np.ones(table.n_obs, bool)
-    marks = pd.to_numeric(pd.Series(table.obs[keys.IN_TISSUE]), errors="coerce").to_numpy(np.float64)
-    return np.asarray(marks != 0)
+    marks = pd.Series(table.obs[keys.IN_TISSUE]).astype(str).str.lower()
+    return ~marks.isin(["0", "0.0", "false"]).to_numpy()
 
 
 def library_column(table: AnnData, library_key: str | None) -> NDArray[np.float64] | None:

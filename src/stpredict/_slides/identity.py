@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,6 +70,11 @@ class SlideIdentity:
             panel_genes=_row_hashes(of_panel.T.tocsr(), np.zeros(of_panel.shape[0], np.uint64), names[columns]),
         )
 
+    def hashes(self) -> list[int]:
+        """All hashes, of spots and of genes."""
+        hashes: list[int] = np.concatenate([self.spots, self.panel_spots, self.panel_genes]).tolist()
+        return hashes
+
     def sketch(self) -> SlideIdentity:
         """What is kept of a slide: the smallest hashes of each set."""
         kept = {name: getattr(self, name)[:SKETCH_SIZE] for name in ("spots", "panel_spots", "panel_genes")}
@@ -97,8 +101,20 @@ def known_slides(slide: SlideIdentity, known: Mapping[str, SlideIdentity]) -> li
 
 
 def overlapping_slides(slides: Mapping[str, SlideIdentity]) -> list[tuple[str, str]]:
-    """Pairs of slides that share spots: one slide under two names, or two overlapping parts of one."""
-    return [(one, other) for one, other in combinations(slides, 2) if slides[other].overlaps(slides[one].sketch())]
+    """Pairs of slides that share spots: one slide under two names, or two overlapping parts of one.
+
+    Only slides that share a hash are compared with each other.
+    """
+    sketches: dict[str, SlideIdentity] = {}
+    holders: dict[int, list[str]] = {}  # slides so far by hash
+    pairs: list[tuple[str, str]] = []
+    for name, each in slides.items():
+        candidates = sorted({other for value in each.hashes() for other in holders.get(value, ())})
+        pairs += [(other, name) for other in candidates if each.overlaps(sketches[other])]
+        sketches[name] = each.sketch()
+        for value in sketches[name].hashes():
+            holders.setdefault(value, []).append(name)
+    return pairs
 
 
 def names_hash(genes: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
-from .._checks.names import did_you_mean
+from .._checks.names import did_you_mean, repeated
 from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
@@ -149,7 +149,7 @@ def resolve(
     if not names:
         msg = "No slide was given: the list of objects is empty. Give a SpatialData, or a list or mapping of them."
         raise ValueError(msg)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := repeated(names):
         msg = f"Slides are named more than once: {quote(twice)} (of {quote(names)}). Give each once in `shapes_key`."
         raise ValueError(msg)
     return found
@@ -287,7 +287,7 @@ def _slide(
         obs_names=ids.astype(str) if table is None else table.obs_names.to_numpy(),
         counts=counts,
         genes=tuple(genes),
-        library=None if table is None else library_column(table, selection.library_key),
+        library=library_column(table, selection.library_key) if needs_counts and table is not None else None,
         total_counts=None if table is None else total_counts(table),
         allow_fractional_counts=selection.allow_fractional_counts,
         array_xy=array_xy,

@@ -130,7 +130,9 @@ def _find(sdata: SpatialData, spot: int | str, shapes_key: str | None, selection
     else:
         regions = check_elements.annotated_regions(sdata.tables[table], table)
     searched = regions if shapes_key is None else [check_slides.one_name("element", shapes_key, regions, "shapes_key")]
-    slides = [resolve(sdata, replace(selection, shapes_key=key), needs_table=False)[0] for key in searched]
+    slides = [
+        resolve(sdata, replace(selection, shapes_key=key), needs_table=False, needs_counts=False)[0] for key in searched
+    ]
     found = _positions(slides, "obs_names", spot) or _positions(slides, "instances", spot)
     if not found:
         names = quote([name for slide in slides for name in slide.obs_names])

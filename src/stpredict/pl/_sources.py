@@ -92,7 +92,12 @@ def sources(sdata: SpatialData, names: str | Sequence[str], selection: Selection
     }
     drawn = {key: _prediction(key, sdata, meant[key]) for key in asked if key not in measured}
     first = next(iter(drawn.values()), None)
-    drawn |= {key: _counts(key, resolve(sdata, meant[key])[0], first) for key in asked if key in measured}
+    library_key = None if first is None or first.trained is None else first.trained.library_key
+    for key in (each for each in asked if each in measured):
+        table_name = str(meant[key].table_name)
+        if library_key is not None and library_key in sdata.tables[table_name].obs:
+            meant[key] = replace(meant[key], library_key=library_key)
+        drawn[key] = _counts(key, resolve(sdata, meant[key])[0], first)
     return [drawn[key] for key in asked]
 
 

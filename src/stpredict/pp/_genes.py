@@ -9,9 +9,10 @@ from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks import expression as check
 from .._checks.calls import public
-from .._slides.expression import gene_counts, on_tissue
+from .._slides.expression import gene_counts, is_gene, on_tissue
 from .._slides.slides import counts_table_name, rows_in_regions
 from ._tables import counts_table, training_rows
+from .columns import unname_index
 from .gene_ranking import rank_genes
 
 if TYPE_CHECKING:
@@ -110,8 +111,9 @@ def select_genes(
             logger.info("%d of %d genes qualify; %d were asked for.", len(chosen), len(names), n_genes)
     else:
         chosen = list(dict.fromkeys([genes] if isinstance(genes, str) else genes))
-        check.known_genes(chosen, list(table.var_names))
+        check.known_genes(chosen, table.var_names[is_gene(table)].tolist())
     table.var[keys.TARGET] = table.var_names.isin(chosen)
+    unname_index(table)
     table.uns[keys.ATTRS] = {**table.uns.get(keys.ATTRS, {}), keys.GENES: chosen}
 
 

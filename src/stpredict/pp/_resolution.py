@@ -120,7 +120,7 @@ def _slides_in_px(
         sharing = [name for name in spots if systems & set(get_transformation(spots[name], get_all=True))]
         images = dict.fromkeys(sharing, image_key)
     selection = Selection(image_key=images, shapes_key=shapes_key, coordinate_system=coordinate_system, in_px=True)
-    slides = resolve(sdata, selection, needs_table=False)
+    slides = resolve(sdata, selection, needs_table=False, needs_counts=False)
     if image_key is None:
         return slides
     matching = [slide for slide in slides if slide.image_key == image_key]

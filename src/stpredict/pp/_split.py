@@ -11,6 +11,7 @@ from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks.calls import public
 from ._tables import counts_table, group_names, known_groups
+from .columns import unname_index
 from .spatial_blocks import spatial_blocks
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def split(
         )
         raise ValueError(msg)
     table.obs[key_added] = pd.Categorical(np.where(test, "test", "train"), categories=["train", "test"])
+    unname_index(table)
 
 
 def _groups(table: AnnData, by: str, held_out: Sequence[str] | None, fraction: float, seed: int) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
 
@@ -21,9 +22,17 @@ def read_columns(matrix: Any, columns: Sequence[int], rows: NDArray[np.intp] | N
         part = part[:, place]
     if rows is not None and not np.array_equal(rows, np.arange(matrix.shape[0])):
         part = part[rows]
-    return to_dense(part.compute() if hasattr(part, "compute") else part)
+    return to_dense(part)
+
+
+def unname_index(table: AnnData) -> None:
+    """Drop the name of an index if a column that was written is called so: anndata could not write the table."""
+    for frame in (table.obs, table.var):
+        if frame.index.name in frame.columns:
+            frame.index.name = None
 
 
 def to_dense(matrix: Any) -> NDArray[np.float32]:
-    """A dense or sparse matrix in memory as an array."""
+    """A dense or sparse matrix as an array in memory."""
+    matrix = matrix.compute() if hasattr(matrix, "compute") else matrix
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float32)

@@ -26,7 +26,7 @@ from ..pp.targets import TargetSpec
 from . import _errors as check
 from ._domain_data.read import read_spots
 from ._domain_data.transfer import transfer
-from ._domain_data.write import write_domains
+from ._domain_data.write import check_own_matrix, embedding_name, write_domains
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -153,7 +153,8 @@ def domains(
     Writes to the table: ``obs[key_added]``, categories ``"1"`` to ``"k"`` in the order of their mean in the first
     component of expression; ``obs[f"{key_added}_agreement"]``, the share of the other seeds that put the spot in the
     same domain (of a transfer ``obs[f"{key_added}_probability"]``); ``obs[f"{key_added}_isolated"]``, whether a spot
-    has no neighbour; ``obsm["X_staig"]``, ``obsm["X_mcgae"]`` or ``obsm["X_domains"]``, what was clustered, float32;
+    has no neighbour; ``obsm["X_staig"]``, ``obsm["X_mcgae"]`` or ``obsm["X_domains"]`` (of another key
+    ``obsm[f"X_{key_added}"]``), what was clustered, float32;
     ``uns[key_added]``, all that made them; and ``uns[f"{key_added}_colors"]``, the colours of `stp.pl.domains`, which
     scanpy and squidpy use too.
 
@@ -202,6 +203,7 @@ def domains(
     spots = read_spots(sdata, selection, target or TargetSpec(), with_image=with_image, progress=progress)
     check.number_of_domains(n_domains, len(spots.slide))
     check.own_column(key_added, spots.tables)
+    check_own_matrix(embedding_name(methods[0], key_added), spots.tables)
     fabric = make_fabric(FitConfig(accelerator=device)) if configs else None
     tasks = [
         DomainTask(

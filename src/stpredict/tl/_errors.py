@@ -49,6 +49,16 @@ def is_prediction(name: str, table: AnnData) -> None:
         raise ValueError(msg)
 
 
+def name_is_free(argument: str, name: str, taken: Collection[str], function: str) -> None:
+    """Refuse a name under which a table holds what a function did not write."""
+    if taken:
+        msg = (
+            f"`{argument}` is {name!r}, and the table already holds {', '.join(taken)}, which `{function}` did not "
+            "write and would replace. Give another name."
+        )
+        raise ValueError(msg)
+
+
 def genes_to_score(n_genes: int, predicted: Sequence[str], measured: Sequence[str]) -> None:
     """Refuse predictions of genes of which none was measured."""
     if not n_genes:

@@ -14,13 +14,16 @@ from .. import _keys as keys
 from .._checks.calls import public
 from .._checks.slides import quote
 from .._slides.slides import Selection
+from ..pp.columns import unname_index
 from ..pp.normalization import CountsRecord
 from ..pp.targets import TargetSpec
 from ._adaptation.imputation import krige_alone, krige_residuals
 from ._adaptation.measured import genes_to_krige, measured_rows, observed_expression, resolve_one_slide
 from ._adaptation.whole_slide import predict_slide
+from ._inference.destination import check_added, check_name
 from ._inference.partitions import X
-from ._inference.record import prediction_record
+from ._inference.record import SAMPLE, prediction_record, target_record, value_sample
+from ._inference.table import add_slides
 from ._options import PredictOptions
 from ._predictor.member import target_scale
 from ._predictor.predictor import Predictor
@@ -126,7 +129,9 @@ def impute(
     below 0, with a row for every spot of the slide; ``layers["standard_error"]``, the standard deviation of a
     measurement around ``X``; ``var["noise"]``, the part of it that is noise of a measurement;
     ``obs["measured"]``; ``obsm["spatial"]`` in pixels; ``uns[key_added]``. At measured spots, ``X`` differs from what
-    was measured by noise. `evaluate` scores the unmeasured spots of the table only.
+    was measured by noise. `evaluate` scores the unmeasured spots of the table only. Slides that were imputed under the
+    same name stay in the table; ``var["noise"]`` is then that of the slide imputed last, and
+    ``uns[key_added]["parts"]`` holds that of each.
 
     Raises
     ------
@@ -172,7 +177,9 @@ def impute(
         msg = "`measured` is an empty list: there is nothing to impute from. Call `stp.tl.predict(sdata, predictor)`."
         raise ValueError(msg)
     if predictor is None:
-        table = _from_measured_spots(slide, rows, genes, target or TargetSpec(), library_key, key_added)
+        target, genes = target or TargetSpec(), genes_to_krige(slide, rows, genes)
+        check_added(sdata, key_added, [slide.shapes_key], target, genes)
+        table = _from_measured_spots(slide, rows, genes, target, library_key, key_added)
     else:
         if genes is not None or target is not None:
             msg = "`genes` and `target` are those of the predictor. Leave them out, or give no predictor."
@@ -180,8 +187,10 @@ def impute(
         options = PredictOptions(
             n_views=n_views, stain=stain, batch_size=batch_size, device=device, precision=precision
         )
+        check_added(sdata, key_added, [slide.shapes_key], predictor.target, predictor.genes)
         table = _from_predictor(slide, rows, predictor, options, key_added, progress=progress)
     if key_added in sdata.tables:
+        table = add_slides(sdata.tables[key_added], table, key_added)
         del sdata.tables[key_added]
     sdata.tables[key_added] = table
 
@@ -205,18 +214,17 @@ def _from_predictor(
 def _from_measured_spots(
     slide: Slide,
     rows: NDArray[np.intp],
-    genes: Sequence[str] | None,
+    genes: Sequence[str],
     target: TargetSpec,
     library_key: str | None,
     key: str,
 ) -> ad.AnnData:
     """The table of kriging alone; both baselines that `evaluate` expects are the mean of the measured spots."""
-    genes = genes_to_krige(slide, rows, genes)
     observed = observed_expression(slide, rows, genes, target, None)
     found = krige_alone(observed, rows, slide.xy_um)
     record = {
         "units": target.units,
-        "target": {"target_sum": target.target_sum, "over": target.over, "log1p": target.log1p},
+        "target": target_record(target),
         "counts": CountsRecord.of([slide], library_key).to_json(),
         "params": {},
         "model": {"name": "kriging", "hash": "", "trained_on": [], "identities": [], "groups": []},
@@ -238,7 +246,8 @@ def _imputed_table(
     obs = measured_table.obs.loc[slide.obs_names, [attrs["region_key"], attrs["instance_key"]]].copy()
     obs[attrs["region_key"]] = pd.Categorical(obs[attrs["region_key"]].astype(str))
     obs[keys.MEASURED] = np.isin(np.arange(len(obs)), rows)
-    record["params"] |= {"n_measured": len(rows), "range_um": found.range_um}
+    record["params"] |= {"slide": slide.name, "n_measured": len(rows), "range_um": found.range_um}
+    record[SAMPLE] = value_sample(slide.obs_names, genes, found.expression)
     table = ad.AnnData(
         X=found.expression,
         obs=obs,
@@ -247,6 +256,7 @@ def _imputed_table(
         uns={key: record, **({keys.LOG1P: {}} if record["target"]["log1p"] else {})},
     )
     table.obsm[keys.SPATIAL] = slide.xy_px
+    unname_index(table)
     linked: ad.AnnData = TableModel.parse(
         table, region=slide.shapes_key, region_key=attrs["region_key"], instance_key=attrs["instance_key"]
     )
@@ -255,6 +265,7 @@ def _imputed_table(
 
 def _check_overwritable(sdata: SpatialData, key: str) -> None:
     """Refuse to overwrite anything but an imputed table."""
+    check_name("key_added", key)
     names = [name for _, name, _ in sdata.gen_elements()]
     ours = key in sdata.tables and keys.NOISE in sdata.tables[key].var
     if key in names and not ours:

@@ -19,7 +19,13 @@ from ..pp.columns import read_columns
 from ..pp.normalization import CountsRecord, library_sizes
 from ..pp.targets import nonnegative
 from . import _errors as check
-from ._inference.record import interval_coverage, interval_layers, prediction_parts, stored_companion
+from ._inference.record import (
+    interval_coverage,
+    interval_layers,
+    prediction_parts,
+    stored_companion,
+    warn_changed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,6 +122,7 @@ def pair_spots(
     seen: dict[str, None] = {}
     donor = np.full(observed.n_obs, NOT_STATED, dtype=object)
     for part in prediction_parts(source, predicted):
+        warn_changed(part, source, genes, model, predicted)
         ridge = part.ridge_color[columns]
         baselines["mean_profile"][part.rows] = part.train_mean[columns]
         baselines["ridge_color"][part.rows] = nonnegative(apply_ridge(ridge, color[part.rows, : ridge.shape[1] - 1]))

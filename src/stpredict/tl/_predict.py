@@ -14,11 +14,12 @@ from ..pp import spot_grid, tissue
 from . import _errors as check
 from ._inference.cluster import check_client
 from ._inference.compute import compute_missing
+from ._inference.destination import check_destination
 from ._inference.partitions import PredictionTask
 from ._inference.plan import PredictionPlan, check_embeddings
 from ._inference.record import prediction_record
 from ._inference.sinks import MemorySink, StoreSink, exclusive_store
-from ._inference.table import add_slides, check_destination, prediction_table, write_layer
+from ._inference.table import add_slides, prediction_table, write_layer
 from ._options import PredictOptions
 from ._predictor.provenance import warn_unseen_color, warn_unseen_resolution
 from ._predictor.recorded import resolve_predictor

@@ -161,7 +161,7 @@ def self_train(
         validate_on=validate_on,
         selection=selection,
     )
-    others = resolve(unlabelled, Selection(shapes_key=unlabelled_key), needs_table=False)
+    others = resolve(unlabelled, Selection(shapes_key=unlabelled_key), needs_table=False, needs_counts=False)
     plan = dataclasses.replace(plan, unlabelled=others, rounds=rounds)
     for member in plan.models:
         _check_student(member.name, member.model_config)

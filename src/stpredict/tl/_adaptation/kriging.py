@@ -91,7 +91,7 @@ def krige(values: Array, rows: NDArray[np.intp], xy_um: Array, *, unknown_mean: 
     thin = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_SPOTS)).astype(np.intp))
     chosen = choose_covariances(scores[thin], xy_um[rows[thin]], unknown_mean=unknown_mean)
     mean, variance, nugget = np.empty((len(xy_um), n_kept)), np.empty((len(xy_um), n_kept)), np.empty(n_kept)
-    for covariance in set(chosen):
+    for covariance in dict.fromkeys(chosen):
         same = np.array([each == covariance for each in chosen])
         found = krige_components(scores[:, same], covariance, xy_um, rows, unknown_mean=unknown_mean)
         mean[:, same], variance[:, same], nugget[same] = found

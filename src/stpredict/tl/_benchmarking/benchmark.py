@@ -82,7 +82,8 @@ class Benchmark:
         ``macs``, ``fit_s``, ``train_spots_per_s``, ``predict_spots_per_s``, ``peak_memory_mib``. ``attrs`` holds
         ``unit``, ``n_units``, ``baseline``, ``leaks``, ``protocol``, ``headline``.
         """
-        baselines = [name for name in (*BASELINES, "knn_spatial") if name in set(self.runs["model"])]
+        known = set(self.runs["model"])
+        baselines = [name for name in (*BASELINES, "knn_spatial") if name in known]
         return summarize(self.scores, self.runs, self.note, baselines)
 
     @public

@@ -18,6 +18,10 @@ from ..._slides import checks as check_elements
 from ..._slides.slides import Selection
 from ...io.containers import opened
 from ...models.registry import DEFAULT
+from ...pp.columns import unname_index
+from .._errors import name_is_free
+from .._inference.destination import check_name
+from .._inference.record import target_record
 from .._summary import with_cell_scores
 from . import _errors as check
 from .benchmark import run_benchmark
@@ -159,7 +163,8 @@ def cross_validate(
 
     Writes ``layers[key_added]`` of the measured table, ``(n_spots, n_genes)`` float32: held-out predictions of the
     first seed, NaN outside the panel of the fold and on slides that are in no test part; ``var[key_added]``, True where
-    any fold predicts the gene; ``obs["fold"]``; ``uns[key_added]``: units, target, model, folds, ``leaks``.
+    any fold predicts the gene; ``obs["fold"]`` (of another key ``obs[f"{key_added}_fold"]``); ``uns[key_added]``:
+    units, target, model, folds, ``leaks``.
 
     Raises
     ------
@@ -243,12 +248,23 @@ def _all_scores(found: Benchmark) -> pd.DataFrame:
 
 
 def _check_layer(study: Study, key: str) -> None:
-    """Refuse, before anything is computed, to overwrite a layer of somebody else."""
+    """Refuse, before anything is computed, to overwrite anything of somebody else."""
+    check_name("key_added", key)
     for table, _ in _tables(study):
         check_elements.unique_spots(table.obs_names, "the measured table")
         if key in check_elements.layers(table) and keys.FOLDS not in table.uns.get(key, {}):
             msg = f"Layer {key!r} exists and was not written by `stp.tl.cross_validate`. Give another `key_added`."
             raise ValueError(msg)
+        if keys.FOLDS not in table.uns.get(key, {}):
+            fold = _fold_column(key)
+            places = (("uns", table.uns, key), ("var", table.var, key), ("obs", table.obs, fold))
+            taken = [f"{place}[{name!r}]" for place, held, name in places if name in held]
+            name_is_free("key_added", key, taken, "stp.tl.cross_validate")
+
+
+def _fold_column(key: str) -> str:
+    """Column of ``obs`` with the folds of a layer."""
+    return keys.FOLD if key == keys.CROSS_VALIDATED else f"{key}_{keys.FOLD}"
 
 
 def _tables(study: Study) -> list[tuple[AnnData, list[Slide]]]:
@@ -274,8 +290,9 @@ def _write_predictions(study: Study, folder: Path, model: str, seed: int, key: s
                 values[np.ix_(at, columns)] = arrays["predicted"][rows]
                 fold[at], panel[columns] = number, True
         table.layers[key], table.var[key] = values, panel
-        table.obs[keys.FOLD] = _categories(fold)
+        table.obs[_fold_column(key)] = _categories(fold)
         table.uns[key] = _record(study, model, seed)
+        unname_index(table)
 
 
 def _categories(fold: NDArray[np.int64]) -> pd.Categorical:
@@ -289,7 +306,7 @@ def _record(study: Study, model: str, seed: int) -> dict[str, Any]:
     spec = study.target
     return {
         "units": spec.units,
-        keys.TARGET: {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
+        keys.TARGET: target_record(spec),
         "model": {"name": model, "seed": seed},
         keys.FOLDS: {
             str(split.number): {"train": list(split.train), "test": list(split.test)} for split in study.splits

@@ -228,8 +228,8 @@ def _open(job: SlideJob) -> SpatialData:
 
 def _write_result(sdata: SpatialData, job: SlideJob) -> str:
     """Write spots, tissue and table as a store that appears when it is complete; returns its digest."""
-    shapes = {name: sdata.shapes[name] for name in {job.shapes_key, keys.TISSUE} & set(sdata.shapes)}
-    labels = {name: sdata.labels[name] for name in {job.shapes_key} & set(sdata.labels)}
+    shapes = {name: sdata.shapes[name] for name in (job.shapes_key, keys.TISSUE) if name in sdata.shapes}
+    labels = {name: sdata.labels[name] for name in (job.shapes_key,) if name in sdata.labels}
     table = sdata.tables[keys.PREDICTED]
     place = job.folder / RESULT
     with report_full_disk(place, RETRY, lambda: 4 * table.n_obs * table.n_vars), atomic_folder(place) as part:

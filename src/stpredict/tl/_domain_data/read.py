@@ -18,6 +18,7 @@ from ..._slides.slides import resolve, shared_genes
 from ..._train.data import map_slides, slide_index
 from ...pp.gene_ranking import rank_genes
 from ...pp.lattice import infer_lattice
+from ...pp.normalization import CountsRecord, gene_columns, slide_library
 from .. import _errors as check
 from .._predictor.ood import image_statistics
 
@@ -90,10 +91,9 @@ def read_spots(
     is_predicted = [keys.TARGET in record for record in records]
     check.predicted_or_measured(is_predicted, [slide.name for slide in slides])
     index = slide_index(slides)
-    columns = [[slide.genes.index(gene) for gene in genes] for slide in slides] if len(slides) > 1 else [None]
     matrices = [
-        slide.counts if own is None else slide.counts[:, own]  # type: ignore[index]
-        for slide, own in zip(slides, columns, strict=True)
+        slide.counts if list(slide.genes) == genes else slide.counts[:, gene_columns(slide, genes)]  # type: ignore[index]
+        for slide in slides
     ]
     matrix = sparse.csr_matrix(sparse.vstack(matrices, format="csr"))
     if is_predicted[0]:
@@ -106,8 +106,7 @@ def read_spots(
             spots=np.concatenate([slide.obs_names for slide in slides]).tolist(),
             fractional=selection.allow_fractional_counts,
         )
-        named = [slide.library for slide in slides if slide.library is not None]
-        library = np.concatenate(named) if named else None
+        library = _library(slides, len(genes), target, selection.library_key)
         expression, _ = _normalize_counts(matrix, index, target, library)
         halves = None if selection.allow_fractional_counts else _halves(matrix, index, target, library)
     image, image_from = None, ""
@@ -127,6 +126,17 @@ def read_spots(
         image_from=image_from,
         predicted=records[0] if is_predicted[0] else None,
     )
+
+
+def _library(
+    slides: Sequence[Slide], n_genes: int, target: TargetSpec, library_key: str | None
+) -> NDArray[np.float64] | None:
+    """Library sizes of all spots, by the rules of training; None where they are sums over the genes that are used."""
+    record = CountsRecord.of(slides, library_key)
+    found = [slide_library(slide, target, record) for slide in slides]
+    known = [each for each in found if each is not None]
+    only_these = library_key is None and all(len(slide.genes) == n_genes for slide in slides)
+    return None if only_these or not known else np.concatenate(known)
 
 
 def _halves(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._checks.slides import quote
 from ..._checks.training import warn
+from .record import target_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .._predictor.predictor import Predictor
+    from ...pp.targets import TargetSpec
 
 
 def check_overwritable(argument: str, name: str, kept: Sequence[str]) -> None:
@@ -40,7 +41,8 @@ def check_same_prediction(
     key: str,
     record: Mapping[str, Any],
     genes: Sequence[str],
-    predictor: Predictor,
+    spec: TargetSpec,
+    panel: Sequence[str],
     other: NDArray[np.bool_],
     missing: Sequence[str] = (),
 ) -> None:
@@ -48,15 +50,14 @@ def check_same_prediction(
 
     Genes that are ``missing`` in the table are in neither prediction.
     """
-    spec = predictor.target
-    target = {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p}
+    target = target_record(spec)
     same_units = {name: record["target"].get(name) for name in target} == target
-    same = same_units and set(genes) == set(predictor.genes) - set(missing)
+    same = same_units and set(genes) == set(panel) - set(missing)
     if other.any() and not same:
         msg = (
             f"{key!r} holds predictions of other slides ({int(other.sum())} spots): {len(genes)} genes in "
-            f"{record['units']}; this predictor gives {len(predictor.genes)} genes in {predictor.units}, and they are "
-            "not the same. Predict under another name, predict all slides again, or delete what is there."
+            f"{record['units']}; this call gives {len(panel)} genes in {spec.units}, and they are not the same. Write "
+            "under another name, predict all slides again, or delete what is there."
         )
         raise ValueError(msg)
 

@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from ... import _keys as keys
+from ..._checks.training import warn
 from ..._slides.identity import SlideIdentity
+from ...pp.columns import to_dense
 from .._predictor.provenance import counts_record, slide_identities
 
 if TYPE_CHECKING:
@@ -25,17 +27,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..._slides.embeddings import EmbeddingRecord
+    from ...pp.targets import TargetSpec
     from .._options import PredictOptions
     from .._predictor.predictor import Predictor
 
-PARTS, PREDICTION_ID = "parts", "prediction_id"
+PARTS, PREDICTION_ID, SAMPLE = "parts", "prediction_id", "sample"
+N_SAMPLED = 16
+"""Spots, and genes, of the values that are recorded to notice a change."""
 
 
 def prediction_record(
     predictor: Predictor, options: PredictOptions, features: Sequence[EmbeddingRecord] = ()
 ) -> dict[str, Any]:
     """Units, target, parameters, model and ``features`` that were given with the spots of a prediction, for ``uns``."""
-    spec, calibration = predictor.target, predictor.calibration
+    calibration = predictor.calibration
     intervals: dict[str, Any] = {}
     if options.uncertainty is not None and calibration is not None:
         intervals = {
@@ -48,7 +53,7 @@ def prediction_record(
     counts = counts_record(predictor.provenance)
     return {
         "units": predictor.units,
-        "target": {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
+        "target": target_record(predictor.target),
         **({} if counts is None else {"counts": counts.to_json()}),
         "params": {
             "n_views": options.n_views,
@@ -69,6 +74,11 @@ def prediction_record(
             "group_key": predictor.provenance.group_key or "",
         },
     }
+
+
+def target_record(target: TargetSpec) -> dict[str, Any]:
+    """How expression was normalised, for ``uns``."""
+    return {"target_sum": target.target_sum, "over": target.over, "log1p": target.log1p}
 
 
 def _own_stain(predictor: Predictor) -> str:
@@ -114,6 +124,8 @@ class Part:
     """``(n_vars, d + 1)`` ridge regression on colour, the intercept last."""
     trained_on: dict[str, SlideIdentity | None]
     """Training slides by name; None where the predictor did not record what they are recognised by."""
+    sample: Mapping[str, Any] | None
+    """What `value_sample` recorded; None in predictions of versions that recorded nothing."""
     donors: frozenset[str]
     """Groups of the training slides."""
     group_key: str
@@ -147,9 +159,39 @@ def _part(rows: NDArray[np.bool_], record: Mapping[str, Any], columns: NDArray[n
         trained_on={
             name: SlideIdentity.from_json(text) if text else None for name, text in zip(names, identities, strict=True)
         },
+        sample=record.get(SAMPLE),
         donors=frozenset(map(str, model.get("groups", []))),
         group_key=str(model.get("group_key", "")),
     )
+
+
+def value_sample(
+    names: NDArray[Any], genes: Sequence[str], matrix: Any, rows: NDArray[np.intp] | None = None
+) -> dict[str, Any]:
+    """Some values of a prediction, by spot and gene, evenly spaced; ``rows`` is the place of each among all spots."""
+    chosen = np.unique(np.linspace(0, len(names) - 1, N_SAMPLED).astype(np.intp))
+    chosen = chosen if rows is None else np.argsort(rows)[chosen]
+    values = to_dense(matrix[chosen][:, :N_SAMPLED])
+    return {"spots": names[chosen].tolist(), keys.GENES: list(genes[:N_SAMPLED]), "values": values.tolist()}
+
+
+def warn_changed(part: Part, source: AnnData, genes: Sequence[str], values: NDArray[np.float32], name: str) -> None:
+    """Warn if predictions ``(n_obs, len(genes))`` were scaled, log-transformed or smoothed since they were written."""
+    if part.sample is None:
+        return
+    spots, sampled = (pd.Index([str(each) for each in part.sample[key]]) for key in ("spots", keys.GENES))
+    rows, columns = source.obs_names.astype(str).get_indexer(spots), pd.Index(genes).get_indexer(sampled)
+    wrote = np.asarray(part.sample["values"], np.float32).reshape(len(spots), len(sampled))
+    found = values[np.ix_(rows, columns)]
+    is_same = np.isclose(found, wrote, rtol=1e-3, atol=1e-3, equal_nan=True)
+    is_same[(rows < 0) | ~part.rows[rows]] = True
+    is_same[:, columns < 0] = True
+    for i, j in np.argwhere(~is_same)[:1]:
+        warn(
+            f"{name!r} was changed since it was predicted ({found[i, j]:.4g} in place of {wrote[i, j]:.4g} for gene "
+            f"{sampled[j]!r} of spot {spots[i]!r}): these scores are of the changed values. If that is not meant, call "
+            "`stp.tl.predict` again."
+        )
 
 
 def stored_companion(values: Any, name: str, layer: str | None) -> Any:
@@ -172,16 +214,19 @@ def merged_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
 
 
 def _as_part(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: record[name] for name in ("params", "model", keys.GENES, keys.TRAIN_MEAN, keys.RIDGE_COLOR)}
+    names = ("params", "model", keys.GENES, keys.TRAIN_MEAN, keys.RIDGE_COLOR, keys.NOISE, SAMPLE)
+    return {name: record[name] for name in names if name in record}
 
 
 def with_baselines(record: Mapping[str, Any], table: AnnData, layer: str | None) -> dict[str, Any]:
-    """A record with the baselines that are stored beside it, and the genes that they are of."""
+    """A record with the baselines and the noise that are stored beside it, and the genes that they are of."""
     found = {
         keys.GENES: table.var_names.tolist(),
         keys.TRAIN_MEAN: np.asarray(stored_companion(table.var, keys.TRAIN_MEAN, layer), np.float32),
         keys.RIDGE_COLOR: np.asarray(stored_companion(table.varm, keys.RIDGE_COLOR, layer), np.float32),
     }
+    if layer is None and keys.NOISE in table.var:
+        found[keys.NOISE] = np.asarray(table.var[keys.NOISE], np.float32)
     return {**record, **found}
 
 

@@ -14,20 +14,19 @@ import pandas as pd
 from spatialdata.models import TableModel
 
 from ... import _keys as keys
-from ..._checks.slides import quote
 from ..._slides import checks as check_elements
-from ...pp.columns import to_dense
-from .. import _errors as check
-from . import _errors
+from ...pp.columns import to_dense, unname_index
 from .partitions import X
 from .record import (
     PARTS,
     PREDICTION_ID,
+    SAMPLE,
     companion,
     matrix_layers,
     merged_parts,
     prediction_id,
     takes_more_slides,
+    value_sample,
     with_baselines,
 )
 from .small_images import small_images
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-    from spatialdata import SpatialData
 
     from ..._slides.slides import Slide
     from .._predictor.predictor import Predictor
@@ -44,84 +42,28 @@ if TYPE_CHECKING:
 
 COMPANIONS = (keys.UNLIKE, keys.IMAGE_DISTANCE, keys.AT_BORDER, keys.IMAGE_QUALITY, PREDICTION_ID)
 """Columns of ``obs`` that belong to one prediction."""
-RESERVED = (keys.SPATIAL, keys.LOG1P, keys.EVALUATION, keys.PREDICTABILITY, keys.ATTRS, "spatialdata_attrs")
-"""Entries of ``uns`` with a meaning of their own, beside which predictions are described."""
 
 
-def check_destination(
-    sdata: SpatialData,
-    slides: Sequence[Slide],
-    predictor: Predictor,
-    key_added: str,
-    layer: str | None,
-    *,
-    models: Sequence[str] = (),
-    partial: bool = False,
-) -> None:
-    """Refuse, before anything is computed, to overwrite anything but predictions, or to mix units or genes.
-
-    ``models`` are those whose own predictions are written too; a ``partial`` layer need not hold all genes.
-    """
-    table_name, regions = slides[0].table_name, [slide.shapes_key for slide in slides]
-    argument, written = ("key_added", key_added) if layer is None else ("layer", layer)
-    _errors.check_not_reserved(argument, written, RESERVED)
-    if layer is None:
-        kept = [name for kind, name, _ in sdata.gen_elements() if kind != "tables" or not _is_ours(sdata, name, name)]
-        _errors.check_overwritable("key_added", key_added, kept)
-        if key_added in sdata.tables and takes_more_slides(sdata.tables[key_added], key_added, None):
-            other = _rows_of_other_regions(sdata.tables[key_added], regions)
-            genes = sdata.tables[key_added].var_names.tolist()
-            _errors.check_same_prediction(key_added, sdata.tables[key_added].uns[key_added], genes, predictor, other)
-    if table_name is None:
-        return
-    table = sdata.tables[table_name]
-    check_elements.unique_spots(table.obs_names, table_name)
-    layers, measured = check_elements.layers(table), set(table.var_names)
-    missing = [gene for gene in predictor.genes if gene not in measured]
-    if layer is None and not measured:  # a table that holds embeddings only
-        return
-    if layer is None:
-        check.panel_measured(missing, len(predictor.genes), table_name)
-        return
-    predicted = [name for name in layers if _is_ours(sdata, table_name, name)]
-    ours = {*predicted, *(other for name in predicted for other in _other_layers(table, name).values())}
-    for name in (layer, *matrix_layers(models, layer).values()):
-        _errors.check_overwritable("layer", name, [name for name in layers if name not in ours])
-    if partial:
-        by_panel = predictor.target.over == "panel" and predictor.target.target_sum is not None
-        _errors.check_partial(missing, predictor.genes, by_panel=by_panel)
-    elif missing:
-        msg = (
-            f"Table {table_name!r} has no column for {len(missing)} of the predictor's {len(predictor.genes)} genes: "
-            f"{quote(missing)}. Leave out `layer` to write a table of its own."
-        )
-        raise ValueError(msg)
-    if takes_more_slides(table, layer, layer):
-        other = _rows_of_other_regions(table, regions) & _predicted_rows(table, layer)
-        panel = table.var_names[np.asarray(table.var[_panel_column(layer)], bool)].tolist()
-        _errors.check_same_prediction(layer, table.uns[layer], panel, predictor, other, missing)
-
-
-def _other_layers(table: ad.AnnData, layer: str) -> dict[str, str]:
+def other_layers(table: ad.AnnData, layer: str) -> dict[str, str]:
     """Names of the layers that were written beside a layer of predictions."""
     return matrix_layers(table.uns.get(layer, {}).get(keys.MEMBERS, ()), layer)
 
 
-def _rows_of_other_regions(table: ad.AnnData, regions: Sequence[str]) -> NDArray[np.bool_]:
+def rows_of_other_regions(table: ad.AnnData, regions: Sequence[str]) -> NDArray[np.bool_]:
     region_key = table.uns["spatialdata_attrs"]["region_key"]
     other: NDArray[np.bool_] = ~np.isin(table.obs[region_key].astype(str).to_numpy(), list(regions))
     return other
 
 
-def _predicted_rows(table: ad.AnnData, layer: str) -> NDArray[np.bool_]:
+def predicted_rows(table: ad.AnnData, layer: str) -> NDArray[np.bool_]:
     """``(n_obs,)`` rows of a layer that hold predictions."""
-    panel = np.asarray(table.var[_panel_column(layer)], bool)
+    panel = np.asarray(table.var[panel_column(layer)], bool)
     values = to_dense(table.X if layer == X else table.layers[layer])
     predicted: NDArray[np.bool_] = np.isfinite(values[:, panel]).all(axis=1)
     return predicted
 
 
-def _panel_column(layer: str) -> str:
+def panel_column(layer: str) -> str:
     """Column of ``var`` that marks the genes of a layer with predictions."""
     return layer if layer != X else keys.PREDICTED
 
@@ -144,15 +86,15 @@ def prediction_table(
     flags = _quality_flags(slides)
     if flags is not None:
         obs[keys.IMAGE_QUALITY] = pd.Categorical(flags[sink.rows])
-    if obs.index.name in obs.columns:  # anndata could not write it
-        obs.index.name = None
-    uns = {key_added: dict(record), **({keys.LOG1P: {}} if predictor.target.log1p else {})}
+    sample = value_sample(obs.index.to_numpy(), predictor.genes, values[X], sink.rows)
+    uns = {key_added: {**record, SAMPLE: sample}, **({keys.LOG1P: {}} if predictor.target.log1p else {})}
     uns[keys.SPATIAL] = small_images(slides)
     adata = ad.AnnData(X=values[X], obs=obs, var=pd.DataFrame(index=pd.Index(predictor.genes)), uns=uns)
     for name, path in matrix_layers(sink.plan.models, None).items():
         if name in values:
             adata.layers[path] = values[name]
     adata.var[keys.TRAIN_MEAN], adata.varm[keys.RIDGE_COLOR] = predictor.train_mean, predictor.ridge_color
+    unname_index(adata)
     adata.obsm[keys.SPATIAL] = np.concatenate([slide.xy_px for slide in slides])[sink.rows]
     adata.obsm[keys.COLOR] = values[keys.COLOR]
     regions = [slide.shapes_key for slide in slides]
@@ -163,10 +105,11 @@ def prediction_table(
 def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
     """A table with the predictions of both; slides that are in both are those of the new one."""
     attrs = new.uns["spatialdata_attrs"]
-    kept = _rows_of_other_regions(old, check_elements.annotated_regions(new, key))
+    kept = rows_of_other_regions(old, check_elements.annotated_regions(new, key))
     if not kept.any() or not takes_more_slides(old, key, None):
         return new
-    old = old[kept].copy()
+    old = old.to_memory() if old.isbacked else old
+    old = old[kept, new.var_names].copy()  # the genes of both are the same, but perhaps in another order
     new_names, taken = new.obs_names.astype(str), set(old.obs_names)
     if any(name in taken for name in new_names):  # elements without a table, whose indices repeat
         new.obs_names = new.obs[attrs["region_key"]].astype(str) + "_" + new_names
@@ -187,12 +130,13 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
     for name in obs.columns[obs.isna().any()].difference([keys.IMAGE_QUALITY]):
         if set(obs[name].dropna().unique()) <= {True, False}:
             obs[name] = obs[name].astype("boolean")
+    pictures = {**old.uns.get(keys.SPATIAL, {}), **new.uns.get(keys.SPATIAL, {})}
     merged = ad.AnnData(
         X=_stack(old.X, new.X),
         obs=obs,
         var=var,
         varm=varm,
-        uns={**new.uns, key: record, keys.SPATIAL: {**old.uns.get(keys.SPATIAL, {}), **new.uns[keys.SPATIAL]}},
+        uns={**new.uns, key: record, **({keys.SPATIAL: pictures} if pictures else {})},
         obsm={name: _stack(old.obsm[name], new.obsm[name]) for name in (keys.SPATIAL, keys.COLOR)},
         layers={
             name: _stack(*(each.layers[name] if name in each.layers else _nan(each.shape) for each in (old, new)))
@@ -200,6 +144,7 @@ def add_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
         },
     )
     del merged.uns["spatialdata_attrs"]
+    unname_index(merged)
     regions = [*dict.fromkeys([*_regions(old), *_regions(new)])]
     merged.obs[attrs["region_key"]] = pd.Categorical(merged.obs[attrs["region_key"]].astype(str))
     linked: ad.AnnData = TableModel.parse(
@@ -223,7 +168,8 @@ def _stack(upper: Any, lower: Any) -> Any:
     parts = []
     for each in (upper, lower):
         missing = width - each.shape[1]
-        parts.append(np.pad(each, ((0, 0), (0, missing)), constant_values=np.nan) if missing else each)
+        full = each.toarray() if hasattr(each, "toarray") else each
+        parts.append(np.pad(full, ((0, 0), (0, missing)), constant_values=np.nan) if missing else full)
     if any(hasattr(each, "dask") for each in parts):
         import dask.array as da
 
@@ -276,7 +222,7 @@ def write_layer(
     before = dict(table.uns[layer]) if takes_more_slides(table, layer, layer) else None
     kept = np.zeros(table.n_obs, bool)
     if before is not None:
-        kept = _predicted_rows(table, layer) & _rows_of_other_regions(table, [slide.shapes_key for slide in slides])
+        kept = predicted_rows(table, layer) & rows_of_other_regions(table, [slide.shapes_key for slide in slides])
     before = with_baselines(before, table, layer) if before is not None and kept.any() else None
     names = np.concatenate([slide.obs_names for slide in slides])
     target = LayerRows(table=table, layer=layer, rows=table.obs_names.get_indexer(pd.Index(names)), kept=kept)
@@ -284,9 +230,9 @@ def write_layer(
     _write_matrices(target, values, columns, record.get(keys.MEMBERS, ()))
     _write_spots(target, values, slides)
     _write_genes(target, columns, predictor)
+    record = {**record, SAMPLE: value_sample(names, predictor.genes, values[X])}
     record = _write_prediction_ids(target, record, before)
-    if table.obs.index.name in table.obs.columns:
-        table.obs.index.name = None
+    unname_index(table)
     if layer == X and predictor.target.log1p:
         table.uns[keys.LOG1P] = {}
     table.uns[layer] = dict(record)
@@ -301,7 +247,7 @@ def _write_matrices(
         table.X = target.matrix(values[X], columns, table.X)
     else:
         table.layers[layer] = target.matrix(values[X], columns, table.layers.get(layer))
-    for kind, name in (_other_layers(table, layer) | matrix_layers(members, layer)).items():
+    for kind, name in (other_layers(table, layer) | matrix_layers(members, layer)).items():
         stored = table.layers.pop(name, None)
         if kind in values:
             table.layers[name] = target.matrix(values[kind], columns, stored)
@@ -340,7 +286,7 @@ def _write_genes(target: LayerRows, columns: NDArray[np.intp], predictor: Predic
     known = columns >= 0
     columns = columns[known]
     panel[columns], mean[columns], ridge[columns] = True, predictor.train_mean[known], predictor.ridge_color[known]
-    table.var[_panel_column(target.layer)], table.var[target.column(keys.TRAIN_MEAN)] = panel, mean
+    table.var[panel_column(target.layer)], table.var[target.column(keys.TRAIN_MEAN)] = panel, mean
     table.varm[target.column(keys.RIDGE_COLOR)] = ridge
 
 
@@ -393,16 +339,12 @@ def _spot_columns(slide: Slide, region_key: str, instance_key: str) -> pd.DataFr
     known = pd.DataFrame(index=pd.Index(slide.obs_names.astype(str)))
     if slide.table_name is not None:
         table = slide.source.tables[slide.table_name]
-        layers = [None, *(layer for layer in (*table.layers, X) if _holds_prediction(table, layer))]
+        layers = [None, *(layer for layer in (*table.layers, X) if holds_prediction(table, layer))]
         other = [companion(name, layer) for name in COMPANIONS for layer in layers]
         known = table.obs.loc[slide.obs_names].drop(columns=other, errors="ignore")
     known[region_key], known[instance_key] = slide.shapes_key, slide.instances
     return known
 
 
-def _is_ours(sdata: SpatialData, table_name: str, key: str) -> bool:
-    return _holds_prediction(sdata.tables[table_name], key)
-
-
-def _holds_prediction(table: ad.AnnData, key: str | None) -> bool:
+def holds_prediction(table: ad.AnnData, key: str | None) -> bool:
     return keys.TARGET in table.uns.get(key, {})

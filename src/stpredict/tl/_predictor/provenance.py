@@ -121,7 +121,7 @@ class Provenance(Mapping[str, Any]):
     held_out: Mapping[str, Any] | None = None
     """Scores of the model and of baselines on groups that were left out, with the noise ceiling (`describe`)."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Versions of stpredict, torch and Python."""
+    """Versions of stpredict, torch and Python, and the system (``platform``)."""
     other: Mapping[str, Any] = field(default_factory=dict)
     """Entries that this version of stpredict does not know."""
     missing: frozenset[str] = frozenset()

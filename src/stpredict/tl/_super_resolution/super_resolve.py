@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import anndata as ad
 import numpy as np
 import pandas as pd
-from spatialdata.models import TableModel
 
 from ... import _keys as keys
 from ..._checks import config as check_config
@@ -21,25 +18,26 @@ from ..._slides import checks as check_elements
 from ..._slides import elements
 from ..._slides.slides import Selection, resolve
 from ..._train.batches import BatchLimit
+from .._inference.destination import check_name
+from .._inference.record import target_record
 from .._options import PredictOptions
-from .._predictor.provenance import counts_record
+from .._predictor.provenance import counts_record, selection_as_trained
 from .._predictor.recorded import resolve_predictor
 from .slide_resolver import SlideResolver, check_enough_spots
-from .superpixels import squares, superpixels
-from .weak_supervision import WINDOWS
+from .superpixels import superpixels
+from .table import superpixel_table, write_superpixels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Sequence
     from os import PathLike
 
+    import anndata as ad
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from ..._slides.slides import Slide
     from .._predictor.predictor import Predictor
     from .slide_resolver import Anchor
-    from .superpixels import Superpixels
-    from .weak_supervision import ResidualModel
 
 SUPERPIXEL_BYTES = 1200
 """Approximate memory of a superpixel without its expression: features, position, square, name, weights."""
@@ -127,7 +125,8 @@ def super_resolve(
     the predictor (log1p CP10k unless trained otherwise), ``obs["spot"]`` (name of the spot that a superpixel lies in,
     missing between spots), ``obsm["spatial"]`` (centres in pixels), ``uns[key_added]`` (units, parameters, and for each
     slide the weights of pixels and of nearby spots); and for each spot element a shapes element of squares that the
-    table annotates, ``f"{key_added}_{shapes_key}"``. Results of an earlier call under this name are replaced.
+    table annotates, ``f"{key_added}_{shapes_key}"``. Slides that an earlier call resolved under this name are replaced
+    if they are resolved again, and stay otherwise.
 
     Raises
     ------
@@ -170,6 +169,7 @@ def super_resolve(
     (1216, 12)
     """
     check_elements.is_spatialdata(sdata)
+    check_name("key_added", key_added)
     check_config.one_of("anchor", anchor, ("denoised", "observed", "predicted"))
     check_config.in_range("memory_bytes", memory_bytes, 1, 2**63 - 1)
     options = PredictOptions(n_views=n_views, batch_size=batch_size, device=device, precision=precision)
@@ -181,9 +181,9 @@ def super_resolve(
         table_name=table_name,
         coordinate_system=coordinate_system,
         um_per_px=um_per_px,
-        library_key=library_key or (trained.library_key if trained else None),
-        allow_fractional_counts=trained is not None and trained.fractional,
+        library_key=library_key,
     )
+    selection = selection_as_trained(selection, trained)
     slides = resolve(sdata, selection, needs_table=False, needs_counts=anchor != "predicted")
     columns = _columns(found, genes)
     _check(sdata, slides, found, columns, step_um, anchor, memory_bytes, key_added)
@@ -209,7 +209,7 @@ def super_resolve(
     for tiling in tilings:
         models.append(resolver.resolve(tiling, x[start : start + len(tiling)]))
         start += len(tiling)
-    _write(sdata, _table(tilings, x, resolver, models, key_added), tilings, key_added)
+    write_superpixels(sdata, superpixel_table(tilings, x, resolver, models, key_added), tilings, key_added)
 
 
 def _columns(predictor: Predictor, genes: Sequence[str] | None) -> NDArray[np.intp]:
@@ -262,6 +262,26 @@ def _check(
         msg = (
             f"The object already has {quote(taken)}, which `stp.tl.super_resolve` did not write, and it is not "
             f"overwritten. Give another `key_added` than {key_added!r}."
+        )
+        raise ValueError(msg)
+    kept = set(ours) - {key_added, *(f"{key_added}_{slide.shapes_key}" for slide in slides)}
+    if kept:
+        _check_same_way(sdata.tables[key_added], key_added, kept, predictor, columns, step_um)
+
+
+def _check_same_way(
+    table: ad.AnnData, key: str, kept: Collection[str], predictor: Predictor, columns: NDArray[np.intp], step_um: float
+) -> None:
+    """Refuse to add slides to superpixels of another size, of other genes or in other units."""
+    record, genes = table.uns[key], {predictor.genes[i] for i in columns}
+    target = target_record(predictor.target)
+    same_units = {name: record[keys.TARGET].get(name) for name in target} == target
+    if not same_units or set(table.var_names) != genes or float(record["params"][keys.STEP_UM]) != step_um:
+        msg = (
+            f"{key!r} holds superpixels of {quote(sorted(kept))}: {table.n_vars} genes in {record['units']}, "
+            f"{float(record['params'][keys.STEP_UM]):g} µm wide; this call gives {len(genes)} genes in "
+            f"{predictor.units}, {step_um:g} µm wide, and they are not the same. Give another `key_added`, resolve all "
+            "slides again, or delete what is there."
         )
         raise ValueError(msg)
 
@@ -317,57 +337,3 @@ def _written(sdata: SpatialData, key_added: str) -> list[str]:
     if keys.STEP_UM not in table.uns.get(key_added, {}).get("params", {}):
         return []
     return [key_added, *check_elements.annotated_regions(table, key_added)]
-
-
-def _table(
-    tilings: Sequence[Superpixels],
-    x: NDArray[np.float32],
-    resolver: SlideResolver,
-    models: Sequence[ResidualModel],
-    key_added: str,
-) -> ad.AnnData:
-    regions = [f"{key_added}_{tiling.slide.shapes_key}" for tiling in tilings]
-    obs = pd.concat([_obs(tiling, region) for tiling, region in zip(tilings, regions, strict=True)])
-    obs[keys.REGION], obs[keys.SPOT] = pd.Categorical(obs[keys.REGION]), pd.Categorical(obs[keys.SPOT])
-    genes = [resolver.predictor.genes[i] for i in resolver.columns]
-    adata = ad.AnnData(X=x, obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
-    adata.obsm[keys.SPATIAL] = np.concatenate([tiling.xy_px for tiling in tilings])
-    weights = {tiling.slide.shapes_key: asdict(model.weights) for tiling, model in zip(tilings, models, strict=True)}
-    adata.uns[key_added] = _record(resolver, weights)
-    linked: ad.AnnData = TableModel.parse(adata, region=regions, region_key=keys.REGION, instance_key=keys.SPOT_ID)
-    return linked
-
-
-def _obs(tiling: Superpixels, region: str) -> pd.DataFrame:
-    names = pd.Index([f"{region}_{i}" for i in range(len(tiling))])
-    obs = pd.DataFrame({keys.REGION: region, keys.SPOT_ID: np.arange(len(tiling))}, index=names)
-    obs[keys.SPOT] = pd.Series(tiling.slide.obs_names[tiling.spot], index=names).where(tiling.spot >= 0)
-    return obs
-
-
-def _record(resolver: SlideResolver, weights: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    spec, predictor = resolver.predictor.target, resolver.predictor
-    return {
-        "units": predictor.units,
-        keys.TARGET: {"target_sum": spec.target_sum, "over": spec.over, "log1p": spec.log1p},
-        "params": {
-            keys.STEP_UM: resolver.step_um,
-            "anchor": resolver.anchor,
-            "n_views": resolver.n_views,
-            "windows_um": [resolver.step_um * side for side in (1.0, *WINDOWS)],
-            "fov_um": list(predictor.patch.fov_um),
-        },
-        "model": {"name": predictor.model, "hash": predictor.hash, "trained_on": list(predictor.provenance.slides)},
-        "weights": {name: dict(each) for name, each in weights.items()},
-    }
-
-
-def _write(sdata: SpatialData, table: ad.AnnData, tilings: Sequence[Superpixels], key_added: str) -> None:
-    """Replace the results of an earlier call, once everything is computed."""
-    for name in _written(sdata, key_added):
-        if name in sdata:
-            del sdata[name]
-    for tiling in tilings:
-        slide = tiling.slide
-        elements.write_shapes(sdata, f"{key_added}_{slide.shapes_key}", squares(tiling), slide.image_key)
-    sdata.tables[key_added] = table

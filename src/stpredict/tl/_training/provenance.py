@@ -62,6 +62,7 @@ def training_provenance(
             "stpredict": package_version(),
             "torch": str(torch.__version__),
             "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
         },
     )
 
