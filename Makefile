@@ -11,7 +11,7 @@ VENV := PYTHON='$(PYTHON)' sh scripts/venv.sh
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint coverage docs docs-check tutorials bench clean
+.PHONY: help demo test test-slow lint coverage docs docs-check tutorials bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,10 @@ demo: ## install, then train on three sections and predict a fourth (ARGS="--hel
 
 test: lint ## install the test tools, then run lint and all tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-slow: ## run the tests that make test leaves out: more kills, damaged folders and clusters, the trial of the GPU script
+	@$(VENV) test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not network and not gpu" $(ARGS)
 
 lint: ## check style, format, types and import contracts
 	@$(VENV) test

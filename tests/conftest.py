@@ -5,6 +5,9 @@ Imported on machines that have a GPU and little else: what not every test needs 
 
 from __future__ import annotations
 
+import functools
+import gc
+import importlib.metadata
 import multiprocessing
 import os
 from copy import deepcopy
@@ -30,6 +33,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is first 
 os.environ.setdefault("MPLBACKEND", "Agg")
 CACHE = TemporaryDirectory(prefix="stpredict-tests-")  # of each process its own; doctests save there too
 os.environ["XDG_CACHE_HOME"] = CACHE.name
+# Fabric reads the entry points of all installed packages whenever it is made, which takes longer than small fits
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+
+
+def pytest_collection_finish() -> None:
+    """Nothing that was imported is garbage, so it is not looked through again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

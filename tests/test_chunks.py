@@ -110,6 +110,19 @@ def test_a_chunk_used_again_is_kept_and_one_used_longest_ago_is_dropped(small_bl
     assert pixels.decoded[0, 1] == 2
 
 
+def test_blocks_decoded_together_are_dropped_together(small_blocks):
+    """So that they need no copy, and no memory is held that the budget does not count."""
+    pixels = Counting(noise(), chunk=100)
+    chunks = Chunks([pixels], lambda read: (read, None), 5 * 3 * 100**2)
+    boxes = {"above": ([0, 0], [100, 200]), "below": ([100, 0], [200, 200]), "right": ([0, 200], [200, 300])}
+    for name in ("above", "below", "above", "right", "above"):
+        low, high = map(np.array, boxes[name])
+        np.testing.assert_array_equal(chunks.read(0, low, high), pixels.pixels[:, low[0] : high[0], low[1] : high[1]])
+        assert chunks._cached_bytes == 3 * 100**2 * len(chunks._cached) <= chunks.budget_bytes
+    assert set(chunks._cached) == {(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 1, 2)}
+    assert set(pixels.decoded.values()) == {1}
+
+
 def test_a_few_spots_do_not_copy_the_level():
     pixels = np.zeros((3, 6000, 6000), np.uint8)
     xy = np.array([[2000.5, 2000.5], [4000.5, 4000.5]])

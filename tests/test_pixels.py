@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import zarr
@@ -10,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spatialdata.models import Image2DModel
 
+from stpredict import _chunks
 from stpredict._geometry import PatchSpec
 from stpredict._pixels import PatchReader, best_level
 from stpredict._slides.slides import Level, pyramid
@@ -101,6 +104,36 @@ def test_cells_are_as_good_as_areas(side):
     found, _ = PatchReader(levels_of(noise()), 1.0, PatchSpec(fov_um=(side,), size_px=9)).read(xy)
     wanted = [exact_average(noise(), 1, at, side, 9) for at in xy]
     assert np.abs(found[:, 0] - np.stack(wanted)).max() < 0.5 + 0.15  # a cell is 1/2048 of the side
+
+
+@pytest.mark.parametrize("fill", ["white", "reflect"])
+def test_overlapping_windows_that_are_copied_from_many_blocks(monkeypatch, fill):
+    """A dense grid beyond all edges; each window lies in up to nine blocks. 16 bits."""
+    monkeypatch.setattr(_chunks, "MIN_BLOCK_PX", 1)
+    plain, stored = levels_of(noise(), (1, 2)), []
+    for level in plain:
+        pixels = np.asarray(level.pixels).astype(np.uint16) * 257
+        stored.append(replace(level, pixels=da.from_array(pixels, chunks=(3, 16, 16))))
+    x, y = np.meshgrid(np.arange(-9, 95, 6.5), np.arange(-9, 71, 6.25))
+    xy = np.stack([x.ravel(), y.ravel()], axis=1)
+    found, _ = PatchReader(stored, 1.0, PatchSpec(fov_um=(17.0, 34.0), size_px=17, fill=fill)).read(xy)
+    for s, level in enumerate(plain):
+        options = {"mode": "symmetric"} if fill == "reflect" else {"mode": "constant", "constant_values": 255}
+        endless = np.pad(level.pixels, ((0, 0), (40, 40), (40, 40)), **options)
+        for patch, corner in zip(found[:, s], np.floor(xy / level.factor - 17 / 2 + 0.5).astype(int) + 40, strict=True):
+            np.testing.assert_array_equal(patch, endless[:, corner[1] : corner[1] + 17, corner[0] : corner[0] + 17])
+
+
+def test_copied_windows_that_hold_a_missing_pixel_are_flagged(monkeypatch):
+    monkeypatch.setattr(_chunks, "MIN_BLOCK_PX", 1)
+    pixels = noise() / 255
+    pixels[1, 31, 40] = np.nan
+    x, y = np.meshgrid(np.arange(8, 76, 4), np.arange(8, 53, 4))
+    xy = np.stack([x.ravel(), y.ravel()], axis=1).astype(float)
+    stored = [Level(pixels=da.from_array(pixels, chunks=(3, 16, 16)), factor=(1, 1))]
+    _, flagged = PatchReader(stored, 1.0, PatchSpec(fov_um=(16.0,), size_px=16)).read(xy)
+    low = xy - 8
+    np.testing.assert_array_equal(flagged, ((low <= (40, 31)) & (low + 16 > (40, 31))).all(axis=1))
 
 
 def test_a_window_on_whole_pixels_is_the_image():

@@ -318,7 +318,7 @@ def test_a_panel_is_looked_up_once_not_once_a_gene(sdata, predictor, monkeypatch
 def test_results_do_not_depend_on_the_hash_seed(tmp_path):
     """Sets of strings have another order in every process."""
     program = (
-        "import hashlib, stpredict as stp; s = stp.datasets.synthetic(n_slides=3, n_side=4, um_per_px=8.0);"
+        "import hashlib, stpredict as stp; s = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0);"
         "s['observed'].obs['patient'] = s['observed'].obs['region'].astype(str).str[:2];"
         "p = stp.tl.fit(s, 'ridge_color', group_key='patient', config={'progress': False});"
         "stp.tl.predict(s, p, progress=False); stp.tl.evaluate(s);"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Key = tuple[int, int, int]
+    Rectangle = tuple[int, range, range]
     Block = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
     Convert = Callable[[NDArray[Any]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
 
@@ -171,8 +172,9 @@ class Chunks:
     """LRU cache of blocks of several levels as 8-bit RGB.
 
     Threads may ask at the same time. One decodes at a time, since zarr and dask use several threads for that.
-    ``convert`` turns raw pixels into ``(3, h, w)`` uint8 and, where any pixel is missing, ``(h, w)`` which. The blocks
-    of the last call are held even beyond the budget.
+    ``convert`` turns raw pixels into ``(3, h, w)`` uint8 and, where any pixel is missing, ``(h, w)`` which. Blocks that
+    are decoded together stay where they are decoded and are dropped together; those of the last call are held even
+    beyond the budget.
     """
 
     def __init__(self, levels: Sequence[Any], convert: Convert, budget_bytes: int) -> None:
@@ -185,13 +187,16 @@ class Chunks:
         for source in self.sources:
             if isinstance(source.pixels, StoredLevel):
                 source.pixels.__dict__.pop("_fast", None)
-        self._cached: OrderedDict[Key, Block] = OrderedDict()
+        self._cached: dict[Key, tuple[Rectangle, Block]] = {}
+        self._rectangles: OrderedDict[Rectangle, int] = OrderedDict()  # to their bytes, used longest ago first
         self._cached_bytes = 0
         self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            name: value for name, value in self.__dict__.items() if name not in ("_cached", "_cached_bytes", "_lock")
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_cached", "_rectangles", "_cached_bytes", "_lock")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -203,7 +208,7 @@ class Chunks:
         spans = []
         for axis, edges in enumerate(self.sources[level].edges):
             spans += [np.searchsorted(edges, low[:, axis], "right") - 1, np.searchsorted(edges, high[:, axis], "left")]
-        boxes = np.unique(np.stack(spans, axis=1), axis=0).tolist()
+        boxes = set(zip(*(span.tolist() for span in spans), strict=True))
         return sorted({block for a, b, c, d in boxes for block in product(range(a, b), range(c, d))})
 
     def read(self, level: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> NDArray[np.uint8]:
@@ -231,27 +236,37 @@ class Chunks:
 
     def _blocks(self, keys: Sequence[Key]) -> dict[Key, Block]:
         with self._lock:
-            for level, ys, xs in _rectangles([key for key in keys if key not in self._cached]):
-                self._decode(level, ys, xs)
-            for key in keys:
-                self._cached.move_to_end(key)
+            for rectangle in _rectangles([key for key in keys if key not in self._cached]):
+                self._decode(rectangle)
             found = {key: self._cached[key] for key in keys}
-            while self._cached_bytes > self.budget_bytes and len(self._cached) > len(keys):
-                self._cached_bytes -= self._cached.popitem(last=False)[1][0].nbytes
-        return found
+            used = {rectangle for rectangle, _ in found.values()}
+            for rectangle in used:
+                self._rectangles.move_to_end(rectangle)
+            while self._cached_bytes > self.budget_bytes and len(self._rectangles) > len(used):
+                self._drop_oldest()
+        return {key: block for key, (_, block) in found.items()}
 
-    def _decode(self, level: int, ys: range, xs: range) -> None:
+    def _drop_oldest(self) -> None:
+        (level, ys, xs), n_bytes = self._rectangles.popitem(last=False)
+        self._cached_bytes -= n_bytes
+        for by, bx in product(ys, xs):
+            del self._cached[level, by, bx]
+
+    def _decode(self, rectangle: Rectangle) -> None:
         """Decode a rectangle of blocks at once into the cache."""
+        level, ys, xs = rectangle
         source = self.sources[level]
         rows = [source.edges[0][i] for i in (*ys, ys.stop)]
         columns = [source.edges[1][i] for i in (*xs, xs.stop)]
         pixels, missing = self._convert(source.read((rows[0], rows[-1]), (columns[0], columns[-1])))
+        pixels = np.ascontiguousarray(pixels)
         for by, (top, bottom) in zip(ys, pairwise(rows), strict=True):
             for bx, (left, right) in zip(xs, pairwise(columns), strict=True):
                 part = np.s_[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
-                block = np.ascontiguousarray(pixels[:, *part])
-                self._cached[level, by, bx] = (block, None if missing is None else missing[part])
-                self._cached_bytes += block.nbytes
+                block = (pixels[:, *part], None if missing is None else missing[part])
+                self._cached[level, by, bx] = (rectangle, block)
+        self._rectangles[rectangle] = pixels.nbytes
+        self._cached_bytes += pixels.nbytes
 
 
 def overlap(span: tuple[int, int], low: int, high: int) -> tuple[slice, slice]:
@@ -260,7 +275,7 @@ def overlap(span: tuple[int, int], low: int, high: int) -> tuple[slice, slice]:
     return slice(start - span[0], stop - span[0]), slice(start - low, stop - low)
 
 
-def _rectangles(keys: Sequence[Key]) -> list[tuple[int, range, range]]:
+def _rectangles(keys: Sequence[Key]) -> list[Rectangle]:
     """Gather blocks of one level into rectangles, which are decoded with one call each."""
     rows: dict[int, list[int]] = {}
     for _, by, bx in keys:

@@ -51,6 +51,7 @@ def trial(tmp_path_factory):
     return out, json.loads((out / "gpu.json").read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_every_step_has_a_result_or_says_why_not(trial):
     _, found, said = trial
     assert set(found["steps"]) == STEPS
@@ -61,6 +62,7 @@ def test_every_step_has_a_result_or_says_why_not(trial):
         assert f"{name}: {entry['state']}" in said
 
 
+@pytest.mark.slow
 def test_steps_measure_without_spatialdata(trial):
     _, found, _ = trial
     result = {name: entry["result"] for name, entry in found["steps"].items()}
@@ -76,11 +78,13 @@ def test_steps_measure_without_spatialdata(trial):
     assert result["end_to_end"]["predict"].keys() == {"m2ost, memory", "m2ost_tiny, memory"}
 
 
+@pytest.mark.slow
 def test_tests_for_a_gpu_are_collected_without_spatialdata(trial):
     _, found, _ = trial
     assert found["steps"]["tests"]["result"]["collected"] > 50
 
 
+@pytest.mark.slow
 def test_halved_batches_change_nothing(trial):
     halved = trial[1]["steps"]["end_to_end"]["result"]["out_of_memory"]
     assert halved["predict"]["found"] < halved["predict"]["tried"]
@@ -89,6 +93,7 @@ def test_halved_batches_change_nothing(trial):
     assert halved["fit"]["loss_when_halved"] == pytest.approx(halved["fit"]["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_trial_says_what_it_is(trial):
     out, _, _ = trial
     text = (out / "gpu.md").read_text()
@@ -97,7 +102,7 @@ def test_the_page_of_a_trial_says_what_it_is(trial):
     assert "| missed |" not in text
 
 
-@pytest.mark.parametrize(("seconds", "state"), [(600, "done"), (-10, "stopped")])
+@pytest.mark.parametrize(("seconds", "state"), [pytest.param(600, "done", marks=pytest.mark.slow), (-10, "stopped")])
 def test_a_step_has_a_process_of_its_own_that_is_stopped_at_its_limit(tmp_path, seconds, state):
     gpu = load("gpu")
     arguments = argparse.Namespace(out=tmp_path, small=True, data=None, revision=None)
@@ -120,6 +125,7 @@ def test_steps_say_what_is_missing_where_there_is_little_but_torch(tmp_path):
     assert "This step is incomplete (left out)" in (tmp_path / "gpu.md").read_text()
 
 
+@pytest.mark.slow
 def test_fabric_of_the_package_lightning_is_taken(tmp_path):
     (tmp_path / "lightning_fabric.py").write_text("raise ModuleNotFoundError('blocked')")
     (tmp_path / "lightning").mkdir()
@@ -132,6 +138,7 @@ def test_fabric_of_the_package_lightning_is_taken(tmp_path):
     assert done.stdout.split() == ["lightning.fabric", "lightning.fabric"], done.stderr
 
 
+@pytest.mark.slow
 def test_finished_steps_are_kept(trial):
     out, found, _ = trial
     again = run("--small", "--out", out)
@@ -139,11 +146,15 @@ def test_finished_steps_are_kept(trial):
     assert again.stdout.count("kept") == sum(entry["state"] == "done" for entry in found["steps"].values())
 
 
+@pytest.mark.slow
 def test_no_paths_of_the_machine_are_kept(trial):
     out, _, _ = trial
     text = (out / "gpu.json").read_text()
     assert str(out) not in text
     assert str(Path.home()) + "/" not in text
+
+
+def test_an_error_keeps_the_name_of_a_file_alone():
     assert load("gpu_steps.record").reason_of(OSError("no /a/b/file.txt here")) == "OSError: no …/file.txt here"
 
 

@@ -43,6 +43,11 @@ def inputs(dtype=torch.float64, **changed):
     return DomainInputs(**{**values, **changed})
 
 
+@pytest.fixture(autouse=True)
+def short_training_of_the_second_view(monkeypatch):
+    monkeypatch.setattr("stpredict._domains.mcgae.variational_view", partial(variational_view, n_epochs=2))
+
+
 def network_of(data, config):
     return Mcgae(data, config, 3, seed=0)
 
@@ -158,8 +163,7 @@ def test_corruption_stays_within_slides():
 
 
 @pytest.mark.parametrize("as_released", [True, False])
-def test_training_is_reproducible_and_centers_are_trained_unless_as_released(as_released, monkeypatch):
-    monkeypatch.setattr("stpredict._domains.mcgae.variational_view", partial(variational_view, n_epochs=2))
+def test_training_is_reproducible_and_centers_are_trained_unless_as_released(as_released):
     config = McgaeConfig(as_released=as_released, cluster_start=5)
     data, made = McgaeInputs.of(inputs(torch.float32), config), []
 

@@ -1,4 +1,4 @@
-"""A few hundred damaged inputs, the same in every run: one clear error of ours, a warning, or the same result.
+"""Two hundred damaged inputs, the same in every run: one clear error of ours, a warning, or the same result.
 
 `benchmarks/faults.py` runs many more, each in a process of its own, with limits of memory and time.
 """
@@ -21,9 +21,8 @@ def load(name):
 
 
 campaign, cases = load("fault_campaign"), load("fault_cases")
-N_EACH = dict.fromkeys(cases.READERS, 15) | {
-    "predictor": 6, "checkpoint": 4, "store": 5, "benchmark": 5, "cohort": 2, "image cache": 6,
-}  # fmt: skip
+N_EACH = dict.fromkeys(cases.READERS, 12) | {"predictor": 6, "store": 4, "image cache": 6}
+N_SLOW = {"checkpoint": 4, "benchmark": 5, "cohort": 4}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,16 +35,18 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", N_EACH)
+@pytest.mark.parametrize(
+    ("name", "n"), [*N_EACH.items(), *(pytest.param(*each, marks=pytest.mark.slow) for each in N_SLOW.items())]
+)
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_input(name, tmp_path):
+def test_damaged_input(name, n, tmp_path):
     case = {**cases.READERS, **cases.FOLDERS}[name]
     original, place = tmp_path / "original", tmp_path / "place"
     original.mkdir()
     case.build(original)
     wanted = case.read(campaign.copy(original, place))
     below = cases.DAMAGED.get(name, "")
-    results = [campaign.run(name, case, original, place, wanted, seed, below) for seed in range(N_EACH[name])]
+    results = [campaign.run(name, case, original, place, wanted, seed, below) for seed in range(n)]
     bad = [each for each in results if each.outcome in {"foreign", "silent"} or each.seconds > campaign.MAX_S]
     assert not bad, "\n".join(f"{each.outcome}: {each.mutation}: {each.detail}" for each in bad)
 

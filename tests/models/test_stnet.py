@@ -92,5 +92,5 @@ def test_fitted_saved_and_averaged_over_symmetries(tmp_path):
     again = stp.tl.Predictor.load(tmp_path / "stnet")
     assert again.hash == predictor.hash
     assert again.members[0].network.color_std.min() < 0.2
-    stp.tl.predict(sdata, again, n_views=8, device="cpu", progress=False)
-    assert sdata["predicted"].X.shape == (32, 12)
+    stp.tl.predict(sdata, again, shapes_key="S0_spots", n_views=8, device="cpu", progress=False)
+    assert sdata["predicted"].X.shape == (16, 12)

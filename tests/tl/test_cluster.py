@@ -68,6 +68,7 @@ def test_images_in_memory_are_sent(sdata, predictor, client):
     np.testing.assert_allclose(sdata["predicted"].X, sdata["wanted"].X, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_slide_file_is_opened_by_the_workers(sdata, predictor, client, tmp_path):
     """A tiled TIFF, which no store stands for."""
     tifffile = pytest.importorskip("tifffile")
@@ -92,6 +93,7 @@ def test_an_image_file_is_opened_by_the_workers(on_disk, predictor):
     assert len(cloudpickle.dumps(plan)) < n_pixels / 10
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_nothing_but_time(on_disk, predictor, client, tmp_path):
     """One of two is killed while it computes: the result is whole, and what it had written is not computed again."""
     predict(on_disk, predictor, key_added="wanted", **QUIET)
@@ -157,7 +159,7 @@ def test_a_cluster_without_workers(sdata, predictor):
         predict(sdata, predictor, client=empty, **QUIET)
 
 
-@pytest.mark.parametrize("n_failures", [1, 3])
+@pytest.mark.parametrize("n_failures", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_connection_that_closes_while_data_are_sent(on_disk, predictor, client, monkeypatch, n_failures):
     """As when a worker dies at this moment: what is not done is sent again, a few times."""
     failures, scatter = (
@@ -196,6 +198,7 @@ def test_tasks_are_ranges_of_whole_partitions(n):
 
 
 @pytest.mark.usefixtures("small_partitions")
+@pytest.mark.slow
 def test_a_slow_worker_delays_only_its_own_part(on_disk, predictor, client, tmp_path):
     """The first that computes does not go on before the other has computed; every partition is a chunk."""
     predict(on_disk, predictor, key_added="wanted", **QUIET)
@@ -222,6 +225,7 @@ class Waiter:
 
 
 @pytest.mark.usefixtures("forkserver")
+@pytest.mark.slow
 def test_a_worker_that_reaches_its_limit_of_memory(on_disk, predictor):
     """Dask ends it, and the error says what to do."""
     predictor.members[0].network.head.register_forward_hook(fill_memory)
@@ -241,6 +245,7 @@ def fill_memory(*_):
 
 
 @pytest.mark.usefixtures("forkserver")
+@pytest.mark.slow
 def test_a_cluster_that_shrinks_to_nothing_and_grows_again(on_disk, predictor, tmp_path):
     """With the last worker goes all that was sent and all that was not fetched."""
     shared, tasks = [np.arange(3)], [(i,) for i in range(20)]
@@ -289,6 +294,7 @@ def set_version(number):
     serialization.version = lambda name: number
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_killed(forkserver):
     """One error from here, and not from deep inside of dask."""
     ours, theirs = forkserver.Pipe()

@@ -189,6 +189,7 @@ def test_what_another_process_finished_meanwhile_is_not_done_again(paths, predic
     }
 
 
+@pytest.mark.slow
 def test_fewer_slides_than_processes(paths, predictor, tmp_path, client):
     summary = predict_cohort(paths[:1], predictor, tmp_path / "out", prepare=grid, client=client, **QUIET)
     assert summary["status"].tolist() == ["done"]
@@ -209,6 +210,7 @@ class KilledIn:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_is_killed(paths, predictor, finished, client, tmp_path):
     wanted = pd.read_csv(finished / "summary.csv", index_col="slide")
     prepare = KilledIn(tmp_path / "killed")
@@ -257,6 +259,7 @@ def test_a_damaged_slide_is_not_finished(out, damage, caplog):
     assert "again" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_damaged_slide_is_predicted_again_and_stops_no_other(paths, predictor, out, finished):
     DAMAGE["no json"](out / "slide2")
     others = {path: at for path, at in written(out).items() if "slide2" not in path.parts and path.parent != out}
@@ -272,7 +275,10 @@ def test_a_damaged_slide_is_predicted_again_and_stops_no_other(paths, predictor,
     np.testing.assert_array_equal(again.X, wanted.X)
 
 
-@pytest.mark.parametrize("left", ["store", "lock", "damaged store", "store of others"])
+@pytest.mark.parametrize(
+    "left",
+    ["store", "lock", *(pytest.param(left, marks=pytest.mark.slow) for left in ("damaged store", "other store"))],
+)
 def test_what_a_killed_process_left_is_removed(paths, predictor, out, left, monkeypatch):
     """After it had finished a slide, or when it had begun it with another predictor."""
     folder = out / "slide1"

@@ -79,7 +79,7 @@ def test_the_default_is_a_registered_ensemble_with_its_weights(sdata):
     options = {"m2ost_tiny": {**TINY, "fov_spots": (1.5, 3.0)}, "ridge_statistics": {"size_px": 32}}
     known = stp.models.available().loc[stp.models.DEFAULT, "members"]
     options = {name: options[name] for name in options if name in known}
-    predictor = fit(sdata, stp.models.DEFAULT, model_options=options)
+    predictor = fit(sdata, stp.models.DEFAULT, model_options=options, config={"n_epochs": 1})
     assert " + ".join(f"{weight:.2g} {name}" for name, weight in predictor.models.items()) == known
     assert predictor.provenance.ensemble["weights_from"] == "registered"
 
