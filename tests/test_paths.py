@@ -40,6 +40,7 @@ READ = {
     ("io.from_anndata", "image"): lambda path, _: stp.io.from_anndata(cells(), path, name="A", diameter_um=55.0),
     ("io.read_embeddings", "path"): lambda path, _: stp.io.read_embeddings(slides(), path, shapes_key="S0_spots"),
     ("io.read_wsi", "path"): lambda path, _: stp.io.read_wsi(path),
+    ("io.read_gmt", "path"): lambda path, _: stp.io.read_gmt(path),
     ("io.read_annotations", "path"): lambda path, _: stp.io.read_annotations(slides(), path),
     ("datasets.cscc", "path"): lambda path, _: stp.datasets.cscc(path),
     ("datasets.hbc", "path"): lambda path, _: stp.datasets.hbc(path),
@@ -47,6 +48,7 @@ READ = {
     ("tl.fit", "sdata"): lambda path, _: stp.tl.fit(path, "mean_profile", **QUIET),
     ("tl.predict", "sdata"): lambda path, _: stp.tl.predict(path, "predictor"),
     ("tl.evaluate", "sdata"): lambda path, _: stp.tl.evaluate(path),
+    ("tl.evaluate", "pathways"): lambda path, _: stp.tl.evaluate(predicted(), pathways=path),
     ("tl.cross_validate", "sdata"): lambda path, _: stp.tl.cross_validate(path, "mean_profile"),
     ("tl.predict", "predictor"): lambda path, _: stp.tl.predict(slides(), path),
     ("tl.impute", "predictor"): lambda path, _: stp.tl.impute(slides(), path, measured=["0"]),
@@ -104,6 +106,14 @@ def slides():
         tables={name: table.copy() for name, table in built().tables.items()},
         attrs=deepcopy(built().attrs),
     )
+
+
+def predicted():
+    """Slides with a prediction."""
+    sdata = slides()
+    predictor = stp.tl.fit(sdata, "mean_profile", shapes_key="S0_spots", **QUIET)
+    stp.tl.predict(sdata, predictor, shapes_key="S1_spots", progress=False)
+    return sdata
 
 
 def cells():

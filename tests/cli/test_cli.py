@@ -298,6 +298,8 @@ VALUES = {
     "n_splits": (["--splits", "3"], 3),
     "seed": (["--seed", "5"], 5),
     "by": (["--by", "section"], "section"),  # of `evaluate` donor
+    "domain_key": (["--domains", "D"], "D"),
+    "pathways": (["--pathways", "H.gmt"], "H.gmt"),
     "n_folds": (["--folds", "3"], 3),
     "seeds": (["--seeds", "1", "2"], [1, 2]),
     "protocol": (["--protocol", "hest"], "hest"),

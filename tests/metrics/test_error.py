@@ -1,4 +1,4 @@
-"""RMSE and MAE: hand-computed numbers, the average of the M2OST paper, properties, missing spots."""
+"""RMSE, MAE and R²: hand-computed numbers, the average of the M2OST paper, properties, missing spots."""
 
 from __future__ import annotations
 
@@ -72,3 +72,39 @@ def test_float32_and_integers_are_summed_in_double():
     observed = np.full((3, 200_000), 1e-3, dtype=np.float32)
     np.testing.assert_allclose(metrics.mae(observed, np.zeros_like(observed), axis="spot"), observed[0, 0], rtol=1e-12)
     assert metrics.rmse(np.array([[200]], np.uint8), np.array([[201]], np.uint8)) == [1]
+
+
+class TestR2:
+    """Explained variation along both axes."""
+
+    rng = np.random.default_rng(0)
+    observed = rng.normal(size=(30, 5)) + np.arange(5)
+    predicted = observed + 0.5 * rng.normal(size=(30, 5))
+
+    def test_of_genes_is_that_of_scikit_learn(self):
+        from sklearn.metrics import r2_score
+
+        expected = r2_score(self.observed, self.predicted, multioutput="raw_values")
+        np.testing.assert_allclose(metrics.r2(self.observed, self.predicted), expected)
+
+    def test_of_spots_is_relative_to_the_means_of_genes(self):
+        error = ((self.observed - self.predicted) ** 2).sum(axis=1)
+        deviation = ((self.observed - self.observed.mean(axis=0)) ** 2).sum(axis=1)
+        np.testing.assert_allclose(metrics.r2(self.observed, self.predicted, axis="spot"), 1 - error / deviation)
+
+    @pytest.mark.parametrize("axis", ["gene", "spot"])
+    def test_the_mean_profile_scores_0_and_the_truth_1(self, axis):
+        profile = np.broadcast_to(self.observed.mean(axis=0), self.observed.shape)
+        np.testing.assert_allclose(metrics.r2(self.observed, profile, axis=axis), 0, atol=1e-12)
+        np.testing.assert_allclose(metrics.r2(self.observed, self.observed, axis=axis), 1)
+        assert metrics.r2(self.observed, profile + 0.3, axis=axis).mean() < -0.05
+
+    def test_constant_genes_and_missing_spots(self):
+        observed = np.where(np.arange(5) == 2, 0.1, self.observed)
+        assert np.isnan(metrics.r2(observed, self.predicted)).tolist() == [False, False, True, False, False]
+        missing = np.where(np.arange(30)[:, None] == 7, np.nan, self.predicted)
+        kept = np.arange(30) != 7
+        expected = metrics.r2(self.observed[kept], self.predicted[kept], axis="spot")
+        found = metrics.r2(self.observed, missing, axis="spot")
+        np.testing.assert_allclose(found[kept], expected)
+        assert np.isnan(found[7])

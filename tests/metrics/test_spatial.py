@@ -1,4 +1,4 @@
-"""Moran's I: against a double loop, known signs, ties, several slides, missing spots."""
+"""Moran's I, Geary's C and structural similarity: against loops and libraries, ties, several slides, missing spots."""
 
 from __future__ import annotations
 
@@ -119,3 +119,59 @@ def test_constant_genes_and_missing_spots():
 def test_coincident_spots_are_neighbours():
     xy = np.array([[0, 0], [0, 0], [9, 9], [9, 9]])
     np.testing.assert_allclose(metrics.morans_i(np.array([[1.0], [1.0], [4.0], [4.0]]), xy, n_neighbors=1), [1])
+
+
+def test_gearys_c_matches_double_loop_and_has_known_signs():
+    rng = np.random.default_rng(3)
+    xy, values = rng.uniform(0, 10, size=(60, 2)), rng.normal(size=(60, 3)) + 5
+    slide = np.array(["a"] * 31 + ["b"] * 28 + ["alone"])
+    _, weights = naive_morans_i(values, xy, 4, slide)
+    differences = np.square(values[:, None] - values[None])
+    pairs = np.einsum("ij,ijg->g", weights, differences) / np.square(values - values.mean(axis=0)).sum(axis=0)
+    expected = 59 * pairs / (2 * weights.sum())
+    np.testing.assert_allclose(metrics.gearys_c(values, xy, n_neighbors=4, slide=slide), expected)
+    y, x = np.divmod(np.arange(400), 20)
+    maps = np.column_stack([x, rng.normal(size=400), (x + y) % 2, np.ones(400)])
+    smooth, noise, checkerboard, constant = metrics.gearys_c(maps, grid(20, 20), n_neighbors=2)
+    assert smooth < 0.02 < 0.9 < noise < 1.1 < checkerboard
+    assert np.isnan(constant)
+
+
+def test_both_autocorrelations_match_scanpy():
+    from scanpy.metrics import gearys_c, morans_i
+    from scipy.sparse import csr_matrix
+
+    xy, values = grid(9, 9), np.random.default_rng(0).normal(size=(81, 3))
+    _, weights = naive_morans_i(values, xy, 4, np.zeros(81))
+    graph = csr_matrix((weights + weights.T) / 2)
+    np.testing.assert_allclose(metrics.morans_i(values, xy, n_neighbors=4), morans_i(graph, values.T))
+    np.testing.assert_allclose(metrics.gearys_c(values, xy, n_neighbors=4), gearys_c(graph, values.T))
+
+
+def test_ssim_is_that_of_scikit_image_inside_a_grid():
+    from skimage.metrics import structural_similarity
+
+    from stpredict.metrics._spatial import _graph, _with_self, similarity_map
+
+    rng = np.random.default_rng(0)
+    observed = np.round(rng.gamma(2, size=(12, 11)), 1)
+    predicted = observed + rng.normal(size=(12, 11))
+    extent = np.ptp(observed)
+    options = {"win_size": 3, "data_range": extent, "use_sample_covariance": False, "full": True}
+    _, expected = structural_similarity(observed, predicted, **options)
+    flat = [values.reshape(-1, 1) for values in (observed, predicted)]
+    windows = _with_self(_graph(flat[0], grid(12, 11), 8, None, np.ones(132, bool)))
+    found = similarity_map(flat[0].T, flat[1].T, windows, np.array([[extent]])).reshape(12, 11)
+    np.testing.assert_allclose(found[1:-1, 1:-1], expected[1:-1, 1:-1])
+    assert metrics.ssim(*flat, grid(12, 11), n_neighbors=8).item() == pytest.approx(found.mean())
+
+
+def test_ssim_of_equal_constant_and_missing_values():
+    xy, values = grid(6, 6), np.random.default_rng(0).gamma(2, size=(36, 3))
+    values[:, 2] = 4
+    np.testing.assert_allclose(metrics.ssim(values, values, xy), [1, 1, np.nan])
+    missing = np.where(np.arange(36)[:, None] < 4, np.nan, values + 1)
+    np.testing.assert_allclose(metrics.ssim(values, missing, xy), metrics.ssim(values[4:], missing[4:], xy[4:]))
+    twice = [np.concatenate([each, each]) for each in (values, values[::-1], xy)]  # two slides at one place
+    expected = metrics.ssim(values, values[::-1], xy)
+    np.testing.assert_allclose(metrics.ssim(*twice, slide=np.repeat(["a", "b"], 36)), expected)

@@ -19,7 +19,7 @@ from stpredict.datasets import synthetic
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
 from stpredict.tl._benchmarking.cell import PeakMemory
 from stpredict.tl._benchmarking.entry import common_fields, entries_of
-from stpredict.tl._summary import bootstrap_interval, summarize, unit_means
+from stpredict.tl._summary import bootstrap_interval, summarize, unit_means, whole_intervals
 
 from .conftest import TINY, copied
 
@@ -92,6 +92,7 @@ def test_runs_have_one_row_a_cell(done):
     assert set(found.runs.columns) == {
         "model", "fold", "seed", "groups", "n_train", "n_test", "gene_pearson", "best10", "best50", "best200",
         "gene_pearson_top50", "spot_pearson", "rmse", "mae", "ceiling", "share_of_ceiling", "moran_agreement",
+        "gene_r2", "spot_r2", "moran_gap", "geary_gap", "svg_overlap", "gene_ssim", "coexpression",
         "parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s", "peak_memory_mib", "leaks",
     }  # fmt: skip
     quick = found.runs[found.runs["model"] == "quick"]
@@ -101,6 +102,9 @@ def test_runs_have_one_row_a_cell(done):
     constant = found.runs[found.runs["model"] == "mean_profile"]
     assert (constant["gene_pearson"] == 0).all()
     assert constant["moran_agreement"].isna().all()
+    assert (constant[["gene_r2", "spot_r2", "gene_ssim", "coexpression", "svg_overlap"]] < 1e-6).all(axis=None)
+    gaps = found.runs.groupby("model")[["moran_gap", "geary_gap"]].mean()
+    assert (gaps.loc["mean_profile"] > gaps.loc["ridge_color"]).all()
     assert not found.runs["leaks"].any()
 
 
@@ -465,6 +469,19 @@ def made_runs(labels):
         {"model": label, "fold": fold, "seed": 0, **dict.fromkeys(columns, value)}
         for label in labels for fold, value in ((0, 1.0), (1, 3.0))
     ])  # fmt: skip
+
+
+def test_intervals_of_other_scores_by_hand():
+    scores = two_models()
+    scores["fold"] = scores["group"].map({"p": 0, "q": 1, "r": 2})
+    runs = pd.DataFrame([
+        {"model": "m", "fold": fold, "seed": seed, "gene_r2": value + shift}
+        for fold, value in enumerate((0.3, 0.4, 0.5)) for seed, shift in ((0, 0.1), (1, -0.1))
+    ])  # fmt: skip
+    (row,) = whole_intervals(scores, runs, "group").to_dict("records")
+    assert (row["model"], row["score"], row["mean"]) == ("m", "gene_r2", pytest.approx(0.4))
+    assert (row["low"], row["high"]) == pytest.approx((0.3, 0.5))  # of units: seeds are no patients
+    assert whole_intervals(scores.assign(fold=0), runs, "group")[["low", "high"]].isna().all(axis=None)
 
 
 def test_summary_by_hand():

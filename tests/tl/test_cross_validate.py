@@ -100,7 +100,8 @@ def test_scores_are_those_of_the_layer(validated):
         expected = pearson(normal[spots][:, [at]], table.layers[KEY][spots][:, [at]])[0]
         assert row.value == pytest.approx(expected, abs=1e-6)
     assert set(scores["metric"]) == {
-        "pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed", "moran_predicted"
+        "pearson", "spearman", "r2", "rmse", "mae", "ceiling", "moran_observed", "moran_predicted", "geary_observed",
+        "geary_predicted", "ssim",
     }  # fmt: skip
     assert set(summary(scores).index) == {"m2ost", "mean_profile", "ridge_color"}
     assert scores.attrs["unit"] == "patient"

@@ -7,7 +7,16 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
-from stpredict.metrics import morans_i, noise_ceiling, pearson
+from stpredict._train.color import apply_ridge
+from stpredict.metrics import (
+    coexpression_agreement,
+    log_fold_agreement,
+    morans_i,
+    noise_ceiling,
+    pathway_scores,
+    pearson,
+    r2,
+)
 from stpredict.tl import evaluate, predict, summary
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
@@ -43,6 +52,8 @@ def test_a_perfect_prediction_scores_1(predicted):
     for column, wanted in {"pearson": 1, "spearman": 1, "rmse": 0, "mae": 0}.items():
         np.testing.assert_allclose(scores[column], wanted, atol=1e-5)
     np.testing.assert_allclose(scores["moran_predicted"], scores["moran_observed"], atol=1e-6)
+    for name in ("r2", "ssim", "moran_agreement", "spot_r2"):
+        np.testing.assert_allclose(scores[name], 1, atol=1e-5)
     model = summary(scores).loc["model"]
     assert model["gene_pearson"] == pytest.approx(1)
     assert model["spot_pearson"] == pytest.approx(1)
@@ -80,12 +91,24 @@ def test_every_column_is_what_metrics_give(predicted):
     total = np.asarray(counts.sum(axis=1)).ravel()
     np.testing.assert_allclose(scores["ceiling"], noise_ceiling(counts, total=total, n_splits=3, seed=4))
     assert scores.index.name == "gene"
-    assert list(scores.columns) == ["pearson", "spearman", "rmse", "mae", "ceiling", "moran_observed",
-                                    "moran_predicted", "pearson_ridge_color", "pearson_mean_profile", "variance",
-                                    *(f"spot_{score}{row}" for row in ("_mean_profile", "_ridge_color", "")
-                                      for score in ("pearson", "rmse", "mae")), "n_genes"]  # fmt: skip
-    assert list(summary(scores).columns) == ["gene_pearson", "gene_pearson_top50", "best10", "best50", "best200",
-                                             "spot_pearson", "rmse", "mae", "share_of_ceiling"]  # fmt: skip
+    whole = ["moran_agreement", "gene_r2", "moran_gap", "geary_gap", "svg_overlap", "gene_ssim", "coexpression"]
+    of_spots = ["pearson", "rmse", "mae", "r2"]
+    assert list(scores.columns[:14]) == ["pearson", "spearman", "r2", "rmse", "mae", "ceiling", "moran_observed",
+                                         "moran_predicted", "geary_observed", "geary_predicted", "ssim",
+                                         "pearson_ridge_color", "pearson_mean_profile", "variance"]  # fmt: skip
+    assert set(scores.columns[14:]) == {"n_genes", *(f"{name}{row}" for row in ("_mean_profile", "_ridge_color", "")
+                                        for name in [*whole, *(f"spot_{each}" for each in of_spots)])}  # fmt: skip
+    assert list(summary(scores).columns) == [
+        "gene_pearson", "gene_pearson_top50", "best10", "best50", "best200", "spot_pearson", "rmse", "mae",
+        "share_of_ceiling", "moran_agreement", "gene_r2", "spot_r2", "moran_gap", "geary_gap", "svg_overlap",
+        "gene_ssim", "coexpression",
+    ]  # fmt: skip
+    found = summary(scores).loc["ridge_color"]
+    ridge = apply_ridge(table.varm["ridge_color"], table.obsm["color"][rows])
+    assert found["gene_r2"] == pytest.approx(r2(observed, ridge).mean(), abs=1e-5)
+    assert found["coexpression"] == pytest.approx(
+        coexpression_agreement(observed, ridge, ceiling=scores["ceiling"]), abs=1e-5
+    )
     assert scores.attrs["units"] == "log1p CP10k"
     assert scores.attrs["n_spots"] == 25
 
@@ -118,7 +141,7 @@ def test_slides_are_scored_apart_and_averaged(predicted):
 def test_scores_are_written_beside_the_prediction(predicted):
     before = predicted["observed"].copy()
     scores, table = score(predicted), predicted["predicted"]
-    for column in scores.columns[:9]:
+    for column in scores.columns[:13]:
         np.testing.assert_array_equal(table.var[f"predicted_{column}"], scores[column])
     stored = pd.DataFrame.from_dict(table.uns["evaluation"]["summary"], orient="index")
     pd.testing.assert_frame_equal(stored, summary(scores))
@@ -140,9 +163,10 @@ def test_constant_genes_are_nan_and_left_out_of_means(predicted):
     counts[:, 3] = 0
     predicted["observed"].X = counts
     scores = score(predicted)
-    constant = ["pearson", "spearman", "ceiling", "moran_observed", "pearson_ridge_color", "pearson_mean_profile"]
+    constant = ["pearson", "spearman", "r2", "ceiling", "moran_observed", "geary_observed", "ssim",
+                "pearson_ridge_color", "pearson_mean_profile"]  # fmt: skip
     assert scores.loc["GENE3", constant].isna().all()
-    assert scores.drop(index="GENE3").notna().all(axis=None)
+    assert scores.drop(index="GENE3", columns="moran_agreement_mean_profile").notna().all(axis=None)
     assert summary(scores).at["model", "gene_pearson"] == pytest.approx(scores["pearson"].mean())
     assert scores.attrs["ceiling"] == pytest.approx(scores["ceiling"].mean())
 
@@ -181,7 +205,9 @@ def test_order_of_rows_and_genes_does_not_matter(predicted):
     order = np.random.default_rng(0).permutation(75)
     predicted["observed"] = predicted["observed"][order, [f"GENE{i}" for i in reversed(range(12))]].copy()
     found = score(predicted)
-    np.testing.assert_allclose(found.drop(columns="ceiling"), wanted.drop(columns="ceiling"), atol=1e-5)
+    with_ceiling = ["ceiling", *wanted.filter(regex="gap|overlap|coexpression")]  # of other random halves
+    np.testing.assert_allclose(found.drop(columns=with_ceiling), wanted.drop(columns=with_ceiling), atol=1e-5)
+    np.testing.assert_allclose(found[with_ceiling], wanted[with_ceiling], atol=0.05)
 
 
 def test_a_layer_is_scored_like_a_table(predicted, predictor):
@@ -229,6 +255,51 @@ def test_genes_that_were_not_measured_are_not_scored(predicted):
     assert predicted["predicted"].var["predicted_pearson"].isna().tolist() == [True, True] + [False] * 10
 
 
+@pytest.fixture
+def halves(predicted):
+    """Each slide has two domains, and a few spots without one."""
+    obs = predicted["observed"].obs
+    obs["domain"] = np.where(obs["array_col"] < 2, "left", np.where(obs["array_col"] < 4, "right", None))
+    return predicted
+
+
+def test_domains_and_pathways_are_scored_too(halves, tmp_path):
+    genes = halves["predicted"].var_names.tolist()
+    sets = {"one": genes[:4], "two": [*genes[3:9], "ABSENT"], "small": genes[:2]}
+    found = summary(score(halves, domain_key="domain", pathways=sets))
+    rows = rows_of(halves)
+    observed, model = log_cp10k(halves["observed"].X)[rows], halves["predicted"].X[rows]
+    domains = halves["observed"].obs["domain"].to_numpy()[rows]
+    expected = log_fold_agreement(observed, model, domains)
+    assert found.at["model", "domain_log_fold"] == pytest.approx(expected, abs=1e-5)
+    of_spots = [pathway_scores(values, genes, sets)[:, :2] for values in (observed, model)]
+    assert found.at["model", "pathway_pearson"] == pytest.approx(pearson(*of_spots).mean(), abs=1e-5)
+    assert found.loc["mean_profile", ["domain_log_fold", "pathway_pearson"]].tolist() == [0, 0]
+    (tmp_path / "sets.gmt").write_text("".join(f"{name}\tnote\t{chr(9).join(sets[name])}\n" for name in sets))
+    of_file = summary(score(halves, domain_key="domain", pathways=tmp_path / "sets.gmt"))
+    pd.testing.assert_frame_equal(of_file, found)
+
+
+def test_domains_of_new_donors_stay_with_their_spots(halves):
+    whole = summary(score(halves, domain_key="domain"))
+    found = summary(score(halves, domain_key="domain", by="donor"))
+    pd.testing.assert_frame_equal(found.loc["not stated"], whole, check_names=False)
+
+
+def test_intervals_are_scored_where_predictions_have_them(predicted):
+    table = predicted["predicted"]
+    assert not {"coverage", "coverage_gap"} & set(score(predicted))
+    table.layers["predicted_lower"], table.layers["predicted_upper"] = table.X - 0.5, table.X + 0.5
+    table.uns["predicted"]["params"]["coverage"] = 0.8
+    scores, rows = score(predicted), rows_of(predicted)
+    inside = np.abs(log_cp10k(predicted["observed"].X)[rows] - table.X[rows]) <= 0.5
+    np.testing.assert_allclose(scores["coverage"], inside.mean(axis=0), atol=0.041)  # a value may lie on a bound
+    found = summary(scores)
+    assert found.at["model", "coverage_gap"] == pytest.approx(np.abs(scores["coverage"] - 0.8).mean())
+    assert found.at["model", "gene_interval_skill"] == pytest.approx(scores["interval_skill"].mean())
+    assert found.loc["mean_profile", ["coverage_gap", "gene_interval_skill"]].isna().all()
+
+
 def rename_genes(sdata):
     sdata["observed"].var_names = [f"ENSG{i}" for i in range(12)]
 
@@ -266,6 +337,10 @@ def same_names(sdata):
     pytest.param(rename_spots, {}, "No slide has more than 0 spots with both counts and predictions.*obs_names",
                  id="other spot names"),
     pytest.param(same_names, {}, "Rows of table 'observed' share a name: 'a'", id="one name for all"),
+    pytest.param(str, {"domain_key": "layer"}, "`domain_key`", id="no domains"),
+    pytest.param(str, {"domain_key": "region"}, "no scored slide has two domains .*`stp.tl.domains`", id="one domain"),
+    pytest.param(str, {"pathways": {"a": ["GENE0", "X", "Y"]}},
+                 r"None of the 1 `pathways` has 3 of the 12 predicted genes \('GENE0'.*stp\.tl\.fit", id="other sets"),
 ])  # fmt: skip
 def test_errors(predicted, change, arguments, words):
     change(predicted)
@@ -288,4 +363,4 @@ def test_the_summary_is_of_the_rows_given(predicted, tmp_path):
     assert found.at["model", "share_of_ceiling"] == pytest.approx(
         scores.loc[ten, "pearson"].mean() / scores.loc[ten, "ceiling"].mean()
     )
-    assert found[["spot_pearson", "rmse", "mae"]].isna().all(axis=None)  # of all genes of a spot
+    assert found[["spot_pearson", "rmse", "mae", "gene_r2", "moran_gap"]].isna().all(axis=None)  # of all genes

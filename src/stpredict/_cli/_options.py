@@ -268,6 +268,8 @@ EVALUATE = Command(
         "n_splits": Option("--splits", "random halvings of the counts for the ceiling (default: 10)", {"type": int}),
         "seed": Option("--seed", "seed of the halvings (default: 0)", {"type": int}),
         "by": Option("--by", "scores on donors of training apart", {"choices": ("donor",)}),
+        "domain_key": Option("--domains", "column with domains, whose log-fold changes are scored too", where=True),
+        "pathways": Option("--pathways", "GMT file with gene sets, whose scores are compared too"),
     },
     extra={"out": Option("--out", "write the score of every gene to this .csv")},
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import tl
-from ..metrics.scores import SUMMARY_SCORES, nan_mean
+from ..metrics.inputs import nan_mean
+from ..metrics.scores import SUMMARY_SCORES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 ROWS = {"mean_profile": "mean profile", "ridge_color": "ridge on colour", "model": "model"}
 COLUMNS = ("gene_pearson", "best50", "spot_pearson", "rmse")
 """Scores that there is room for on a line."""
+ASKED_FOR = tuple(score.name for score in SUMMARY_SCORES if score.inputs)
+"""Scores that are there if domains, pathways or intervals were given."""
 
 
 def score_table(scores: pd.DataFrame, *, label: str = "model") -> str:
@@ -25,9 +28,10 @@ def score_table(scores: pd.DataFrame, *, label: str = "model") -> str:
     for kind, rows in kinds.items():
         table = tl.summary(rows.drop(columns="donor", errors="ignore"))
         ceiling = float(nan_mean(rows["ceiling"].to_numpy()))
-        lines.append(f"{kind:<18}" + "".join(f"{labels[name]:>15}" for name in COLUMNS))
+        width = {name: max(15, len(labels[name]) + 2) for name in (*COLUMNS, *ASKED_FOR) if name in table}
+        lines.append(f"{kind:<18}" + "".join(f"{labels[name]:>{width[name]}}" for name in width))
         lines += [
-            f"{names[str(row)]:<18}" + "".join(f"{table.loc[row, column]:>15.3f}" for column in COLUMNS)
+            f"{names[str(row)]:<18}" + "".join(f"{table.loc[row, name]:>{width[name]}.3f}" for name in width)
             for row in table.index
         ]
         lines.append(f"{'noise ceiling':<18}{ceiling:>15.3f}")

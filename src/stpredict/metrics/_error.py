@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from .._checks.calls import public
-from ._rows import score_rows
+from . import _errors as check
+from ._rows import as_float, is_constant, score_rows
+from .correlation import LEAST
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -104,6 +106,62 @@ def mae(observed: ArrayLike, predicted: ArrayLike, *, axis: Literal["gene", "spo
     array([3.5, 1.5])
     """
     return score_rows(_mae, observed, predicted, axis=axis, needed=1)
+
+
+@public
+def r2(observed: ArrayLike, predicted: ArrayLike, *, axis: Literal["gene", "spot"] = "gene") -> NDArray[np.float64]:
+    r"""Share of the variation that is explained (coefficient of determination), per gene or per spot.
+
+    Unlike a correlation it counts errors of level and scale too. Both axes compare with the same constant, the mean of
+    each gene over the given spots: this profile predicted everywhere scores 0, per gene and per spot.
+
+    Parameters
+    ----------
+    observed
+        Measured expression, ``(n_spots, n_genes)``, in the space of the prediction (e.g. log1p of CP10k).
+    predicted
+        Predicted expression, same shape, same order of spots and genes.
+    axis
+        ``"gene"``: one score per gene, over spots. ``"spot"``: one score per spot, over genes.
+
+    Returns
+    -------
+    ``(n_genes,)`` or ``(n_spots,)``, float64, at most 1. No constant prediction of a gene scores above 0.
+
+    NaN where the observed gene is constant, or where a spot has the mean of every gene. A spot with NaN in any gene,
+    observed or predicted (e.g. outside the image), is left out for all genes; its own score is NaN.
+
+    Raises
+    ------
+    ValueError
+        If fewer than 3 spots are left, or a gene is NaN at every spot.
+
+    Notes
+    -----
+    With the mean :math:`\bar o_g` of a gene over spots; sums are over the spots of a gene, or the genes of a spot:
+
+    .. math:: R^2 = 1 - \sum (o_{sg} - p_{sg})^2 \Big/ \sum (o_{sg} - \bar o_g)^2
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> observed = np.array([[0.0, 4.0], [1.0, 5.0], [2.0, 9.0]])
+    >>> predicted = np.array([[0.0, 6.0], [1.0, 6.0], [1.0, 6.0]])  # of the second gene the mean
+    >>> r2(observed, predicted)
+    array([0.5, 0. ])
+    >>> r2(observed, predicted, axis="spot")
+    array([0.2, 0. , 0. ])
+    """
+    error = rmse(observed, predicted, axis="spot")
+    used = ~np.isnan(error)
+    check.enough(int(used.sum()), LEAST, "spots", int((~used).sum()))
+    array = np.asarray(observed, dtype=np.float64)
+    mean = np.where(used[:, None], array[used].mean(axis=0), np.nan)
+    deviation = rmse(array, mean, axis=axis)
+    if axis == "gene":
+        error = rmse(observed, predicted)
+        deviation[is_constant(as_float(array[used].T))] = 0
+    return 1 - np.square(error / np.where(deviation > 0, deviation, np.nan))
 
 
 def _rmse(observed: NDArray[np.float64], predicted: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -243,6 +243,54 @@ def same_length(n: int, n_other: int, name: str, other: str) -> None:
         raise ValueError(msg)
 
 
+def one_per_gene(values: NDArray[Any], n_genes: int, name: str) -> None:
+    """Refuse anything but one number for each gene."""
+    if values.shape != (n_genes,):
+        msg = (
+            f"`{name}` is of shape {values.shape}, and a number for each of {n_genes:,} genes is needed. Pass what a "
+            "score of the same genes returned, e.g. `stp.metrics.morans_i(values, xy)`."
+        )
+        raise ValueError(msg)
+
+
+def one_name_per_gene(n_names: int, n_genes: int) -> None:
+    """Refuse names of other genes than the columns."""
+    if n_names != n_genes:
+        msg = (
+            f"`genes` has {n_names:,} names and `values` {n_genes:,} columns, but each column needs its name. Pass "
+            "e.g. `adata.var_names`."
+        )
+        raise ValueError(msg)
+
+
+def some_pathway(largest: int, needed: int, n_genes: int) -> None:
+    """Refuse pathways of which none has enough genes."""
+    if largest < needed:
+        msg = (
+            f"No pathway has more than {largest} of the {n_genes:,} genes given, and a score needs {needed}. Use the "
+            "same kind of names in both, such as symbols, or more genes, in `stp.metrics.pathway_scores`."
+        )
+        raise ValueError(msg)
+
+
+def share(value: float, name: str) -> None:
+    """Refuse a number that is not between 0 and 1."""
+    if not 0 < value < 1:
+        msg = f"`{name}` is {value!r}, but must lie between 0 and 1. Call with e.g. `{name}=0.9`."
+        raise ValueError(msg)
+
+
+def ordered_bounds(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> None:
+    """Refuse intervals whose upper bound is below the lower one."""
+    wrong = int((upper < lower).sum())
+    if wrong:
+        msg = (
+            f"`upper` is below `lower` in {wrong:,} of {lower.size:,} intervals, but must not be. Pass the lower "
+            "bounds first, e.g. `adata.layers['predicted_lower'], adata.layers['predicted_upper']`."
+        )
+        raise ValueError(msg)
+
+
 def some_labelled(n: int, n_spots: int) -> None:
     """Refuse two partitions that no spot has in common."""
     if n == 0:

@@ -5,58 +5,26 @@ A new score is a function, a row in one of the two tables, and a test.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from . import _table_functions as of
 from ._ceiling import noise_ceiling
-from ._error import mae, rmse
-from ._spatial import morans_i
-from .correlation import LEAST, pearson, spearman
-from .top_genes import best, top_variable
+from ._error import mae, r2, rmse
+from ._intervals import interval_coverage
+from ._spatial import gearys_c, morans_i
+from .correlation import pearson, spearman
+from .inputs import nan_mean
+from .top_genes import N_BEST, best
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-N_TOP = 50
-"""Genes of the mean over the most variable genes."""
-N_BEST = (10, 50, 200)
-"""Genes of the means over the best predicted genes, which publications call PCC-10, PCC-50 and PCC-200."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Spots:
-    """Spots that are scored together, those of one slide or of several: the input of a score of genes."""
-
-    observed: NDArray[np.float32]
-    """``(n, g)``."""
-    xy: NDArray[np.float64]
-    """``(n, 2)`` centres."""
-    slide: NDArray[np.str_] | None = None
-    """``(n,)`` slide of each spot, where there are several: neighbours are of the same slide."""
-    predicted: NDArray[np.float32] | None = None
-    """``(n, g)`` in the units of ``observed``; None for scores of the measurement alone."""
-    counts: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of `noise_ceiling`, for scores of the measurement alone."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Prediction:
-    """A prediction as a whole: the input of a score that is one number."""
-
-    observed: NDArray[np.float32]
-    """``(n, g)`` all spots that are scored."""
-    predicted: NDArray[np.float32]
-    """``(n, g)``."""
-    by_gene: Mapping[str, NDArray[np.float64]]
-    """``(n_slides, g)`` scores of genes on each slide, by name."""
-
-    def mean_by_gene(self, name: str) -> NDArray[np.float64]:
-        """A score of genes, averaged over slides, ``(g,)``."""
-        return nan_mean(self.by_gene[name], axis=0)
+    from .inputs import Prediction, Spots
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +49,12 @@ class Score:
     """Whether it is shown in percent."""
     needs: Sequence[str] = ()
     """Scores of genes that a summary is computed from."""
+    inputs: Sequence[str] = ()
+    """Fields of `Spots` or `Prediction` that it needs; it is left out where one of them is not given."""
+
+    def has_inputs(self, given: Spots | Prediction) -> bool:
+        """Whether all that it needs is given."""
+        return all(getattr(given, name) is not None for name in self.inputs)
 
 
 GENE_SCORES: Final = (
@@ -95,6 +69,12 @@ GENE_SCORES: Final = (
         function=lambda spots: spearman(spots.observed, spots.predicted),
         label="Spearman ρ of a gene over spots",
         meaning="Spearman rank correlation of predicted and observed expression of a gene over the spots of a slide.",
+    ),
+    Score(
+        name="r2",
+        function=lambda spots: r2(spots.observed, spots.predicted),
+        label="R² of a gene over spots",
+        meaning="Share of the variation of a gene over the spots of a slide that is explained; 0 for its mean.",
     ),
     Score(
         name="rmse",
@@ -117,6 +97,7 @@ GENE_SCORES: Final = (
         higher_is_better=None,
         meaning="The Pearson correlation that a perfect model would reach, given the counting noise of the gene.",
         of_measurement=True,
+        inputs=("counts",),
     ),
     Score(
         name="moran_observed",
@@ -131,7 +112,52 @@ GENE_SCORES: Final = (
         function=lambda spots: morans_i(spots.predicted, spots.xy, slide=spots.slide),
         label="Moran's I of a gene, predicted",
         higher_is_better=None,
-        meaning="Spatial autocorrelation of predicted expression: compare it with that of observed expression.",
+        meaning=(
+            "Spatial autocorrelation of predicted expression. A perfect prediction has no counting noise and so a "
+            "higher value than the measurement; that of a blurred map is higher still."
+        ),
+    ),
+    Score(
+        name="geary_observed",
+        function=lambda spots: gearys_c(spots.observed, spots.xy, slide=spots.slide),
+        label="Geary's C of a gene, observed",
+        higher_is_better=None,
+        meaning="Differences between neighbouring spots in observed expression; 1 for a random arrangement.",
+        of_measurement=True,
+    ),
+    Score(
+        name="geary_predicted",
+        function=lambda spots: gearys_c(spots.predicted, spots.xy, slide=spots.slide),
+        label="Geary's C of a gene, predicted",
+        higher_is_better=None,
+        meaning="Differences between neighbouring spots in predicted expression: near 0 for a blurred map.",
+    ),
+    Score(
+        name="ssim",
+        function=lambda spots: of.ssim_gain(spots.observed, spots.predicted, spots),
+        label="structural similarity of a gene",
+        meaning=(
+            "Structural similarity of the observed and the predicted map of a gene, both at the same mean level, as a "
+            "gain over a constant map: 0 for a constant, 1 for the measured map."
+        ),
+    ),
+    Score(
+        name="coverage",
+        function=lambda spots: interval_coverage(spots.observed, spots.intervals.lower, spots.intervals.upper),
+        label="coverage of a gene",
+        higher_is_better=None,
+        meaning="Share of the spots of a slide whose value of a gene lies in its prediction interval.",
+        inputs=("intervals",),
+    ),
+    Score(
+        name="interval_skill",
+        function=lambda spots: of.interval_skill(spots.observed, spots.intervals),
+        label="interval skill of a gene",
+        meaning=(
+            "How much better the prediction intervals of a gene are (narrow, with few values outside) than the best "
+            "interval that is the same for all spots of the slide: 0 for that, 1 is perfect."
+        ),
+        inputs=("intervals",),
     ),
 )
 """Scores of each gene on each slide, in the order of their columns."""
@@ -140,43 +166,13 @@ GENE_SCORES: Final = (
 def gene_scores(spots: Spots) -> dict[str, NDArray[np.float64]]:
     """Scores ``(g,)`` of a prediction by name; those of the measurement if nothing is predicted."""
     wanted = (score for score in GENE_SCORES if score.of_measurement == (spots.predicted is None))
-    return {score.name: score.function(spots) for score in wanted}
+    return {score.name: score.function(spots) for score in wanted if score.has_inputs(spots)}
 
 
 def all_gene_scores(spots: Spots) -> dict[str, NDArray[np.float64]]:
     """Scores ``(g,)`` of a prediction and of the measurement, in the order of the table."""
     found = gene_scores(spots) | gene_scores(replace(spots, predicted=None))
-    return {score.name: found[score.name] for score in GENE_SCORES}
-
-
-def moran_agreement(observed: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
-    """Pearson correlation over genes of observed and predicted Moran's I; NaN where either is constant."""
-    known = np.isfinite(observed) & np.isfinite(predicted)
-    if known.sum() < LEAST or min(np.ptp(observed[known]), np.ptp(predicted[known])) < 1e-9:
-        return float("nan")
-    return float(np.corrcoef(observed[known], predicted[known])[0, 1])
-
-
-def nan_mean(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
-    """Mean of what is not NaN; NaN, without a warning, where nothing is."""
-    known = ~np.isnan(values)
-    total, n = np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis)
-    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
-
-
-def _gene_pearson(whole: Prediction) -> float:
-    return float(nan_mean(whole.mean_by_gene("pearson")))
-
-
-def _top_variable_pearson(whole: Prediction) -> float:
-    marked = top_variable(whole.observed, n=min(N_TOP, whole.observed.shape[1]))
-    return float(nan_mean(whole.mean_by_gene("pearson")[marked]))
-
-
-def _spot_pearson(whole: Prediction) -> float:
-    if whole.observed.shape[1] < LEAST:  # too few genes for a correlation
-        return float("nan")
-    return float(nan_mean(pearson(whole.observed, whole.predicted, axis="spot")))
+    return {score.name: found[score.name] for score in GENE_SCORES if score.name in found}
 
 
 def _best_genes(n: int) -> Score:
@@ -189,20 +185,10 @@ def _best_genes(n: int) -> Score:
     )
 
 
-def _share_of_ceiling(whole: Prediction) -> float:
-    ceiling = float(nan_mean(whole.mean_by_gene("ceiling")))
-    return _gene_pearson(whole) / ceiling if ceiling > 0 else float("nan")
-
-
-def _mean_moran_agreement(whole: Prediction) -> float:
-    slides = zip(whole.by_gene["moran_observed"], whole.by_gene["moran_predicted"], strict=True)
-    return float(nan_mean(np.array([moran_agreement(observed, predicted) for observed, predicted in slides])))
-
-
 SUMMARY_SCORES: Final = (
     Score(
         name="gene_pearson",
-        function=_gene_pearson,
+        function=of.gene_pearson,
         label="gene-wise r",
         meaning=(
             "How well the pattern of a gene over the spots of a held-out section is predicted: Pearson correlation, "
@@ -212,7 +198,7 @@ SUMMARY_SCORES: Final = (
     ),
     Score(
         name="gene_pearson_top50",
-        function=_top_variable_pearson,
+        function=of.top_variable_pearson,
         label="top 50 variable",
         meaning="Gene-wise r of the 50 genes that vary most, the same genes for every model.",
         needs=("pearson",),
@@ -220,7 +206,7 @@ SUMMARY_SCORES: Final = (
     *map(_best_genes, N_BEST),
     Score(
         name="spot_pearson",
-        function=_spot_pearson,
+        function=of.spot_pearson,
         axis="spot",
         label="spot-wise r",
         meaning=(
@@ -246,7 +232,7 @@ SUMMARY_SCORES: Final = (
     ),
     Score(
         name="share_of_ceiling",
-        function=_share_of_ceiling,
+        function=of.share_of_ceiling,
         label="share of ceiling",
         meaning=(
             "Counts are noisy, so no prediction can reach 1. The noise ceiling is what a perfect model would score; "
@@ -257,13 +243,136 @@ SUMMARY_SCORES: Final = (
     ),
     Score(
         name="moran_agreement",
-        function=_mean_moran_agreement,
+        function=of.mean_moran_agreement,
         label="Moran's I agreement",
         meaning=(
             "Whether genes that are patterned in space are predicted as patterned: correlation over genes of Moran's "
-            "I, predicted with observed."
+            "I, predicted with observed. A blurred map scores high, because blur raises Moran's I of all genes alike: "
+            "read it with the Moran gap."
         ),
         needs=("moran_observed", "moran_predicted"),
+    ),
+    Score(
+        name="gene_r2",
+        function=lambda whole: float(nan_mean(whole.mean_by_gene("r2"))),
+        label="gene-wise R²",
+        meaning=(
+            "Share of the variation of a gene over the spots of a held-out section that is explained, mean over genes. "
+            "Level and scale count too, so the mean profile scores 0 or less. Blurring the measured map itself scores "
+            "high, because it contains the values to predict."
+        ),
+        needs=("r2",),
+    ),
+    Score(
+        name="spot_r2",
+        function=of.spot_r2,
+        axis="spot",
+        label="spot-wise R²",
+        meaning=(
+            "Share of the squared deviations of spots from the mean profile of their section that is explained, of all "
+            "genes and spots. The mean profile scores 0 or less, unlike in the spot-wise r. Blurring the measured map "
+            "itself scores high, because it contains the values to predict."
+        ),
+    ),
+    Score(
+        name="moran_gap",
+        function=of.moran_gap,
+        label="Moran gap",
+        higher_is_better=False,
+        meaning=(
+            "Whether maps are as smooth as the tissue: absolute difference of predicted and observed Moran's I, mean "
+            "over genes, after the predicted one is lowered as counting noise lowered the observed one. 0 for the true "
+            "map; smoother and rougher maps are both worse, and a constant counts as the smoothest."
+        ),
+        needs=("moran_observed", "moran_predicted", "ceiling"),
+    ),
+    Score(
+        name="geary_gap",
+        function=of.geary_gap,
+        label="Geary gap",
+        higher_is_better=False,
+        meaning=(
+            "The same for Geary's C, which depends on differences between neighbouring spots and so on fine detail. 0 "
+            "for the true map; smoother and rougher maps are both worse."
+        ),
+        needs=("geary_observed", "geary_predicted", "ceiling"),
+    ),
+    Score(
+        name="svg_overlap",
+        function=of.mean_svg_overlap,
+        label="SVG overlap",
+        meaning=(
+            "Overlap of the 50 most spatially variable genes (of a small panel, half of them) by Moran's I, measured "
+            "and predicted: 1 for the same genes, 0 for genes chosen at random and for a constant map. A blurred map "
+            "scores high, because blur hardly changes which genes are patterned: read it with the Moran gap."
+        ),
+        needs=("moran_observed", "moran_predicted", "ceiling"),
+    ),
+    Score(
+        name="gene_ssim",
+        function=lambda whole: float(nan_mean(whole.mean_by_gene("ssim"))),
+        label="map similarity",
+        meaning=(
+            "Structural similarity of observed and predicted maps, mean over genes, as a gain over a constant map: 0 "
+            "for a constant, 1 for the measured map. Counting noise is part of the measured map, so the true map "
+            "stays far below 1, and may not exceed a slightly blurred measured map, which contains that noise."
+        ),
+        needs=("ssim",),
+    ),
+    Score(
+        name="coexpression",
+        function=of.coexpression,
+        label="coexpression",
+        meaning=(
+            "Agreement (concordance) of the gene-gene correlations of prediction and measurement, predicted ones "
+            "lowered for counting noise. 0 for a constant map. A blurred map scores high, because genes that vary "
+            "together still do after blurring, and so does a map with the right genes in the wrong places."
+        ),
+        needs=("ceiling",),
+    ),
+    Score(
+        name="domain_log_fold",
+        function=lambda whole: of.domain_log_fold(whole, whole.domains),
+        label="log-fold change",
+        meaning=(
+            "Agreement (concordance) of the log-fold changes between domains, over genes and domains. 0 for a "
+            "constant map; changes that are predicted too small lower it. A blurred map scores high, because a domain "
+            "is averaged anyway: only its edge is blurred."
+        ),
+        inputs=("domains",),
+    ),
+    Score(
+        name="pathway_pearson",
+        function=lambda whole: of.pathway_pearson(whole, whole.pathways),
+        label="pathway r",
+        meaning=(
+            "Correlation over spots of rank-based pathway scores, predicted with observed, mean over pathways. 0 for a "
+            "constant map. Blurring the measured map itself scores high, because it contains the values to predict."
+        ),
+        inputs=("pathways",),
+    ),
+    Score(
+        name="coverage_gap",
+        function=lambda whole: of.coverage_gap(whole, whole.coverage),
+        label="coverage gap",
+        higher_is_better=False,
+        meaning=(
+            "How far the share of values in the prediction intervals is from the share that they should cover, mean "
+            "over genes. Intervals of a constant can be calibrated too: read it with the interval skill."
+        ),
+        needs=("coverage",),
+        inputs=("coverage",),
+    ),
+    Score(
+        name="gene_interval_skill",
+        function=lambda whole: float(nan_mean(whole.mean_by_gene("interval_skill"))),
+        label="interval skill",
+        meaning=(
+            "How much better prediction intervals are (narrow, with few values outside) than the best interval that "
+            "is the same for all spots, mean over genes. No constant scores above 0."
+        ),
+        needs=("interval_skill",),
+        inputs=("coverage",),
     ),
 )
 """Scores of a prediction as a whole, in the order of their columns."""
@@ -271,4 +380,6 @@ SUMMARY_SCORES: Final = (
 
 def summary_scores(whole: Prediction) -> dict[str, float]:
     """Every summary whose scores of genes are known, by name."""
-    return {score.name: score.function(whole) for score in SUMMARY_SCORES if set(score.needs) <= set(whole.by_gene)}
+    known = set(whole.by_gene)
+    wanted = (score for score in SUMMARY_SCORES if set(score.needs) <= known and score.has_inputs(whole))
+    return {score.name: score.function(whole) for score in wanted}

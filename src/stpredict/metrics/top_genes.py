@@ -16,6 +16,11 @@ from ._rows import as_float, as_matrix, blocks, complete_spots, is_constant
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+N_TOP = 50
+"""Genes of the mean over the most variable genes."""
+N_BEST = (10, 50, 200)
+"""Genes of the means over the best predicted genes, which publications call PCC-10, PCC-50 and PCC-200."""
+
 
 @public
 def best(scores: ArrayLike, *, n: int = 50) -> float:

@@ -264,6 +264,26 @@ def has_domains(key: str, holders: Sequence[str], tables: Sequence[str]) -> None
         raise ValueError(msg)
 
 
+def several_domains(n_domains: int, domain_key: str) -> None:
+    """Refuse domains of which no slide has two."""
+    if n_domains < 2:
+        msg = (
+            f"`domain_key` is {domain_key!r}, and no scored slide has two domains in this column. Name a column with "
+            "domains, for instance what `stp.tl.domains` wrote."
+        )
+        raise ValueError(msg)
+
+
+def some_pathway(n_usable: int, n_given: int, genes: Sequence[str], needed: int) -> None:
+    """Refuse pathways of which none has enough predicted genes."""
+    if not n_usable:
+        msg = (
+            f"None of the {n_given:,} `pathways` has {needed} of the {len(genes):,} predicted genes ({quote(genes)}). "
+            "Give sets with the same kind of gene names, or predict more genes (`genes` of `stp.tl.fit`)."
+        )
+        raise ValueError(msg)
+
+
 def own_column(key: str, tables: Sequence[tuple[str, AnnData]]) -> None:
     """Refuse to write domains over a column that they did not write."""
     for name, table in tables:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from .._checks.calls import public
-from ..metrics.scores import N_BEST, N_TOP, SUMMARY_SCORES, nan_mean
-from ..metrics.top_genes import best, mark_largest
+from ..metrics.inputs import nan_mean
+from ..metrics.scores import SUMMARY_SCORES
+from ..metrics.top_genes import N_BEST, N_TOP, best, mark_largest
 from . import _errors as check
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ N_ROWS = "n_scored"
 """Column with the number of correlations of genes of a cell, by which filtered rows are recognised."""
 LONG_COLUMNS = (*CELL, "slide", "group", "gene", "metric", "value", N_ROWS)
 """Columns without which the scores of `cross_validate` cannot be summarised."""
-SPOT_SCORES = {
-    f"spot_{score.name.removeprefix('spot_')}": score.name for score in SUMMARY_SCORES if score.axis == "spot"
-}
-"""Summaries over spots by their column where scores of genes are beside them."""
 LEAST_UNITS = 3
 """Units below which no interval is given."""
 N_RESAMPLES = 10_000
@@ -43,15 +40,23 @@ NOTED = ("unit", "leaks", "protocol", "headline", "protocol_note")
 """What the attributes of a summary repeat of the benchmark."""
 OVER_UNITS = ("gene_pearson", "share_of_ceiling")
 """Scores that are averaged over units; the others are averaged over cells."""
-MEANS = tuple(score.name for score in SUMMARY_SCORES if score.name not in OVER_UNITS)
-SCORES_OF_CELL = {**{name: name for name in MEANS if name not in SPOT_SCORES.values()}, **SPOT_SCORES}
-"""Scores of a whole cell by their column where scores of genes are beside them."""
+MEANS = tuple(score.name for score in SUMMARY_SCORES if score.name not in OVER_UNITS and not score.inputs)
+"""Those of every benchmark; the others need domains, pathways or intervals."""
+SCORES_OF_WHOLE = {
+    f"spot_{score.name.removeprefix('spot_')}" if score.axis == "spot" else score.name: score.name
+    for score in SUMMARY_SCORES
+    if score.name not in OVER_UNITS
+}
+"""Scores of a prediction as a whole by their column where scores of genes are beside them."""
+OF_GENES = ("gene_pearson_top50", *(f"best{n}" for n in N_BEST))
+"""Those that `summary` computes from the scores of genes of `evaluate`."""
 COSTS = ("parameters", "macs", "fit_s", "train_spots_per_s", "predict_spots_per_s", "peak_memory_mib")
 
 
-def spot_columns(values: Mapping[str, float], row: str) -> dict[str, float]:
-    """Scores of spots of the model or a baseline, by their columns."""
-    return {_column(name, row): values[score] for name, score in SPOT_SCORES.items()}
+def whole_columns(values: Mapping[str, float], row: str) -> dict[str, float]:
+    """Scores of the model or a baseline that `summary` cannot compute from scores of genes, by their columns."""
+    stored = {name: score for name, score in SCORES_OF_WHOLE.items() if score in values and score not in OF_GENES}
+    return {_column(name, row): values[score] for name, score in stored.items()}
 
 
 def _column(score: str, row: str) -> str:
@@ -74,13 +79,16 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     ``gene_pearson`` (genes, across spots; 0 for a constant prediction), ``gene_pearson_top50`` (the 50 genes that vary
     most), ``best10``, ``best50`` and ``best200`` (the genes that this row predicts best: chosen by the score itself, so
     optimistic), ``spot_pearson`` (spots, across genes: the number of the M2OST paper), ``rmse`` and ``mae`` a spot,
-    ``share_of_ceiling`` (``gene_pearson`` over the mean ceiling). Of ``evaluate(…, by="donor")`` the index has two
+    ``share_of_ceiling`` (``gene_pearson`` over the mean ceiling); ``gene_r2`` and ``spot_r2``, explained variation;
+    ``moran_agreement``, ``moran_gap``, ``geary_gap``, ``svg_overlap`` and ``gene_ssim``, of maps; ``coexpression``, of
+    gene-gene correlations; and where they were asked for ``domain_log_fold``, ``pathway_pearson``, ``coverage_gap`` and
+    ``gene_interval_skill``. Of ``evaluate(…, by="donor")`` the index has two
     levels: ``"new donor"``, ``"same donor"`` or ``"not stated"``, and the row.
 
     Of `cross_validate`: one row a model, the best first, with the columns of `Benchmark.summary` but for costs.
 
-    Scores of spots are over all genes of the panel: they are NaN if rows of some genes are missing. Of `cross_validate`
-    so are all scores that are averaged over folds.
+    All but the scores of the first sentence up to ``best200``, and ``share_of_ceiling``, are over all genes of the
+    panel: they are NaN if rows of some genes are missing. Of `cross_validate` so are all that are averaged over folds.
 
     Raises
     ------
@@ -118,30 +126,29 @@ def _of_genes(scores: pd.DataFrame) -> pd.DataFrame:
     for row in (*BASELINES, "model"):
         pearson = scores[_column("pearson", row)].to_numpy(dtype=np.float64)
         mean = float(nan_mean(pearson))
-        of_spots = {
-            score: scores[_column(name, row)].iloc[0] if whole else np.nan for name, score in SPOT_SCORES.items()
-        }
+        stored = {name: _column(column, row) for column, name in SCORES_OF_WHOLE.items()}
         rows[row] = {
             "gene_pearson": mean,
             "gene_pearson_top50": float(nan_mean(pearson[variable])),
             **{f"best{n}": best(pearson, n=n) for n in N_BEST},
-            **{name: float(value) for name, value in of_spots.items()},
             "share_of_ceiling": mean / ceiling if ceiling > 0 else float("nan"),
+            **{name: float(scores[of].iloc[0]) if whole else np.nan for name, of in stored.items() if of in scores},
         }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table[[score.name for score in SUMMARY_SCORES if score.name in table]]
 
 
 def with_cell_scores(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """The scores of genes beside those of the whole cell that each is of."""
     n_rows = scores[scores["metric"] == "pearson"].groupby([*CELL]).size().rename(N_ROWS).reset_index()
-    name_of = {score: name for name, score in SCORES_OF_CELL.items() if score in runs}
+    name_of = {score: name for name, score in SCORES_OF_WHOLE.items() if score in runs}
     of_cells = runs[[*CELL, *name_of]].rename(columns=name_of)
     return scores.merge(of_cells.merge(n_rows, on=[*CELL]), on=[*CELL], how="left")
 
 
 def _of_cells(scores: pd.DataFrame) -> pd.DataFrame:
     """Summary of the scores of a cross-validation, one row a model, fold, seed, slide, gene and metric."""
-    name_of = {name: score for name, score in SCORES_OF_CELL.items() if name in scores}
+    name_of = {name: score for name, score in SCORES_OF_WHOLE.items() if name in scores}
     runs = scores.drop_duplicates([*CELL]).set_index([*CELL])[[*name_of, N_ROWS]].rename(columns=name_of)
     found = scores[scores["metric"] == "pearson"].groupby([*CELL]).size().reindex(runs.index)
     runs.loc[found != runs[N_ROWS], [*name_of.values()]] = np.nan
@@ -178,6 +185,19 @@ def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[floa
     rows = np.random.default_rng(seed).integers(len(known), size=(N_RESAMPLES, len(known)))
     low, high = np.quantile(known[rows].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def whole_intervals(scores: pd.DataFrame, runs: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Mean and interval over units of every score of whole cells, where each fold tests one unit."""
+    of_fold = scores.groupby("fold")[unit].unique()
+    known = runs.assign(unit=runs["fold"].map(of_fold[of_fold.map(len) == 1].map(lambda names: names[0])))
+    rows = []
+    for model, cells in known.groupby("model", sort=False):
+        for name in [name for name in MEANS if name in runs]:
+            values = pd.to_numeric(cells[name])
+            low, high = bootstrap_interval(values.groupby(cells["unit"]).mean().to_numpy())
+            rows.append({"model": model, "score": name, "mean": float(values.mean()), "low": low, "high": high})
+    return pd.DataFrame(rows, columns=["model", "score", "mean", "low", "high"])
 
 
 def summarize(

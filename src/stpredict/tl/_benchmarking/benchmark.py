@@ -13,7 +13,7 @@ from ..._checks.paths import output_folder, user_path
 from ..._checks.slides import quote
 from ..._files import report_full_disk, user_cache
 from ..._slides.slides import Selection
-from .._summary import summarize
+from .._summary import summarize, whole_intervals
 from . import _errors as check
 from .cell import KEPT
 from .entry import BASELINES, OPTIONS, common_fields, entries_of
@@ -59,7 +59,8 @@ class Benchmark:
     """The output folder."""
     scores: pd.DataFrame
     """One row a model, fold, seed, slide, group, gene and metric: ``value``. Metrics: ``pearson``, ``spearman``,
-    ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``."""
+    ``r2``, ``rmse``, ``mae``, ``ceiling``, ``moran_observed``, ``moran_predicted``, ``geary_observed``,
+    ``geary_predicted``, ``ssim``."""
     runs: pd.DataFrame
     """One row a model, fold and seed: groups, summary scores, size, costs, ``leaks``."""
     failed: pd.DataFrame
@@ -76,14 +77,26 @@ class Benchmark:
         ``high``, a 95 % bootstrap interval over units (NaN for fewer than three); ``difference`` with
         ``difference_low`` and ``difference_high``, paired with the best baseline (``attrs["baseline"]``);
         ``share_of_ceiling``; ``fold_std``; means over cells of ``best10``, ``best50``, ``best200``,
-        ``gene_pearson_top50``, ``spot_pearson``, ``rmse``, ``mae`` and ``moran_agreement``; and ``parameters``,
-        ``macs``, ``fit_s``, ``train_spots_per_s``,
-        ``predict_spots_per_s``, ``peak_memory_mib``. ``attrs`` holds ``unit``, ``n_units``, ``baseline``, ``leaks``,
-        ``protocol``, ``headline``.
+        ``gene_pearson_top50``, ``spot_pearson``, ``rmse``, ``mae``, ``moran_agreement``, ``gene_r2``, ``spot_r2``,
+        ``moran_gap``, ``geary_gap``, ``svg_overlap``, ``gene_ssim`` and ``coexpression``; and ``parameters``,
+        ``macs``, ``fit_s``, ``train_spots_per_s``, ``predict_spots_per_s``, ``peak_memory_mib``. ``attrs`` holds
+        ``unit``, ``n_units``, ``baseline``, ``leaks``, ``protocol``, ``headline``.
         """
         known = set(self.runs["model"])
         baselines = [name for name in (*BASELINES, "knn_spatial") if name in known]
         return summarize(self.scores, self.runs, self.note, baselines)
+
+    @public
+    def intervals(self) -> pd.DataFrame:
+        """The scores of `summary` that are means over cells, with intervals. That of ``gene_pearson`` is in `summary`.
+
+        Returns
+        -------
+        One row a model and score: ``model``, ``score``, ``mean`` over cells, and ``low`` and ``high``, a 95 % bootstrap
+        interval over units (patients or sections, as in `summary`). NaN for fewer than three units, and if a fold tests
+        several of them together.
+        """
+        return whole_intervals(self.scores, self.runs, "group" if self.note["unit"] == "patient" else "slide")
 
     @public
     def table(self, model: str, seed: int | None = None) -> ad.AnnData:

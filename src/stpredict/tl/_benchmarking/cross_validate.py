@@ -156,7 +156,8 @@ def cross_validate(
     -------
     The scores of the model and of the baselines ``"mean_profile"`` and ``"ridge_color"``: one row per model, fold,
     seed, slide, group, gene and metric (``value``). The other columns repeat what is of a whole fold: scores of spots
-    (``spot_pearson``, ``spot_rmse``, ``spot_mae``) and means (``best50``, ``gene_pearson_top50``, ``moran_agreement``),
+    (``spot_pearson``, ``spot_r2``, ``spot_rmse``, ``spot_mae``), means (``best50``, ``gene_pearson_top50``), and scores
+    of maps and of genes together (``moran_gap``, ``coexpression`` and the others of `Benchmark.summary`),
     ``n_scored``, ``protocol``, and ``leaks``: whether a group was on both sides of a fold. `stp.tl.summary` gives one
     row per model, of all rows or of some.
 

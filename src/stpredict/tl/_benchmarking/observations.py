@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ..._checks import expression as check_expression
+from ...metrics import noise_ceiling
 from ...metrics.correlation import LEAST
-from ...metrics.scores import Prediction, Spots, gene_scores, nan_mean, summary_scores
+from ...metrics.inputs import Prediction, Spots, nan_mean
+from ...metrics.scores import all_gene_scores, summary_scores
 from ...pp.normalization import gene_columns, normalize_slide, slide_library
 from .._evaluate import ceiling_arguments
 
@@ -48,8 +50,6 @@ class Observations:
     """``(s,)`` slides that are scored, or `POOLED`."""
     ceiling: NDArray[np.float64]
     """``(s, g)`` noise ceilings."""
-    moran: NDArray[np.float64]
-    """``(s, g)`` Moran's I of observed expression."""
 
     def scored_parts(self) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
         """Spots that are scored together: name of the slide, its group, and a mask ``(n,)``."""
@@ -79,7 +79,7 @@ def collect_observations(
     are_counts: bool,
     n_splits: int,
 ) -> Observations:
-    """Normalise the counts of test slides, and compute noise ceilings and Moran's I, per slide or over all spots.
+    """Normalise the counts of test slides, and compute noise ceilings, per slide or over all spots.
 
     Labels that a protocol made of counts have no noise ceiling (NaN).
     """
@@ -98,12 +98,12 @@ def collect_observations(
     if not enough:
         msg = f"No test slide of fold {fold} has {LEAST} spots with counts of the genes: nothing can be scored."
         raise ValueError(msg)
-    scores = []
+    ceilings = []
     for part in [POOLED] if pooled else enough:
         rows = counted if pooled else counted & (name == part)
         of_ceiling = ceiling_arguments(counts[rows], None if library is None else library[rows], spec)
-        of_ceiling |= {"n_splits": n_splits, "seed": 0}
-        scores.append(gene_scores(Spots(observed=observed[rows], xy=xy[rows], slide=name[rows], counts=of_ceiling)))
+        unknown = np.full(len(genes), np.nan)
+        ceilings.append(noise_ceiling(**of_ceiling, n_splits=n_splits, seed=0) if are_counts else unknown)
     return Observations(
         genes=tuple(genes),
         names=np.concatenate([slide.obs_names.astype(str) for slide in slides]),
@@ -113,8 +113,7 @@ def collect_observations(
         observed=observed,
         counted=counted,
         scored=np.array([POOLED] if pooled else enough),
-        ceiling=np.stack([each["ceiling"] if are_counts else np.full(len(genes), np.nan) for each in scores]),
-        moran=np.stack([each["moran_observed"] for each in scores]),
+        ceiling=np.stack(ceilings),
     )
 
 
@@ -133,11 +132,16 @@ def score_predictions(
             xy=observations.xy[rows],
             slide=observations.slide[rows],
         )
-        scores = gene_scores(spots) | {"ceiling": observations.ceiling[i], "moran_observed": observations.moran[i]}
+        scores = all_gene_scores(spots) | {"ceiling": observations.ceiling[i]}
         frames.append(pd.DataFrame({"slide": name, "group": group, "gene": observations.genes, **scores}))
         by_slide.append(scores)
     by_gene = {name: np.stack([scores[name] for scores in by_slide]) for name in by_slide[0]}
     counted = observations.counted
-    whole = Prediction(observed=observations.observed[counted], predicted=predicted[counted], by_gene=by_gene)
+    whole = Prediction(
+        observed=observations.observed[counted],
+        predicted=predicted[counted],
+        by_gene=by_gene,
+        slides=[rows[counted] for _, _, rows in observations.scored_parts()],
+    )
     ceiling = float(nan_mean(nan_mean(observations.ceiling, axis=0)))  # over slides, then over genes
     return pd.concat(frames, ignore_index=True), summary_scores(whole) | {"ceiling": ceiling}

@@ -98,6 +98,13 @@ def interval_layers(layer: str | None) -> dict[str, str]:
     return {kind: kind if own else kind.replace(keys.PREDICTED, str(layer), 1) for kind in (keys.LOWER, keys.UPPER)}
 
 
+def interval_coverage(record: Mapping[str, Any]) -> float | None:
+    """Nominal coverage of the intervals of a prediction; None without intervals, or if its parts differ."""
+    params = [part["params"] for part in (record.get(PARTS) or {"": record}).values() if "params" in part]
+    nominal = {each.get("coverage") for each in params}
+    return float(nominal.pop()) if len(nominal) == 1 and None not in nominal else None
+
+
 def matrix_layers(models: Iterable[str], layer: str | None) -> dict[str, str]:
     """Names of the layers with the bounds of the intervals, and with the predictions of models of an ensemble."""
     names = {model: model.replace("/", "_") for model in models}

@@ -16,7 +16,7 @@ from ..._train.config import FitConfig
 from ..._train.data import map_slides, slide_index
 from ...metrics import morans_i, noise_ceiling
 from ...metrics.correlation import LEAST
-from ...metrics.scores import nan_mean
+from ...metrics.inputs import nan_mean
 from ...pp.lattice import infer_lattice
 from ...pp.normalization import gene_columns, slide_library
 from ...pp.targets import TargetSpec, slide_means, standardize_within_slides
