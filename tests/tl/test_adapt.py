@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -189,7 +190,9 @@ def test_an_adapted_predictor_is_better_and_comes_back(shifted, predictor, tmp_p
     assert "adapted to: S2_spots (9 measured spots)" in repr(again)
     for name, each in (("as trained", predictor), ("adapted", better), ("again", again)):
         predict(sdata, each, shapes_key=SLIDE, progress=False)
-        found[name] = summary(evaluate(sdata, shapes_key=SLIDE)).loc["model", "rmse"]
+        seen = pytest.warns(UserWarning, match=r"S2_spots \(9 measured spots\)")
+        with nullcontext() if each is predictor else seen:
+            found[name] = summary(evaluate(sdata, shapes_key=SLIDE)).loc["model", "rmse"]
     assert found["adapted"] < 0.7 * found["as trained"]
     assert found["again"] == found["adapted"]
     anew = adapt(better, sdata, measured=names[::3], shapes_key=SLIDE, progress=False)

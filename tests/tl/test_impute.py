@@ -164,6 +164,10 @@ def test_genes_and_units_without_a_predictor(sdata):
     sdata["observed"].uns["stpredict"] = {"genes": ["GENE7", "GENE2"]}
     impute(sdata, measured=names, shapes_key=SLIDE, progress=False)
     assert sdata["imputed"].var_names.tolist() == ["GENE7", "GENE2"]
+    sdata["observed"].X = sdata["observed"].X * np.float32(0.7)  # as after a correction for ambient RNA
+    with pytest.raises(ValueError, match="whole numbers"):
+        impute(sdata, measured=names, shapes_key=SLIDE, progress=False)
+    impute(sdata, measured=names, shapes_key=SLIDE, allow_fractional_counts=True, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .._checks.calls import public
+from .._slides.identity import SlideIdentity
 from .._slides.slides import Selection
 from . import _errors as check
 from ._adaptation.empirical_bayes import fit_adaptation
@@ -153,4 +154,6 @@ def adapt(
     base = replace(predictor, adaptation=None, calibration=None)
     predicted = predict_slide(slide, base, options, progress=progress)[X]
     fit = fit_adaptation(predicted, observed, rows, slide.xy_um, target_scale(base.members), slide.name)
-    return replace(base, adaptation=fit.adaptation)
+    seen = SlideIdentity.of(slide.counts[rows], slide.genes, base.genes).sketch().to_json()
+    record = {**fit.adaptation.record, "identity": seen}
+    return replace(base, adaptation=replace(fit.adaptation, record=record))

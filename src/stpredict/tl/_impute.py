@@ -62,6 +62,7 @@ def impute(
     um_per_px: float | None = None,
     features_key: str | None = None,
     library_key: str | None = None,
+    allow_fractional_counts: bool = False,
     regions: Regions | None = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -111,6 +112,9 @@ def impute(
     library_key
         Column of ``obs`` with the library sizes over all genes, for tables that do not hold all genes that training
         had; by default the column of that name in training, if there was one.
+    allow_fractional_counts
+        Whether counts need not be whole numbers, if there is no predictor; with one they may be what those of its
+        training were.
     regions
         Use and impute only spots whose centre lies in these polygons, as in `stp.tl.fit`: the slide
         is then this part of it, and measured spots elsewhere do not count.
@@ -168,6 +172,7 @@ def impute(
         um_per_px=um_per_px,
         features_key=features_key,
         library_key=library_key,
+        allow_fractional_counts=allow_fractional_counts,
         regions=regions,
     )
     slide = resolve_one_slide(sdata, selection_as_trained(selection, trained))

@@ -18,7 +18,7 @@ from ... import _keys as keys
 from ..._checks.training import warn
 from ..._slides.identity import SlideIdentity
 from ...pp.columns import to_dense
-from .._predictor.provenance import counts_record, slide_identities
+from .._predictor.provenance import counts_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +49,10 @@ def prediction_record(
             "calibrated_on": calibration.record["kind"],
             "n_calibration": calibration.pooled.n,
         }
-    slides, identities = predictor.provenance.slides, slide_identities(predictor.provenance)
+    slides, adaptation = predictor.provenance.slides, predictor.adaptation
+    seen = {name: slide.get("identity", "") for name, slide in slides.items()}
+    if adaptation is not None and "identity" in adaptation.record:
+        seen[adaptation.description] = adaptation.record["identity"]
     counts = counts_record(predictor.provenance)
     return {
         "units": predictor.units,
@@ -68,8 +71,8 @@ def prediction_record(
             "name": predictor.model,
             "hash": predictor.hash,
             **({"source": predictor.source} if predictor.source else {}),
-            "trained_on": list(slides),
-            "identities": [identities[name].to_json() if name in identities else "" for name in slides],
+            "trained_on": list(seen),
+            "identities": list(seen.values()),
             "groups": sorted({s["group"] for s in slides.values()}),
             "group_key": predictor.provenance.group_key or "",
         },

@@ -32,7 +32,7 @@ class Adaptation:
     head: NDArray[np.float32]
     """``(k, g)`` weights of the projections."""
     record: Mapping[str, Any]
-    """Where it was fitted: ``slide``, ``n_measured``, and the variances that were estimated."""
+    """Where it was fitted: ``slide``, ``n_measured``, ``identity`` of the measured spots, estimated variances."""
 
     def __call__(self, expression: NDArray[np.float32]) -> NDArray[np.float32]:
         """Adapted predictions ``(n, g)``, not below 0."""
