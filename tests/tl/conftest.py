@@ -23,8 +23,9 @@ TINY = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
 TRAINED_ON, TESTED_ON = ["S0_spots", "S1_spots"], "S2_spots"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
+    """Also for fixtures of modules: predictors are compared bit for bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
