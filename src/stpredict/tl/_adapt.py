@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._checks.calls import public
 from .._slides.identity import SlideIdentity
@@ -154,6 +154,7 @@ def adapt(
     base = replace(predictor, adaptation=None, calibration=None)
     predicted = predict_slide(slide, base, options, progress=progress)[X]
     fit = fit_adaptation(predicted, observed, rows, slide.xy_um, target_scale(base.members), slide.name)
-    seen = SlideIdentity.of(slide.counts[rows], slide.genes, base.genes).sketch().to_json()
+    counts: Any = slide.counts  # resolved with counts
+    seen = SlideIdentity.of(counts[rows], slide.genes, base.genes).sketch().to_json()
     record = {**fit.adaptation.record, "identity": seen}
     return replace(base, adaptation=replace(fit.adaptation, record=record))
