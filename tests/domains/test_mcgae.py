@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -41,11 +39,6 @@ def inputs(dtype=torch.float64, **changed):
         "dtype": dtype,
     }
     return DomainInputs(**{**values, **changed})
-
-
-@pytest.fixture(autouse=True)
-def short_training_of_the_second_view(monkeypatch):
-    monkeypatch.setattr("stpredict._domains.mcgae.variational_view", partial(variational_view, n_epochs=2))
 
 
 def network_of(data, config):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
 from stpredict._domains import methods
-from stpredict._domains.mcgae import McgaeConfig, variational_view
+from stpredict._domains.mcgae import McgaeConfig
 from stpredict._domains.methods import DomainTask, Halves, find_domains
 from stpredict._domains.staig import StaigConfig
 
@@ -16,11 +14,6 @@ N = 60
 RNG = np.random.default_rng(0)
 XY = np.stack(np.meshgrid(np.arange(10.0), np.arange(6.0)), axis=-1).reshape(-1, 2)
 OPTIONS = {"staig": StaigConfig(n_epochs=6), "mcgae": McgaeConfig(n_epochs=6)}
-
-
-@pytest.fixture(autouse=True)
-def short_training_of_the_second_view(monkeypatch):
-    monkeypatch.setattr("stpredict._domains.mcgae.variational_view", partial(variational_view, n_epochs=2))
 
 
 def task_of(method):

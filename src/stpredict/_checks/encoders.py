@@ -7,7 +7,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from .models import positive_int
-from .names import nearest, repeated
+from .names import duplicates, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 def encoder_list(encoder: object, weights: object) -> None:
     """Refuse a list with an encoder twice or with given embeddings, and weights that are not one for each encoder."""
     if isinstance(encoder, tuple):
-        if twice := repeated(encoder):
+        if twice := duplicates(encoder):
             msg = f"`encoder` has {', '.join(map(repr, twice))} twice (given: {list(encoder)}). Name each encoder once."
             raise ValueError(msg)
         if "given" in encoder:

@@ -24,7 +24,7 @@ def nearest(name: object, known: Iterable[object], *, n: int = 3, cutoff: float 
     return sorted(like, key=lambda other: -scores[other])[:n]
 
 
-def repeated[Name](names: Iterable[Name]) -> list[Name]:
+def duplicates[Name](names: Iterable[Name]) -> list[Name]:
     """Names that occur more than once, in the order of their first occurrence."""
     return [name for name, n_times in Counter(names).items() if n_times > 1]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from .names import repeated
+from .names import duplicates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,13 +98,13 @@ def name_slides(paths: Sequence[Path]) -> dict[str, Path]:
             raise ValueError(msg)
         places[place] = path
     stems = [path.with_name(path.stem.removesuffix(".ome")) for path in paths]
-    alike = set(repeated(stems))
+    alike = set(duplicates(stems))
     files = [path.name if stem in alike else stem.name for path, stem in zip(paths, stems, strict=True)]
     folders = [[part for part in path.parent.parts if part != path.anchor] for path in paths]
     depth = [0] * len(paths)
     while True:
         names = ["_".join([*folders[i][len(folders[i]) - depth[i] :], file]) for i, file in enumerate(files)]
-        twice = set(repeated(names))
+        twice = set(duplicates(names))
         unclear = [i for i, name in enumerate(names) if name in twice]
         if not unclear:
             return dict(zip(names, paths, strict=True))

@@ -16,7 +16,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
-from .._checks.names import did_you_mean, repeated
+from .._checks.names import did_you_mean, duplicates
 from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
@@ -149,7 +149,7 @@ def resolve(
     if not names:
         msg = "No slide was given: the list of objects is empty. Give a SpatialData, or a list or mapping of them."
         raise ValueError(msg)
-    if twice := repeated(names):
+    if twice := duplicates(names):
         msg = f"Slides are named more than once: {quote(twice)} (of {quote(names)}). Give each once in `shapes_key`."
         raise ValueError(msg)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._checks.names import repeated
+from .._checks.names import duplicates
 from .._checks.slides import quote
 
 if TYPE_CHECKING:
@@ -18,6 +18,6 @@ def known_names(argument: str, names: Sequence[str], available: Collection[str],
         what = quote(unknown) if unknown else "nothing"
         msg = f"`{argument}` names {what}; there are {', '.join(map(repr, available))}. Call `{function}` with these."
         raise ValueError(msg)
-    if twice := repeated(names):
+    if twice := duplicates(names):
         msg = f"`{argument}` names {quote(twice)} more than once. Give each name once."
         raise ValueError(msg)

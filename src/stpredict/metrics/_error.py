@@ -11,7 +11,7 @@ import numpy as np
 
 from .._checks.calls import public
 from . import _errors as check
-from ._rows import as_float, is_constant, score_rows
+from ._rows import is_constant, score_rows
 from .correlation import LEAST
 
 if TYPE_CHECKING:
@@ -152,16 +152,21 @@ def r2(observed: ArrayLike, predicted: ArrayLike, *, axis: Literal["gene", "spot
     >>> r2(observed, predicted, axis="spot")
     array([0.2, 0. , 0. ])
     """
-    error = rmse(observed, predicted, axis="spot")
+    if axis == "gene":
+        return score_rows(_r2, observed, predicted, axis=axis, needed=LEAST)
+    error = rmse(observed, predicted, axis=axis)
     used = ~np.isnan(error)
     check.enough(int(used.sum()), LEAST, "spots", int((~used).sum()))
     array = np.asarray(observed, dtype=np.float64)
     mean = np.where(used[:, None], array[used].mean(axis=0), np.nan)
     deviation = rmse(array, mean, axis=axis)
-    if axis == "gene":
-        error = rmse(observed, predicted)
-        deviation[is_constant(as_float(array[used].T))] = 0
     return 1 - np.square(error / np.where(deviation > 0, deviation, np.nan))
+
+
+def _r2(observed: NDArray[np.float64], predicted: NDArray[np.float64]) -> NDArray[np.float64]:
+    deviation = _rmse(observed, observed.mean(axis=1, keepdims=True))
+    deviation[is_constant(observed)] = np.nan
+    return 1 - np.square(_rmse(observed, predicted) / deviation)
 
 
 def _rmse(observed: NDArray[np.float64], predicted: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -65,6 +65,21 @@ def complete_spots(values: NDArray[Any], name: str) -> NDArray[np.bool_]:
     return ~missing.any(axis=1)
 
 
+def complete_pairs(
+    observed: ArrayLike, predicted: ArrayLike, needed: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Both arrays, checked, without spots with NaN in either, and which spots are left, ``(n_spots,)``."""
+    predicted = align(predicted, observed, "predicted", "observed")
+    observed, predicted = as_matrix(observed, "observed"), as_matrix(predicted, "predicted")
+    check.same_shape(observed, predicted)
+    scored = complete_spots(observed, "observed") & complete_spots(predicted, "predicted")
+    n_scored = int(scored.sum())
+    check.enough(n_scored, needed, "spots", len(scored) - n_scored)
+    if n_scored < len(scored):
+        observed, predicted = observed[scored], predicted[scored]
+    return observed, predicted, scored
+
+
 def score_rows(
     score: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
     observed: ArrayLike,
@@ -75,14 +90,7 @@ def score_rows(
 ) -> NDArray[np.float64]:
     """Score each gene or each spot, without spots with NaN; one score needs at least ``needed`` values."""
     check.axis(axis)
-    predicted = align(predicted, observed, "predicted", "observed")
-    observed, predicted = as_matrix(observed, "observed"), as_matrix(predicted, "predicted")
-    check.same_shape(observed, predicted)
-    scored = complete_spots(observed, "observed") & complete_spots(predicted, "predicted")
-    n_scored = int(scored.sum())
-    check.enough(n_scored, needed if axis == "gene" else 1, "spots", len(scored) - n_scored)
-    if n_scored < len(scored):
-        observed, predicted = observed[scored], predicted[scored]
+    observed, predicted, scored = complete_pairs(observed, predicted, needed if axis == "gene" else 1)
     if axis == "gene":
         return _score_blocks(score, observed.T, predicted.T)
     check.enough(observed.shape[1], needed, "genes")

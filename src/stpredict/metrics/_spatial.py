@@ -11,8 +11,17 @@ import numpy as np
 
 from .._checks.calls import public
 from . import _errors as check
-from ._error import rmse
-from ._rows import align, as_float, as_matrix, blocks, complete_spots, is_constant, row_products, unit_rows
+from ._rows import (
+    align,
+    as_float,
+    as_matrix,
+    blocks,
+    complete_pairs,
+    complete_spots,
+    is_constant,
+    row_products,
+    unit_rows,
+)
 from .correlation import LEAST
 
 if TYPE_CHECKING:
@@ -181,10 +190,9 @@ def ssim(
     >>> [ssim(stripes, each, np.column_stack([x, y])).round(2).item() for each in (stripes, 1 - stripes)]
     [1.0, -0.84]
     """
-    used = ~np.isnan(rmse(observed, predicted, axis="spot"))
-    predicted = align(predicted, observed, "predicted", "observed")
+    first, second, used = complete_pairs(observed, predicted, 1)
     windows = _with_self(_graph(observed, xy, n_neighbors, slide, used))
-    first, second = as_matrix(observed, "observed")[used].T, as_matrix(predicted, "predicted")[used].T
+    first, second = first.T, second.T
     return np.concatenate([_ssim(as_float(first[b]), as_float(second[b]), windows) for b in blocks(*first.shape)])
 
 

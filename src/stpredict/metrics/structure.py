@@ -8,8 +8,17 @@ import numpy as np
 
 from .._checks.calls import public
 from . import _errors as check
-from ._error import rmse
-from ._rows import align, as_float, as_matrix, blocks, complete_spots, is_constant, label_codes, unit_rows
+from ._rows import (
+    align,
+    as_float,
+    as_matrix,
+    blocks,
+    complete_pairs,
+    complete_spots,
+    is_constant,
+    label_codes,
+    unit_rows,
+)
 from .correlation import LEAST
 
 if TYPE_CHECKING:
@@ -62,7 +71,7 @@ def coexpression_agreement(observed: ArrayLike, predicted: ArrayLike, *, ceiling
     >>> round(coexpression_agreement(observed, observed * 0), 3)
     0.0
     """
-    first, second = _complete(observed, predicted)
+    first, second, _ = complete_pairs(observed, predicted, LEAST)
     varies = ~is_constant(as_float(first.T))
     if varies.sum() < LEAST:
         return float("nan")
@@ -110,11 +119,11 @@ def log_fold_agreement(observed: ArrayLike, predicted: ArrayLike, domains: Array
     (1.0, 0.8)
     """
     codes = label_codes(align(domains, observed, "domains", "observed", columns=False))
-    used = complete_pairs(observed, predicted)
+    first, second, used = complete_pairs(observed, predicted, LEAST)
     check.same_length(len(codes), len(used), "domains", "observed")
     labelled = codes[used] >= 0
     codes = codes[used][labelled]
-    first, second = (values[labelled] for values in _complete(observed, predicted))
+    first, second = (np.asarray(values, dtype=np.float64)[labelled] for values in (first, second))
     masks = [codes == code for code in np.unique(codes)]
     masks = [inside for inside in masks if LEAST <= inside.sum() <= len(codes) - LEAST]
     if not masks:
@@ -239,19 +248,6 @@ def autocorrelation_gap(
     smooth = np.nan_to_num(predicted[known], nan=1.0)
     total = reliability.sum()
     return float(np.abs(reliability * smooth - observed[known]).sum() / total) if total > 0 else float("nan")
-
-
-def _complete(observed: ArrayLike, predicted: ArrayLike) -> list[NDArray[np.float64]]:
-    """Both arrays, checked, without spots with NaN in either."""
-    used = complete_pairs(observed, predicted)
-    check.enough(int(used.sum()), LEAST, "spots", int((~used).sum()))
-    predicted = align(predicted, observed, "predicted", "observed")
-    return [np.asarray(values, dtype=np.float64)[used] for values in (observed, predicted)]
-
-
-def complete_pairs(observed: ArrayLike, predicted: ArrayLike) -> NDArray[np.bool_]:
-    """Mark the spots without NaN in any gene of two arrays of the same shape, ``(n_spots,)``."""
-    return ~np.isnan(rmse(observed, predicted, axis="spot"))
 
 
 def _concordance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

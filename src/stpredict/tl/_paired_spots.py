@@ -20,8 +20,8 @@ from ..pp.normalization import CountsRecord, library_sizes
 from ..pp.targets import nonnegative
 from . import _errors as check
 from ._inference.record import (
-    interval_coverage,
     interval_layers,
+    nominal_coverage,
     prediction_parts,
     stored_companion,
     warn_changed,
@@ -153,7 +153,7 @@ def pair_spots(
 def _intervals(source: AnnData, predicted: str, columns: NDArray[np.intp], rows: NDArray[np.intp]) -> Intervals | None:
     """Prediction intervals of some rows and columns; None unless all were made with one coverage."""
     layers = interval_layers(predicted if predicted in source.layers else None)
-    coverage = interval_coverage(source.uns[predicted])
+    coverage = nominal_coverage(source.uns[predicted])
     if coverage is None or not set(layers.values()) <= set(source.layers):
         return None
     lower, upper = (

@@ -13,7 +13,7 @@ from spatialdata.transformations import Affine, get_transformation
 
 from .. import _keys as keys
 from .._checks.calls import public
-from .._checks.names import did_you_mean, repeated
+from .._checks.names import did_you_mean, duplicates
 from .._checks.slides import quote
 from .._slides import checks as check_elements
 from .._slides.placement import affine_matrix
@@ -177,7 +177,7 @@ def _check_genes(genes: Sequence[str], available: Collection[str], table_name: s
         hint = did_you_mean(missing, available) or f" There are {quote(list(available))}."
         msg = f"Table {table_name!r} has no gene {quote(missing)} ({len(available)} genes).{hint} Give other `genes`."
         raise ValueError(msg)
-    if twice := repeated(genes):
+    if twice := duplicates(genes):
         msg = f"Genes are the names of channels, and some are repeated: {quote(twice)}. Give each once as `genes`."
         raise ValueError(msg)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..._checks import config as check_config
-from ..._checks.names import repeated
+from ..._checks.names import duplicates
 from ..._checks.paths import LONGEST_NAME, no_folder_names
 from ..._checks.slides import quote
 from ..._train.config import TRAINING_FIELDS, given_fields
@@ -119,7 +119,7 @@ def entries_of(models: Sequence[str] | Mapping[str, str | Sequence[str] | Entry]
             )
             raise TypeError(msg)
     names = [str(label) for label, _ in given]
-    if twice := repeated(names):
+    if twice := duplicates(names):
         msg = f"Several models are called {quote(twice)}. Give a mapping of labels to `stp.tl.Entry(...)`."
         raise ValueError(msg)
     wrong = no_folder_names(names) + [name for name in names if name[:1] == "_" or set(name) & set(':*?"<>|')]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ... import _keys as keys
 from ..._checks.calls import public
-from ..._checks.names import repeated
+from ..._checks.names import duplicates
 from ..._checks.paths import LONGEST_NAME, no_folder_names, output_folder, user_path
 from ..._checks.slides import quote
 from ..._files import DamagedFileError, atomic_file, lock_file, report_full_disk
@@ -166,7 +166,7 @@ def _slide_paths(paths: Sequence[str | PathLike[str]] | Mapping[str, str | PathL
     else:
         pairs = [(Path(path).stem.removesuffix(".ome"), path) for path in paths]
     names = [name for name, _ in pairs]
-    if twice := repeated(names):
+    if twice := duplicates(names):
         same = [str(path) for name, path in pairs if name == twice[0]]
         msg = (
             f"Several slides are named {quote(twice)} (for instance {quote(same)}). Give a mapping of names to "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._checks.slides import quote
 from ..._checks.training import warn
-from .record import target_record
+from .record import same_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,9 +50,7 @@ def check_same_prediction(
 
     Genes that are ``missing`` in the table are in neither prediction.
     """
-    target = target_record(spec)
-    same_units = {name: record["target"].get(name) for name in target} == target
-    same = same_units and set(genes) == set(panel) - set(missing)
+    same = same_target(record, spec) and set(genes) == set(panel) - set(missing)
     if other.any() and not same:
         msg = (
             f"{key!r} holds predictions of other slides ({int(other.sum())} spots): {len(genes)} genes in "

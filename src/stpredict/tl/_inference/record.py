@@ -84,6 +84,12 @@ def target_record(target: TargetSpec) -> dict[str, Any]:
     return {"target_sum": target.target_sum, "over": target.over, "log1p": target.log1p}
 
 
+def same_target(record: Mapping[str, Any], target: TargetSpec) -> bool:
+    """Whether what is stored under a record was normalised in this way."""
+    wanted = target_record(target)
+    return {name: record[keys.TARGET].get(name) for name in wanted} == wanted
+
+
 def _own_stain(predictor: Predictor) -> str:
     """Which models take patches in the stain of training, where nothing else was asked for."""
     models = dict.fromkeys(member.model for member in predictor.members if member.normalizes_stain)
@@ -101,7 +107,7 @@ def interval_layers(layer: str | None) -> dict[str, str]:
     return {kind: kind if own else kind.replace(keys.PREDICTED, str(layer), 1) for kind in (keys.LOWER, keys.UPPER)}
 
 
-def interval_coverage(record: Mapping[str, Any]) -> float | None:
+def nominal_coverage(record: Mapping[str, Any]) -> float | None:
     """Nominal coverage of the intervals of a prediction; None without intervals, or if its parts differ."""
     params = [part["params"] for part in (record.get(PARTS) or {"": record}).values() if "params" in part]
     nominal = {each.get("coverage") for each in params}

@@ -19,7 +19,7 @@ from ..._slides import elements
 from ..._slides.slides import Selection, resolve
 from ..._train.batches import BatchLimit
 from .._inference.destination import check_name
-from .._inference.record import target_record
+from .._inference.record import same_target
 from .._options import PredictOptions
 from .._predictor.provenance import counts_record, selection_as_trained
 from .._predictor.recorded import resolve_predictor
@@ -274,9 +274,11 @@ def _check_same_way(
 ) -> None:
     """Refuse to add slides to superpixels of another size, of other genes or in other units."""
     record, genes = table.uns[key], {predictor.genes[i] for i in columns}
-    target = target_record(predictor.target)
-    same_units = {name: record[keys.TARGET].get(name) for name in target} == target
-    if not same_units or set(table.var_names) != genes or float(record["params"][keys.STEP_UM]) != step_um:
+    if (
+        not same_target(record, predictor.target)
+        or set(table.var_names) != genes
+        or float(record["params"][keys.STEP_UM]) != step_um
+    ):
         msg = (
             f"{key!r} holds superpixels of {quote(sorted(kept))}: {table.n_vars} genes in {record['units']}, "
             f"{float(record['params'][keys.STEP_UM]):g} µm wide; this call gives {len(genes)} genes in "

@@ -14,6 +14,7 @@ from ... import _keys as keys
 from ..._slides import checks as check_elements
 from ..._slides import elements
 from .._inference.record import target_record
+from .._inference.table import rows_of_other_regions
 from .superpixels import squares
 from .weak_supervision import WINDOWS
 
@@ -76,7 +77,7 @@ def _record(resolver: SlideResolver, weights: Mapping[str, Mapping[str, float]])
 def _with_other_slides(old: ad.AnnData, new: ad.AnnData, key: str) -> ad.AnnData:
     """A table with the new superpixels, and with those of other slides that are in the old one."""
     region_key, regions = new.uns["spatialdata_attrs"]["region_key"], check_elements.annotated_regions(new, key)
-    kept = ~np.isin(old.obs[region_key].astype(str), regions)
+    kept = rows_of_other_regions(old, regions)
     if not kept.any():
         return new
     before = old.to_memory() if old.isbacked else old

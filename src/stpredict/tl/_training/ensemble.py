@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..._checks.names import repeated
+from ..._checks.names import duplicates
 from ..._checks.slides import quote
 from ...models.registry import accepts_embeddings, ensemble
 
@@ -79,7 +79,7 @@ def _check_members(names: Sequence[str]) -> None:
                 f"{quote(list(row.members))}."
             )
             raise ValueError(msg)
-    if twice := repeated(names):
+    if twice := duplicates(names):
         msg = (
             f"{quote(twice)} is in the list of models more than once (found: {quote(names)}). List each model once; "
             "`config={'n_members': 2}` trains each of them twice, with other seeds."
