@@ -333,11 +333,11 @@ def page(results):
     ]  # fmt: skip
     for letter in letters:
         text += [
-            f"### Setting ({letter})", "",
+            f"### Setting ({letter})", "", "<details>", "<summary>All rows</summary>", "",
             line(["row", *(name for name in settings if name[0] == letter)]),
             "|---|" + "--:|" * sum(name[0] == letter for name in settings),
             *(line([row, *(with_spread(r.loc[row, name]) for name in settings if name[0] == letter)]) for row in order),
-            "",
+            "", "</details>", "",
         ]  # fmt: skip
     models = list(next(iter(stacked.values())))
     text += [
