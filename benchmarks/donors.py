@@ -291,7 +291,8 @@ def line(cells):
 
 def with_spread(row):
     """Mean and standard deviation over seeds."""
-    return f"{row['mean']:.3f} ± {row['std']:.3f}" if row["std"] > 0 else f"{row['mean']:.3f}"
+    spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{row['std']:.3f}" if row["std"] > 0 else ""
+    return f"{row['mean']:.3f}{spread}"
 
 
 def page(results):

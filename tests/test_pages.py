@@ -40,6 +40,7 @@ def test_code_runs(page):
     pages.run(page)
 
 
+@pytest.mark.slow
 def test_fewer_molecules_have_a_lower_ceiling(capsys):
     pages.run("concepts/ceiling")
     all_molecules, few = map(float, capsys.readouterr().out.split())
