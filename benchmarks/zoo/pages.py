@@ -34,7 +34,7 @@ LABELS = {
 NAMES = {"her2st": "one tumour (her2st)", "mob_2k": "one mouse (MOB)", "patients": "two patients (her2st)"}
 """Data sets by what is held out of them."""
 SCORES = {
-    "gene_pearson": "gene-wise PCC", "interval": "95 % interval", "difference": "difference",
+    "gene_pearson": "gene-wise PCC", "interval": "95 % interval", "difference": "minus best baseline",
     "share_of_ceiling": "share of ceiling",
 }  # fmt: skip
 OTHER_SCORES = {
@@ -93,7 +93,7 @@ def comparison(tables):
         "configurations and training recipes are in `rows.py`. All models are small enough to train on two CPU cores:",
         "the scores are those of these configurations, not of the published ones, which use GPUs and pretrained",
         "weights. Times include the effect of other processes on the machine. The interval is the 95 % bootstrap",
-        "interval of the gene-wise PCC; `difference` is the difference from the gene-wise PCC of the best baseline.",
+        "interval of the gene-wise PCC.",
         "",
     ]  # fmt: skip
     for name, each in tables.items():
@@ -116,14 +116,17 @@ def scores_of(name, each):
     """Format the scores of all models on one data set."""
     rows = {label: row | {"interval": interval(row)} for label, row in each["rows"].items()}
     leak = "**Leakage: test and training sections are of the same patients.** " if each["leaks"] else ""
+    known = any(row["interval"] for row in rows.values())  # of two units there is none
+    spread = f"; intervals over {count(each['n_units'], each['unit'])}" if known else ""
+    scores = {key: name for key, name in SCORES.items() if known or key != "interval"}
     slides = {slide: slide for slide in next(iter(each["sections"].values()))}
     text = [
         f"## All models on {NAMES[name]}", "",
         f"{each['about']}", "",
-        f"{leak}{each['n_folds']} folds, {each['n_seeds']} seed(s); intervals over {each['n_units']} {each['unit']}s.",
+        f"{leak}{each['n_folds']} folds, {count(each['n_seeds'], 'seed')}{spread}.",
         f"Best baseline: {each['baseline']}; noise ceiling {each['ceiling']:.3f}. Best row: **{next(iter(rows))}**.",
         "",
-        *lines_of(rows, SCORES), "",
+        *lines_of(rows, scores), "",
         f"### Other scores on {NAMES[name]}", "", *folded(lines_of(rows, OTHER_SCORES)), "",
         f"### By held-out section of {NAMES[name]}", "",
         *folded(lines_of(each["sections"], slides), ", gene-wise PCC"), "",
@@ -132,6 +135,11 @@ def scores_of(name, each):
     text += ["Failed:", "", *failed, ""] if failed else []
     short = each["unfinished"]
     return text + ([f"Not finished and not shown: {', '.join(short)}.", ""] if short else [])
+
+
+def count(number, noun):
+    """Format a number of things."""
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def folded(table, scores=""):
@@ -166,7 +174,7 @@ def cost(value):
 
 def interval(row):
     """Format the bounds of a bootstrap interval."""
-    return None if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+    return None if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def main():
