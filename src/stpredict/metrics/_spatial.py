@@ -182,7 +182,7 @@ def ssim(
 
     .. math::
         \frac{(2 \bar o \bar p + (0.01 L)^2) (2 s_{op} + (0.03 L)^2)}
-        {(\bar o^2 + \bar p^2 + (0.01 L)^2) (s_o^2 + s_p^2 + (0.03 L)^2)}
+        {({\bar o}^2 + {\bar p}^2 + (0.01 L)^2) (s_o^2 + s_p^2 + (0.03 L)^2)}
 
     A constant does not score 0: where a gene is absent it is right. `stp.tl.evaluate` therefore reports the gain over
     the mean of the gene.

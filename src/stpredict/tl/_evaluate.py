@@ -132,8 +132,8 @@ def evaluate(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=5)
-    >>> config = stp.tl.FitConfig(n_epochs=1, progress=False)
-    >>> predictor = stp.tl.fit(sdata, shapes_key=["S0_spots", "S1_spots"], config=config)
+    >>> train = ["S0_spots", "S1_spots"]
+    >>> predictor = stp.tl.fit(sdata, "ridge_color", shapes_key=train, config={"progress": False})
     >>> stp.tl.predict(sdata, predictor, progress=False)
     >>> scores = stp.tl.evaluate(sdata, shapes_key="S2_spots")
     >>> scores.columns[0], len(scores)
