@@ -182,7 +182,7 @@ def _scores(paired: Paired, weights: csr_array | None, ceilings: Mapping[str, ND
             intervals = None if paired.intervals is None or row != "model" else paired.intervals.of(rows)
             scores = gene_scores(replace(measured, predicted=predicted[rows], intervals=intervals))
             by_slide[row].append(scores | known)
-    found = {}
+    found: Scores = {}
     for row, predicted in paired.predicted.items():
         by_gene = {name: np.stack([scores[name] for scores in by_slide[row]]) for name in by_slide[row][0]}
         whole = summary_scores(paired.as_prediction(predicted, by_gene, slides))
