@@ -91,13 +91,13 @@ def test_several_devices_need_a_script(monkeypatch):
 
 def test_a_notebook_has_a_running_event_loop(tmp_path):
     async def cell():
-        slides = stp.datasets.synthetic(**SYNTHETIC)
+        slides = stp.datasets.synthetic(**{**SYNTHETIC, "n_slides": 1})
         predictor = stp.tl.fit(slides, "ridge_color", save_dir=tmp_path / "p", **QUIET)
         stp.tl.predict(slides, predictor, store=tmp_path / "store", progress=False)
         slides.write(tmp_path / "slides.zarr")
         return slides["predicted"].shape
 
-    assert asyncio.run(cell()) == (32, 12)
+    assert asyncio.run(cell()) == (16, 12)
 
 
 def test_loops_are_compiled_where_nothing_can_be_cached(monkeypatch):
