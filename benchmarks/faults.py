@@ -1,9 +1,9 @@
 """Damage files of every reader and folders of our own, kill processes, run them in pairs and on a full disk.
 
-``python benchmarks/faults.py`` takes about an hour on two cores; ``--mutations 300 --kills 16`` takes ten minutes. With
-0 of either, its results of an earlier run are kept. What is damaged, and how, is in ``tests/faults``; a smaller campaign
-is among the tests. Every 25 mutations are in a process of their own, with a limit of memory, so that one that crashes is
-counted.
+``python benchmarks/faults.py`` takes about an hour on two cores; ``--mutations 300 --kills 16`` takes ten minutes.
+With 0 of either, its results of an earlier run are kept. What is damaged, and how, is in ``tests/faults``; a smaller
+campaign is among the tests. Every 25 mutations are in a process of their own, with a limit of memory, so that one
+that crashes is counted.
 """
 
 from __future__ import annotations
