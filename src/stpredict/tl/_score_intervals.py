@@ -108,10 +108,9 @@ def score_intervals(
     Notes
     -----
     The interval of a score is its value plus the 2.5 % and 97.5 % quantiles of the resampled scores around their mean,
-    so that a score that resampling shifts (a gap, an overlap) is not shifted with it; it does not reach beyond the
-    value and all resampled scores. Neighbours of a spot, for scores
-    of maps, are those in its own square. The noise ceiling of a gene is that of all spots, and does not vary. Where
-    fewer than half of the draws give a number, the interval is NaN.
+    so that a score that resampling shifts (a gap, an overlap) is not shifted with it; it ends at the extremes of all of
+    them. Neighbours of a spot, for scores of maps, are those in its own square. The noise ceiling of a gene is that of
+    all spots, and does not vary. Where fewer than half of the draws give a number, the interval is NaN.
 
     The interval says how much the score would vary over tissue like that of these slides. How much it varies between
     patients it cannot say: `stp.tl.Benchmark.intervals` does, from several patients.
