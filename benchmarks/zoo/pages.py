@@ -11,20 +11,22 @@ MARK = "<!-- measured here: rows of the comparison of all models -->\n"
 END = "<!-- end of what was measured -->\n"
 LABELS = {
     "backbones": ("resnet50", "vit_b_16", "swin_t", "convnext_t", "crossvit_small"),
-    "baselines": ("mean_profile", "ridge_color", "knn_spatial"),
+    "baselines": ("mean_profile", "ridge_color", "ridge_statistics", "nuclei_ridge", "knn_spatial"),
     "bleep": ("bleep",),
     "deepspace": ("deepspace",),
     "deepspot": ("deepspot",),
     "frozen_encoders": (
         "encoder_ridge", "encoder_mlp", "encoder_ridge, ImageNet", "encoder_mlp, ImageNet",
     ),
+    "hexst": ("hexst",),
     "hist2st": ("hist2st",),
     "histogene": ("histogene",),
     "istar": ("istar",),
     "m2ort": ("m2ort",),
     "m2ost": (
-        "m2ost_ridge", "m2ost_encoder, ImageNet", "m2ost", "m2ost_plain_embedding", "m2ost_joint_attention",
-        "m2ost_concat", "m2ost_dense", "m2ost, scale 0", "m2ost, scale 1", "m2ost, scale 2", "m2ost_reference",
+        "m2ost_statistics", "m2ost_ridge", "m2ost_encoder, ImageNet", "m2ost_tiny", "m2ost", "m2ost_plain_embedding",
+        "m2ost_joint_attention", "m2ost_concat", "m2ost_dense", "m2ost, scale 0", "m2ost, scale 1", "m2ost, scale 2",
+        "m2ost_reference",
     ),
     "stflow": ("stflow",),
     "stnet": ("stnet",),

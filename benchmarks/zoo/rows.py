@@ -32,6 +32,10 @@ def rows(weights):
         "mean_profile": entry("mean_profile", "mean profile of the training spots"),
         "ridge_color": entry("ridge_color", "ridge regression on colour statistics"),
         "knn_spatial": entry("knn_spatial", "position on the slide, no image"),
+        "ridge_statistics": entry("ridge_statistics", "default options"),
+        "nuclei_ridge": entry("nuclei_ridge", "default options"),
+        "m2ost_statistics": entry("m2ost_statistics", "the default of `tl.fit`, default options"),
+        "m2ost_tiny": entry("m2ost_tiny", "default options"),
         "m2ost_ridge": entry("m2ost_ridge", "default options"),
         "encoder_ridge": entry("encoder_ridge", "patch statistics, 112 px", size_px=112),
         "encoder_mlp": entry("encoder_mlp", "patch statistics, 112 px", size_px=112),
@@ -71,6 +75,7 @@ def rows(weights):
                        size_px=64, cells=8),
         "deepspot": entry("deepspot", f"{frozen}, 64 px, width 256, 2 + 2 networks", {**SECTIONS, "n_epochs": 40},
                           **imagenet, size_px=64, dim=256, members=2),
+        "hexst": entry("hexst", f"{frozen}, 112 px", **imagenet, size_px=112),
         "stflow": entry("stflow", f"{frozen}, 112 px", {**SECTIONS, "n_epochs": 80}, **imagenet, size_px=112),
     }  # fmt: skip
     if weights:
