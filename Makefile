@@ -5,7 +5,7 @@ PYTHON ?=
 ARGS ?=
 BIN := .venv/bin
 # settings of other Python environments must not affect .venv
-unexport PYTHONPATH PYTHONHOME
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 export PIP_USER := 0
 VENV := PYTHON='$(PYTHON)' sh scripts/venv.sh
 

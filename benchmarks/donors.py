@@ -291,7 +291,8 @@ def line(cells):
 
 def with_spread(row):
     """Mean and standard deviation over seeds."""
-    return f"{row['mean']:.3f} ± {row['std']:.3f}" if row["std"] > 0 else f"{row['mean']:.3f}"
+    spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{row['std']:.3f}" if row["std"] > 0 else ""
+    return f"{row['mean']:.3f}{spread}"
 
 
 def page(results):
@@ -333,11 +334,11 @@ def page(results):
     ]  # fmt: skip
     for letter in letters:
         text += [
-            f"### Setting ({letter})", "",
+            f"### Setting ({letter})", "", "<details>", "<summary>All rows</summary>", "",
             line(["row", *(name for name in settings if name[0] == letter)]),
             "|---|" + "--:|" * sum(name[0] == letter for name in settings),
             *(line([row, *(with_spread(r.loc[row, name]) for name in settings if name[0] == letter)]) for row in order),
-            "",
+            "", "</details>", "",
         ]  # fmt: skip
     models = list(next(iter(stacked.values())))
     text += [

@@ -8,14 +8,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.ext.intersphinx import missing_reference
 from sphinx.ext.napoleon import NumpyDocstring
 
 if TYPE_CHECKING:
-    from docutils.nodes import TextElement, reference
+    from docutils.nodes import TextElement, math, math_block, reference
     from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
+    from sphinx.writers.html5 import HTML5Translator
 
 project = "stpredict"
 author = "the stpredict developers"
@@ -27,7 +30,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
@@ -50,6 +52,9 @@ maximum_signature_line_length = 88
 autodoc_typehints_description_target = "documented_params"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+
+# formulas are MathML, which browsers draw without a script and without a network
+html_math_renderer = "mathml"
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
@@ -141,6 +146,17 @@ def _resolve_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, 
     return found
 
 
+def _visit_math(page: HTML5Translator, node: math) -> None:
+    page.body.append(tex2mathml(node.astext()))
+    raise SkipNode
+
+
+def _visit_math_block(page: HTML5Translator, node: math_block) -> None:
+    page.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise SkipNode
+
+
 def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
     app.connect("builder-inited", _copy_tutorials)
     app.connect("missing-reference", _resolve_short_name)

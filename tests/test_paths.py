@@ -49,6 +49,8 @@ READ = {
     ("tl.predict", "sdata"): lambda path, _: stp.tl.predict(path, "predictor"),
     ("tl.evaluate", "sdata"): lambda path, _: stp.tl.evaluate(path),
     ("tl.evaluate", "pathways"): lambda path, _: stp.tl.evaluate(predicted(), pathways=path),
+    ("tl.score_intervals", "sdata"): lambda path, _: stp.tl.score_intervals(path),
+    ("tl.score_intervals", "pathways"): lambda path, _: stp.tl.score_intervals(predicted(), pathways=path),
     ("tl.cross_validate", "sdata"): lambda path, _: stp.tl.cross_validate(path, "mean_profile"),
     ("tl.predict", "predictor"): lambda path, _: stp.tl.predict(slides(), path),
     ("tl.impute", "predictor"): lambda path, _: stp.tl.impute(slides(), path, measured=["0"]),

@@ -25,8 +25,8 @@ PUBLIC = {
     for module in stpredict.__all__
     for name in getattr(stpredict, module).__all__
 }
-FUNCTIONS = [pytest.param(obj, id=name) for name, obj in PUBLIC.items() if isfunction(obj)]
-CLASSES = [pytest.param(obj, id=name) for name, obj in PUBLIC.items() if isclass(obj)]
+FUNCTIONS = {name: obj for name, obj in PUBLIC.items() if isfunction(obj)}
+CLASSES = {name: obj for name, obj in PUBLIC.items() if isclass(obj)}
 
 DEFAULTS_THAT_DIFFER = {
     "axis": "metrics are over genes or spots; each says which",
@@ -74,9 +74,6 @@ def resolve(dotted: str) -> object:
     return reduce(getattr, dotted.strip(".").split("."), stpredict)
 
 
-MENTIONS = sorted({mention for file in SOURCE.rglob("*.py") for mention in mentions(file)})
-
-
 def test_import_is_cheap():
     code = "import sys, stpredict; [getattr(stpredict, m) for m in stpredict.__all__]; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -108,19 +105,19 @@ def test_all_names_resolve_and_are_listed(module):
         _ = namespace.no_such_name
 
 
-@pytest.mark.parametrize("func", FUNCTIONS)
-def test_signature(func):
-    parameters = signature(func).parameters.values()
-    assert sum(p.kind in {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD} for p in parameters) <= 3
-    assert not any(p.kind is Parameter.VAR_KEYWORD for p in parameters), "name every argument"
-    assert all(p.annotation is not Parameter.empty for p in parameters)
-    assert signature(func).return_annotation is not Parameter.empty
+def test_signatures():
+    for name, func in FUNCTIONS.items():
+        parameters = signature(func).parameters.values()
+        positional = [p for p in parameters if p.kind in {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}]
+        assert len(positional) <= 3, name
+        assert not any(p.kind is Parameter.VAR_KEYWORD for p in parameters), f"{name}: name every argument"
+        assert all(p.annotation is not Parameter.empty for p in parameters), name
+        assert signature(func).return_annotation is not Parameter.empty, name
 
 
 def test_a_parameter_has_one_default():
     defaults: dict[str, set[object]] = {}
-    functions = [obj for obj in PUBLIC.values() if isfunction(obj)]
-    for function in [*functions, stpredict.tl.Benchmark.table, stpredict.tl.Predictor.predict]:
+    for function in [*FUNCTIONS.values(), stpredict.tl.Benchmark.table, stpredict.tl.Predictor.predict]:
         for name, parameter in signature(function).parameters.items():
             if parameter.default is not Parameter.empty:
                 defaults.setdefault(name, set()).add(repr(parameter.default))
@@ -130,36 +127,39 @@ def test_a_parameter_has_one_default():
 
 
 def test_every_public_function_answers_mistakes():
-    plain = [name for name, obj in PUBLIC.items() if isfunction(obj) and not hasattr(obj, "__wrapped__")]
+    plain = [name for name, obj in FUNCTIONS.items() if not hasattr(obj, "__wrapped__")]
     assert not plain, "decorate them with `public` of `_checks.calls`"
     assert pickle.loads(pickle.dumps(stpredict.tl.fit)) is stpredict.tl.fit
 
 
-@pytest.mark.parametrize("func", FUNCTIONS)
-def test_docstring_names_every_parameter(func):
-    doc = func.__doc__ or ""
-    missing = [name for name in signature(func).parameters if f"\n    {name}\n" not in doc]
+def test_docstrings_name_every_parameter():
+    missing = [
+        (function, name)
+        for function, obj in FUNCTIONS.items()
+        for name in signature(obj).parameters
+        if f"\n    {name}\n" not in (obj.__doc__ or "")
+    ]
     assert not missing
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_classes_and_their_methods_are_documented(cls):
-    own = {name: obj for name, obj in getmembers(cls, isfunction) if obj.__module__.startswith("stpredict")}
-    assert cls.__doc__
-    assert not [name for name, obj in own.items() if not name.startswith("_") and not getdoc(obj)]
+def test_classes_and_their_methods_are_documented():
+    for label, cls in CLASSES.items():
+        own = {name: obj for name, obj in getmembers(cls, isfunction) if obj.__module__.startswith("stpredict")}
+        assert cls.__doc__, label
+        assert not [name for name, obj in own.items() if not name.startswith("_") and not getdoc(obj)], label
 
 
-@pytest.mark.parametrize(("name", "arguments"), MENTIONS, ids=lambda value: value[:60] or "bare")
-def test_messages_and_docstrings_name_what_exists(name, arguments):
-    target = resolve(name)
-    unknown = set(re.findall(r"(\w+)=", arguments)) - set(signature(target).parameters) if arguments else set()
-    assert not unknown, f"`stp.{name}` takes no {unknown}"
+def test_messages_and_docstrings_name_what_exists():
+    for name, arguments in {mention for file in SOURCE.rglob("*.py") for mention in mentions(file)}:
+        target = resolve(name)
+        unknown = set(re.findall(r"(\w+)=", arguments)) - set(signature(target).parameters) if arguments else set()
+        assert not unknown, f"`stp.{name}` takes no {unknown}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_name_what_exists(page):
-    for name in CALL.findall(page.read_text(encoding="utf-8")):
-        resolve(name)
+def test_pages_name_what_exists():
+    for page in PAGES:
+        for name in CALL.findall(page.read_text(encoding="utf-8")):
+            resolve(name)
 
 
 def test_api_page_lists_every_name():

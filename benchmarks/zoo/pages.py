@@ -101,7 +101,7 @@ def comparison(tables):
     text += ["<!-- cost -->", ""]
     for name, each in tables.items():
         text += [f"## Cost on {name}", "", *lines_of(each["rows"], COSTS), ""]
-        text += [f"### Speed on {name}", "", *lines_of(each["rows"], RATES), ""]
+        text += [f"### Speed on {name}", "", *folded(lines_of(each["rows"], RATES)), ""]
     configurations = {
         label: each["rows"][label]["configuration"]
         for each in tables.values()
@@ -124,13 +124,18 @@ def scores_of(name, each):
         f"Best baseline: {each['baseline']}; noise ceiling {each['ceiling']:.3f}. Best row: **{next(iter(rows))}**.",
         "",
         *lines_of(rows, SCORES), "",
-        f"### Other scores on {name}", "", *lines_of(rows, OTHER_SCORES), "",
-        f"### By held-out section of {name}", "", "Gene-wise PCC.", "", *lines_of(each["sections"], slides), "",
+        f"### Other scores on {name}", "", *folded(lines_of(rows, OTHER_SCORES)), "",
+        f"### By held-out section of {name}", "", *folded(lines_of(each["sections"], slides), "gene-wise PCC"), "",
     ]  # fmt: skip
     failed = [f"- {one['model']}, fold {one['fold']}: {one['error']}" for one in each["failed"]]
     text += ["Failed:", "", *failed, ""] if failed else []
     short = each["unfinished"]
     return text + ([f"Not finished and not shown: {', '.join(short)}.", ""] if short else [])
+
+
+def folded(table, scores="all scores"):
+    """Put a table where a click opens it."""
+    return ["<details>", f"<summary>All models, {scores}</summary>", "", *table, "", "</details>"]
 
 
 def lines_of(rows, columns):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Fill = Literal["white", "reflect"]
 OUTLIER = 4.0
 """Spots are left out if their residual exceeds this multiple of the median residual."""
+FARTHEST = 1e9
+"""No coordinate of a slide, in pixels or in µm, is as large."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +99,12 @@ class PatchSpec:
         A new dictionary.
         """
         return {**asdict(self), "fov_um": list(self.fov_um)}
+
+
+def on_slide(xy: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark points ``(n, d)`` that a slide can have: numbers, none so large that arithmetic overflows."""
+    known: NDArray[np.bool_] = (np.abs(xy) <= FARTHEST).all(axis=1)
+    return known
 
 
 def apply_affine(matrix: NDArray[np.float64], xy: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -97,8 +97,9 @@ def test_a_given_resolution_wins_over_the_pitch(adata):
     assert sdata.attrs["stpredict"]["um_per_px"] == {"a_image": 5}
 
 
-def test_spots_without_a_place(adata):
-    adata.obsm["spatial"] = np.where(np.arange(12).reshape(6, 2) == 3, np.nan, XY)
+@pytest.mark.parametrize("value", [np.nan, 1e308])
+def test_spots_without_a_place(adata, value):
+    adata.obsm["spatial"] = np.where(np.arange(12).reshape(6, 2) == 3, value, XY)
     with pytest.raises(ValueError, match="1 of 6 spots have no finite coordinates"):
         stp.io.from_anndata(adata, PIXELS, um_per_px=5, **SPOTS)
 

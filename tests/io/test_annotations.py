@@ -120,6 +120,7 @@ def test_what_has_no_area_is_left_out_with_a_count(slide, tmp_path):
     ('[{"geometry": {"type": "Polygon", "coordinates": [[["a", 1]]]}, "properties": {}}]', "not valid GeoJSON"),
     ('[{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [NaN, 9], [9, 9]]]}}]', "a coordinate is not finite"),
     ('[{"geometry": {"type": "Polygon", "coordinates": [[[1%s, 0], [9, 9], [0, 9]]]}}]' % (400 * "0"), "not valid Geo"),
+    ('[{"geometry": {"type": "Polygon", "coordinates": [[[1e308, 0], [9, 9], [0, 9]]]}}]', "larger than any slide"),
     ('[{"geometry": {"type": "Blob"}, "properties": {}}]', "not valid GeoJSON"),
     ("<annotations><ndpviewstate>", r"does not end in '</annotations>' .* Bytes are missing"),
     ("<annotations><b></annotations>", r"mismatched tag.* Give another file"),

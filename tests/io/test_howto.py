@@ -1,16 +1,17 @@
-"""The code of the how-to pages of the platforms runs as it is printed, on made-up files."""
+"""The code of pages that read files runs as it is printed, on made-up files."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import re
 import runpy
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import anndata as ad
+import distributed
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ from shapely.geometry import mapping
 import stpredict as stp
 
 HERE = Path(__file__).parent
-PAGES = HERE.parents[1] / "docs/howto"
+pages = SimpleNamespace(**runpy.run_path(str(HERE.parent / "pages.py")))
 made = SimpleNamespace(**runpy.run_path(str(HERE / "conftest.py")))
 write = SimpleNamespace(**runpy.run_path(str(HERE / "slide_files.py")))
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # slides of noise, with a few spots
@@ -33,18 +34,6 @@ def work(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
-
-
-def blocks(page):
-    code = re.findall(r"```(?:python|text)\n(.*?)```", (PAGES / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
-    return [compile(each, f"{page}.md", "exec") for each in code]
-
-
-def run(page, **names):
-    """All blocks of a page one after another; what they define."""
-    for block in blocks(page):
-        exec(block, names)
-    return SimpleNamespace(**names)
 
 
 def spots(n_side, step_px, columns=None):
@@ -64,7 +53,7 @@ def test_visium(visium_folder, work):
         names = [f"AAAC{i:04}-1" for i in range(48)]
         made.write_matrix(folder / "filtered_feature_bc_matrix.h5", names, rng.poisson(20, (48, 4)))
         (folder / "image.tif").rename(f"he_{number}.tif")
-    assert run("visium").two["predicted"].n_obs == 40
+    assert pages.run("howto/visium").two["predicted"].n_obs == 40
 
 
 def test_anndata(work):
@@ -74,7 +63,7 @@ def test_anndata(work):
     table.uns["spatial"] = {"brain": {"images": {"hires": overview}, "scalefactors": factors}}
     table.write_h5ad("visium.h5ad")
     made.draw(work / "he.tif", 130, 130)
-    found = run("anndata")
+    found = pages.run("howto/anndata")
     assert found.adata.layers["predicted"].shape == (25, 5)
     assert list(found.scores.index) == ["0", "1", "2", "3", "4"]
     assert list(found.sdata.attrs["stpredict"]["um_per_px"]) == ["brain_image"]
@@ -84,7 +73,7 @@ def test_visium_hd(hd_folder, work):
     made.write_coarse_bins(hd_folder)
     made.write_cells(hd_folder)
     hd_folder.rename("hd_sample")
-    found = run("visium_hd")
+    found = pages.run("howto/visium_hd")
     assert found.sdata["cells"].obs["spot_id"].tolist() == [2, 7, 11]
 
 
@@ -99,7 +88,7 @@ def test_xenium(xenium_folder, work):
     }).to_parquet(folder / "transcripts.parquet")  # fmt: skip
     spots(10, 30, columns=("y_pixel", "x_pixel")).write_h5ad("cells.h5ad")
     made.draw(work / "he.jpg", 340, 340)
-    found = run("xenium")
+    found = pages.run("howto/xenium")
     assert found.sdata["pseudo_spots_counts"].var_names.tolist() == ["A", "B", "C"]
     assert found.lung["pseudo_spots_counts"].shape == (4, 5)
 
@@ -113,25 +102,49 @@ def test_legacy_st(st_files, work):
         rows = [f"{line.split()[0]}\t" + "\t".join(map(str, rng.poisson(20, 4))) for line in lines]
         with gzip.open(f"{name}.tsv.gz", "wt") as file:
             file.write("\n".join([header, *rows, ""]))
-    found = run("legacy_st")
+    found = pages.run("howto/legacy_st")
     assert found.two["predicted"].n_obs == 20
+
+
+def write_slide(path, side):
+    """A disc of tissue on a square slide of 2 µm per pixel."""
+    y, x = np.mgrid[:side, :side] - side // 2
+    nuclei = gaussian_filter(np.random.default_rng(0).normal(size=(side, side)), 1.0)
+    density = (y**2 + x**2 < (0.37 * side) ** 2) * np.clip(nuclei / nuclei.std() * 0.4 + 0.5, 0, 2)
+    pixels = np.rint(245 * np.exp(-density[..., None] * [0.65, 0.99, 0.4])).astype(np.uint8)
+    write.svs(path, [pixels], mpp=2.0)
 
 
 @pytest.fixture
 def slide(work):
     """A slide with a disc of tissue, and a predictor of spots of 100 µm."""
-    y, x = np.mgrid[:600, :600]
-    nuclei = gaussian_filter(np.random.default_rng(0).normal(size=(600, 600)), 1.0)
-    density = ((y - 300) ** 2 + (x - 300) ** 2 < 220**2) * np.clip(nuclei / nuclei.std() * 0.4 + 0.5, 0, 2)
-    pixels = np.rint(245 * np.exp(-density[..., None] * [0.65, 0.99, 0.4])).astype(np.uint8)
-    write.svs(work / "slide.svs", [pixels], mpp=2.0)
+    write_slide(work / "slide.svs", 600)
     train = stp.datasets.synthetic(n_slides=1, n_side=4)
     stp.tl.fit(train, "ridge_color", config={"progress": False}, save_dir="my-predictor")
 
 
 def test_plain_slide(slide):
-    found = run("plain_slide")
+    found = pages.run("howto/plain_slide")
     assert set(found.sdata["predicted"].obs["image_quality"]) <= {"good", "blurred", "folded", "inked", "empty"}
+
+
+@pytest.mark.slow
+def test_many_slides(slide):
+    Path("slides").mkdir()
+    for number in (1, 2):
+        shutil.copy("slide.svs", f"slides/slide_{number}.svs")
+    found = pages.run("howto/many_slides")
+    assert found.adata.obs["slide"].value_counts().nunique() == 1
+
+
+@pytest.mark.slow
+def test_few_spots(slide):
+    new = stp.datasets.synthetic(n_slides=1, n_side=5, seed=1)
+    new.write("new.zarr")
+    Path("measured.txt").write_text("\n".join(new["observed"].obs_names[::2]))
+    found = pages.run("howto/few_spots")
+    assert found.sdata["imputed"].n_obs == 25
+    assert Path("my-predictor-adapted").is_dir()
 
 
 def test_qupath(slide):
@@ -145,7 +158,7 @@ def test_qupath(slide):
     for sdata in (train, test):
         stp.io.read_annotations(sdata, "slide.geojson")
     names = {"train": train, "test": test}
-    first, second, third = blocks("qupath")
+    first, second, third = pages.blocks("howto/qupath")
     exec(first, names)
     sdata = names["sdata"]
     stp.pp.spot_grid(sdata, stp.tl.Predictor.load("my-predictor"))
@@ -159,6 +172,45 @@ def test_qupath(slide):
 def test_pretrained(slide, monkeypatch):
     monkeypatch.setenv("STPREDICT_PRETRAINED", "set by the page")
     stp.datasets.synthetic(n_slides=2, n_side=3, um_per_px=8.0).write("measured.zarr")
-    found = run("pretrained")
+    found = pages.run("howto/pretrained")
     assert found.sdata["predicted"].uns["predicted"]["model"]["source"].startswith("lung@")
     assert "doi:…" in Path("my-predictor/README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_napari(slide):
+    found = pages.run("howto/napari")
+    assert found.again["predicted_raster"].sizes["c"] == 3
+
+
+@pytest.mark.slow
+def test_scaling(work, monkeypatch):
+    """Two genes are named on the page; the workers are threads."""
+    train = stp.datasets.synthetic(n_slides=1, n_side=4, n_genes=2)
+    train["observed"].var_names = ["ERBB2", "CD24"]
+    stp.tl.fit(train, "ridge_color", config={"progress": False}, save_dir="her2-m2ost")
+    write_slide(work / "slide.svs", 240)
+    Path("slides").mkdir()
+    shutil.copy("slide.svs", "slides/slide.svs")
+    monkeypatch.setattr(distributed, "LocalCluster", partial(distributed.LocalCluster, processes=False))
+    found = pages.run("scaling")
+    assert list(found.summary["status"]) == ["done"]
+    assert found.sdata["predicted"].n_obs > 100
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what scanpy says of itself
+def test_front_page(slide, monkeypatch):
+    """Real sections are made up, and the network is trained for one epoch."""
+    panel = stp.datasets.gene_panel("her2st")
+
+    def her2st(sections):
+        made_up = stp.datasets.synthetic(n_slides=len(sections), n_side=6, n_genes=len(panel))
+        made_up["observed"].var_names = panel
+        return made_up
+
+    monkeypatch.setattr(stp.datasets, "her2st", her2st)
+    monkeypatch.setattr(stp.tl, "fit", partial(stp.tl.fit, config={"n_epochs": 1}))
+    found = pages.run("README")
+    assert found.adata.obs["leiden"].notna().all()
+    assert found.new["predicted"].var_names.tolist() == list(panel)

@@ -182,6 +182,10 @@ def test_positions_of_another_kind_or_sample(spatial):
     frame.assign(barcode="T" + frame["barcode"]).to_csv(path.with_suffix(".csv"), index=False)
     with pytest.raises(ValueError, match=r"(\d+) of \1 spots with counts have no position in .* such as 'T"):
         read(folder)
+    far = frame.assign(pxl_row_in_fullres=1e308)  # on no slide
+    far.to_csv(path.with_suffix(".csv"), index=False)
+    with pytest.raises(ValueError, match=r"(\d+) of \1 spots with counts have no position in "):
+        read(folder)
 
 
 def overview(path, image, factor):

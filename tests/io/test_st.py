@@ -110,6 +110,7 @@ def test_zarr_round_trip(st_files, tmp_path):
 FAULTS = {
     "columns": ("spots", "pixel_x", "px", r"no pixel columns .*found: 'x', 'y'.*give `affine`"),
     "coordinate": ("spots", "40\t40\t1", "40\tNA\t1", "missing or non-numeric values in 'pixel_y'"),
+    "far away": ("spots", "40\t40\t1", "40\t1e308\t1", "some larger than any slide"),
     "position twice": ("spots", "4\t3\t4\t3", "3\t3\t4\t3", "more than one row for array position '3x3'"),
     "a gene among spots": ("counts", "4x3", "GAPDH", "Spot 'GAPDH' of 'X1.tsv' is no array coordinate .*`genes_in`"),
     "cut short": ("counts", "4x3\t4\t3\t0\t12", "4x3\t4\t3", "Row '4x3' .* has 2 readable numbers for 4 columns"),

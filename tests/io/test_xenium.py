@@ -168,11 +168,19 @@ def test_keypoints_that_do_not_fit_are_named(xenium_folder):
     (np.arange(20.0).reshape(5, 4), r"holds 5 pairs of keypoints; at least three are needed"),
     (np.column_stack([np.arange(5.0), np.arange(5.0), KEYPOINTS]), r"holds 5 pairs .* not all on one line"),
     (np.empty((0, 4)), "holds 0 pairs of keypoints"),
-    (np.full((4, 4), np.nan), r"has keypoints without coordinates\. Remove these pairs"),
+    (np.full((4, 4), np.nan), r"has keypoints without coordinates, or .* Remove these pairs"),
+    (np.diag([1e308, 1, 1, 1]), r"or with some larger than any slide"),
 ])  # fmt: skip
 def test_too_few_keypoints(xenium_folder, pairs, words):
     with pytest.raises(ValueError, match=words):
         stp.io.read_xenium(xenium_folder, alignment=pairs)
+
+
+def test_cells_without_a_place(xenium_folder):
+    path = xenium_folder / "cells.parquet"
+    pd.read_parquet(path).assign(x_centroid=1e308).to_parquet(path)
+    with pytest.raises(ValueError, match=r"4 of 4 cells have no coordinates in '.*cells.parquet', or some larger"):
+        stp.io.read_xenium(xenium_folder)
 
 
 def test_three_keypoints_fit_exactly(xenium_folder):

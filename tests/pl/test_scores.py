@@ -84,7 +84,12 @@ def test_too_few_or_equal_for_a_density(values):
 
 def test_names_cover_nothing():
     xy = np.array([[0.8, 0.8], [0.79, 0.79], [0.5, 0.5], [0.45, 0.53]])
-    assert _labels_without_overlap(xy, ["A", "B", "LONGNAME", "D"]) == [0, 3]
+    left_above, right_below = (-1, 1), (1, -1)
+    places = {0: left_above, 1: right_below, 2: right_below, 3: left_above}
+    assert _labels_without_overlap(xy, ["A", "B", "LONGNAME", "D"], 1.0) == places
+    assert _labels_without_overlap(xy, ["A", "B", "LONGNAME", "D"], 0.6) == {3: left_above}
+    near_the_diagonal = np.array([[0.7, 0.65]])
+    assert _labels_without_overlap(near_the_diagonal, ["A"], 1.0) == {0: right_below}
 
 
 def test_given_axes(table):

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._checks.paths import user_path
 from .._checks.training import warn
-from .._geometry import apply_affine
+from .._geometry import apply_affine, on_slide
 from . import _errors as check
 from ._tables import find_separator, read_text, split_fields
 
@@ -89,8 +89,11 @@ def _fit_keypoints(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The affine matrix with the least squared residuals, and these ``(n,)`` in µm; refuse pairs that do not fit."""
     pairs = pairs.reshape(-1, len(KEYPOINT_COLUMNS))
-    if not np.isfinite(pairs).all():
-        msg = f"The alignment {what} has keypoints without coordinates. Remove these pairs, or set them again."
+    if not on_slide(pairs).all():
+        msg = (
+            f"The alignment {what} has keypoints without coordinates, or with some larger than any slide. Remove these "
+            "pairs, or set them again."
+        )
         raise ValueError(msg)
     fixed, moving = pairs[:, :2], pairs[:, 2:]
     if len(pairs) < 3 or _is_line(moving) or _is_line(fixed):

@@ -20,7 +20,7 @@ from .._checks.calls import public
 from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import quote
-from .._geometry import is_staggered, neighbour_pitch
+from .._geometry import is_staggered, neighbour_pitch, on_slide
 from .._resolution import (
     VISIUM,
     Resolution,
@@ -294,11 +294,11 @@ def _centres(adata: AnnData, xy: str | tuple[str, str]) -> NDArray[np.float64]: 
         )
         raise ValueError(msg)
     centres: NDArray[np.float64] = np.asarray(found, np.float64)
-    n_missing = int((~np.isfinite(centres)).any(axis=1).sum())
+    n_missing = int((~on_slide(centres)).sum())
     if n_missing or not len(centres):
         msg = (
-            f"{n_missing} of {len(centres)} spots have no finite coordinates. Give at least one spot, and leave these "
-            "out."
+            f"{n_missing} of {len(centres)} spots have no finite coordinates, or some larger than any slide. Give at "
+            "least one spot, and leave these out."
         )
         raise ValueError(msg)
     return centres

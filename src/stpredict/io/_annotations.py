@@ -19,7 +19,7 @@ from .._checks.paths import output_file, user_path
 from .._checks.slides import one_name, quote
 from .._checks.training import warn
 from .._files import atomic_file
-from .._geometry import apply_affine
+from .._geometry import apply_affine, on_slide
 from .._resolution import image_resolution
 from .._slides import checks as check_elements
 from .._slides import elements
@@ -237,8 +237,8 @@ def _slide_offset(
 
 def _areas(frame: GeoDataFrame, path: Path) -> GeoDataFrame:
     """The rows with an area, repaired; the others are counted in a warning."""
-    if not np.isfinite(shapely.get_coordinates(frame.geometry.to_numpy())).all():
-        check.refuse_unreadable(path, WHAT, "a coordinate is not finite")
+    if not on_slide(shapely.get_coordinates(frame.geometry.to_numpy())).all():
+        check.refuse_unreadable(path, WHAT, "a coordinate is not finite, or larger than any slide")
     valid = shapely.make_valid(frame.geometry.to_numpy())
     areas = [shapely.union_all(polygon_parts(np.array([each]))) for each in valid]
     kept = np.array([not shapely.is_empty(area) for area in areas], bool)

@@ -119,10 +119,13 @@ def require_columns(found: Sequence[str], needed: Sequence[str], path: Path) -> 
         raise UnreadableFileError(msg)
 
 
-def require_finite_columns(bad: Sequence[str], path: Path) -> None:
-    """Refuse coordinates that are missing or not numbers."""
+def require_coordinates(bad: Sequence[str], path: Path) -> None:
+    """Refuse coordinates that are missing, not numbers, or larger than any slide."""
     if bad:
-        msg = f"Table '{path.name}' has missing or non-numeric values in {quote(bad)}. Remove these rows or fill them."
+        msg = (
+            f"Table '{path.name}' has missing or non-numeric values in {quote(bad)}, or some larger than any slide. "
+            "Remove these rows or fill them."
+        )
         raise ValueError(msg)
 
 

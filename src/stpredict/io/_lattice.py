@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._checks import slides as check_slides
 from .._checks.slides import MAX_ANISOTROPY
 from .._checks.training import warn
 from .._geometry import fit_lattice, is_staggered
@@ -45,6 +46,7 @@ def resolution_from_lattice(
         warn(f"{what}. `um_per_px={given:g}` is used for both; patches are stretched by the difference.")
     measured = pitch_um / (lattice.diagonal_px if staggered else float(lattice.pitch_px.mean()))
     if given is None:
+        check_slides.resolution(measured, name)
         return measured
     by_pitch = Resolution(um_per_px=measured, origin="spot pitch")
     compare_resolutions(Resolution(um_per_px=given, origin="argument"), by_pitch, name)

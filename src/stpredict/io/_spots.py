@@ -108,7 +108,7 @@ def _array_coordinates(frame: pd.DataFrame, path: Path) -> NDArray[np.float64]:
     if names is None:
         _no_array_coordinates(list(frame.columns), path)
     array_xy = [parse_spot_name(str(name)) for name in names]
-    check.require_finite_columns([str(names.name)] if None in array_xy else [], path)
+    check.require_coordinates([str(names.name)] if None in array_xy else [], path)
     return np.array(array_xy, np.float64).reshape(-1, 2)
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from .._checks.decoding import DECODER_ERRORS, describe
 from .._checks.memory import limit_bytes, require_memory
+from .._geometry import on_slide
 from . import _errors as check
 
 if TYPE_CHECKING:
@@ -160,8 +161,9 @@ def mostly_match(pattern: re.Pattern[str], names: Iterable[object]) -> bool:
 
 
 def numeric_columns(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> NDArray[np.float64]:
-    """Columns of a table as finite numbers ``(n, len(columns))``."""
+    """Columns of a table as coordinates ``(n, len(columns))``."""
     values = frame[list(columns)].apply(pd.to_numeric, errors="coerce")
-    check.require_finite_columns([name for name in columns if not np.isfinite(values[name]).all()], path)
     array: NDArray[np.float64] = values.to_numpy(np.float64)
+    bad = [name for i, name in enumerate(columns) if not on_slide(array[:, i : i + 1]).all()]
+    check.require_coordinates(bad, path)
     return array

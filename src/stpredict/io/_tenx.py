@@ -17,6 +17,7 @@ from scipy import sparse
 from .. import _keys as keys
 from .._checks.memory import require_memory
 from .._checks.slides import quote
+from .._geometry import on_slide
 from . import _errors as check
 from ._tables import find_separator, parse_table, read_text, split_fields
 
@@ -235,7 +236,7 @@ def as_texts(ids: pd.Series[Any]) -> pd.Index[str]:
 def spots_on_tissue(table: AnnData, positions: pd.DataFrame, path: Path) -> tuple[AnnData, NDArray[np.float64]]:
     """The rows on tissue with their places in ``obs``, and their centres ``(n, 2)``; all rows must have positions."""
     places = positions.reindex(table.obs_names)
-    missing = ~np.isfinite(places.to_numpy(np.float64)).all(axis=1)
+    missing = ~on_slide(places.to_numpy(np.float64))
     if missing.any():
         msg = (
             f"{int(missing.sum())} of {table.n_obs} spots with counts have no position in '{path}' (for instance "

@@ -15,7 +15,7 @@ from .._checks.calls import public
 from .._checks.memory import memory_limited
 from .._checks.paths import user_path
 from .._checks.slides import quote
-from .._geometry import apply_affine, axis_scales
+from .._geometry import apply_affine, axis_scales, on_slide
 from .._resolution import Resolution, reconcile_resolution
 from . import _errors as check
 from . import _platforms as platforms
@@ -160,7 +160,15 @@ def _read_cells(table: AnnData, path: Path) -> tuple[AnnData, NDArray[np.float64
         raise ValueError(msg)
     cells = cells.loc[table.obs_names]
     table.obs = cells.drop(columns=list(CENTROIDS)).set_axis(table.obs_names)
-    return table, cells[list(CENTROIDS)].to_numpy(np.float64)
+    centres = cells[list(CENTROIDS)].to_numpy(np.float64)
+    n_missing = int((~on_slide(centres)).sum())
+    if n_missing:
+        msg = (
+            f"{n_missing} of {len(centres)} cells have no coordinates in '{path}', or some larger than any slide. "
+            "Fetch the file again."
+        )
+        raise ValueError(msg)
+    return table, centres
 
 
 def _open_transcripts(path: Path, transformations: dict[str, Scale]) -> Any:

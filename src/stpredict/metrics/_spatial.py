@@ -30,13 +30,15 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from scipy.sparse import csr_array
 
+N_NEIGHBORS = 6
+"""Neighbours of a spot by default."""
 TIED = 1e-4
 """A spot further away than the last neighbour by at most this share of the distance is a neighbour too."""
 
 
 @public
 def morans_i(
-    values: ArrayLike, xy: ArrayLike, *, n_neighbors: int = 6, slide: ArrayLike | None = None
+    values: ArrayLike, xy: ArrayLike, *, n_neighbors: int = N_NEIGHBORS, slide: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     r"""Moran's I of each gene over a graph of nearest neighbours.
 
@@ -87,13 +89,12 @@ def morans_i(
     >>> morans_i(np.column_stack([left_half, checkerboard]), xy, n_neighbors=2).round(2)
     array([ 0.86, -1.  ])
     """
-    rows, weights = _rows_and_weights(values, xy, n_neighbors, slide)
-    return np.concatenate([_morans_i(as_float(rows[b]), weights) for b in blocks(*rows.shape)])
+    return morans_i_on(*_used_and_weights(values, xy, n_neighbors, slide))
 
 
 @public
 def gearys_c(
-    values: ArrayLike, xy: ArrayLike, *, n_neighbors: int = 6, slide: ArrayLike | None = None
+    values: ArrayLike, xy: ArrayLike, *, n_neighbors: int = N_NEIGHBORS, slide: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     r"""Geary's C of each gene over a graph of nearest neighbours.
 
@@ -135,13 +136,17 @@ def gearys_c(
     >>> gearys_c(np.column_stack([left_half, checkerboard]), np.column_stack([x, y]), n_neighbors=2).round(2)
     array([0.13, 1.97])
     """
-    rows, weights = _rows_and_weights(values, xy, n_neighbors, slide)
-    return np.concatenate([_gearys_c(as_float(rows[b]), weights) for b in blocks(*rows.shape)])
+    return gearys_c_on(*_used_and_weights(values, xy, n_neighbors, slide))
 
 
 @public
 def ssim(
-    observed: ArrayLike, predicted: ArrayLike, xy: ArrayLike, *, n_neighbors: int = 6, slide: ArrayLike | None = None
+    observed: ArrayLike,
+    predicted: ArrayLike,
+    xy: ArrayLike,
+    *,
+    n_neighbors: int = N_NEIGHBORS,
+    slide: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     r"""Structural similarity of the observed and the predicted map of each gene :cite:p:`Wang2004`.
 
@@ -177,7 +182,7 @@ def ssim(
 
     .. math::
         \frac{(2 \bar o \bar p + (0.01 L)^2) (2 s_{op} + (0.03 L)^2)}
-        {(\bar o^2 + \bar p^2 + (0.01 L)^2) (s_o^2 + s_p^2 + (0.03 L)^2)}
+        {({\bar o}^2 + {\bar p}^2 + (0.01 L)^2) (s_o^2 + s_p^2 + (0.03 L)^2)}
 
     A constant does not score 0: where a gene is absent it is right. `stp.tl.evaluate` therefore reports the gain over
     the mean of the gene.
@@ -191,19 +196,40 @@ def ssim(
     [1.0, -0.84]
     """
     first, second, used = complete_pairs(observed, predicted, 1)
-    windows = _with_self(_graph(observed, xy, n_neighbors, slide, used))
-    first, second = first.T, second.T
+    return ssim_on(first, second, _graph(observed, xy, n_neighbors, slide, used))
+
+
+def morans_i_on(values: NDArray[Any], weights: csr_array) -> NDArray[np.float64]:
+    """`morans_i` of values ``(n, g)`` without NaN, on a graph."""
+    rows = values.T
+    return np.concatenate([_morans_i(as_float(rows[b]), weights) for b in blocks(*rows.shape)])
+
+
+def gearys_c_on(values: NDArray[Any], weights: csr_array) -> NDArray[np.float64]:
+    """`gearys_c` of values ``(n, g)`` without NaN, on a graph."""
+    rows = values.T
+    return np.concatenate([_gearys_c(as_float(rows[b]), weights) for b in blocks(*rows.shape)])
+
+
+def ssim_on(observed: NDArray[Any], predicted: NDArray[Any], weights: csr_array) -> NDArray[np.float64]:
+    """`ssim` of two arrays ``(n, g)`` without NaN, on a graph."""
+    windows, first, second = _with_self(weights), observed.T, predicted.T
     return np.concatenate([_ssim(as_float(first[b]), as_float(second[b]), windows) for b in blocks(*first.shape)])
 
 
-def _rows_and_weights(
+def neighbour_weights(xy: NDArray[np.float64], slide: NDArray[Any] | None) -> csr_array:
+    """The graph of the six nearest neighbours of the same slide that scores of maps use by default."""
+    return _weights(as_float(xy), slide, N_NEIGHBORS)
+
+
+def _used_and_weights(
     values: ArrayLike, xy: ArrayLike, n_neighbors: int, slide: ArrayLike | None
 ) -> tuple[NDArray[Any], csr_array]:
-    """Genes as rows, without spots with NaN, and the weights of the others."""
+    """Values without spots with NaN, and the graph of the others."""
     array = as_matrix(values, "values")
     used = complete_spots(array, "values")
     weights = _graph(values, xy, n_neighbors, slide, used)
-    return array[used].T, weights
+    return array[used], weights
 
 
 def _graph(

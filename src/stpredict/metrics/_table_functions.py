@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._intervals import interval_score
-from ._spatial import ssim
+from ._spatial import ssim_on
 from .correlation import LEAST, pearson
 from .inputs import nan_mean
 from .structure import (
@@ -34,8 +34,8 @@ def ssim_gain(observed: NDArray[np.float32], predicted: NDArray[np.float32], spo
     """Gain in structural similarity over a constant map, both at the level of the observed map; 1 is perfect."""
     level = observed.mean(axis=0, dtype=np.float64)
     shifted = predicted - predicted.mean(axis=0, dtype=np.float64) + level
-    reached = ssim(observed, shifted, spots.xy, slide=spots.slide)
-    constant = ssim(observed, np.broadcast_to(level, observed.shape), spots.xy, slide=spots.slide)
+    reached = ssim_on(observed, shifted, spots.weights)
+    constant = ssim_on(observed, np.broadcast_to(level, observed.shape), spots.weights)
     gain: NDArray[np.float64] = (reached - constant) / (1 - constant)
     return gain
 

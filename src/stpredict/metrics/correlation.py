@@ -57,7 +57,7 @@ def pearson(
     -----
     With deviations :math:`o_i, p_i` from the mean of their row,
 
-    .. math:: r = \sum_i o_i p_i \Big/ \sqrt{\sum_i o_i^2 \sum_i p_i^2}
+    .. math:: r = \frac{\sum_i o_i p_i}{\sqrt{\sum_i o_i^2 \sum_i p_i^2}}
 
     Spot-wise scores averaged over spots are the "PCC" of the M2OST paper; gene-wise ones averaged over genes are that
     of most others.

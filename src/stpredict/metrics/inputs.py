@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._spatial import neighbour_weights
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,6 +47,12 @@ class Spots:
     """Arguments of `noise_ceiling`, for scores of the measurement alone."""
     intervals: Intervals | None = None
     """Prediction intervals of the same spots."""
+    weights: csr_array | None = None
+    """``(n, n)`` weights of the neighbours of each spot; made from the places if it is not given."""
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            object.__setattr__(self, "weights", neighbour_weights(self.xy, self.slide))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from . import _table_functions as of
 from ._ceiling import noise_ceiling
 from ._error import mae, r2, rmse
 from ._intervals import interval_coverage
-from ._spatial import gearys_c, morans_i
+from ._spatial import gearys_c_on, morans_i_on
 from .correlation import pearson, spearman
 from .inputs import nan_mean
 from .top_genes import N_BEST, best
@@ -101,7 +101,7 @@ GENE_SCORES: Final = (
     ),
     Score(
         name="moran_observed",
-        function=lambda spots: morans_i(spots.observed, spots.xy, slide=spots.slide),
+        function=lambda spots: morans_i_on(spots.observed, spots.weights),
         label="Moran's I of a gene, observed",
         higher_is_better=None,
         meaning="Spatial autocorrelation of observed expression.",
@@ -109,7 +109,7 @@ GENE_SCORES: Final = (
     ),
     Score(
         name="moran_predicted",
-        function=lambda spots: morans_i(spots.predicted, spots.xy, slide=spots.slide),
+        function=lambda spots: morans_i_on(spots.predicted, spots.weights),
         label="Moran's I of a gene, predicted",
         higher_is_better=None,
         meaning=(
@@ -119,7 +119,7 @@ GENE_SCORES: Final = (
     ),
     Score(
         name="geary_observed",
-        function=lambda spots: gearys_c(spots.observed, spots.xy, slide=spots.slide),
+        function=lambda spots: gearys_c_on(spots.observed, spots.weights),
         label="Geary's C of a gene, observed",
         higher_is_better=None,
         meaning="Differences between neighbouring spots in observed expression; 1 for a random arrangement.",
@@ -127,7 +127,7 @@ GENE_SCORES: Final = (
     ),
     Score(
         name="geary_predicted",
-        function=lambda spots: gearys_c(spots.predicted, spots.xy, slide=spots.slide),
+        function=lambda spots: gearys_c_on(spots.predicted, spots.weights),
         label="Geary's C of a gene, predicted",
         higher_is_better=None,
         meaning="Differences between neighbouring spots in predicted expression: near 0 for a blurred map.",

@@ -136,7 +136,7 @@ def _against_ceiling(
     ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=0.8)
     diagonal: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
     above: dict[str, Any] = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-    ax.annotate("ceiling", (0.5 * high, 0.5 * high), color=NEUTRAL, fontsize=7, **above, **diagonal)
+    ax.annotate("ceiling", (0.25 * high, 0.25 * high), color=NEUTRAL, fontsize=7, **above, **diagonal)
     ax.axhline(0, color=NEUTRAL, linewidth=0.8, linestyle=DASHES, zorder=0)
     ax.scatter(x[complete], y[complete], s=9, color=BLUE, alpha=0.75, linewidths=0)
     ax.set(
@@ -146,24 +146,32 @@ def _against_ceiling(
         ylabel=f"Pearson r, {label}",
     )
     best = complete[np.argsort(-y[complete])]
-    n_tried = 3 * n_labels
+    n_tried = 6 * n_labels
     share = np.column_stack([x[best], y[best]]) / (high + margin - low)
-    for i in _labels_without_overlap(share, [genes[at] for at in best[:n_tried]])[:n_labels]:
+    placed = _labels_without_overlap(
+        share, [genes[at] for at in best[:n_tried]], (high + margin) / (high + margin - low)
+    )
+    for i, (across, up) in list(placed.items())[:n_labels]:
         at = best[i]
-        ax.annotate(
-            italic(genes[at]), (x[at], y[at]), xytext=(-3, 2), textcoords="offset points", ha="right", fontsize=7
-        )
+        where: dict[str, Any] = {"ha": "right" if across < 0 else "left", "va": "baseline" if up > 0 else "top"}
+        offset = (3 * across, 2 * up)
+        ax.annotate(italic(genes[at]), (x[at], y[at]), offset, textcoords="offset points", fontsize=7, **where)
 
 
-def _labels_without_overlap(xy: NDArray[np.float64], names: list[str]) -> list[int]:
-    """Indices of points whose names, placed above and left of them, cover neither points nor earlier names."""
-    kept: list[int] = []
+def _labels_without_overlap(xy: NDArray[np.float64], names: list[str], edge: float) -> dict[int, tuple[int, int]]:
+    """Index of each point with room for its name, and where: left or right (-1, 1) and below or above (-1, 1)."""
+    kept: dict[int, tuple[int, int]] = {}
     boxes: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for i, name in enumerate(names):
-        high = xy[i] + (-0.01, 0.06)
-        low = high - (0.025 * len(name) + 0.01, 0.055)
-        covers = ((xy > low) & (xy < high)).all(axis=1).any()
-        if not covers and not any((low < h).all() and (high > b).all() for b, h in boxes):
-            kept.append(i)
-            boxes.append((low, high))
+        width = 0.028 * len(name) + 0.01
+        for across, up in ((-1, 1), (1, -1), (-1, -1), (1, 1)):
+            low = xy[i] + (0.01 if across > 0 else -0.01 - width, 0.01 if up > 0 else -0.05)
+            high = low + np.array([width, 0.04])
+            covers = ((xy > low) & (xy < high)).all(axis=1).any()
+            on_line = low[0] < high[1] and low[1] < high[0]
+            on_name = any((low < h).all() and (high > b).all() for b, h in boxes)
+            if not (covers or on_line or on_name or high[0] > edge):
+                kept[i] = across, up
+                boxes.append((low, high))
+                break
     return kept

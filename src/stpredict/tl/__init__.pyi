@@ -18,6 +18,7 @@ from ._predictor.predictor import Predictor
 from ._predictor.provenance import Provenance
 from ._pretrain import pretrain
 from ._raster import rasterize
+from ._score_intervals import score_intervals
 from ._self_train import self_train
 from ._summary import summary
 from ._super_resolution.super_resolve import super_resolve
@@ -47,6 +48,7 @@ __all__ = [
     "predictability",
     "pretrain",
     "rasterize",
+    "score_intervals",
     "self_train",
     "summary",
     "super_resolve",

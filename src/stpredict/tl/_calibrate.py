@@ -124,8 +124,7 @@ def calibrate(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=4)
-    >>> config = stp.tl.FitConfig(n_epochs=1, validation="none", progress=False)
-    >>> predictor = stp.tl.fit(sdata, config=config, shapes_key="S0_spots")
+    >>> predictor = stp.tl.fit(sdata, "ridge_color", shapes_key="S0_spots", config={"progress": False})
     >>> predictor = stp.tl.calibrate(predictor, sdata, shapes_key="S1_spots", progress=False)
     >>> stp.tl.predict(sdata, predictor, shapes_key="S2_spots", uncertainty="conformal", progress=False)
     >>> sdata["predicted"].layers["predicted_upper"].shape

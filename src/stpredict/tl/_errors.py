@@ -79,6 +79,16 @@ def enough_pairs(n_spots: int) -> None:
         raise ValueError(msg)
 
 
+def enough_blocks(n: int, least: int, block_spots: float) -> None:
+    """Refuse intervals from too few squares."""
+    if n < least:
+        msg = (
+            f"`block_spots={block_spots:g}` cuts the slides into {n} squares, and an interval needs at least {least}. "
+            "Give a smaller number, or slides with more spots; `stp.tl.evaluate` gives the scores without intervals."
+        )
+        raise ValueError(msg)
+
+
 def unchanged(values: NDArray[np.float32], name: str, *, recorded: bool) -> None:
     """Refuse predictions below zero: `predict` writes none, so they were scaled or centred since (or are old)."""
     if recorded and (values < 0).any():

@@ -20,7 +20,7 @@ from .._slides.expression import is_gene
 from .._slides.slides import counts_table_name, rows_in_regions
 from ..io import read_gmt
 from ..io.containers import opened
-from ..metrics.inputs import Prediction, Spots, nan_mean
+from ..metrics.inputs import Spots, nan_mean
 from ..metrics.scores import GENE_SCORES, all_gene_scores, gene_scores, summary_scores
 from ..metrics.structure import MIN_GENES
 from ..metrics.top_genes import variances
@@ -132,8 +132,8 @@ def evaluate(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=5)
-    >>> config = stp.tl.FitConfig(n_epochs=1, progress=False)
-    >>> predictor = stp.tl.fit(sdata, shapes_key=["S0_spots", "S1_spots"], config=config)
+    >>> train = ["S0_spots", "S1_spots"]
+    >>> predictor = stp.tl.fit(sdata, "ridge_color", shapes_key=train, config={"progress": False})
     >>> stp.tl.predict(sdata, predictor, progress=False)
     >>> scores = stp.tl.evaluate(sdata, shapes_key="S2_spots")
     >>> scores.columns[0], len(scores)
@@ -142,23 +142,10 @@ def evaluate(
     if by is not None:
         check_config.one_of("by", by, ("donor",))
     with opened(sdata, needs_image=False) as held:
-        table_name = counts_table_name(held, table_name)
-        source, measured = _tables(held, predicted, table_name)
+        source, paired = pair_tables(
+            held, predicted, table_name, layer, shapes_key, library_key, regions, domain_key, pathways
+        )
         spec = TargetSpec(**source.uns[predicted]["target"])
-        genes = _genes(source, measured, predicted, table_name, spec)
-        wanted = np.ones(measured.n_obs, bool)
-        elements = check_elements.annotated_regions(measured, table_name)
-        if shapes_key is not None:
-            asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
-            check_elements.has_regions(elements, asked)
-            wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), list(asked))
-        if regions is not None:
-            wanted = rows_in_regions(held, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
-        if domain_key is not None:
-            check_elements.has_column(measured, domain_key, "domain_key")
-        gene_sets = None if pathways is None else _usable_pathways(pathways, genes)
-        paired = pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key, domain_key)
-        paired = replace(paired, pathways=gene_sets)
         scores = _gene_table(paired, spec, n_splits, seed)
         ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
         for name in [name for name in GENE_COLUMNS if name in scores]:
@@ -174,6 +161,37 @@ def evaluate(
         scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
         scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
         return scores
+
+
+def pair_tables(
+    sdata: SpatialData,
+    predicted: str,
+    table_name: str | None,
+    layer: str | None,
+    shapes_key: str | list[str] | None,
+    library_key: str | None,
+    regions: Regions | None,
+    domain_key: str | None,
+    pathways: Mapping[str, Sequence[str]] | str | PathLike[str] | None,
+) -> tuple[AnnData, Paired]:
+    """The table that holds predictions, and the spots that the arguments of `evaluate` choose."""
+    table_name = counts_table_name(sdata, table_name)
+    source, measured = _tables(sdata, predicted, table_name)
+    spec = TargetSpec(**source.uns[predicted]["target"])
+    genes = _genes(source, measured, predicted, table_name, spec)
+    wanted = np.ones(measured.n_obs, bool)
+    elements = check_elements.annotated_regions(measured, table_name)
+    if shapes_key is not None:
+        asked = [shapes_key] if isinstance(shapes_key, str) else shapes_key
+        check_elements.has_regions(elements, asked)
+        wanted = np.isin(measured.obs[measured.uns["spatialdata_attrs"]["region_key"]].astype(str), list(asked))
+    if regions is not None:
+        wanted = rows_in_regions(sdata, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
+    if domain_key is not None:
+        check_elements.has_column(measured, domain_key, "domain_key")
+    gene_sets = None if pathways is None else _usable_pathways(pathways, genes)
+    paired = pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key, domain_key)
+    return source, replace(paired, pathways=gene_sets)
 
 
 def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnData, AnnData]:
@@ -256,16 +274,7 @@ def _gene_table(paired: Paired, spec: TargetSpec, n_splits: int, seed: int) -> p
     columns |= {f"pearson_{name}": nan_mean(by_gene[name]["pearson"], axis=0) for name in reversed(BASELINES)}
     columns["variance"] = variances(paired.observed)
     for row, predicted in paired.predicted.items():
-        whole = Prediction(
-            observed=paired.observed,
-            predicted=predicted,
-            by_gene=by_gene[row],
-            slides=slides,
-            genes=paired.genes,
-            domains=paired.domains,
-            pathways=paired.pathways,
-            coverage=None if paired.intervals is None else paired.intervals.coverage,
-        )
+        whole = paired.as_prediction(predicted, by_gene[row], slides)
         columns |= whole_columns(summary_scores(whole), row)
     columns["n_genes"] = len(paired.genes)
     return pd.DataFrame(columns, index=pd.Index(paired.genes, name="gene"))

@@ -14,7 +14,7 @@ from .._slides.expression import gene_counts, library_column, on_tissue, total_c
 from .._slides.identity import SlideIdentity, known_slides
 from .._train.color import apply_ridge
 from ..metrics.correlation import LEAST
-from ..metrics.inputs import Intervals
+from ..metrics.inputs import Intervals, Prediction
 from ..pp.columns import read_columns
 from ..pp.normalization import CountsRecord, library_sizes
 from ..pp.targets import nonnegative
@@ -71,9 +71,30 @@ class Paired:
         masks = [self.slide == name for name in np.unique(self.slide)]
         return [rows for rows in masks if rows.sum() >= LEAST]
 
+    def as_prediction(
+        self,
+        predicted: NDArray[np.float32],
+        by_gene: Mapping[str, NDArray[np.float64]],
+        slides: Sequence[NDArray[np.bool_]],
+    ) -> Prediction:
+        """A prediction ``(n, g)`` of these spots as a whole, with its scores of genes on each slide."""
+        return Prediction(
+            observed=self.observed,
+            predicted=predicted,
+            by_gene=by_gene,
+            slides=slides,
+            genes=self.genes,
+            domains=self.domains,
+            pathways=self.pathways,
+            coverage=None if self.intervals is None else self.intervals.coverage,
+        )
+
     def of_donors(self, kind: str) -> Paired:
         """The spots of new donors only, or of those that were trained on."""
-        rows = np.flatnonzero(self.donor == kind)
+        return self.of(np.flatnonzero(self.donor == kind))
+
+    def of(self, rows: NDArray[np.intp]) -> Paired:
+        """Some spots, also several times."""
         return replace(
             self,
             counts=self.counts[rows],

@@ -182,7 +182,7 @@ def predict(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
-    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> predictor = stp.tl.fit(sdata, "ridge_color", config={"progress": False})
     >>> stp.tl.predict(sdata, predictor, progress=False)
     >>> sdata["predicted"].shape
     (32, 12)

@@ -99,8 +99,8 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=3, n_side=5)
-    >>> config = stp.tl.FitConfig(n_epochs=1, progress=False)
-    >>> predictor = stp.tl.fit(sdata, shapes_key=["S0_spots", "S1_spots"], config=config)
+    >>> train = ["S0_spots", "S1_spots"]
+    >>> predictor = stp.tl.fit(sdata, "ridge_color", shapes_key=train, config={"progress": False})
     >>> stp.tl.predict(sdata, predictor, progress=False)
     >>> scores = stp.tl.evaluate(sdata, shapes_key="S2_spots")
     >>> list(stp.tl.summary(scores[scores["ceiling"] > 0.5]).index)

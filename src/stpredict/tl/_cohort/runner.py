@@ -110,7 +110,7 @@ def predict_cohort(
     >>> from tempfile import mkdtemp
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
-    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> predictor = stp.tl.fit(sdata, "ridge_color", config={"progress": False})
     >>> folder = Path(mkdtemp())
     >>> stp.datasets.synthetic(n_slides=1, n_side=4, seed=1).write(folder / "new.zarr")
     >>> summary = stp.tl.predict_cohort([folder / "new.zarr"], predictor, folder / "out", progress=False)

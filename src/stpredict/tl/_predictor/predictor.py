@@ -68,7 +68,7 @@ class Predictor:
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
-    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> predictor = stp.tl.fit(sdata, "ridge_color", config={"progress": False})
     >>> len(predictor.genes), predictor.units
     (12, 'log1p CP10k')
     """

@@ -70,7 +70,7 @@ class Provenance(Mapping[str, Any]):
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
-    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> predictor = stp.tl.fit(sdata, "ridge_color", config={"progress": False})
     >>> predictor.provenance.slides["S0_spots"]["n_spots"]
     16
     """

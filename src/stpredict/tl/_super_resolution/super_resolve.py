@@ -163,7 +163,7 @@ def super_resolve(
     --------
     >>> import stpredict as stp
     >>> sdata = stp.datasets.synthetic(n_slides=2, n_side=4)
-    >>> predictor = stp.tl.fit(sdata, config=stp.tl.FitConfig(n_epochs=1, progress=False))
+    >>> predictor = stp.tl.fit(sdata, "ridge_color", config={"progress": False})
     >>> stp.tl.super_resolve(sdata, predictor, step_um=25, shapes_key="S0_spots", progress=False)
     >>> sdata["super_resolved"].shape
     (1216, 12)
