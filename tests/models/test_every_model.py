@@ -211,7 +211,7 @@ CHANGES |= {
         "depth": 1,
         "heads": 2,
         "width": 1.0,
-        "dropout": 0.5,
+        "dropout": 0.9,
     },
 }
 _VIEWS = {"n_outputs": 5, "encoder": "resnet10t", "fov_spots": (1.5, 3.0), "size_px": 64}

@@ -36,12 +36,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
+from ._frozen import EncoderConfig
 from ._layers import attend, perceptron, split_heads
 from ._places import PITCH_UM, concatenate_spots, rows_by_slide, typical_pitch
 from .contract import FloatLinear, SpotModel, batch_features
-from .encoder import NO_WEIGHTS, Encoder
-from .encoder_table import STATISTICS, check_choice
-from .model_config import GIVEN, PatchConfig
+from .encoder import Encoder
+from .model_config import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,21 +55,13 @@ _LEAST_VARIANCE = 1e-3  # added to variances, so that the correlation of a const
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HEXSTConfig(PatchConfig):
+class HEXSTConfig(EncoderConfig):
     """Shape of a ``HEXST``, and its loss. The defaults were chosen on her2st C2 to C4."""
 
-    encoder: str | tuple[str, ...] = STATISTICS
-    """``"statistics"``, a key of `stp.models.encoders`, a model name of timm, or several of them side by side;
-    ``"given"``: precomputed embeddings of the spots."""
-    weights: str | tuple[str, ...] = NO_WEIGHTS
-    """``"none"``, ``"timm"``, ``"hub"``, ``"hub@REVISION"``, ``"hub:OWNER/NAME"``, ``"local-dir:FOLDER"``, or the path
-    of a checkpoint; one for all encoders or one for each."""
-    n_features: int = 1024
-    """Width of given embeddings; ignored for other encoders."""
     dim: int = 128
     """Width of a token (spot)."""
     depth: int = 3
-    """Number of blocks; every third has the same tiling."""
+    """Number of blocks; the fourth has the tiling of the first."""
     heads: int = 4
     """Number of attention heads; divides ``dim``."""
     width: float = 4.0
@@ -83,11 +75,10 @@ class HEXSTConfig(PatchConfig):
     fov_spots: tuple[float, ...] = (2.0,)
     """112 µm on Visium, as in HEST."""
     context: Literal["slide"] = "slide"
-    """What one prediction depends on: spots up to about half a window away for every block."""
+    """What one prediction depends on: spots in windows around that of the spot, one ring of windows for every block."""
 
     def __post_init__(self) -> None:
-        check.field_values(self, n_scales=1)
-        check_choice(self.encoder, self.weights)
+        self.check_fields(n_scales=1)
         check.divides("heads", self.heads, "dim", self.dim)
         check.number("width", self.width, low=1, high=1e4)
         check.number("dropout", self.dropout, low=0, high=1)
