@@ -189,14 +189,17 @@ def test_wrong_fields_are_refused():
 
 
 def test_learns_what_the_next_spot_shows():
-    """Targets are features of the spot to the right: the spot alone tells nothing, and neither does a mean."""
-    batch, model = section(square(10)), network(dropout=0.0, dim=32, depth=3)
-    index = torch.arange(100)
-    batch.targets = batch.features[(index + 10).clamp(max=99)][:, :4]
-    optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
-    for _ in range(60):
+    """Targets are features of the spot to the right: a spot alone tells nothing, and neither does the mean around it."""
+    model = network(dropout=0.0, width=8.0).train()
+    right = (torch.arange(36) + 6).clamp(max=35)  # the last column has itself
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        batch = section(square(6))
+        batch.targets = batch.features[right, :4]
         optimizer.zero_grad()
         model.loss(batch).backward()
         optimizer.step()
-    correlation, _ = slide_losses(model.eval()(batch), batch.targets, batch.slide)
-    assert 1 - correlation > 0.7
+    new = section(square(6))
+    with torch.no_grad():
+        correlation, _ = slide_losses(model.eval()(new), new.features[right, :4], new.slide)
+    assert 1 - correlation > 0.4
