@@ -1,8 +1,9 @@
 """Damage files of every reader and folders of our own, kill processes, run them in pairs and on a full disk.
 
-``python benchmarks/faults.py`` takes about an hour on two cores; ``--mutations 300 --kills 16`` takes ten minutes. What
-is damaged, and how, is in ``tests/faults``; a smaller campaign is among the tests. Every 25 mutations are in a process
-of their own, with a limit of memory, so that one that crashes is counted.
+``python benchmarks/faults.py`` takes about an hour on two cores; ``--mutations 300 --kills 16`` takes ten minutes.
+With 0 of either, its results of an earlier run are kept. What is damaged, and how, is in ``tests/faults``; a smaller
+campaign is among the tests. Every 25 mutations are in a process of their own, with a limit of memory, so that one
+that crashes is counted.
 """
 
 from __future__ import annotations
@@ -153,15 +154,18 @@ def main() -> None:
         "versions": {name: version(name) for name in ("tifffile", "imagecodecs", "zarr", "h5py", "pyarrow", "pillow")},
         "seed": args.seed, "mutations": [], "processes": [],
     }  # fmt: skip
+    for part, n in (("mutations", args.mutations), ("processes", args.kills)):
+        if not n:
+            found[part] = json.loads((args.out / "faults.json").read_text(encoding="utf-8"))[part]
     with tempfile.TemporaryDirectory() as folder:
-        for i, name in enumerate(args.only):
+        for i, name in enumerate(args.only if args.mutations else ()):
             n = args.mutations // len(args.only) + (i < args.mutations % len(args.only))
             found["mutations"] += [asdict(each) for each in mutate(name, n, Path(folder), context)]
             print(name, Counter(e["outcome"] for e in found["mutations"] if e["case"] == name), flush=True)
             write(found, args.out)
         shop, rng = processes.Workshop(Path(folder) / "processes"), np.random.default_rng(args.seed)
         shop.root.mkdir()
-        for i, name in enumerate(processes.OPERATIONS):
+        for i, name in enumerate(processes.OPERATIONS if args.kills else ()):
             n = args.kills // len(processes.OPERATIONS) + (i < args.kills % len(processes.OPERATIONS))
             results = [shop.kill(name, rng) for _ in range(n)]
             if n:

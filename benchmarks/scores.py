@@ -64,6 +64,8 @@ def measure(name, pathways):
     given = {"shapes_key": test, "domain_key": "domain", "pathways": pathways or own}
     stp.tl.predict(sdata, predictor, shapes_key=test, uncertainty="conformal", progress=False)
     found = {"model": stp.tl.evaluate(sdata, **given)}
+    intervals = stp.tl.score_intervals(sdata, **given, progress=False)
+    of_model = intervals[intervals["row"] == "model"].set_index("score")
     table = sdata["predicted"]
     del table.layers["predicted_lower"], table.layers["predicted_upper"]  # the other maps have no intervals
     measured, xy = sdata["observed"][table.obs_names], table.obsm["spatial"]
@@ -88,6 +90,10 @@ def measure(name, pathways):
         "spots": n_spots,
         "genes": len(predictor.genes),
         "ceiling": float(found["model"].attrs["ceiling"]),
+        "n_blocks": intervals.attrs["n_blocks"],
+        "intervals": {
+            score: of_model.loc[score, ["low", "high"]].tolist() for score in SHOWN if score in of_model.index
+        },
         "moran_observed": float(found["model"]["moran_observed"].mean()),
         "rows": {
             label: {score: float(row[score]) for score in SHOWN if score in row and np.isfinite(row[score])}
@@ -104,7 +110,7 @@ def page(result):
         """# What a model, a constant and a blurred map score
 
 By `python benchmarks/scores.py`. Every column is one prediction of the same test slide. ↓: lower is better. The best
-score of a row is bold.
+score of a row is bold. In brackets: 95 % interval of the model's score, by `stp.tl.score_intervals`.
 
 | column | prediction |
 |---|---|"""
@@ -122,7 +128,7 @@ score of a row is bold.
             (
                 f"{found['date']}: {found['spots']} spots, {found['genes']} genes, noise ceiling "
                 f"{found['ceiling']:.2f}; Moran's I {found['moran_observed']:.2f} as measured (mean over genes), "
-                f"and {smoothness}."
+                f"and {smoothness}. Intervals are from {found['n_blocks']} squares of spots."
             ),
             "",
             f"| score | {' | '.join(labels)} |",
@@ -135,6 +141,9 @@ score of a row is bold.
                 best = f"{(min if lower else max)(values.values()):.2f}"
                 cells = [f"{values[label]:.2f}" if label in values else "–" for label in labels]
                 cells = [f"**{cell}**" if cell == best else cell for cell in cells]
+                low, high = found["intervals"][score]
+                if np.isfinite(low):
+                    cells[labels.index("model")] += f" ({low:.2f} to {high:.2f})"
                 lines.append(f"| `{score}`{' ↓' if lower else ''} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

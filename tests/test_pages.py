@@ -40,6 +40,11 @@ def test_code_runs(page):
     pages.run(page)
 
 
+def test_lines_fit_the_page():
+    code = "".join(block for text in pages.with_code().values() for block in pages.BLOCK.findall(text))
+    assert [line for line in code.splitlines() if len(line) > 90] == []
+
+
 @pytest.mark.slow
 def test_fewer_molecules_have_a_lower_ceiling(capsys):
     pages.run("concepts/ceiling")

@@ -33,8 +33,10 @@ LABELS = {
     "triplex": ("triplex",),
 }  # fmt: skip
 """Rows of the comparison, by page."""
+NAMES = {"her2st": "one tumour (her2st)", "mob_2k": "one mouse (MOB)", "patients": "two patients (her2st)"}
+"""Data sets by what is held out of them."""
 SCORES = {
-    "gene_pearson": "gene-wise PCC", "interval": "95 % interval", "difference": "difference",
+    "gene_pearson": "gene-wise PCC", "interval": "95 % interval", "difference": "minus best baseline",
     "share_of_ceiling": "share of ceiling",
 }  # fmt: skip
 OTHER_SCORES = {
@@ -59,7 +61,7 @@ def block(tables, page):
     }
     lines = [
         INTRODUCTION,
-        line("", "configuration", tables),
+        line("", "configuration", [NAMES[name] for name in tables]),
         "|---|---|" + "--:|" * len(tables),
         *(line(label, sizes[label], [score(each, label) for each in tables.values()]) for label in known),
         line("best row", "", [f"{best[name]}: {score(each, best[name])}" for name, each in tables.items()]),
@@ -93,15 +95,15 @@ def comparison(tables):
         "configurations and training recipes are in `rows.py`. All models are small enough to train on two CPU cores:",
         "the scores are those of these configurations, not of the published ones, which use GPUs and pretrained",
         "weights. Times include the effect of other processes on the machine. The interval is the 95 % bootstrap",
-        "interval of the gene-wise PCC; `difference` is the difference from the gene-wise PCC of the best baseline.",
+        "interval of the gene-wise PCC.",
         "",
     ]  # fmt: skip
     for name, each in tables.items():
         text += [f"<!-- {name} -->", "", *scores_of(name, each), f"<!-- end of {name} -->", ""]
     text += ["<!-- cost -->", ""]
     for name, each in tables.items():
-        text += [f"## Cost on {name}", "", *lines_of(each["rows"], COSTS), ""]
-        text += [f"### Speed on {name}", "", *folded(lines_of(each["rows"], RATES)), ""]
+        text += [f"## Cost on {NAMES[name]}", "", *folded(lines_of(each["rows"], COSTS, cost)), ""]
+        text += [f"### Speed on {NAMES[name]}", "", *folded(lines_of(each["rows"], RATES, cost)), ""]
     configurations = {
         label: each["rows"][label]["configuration"]
         for each in tables.values()
@@ -116,16 +118,20 @@ def scores_of(name, each):
     """Format the scores of all models on one data set."""
     rows = {label: row | {"interval": interval(row)} for label, row in each["rows"].items()}
     leak = "**Leakage: test and training sections are of the same patients.** " if each["leaks"] else ""
+    known = any(row["interval"] for row in rows.values())  # of two units there is none
+    spread = f"; intervals over {count(each['n_units'], each['unit'])}" if known else ""
+    scores = {key: name for key, name in SCORES.items() if known or key != "interval"}
     slides = {slide: slide for slide in next(iter(each["sections"].values()))}
     text = [
-        f"## All models on {name}", "",
+        f"## All models on {NAMES[name]}", "",
         f"{each['about']}", "",
-        f"{leak}{each['n_folds']} folds, {each['n_seeds']} seed(s); intervals over {each['n_units']} {each['unit']}s.",
+        f"{leak}{each['n_folds']} folds, {count(each['n_seeds'], 'seed')}{spread}.",
         f"Best baseline: {each['baseline']}; noise ceiling {each['ceiling']:.3f}. Best row: **{next(iter(rows))}**.",
         "",
-        *lines_of(rows, SCORES), "",
-        f"### Other scores on {name}", "", *folded(lines_of(rows, OTHER_SCORES)), "",
-        f"### By held-out section of {name}", "", *folded(lines_of(each["sections"], slides), "gene-wise PCC"), "",
+        *lines_of(rows, scores), "",
+        f"### Other scores on {NAMES[name]}", "", *folded(lines_of(rows, OTHER_SCORES)), "",
+        f"### By held-out section of {NAMES[name]}", "",
+        *folded(lines_of(each["sections"], slides), ", gene-wise PCC"), "",
     ]  # fmt: skip
     failed = [f"- {one['model']}, fold {one['fold']}: {one['error']}" for one in each["failed"]]
     text += ["Failed:", "", *failed, ""] if failed else []
@@ -133,17 +139,23 @@ def scores_of(name, each):
     return text + ([f"Not finished and not shown: {', '.join(short)}.", ""] if short else [])
 
 
-def folded(table, scores="all scores"):
+def count(number, noun):
+    """Format a number of things."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def folded(table, scores=""):
     """Put a table where a click opens it."""
-    return ["<details>", f"<summary>All models, {scores}</summary>", "", *table, "", "</details>"]
+    return ["<details>", f"<summary>All models{scores}</summary>", "", *table, "", "</details>"]
 
 
-def lines_of(rows, columns):
+def lines_of(rows, columns, written=None):
     """Format rows, given by their label, as a table."""
+    written = written or number
     yield "| model | " + " | ".join(columns.values()) + " |"
     yield "|---|" + "--:|" * len(columns)
     for label, row in rows.items():
-        yield f"| {label} | " + " | ".join(number(row[key]) for key in columns) + " |"
+        yield f"| {label} | " + " | ".join(written(row[key]) for key in columns) + " |"
 
 
 def number(value):
@@ -155,9 +167,16 @@ def number(value):
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
+def cost(value):
+    """Format a count, a time or a rate; tenths below ten."""
+    if not value or 10 <= value < 1e6:
+        return "–" if value is None else f"{value:,.0f}"
+    return f"{value / 1e6:.2f} M" if value > 10 else f"{value:.1f}"
+
+
 def interval(row):
     """Format the bounds of a bootstrap interval."""
-    return None if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+    return None if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def main():

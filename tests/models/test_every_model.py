@@ -229,13 +229,14 @@ CHANGES |= {
     "knn_spatial": {"n_outputs": 5, "k": 3},
 }
 CHANGES |= {
-    "triplex-network": {
+    "triplex": {
         "n_outputs": 5,
         "target_encoder": "resnet10t",
         "view_encoder": "resnet10t",
-        "view_px": 48,
         "dim": 24,
-        **{f"{part}_depth": 2 for part in ("fusion", "section", "around")},
+        "fusion_depth": 1,
+        "section_depth": 2,
+        "around_depth": 2,
         **{f"{part}_heads": 2 for part in ("fusion", "section", "around")},
         **{f"{part}_mlp_ratio": 2.0 for part in ("fusion", "section", "around")},
         **{f"{part}_dropout": 0.9 for part in ("fusion", "section", "around")},
@@ -261,7 +262,7 @@ CHANGES |= {
         "size_px": 64,
     },
 }
-DECLARED = {  # what the model wants, or what only acts in training; `size_px` of STNet is in `test_other_cases`
+DECLARED = {  # what the model wants, or what only acts in training or has a test of its own
     "m2ost": {"context"},
     "m2ost_reference": {"context", "fov_spots"},
     "m2ort": {"context", "fov_spots"},
@@ -269,7 +270,7 @@ DECLARED = {  # what the model wants, or what only acts in training; `size_px` o
     "hist2st": {"context", "fov_spots", "n_views"},
     "stflow": {"context", "fov_spots", "size_px", "weights", "n_features"},
     "hexst": {"context", "fov_spots", "size_px", "weights", "n_features", "correlation_share", "deviation_share"},
-    "triplex-network": {"context", "fov_spots", "target_weights", "view_weights", "agreement"},
+    "triplex": {"context", "fov_spots", "target_weights", "view_weights", "agreement", "view_px"},
     "deepspot": {"context", "fov_spots", "weights", "n_features", "objective"},
     "istar": {"context", "weights"},
     "resnet50": {"context", "fov_spots", "weights", "n_features"},
@@ -579,6 +580,11 @@ def test_every_field_changes_the_model(case, config):
         if not reshaped and torch.equal(output(other), first()):
             idle_fields.append(field)
     assert not idle_fields
+
+
+def test_the_size_of_views_changes_what_a_network_sees_of_them():
+    config = models.config("triplex", 4, CASES["triplex-network"][1])
+    assert not torch.equal(output(replace(config, view_px=48)), output(config))
 
 
 def test_every_configuration_is_tested():

@@ -189,7 +189,7 @@ def test_wrong_fields_are_refused():
 
 
 def test_learns_what_the_next_spot_shows():
-    """Targets are features of the spot to the right: a spot alone tells nothing, and neither does the mean around it."""
+    """Targets are features of the spot to the right: the spot itself or a mean around it tells nothing."""
     model = network(dropout=0.0, width=8.0).train()
     right = (torch.arange(36) + 6).clamp(max=35)  # the last column has itself
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((DOCS / "models").glob("*.md"))}
 ZOO = Path(__file__).parents[2] / "benchmarks" / "zoo"
 TEXT = "\n".join(PAGES[name] for name in PAGES if name != "index")
-HEAD = "| model | context | patches | parameters | multiplications | published |\n|---|---|--:|--:|--:|---|\n"
+HEAD = "| model | context | patches (px) | parameters (M) | MACs (M) | published |\n|---|---|--:|--:|--:|---|\n"
 
 
 def table():
@@ -24,11 +24,16 @@ def table():
     known = models.available().loc[[*VARIANTS, *ENSEMBLES]]
     members = {name: "" if name in VARIANTS else f": {row.members}" for name, row in known.iterrows()}
     return HEAD + "".join(
-        f"| `{name}`{members[name]} | {row.context} | {row.n_scales} × {row.size_px} px "
-        f"| {row.parameters / 1e6:.2f} M | {row.macs / 1e6:,.0f} M "
-        f"| {row.citation if row.citation != 'stpredict' else ''} |\n"
+        f"| `{name}`{members[name]} | {row.context} | {row.n_scales} × {row.size_px} "
+        f"| {row.parameters / 1e6:.2f} | {row.macs / 1e6:,.0f} "
+        f"| {short(row.citation)} |\n"
         for name, row in known.iterrows()
     )
+
+
+def short(citation):
+    """Authors, venue and year; the page of a model has the rest."""
+    return "; ".join(", ".join(each.split(", ")[:2]) for each in citation.replace("stpredict", "").split("; "))
 
 
 def test_table_is_what_the_package_says():

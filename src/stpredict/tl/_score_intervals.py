@@ -12,6 +12,7 @@ from scipy.sparse import block_diag, csr_array
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks.calls import public
+from .._geometry import spot_pitch
 from .._progress import progress_bar
 from ..io.containers import opened
 from ..metrics import noise_ceiling
@@ -107,9 +108,9 @@ def score_intervals(
     Notes
     -----
     The interval of a score is its value plus the 2.5 % and 97.5 % quantiles of the resampled scores around their mean,
-    so that a score that resampling shifts (a gap, an overlap) is not shifted with it. Neighbours of a spot, for scores
-    of maps, are those in its own square. The noise ceiling of a gene is that of all spots, and does not vary. Where
-    fewer than half of the draws give a number, the interval is NaN.
+    so that a score that resampling shifts (a gap, an overlap) is not shifted with it; it ends at the extremes of all of
+    them. Neighbours of a spot, for scores of maps, are those in its own square. The noise ceiling of a gene is that of
+    all spots, and does not vary. Where fewer than half of the draws give a number, the interval is NaN.
 
     The interval says how much the score would vary over tissue like that of these slides. How much it varies between
     patients it cannot say: `stp.tl.Benchmark.intervals` does, from several patients.
@@ -151,14 +152,11 @@ def score_intervals(
 
 def spatial_blocks(xy: NDArray[np.float64], slide: NDArray[np.str_], block_spots: float) -> list[NDArray[np.intp]]:
     """Rows of each square of each slide that has spots; a lattice of spots is never cut through its points."""
-    from scipy.spatial import cKDTree  # deferred: slow to import
-
     blocks = []
     for name in np.unique(slide):
         rows = np.flatnonzero(slide == name)
-        points = xy[rows] - xy[rows].min(axis=0)
-        pitch = float(np.median(cKDTree(points).query(points, k=2)[0][:, 1]))
-        square = np.floor((points + pitch / 2) / (block_spots * pitch)).astype(np.int64)
+        pitch = spot_pitch(xy[rows])
+        square = np.floor((xy[rows] - xy[rows].min(axis=0) + pitch / 2) / (block_spots * pitch)).astype(np.int64)
         _, number = np.unique(square, axis=0, return_inverse=True)
         blocks += [rows[number == i] for i in range(number.max() + 1)]
     return blocks
@@ -230,9 +228,9 @@ def _interval(name: tuple[str, str], values: Scores, resampled: Sequence[Scores]
 
 
 def _around(value: float, draws: NDArray[np.float64]) -> tuple[float, float]:
-    """The interval that the spread of resampled values around their mean gives."""
+    """The interval that the spread of resampled values around their mean gives, within what they reach."""
     known = draws[np.isfinite(draws)]
     if not np.isfinite(value) or 2 * len(known) < len(draws):
         return float("nan"), float("nan")
     low, high = value + np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - known.mean()
-    return float(low), float(high)
+    return float(max(low, min(value, known.min()))), float(min(high, max(value, known.max())))
