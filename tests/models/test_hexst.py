@@ -191,15 +191,15 @@ def test_wrong_fields_are_refused():
 def test_learns_what_the_next_spot_shows():
     """Targets are features of the spot to the right: the spot itself or a mean around it tells nothing."""
     model = network(dropout=0.0, width=8.0).train()
-    right = (torch.arange(36) + 6).clamp(max=35)  # the last column has itself
+    right = (torch.arange(64) + 8).clamp(max=63)  # the last column has itself
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(80):
-        batch = section(square(6))
+    for _ in range(100):
+        batch = section(square(8))
         batch.targets = batch.features[right, :4]
         optimizer.zero_grad()
         model.loss(batch).backward()
         optimizer.step()
-    new = section(square(6))
+    new = section(square(8))
     with torch.no_grad():
         correlation, _ = slide_losses(model.eval()(new), new.features[right, :4], new.slide)
-    assert 1 - correlation > 0.4
+    assert 1 - correlation > 0.5
