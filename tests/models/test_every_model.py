@@ -80,6 +80,8 @@ SLIDE = {  # trained by steps; a spot's prediction depends on the other spots of
     "stflow": ("stflow", FLOW),
     "stflow-given": ("stflow", {**FLOW, "encoder": "given", "n_features": 7}),
     "stflow-centre": ("stflow", {**FLOW, "n_draws": 0}),
+    "hexst": ("hexst", {"dim": 12, "heads": 3, "size_px": 32}),
+    "hexst-given": ("hexst", {"dim": 12, "heads": 3, "encoder": "given", "n_features": 7, "size_px": 32}),
     "triplex": ("triplex", {**TRIPLEX, "fusion_depth": 2}),
     "triplex-network": ("triplex", {**TRIPLEX, "view_encoder": "test_efficientnet"}),
     "deepspot": ("deepspot", DEEPSPOT),
@@ -110,7 +112,14 @@ REPRESENTATIVE = {
 # ---- exceptions, by name of the model
 
 WITHOUT_GRADIENT = "weigh.2.bias"  # of Hist2ST: a bias before a softmax cancels, so only rounding gives it a gradient
-OWN_LOSS = {"deepspace", "hist2st", "stflow", "bleep", "triplex"}  # the loss is not the mean squared error alone
+OWN_LOSS = {
+    "deepspace",
+    "hist2st",
+    "stflow",
+    "hexst",
+    "bleep",
+    "triplex",
+}  # not the mean squared error alone
 NO_HEAD = {"bleep"}  # trained by steps, but the last layer is no ``head``: does not start at the mean profile
 
 # ---- every field of a configuration: the case it is changed in, and to what
@@ -195,6 +204,15 @@ CHANGES |= {
         "n_draws": 2,
         "dropout": 0.99,
     },
+    "hexst": {
+        "n_outputs": 5,
+        "encoder": "resnet10t",
+        "dim": 24,
+        "depth": 1,
+        "heads": 2,
+        "width": 1.0,
+        "dropout": 0.9,
+    },
 }
 _VIEWS = {"n_outputs": 5, "encoder": "resnet10t", "fov_spots": (1.5, 3.0), "size_px": 64}
 CHANGES |= {
@@ -251,6 +269,7 @@ DECLARED = {  # what the model wants, or what only acts in training or has a tes
     "histogene": {"context", "fov_spots"},
     "hist2st": {"context", "fov_spots", "n_views"},
     "stflow": {"context", "fov_spots", "size_px", "weights", "n_features"},
+    "hexst": {"context", "fov_spots", "size_px", "weights", "n_features", "correlation_share", "deviation_share"},
     "triplex": {"context", "fov_spots", "target_weights", "view_weights", "agreement", "view_px"},
     "deepspot": {"context", "fov_spots", "weights", "n_features", "objective"},
     "istar": {"context", "weights"},
