@@ -69,7 +69,7 @@ def transfer(
 
 def _with_domains(table: AnnData, key: str, names: pd.Index[str]) -> bool:
     """Whether some of these spots have a domain in a table, which may have only those of another slide."""
-    return bool(table.obs.loc[table.obs_names.isin(names), key].notna().any())
+    return bool(pd.Series(table.obs[key])[table.obs_names.isin(names)].notna().any())
 
 
 def _domains_of(spots: DomainSpots, key: str) -> NDArray[np.intp]:
