@@ -20,6 +20,7 @@ from stpredict._checks.paths import output_file, output_folder, output_path, use
 
 SYNTHETIC = {"n_slides": 2, "n_side": 4, "um_per_px": 8.0}
 QUIET = {"config": {"progress": False}}
+pytestmark = pytest.mark.usefixtures("small_patches")
 
 READ = {
     ("io.read_visium", "path"): lambda path, _: stp.io.read_visium(path),
@@ -71,7 +72,13 @@ WRITE = {
     ("io.write_annotations", "path"): lambda path, *_: stp.io.write_annotations(slides(), path, "S0_spots"),
     ("tl.fit", "save_dir"): lambda path, *_: stp.tl.fit(slides(), "mean_profile", save_dir=path, **QUIET),
     ("tl.self_train", "save_dir"): lambda path, *_: stp.tl.self_train(
-        slides(), slides(), "m2ost_tiny", save_dir=path, rounds=1, config={"progress": False, "n_epochs": 1}
+        slides(),
+        slides(),
+        "m2ost_tiny",
+        save_dir=path,
+        rounds=1,
+        config={"progress": False, "n_epochs": 1},
+        model_options={"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8},
     ),
     ("tl.predict", "store"): lambda path, _, predictor: stp.tl.predict(slides(), predictor, store=path, progress=False),
     ("tl.embed", "store"): lambda path, *_: stp.tl.embed(
@@ -81,10 +88,10 @@ WRITE = {
         [png], predictor, path, um_per_px=4.0, progress=False
     ),
     ("tl.benchmark", "save_dir"): lambda path, *_: stp.tl.benchmark(
-        slides(), ["knn_spatial"], save_dir=path, progress=False
+        slides(), ["mean_profile"], save_dir=path, progress=False
     ),
     ("tl.cross_validate", "save_dir"): lambda path, *_: stp.tl.cross_validate(
-        slides(), "knn_spatial", save_dir=path, progress=False
+        slides(), "mean_profile", save_dir=path, progress=False
     ),
     ("tl.pretrain", "save_dir"): lambda path, *_: stp.tl.pretrain(
         slides(), "name", path, model="mean_profile", progress=False
@@ -250,12 +257,12 @@ def test_results_are_found_from_another_folder(home, predictor, monkeypatch):
     here = Path.cwd()
     sdata = slides()
     stp.tl.fit(sdata, "ridge_color", save_dir="p", **QUIET)
-    found = stp.tl.benchmark(slides(), ["knn_spatial"], save_dir="benchmark", progress=False)
+    found = stp.tl.benchmark(slides(), ["mean_profile"], save_dir="benchmark", progress=False)
     summary = stp.tl.predict_cohort(["../slide.png"], predictor, "cohort", um_per_px=4.0, progress=False)
     stp.tl.predict(sdata, store="store", progress=False)
     (here / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    assert found.table("knn_spatial").n_obs == 32
+    assert found.table("mean_profile").n_obs == 32
     assert "predicted" in sd.read_zarr(summary.loc["slide", "path"]).tables
     assert np.isfinite(np.asarray(sdata["predicted"].X)).all()
     stp.tl.predict(sdata, progress=False)  # by the recorded path

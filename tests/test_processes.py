@@ -17,6 +17,7 @@ from stpredict._train.device import make_fabric
 
 SYNTHETIC = {"n_slides": 2, "n_side": 4, "um_per_px": 8.0}
 QUIET = {"config": {"progress": False}}
+pytestmark = pytest.mark.usefixtures("small_patches")
 
 SCRIPT = """
 import multiprocessing, os, sys
@@ -29,15 +30,15 @@ print("began")
 slides = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
 torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # starts the threads that a fork does not have
 tiny = {"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8}
-training = {"config": {"progress": False, "n_epochs": 1}, "model_options": tiny}
-predictor = stp.tl.fit(slides, "m2ost", **training, save_dir="parent")
+small, quiet = {"size_px": 32}, {"progress": False, "n_epochs": 1}
+predictor = stp.tl.fit(slides, "ridge_color", config=quiet, model_options=small, save_dir="parent")
 stp.tl.predict(slides, predictor, progress=False)
 
 def work():
     loaded = stp.tl.Predictor.load("parent")
     stp.tl.predict(slides, loaded, progress=False, key_added="again")
     np.testing.assert_allclose(slides["again"].X, slides["predicted"].X, rtol=1e-4, atol=1e-5)
-    stp.tl.fit(slides, "m2ost", **training, save_dir="child")
+    stp.tl.fit(slides, "m2ost", config=quiet, model_options=tiny, save_dir="child")
 
 child = multiprocessing.get_context("fork").Process(target=work)
 child.start()
@@ -90,13 +91,13 @@ def test_several_devices_need_a_script(monkeypatch):
 
 def test_a_notebook_has_a_running_event_loop(tmp_path):
     async def cell():
-        slides = stp.datasets.synthetic(**SYNTHETIC)
+        slides = stp.datasets.synthetic(**{**SYNTHETIC, "n_slides": 1})
         predictor = stp.tl.fit(slides, "ridge_color", save_dir=tmp_path / "p", **QUIET)
         stp.tl.predict(slides, predictor, store=tmp_path / "store", progress=False)
         slides.write(tmp_path / "slides.zarr")
         return slides["predicted"].shape
 
-    assert asyncio.run(cell()) == (32, 12)
+    assert asyncio.run(cell()) == (16, 12)
 
 
 def test_loops_are_compiled_where_nothing_can_be_cached(monkeypatch):

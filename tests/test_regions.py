@@ -18,6 +18,7 @@ import stpredict as stp
 from stpredict._slides.slides import Selection, resolve
 
 QUIET = {"progress": False}
+pytestmark = pytest.mark.usefixtures("small_patches")
 
 
 def draw(sdata, key, polygons, systems=("S0",), **columns):
@@ -225,14 +226,14 @@ def test_calibration_on_regions_is_recorded(left, ridge):
 
 def test_comparisons_on_regions(left, tmp_path):
     sdata, inside = left
-    stp.tl.cross_validate(sdata, "knn_spatial", key_added="cv", save_dir=tmp_path / "cv", **LEFT)
+    stp.tl.cross_validate(sdata, "mean_profile", key_added="cv", save_dir=tmp_path / "cv", **LEFT)
     table = sdata["observed"]
     assert filled(table, table.layers["cv"]) == [name for names in inside.values() for name in names]
-    found = stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=tmp_path / "cv", **LEFT)  # of the same cells
-    runs = found.runs[found.runs["model"] == "knn_spatial"]
+    found = stp.tl.benchmark(sdata, ["mean_profile"], save_dir=tmp_path / "cv", **LEFT)  # of the same cells
+    runs = found.runs[found.runs["model"] == "mean_profile"]
     assert sorted(runs["n_test"]) == sorted(map(len, inside.values()))
     with pytest.raises(ValueError, match="holds results with other 'slides'"):
-        stp.tl.benchmark(sdata, ["knn_spatial"], save_dir=tmp_path / "cv", **QUIET)
+        stp.tl.benchmark(sdata, ["mean_profile"], save_dir=tmp_path / "cv", **QUIET)
 
 
 def test_domains_of_regions_and_their_scores(left):
@@ -270,6 +271,7 @@ def test_self_training_uses_measurements_of_the_regions(left, tmp_path):
     predictor = stp.tl.self_train(
         sdata, other, "m2ost_tiny", rounds=1, shapes_key="S0_spots", regions="left", save_dir=tmp_path / "p",
         config={"n_epochs": 1, "validation": "none", **QUIET},
+        model_options={"dim": 24, "depth": 1, "heads": 2, "size_px": 32, "patch_size": 8},
     )  # fmt: skip
     assert predictor.provenance.slides["S0_spots"]["n_spots"] == len(inside["S0_spots"])
 

@@ -14,6 +14,7 @@ from stpredict._slides.identity import SlideIdentity, identify_slides, overlappi
 from stpredict._slides.slides import Selection, resolve
 
 QUIET = {"progress": False}
+pytestmark = pytest.mark.usefixtures("small_patches")
 
 
 def one_slide(seed: int) -> SpatialData:

@@ -15,6 +15,7 @@ from stpredict.pl._sources import sources
 from stpredict.tl._domain_data.read import read_spots
 
 QUIET = {"progress": False}
+pytestmark = pytest.mark.usefixtures("small_patches")
 GENES = 40
 
 

@@ -18,6 +18,7 @@ LABELS = {
     "frozen_encoders": (
         "encoder_ridge", "encoder_mlp", "encoder_ridge, ImageNet", "encoder_mlp, ImageNet",
     ),
+    "hexst": ("hexst",),
     "hist2st": ("hist2st",),
     "histogene": ("histogene",),
     "istar": ("istar",),

@@ -75,6 +75,7 @@ def rows(weights):
                        size_px=64, cells=8),
         "deepspot": entry("deepspot", f"{frozen}, 64 px, width 256, 2 + 2 networks", {**SECTIONS, "n_epochs": 40},
                           **imagenet, size_px=64, dim=256, members=2),
+        "hexst": entry("hexst", f"{frozen}, 112 px", **imagenet, size_px=112),
         "stflow": entry("stflow", f"{frozen}, 112 px", {**SECTIONS, "n_epochs": 80}, **imagenet, size_px=112),
     }  # fmt: skip
     if weights:

@@ -343,6 +343,18 @@ DRAWINGS: dict[str, Drawing] = {
         ],
         ((2, 5, "× 4"),),
     ),
+    "hexst": Drawing(
+        [
+            row(("p", "patch of every spot", "input"), ("xy", "positions", "input")),
+            row(("e", "encoder, then standardised", "frozen"), ("t", "hexagons, angles\non three axes", "frozen")),
+            row(("m", "linear map", "trained"), 1),
+            row(("b", "attention among the spots of a hexagon,\nqueries and keys rotated by position", "trained")),
+            row(("h", "linear head", "trained")),
+            row(("y", "expression of every spot", "output")),
+        ],
+        [("p", "e"), ("xy", "t"), ("e", "m"), ("m", "b"), ("t", "b"), ("b", "h"), ("h", "y")],
+        ((3, 3, "× 3"),),
+    ),
     "baselines": Drawing(
         [
             row(

@@ -13,7 +13,7 @@ from stpredict._domains.staig import StaigConfig
 N = 60
 RNG = np.random.default_rng(0)
 XY = np.stack(np.meshgrid(np.arange(10.0), np.arange(6.0)), axis=-1).reshape(-1, 2)
-OPTIONS = {"staig": StaigConfig(n_epochs=6), "mcgae": McgaeConfig(n_epochs=6)}
+OPTIONS = {"staig": StaigConfig(n_epochs=6), "mcgae": McgaeConfig(n_epochs=2)}
 
 
 def task_of(method):

@@ -25,7 +25,10 @@ HERE = Path(__file__).parent
 pages = SimpleNamespace(**runpy.run_path(str(HERE.parent / "pages.py")))
 made = SimpleNamespace(**runpy.run_path(str(HERE / "conftest.py")))
 write = SimpleNamespace(**runpy.run_path(str(HERE / "slide_files.py")))
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # slides of noise, with a few spots
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # slides of noise, with a few spots
+    pytest.mark.usefixtures("small_patches"),
+]
 
 
 @pytest.fixture

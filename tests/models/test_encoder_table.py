@@ -362,6 +362,7 @@ def test_names_that_nobody_knows_are_refused():
         ("bleep", {"frozen": True}),
         ("resnet50", {"frozen": True}),
         ("stflow", {"n_features": 1}),
+        ("hexst", {}),
         ("deepspot", {}),
         ("triplex", {}),
     ],

@@ -80,6 +80,8 @@ SLIDE = {  # trained by steps; a spot's prediction depends on the other spots of
     "stflow": ("stflow", FLOW),
     "stflow-given": ("stflow", {**FLOW, "encoder": "given", "n_features": 7}),
     "stflow-centre": ("stflow", {**FLOW, "n_draws": 0}),
+    "hexst": ("hexst", {"dim": 12, "heads": 3, "size_px": 32}),
+    "hexst-given": ("hexst", {"dim": 12, "heads": 3, "encoder": "given", "n_features": 7, "size_px": 32}),
     "triplex": ("triplex", {**TRIPLEX, "fusion_depth": 2}),
     "triplex-network": ("triplex", {**TRIPLEX, "view_encoder": "test_efficientnet"}),
     "deepspot": ("deepspot", DEEPSPOT),
@@ -110,7 +112,14 @@ REPRESENTATIVE = {
 # ---- exceptions, by name of the model
 
 WITHOUT_GRADIENT = "weigh.2.bias"  # of Hist2ST: a bias before a softmax cancels, so only rounding gives it a gradient
-OWN_LOSS = {"deepspace", "hist2st", "stflow", "bleep", "triplex"}  # the loss is not the mean squared error alone
+OWN_LOSS = {
+    "deepspace",
+    "hist2st",
+    "stflow",
+    "hexst",
+    "bleep",
+    "triplex",
+}  # not the mean squared error alone
 NO_HEAD = {"bleep"}  # trained by steps, but the last layer is no ``head``: does not start at the mean profile
 
 # ---- every field of a configuration: the case it is changed in, and to what
@@ -195,6 +204,15 @@ CHANGES |= {
         "n_draws": 2,
         "dropout": 0.99,
     },
+    "hexst": {
+        "n_outputs": 5,
+        "encoder": "resnet10t",
+        "dim": 24,
+        "depth": 1,
+        "heads": 2,
+        "width": 1.0,
+        "dropout": 0.9,
+    },
 }
 _VIEWS = {"n_outputs": 5, "encoder": "resnet10t", "fov_spots": (1.5, 3.0), "size_px": 64}
 CHANGES |= {
@@ -211,13 +229,14 @@ CHANGES |= {
     "knn_spatial": {"n_outputs": 5, "k": 3},
 }
 CHANGES |= {
-    "triplex-network": {
+    "triplex": {
         "n_outputs": 5,
         "target_encoder": "resnet10t",
         "view_encoder": "resnet10t",
-        "view_px": 48,
         "dim": 24,
-        **{f"{part}_depth": 2 for part in ("fusion", "section", "around")},
+        "fusion_depth": 1,
+        "section_depth": 2,
+        "around_depth": 2,
         **{f"{part}_heads": 2 for part in ("fusion", "section", "around")},
         **{f"{part}_mlp_ratio": 2.0 for part in ("fusion", "section", "around")},
         **{f"{part}_dropout": 0.9 for part in ("fusion", "section", "around")},
@@ -243,14 +262,15 @@ CHANGES |= {
         "size_px": 64,
     },
 }
-DECLARED = {  # what the model wants, or what only acts in training; `size_px` of STNet is in `test_other_cases`
+DECLARED = {  # what the model wants, or what only acts in training or has a test of its own
     "m2ost": {"context"},
     "m2ost_reference": {"context", "fov_spots"},
     "m2ort": {"context", "fov_spots"},
     "histogene": {"context", "fov_spots"},
     "hist2st": {"context", "fov_spots", "n_views"},
     "stflow": {"context", "fov_spots", "size_px", "weights", "n_features"},
-    "triplex-network": {"context", "fov_spots", "target_weights", "view_weights", "agreement"},
+    "hexst": {"context", "fov_spots", "size_px", "weights", "n_features", "correlation_share", "deviation_share"},
+    "triplex": {"context", "fov_spots", "target_weights", "view_weights", "agreement", "view_px"},
     "deepspot": {"context", "fov_spots", "weights", "n_features", "objective"},
     "istar": {"context", "weights"},
     "resnet50": {"context", "fov_spots", "weights", "n_features"},
@@ -560,6 +580,11 @@ def test_every_field_changes_the_model(case, config):
         if not reshaped and torch.equal(output(other), first()):
             idle_fields.append(field)
     assert not idle_fields
+
+
+def test_the_size_of_views_changes_what_a_network_sees_of_them():
+    config = models.config("triplex", 4, CASES["triplex-network"][1])
+    assert not torch.equal(output(replace(config, view_px=48)), output(config))
 
 
 def test_every_configuration_is_tested():

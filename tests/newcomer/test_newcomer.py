@@ -28,6 +28,7 @@ UM_PER_PX = 4.0
 COHORT = {"organ": "breast", "platform": "Visium", "licence": "CC0-1.0", "citation": "made-up tissue"}
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # small slides, and what scanpy and squidpy say of themselves
+    pytest.mark.usefixtures("small_patches"),
 ]
 
 

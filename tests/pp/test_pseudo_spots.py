@@ -316,10 +316,9 @@ def test_bad_cells_are_refused(sdata, arguments, words):
     assert list(sdata.tables) == ["observed"]
 
 
-def test_sparse_and_integer_after_a_trip_to_disk(sdata, tmp_path):
+def test_sparse_and_integer_after_a_trip_to_disk(sdata, tmp_path, through_files):
     stp.pp.spots_from_cells(sdata, "observed", "st", diameter_um=190, pitch_um=190, shapes_key="S0_spots")
-    sdata.write(tmp_path / "a.zarr")
-    table = read_zarr(tmp_path / "a.zarr")["pseudo_spots_counts"]
+    table = through_files(sdata, tmp_path)["pseudo_spots_counts"]
     assert sparse.issparse(table.X)
     assert table.X.dtype == np.int32
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from copy import deepcopy
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,10 +33,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_pixels(small_patches: None) -> Iterator[None]:
+    """In all tests of this folder; the stain of a slide is measured in a few windows, too."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("stpredict.pp.stain_normalization.N_WINDOWS", 8)
+        yield
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths of folders that are not there yet."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is saved by default goes here, not into the cache of whoever runs the tests."""
-    cache = tmp_path_factory.mktemp("cache")
+    cache = next(caches)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return cache
 
@@ -43,6 +59,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def small_sdata() -> SpatialData:
     return synthetic(n_slides=3, n_side=5, um_per_px=8.0)
+
+
+@pytest.fixture(scope="session")
+def written(small_sdata: SpatialData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same slides on disk, which no test may change."""
+    folder = tmp_path_factory.mktemp("written") / "slides.zarr"
+    copied(small_sdata).write(folder)
+    return folder
 
 
 @pytest.fixture
@@ -91,11 +115,16 @@ def client(forkserver: ForkServerContext) -> Iterator[Client]:
         yield client
 
 
+def divide(patched: pytest.MonkeyPatch) -> None:
+    """Partitions of 16 spots with 4 around, so that 75 spots on three slides are five, two of which hold two slides."""
+    patched.setattr("stpredict.tl._inference.plan.PARTITION_SIZE", 16)
+    patched.setattr("stpredict.tl._inference.plan.WINDOW_MARGIN", 4)
+
+
 @pytest.fixture
 def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Partitions of 16 spots with 4 around, so that 75 spots on three slides are five, two of which hold two slides."""
-    monkeypatch.setattr("stpredict.tl._inference.plan.PARTITION_SIZE", 16)
-    monkeypatch.setattr("stpredict.tl._inference.plan.WINDOW_MARGIN", 4)
+    """`divide`, for a test."""
+    divide(monkeypatch)
 
 
 @pytest.fixture(scope="session")

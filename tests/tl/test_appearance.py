@@ -20,6 +20,8 @@ from stpredict.tl._predictor.appearance import (
     standardize_by_slide,
 )
 
+from .conftest import TINY
+
 FAST = {"n_epochs": 1, "progress": False}
 
 
@@ -154,7 +156,8 @@ def darker(sdata, gain):
 
 def test_stain_of_a_new_slide_is_brought_to_that_of_training(slides, monkeypatch):
     monkeypatch.setattr(appearance_module, "SPOTS_PER_SAMPLE", 1)  # 36 spots are enough here
-    predictor = stp.tl.fit(slides, "m2ost_tiny", shapes_key=["S0_spots", "S1_spots"], config=FAST)
+    train = {"shapes_key": ["S0_spots", "S1_spots"], "config": FAST}
+    predictor = stp.tl.fit(slides, "m2ost_tiny", model_options=TINY, **train)
     fabric = stp.tl.PredictOptions(device="cpu").fabric
     dark = darker(slides, (1.5, 1.4, 1.6))
     slide = resolve(dark, Selection(shapes_key="S2_spots"))[0]
@@ -165,9 +168,7 @@ def test_stain_of_a_new_slide_is_brought_to_that_of_training(slides, monkeypatch
     recoloured = appearance.recolor(level[None])[0]
     wanted = np.asarray(training.levels[0].pixels).mean()
     assert abs(recoloured.mean() - wanted) < abs(level.mean() - wanted)
-    left = stp.tl.fit(
-        slides, "m2ost_tiny", shapes_key=["S0_spots", "S1_spots"], config=FAST, model_options={"stain": "none"}
-    )
+    left = stp.tl.fit(slides, "m2ost_tiny", model_options={**TINY, "stain": "none"}, **train)
     assert measure_appearance(slide, left, fabric).recolor is None
 
 

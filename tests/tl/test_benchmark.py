@@ -292,9 +292,17 @@ def test_a_failure_in_training_leaves_its_configuration(pair, tmp_path, monkeypa
     assert {path.name for path in cell.iterdir()} == {"config.json", "error.json"}
 
 
+SMALL_PATCHES = """
+from dataclasses import replace
+import stpredict as stp
+from stpredict.models import registry
+for name in ("mean_profile", "ridge_color"):
+    registry._KNOWN[name] = replace(registry._KNOWN[name], overrides={"size_px": 32})
+sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
+"""
+"""As the fixture `small_patches`, in another process."""
 KILLED = """
 import os, signal
-import stpredict as stp
 from stpredict.tl._benchmarking import runner
 run_cell, begun = runner.run_cell, []
 
@@ -306,13 +314,12 @@ def killed_in_the_third(cell, observations):
     run_cell(cell, observations)
 
 runner.run_cell = killed_in_the_third
-sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
 stp.tl.benchmark(sdata, ["mean_profile"], save_dir="cells", progress=False)
 """
 
 
 def test_a_killed_run_is_continued(pair, baselines, python, tmp_path):
-    process = python(KILLED, tmp_path)
+    process = python(SMALL_PATCHES + KILLED, tmp_path)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     tmp_path /= "cells"
@@ -326,8 +333,6 @@ def test_a_killed_run_is_continued(pair, baselines, python, tmp_path):
 
 
 SHARED = """
-import stpredict as stp
-sdata = stp.datasets.synthetic(n_slides=2, n_side=4, um_per_px=8.0)
 stp.tl.benchmark(sdata, ["mean_profile"], save_dir="../cells", progress=False)
 """
 
@@ -337,7 +342,7 @@ def test_two_processes_share_the_cells(two, baselines, python, tmp_path):
     both = {}
     for folder in (tmp_path / "one", tmp_path / "other"):
         folder.mkdir()
-        both[folder] = python(SHARED, folder)
+        both[folder] = python(SMALL_PATCHES + SHARED, folder)
     for folder, process in both.items():
         process.join()
         error = (folder / "stderr").read_text()

@@ -34,9 +34,8 @@ QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
 
 @pytest.fixture
-def on_disk(sdata, tmp_path):
-    sdata.write(tmp_path / "slide.zarr")
-    return read_zarr(tmp_path / "slide.zarr")
+def on_disk(written):
+    return read_zarr(written)
 
 
 def test_values_are_those_of_this_process(on_disk, predictor, client):
@@ -50,14 +49,12 @@ def test_values_are_those_of_this_process(on_disk, predictor, client):
     np.testing.assert_allclose(filled, on_disk["wanted"].X, atol=1e-6)
 
 
-def test_a_store_that_was_opened_by_a_relative_path_is_read_in_another_folder(sdata, tmp_path, monkeypatch):
-    sdata.write(tmp_path / "slides.zarr")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "elsewhere").mkdir()
-    slides = resolve(read_zarr("slides.zarr"), Selection())
+def test_a_store_that_was_opened_by_a_relative_path_is_read_in_another_folder(sdata, written, tmp_path, monkeypatch):
+    monkeypatch.chdir(written.parent)
+    slides = resolve(read_zarr(written.name), Selection())
     cluster.make_stores_absolute(slides)
     sent = pickle.dumps(slides[0].without_counts())
-    monkeypatch.chdir("elsewhere")
+    monkeypatch.chdir(tmp_path)
     levels = pickle.loads(sent).levels
     assert (Source(levels[0].pixels).read((0, 2), (0, 2)) == pyramid(sdata["S0_image"])[0].pixels[:, :2, :2]).all()
 

@@ -88,7 +88,7 @@ def test_fit_takes_a_mapping_of_different_things(sdata, small_sdata, tmp_path):
 
 
 def test_cross_validation_writes_into_the_anndata(adata):
-    scores = stp.tl.cross_validate(adata, "knn_spatial", progress=False)
+    scores = stp.tl.cross_validate(adata, "mean_profile", progress=False)
     assert scores["fold"].nunique() == 3
     assert np.isfinite(adata.layers["cross_validated"]).all()
     assert adata.obs["fold"].astype(str).tolist() == np.repeat(["0", "1", "2"], 25).tolist()
@@ -138,12 +138,11 @@ def test_an_error_leaves_the_anndata_as_it_was(adata, predictor):
     assert list(adata.layers) == list(before.layers)
 
 
-def test_the_path_of_a_store_is_read_and_not_changed(sdata, predictor, tmp_path):
-    sdata.write(tmp_path / "s.zarr")
-    found = stp.tl.predict(str(tmp_path / "s.zarr"), predictor, **QUIET)
+def test_the_path_of_a_store_is_read_and_not_changed(sdata, predictor, written):
+    found = stp.tl.predict(str(written), predictor, **QUIET)
     stp.tl.predict(sdata, predictor, **QUIET)
     np.testing.assert_array_equal(found["predicted"].X, sdata["predicted"].X)
-    assert "predicted" not in sd.read_zarr(tmp_path / "s.zarr").tables
+    assert "predicted" not in sd.read_zarr(written).tables
 
 
 def test_a_slide_file_gets_a_grid_of_spots(small_sdata, predictor, tmp_path):

@@ -204,10 +204,10 @@ def test_several_objects_are_written_each(two):
         assert table.obs["fold"].isna().tolist() == [False] * 16 + [True] * 16
 
 
-def test_the_layer_can_be_saved_and_drawn_from(pair, tmp_path):
+def test_the_layer_can_be_saved_and_drawn_from(pair, tmp_path, through_disk):
     cross_validate(pair, "ridge_color", protocol="hest", progress=False)
     pair["observed"].write_h5ad(tmp_path / "a.h5ad")
-    pair.write(tmp_path / "a.zarr")
+    through_disk(pair, tmp_path / "a.zarr")
     predictor = fit(pair, "mean_profile", target=TargetSpec(target_sum=None, n_components=None), group_key="patient",
                     save_dir=tmp_path / "m")  # fmt: skip
     predict(pair, predictor, progress=False)

@@ -7,7 +7,6 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
-import spatialdata as sd
 from matplotlib.colors import to_hex
 
 from stpredict._palette import CATEGORIES
@@ -17,12 +16,11 @@ from stpredict.tl._inference.small_images import small_images
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs, not ours
-def test_scanpy_squidpy_and_zarr(sdata, predictor, tmp_path):
+def test_scanpy_squidpy_and_zarr(sdata, predictor, tmp_path, through_disk):
     sc, sq = pytest.importorskip("scanpy"), pytest.importorskip("squidpy")
     predict(sdata, predictor, device="cpu", precision="32-true", progress=False)
     scores = evaluate(sdata, shapes_key="S2_spots", n_splits=2)
-    sdata.write(tmp_path / "a.zarr")
-    again = sd.read_zarr(tmp_path / "a.zarr")
+    again = through_disk(sdata, tmp_path / "a.zarr")
     adata = again["predicted"]
     np.testing.assert_array_equal(adata.X, sdata["predicted"].X)
     assert adata.uns["predicted"]["units"] == "log1p CP10k"

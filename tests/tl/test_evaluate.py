@@ -17,16 +17,25 @@ from stpredict.metrics import (
     pearson,
     r2,
 )
-from stpredict.tl import evaluate, predict, summary
+from stpredict.tl import Predictor, evaluate, predict, summary
+
+from .conftest import copied
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 NEW = "S2_spots"
 
 
-@pytest.fixture
-def predicted(sdata, predictor):
-    predict(sdata, predictor, **QUIET)
+@pytest.fixture(scope="module")
+def original(small_sdata, trained):
+    sdata = copied(small_sdata)
+    predict(sdata, Predictor.load(trained[0]), **QUIET)
     return sdata
+
+
+@pytest.fixture
+def predicted(original):
+    """Slides with a prediction, which a test may change."""
+    return copied(original)
 
 
 def log_cp10k(counts):

@@ -44,7 +44,7 @@ def test_it_learns_what_colour_sets(tmp_path):
         "m2ost",
         config=FitConfig(n_epochs=16, lr=3e-3, batch_size=16, ema_decay=0.9, stain_jitter=0.02, brightness_jitter=0.01,
                          accelerator="cpu", precision="32-true", progress=False),
-        model_options={**TINY, "dim": 48},
+        model_options={**TINY, "dim": 48, "size_px": 16},
         shapes_key=["S0_spots", "S1_spots", "S2_spots"],
         save_dir=tmp_path / "model",
     )  # fmt: skip
@@ -382,7 +382,9 @@ def straight(small_sdata, tmp_path_factory):
     return fit(copied(small_sdata), "m2ost", config=config, model_options=TINY, save_dir=folder).hash
 
 
-@pytest.mark.parametrize("moment", ["checkpoint", "validation", "save", "end"])
+@pytest.mark.parametrize(
+    "moment", ["checkpoint", "save", *(pytest.param(each, marks=pytest.mark.slow) for each in ("validation", "end"))]
+)
 def test_a_killed_fit_goes_on_as_if_it_never_stopped(sdata, quick, straight, tmp_path, python, moment):
     process = python(f"MOMENT, TINY = {moment!r}, {TINY!r}\n{KILLED}", tmp_path)
     process.join()

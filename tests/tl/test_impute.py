@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from spatialdata import read_zarr
 
 from stpredict.metrics import pearson
 from stpredict.pp import TargetSpec
@@ -130,7 +129,7 @@ def test_residuals_add_to_a_prediction(tissue):
 
 
 @pytest.mark.parametrize("with_predictor", [True, False])
-def test_the_table_is_one_of_ours(sdata, predictor, tmp_path, with_predictor):
+def test_the_table_is_one_of_ours(sdata, predictor, tmp_path, through_files, with_predictor):
     names = sdata["observed"].obs_names[sdata["observed"].obs["region"] == SLIDE]
     impute(
         sdata, predictor if with_predictor else None, measured=names[::3], shapes_key=SLIDE, progress=False
@@ -145,8 +144,7 @@ def test_the_table_is_one_of_ours(sdata, predictor, tmp_path, with_predictor):
     scores = evaluate(sdata, predicted="imputed")
     assert scores.attrs["n_spots"] == 16  # the unmeasured ones
     assert np.isfinite(summary(scores).loc["model", "rmse"])
-    sdata.write(tmp_path / "a.zarr")
-    again = read_zarr(tmp_path / "a.zarr")
+    again = through_files(sdata, tmp_path)
     np.testing.assert_array_equal(again["imputed"].X, table.X)
     assert evaluate(again, predicted="imputed").attrs["n_spots"] == 16
     impute(sdata, measured=names[::2], shapes_key=SLIDE, progress=False)  # an imputed table is replaced

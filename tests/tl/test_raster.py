@@ -18,6 +18,8 @@ from stpredict._slides.slides import Selection, resolve
 from stpredict.tl import _raster as module
 from stpredict.tl import rasterize
 
+from .conftest import copied
+
 GENES = ["A", "B", "C"]
 
 
@@ -30,12 +32,17 @@ def annotate(sdata, name, region):
     sdata[name] = TableModel.parse(table, region=region, region_key="region", instance_key="spot")
 
 
-@pytest.fixture(params=["square", "hexagonal"])
-def lattice(request):
+@pytest.fixture(scope="module", params=["square", "hexagonal"])
+def original(request):
     sdata = stp.datasets.synthetic(n_slides=1, n_side=4)
     stp.pp.spot_grid(sdata, diameter_um=40, pitch_um=50, layout=request.param, tissue_key=None)
     annotate(sdata, "predicted", "grid")
     return sdata
+
+
+@pytest.fixture
+def lattice(original):
+    return copied(original)
 
 
 def pixels(sdata, key, system):

@@ -60,7 +60,7 @@ def test_the_student_learns_the_pseudo_labels(sdata, other, learn, monkeypatch):
         return torch.full((len(rows), teacher.targets.n_outputs), 3.0)
 
     monkeypatch.setattr(_train_members, "pseudo_labels", says)
-    student = learn(sdata, other, n_epochs=12, lr=3e-3, ema_decay=0.5, validation="none")
+    student = learn(sdata, other, n_epochs=5, lr=1e-2, ema_decay=0.5, validation="none")
     assert seen == [(100, list(range(75, 100)))]
     stp.tl.predict(other, student, device="cpu", precision="32-true", progress=False)
     targets = student.members[0].targets

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
-from spatialdata import read_zarr
 
 import stpredict as stp
 
@@ -39,7 +38,7 @@ def test_a_second_layer_leaves_the_first_as_it_was(sdata):
 
 
 @pytest.mark.parametrize("arguments", [{"layer": "loo"}, {"key_added": "loo"}], ids=["layer", "table"])
-def test_slides_are_added_one_by_one(sdata, arguments, tmp_path):
+def test_slides_are_added_one_by_one(sdata, arguments, tmp_path, through_files):
     """The loop that everybody writes: each slide by a predictor that was not trained on it."""
     expected = {}
     for out in SLIDES:
@@ -52,8 +51,7 @@ def test_slides_are_added_one_by_one(sdata, arguments, tmp_path):
     assert scores.attrs["n_spots"] == 75
     for out in SLIDES:  # each with the baselines of its own predictor
         pd.testing.assert_frame_equal(summary(sdata, "loo", shapes_key=out), expected[out])
-    sdata.write(tmp_path / "written.zarr")
-    again = read_zarr(tmp_path / "written.zarr")
+    again = through_files(sdata, tmp_path)
     pd.testing.assert_frame_equal(summary(again, "loo"), summary(sdata, "loo"))
     if "key_added" in arguments:  # a table with fewer genes keeps their baselines
         again.tables["loo"] = again["loo"][:, ["GENE7", "GENE2"]].copy()
@@ -135,15 +133,14 @@ def test_imputed_slides_are_added_one_by_one(sdata, tmp_path):
         stp.tl.impute(sdata, measured=names[25:50:3], shapes_key=SLIDES[1], genes=["GENE1"], progress=False)
 
 
-def test_superpixels_of_other_slides_are_kept(sdata, tmp_path):
+def test_superpixels_of_other_slides_are_kept(sdata, tmp_path, through_files):
     predictor = train(sdata, SLIDES[:1])
     given = {"step_um": 50, "anchor": "predicted", "progress": False}
     stp.tl.super_resolve(sdata, predictor, shapes_key=SLIDES[1], genes=["GENE3", "GENE1"], **given)
     first = sdata["super_resolved"].to_df()
     assert sdata["super_resolved"].uns["log1p"] == {}
     stp.tl.super_resolve(sdata, predictor, shapes_key=SLIDES[2], genes=["GENE1", "GENE3"], **given)
-    sdata.write(tmp_path / "written.zarr")
-    table = read_zarr(tmp_path / "written.zarr")["super_resolved"]
+    table = through_files(sdata, tmp_path)["super_resolved"]
     pd.testing.assert_frame_equal(table.to_df().loc[first.index, first.columns], first)
     assert set(table.obs["region"]) == {f"super_resolved_{name}" for name in SLIDES[1:]}
     assert set(table.uns["super_resolved"]["weights"]) == set(SLIDES[1:])
@@ -190,7 +187,7 @@ def test_names_with_a_meaning_of_their_own_are_refused(sdata, function):
 
 
 @pytest.mark.parametrize(("index", "key"), [("spot_id", "instance_key"), ("region", "region_key")])
-def test_a_table_with_keys_and_columns_of_its_own(sdata, index, key, tmp_path):
+def test_a_table_with_keys_and_columns_of_its_own(sdata, index, key, tmp_path, through_files):
     """The index is called as a column of ours, and a column of the user's is called ``region``."""
     table = sdata["observed"]
     table.obs = table.obs.rename(columns={index: "other"}).rename_axis(index=index)
@@ -203,12 +200,11 @@ def test_a_table_with_keys_and_columns_of_its_own(sdata, index, key, tmp_path):
     before = table.obs.copy()
     stp.tl.predict(sdata, train(sdata, SLIDES[:1]), progress=False)
     pd.testing.assert_frame_equal(sdata["observed"].obs, before)
-    sdata.write(tmp_path / "written.zarr")
-    again = read_zarr(tmp_path / "written.zarr")
+    again = through_files(sdata, tmp_path)
     assert set(again["predicted"].obs["other"].astype(str)) == set(before["other"].astype(str))
 
 
-def test_columns_that_are_called_as_the_index(sdata, tmp_path):
+def test_columns_that_are_called_as_the_index(sdata, tmp_path, through_files):
     """Each is written, and the name of the index is dropped, since anndata could not write both."""
     table, calls = sdata["observed"], {
         "split": lambda: stp.pp.split(sdata, by="region"),
@@ -221,4 +217,4 @@ def test_columns_that_are_called_as_the_index(sdata, tmp_path):
         for each in sdata.tables.values():
             assert each.obs.index.name not in each.obs
             assert each.var.index.name not in each.var
-    sdata.write(tmp_path / "written.zarr")
+    through_files(sdata, tmp_path)

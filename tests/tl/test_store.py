@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 
 import anndata as ad
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import scanpy as sc
 import zarr
-from spatialdata import read_zarr
 
 from stpredict._files import DamagedFileError, lock
 from stpredict.datasets import synthetic
-from stpredict.tl import predict
+from stpredict.tl import Predictor, predict
 from stpredict.tl._inference import compute, sinks
+
+from .conftest import copied, divide
 
 QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 
@@ -23,10 +25,11 @@ QUIET = {"device": "cpu", "precision": "32-true", "progress": False}
 pytestmark = pytest.mark.usefixtures("small_partitions")
 
 
-@pytest.fixture
-def stopped(sdata, predictor, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def begun(small_sdata, trained, tmp_path_factory):
     """A store whose prediction was interrupted after the third partition."""
     write, left = sinks.StoreSink.write, iter([None, None, None, KeyboardInterrupt])
+    store = tmp_path_factory.mktemp("begun") / "store"
 
     def counted(pieces):
         for values in sinks.split_partitions(pieces, 16):
@@ -35,11 +38,36 @@ def stopped(sdata, predictor, tmp_path, monkeypatch):
                 raise error
             yield values
 
-    with monkeypatch.context() as context:
+    with pytest.MonkeyPatch.context() as context:
+        divide(context)
         context.setattr(sinks.StoreSink, "write", lambda self, start, pieces: write(self, start, counted(pieces)))
         with pytest.raises(KeyboardInterrupt):
-            predict(sdata, predictor, store=tmp_path / "store", **QUIET)
-    return tmp_path / "store"
+            predict(copied(small_sdata), Predictor.load(trained[0]), store=store, **QUIET)
+    return store
+
+
+@pytest.fixture(scope="module")
+def complete(begun, small_sdata, trained, tmp_path_factory):
+    """The same store after another call."""
+    store = shutil.copytree(begun, tmp_path_factory.mktemp("complete") / "store")
+    with pytest.MonkeyPatch.context() as context:
+        divide(context)
+        predict(copied(small_sdata), Predictor.load(trained[0]), store=store, **QUIET)
+    return store
+
+
+@pytest.fixture
+def stopped(begun, tmp_path):
+    """A copy of it that a test may change."""
+    return shutil.copytree(begun, tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def wanted(small_sdata, trained):
+    """The prediction in memory."""
+    sdata = copied(small_sdata)
+    predict(sdata, Predictor.load(trained[0]), key_added="wanted", **QUIET)
+    return sdata["wanted"]
 
 
 def in_order(table, of):
@@ -47,10 +75,9 @@ def in_order(table, of):
     return np.asarray(table[of.obs_names].X)
 
 
-def test_the_values_are_those_of_a_prediction_in_memory(sdata, predictor, tmp_path):
-    predict(sdata, predictor, key_added="wanted", **QUIET)
-    predict(sdata, predictor, store=tmp_path / "store", **QUIET)
-    table, wanted = sdata["predicted"], sdata["wanted"]
+def test_the_values_are_those_of_a_prediction_in_memory(sdata, predictor, wanted, complete):
+    predict(sdata, predictor, store=complete, **QUIET)  # is read
+    table = sdata["predicted"]
     assert hasattr(table.X, "dask")
     np.testing.assert_allclose(in_order(table, wanted), wanted.X, atol=1e-6)
     again = table[wanted.obs_names]
@@ -61,9 +88,10 @@ def test_the_values_are_those_of_a_prediction_in_memory(sdata, predictor, tmp_pa
     assert table.uns["predicted"] == wanted.uns["wanted"]
 
 
-def test_the_store_is_an_anndata_and_holds_nothing_else(sdata, predictor, tmp_path):
+def test_the_store_is_an_anndata_and_holds_nothing_else(sdata, predictor, wanted, tmp_path):
     predict(sdata, predictor, store=tmp_path / "store", **QUIET)
     read, table = ad.read_zarr(tmp_path / "store"), sdata["predicted"]
+    np.testing.assert_allclose(in_order(read, wanted), wanted.X, atol=1e-6)
     np.testing.assert_array_equal(read.X, np.asarray(table.X))
     assert read.obs_names.tolist() == table.obs_names.tolist()
     assert read.obs["at_border"].dtype == bool
@@ -71,10 +99,9 @@ def test_the_store_is_an_anndata_and_holds_nothing_else(sdata, predictor, tmp_pa
     assert [path.name for path in tmp_path.iterdir() if path.name not in {"cache", "model"}] == ["store"]
 
 
-def test_the_object_is_written_with_the_table_and_analysed(sdata, predictor, tmp_path):
-    predict(sdata, predictor, store=tmp_path / "store", **QUIET)
-    sdata.write(tmp_path / "slide.zarr")
-    table = read_zarr(tmp_path / "slide.zarr")["predicted"]
+def test_the_object_is_written_with_the_table_and_analysed(sdata, predictor, complete, tmp_path, through_disk):
+    predict(sdata, predictor, store=complete, **QUIET)
+    table = through_disk(sdata, tmp_path / "slide.zarr")["predicted"]
     np.testing.assert_array_equal(table.X, np.asarray(sdata["predicted"].X))
     sc.pp.pca(sdata["predicted"], n_comps=3, svd_solver="covariance_eigh")
     assert np.isfinite(np.asarray(sdata["predicted"].obsm["X_pca"])).all()
@@ -88,30 +115,28 @@ def test_partitions_are_chunks_and_each_is_marked(stopped):
     assert not group["X"][48:].any()
 
 
-def test_what_was_finished_is_not_computed_again(stopped, sdata, predictor, monkeypatch):
+def test_what_was_finished_is_not_computed_again(stopped, sdata, predictor, wanted, monkeypatch):
     computed, compute_positions = [], compute.compute_positions
 
     def noted(plan, task, first, last):
         computed.append((first, last))
         return compute_positions(plan, task, first, last)
 
-    predict(sdata, predictor, key_added="wanted", **QUIET)
     monkeypatch.setattr(compute, "compute_positions", noted)
     predict(sdata, predictor, store=stopped, **QUIET)
     assert computed == [(48, 75)]
-    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+    np.testing.assert_allclose(in_order(sdata["predicted"], wanted), wanted.X, atol=1e-6)
     predict(sdata, predictor, store=stopped, **QUIET)
     assert computed == [(48, 75)]
-    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+    np.testing.assert_allclose(in_order(sdata["predicted"], wanted), wanted.X, atol=1e-6)
 
 
-def test_gaps_are_filled(stopped, sdata, predictor):
+def test_gaps_are_filled(stopped, sdata, predictor, wanted):
     group = zarr.open_group(stopped, mode="r+")
     group["finished"][:] = [1, 0, 1, 0, 0]
     group["X"][16:32] = 0
-    predict(sdata, predictor, key_added="wanted", **QUIET)
     predict(sdata, predictor, store=stopped, **QUIET)
-    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+    np.testing.assert_allclose(in_order(sdata["predicted"], wanted), wanted.X, atol=1e-6)
 
 
 @pytest.mark.parametrize("arguments", [{"n_views": 2}, {"shapes_key": "S0_spots"}, {"um_per_px": 8.1}])
@@ -165,32 +190,28 @@ def damaged(store, kind):
 
 
 @pytest.mark.parametrize("kind", ["attributes", "array", "field", "shape"])
-@pytest.mark.parametrize("done", [False, True])
-def test_a_damaged_store_is_one_error(stopped, sdata, predictor, kind, done):
-    if done:
-        predict(sdata, predictor, store=stopped, **QUIET)
-        del sdata.tables["predicted"]
-    damaged(stopped, kind)
+@pytest.mark.parametrize("state", ["begun", "complete"])
+def test_a_damaged_store_is_one_error(request, sdata, predictor, tmp_path, kind, state):
+    store = shutil.copytree(request.getfixturevalue(state), tmp_path / "store")
+    damaged(store, kind)
     with pytest.raises(DamagedFileError, match=r"is damaged.*\. Delete it, or give another `store`"):
-        predict(sdata, predictor, store=stopped, **QUIET)
+        predict(sdata, predictor, store=store, **QUIET)
     assert "predicted" not in sdata.tables
 
 
-def test_a_lost_chunk_is_computed_again_and_in_a_finished_store_it_is_an_error(stopped, sdata, predictor):
-    predict(sdata, predictor, key_added="wanted", **QUIET)
+def test_a_lost_chunk_is_computed_again_and_in_a_finished_store_it_is_an_error(stopped, sdata, predictor, wanted):
     damaged(stopped, "chunk lost")
     predict(sdata, predictor, store=stopped, **QUIET)
-    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+    np.testing.assert_allclose(in_order(sdata["predicted"], wanted), wanted.X, atol=1e-6)
     damaged(stopped, "chunk lost")
     with pytest.raises(DamagedFileError, match=r"'X': it is not as it was written\. Delete it"):
         predict(sdata, predictor, store=stopped, **QUIET)
 
 
-def test_a_flipped_bit_is_noticed_by_every_reader(stopped, sdata, predictor):
-    predict(sdata, predictor, key_added="wanted", **QUIET)
+def test_a_flipped_bit_is_noticed_by_every_reader(stopped, sdata, predictor, wanted):
     damaged(stopped, "bit flipped")
     predict(sdata, predictor, store=stopped, **QUIET)  # computes the partition again
-    np.testing.assert_allclose(in_order(sdata["predicted"], sdata["wanted"]), sdata["wanted"].X, atol=1e-6)
+    np.testing.assert_allclose(in_order(sdata["predicted"], wanted), wanted.X, atol=1e-6)
     damaged(stopped, "bit flipped")
     with pytest.raises(DamagedFileError, match=r"'X': it is not as it was written\. Delete it"):
         predict(sdata, predictor, store=stopped, **QUIET)

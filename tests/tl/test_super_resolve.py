@@ -14,7 +14,7 @@ from geopandas import GeoDataFrame
 from scipy.interpolate import griddata
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.sparse import csr_matrix
-from spatialdata import SpatialData, read_zarr
+from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, get_transformation, set_transformation
 
@@ -157,7 +157,7 @@ def interpolated(xy, values, at, method) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("anchor", ["denoised", "observed"])
 def test_details_smaller_than_a_spot_are_recovered(made, slide, anchor):
-    super_resolve(slide, made.predictor, step_um=12.5, anchor=anchor, **INSIDE)
+    super_resolve(slide, made.predictor, step_um=25, anchor=anchor, **INSIDE)
     table = slide["super_resolved"]
     xy, spots = table.obsm["spatial"], slide["observed"]
     truth = at_points(made.truth, xy)
@@ -179,12 +179,14 @@ def test_means_over_spots_are_those_that_were_measured_or_predicted(made, slide)
     predict(slide, made.predictor, **QUIET)
     expected = {"observed": log_cp10k(slide["observed"].X), "predicted": slide["predicted"].X}
     for anchor, values in expected.items():
-        super_resolve(slide, made.predictor, step_um=25, anchor=anchor, **INSIDE)
+        super_resolve(slide, made.predictor, step_um=40, anchor=anchor, **INSIDE)
         found = spot_means(slide["super_resolved"]).loc[slide["observed"].obs_names]
         np.testing.assert_allclose(found, np.expm1(values.astype(np.float64)), rtol=1e-4)
 
 
 def test_squares_tile_the_spots_and_the_gaps(made, slide):
+    corner = [i for i in range(N_SIDE**2) if i % N_SIDE < 6 and i // N_SIDE < 6]
+    slide["spots"], slide["observed"] = slide["spots"].iloc[corner], slide["observed"][corner].copy()
     super_resolve(slide, made.predictor, step_um=25, genes=["C", "A"], **QUIET)
     table, squares = slide["super_resolved"], slide["super_resolved_spots"]
     assert table.var_names.tolist() == ["C", "A"]
@@ -202,7 +204,7 @@ def test_squares_tile_the_spots_and_the_gaps(made, slide):
     assert 0 < note["weights"]["spots"]["error"] < 0.6
 
 
-def test_the_object_can_be_used_and_written_as_before(made, slide, tmp_path):
+def test_the_object_can_be_used_and_written_as_before(made, slide, tmp_path, through_files):
     before = slide["observed"].copy()
     for _ in range(2):
         super_resolve(slide, made.predictor, step_um=40, **INSIDE)
@@ -210,14 +212,14 @@ def test_the_object_can_be_used_and_written_as_before(made, slide, tmp_path):
     rasterize(slide, ["A"], table_name="super_resolved")
     np.testing.assert_array_equal(slide["observed"].X.toarray(), before.X.toarray())
     pd.testing.assert_frame_equal(slide["observed"].obs, before.obs)
-    slide.write(tmp_path / "slide.zarr")
-    np.testing.assert_array_equal(read_zarr(tmp_path / "slide.zarr")["super_resolved"].X, slide["super_resolved"].X)
+    again = through_files(slide, tmp_path)
+    np.testing.assert_array_equal(again["super_resolved"].X, slide["super_resolved"].X)
 
 
 def test_merged_spots_are_taken_apart_better_than_by_interpolation(made, tmp_path):
     whole, of = merged(made.sdata)
     predictor = trained(whole, tmp_path / "model")
-    super_resolve(whole, predictor, step_um=12.5, **INSIDE)
+    super_resolve(whole, predictor, step_um=25, **INSIDE)
     table, single = whole["super_resolved"], made.sdata["spots"]
     xy = np.column_stack([single.geometry.x, single.geometry.y])
     near = np.linalg.norm(table.obsm["spatial"][:, None] - xy, axis=-1) <= RADIUS_UM / UM_PER_PX
@@ -238,7 +240,7 @@ def test_slides_without_counts_are_held_to_the_prediction(made, slide):
     with pytest.raises(ValueError, match=r"no table with counts annotates the spots\. Give `anchor='predicted'`"):
         super_resolve(slide, made.predictor, step_um=25, shapes_key="spots", **QUIET)
     predict(slide, made.predictor, shapes_key="spots", **QUIET)
-    super_resolve(slide, made.predictor, step_um=25, shapes_key="spots", anchor="predicted", **INSIDE)
+    super_resolve(slide, made.predictor, step_um=40, shapes_key="spots", anchor="predicted", **INSIDE)
     found = spot_means(slide["super_resolved"]).loc[slide["predicted"].obs["spot_id"].astype(str)]
     np.testing.assert_allclose(found, np.expm1(slide["predicted"].X.astype(np.float64)), rtol=1e-4)
 
@@ -247,7 +249,7 @@ def test_failed_spots_are_not_learnt_from(made, slide):
     counts = slide["observed"].X.toarray()
     counts[30] = [3, 0, 0, 0]
     slide["observed"].X = csr_matrix(counts)
-    super_resolve(slide, made.predictor, step_um=25, anchor="observed", **INSIDE)
+    super_resolve(slide, made.predictor, step_um=40, anchor="observed", **INSIDE)
     means = spot_means(slide["super_resolved"])
     assert means.loc["s30", "B"] > 100
     assert means.loc["s31", "B"] == pytest.approx(1e4 * counts[31, 1] / counts[31].sum(), rel=1e-4)

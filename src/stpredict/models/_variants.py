@@ -163,6 +163,12 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             citation="Huang et al., ICML 2025, arXiv 2506.05361",
             recipe={**_SECTIONS, "n_epochs": 500, "patience": 100},
         ),
+        "hexst": Variant(
+            module="hexst",
+            model="HEXST",
+            citation="Byeon and Kwak, arXiv 2605.04682",
+            recipe={**_SECTIONS, "n_epochs": 150, "validation": "none"},
+        ),
         "deepspot": Variant(
             module="deepspot",
             model="DeepSpot",
