@@ -16,7 +16,7 @@ pages = SimpleNamespace(**runpy.run_path(str(HERE / "pages.py")))
 REPOSITORY = Path(__file__).parents[1]
 NEEDS = {
     "cluster": r"from distributed|dask_jobqueue|client=",
-    "encoders": r'"hub"|"timm"|"resnet\d|"uni2-h"',
+    "encoders": r'"hub"|"timm"|"resnet\d|"triplex"|"uni2-h"',
     "io": r"read_wsi|read_visium|read_xenium|\.svs|\.tiff?\b",
 }
 """What code that needs an extra contains."""

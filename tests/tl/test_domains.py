@@ -198,6 +198,7 @@ def test_transfer_gives_numbers_one_meaning(predicted):
         values = rng.uniform(1, 2, part["predicted"].shape) + 3 * side.to_numpy()[:, None]
         part["predicted"].X = values.astype(np.float32)
     tl.domains(reference, 2, "expression", **QUIET)
+    reference["predicted"].obs["domain"] = np.nan  # had domains of another slide
     result = tl.domains(new, transfer_from=reference)
     assert result["reference_ari"].item() > 0.7
     both = pd.concat([reference["observed"].obs, new["predicted"].obs])

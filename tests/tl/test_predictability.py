@@ -22,6 +22,11 @@ from stpredict.tl._predictability.predictability import _scores
 QUIET = {"progress": False}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_pixels():
+    """Not here: what is predictable is measured on patches of the usual size."""
+
+
 @pytest.fixture(scope="module")
 def original():
     """Two slides with 12 genes of the image, ten of noise, ten that are smooth in space and not in the image."""

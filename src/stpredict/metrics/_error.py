@@ -138,9 +138,9 @@ def r2(observed: ArrayLike, predicted: ArrayLike, *, axis: Literal["gene", "spot
 
     Notes
     -----
-    With the mean :math:`{\bar o}_g` of a gene over spots; sums are over the spots of a gene, or the genes of a spot:
+    With the mean :math:`{\bar o{}}_g` of a gene over spots; sums are over the spots of a gene, or the genes of a spot:
 
-    .. math:: R^2 = 1 - \frac{\sum (o_{sg} - p_{sg})^2}{\sum (o_{sg} - {\bar o}_g)^2}
+    .. math:: R^2 = 1 - \frac{\sum (o_{sg} - p_{sg})^2}{\sum (o_{sg} - {\bar o{}}_g)^2}
 
     Examples
     --------

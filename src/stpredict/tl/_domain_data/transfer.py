@@ -19,6 +19,7 @@ from .write import write_spots
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
@@ -66,16 +67,24 @@ def transfer(
     return pd.DataFrame({"method": ["transfer"], "n_spots": [len(codes)], "reference_ari": [reference_ari]})
 
 
+def _with_domains(table: AnnData, key: str, names: pd.Index[str]) -> bool:
+    """Whether some of these spots have a domain in a table, which may have only those of another slide."""
+    return bool(table.obs.loc[table.obs_names.isin(names), key].notna().any())
+
+
 def _domains_of(spots: DomainSpots, key: str) -> NDArray[np.intp]:
     """Domains of the spots of a reference, -1 where they have none, from any table that holds them."""
     found = []
     for slide in spots.slides:
         holders = {name: table for name, table in slide.source.tables.items() if key in table.obs}
         check.has_domains(key, list(holders), list(slide.source.tables))
-        table = holders.get(str(slide.table_name)) or next(iter(holders.values()))
+        names = pd.Index(slide.obs_names)
+        own_first = sorted(holders, key=lambda name: name != slide.table_name)
+        filled = [name for name in own_first if _with_domains(holders[name], key, names)]
+        table = holders[(filled or own_first)[0]]
         column = pd.Series(table.obs[key])
         numbers = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(np.float64)
         check.numbered_domains(numbers, column, key)
-        rows = table.obs_names.get_indexer(pd.Index(slide.obs_names))
+        rows = table.obs_names.get_indexer(names)
         found.append(np.where(rows >= 0, np.nan_to_num(numbers, nan=0)[rows], 0).astype(np.intp) - 1)
     return np.concatenate(found)
