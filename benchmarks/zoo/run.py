@@ -3,6 +3,7 @@
     python benchmarks/zoo/run.py [--data her2st mob_2k patients] [--models LABEL …] [--seeds 1] [--weights FILE]
                                  [--folder stpredict-benchmark/zoo] [--out benchmarks/zoo]
 
+``--data her2st_select`` compares models on C2 to C4 of her2st, to choose among them.
 Needs ``STPREDICT_DATA_DIR`` with the sections. Finished cells are kept, so a run can be stopped and continued, and
 models or seeds can be added; the tables contain the models that are finished.
 """
@@ -57,12 +58,21 @@ def patients():
     return sections, {"genes": stp.datasets.gene_panel("her2st")}
 
 
+def her2st_select():
+    """C2 to C4, for choosing models and settings: C5 stays unseen."""
+    return stp.datasets.her2st(["C2", "C3", "C4"]), {
+        "genes": stp.datasets.gene_panel("her2st"), "by": "section", "allow_leakage": True,
+    }  # fmt: skip
+
+
 DATA = {"her2st": her2st, "mob_2k": mob, "patients": patients}
+"""Those of the pages."""
+ALL = {**DATA, "her2st_select": her2st_select}
 
 
 def compare(name, labels, seeds, weights, folder):
     """Run the unfinished cells of one data set."""
-    sdata, options = DATA[name]()
+    sdata, options = ALL[name]()
     known = rows(weights)
     chosen = {label: known[label][0] for label in (labels or known)}
     with warnings.catch_warnings():
@@ -72,7 +82,7 @@ def compare(name, labels, seeds, weights, folder):
 
 def finished_results(folder, labels):
     """By data set: the benchmark, its summary of complete rows, and the labels of incomplete rows."""
-    for name in DATA:
+    for name in ALL:
         if (folder / name / "benchmark.json").is_file():
             found = stp.tl.Benchmark.load(folder / name)
             cells = found.runs.groupby("model", observed=True).size()
@@ -93,7 +103,7 @@ def table(name, found, summary, short, notes):
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "threads": torch.get_num_threads(),
-        "about": DATA[name].__doc__.strip(),
+        "about": ALL[name].__doc__.strip(),
         "leaks": bool(attrs["leaks"]),
         "n_folds": int(found.runs["fold"].nunique()),
         "n_seeds": int(found.runs["seed"].nunique()),
@@ -114,7 +124,7 @@ def table(name, found, summary, short, notes):
 def main():
     """Run the comparison and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(DATA))
+    parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(ALL))
     parser.add_argument("--models", nargs="*")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--weights", help="file that weights.py wrote")
