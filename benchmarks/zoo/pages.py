@@ -33,7 +33,12 @@ LABELS = {
     "triplex": ("triplex",),
 }  # fmt: skip
 """Rows of the comparison, by page."""
-NAMES = {"her2st": "one tumour (her2st)", "mob_2k": "one mouse (MOB)", "patients": "two patients (her2st)"}
+NAMES = {
+    "her2st": "one tumour (her2st)",
+    "mob_2k": "one mouse (MOB)",
+    "patients": "two patients (her2st)",
+    "her2st_select": "one tumour, without C5 (her2st)",
+}
 """Data sets by what is held out of them."""
 SCORES = {
     "gene_pearson": "gene-wise PCC", "interval": "95 % interval", "difference": "minus best baseline",
