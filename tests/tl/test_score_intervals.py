@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import stpredict as stp
+from stpredict.metrics.scores import SUMMARY_SCORES
 from stpredict.tl._score_intervals import spatial_blocks
 
 QUIET = {"progress": False}
@@ -64,7 +65,10 @@ def test_values_are_those_of_the_summary_and_intervals_contain_them(scored):
         np.testing.assert_allclose(values[name][expected.index], expected[name], rtol=1e-9, err_msg=name)
     model = found[(found["row"] == "model") & found["low"].notna()]
     assert set(model["score"]) == set(expected.columns)
-    assert ((model["low"] < model["value"]) & (model["value"] < model["high"])).all()
+    assert ((model["low"] <= model["value"]) & (model["value"] <= model["high"]) & (model["low"] < model["high"])).all()
+    better = model["score"].map({score.name: score.higher_is_better for score in SUMMARY_SCORES})
+    assert (model["high"][better] <= 1).all()
+    assert (model["low"][~better.astype(bool)] >= 0).all()
     np.testing.assert_array_equal(before.obs, scored["predicted"].obs)
     assert scored["predicted"].uns.keys() - before.uns.keys() == {"evaluation"}  # of `evaluate`
 

@@ -17,7 +17,7 @@ from .._progress import progress_bar
 from ..io.containers import opened
 from ..metrics import noise_ceiling
 from ..metrics.inputs import Spots
-from ..metrics.scores import gene_scores, summary_scores
+from ..metrics.scores import SUMMARY_SCORES, gene_scores, summary_scores
 from ..pp.targets import TargetSpec
 from . import _errors as check
 from ._evaluate import ceiling_arguments, pair_tables
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 BASELINE = "ridge_color"
 """The row from which differences are taken."""
 LEAST_BLOCKS = 5
+BETTER = {score.name: score.higher_is_better for score in SUMMARY_SCORES}
+"""Whether more of a score is better: then it is at most 1; of an error or a gap at least 0."""
 
 
 @public
@@ -108,9 +110,10 @@ def score_intervals(
     Notes
     -----
     The interval of a score is its value plus the 2.5 % and 97.5 % quantiles of the resampled scores around their mean,
-    so that a score that resampling shifts (a gap, an overlap) is not shifted with it; it ends at the extremes of all of
-    them. Neighbours of a spot, for scores of maps, are those in its own square. The noise ceiling of a gene is that of
-    all spots, and does not vary. Where fewer than half of the draws give a number, the interval is NaN.
+    so that a score that resampling shifts (a gap, an overlap) is not shifted with it; it ends at 0 for errors and gaps
+    and at 1 for other scores. Neighbours of a spot, for scores of maps, are those in its own square. The noise ceiling
+    of a gene is that of all spots, and does not vary. Where fewer than half of the draws give a number, the interval is
+    NaN.
 
     The interval says how much the score would vary over tissue like that of these slides. How much it varies between
     patients it cannot say: `stp.tl.Benchmark.intervals` does, from several patients.
@@ -213,6 +216,10 @@ def _interval(name: tuple[str, str], values: Scores, resampled: Sequence[Scores]
     row, score = name
     value, draws = values[name], np.array([each.get(name, np.nan) for each in resampled])
     low, high = _around(value, draws)
+    if BETTER[score] is False:
+        low = max(low, min(value, 0.0))
+    else:
+        high = min(high, max(value, 1.0))
     other = (BASELINE, score)
     if row == BASELINE or other not in values:
         difference = difference_low = difference_high = float("nan")
@@ -228,9 +235,9 @@ def _interval(name: tuple[str, str], values: Scores, resampled: Sequence[Scores]
 
 
 def _around(value: float, draws: NDArray[np.float64]) -> tuple[float, float]:
-    """The interval that the spread of resampled values around their mean gives, within what they reach."""
+    """The interval that the spread of resampled values around their mean gives."""
     known = draws[np.isfinite(draws)]
     if not np.isfinite(value) or 2 * len(known) < len(draws):
         return float("nan"), float("nan")
     low, high = value + np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - known.mean()
-    return float(max(low, min(value, known.min()))), float(min(high, max(value, known.max())))
+    return float(low), float(high)
