@@ -38,7 +38,8 @@ from stpredict.tl._predictor.member import target_scale
 from stpredict.tl._predictor.ood import image_statistics
 
 SIZES = (5, 10, 20, 50, 100)
-PLACES = ("random", "region")
+PLACES = {"random": "at random", "region": "in a region"}
+NO_BREAK = "\N{NO-BREAK SPACE}"
 MODELS = {"default": DEFAULT, "ridge": ["ridge_statistics", "ridge_color"]}
 """Predictors by name: the default of `stp.tl.fit`, and an ensemble of closed-form models."""
 OPTIONS = {"ridge_statistics": {"standardize": "training"}}
@@ -229,19 +230,18 @@ def spread_over_draws(table, model, score):
     return of_draw.groupby(["setting", "method", "place", "n_measured"]).agg(["mean", "std"]).reset_index()
 
 
-def lines_of(table, model, setting, score):
-    """A table in markdown: methods by number of spots, at random and as a region."""
+def lines_of(table, model, setting, score, place):
+    """A table in markdown: methods by number of spots, which lie at random or in a region."""
     found = spread_over_draws(table[table["setting"] == setting], model, score)
-    sizes = sorted(found["n_measured"].unique())
-    yield "| | " + " | ".join(f"{n}" for n in sizes) + " | " + " | ".join(f"{n} (region)" for n in sizes[1:]) + " |"
-    yield "|---|" + "--:|" * (2 * len(sizes) - 1)
+    sizes = sorted(found["n_measured"].unique())[0 if place == "random" else 1 :]
+    yield "| | " + " | ".join(f"{n}" for n in sizes) + " |"
+    yield "|---|" + "--:|" * len(sizes)
     for row in ROWS:
         cells = []
-        for place in PLACES:
-            for n in sizes if place == "random" else sizes[1:]:
-                here = found[(found["method"] == row) & (found["place"] == place) & (found["n_measured"] == n)]
-                value = f"{here['mean'].iloc[0]:.3f}" if len(here) else "–"
-                cells.append(value + (f" ± {here['std'].iloc[0]:.3f}" if len(here) and n else ""))
+        for n in sizes:
+            here = found[(found["method"] == row) & (found["place"] == place) & (found["n_measured"] == n)]
+            value = f"{here['mean'].iloc[0]:.3f}" if len(here) else "–"
+            cells.append(value + (f"{NO_BREAK}±{NO_BREAK}{here['std'].iloc[0]:.3f}" if len(here) and n else ""))
         yield f"| {row} | " + " | ".join(cells) + " |"
 
 
@@ -254,12 +254,11 @@ def share_of_harm(table):
 
 
 def lines_by_size(wide, form):
-    """A table in markdown with a column for each place and number of spots."""
-    columns = [f"{n}" if place == "random" else f"{n} (region)" for place, n in wide.columns]
-    yield "| | " + " | ".join(columns) + " |"
-    yield "|---|" + "--:|" * len(columns)
-    for name, row in wide.iterrows():
-        yield f"| {name} | " + " | ".join(form.format(value) for value in row) + " |"
+    """A table in markdown with a row for each place and number of spots."""
+    yield "| | " + " | ".join(map(str, wide.index)) + " |"
+    yield "|---|" + "--:|" * len(wide.index)
+    for (place, n), column in wide.items():
+        yield f"| {n} {PLACES[place]} | " + " | ".join(form.format(value) for value in column) + " |"
 
 
 def page(results, table):
@@ -275,7 +274,13 @@ def page(results, table):
         for model, name in results["models"].items():
             text += [f"## ({setting}) {SETTINGS[setting]}", "", f"The predictor is `{name}`.", ""]
             for score, label in (("gene_pearson", "Gene-wise PCC"), ("rmse", "RMSE per spot")):
-                text += [f"{label}:", "", *lines_of(table, model, setting, score), ""]
+                for place, words in PLACES.items():
+                    text += [
+                        f"{label}, by number of spots {words}:",
+                        "",
+                        *lines_of(table, model, setting, score, place),
+                    ]
+                    text += [""]
     covered = table.dropna(subset="coverage").groupby(["method", "place", "n_measured"])["coverage"].mean()
     covered = covered.unstack(["place", "n_measured"])
     text += [
