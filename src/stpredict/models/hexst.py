@@ -36,12 +36,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._checks import models as check
-from ._frozen import EncoderConfig
+from ._frozen import EncoderConfig, FeatureScaler, FrozenEncoderModel, ScaledFeaturesModel, ScaleEncoder
 from ._layers import attend, perceptron, split_heads
 from ._places import PITCH_UM, concatenate_spots, rows_by_slide, typical_pitch
-from .contract import FloatLinear, SpotModel, batch_features
-from .encoder import Encoder
-from .model_config import GIVEN
+from .contract import FloatLinear
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -182,49 +180,33 @@ class Block(nn.Module):
         return changed
 
 
-class HEXST(SpotModel):
+class HEXST(FrozenEncoderModel, ScaledFeaturesModel):
     """A transformer over the spots of a slide, in hexagonal windows."""
 
     config: HEXSTConfig
     pitch_um: Tensor
-    feature_mean: Tensor
-    feature_spread: Tensor
 
     def __init__(self, config: HEXSTConfig) -> None:
         super().__init__()
         self.config, dim = config, config.dim
-        given = config.encoder == GIVEN
-        self.encoder = None if given else Encoder(config.encoder, config.weights, config.size_px, frozen=True)
-        n_features = config.n_features if self.encoder is None else self.encoder.n_features
+        self.views = ScaleEncoder(config.encoder, config.weights, config.n_features, config.size_px, 1)
+        self.standard = FeatureScaler(self.views.n_features)
         self.register_buffer("pitch_um", torch.tensor(PITCH_UM))
-        self.register_buffer("feature_mean", torch.zeros(n_features))
-        self.register_buffer("feature_spread", torch.ones(n_features))  # standard deviation
-        self.embed = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(n_features, dim))
+        self.embed = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(self.views.n_features, dim))
         self.blocks = nn.ModuleList(Block(dim, config.heads, config.dropout) for _ in range(config.depth))
         self.norm, self.head = nn.LayerNorm(dim), FloatLinear(dim, config.n_outputs)
         self.initialize_at(torch.zeros(config.n_outputs))
-
-    @torch.no_grad()
-    def encode(self, batch: SpotBatch) -> Tensor | None:
-        """Features ``(b, n_features)`` of the frozen encoder; None with given embeddings."""
-        if self.encoder is None:
-            return None
-        check.patches(tuple(batch.patches.shape), 1, self.config.size_px)
-        return self.encoder(batch.patches[:, 0])
 
     def initialize_from(self, pieces: Iterable[SpotBatch]) -> None:
         """Compute the mean profile, the pitch and the scale of the features from the training spots."""
         spots = concatenate_spots(pieces)
         super().initialize_from([spots])
         self.pitch_um.fill_(typical_pitch(spots))
-        std, mean = torch.std_mean(batch_features(self, spots).float(), dim=0, correction=0)
-        self.feature_mean.copy_(mean)
-        self.feature_spread.copy_(torch.where(std > 1e-6, std, 1.0))
 
     def forward(self, batch: SpotBatch) -> Tensor:
         """Predict ``(b, n_outputs)``; the spots of a slide affect each other."""
         tilings = self._tilings(batch)
-        x = self.embed((batch_features(self, batch).float() - self.feature_mean) / self.feature_spread)
+        x = self.embed(self.standard(self.features_of(batch).float()))
         for i, block in enumerate(self.blocks):
             x = block(x, tilings[i % _AXES])
         return self.head(self.norm(x))
