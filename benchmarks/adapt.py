@@ -275,12 +275,8 @@ def page(results, table):
             text += [f"## ({setting}) {SETTINGS[setting]}", "", f"The predictor is `{name}`.", ""]
             for score, label in (("gene_pearson", "Gene-wise PCC"), ("rmse", "RMSE per spot")):
                 for place, words in PLACES.items():
-                    text += [
-                        f"{label}, by number of spots {words}:",
-                        "",
-                        *lines_of(table, model, setting, score, place),
-                    ]
-                    text += [""]
+                    rows = lines_of(table, model, setting, score, place)
+                    text += [f"{label}, by number of spots {words}:", "", *rows, ""]
     covered = table.dropna(subset="coverage").groupby(["method", "place", "n_measured"])["coverage"].mean()
     covered = covered.unstack(["place", "n_measured"])
     text += [

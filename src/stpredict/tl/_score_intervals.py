@@ -146,8 +146,10 @@ def score_intervals(
     values = _scores(paired, None, ceilings)
     rng = np.random.default_rng(seed)
     draws = progress_bar(range(n_resamples), desc="resamples", unit="draw", progress=progress)
+    slide = np.array([paired.slide[rows[0]] for rows in blocks])
+    strata = [np.flatnonzero(slide == name) for name in ceilings]  # squares of each slide
     graphs = [_graph(paired, rows) for rows in blocks]
-    resampled = [_resampled_scores(paired, blocks, graphs, ceilings, rng) for _ in draws]
+    resampled = [_resampled_scores(paired, blocks, strata, graphs, ceilings, rng) for _ in draws]
     table = pd.DataFrame([_interval(name, values, resampled) for name in values])
     table.attrs["n_blocks"] = len(blocks)
     return table
@@ -200,13 +202,13 @@ def _graph(paired: Paired, rows: NDArray[np.intp]) -> csr_array:
 def _resampled_scores(
     paired: Paired,
     blocks: Sequence[NDArray[np.intp]],
+    strata: Sequence[NDArray[np.intp]],
     graphs: Sequence[csr_array],
     ceilings: Mapping[str, NDArray[np.float64]],
     rng: np.random.Generator,
 ) -> Scores:
     """Scores of as many squares of each slide as it has, drawn with replacement."""
-    slide = np.array([paired.slide[rows[0]] for rows in blocks])
-    drawn = np.concatenate([rng.choice(np.flatnonzero(slide == name), (slide == name).sum()) for name in ceilings])
+    drawn = np.concatenate([rng.choice(own, len(own)) for own in strata])
     rows = np.concatenate([blocks[i] for i in drawn])
     return _scores(paired.of(rows), block_diag([graphs[i] for i in drawn], format="csr"), ceilings)
 
