@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stpredict.metrics import pearson, scores
+from stpredict.metrics import noise_ceiling, pearson, scores
 from stpredict.metrics._table_functions import moran_agreement
 from stpredict.metrics.inputs import Intervals, Prediction, Spots, nan_mean
 from stpredict.metrics.scores import GENE_SCORES, SUMMARY_SCORES, Score
@@ -23,7 +23,7 @@ def spots():
         observed=observed,
         predicted=predicted,
         xy=rng.uniform(size=(40, 2)),
-        counts={"counts": counts},
+        ceiling=noise_ceiling(counts),
         intervals=Intervals(lower=predicted - 1, upper=predicted + 1, coverage=0.8),
     )
 
@@ -55,7 +55,7 @@ def test_every_row_is_computed_named_and_explained(spots):
 
 def test_scores_of_the_measurement_need_no_prediction(spots):
     assert set(scores.gene_scores(spots)) == {score.name for score in GENE_SCORES if not score.of_measurement}
-    bare = Spots(observed=spots.observed, xy=spots.xy, counts=spots.counts)
+    bare = Spots(observed=spots.observed, xy=spots.xy, ceiling=spots.ceiling)
     assert set(scores.gene_scores(bare)) == {"ceiling", "moran_observed", "geary_observed"}
 
 
@@ -129,10 +129,10 @@ def known():
         "place": blurred(np.log1p(section), xy),
         "mean profile": np.broadcast_to(np.log1p(section).mean(axis=0), truth.shape),
     }
-    ceiling = {"counts": counts, "target_sum": None}
+    ceiling = noise_ceiling(counts, target_sum=None)
     found = {}
     for name, predicted in maps.items():
-        spots = Spots(observed=observed, predicted=predicted, xy=xy, counts=ceiling)
+        spots = Spots(observed=observed, predicted=predicted, xy=xy, ceiling=ceiling)
         found[name] = scores.summary_scores(replace(whole_of(spots), domains=domain))
     return found
 

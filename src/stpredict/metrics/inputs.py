@@ -43,8 +43,8 @@ class Spots:
     """``(n,)`` slide of each spot, where there are several: neighbours are of the same slide."""
     predicted: NDArray[np.float32] | None = None
     """``(n, g)`` in the units of ``observed``; None for scores of the measurement alone."""
-    counts: Mapping[str, Any] | None = None
-    """Arguments of `noise_ceiling`, for scores of the measurement alone."""
+    ceiling: NDArray[np.float64] | None = None
+    """``(g,)`` noise ceilings, where the counts are known."""
     intervals: Intervals | None = None
     """Prediction intervals of the same spots."""
     weights: csr_array | None = None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from . import _table_functions as of
-from ._ceiling import noise_ceiling
 from ._error import mae, r2, rmse
 from ._intervals import interval_coverage
 from ._spatial import gearys_c_on, morans_i_on
@@ -92,12 +91,12 @@ GENE_SCORES: Final = (
     ),
     Score(
         name="ceiling",
-        function=lambda spots: noise_ceiling(**spots.counts),
+        function=lambda spots: spots.ceiling,
         label="noise ceiling of a gene",
         higher_is_better=None,
         meaning="The Pearson correlation that a perfect model would reach, given the counting noise of the gene.",
         of_measurement=True,
-        inputs=("counts",),
+        inputs=("ceiling",),
     ),
     Score(
         name="moran_observed",

@@ -20,8 +20,9 @@ from .._slides.expression import is_gene
 from .._slides.slides import counts_table_name, rows_in_regions
 from ..io import read_gmt
 from ..io.containers import opened
+from ..metrics import noise_ceiling
 from ..metrics.inputs import Spots, nan_mean
-from ..metrics.scores import GENE_SCORES, all_gene_scores, gene_scores, summary_scores
+from ..metrics.scores import GENE_SCORES, gene_scores, summary_scores
 from ..metrics.structure import MIN_GENES
 from ..metrics.top_genes import variances
 from ..pp.targets import TargetSpec
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
+    from scipy.sparse import csr_array, csr_matrix
     from spatialdata import SpatialData
 
     from .._slides.regions import Regions
@@ -145,8 +146,7 @@ def evaluate(
         source, paired = pair_tables(
             held, predicted, table_name, layer, shapes_key, library_key, regions, domain_key, pathways
         )
-        spec = TargetSpec(**source.uns[predicted]["target"])
-        scores = _gene_table(paired, spec, n_splits, seed)
+        scores = _gene_table(paired, n_splits, seed)
         ceiling = float(nan_mean(scores["ceiling"].to_numpy()))
         for name in [name for name in GENE_COLUMNS if name in scores]:
             source.var[f"{predicted}_{name}"] = scores[name].reindex(source.var_names).to_numpy()
@@ -156,8 +156,8 @@ def evaluate(
             "ceiling": ceiling,
         }
         if by is not None:
-            scores = _by_donor(paired, spec, n_splits, seed)
-        scores.attrs["units"], scores.attrs["n_spots"] = spec.units, len(paired.observed)
+            scores = _by_donor(paired, n_splits, seed)
+        scores.attrs["units"], scores.attrs["n_spots"] = paired.spec.units, len(paired.observed)
         scores.attrs["n_empty"], scores.attrs["ceiling"] = paired.n_empty, ceiling
         scores.attrs["trained_on"] = [str(name) for name in source.uns[predicted]["model"]["trained_on"]]
         return scores
@@ -231,28 +231,6 @@ def _genes(source: AnnData, measured: AnnData, predicted: str, table_name: str, 
     return genes
 
 
-def _score(
-    paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec, n_splits: int, seed: int
-) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Every score of every gene on one slide, of the model and of the baselines."""
-    library = None if paired.library is None else paired.library[rows]
-    of_ceiling = ceiling_arguments(paired.counts[rows], library, spec)
-    spots = Spots(
-        observed=paired.observed[rows],
-        predicted=paired.predicted["model"][rows],
-        xy=paired.xy[rows],
-        counts={**of_ceiling, "n_splits": n_splits, "seed": seed},
-        intervals=None if paired.intervals is None else paired.intervals.of(rows),
-    )
-    model = all_gene_scores(spots)
-    measured = {score.name: model[score.name] for score in GENE_SCORES if score.of_measurement}
-    baselines = {
-        name: measured | gene_scores(replace(spots, predicted=paired.predicted[name][rows], intervals=None))
-        for name in BASELINES
-    }
-    return {**baselines, "model": model}
-
-
 def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64] | None, spec: TargetSpec) -> dict[str, Any]:
     """Arguments of `noise_ceiling` for counts ``(n, g)`` that are normalised by ``spec``; it needs whole numbers."""
     counts = counts.copy()
@@ -262,28 +240,60 @@ def ceiling_arguments(counts: csr_matrix, library: NDArray[np.float64] | None, s
     return {"counts": counts, "total": total, "target_sum": spec.target_sum, "log1p": spec.log1p}
 
 
-def _gene_table(paired: Paired, spec: TargetSpec, n_splits: int, seed: int) -> pd.DataFrame:
-    """Scores of genes, and in every row those of the whole: all that `summary` needs."""
-    slides = paired.slide_masks()
-    per_slide = [_score(paired, rows, spec, n_splits, seed) for rows in slides]
-    by_gene = {
-        row: {name: np.stack([scores[row][name] for scores in per_slide]) for name in per_slide[0][row]}
-        for row in paired.predicted
+def ceilings_of(paired: Paired, n_splits: int, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Noise ceilings ``(g,)`` of each slide that has enough spots."""
+    found = {}
+    for rows in paired.slide_masks():
+        library = None if paired.library is None else paired.library[rows]
+        arguments = ceiling_arguments(paired.counts[rows], library, paired.spec)
+        found[str(paired.slide[rows][0])] = noise_ceiling(**arguments, n_splits=n_splits, seed=seed)
+    return found
+
+
+def score_slides(
+    paired: Paired, ceilings: Mapping[str, NDArray[np.float64]], weights: csr_array | None = None
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Scores of genes ``(n_slides, g)`` of the model and of the baselines; ``weights`` ``(n, n)`` are of neighbours."""
+    by_slide: dict[str, list[dict[str, NDArray[np.float64]]]] = {row: [] for row in paired.predicted}
+    for rows in paired.slide_masks():
+        spots = Spots(
+            observed=paired.observed[rows],
+            xy=paired.xy[rows],
+            ceiling=ceilings[paired.slide[rows][0]],
+            weights=None if weights is None else weights[rows][:, rows],
+        )
+        measured = gene_scores(spots)
+        for row, predicted in paired.predicted.items():
+            intervals = None if paired.intervals is None or row != "model" else paired.intervals.of(rows)
+            scores = measured | gene_scores(replace(spots, predicted=predicted[rows], intervals=intervals))
+            by_slide[row].append(scores)
+    return {
+        row: {name: np.stack([each[name] for each in found]) for name in found[0]} for row, found in by_slide.items()
     }
-    columns: dict[str, Any] = {name: nan_mean(values, axis=0) for name, values in by_gene["model"].items()}
+
+
+def whole_scores(paired: Paired, row: str, by_gene: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Scores of the model or a baseline as a whole, from its scores of genes on each slide."""
+    return summary_scores(paired.as_prediction(paired.predicted[row], by_gene, paired.slide_masks()))
+
+
+def _gene_table(paired: Paired, n_splits: int, seed: int) -> pd.DataFrame:
+    """Scores of genes, and in every row those of the whole: all that `summary` needs."""
+    by_gene = score_slides(paired, ceilings_of(paired, n_splits, seed))
+    of_model = by_gene["model"]
+    columns: dict[str, Any] = {
+        score.name: nan_mean(of_model[score.name], axis=0) for score in GENE_SCORES if score.name in of_model
+    }
     columns |= {f"pearson_{name}": nan_mean(by_gene[name]["pearson"], axis=0) for name in reversed(BASELINES)}
     columns["variance"] = variances(paired.observed)
-    for row, predicted in paired.predicted.items():
-        whole = paired.as_prediction(predicted, by_gene[row], slides)
-        columns |= whole_columns(summary_scores(whole), row)
+    for row, scores in by_gene.items():
+        columns |= whole_columns(whole_scores(paired, row, scores), row)
     columns["n_genes"] = len(paired.genes)
     return pd.DataFrame(columns, index=pd.Index(paired.genes, name="gene"))
 
 
-def _by_donor(paired: Paired, spec: TargetSpec, n_splits: int, seed: int) -> pd.DataFrame:
+def _by_donor(paired: Paired, n_splits: int, seed: int) -> pd.DataFrame:
     """The table of each kind of donor that has slides with enough spots, one below the other."""
     parts = {kind: paired.of_donors(kind) for kind in (NEW, SAME, NOT_STATED)}
-    tables = {
-        kind: _gene_table(part, spec, n_splits, seed) for kind, part in parts.items() if len(part.slide_masks()) > 0
-    }
+    tables = {kind: _gene_table(part, n_splits, seed) for kind, part in parts.items() if len(part.slide_masks()) > 0}
     return pd.concat(tables, names=["donor"]).reset_index("donor")

@@ -45,6 +45,8 @@ class Paired:
     """Predicted and observed expression of the same spots and genes."""
 
     genes: list[str]
+    spec: TargetSpec
+    """The units."""
     counts: csr_matrix
     """``(n, g)`` raw counts."""
     library: NDArray[np.float64] | None
@@ -158,6 +160,7 @@ def pair_spots(
     predictions = {**baselines, "model": model}
     return Paired(
         genes=genes,
+        spec=spec,
         counts=panel[kept],
         library=library,
         predicted={name: values[rows[kept]] for name, values in predictions.items()},

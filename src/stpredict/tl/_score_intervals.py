@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +14,10 @@ from .._checks.calls import public
 from .._geometry import spot_pitch
 from .._progress import progress_bar
 from ..io.containers import opened
-from ..metrics import noise_ceiling
 from ..metrics.inputs import Spots
-from ..metrics.scores import SUMMARY_SCORES, gene_scores, summary_scores
-from ..pp.targets import TargetSpec
+from ..metrics.scores import SUMMARY_SCORES
 from . import _errors as check
-from ._evaluate import ceiling_arguments, pair_tables
+from ._evaluate import ceilings_of, pair_tables, score_slides, whole_scores
 from ._summary import LEVEL
 
 if TYPE_CHECKING:
@@ -135,14 +132,13 @@ def score_intervals(
     check_config.in_range("block_spots", block_spots, 2, 100_000)
     check_config.in_range("n_resamples", n_resamples, 2, 100_000)
     with opened(sdata, needs_image=False) as held:
-        source, paired = pair_tables(
+        _, paired = pair_tables(
             held, predicted, table_name, layer, shapes_key, library_key, regions, domain_key, pathways
         )
-        spec = TargetSpec(**source.uns[predicted]["target"])
     paired = paired.of(np.flatnonzero(np.any(paired.slide_masks(), axis=0)))
     blocks = spatial_blocks(paired.xy, paired.slide, block_spots)
     check.enough_blocks(len(blocks), LEAST_BLOCKS, block_spots)
-    ceilings = {name: _ceiling(paired, paired.slide == name, spec) for name in np.unique(paired.slide)}
+    ceilings = ceilings_of(paired, n_splits=10, seed=0)  # as `evaluate` computes them by default
     values = _scores(paired, None, ceilings)
     rng = np.random.default_rng(seed)
     draws = progress_bar(range(n_resamples), desc="resamples", unit="draw", progress=progress)
@@ -167,30 +163,14 @@ def spatial_blocks(xy: NDArray[np.float64], slide: NDArray[np.str_], block_spots
     return blocks
 
 
-def _ceiling(paired: Paired, rows: NDArray[np.bool_], spec: TargetSpec) -> NDArray[np.float64]:
-    """Noise ceilings ``(g,)`` of a slide, as `evaluate` computes them by default."""
-    library = None if paired.library is None else paired.library[rows]
-    return noise_ceiling(**ceiling_arguments(paired.counts[rows], library, spec), n_splits=10, seed=0)
-
-
 def _scores(paired: Paired, weights: csr_array | None, ceilings: Mapping[str, NDArray[np.float64]]) -> Scores:
     """All scores of the model and the baselines, with the neighbours of a graph ``(n, n)``; None: the nearest."""
-    slides = paired.slide_masks()
-    by_slide: dict[str, list[dict[str, NDArray[np.float64]]]] = {row: [] for row in paired.predicted}
-    for rows in slides:
-        of_slide = None if weights is None else weights[rows][:, rows]
-        measured = Spots(observed=paired.observed[rows], xy=paired.xy[rows], weights=of_slide)
-        known = gene_scores(measured) | {"ceiling": ceilings[paired.slide[rows][0]]}
-        for row, predicted in paired.predicted.items():
-            intervals = None if paired.intervals is None or row != "model" else paired.intervals.of(rows)
-            scores = gene_scores(replace(measured, predicted=predicted[rows], intervals=intervals))
-            by_slide[row].append(scores | known)
-    found: Scores = {}
-    for row, predicted in paired.predicted.items():
-        by_gene = {name: np.stack([scores[name] for scores in by_slide[row]]) for name in by_slide[row][0]}
-        whole = summary_scores(paired.as_prediction(predicted, by_gene, slides))
-        found |= {(row, name): value for name, value in whole.items()}
-    return found
+    by_gene = score_slides(paired, ceilings, weights)
+    return {
+        (row, name): value
+        for row, scores in by_gene.items()
+        for name, value in whole_scores(paired, row, scores).items()
+    }
 
 
 def _graph(paired: Paired, rows: NDArray[np.intp]) -> csr_array:

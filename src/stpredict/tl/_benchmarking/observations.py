@@ -131,8 +131,9 @@ def score_predictions(
             predicted=predicted[rows],
             xy=observations.xy[rows],
             slide=observations.slide[rows],
+            ceiling=observations.ceiling[i],
         )
-        scores = all_gene_scores(spots) | {"ceiling": observations.ceiling[i]}
+        scores = all_gene_scores(spots)
         frames.append(pd.DataFrame({"slide": name, "group": group, "gene": observations.genes, **scores}))
         by_slide.append(scores)
     by_gene = {name: np.stack([scores[name] for scores in by_slide]) for name in by_slide[0]}
