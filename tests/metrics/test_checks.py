@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse
@@ -27,6 +28,22 @@ def changed(values, at, value):
 def test_all_scores_share_their_checks(score):
     with pytest.raises(ValueError, match=r"`observed` has shape \(10, 4\) and `predicted` \(10, 3\)"):
         score(VALUES, VALUES[:, :3])
+
+
+def test_arrays_of_a_view_of_an_anndata_are_arrays():
+    table = ad.AnnData(VALUES, layers={"counts": COUNTS, "other": VALUES**2}, obsm={"spatial": XY})[2:]
+    values, other, counts, xy = (type(each).__name__ for each in (
+        table.X, table.layers["other"], table.layers["counts"], table.obsm["spatial"]))  # fmt: skip
+    assert {values, other, counts, xy} == {"ArrayView"}
+    rows, groups = np.s_[2:], np.arange(8) % 2
+    for score in (*PAIRED, metrics.r2):
+        np.testing.assert_array_equal(score(table.layers["other"], table.X), score(VALUES[rows] ** 2, VALUES[rows]))
+    for score in (metrics.morans_i, metrics.gearys_c):
+        np.testing.assert_array_equal(score(table.X, table.obsm["spatial"]), score(VALUES[rows], XY[rows]))
+    found = metrics.noise_ceiling(table.layers["counts"], n_splits=2)
+    np.testing.assert_array_equal(found, metrics.noise_ceiling(COUNTS[rows], n_splits=2))
+    np.testing.assert_array_equal(metrics.silhouette(table.X, groups), metrics.silhouette(VALUES[rows], groups))
+    np.testing.assert_array_equal(metrics.top_variable(table.X, n=2), metrics.top_variable(VALUES[rows], n=2))
 
 
 @pytest.mark.parametrize("score", [metrics.pearson])

@@ -16,6 +16,7 @@ import pytest
 from stpredict._files import DamagedFileError, lock
 from stpredict._train.config import fit_config
 from stpredict.datasets import synthetic
+from stpredict.metrics import log_fold_agreement
 from stpredict.tl import Benchmark, Entry, FitConfig, PatchSpec, Predictor, benchmark
 from stpredict.tl._benchmarking.cell import PeakMemory
 from stpredict.tl._benchmarking.entry import common_fields, entries_of
@@ -487,6 +488,31 @@ def test_intervals_of_other_scores_by_hand():
     assert (row["model"], row["score"], row["mean"]) == ("m", "gene_r2", pytest.approx(0.4))
     assert (row["low"], row["high"]) == pytest.approx((0.3, 0.5))  # of units: seeds are no patients
     assert whole_intervals(scores.assign(fold=0), runs, "group")[["low", "high"]].isna().all(axis=None)
+
+
+def test_domains_and_pathways_are_scored_from_the_stored_predictions(done):
+    _, found = done
+    table = found.table("quick", seed=3)
+    genes = list(table.var_names)
+    sets = {"first": genes[:4], "second": genes[4:9], "too few": genes[:1]}
+    domains = pd.Series(np.where(table.obsm["spatial"][:, 0] < 60, "left", "right"), table.obs_names)
+    domains.iloc[0] = None
+    rows = found.intervals(pathways=sets, domains=domains).set_index(["model", "score"])["mean"]
+    assert set(found.intervals()["score"]) | {"pathway_pearson", "domain_log_fold"} == set(rows.index.levels[1])
+    assert rows["mean_profile", "pathway_pearson"] == pytest.approx(0, abs=1e-6)
+    of_seeds = []
+    for seed in (0, 3):
+        predicted = found.table("quick", seed=seed)
+        for slide in predicted.obs["slide"].unique():
+            part = predicted[(predicted.obs["slide"] == slide) & predicted.obs_names.isin(domains.dropna().index)]
+            of_seeds.append(log_fold_agreement(part.layers["observed"], part.X, domains[part.obs_names].to_numpy()))
+    assert rows["quick", "domain_log_fold"] == pytest.approx(np.mean(of_seeds))
+    by_slide = domains.rename(lambda name: f"{table.obs.at[name, 'slide']}/{name}")  # as in a table of several objects
+    pd.testing.assert_frame_equal(found.intervals(domains=by_slide), found.intervals(domains=dict(domains)))
+    with pytest.raises(ValueError, match=r"No test slide has two domains: `domains` has 2 spots.*'a', 'b'"):
+        found.intervals(domains={"a": 0, "b": 1})
+    with pytest.raises(ValueError, match="None of the 1 `pathways` has 3 of the 12 predicted genes"):
+        found.intervals(pathways={"other": ["X", "Y", "Z"]})
 
 
 def test_summary_by_hand():

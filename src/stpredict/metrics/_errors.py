@@ -26,7 +26,7 @@ def axis(value: str) -> None:
 
 def dense(values: object, name: str) -> None:
     """Refuse a sparse matrix where a dense array is needed."""
-    if hasattr(values, "toarray"):
+    if hasattr(values, "toarray") and not isinstance(values, np.ndarray):  # a view of an AnnData has the method too
         msg = (
             f"`{name}` is a {type(values).__name__}, but scores need a dense array (n_spots, n_genes). "
             f"Choose the genes first and pass `{name}.toarray()`."

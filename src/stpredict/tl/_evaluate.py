@@ -189,7 +189,7 @@ def pair_tables(
         wanted = rows_in_regions(sdata, table_name, wanted & measured.obs_names.isin(source.obs_names), regions)
     if domain_key is not None:
         check_elements.has_column(measured, domain_key, "domain_key")
-    gene_sets = None if pathways is None else _usable_pathways(pathways, genes)
+    gene_sets = None if pathways is None else usable_pathways(pathways, genes)
     paired = pair_spots(source, measured, spec, genes, predicted, layer, wanted, library_key, domain_key)
     return source, replace(paired, pathways=gene_sets)
 
@@ -208,7 +208,7 @@ def _tables(sdata: SpatialData, predicted: str, table_name: str) -> tuple[AnnDat
     return source, observed
 
 
-def _usable_pathways(
+def usable_pathways(
     pathways: Mapping[str, Sequence[str]] | str | PathLike[str], genes: Sequence[str]
 ) -> dict[str, list[str]]:
     """Genes of each pathway that are predicted, of those that have enough."""

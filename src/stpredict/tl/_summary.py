@@ -193,7 +193,7 @@ def whole_intervals(scores: pd.DataFrame, runs: pd.DataFrame, unit: str) -> pd.D
     known = runs.assign(unit=runs["fold"].map(of_fold[of_fold.map(len) == 1].map(lambda names: names[0])))
     rows = []
     for model, cells in known.groupby("model", sort=False):
-        for name in [name for name in MEANS if name in runs]:
+        for name in [score.name for score in SUMMARY_SCORES if score.name in runs and score.name not in OVER_UNITS]:
             values = pd.to_numeric(cells[name])
             low, high = bootstrap_interval(values.groupby(cells["unit"]).mean().to_numpy())
             rows.append({"model": model, "score": name, "mean": float(values.mean()), "low": low, "high": high})

@@ -37,6 +37,16 @@ def same_comparison(place: Path, patch_version: int, stored: Mapping[str, Any], 
         raise ValueError(msg)
 
 
+def several_domains(n_domains: int, n_known: int, names: Sequence[str]) -> None:
+    """Refuse domains of which no test slide has two."""
+    if n_domains < 2:
+        msg = (
+            f"No test slide has two domains: `domains` has {n_known:,} spots with a domain ({quote(names)}). Give them "
+            "by the names of the spots, for instance `sdata['observed'].obs['domain']`."
+        )
+        raise ValueError(msg)
+
+
 def some_success(failures: Mapping[str, str], n_done: int) -> None:
     """Warn which cells failed; refuse if none is finished."""
     if not failures:

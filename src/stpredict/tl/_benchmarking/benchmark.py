@@ -17,7 +17,7 @@ from .._summary import summarize, whole_intervals
 from . import _errors as check
 from .cell import KEPT
 from .entry import BASELINES, OPTIONS, common_fields, entries_of
-from .results import read_cells, read_table
+from .results import read_cells, read_table, with_biology
 from .runner import NOTE, cells_of, read_note, run_cells, write_note
 from .study import plan_study
 
@@ -87,16 +87,37 @@ class Benchmark:
         return summarize(self.scores, self.runs, self.note, baselines)
 
     @public
-    def intervals(self) -> pd.DataFrame:
+    def intervals(
+        self,
+        *,
+        pathways: Mapping[str, Sequence[str]] | str | PathLike[str] | None = None,
+        domains: pd.Series | Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:
         """The scores of `summary` that are means over cells, with intervals. That of ``gene_pearson`` is in `summary`.
+
+        Parameters
+        ----------
+        pathways
+            Gene sets by name, or the path of a GMT file (`stp.io.read_gmt`): the rows ``pathway_pearson``.
+        domains
+            Domain of each spot by its name, such as a column of ``obs`` of the measured table: the rows
+            ``domain_log_fold``. Spots without one do not count for this score.
 
         Returns
         -------
         One row a model and score: ``model``, ``score``, ``mean`` over cells, and ``low`` and ``high``, a 95 % bootstrap
         interval over units (patients or sections, as in `summary`). NaN for fewer than three units, and if a fold tests
         several of them together.
+
+        Raises
+        ------
+        ValueError
+            If no pathway has three of the genes, or no slide has spots of two domains.
         """
-        return whole_intervals(self.scores, self.runs, "group" if self.note["unit"] == "patient" else "slide")
+        runs = self.runs
+        if pathways is not None or domains is not None:
+            runs = with_biology(self.folder, runs, pathways, domains)
+        return whole_intervals(self.scores, runs, "group" if self.note["unit"] == "patient" else "slide")
 
     @public
     def table(self, model: str, seed: int | None = None) -> ad.AnnData:

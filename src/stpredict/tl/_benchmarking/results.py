@@ -11,12 +11,16 @@ import pandas as pd
 from ... import _keys as keys
 from ..._checks.training import warn
 from ..._files import DamagedFileError, read_arrays, read_csv, read_json
-from ...metrics.scores import GENE_SCORES
+from ...metrics.inputs import Prediction
+from ...metrics.scores import GENE_SCORES, SUMMARY_SCORES, summary_scores
+from .._evaluate import usable_pathways
+from . import _errors as check
 from .cell import ADVICE, ERROR, ERROR_FIELDS, HELD_OUT, RUN, SCORES, read_run
 from .runner import observations_file, read_observations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from os import PathLike
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 ROW = ["model", "fold", "seed", "slide", "group", "gene"]
 """What identifies a row of the long table, beside the metric."""
 FAILED = ["model", "fold", "seed", "error"]
+BIOLOGY = tuple(score.name for score in SUMMARY_SCORES if {"domains", "pathways"} & set(score.inputs))
+"""Scores of a prediction as a whole that need domains or pathways."""
 
 
 def read_cells(
@@ -93,6 +99,45 @@ def read_fold(folder: Path, model: str, fold: int, seed: int) -> tuple[Observati
             reason = f"it has the shape {arrays[name].shape}, and the observations of this fold have {shape}"
             raise DamagedFileError(place, name, reason, ADVICE)
     return observations, arrays
+
+
+def with_biology(
+    folder: Path,
+    runs: pd.DataFrame,
+    pathways: Mapping[str, Sequence[str]] | str | PathLike[str] | None,
+    domains: pd.Series | Mapping[str, Any] | None,
+) -> pd.DataFrame:
+    """Runs with scores of pathways and domains, from the held-out predictions of every cell."""
+    of_spot = None if domains is None else pd.Series(domains).dropna()
+    n_domains, values = 0, []
+    for run in runs.itertuples():
+        observations, arrays = read_fold(folder, run.model, run.fold, run.seed)
+        rows = observations.counted
+        slides = [part[rows] for _, _, part in observations.scored_parts()]
+        found = None
+        if of_spot is not None:
+            found = of_spot.reindex(_spot_names(observations, of_spot.index)[rows]).astype(object).to_numpy()
+            n_domains = max(n_domains, *(pd.Series(found[part]).nunique() for part in slides))
+        whole = Prediction(
+            observed=observations.observed[rows],
+            predicted=arrays["predicted"][rows],
+            by_gene={},
+            slides=slides,
+            genes=observations.genes,
+            domains=found,
+            pathways=None if pathways is None else usable_pathways(pathways, observations.genes),
+        )
+        values.append({name: value for name, value in summary_scores(whole).items() if name in BIOLOGY})
+    if of_spot is not None:
+        check.several_domains(n_domains, len(of_spot), list(of_spot.index))
+    return runs.assign(**pd.DataFrame(values, index=runs.index))
+
+
+def _spot_names(observations: Observations, known: pd.Index) -> pd.Index:
+    """Names of spots; with their slide before them, as in a table of several objects, where they are known so."""
+    names = pd.Index(observations.names.astype(str))
+    longer = pd.Index([f"{slide}/{name}" for slide, name in zip(observations.slide, names, strict=True)])
+    return longer if longer.isin(known).any() else names
 
 
 def _fold_table(
