@@ -110,8 +110,8 @@ def with_biology(
     """Runs with scores of pathways and domains, from the held-out predictions of every cell."""
     of_spot = None if domains is None else pd.Series(domains).dropna()
     n_domains, values = 0, []
-    for run in runs.itertuples():
-        observations, arrays = read_fold(folder, run.model, run.fold, run.seed)
+    for model, fold, seed in zip(runs["model"], runs["fold"], runs["seed"], strict=True):
+        observations, arrays = read_fold(folder, str(model), int(fold), int(seed))
         rows = observations.counted
         slides = [part[rows] for _, _, part in observations.scored_parts()]
         found = None
