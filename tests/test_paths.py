@@ -64,6 +64,9 @@ READ = {
     ),
     ("tl.Predictor.load", "path"): lambda path, _: stp.tl.Predictor.load(path),
     ("tl.Benchmark.load", "folder"): lambda path, _: stp.tl.Benchmark.load(path),
+    ("tl.Benchmark.intervals", "pathways"): lambda path, _: stp.tl.Benchmark.load("../benchmark").intervals(
+        pathways=path
+    ),
 }
 """A call by argument that names something to read, which is missing."""
 
