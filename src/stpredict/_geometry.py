@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ._checks import config as check
+from ._checks.plain import plain_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +44,10 @@ class PatchSpec:
     """What lies beyond the image: ``"white"`` (255) or ``"reflect"`` (the image mirrored at its edge)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fov_um", tuple(float(fov) for fov in self.fov_um))
+        plain_fields(self)
+        given: Any = self.fov_um
+        sides = [given] if isinstance(given, (int, float)) else given
+        object.__setattr__(self, "fov_um", tuple(float(fov) for fov in sides))
         if not self.fov_um or min(self.fov_um) <= 0 or list(self.fov_um) != sorted(set(self.fov_um)):
             msg = f"`fov_um` is {self.fov_um}; give at least one side in µm, all positive, narrowest first, each once."
             raise ValueError(msg)

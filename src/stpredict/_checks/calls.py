@@ -1,4 +1,4 @@
-"""How public functions answer mistakes: wrong arguments by the nearest name, wrong input without our own frames."""
+"""How public functions take arguments and answer mistakes: by the nearest name, without our own frames."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .names import nearest
+from .plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ def public[**P, R](function: Callable[P, R], **fields_of: Sequence[str]) -> Call
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            return function(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
         except Exception as error:
             known = signature(function).parameters
             if isinstance(error, TypeError) and (unknown := [name for name in kwargs if name not in known]):

@@ -122,6 +122,10 @@ class Selection:
     regions: Regions | None = None
     """Shapes elements with polygons in which spots must lie; a mapping also names the classes that count."""
 
+    def __post_init__(self) -> None:
+        if self.shapes_key is not None and not isinstance(self.shapes_key, str):  # an index or array is none
+            object.__setattr__(self, "shapes_key", list(self.shapes_key))
+
 
 def resolve(
     data: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],

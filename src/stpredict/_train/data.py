@@ -280,6 +280,8 @@ def _held_out_slides(
     slides: Sequence[Slide], groups: Sequence[str], config: FitConfig, member: int, validate_on: Sequence[str] | None
 ) -> NDArray[np.bool_]:
     if validate_on is not None:
+        if not isinstance(validate_on, str):
+            validate_on = [str(name) for name in validate_on]  # patients may be numbers
         _errors.check_validate_on(validate_on, sorted({slide.name for slide in slides} | set(groups)))
         return np.array([slide.name in validate_on or slide.group in validate_on for slide in slides])
     if len(groups) > 1:

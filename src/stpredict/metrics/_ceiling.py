@@ -121,8 +121,12 @@ def _as_columns(counts: ArrayLike | sparray | spmatrix) -> csc_array:
     """Return checked counts as a canonical int64 CSC array, so that dense and sparse input split alike."""
     from scipy.sparse import csc_array, issparse  # deferred: slow to import
 
+    check.not_a_table(counts, "counts")
+    for load in ("to_memory", "compute"):  # sparse in a file, or in the blocks of a dask array
+        counts = getattr(counts, load)() if hasattr(counts, load) else counts
     if not issparse(counts):
         counts = np.asarray(counts)
+        counts = counts.astype(np.float32) if counts.dtype == np.float16 else counts  # which scipy does not take
         check.matrix(counts, "counts")
         check.whole_counts(counts, "counts")
     columns = csc_array(counts)

@@ -25,12 +25,25 @@ def axis(value: str) -> None:
 
 
 def dense(values: object, name: str) -> None:
-    """Refuse a sparse matrix where a dense array is needed."""
-    if hasattr(values, "toarray") and not isinstance(values, np.ndarray):  # a view of an AnnData has the method too
-        msg = (
-            f"`{name}` is a {type(values).__name__}, but scores need a dense array (n_spots, n_genes). "
-            f"Choose the genes first and pass `{name}.toarray()`."
-        )
+    """Refuse a whole AnnData, and a sparse matrix where a dense array is needed."""
+    not_a_table(values, name)
+    blocks = getattr(values, "_meta", None)  # of a dask array
+    if isinstance(values, np.ndarray) or not any(
+        hasattr(each, method) for each, method in ((values, "toarray"), (values, "to_memory"), (blocks, "tocsr"))
+    ):
+        return
+    loaded = ".compute()" if blocks is not None else ".to_memory()" if hasattr(values, "to_memory") else ""
+    msg = (
+        f"`{name}` is a {type(values).__name__}, but scores need a dense array (n_spots, n_genes). "
+        f"Choose the genes first and pass `{name}{loaded}.toarray()`."
+    )
+    raise TypeError(msg)
+
+
+def not_a_table(values: object, name: str) -> None:
+    """Refuse an AnnData in place of one of its matrices."""
+    if hasattr(values, "obs_names"):
+        msg = f"`{name}` is an AnnData, and one of its matrices is needed. Pass `adata.X`, or `adata.layers[…]`."
         raise TypeError(msg)
 
 
@@ -203,7 +216,9 @@ def slide_labels(labels: NDArray[Any], n_spots: int) -> None:
             "Pass e.g. `adata.obs['section']`, or None for a single slide."
         )
         raise ValueError(msg)
-    bad = np.flatnonzero([label is None or (isinstance(label, float) and np.isnan(label)) for label in labels.tolist()])
+    from pandas import isna  # deferred: slow to import
+
+    bad = np.flatnonzero(isna(labels))
     if bad.size:
         msg = (
             f"`slide` is missing for {bad.size:,} of {n_spots:,} spots (rows {_join(bad)}), but each spot needs one. "

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._checks.calls import public
 from . import _errors as check
-from ._rows import complete_pairs
+from ._rows import align, complete_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -103,6 +103,7 @@ def interval_score(
 
 def _bounds(observed: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> list[NDArray[np.float64]]:
     """The three arrays, checked, without spots with NaN."""
+    lower, upper = align(lower, observed, "lower", "observed"), align(upper, observed, "upper", "observed")
     used = complete_pairs(observed, lower, 1)[2] & complete_pairs(observed, upper, 1)[2]
     value, low, high = (np.asarray(each, dtype=np.float64)[used] for each in (observed, lower, upper))
     check.enough(int(used.sum()), 1, "spots", int((~used).sum()))

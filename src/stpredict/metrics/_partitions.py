@@ -269,6 +269,7 @@ def _places(
     points = np.asarray(xy)
     codes = _all_codes(align(domains, xy, "domains", "xy", columns=False), len(points), "xy", "domains")
     check.positions(points, len(codes))
+    slide = align(slide, xy, "slide", "xy", columns=False)
     slides = np.zeros(len(codes), np.intp) if slide is None else _all_codes(slide, len(codes), "xy", "slide")
     return points.astype(np.float64), codes, slides
 

@@ -26,13 +26,32 @@ BLOCK = 2**22
 def as_matrix(values: ArrayLike, name: str) -> NDArray[Any]:
     """Return ``values`` as a checked ``(n_spots, n_genes)`` array; NaN passes, infinity does not."""
     check.dense(values, name)
-    array = np.asarray(values)
+    array = np.asarray(with_nan(values))
     check.matrix(array, name)
     check.finite_or_nan(array, name)
     return array
 
 
-def align(values: Any, like: Any, name: str, like_name: str, *, columns: bool = True) -> Any:
+def with_nan(values: ArrayLike) -> ArrayLike:
+    """Masked values as NaN, which would else count like others."""
+    return np.ma.filled(values.astype(np.float64), np.nan) if isinstance(values, np.ma.MaskedArray) else values
+
+
+def align_genes(values: Any, like: Any, name: str, like_name: str) -> Any:
+    """One value for each gene in the order of the columns of others; arrays have no labels."""
+    names = getattr(like, "columns", None)
+    return values if names is None else align(values, names.to_series(), name, like_name, columns=False, noun="genes")
+
+
+def align(
+    values: Any,
+    like: Any,
+    name: str,
+    like_name: str,
+    *,
+    columns: bool = True,
+    noun: str = "spots",
+) -> Any:
     """Pandas values in the order of the labels of others: spots, and genes if ``columns``; arrays have no labels."""
     for axis in ("index", "columns") if columns else ("index",):
         labels, wanted = (getattr(each, axis, None) if hasattr(each, "reindex") else None for each in (values, like))
@@ -40,7 +59,7 @@ def align(values: Any, like: Any, name: str, like_name: str, *, columns: bool = 
             continue
         if (_is_default(labels) or _is_default(wanted)) and len(labels.symmetric_difference(wanted)):
             continue  # one side has no names
-        check.same_labels(labels, wanted, name, like_name, "spots" if axis == "index" else "genes")
+        check.same_labels(labels, wanted, name, like_name, noun if axis == "index" else "genes")
         values = values.reindex(**{axis: wanted})
     return values
 

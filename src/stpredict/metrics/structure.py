@@ -10,6 +10,7 @@ from .._checks.calls import public
 from . import _errors as check
 from ._rows import (
     align,
+    align_genes,
     as_float,
     as_matrix,
     blocks,
@@ -75,6 +76,7 @@ def coexpression_agreement(observed: ArrayLike, predicted: ArrayLike, *, ceiling
     varies = ~is_constant(as_float(first.T))
     if varies.sum() < LEAST:
         return float("nan")
+    ceiling = align_genes(ceiling, observed, "ceiling", "observed")
     limit = np.ones(len(varies)) if ceiling is None else np.asarray(ceiling, dtype=np.float64)
     check.one_per_gene(limit, len(varies), "ceiling")
     units = [unit_rows(as_float(values.T[varies])) for values in (first, second)]
@@ -219,6 +221,7 @@ def svg_overlap(observed: ArrayLike, predicted: ArrayLike, *, n: int = 50) -> fl
     0.0
     """
     check.at_least_one(n, "n")
+    predicted = align(predicted, observed, "predicted", "observed", columns=False, noun="genes")
     first, second = np.asarray(observed, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     check.one_per_gene(second, len(first), "predicted")
     known = ~np.isnan(first)

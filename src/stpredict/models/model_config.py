@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .._checks import models as check
+from .._checks.plain import plain_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +69,7 @@ class PatchConfig:
     """Stain normalisation of the slides that are predicted, shrunk by how much the training donors differ."""
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check.field_values(self)
 
 

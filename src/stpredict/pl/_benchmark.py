@@ -17,6 +17,7 @@ from .comparison import CEILING, best_genes, ceiling_by_gene, is_light, mean_gen
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
@@ -107,7 +108,7 @@ def benchmark_genes(
     *,
     n_genes: int = 30,
     metric: str = "pearson",
-    cmap: str = "viridis",
+    cmap: str | Colormap = "viridis",
     ax: Axes | None = None,
 ) -> Axes:
     """Scores of the best predicted genes under every model, as a heat map.
@@ -124,7 +125,7 @@ def benchmark_genes(
     metric
         Which score.
     cmap
-        Name of a colour map of matplotlib.
+        Colour map of matplotlib, or its name.
     ax
         Axes to draw on; a new figure by default.
 
@@ -162,9 +163,9 @@ def _shows_numbers(drawn: pd.DataFrame) -> bool:
     return drawn.shape[1] <= MOST_NUMBERS
 
 
-def _heat_map(ax: Axes, drawn: pd.DataFrame, cmap: str) -> AxesImage:
+def _heat_map(ax: Axes, drawn: pd.DataFrame, cmap: str | Colormap) -> AxesImage:
     values = drawn.to_numpy(dtype=np.float64)
-    colors = colormaps[cmap].with_extremes(bad="0.75")
+    colors = colormaps.get_cmap(cmap).with_extremes(bad="0.75")
     low, high = min(0.0, float(np.nanmin(values))), float(np.nanmax(values))
     image = ax.imshow(np.ma.masked_invalid(values), cmap=colors, vmin=low, vmax=high, aspect="auto")
     ax.set_xticks(range(drawn.shape[1]), drawn.columns.tolist(), rotation=45, ha="left", rotation_mode="anchor")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
     from .comparison import BenchmarkLike, Section
@@ -39,7 +40,7 @@ def benchmark_maps(
     slide: str | None = None,
     *,
     limits: Literal["shared", "each"] | tuple[float, float] = "shared",
-    cmap: str = "viridis",
+    cmap: str | Colormap = "viridis",
     spot_size: float = SPOT,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> NDArray[Any]:
@@ -60,7 +61,7 @@ def benchmark_maps(
         ``"shared"``: from the lowest 1 % to the highest 99 % quantile of all panels; ``"each"``: the quantiles of each
         panel; or two numbers.
     cmap
-        Name of a colour map of matplotlib.
+        Colour map of matplotlib, or its name.
     spot_size
         Diameter of the circles in distances between neighbouring spots.
     ax
@@ -86,6 +87,7 @@ def benchmark_maps(
     values = found.gene_values(gene)
     for name, part in values.items():
         check.some_value(part, f"gene {gene!r}", name)
+    limits = limits if isinstance(limits, str) else (float(limits[0]), float(limits[1]))
     ends = _limits(list(values.values()), limits)
     with look():
         axes, window = _axes(ax, found, extra_in=0.6)
@@ -166,7 +168,7 @@ def _limits(
     values: Sequence[NDArray[np.float64]], limits: Literal["shared", "each"] | tuple[float, float]
 ) -> list[tuple[float, float]]:
     if not isinstance(limits, str):
-        return [(float(limits[0]), float(limits[1]))] * len(values)
+        return [limits] * len(values)
     check_config.one_of("limits", limits, ("shared", "each"))
     each = [tuple(np.nanquantile(part, COLOR_QUANTILES).tolist()) for part in values]
     if limits == "shared":

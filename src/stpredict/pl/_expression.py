@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Colormap
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
@@ -63,7 +64,7 @@ def expression(
     coordinate_system: str | None = None,
     limits: Literal["shared", "each"] | tuple[float, float] = "shared",
     grey_unlike: bool = True,
-    cmap: str = "viridis",
+    cmap: str | Colormap = "viridis",
     spot_size: float = 1.0,
     image_alpha: float = 0.4,
     ncols: int | None = None,
@@ -106,7 +107,7 @@ def expression(
         Whether predicted spots whose patches are unlike those of training (``obs["unlike_training"]``) are grey, like
         missing values. The title counts them in any case.
     cmap
-        Name of a colour map of matplotlib.
+        Colour map of matplotlib, or its name.
     spot_size
         Diameter of the circles in true spot diameters. Any value other than 1 draws circles, whatever their number.
     image_alpha
@@ -139,6 +140,8 @@ def expression(
     check_config.in_range("spot_size", spot_size, 0.01, 100)
     if isinstance(limits, str):
         check_config.one_of("limits", limits, ("shared", "each"))
+    else:
+        limits = float(limits[0]), float(limits[1])
     names = [genes] if isinstance(genes, str) else list(genes)
     check.some_gene(names)
     selection = Selection(
@@ -209,7 +212,7 @@ def _columns(ncols: int | None, n_genes: int, n_keys: int) -> int:
 
 def _limits(group: Sequence[Panel], limits: Literal["shared", "each"] | Limits) -> Limits:
     if not isinstance(limits, str):
-        return float(limits[0]), float(limits[1])
+        return limits
     values = np.concatenate([panel.values for panel in group])
     finite = values[np.isfinite(values)]
     if not len(finite):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
@@ -120,7 +121,7 @@ def draw_slide(
     shown: NDArray[Any],
     spot_size: float,
     *,
-    cmap: str = "viridis",
+    cmap: str | Colormap = "viridis",
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> EllipseCollection | AxesImage:
     """Draw the spots of a slide, as an image if they are on a lattice and many or touching, else as circles."""
@@ -138,7 +139,7 @@ def draw_spots(
     shown: NDArray[Any] | str = "none",
     *,
     edge: str = "none",
-    cmap: str = "viridis",
+    cmap: str | Colormap = "viridis",
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> EllipseCollection:
     """Draw spots as circles of a diameter, in one colour, colours ``(n, 3)`` or by numbers ``(n,)``; NaN is grey."""
@@ -156,13 +157,19 @@ def draw_spots(
         rasterized=len(xy_um) > MANY_SPOTS,
     )
     if by_number:
-        spots.set(array=np.ma.masked_invalid(shown), cmap=colormaps[cmap].with_extremes(bad=MISSING), clim=limits)
+        colors = colormaps.get_cmap(cmap).with_extremes(bad=MISSING)
+        spots.set(array=np.ma.masked_invalid(shown), cmap=colors, clim=limits)
     ax.add_collection(spots, autolim=False)
     return spots
 
 
 def draw_raster(
-    ax: Axes, raster: Raster, values: NDArray[Any], *, cmap: str = "viridis", limits: tuple[float, float] = (0.0, 1.0)
+    ax: Axes,
+    raster: Raster,
+    values: NDArray[Any],
+    *,
+    cmap: str | Colormap = "viridis",
+    limits: tuple[float, float] = (0.0, 1.0),
 ) -> AxesImage:
     """Draw spots of a regular lattice as an image without gaps, from numbers ``(n,)`` or colours ``(n, 3)``."""
     painted = raster.paint(np.column_stack([values, np.ones(len(values))]))
@@ -170,7 +177,7 @@ def draw_raster(
     shown = np.ma.masked_invalid(painted[0]) if values.ndim == 1 else np.nan_to_num(np.moveaxis(painted, 0, -1))
     return ax.imshow(
         shown,
-        cmap=colormaps[cmap].with_extremes(bad=MISSING),
+        cmap=colormaps.get_cmap(cmap).with_extremes(bad=MISSING),
         clim=limits,
         alpha=covered if values.ndim == 1 else None,
         interpolation="antialiased",

@@ -6,6 +6,7 @@ Text and axes keep the colours of the user's style sheet, so that plots fit ligh
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,7 +72,8 @@ def panels(
 ) -> NDArray[Any]:
     """The ``n`` axes to draw on: those given, or those of a new figure that is not wider than a page."""
     if ax is not None:
-        given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        held = list(ax.values()) if isinstance(ax, Mapping) else ax  # of `Figure.subplot_mosaic`
+        given = np.atleast_1d(np.asarray(held, dtype=object)).ravel()
         if len(given) != n:
             msg = f"`ax` holds {len(given)} axes for {n} panels. Give {n}, or leave `ax` out for a new figure."
             raise ValueError(msg)

@@ -10,7 +10,7 @@ import pandas as pd
 from .. import _keys as keys
 from .._checks import config as check_config
 from .._checks.calls import public
-from ._tables import counts_table, group_names, known_groups
+from ._tables import counts_table, group_list, group_names, known_groups
 from .columns import unname_index
 from .spatial_blocks import spatial_blocks
 
@@ -94,7 +94,7 @@ def _groups(table: AnnData, by: str, held_out: Sequence[str] | None, fraction: f
         n = max(1, round(fraction * len(available)))
         chosen = np.random.default_rng(seed).permutation(available)[:n].tolist()
     else:
-        chosen = [held_out] if isinstance(held_out, str) else list(held_out)
+        chosen = group_list(held_out)
         known_groups(chosen, available, "held_out", by)
     return np.isin(names, chosen)
 

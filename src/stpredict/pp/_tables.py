@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,13 @@ def group_names(table: AnnData, group_key: str | None) -> NDArray[np.str_]:
         check_elements.annotated_regions(table, "of counts")
         group_key = str(table.uns["spatialdata_attrs"]["region_key"])
     check_elements.has_column(table, group_key)
+    n_missing = int(table.obs[group_key].isna().sum())
+    if n_missing:
+        msg = (
+            f"obs[{group_key!r}] is missing for {n_missing} of {table.n_obs} spots, which then belong to no group. "
+            "Fill the column, or leave these spots out of the table."
+        )
+        raise ValueError(msg)
     return np.asarray(table.obs[group_key].astype(str), dtype=str)
 
 
@@ -42,9 +50,14 @@ def training_rows(table: AnnData, train: Sequence[str] | None, group_key: str | 
             return np.asarray(table.obs[keys.SPLIT].astype(str) == "train")
         return np.ones(table.n_obs, bool)
     names = group_names(table, group_key)
-    groups = [train] if isinstance(train, str) else list(train)
+    groups = group_list(train)
     known_groups(groups, sorted(set(names.tolist())), "train", group_key or keys.REGION)
     return np.isin(names, groups)
+
+
+def group_list(names: object) -> list[str]:
+    """One group or several as text, as groups are compared: patients may be numbers."""
+    return [str(name) for name in names] if isinstance(names, Iterable) and not isinstance(names, str) else [str(names)]
 
 
 def known_groups(asked: Sequence[str], available: Sequence[str], argument: str, key: str) -> None:

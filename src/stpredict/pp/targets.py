@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .._checks import config as check
+from .._checks.plain import plain_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +49,7 @@ class TargetSpec:
     """Subtract the mean of all training spots, or of each training slide, before a model is fitted."""
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.target_sum is not None:
             check.in_range("target_sum", self.target_sum, 1.0, 1e9)
         check.one_of("over", self.over, ("all", "panel"))

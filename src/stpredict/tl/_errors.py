@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from .._checks.names import did_you_mean
@@ -186,7 +187,7 @@ def panel_measured(missing: Sequence[str], n_genes: int, table_name: str) -> Non
 
 def number_of_domains(n_domains: object, n_spots: int) -> None:
     """Refuse a number of domains that is not a whole number from 2 and below the number of spots."""
-    whole = isinstance(n_domains, int) and not isinstance(n_domains, bool)
+    whole = isinstance(n_domains, Integral) and not isinstance(n_domains, bool)
     if not whole or not 2 <= n_domains < n_spots:  # type: ignore[operator]
         msg = (
             f"`n_domains` is {n_domains!r}; it must be a whole number from 2 to {n_spots - 1} (there are {n_spots} "

@@ -110,7 +110,8 @@ def rasterize(
     made: dict[str, Any] = sdata.attrs.get(keys.ATTRS, {}).get(keys.RASTER, {})
     check_elements.may_write(sdata, key_added, made, "stp.tl.rasterize", kind="images")
     check_elements.has_layer(table, layer)
-    chosen = [str(gene) for gene in (table.var_names if genes is None else genes)]
+    named = [genes] if isinstance(genes, str) else genes
+    chosen = [str(gene) for gene in (table.var_names if named is None else named)]
     _check_genes(chosen, table.var_names, table_name)
     region = _find_region(sdata, table_name, shapes_key)
     shapes = sdata.shapes[region]

@@ -106,6 +106,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     >>> list(stp.tl.summary(scores[scores["ceiling"] > 0.5]).index)
     ['mean_profile', 'ridge_color', 'model']
     """
+    scores = _with_plain_numbers(scores)
     if "metric" in scores:
         check.has_score_columns(list(map(str, scores.columns)), LONG_COLUMNS)
         return _of_cells(scores)
@@ -115,6 +116,15 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     tables = {kind: _of_genes(rows) for kind, rows in scores.groupby("donor", sort=False)}
     found: pd.DataFrame = pd.concat(tables, names=["donor", "row"])
     return found
+
+
+def _with_plain_numbers(scores: pd.DataFrame) -> pd.DataFrame:
+    """Numbers that can be missing, such as those of Arrow, as numpy has them."""
+    nullable = [
+        name for name, kind in scores.dtypes.items()
+        if pd.api.types.is_extension_array_dtype(kind) and pd.api.types.is_numeric_dtype(kind)
+    ]  # fmt: skip
+    return scores.astype(dict.fromkeys(nullable, np.float64)) if nullable else scores
 
 
 def _of_genes(scores: pd.DataFrame) -> pd.DataFrame:

@@ -134,6 +134,8 @@ def _rows_of_table(table: AnnData, measured: Measured, table_name: str | None) -
             )
             raise ValueError(msg)
         return np.asarray(column.fillna(False), bool)
+    if isinstance(measured, pd.Series) and pd.api.types.is_bool_dtype(measured):
+        measured = _in_order_of(measured.fillna(False), table, table_name)
     values: NDArray[Any] = np.asarray(measured)
     if values.dtype == bool:
         if values.shape != (table.n_obs,):
@@ -151,6 +153,21 @@ def _rows_of_table(table: AnnData, measured: Measured, table_name: str | None) -
         )
         raise ValueError(msg)
     return np.asarray(table.obs_names.isin(names.ravel()))
+
+
+def _in_order_of(mask: pd.Series[Any], table: AnnData, table_name: str | None) -> NDArray[np.bool_]:
+    """A mask with names of spots in the order of the table; one with the labels 0, 1, … is in that order already."""
+    if mask.index.equals(pd.RangeIndex(len(mask))):
+        return np.asarray(mask, bool)
+    unknown = mask.index.difference(table.obs_names)
+    missing = table.obs_names.difference(mask.index)
+    if len(unknown) or len(missing) or not mask.index.is_unique:
+        msg = (
+            f"The index of `measured` is not that of table {table_name!r}: {len(missing)} of its spots are missing, "
+            f"{len(unknown)} are unknown ({quote(unknown.tolist())}). Give one value for each spot."
+        )
+        raise ValueError(msg)
+    return np.asarray(mask.reindex(table.obs_names), bool)
 
 
 def _raise_none(slide: Slide, measured: Measured) -> NoReturn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from ..._checks.slides import quote
@@ -13,11 +15,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def some_seeds(seeds: Sequence[int]) -> None:
-    """Refuse an empty list of seeds, and repeated seeds."""
-    if not seeds or len(set(seeds)) != len(seeds):
-        msg = f"`seeds` is {tuple(seeds)}; give at least one, each once, for instance `(0, 1, 2)`."
+def several_seeds(seeds: object) -> list[int]:
+    """The seeds as plain numbers; refuse one number, an empty list, fractions and repeated seeds."""
+    found = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else None
+    if found is None or not all(isinstance(seed, Integral) and not isinstance(seed, bool) for seed in found):
+        msg = f"`seeds` is {seeds!r}; give a list of whole numbers, for instance `(0, 1, 2)`."
         raise ValueError(msg)
+    if not found or len(set(found)) != len(found):
+        msg = f"`seeds` is {tuple(map(int, found))}; give at least one, each once, for instance `(0, 1, 2)`."
+        raise ValueError(msg)
+    return [int(seed) for seed in found]
 
 
 def same_comparison(place: Path, patch_version: int, stored: Mapping[str, Any], values: Mapping[str, Any]) -> None:

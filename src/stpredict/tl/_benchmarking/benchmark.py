@@ -329,7 +329,7 @@ def benchmark(
     >>> found.runs["fold"].nunique(), bool(found.summary().loc["small_ridge", "gene_pearson"] > 0)
     (3, True)
     """
-    check.some_seeds(seeds)
+    seeds = check.several_seeds(seeds)
     folder = None if save_dir is None else output_folder(save_dir, "save_dir")
     entries = entries_of(models)
     selection = Selection(

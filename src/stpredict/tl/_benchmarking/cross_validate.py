@@ -183,7 +183,7 @@ def cross_validate(
     >>> sdata["observed"].obs["fold"].value_counts(sort=False).to_dict()
     {'0': 16, '1': 16, '2': 16}
     """
-    check.some_seeds(seeds)
+    seeds = check.several_seeds(seeds)
     folder = None if save_dir is None else output_folder(save_dir, "save_dir")
     entry = Entry(model, weights=weights, options=dict(model_options or {}), patch=patch, n_views=n_views)
     label = entry.ensemble.name

@@ -207,8 +207,8 @@ ENTRIES = tuple(each.name for each in fields(Provenance) if each.name not in ("o
 
 
 def _selection_to_json(selection: Selection) -> dict[str, Any]:
-    optional = ("library_key", "allow_fractional_counts", "regions")
-    left_out = {"in_px"} | {name for name in optional if not getattr(selection, name)}
+    optional = {"library_key": None, "allow_fractional_counts": False, "regions": None}
+    left_out = {"in_px"} | {name for name, default in optional.items() if getattr(selection, name) is default}
     values = {each.name: getattr(selection, each.name) for each in fields(selection) if each.name not in left_out}
     if isinstance(values["image_key"], Mapping):
         values["image_key"] = dict(values["image_key"])

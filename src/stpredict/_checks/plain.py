@@ -1,0 +1,35 @@
+"""Arguments as users have them, numbers of numpy and iterators among them, as the rest of the package takes them."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+
+def plain(value: Any) -> Any:
+    """A number or text of numpy as that of Python, also in tuples and options; iterators, views and sets as lists."""
+    if isinstance(value, (np.number, np.bool_, np.str_)):
+        return value.item()
+    if type(value) is tuple:
+        return tuple(plain(each) for each in value)
+    if type(value) is dict:
+        made = {name: plain(each) for name, each in value.items()}
+        return made if any(made[name] is not value[name] for name in made) else value
+    if isinstance(value, set):
+        return sorted(value, key=str)  # of strings the order is another one in every process
+    if isinstance(value, (Iterator, KeysView, ItemsView, ValuesView)) and not hasattr(
+        value, "read"
+    ):  # a file is an iterator too
+        return list(value)
+    return value
+
+
+def plain_fields(instance: Any) -> None:
+    """Make the values of a frozen dataclass plain, so that they can be compared and written as JSON."""
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        if (changed := plain(value)) is not value:
+            object.__setattr__(instance, field.name, changed)
