@@ -41,7 +41,7 @@ def predicted(sdata):
     (np.int64(3), 3), (np.float32(0.5), 0.5), (np.True_, True), (np.str_("a"), "a"), ((np.int8(1), "b"), (1, "b")),
     ({"b", "a"}, ["a", "b"]), (iter([1, 2]), [1, 2]), ({"a": 1}.keys(), ["a"]), ({"a": 1}.values(), [1]),
     ((i for i in "ab"), ["a", "b"]), ([1], [1]), ("ab", "ab"), ({"a": np.int64(1)}, {"a": 1}), (None, None),
-], ids=lambda each: type(each).__name__)  # fmt: skip
+])  # fmt: skip
 def test_arguments_are_made_plain(given, taken):
     found = plain(given)
     assert found == taken
@@ -76,14 +76,14 @@ def test_slides_are_named_by_an_index_an_array_or_an_iterator(sdata):
 
 
 @pytest.mark.parametrize(
-    "seeds", [np.arange(1), pd.Index([0]), iter([0]), {0}, (np.int64(0),)], ids=lambda each: type(each).__name__
+    "seeds", [np.arange(1), pd.Index([0]), iter([0]), {0}, (np.int64(0),)], ids=["a", "b", "c", "d", "e"]
 )
 def test_seeds_are_any_whole_numbers(sdata, seeds, tmp_path):
     found = stp.tl.benchmark(sdata, ["mean_profile"], seeds=seeds, save_dir=tmp_path, progress=False)
     assert found.runs["seed"].unique().tolist() == [0]
 
 
-@pytest.mark.parametrize("seeds", [0, np.int64(0), [0.0], "0", [True]], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("seeds", [0, np.int64(0), [0.0], "0", [True]], ids=["a", "b", "c", "d", "e"])
 def test_what_is_no_list_of_seeds_is_refused(sdata, seeds):
     with pytest.raises(ValueError, match=r"`seeds` is .*; give a list of whole numbers, for instance `\(0, 1, 2\)`"):
         stp.tl.cross_validate(sdata, "mean_profile", seeds=seeds, progress=False)
@@ -209,3 +209,10 @@ def test_as_many_domains_as_numpy_counts(sdata):
     found = stp.tl.domains(sdata, np.int64(2), "expression", n_seeds=1, clusterer="kmeans", progress=False)
     assert found is None or len(found)
     assert sdata["observed"].obs["domain"].nunique() == 2
+
+
+def test_text_where_a_number_belongs_is_named():
+    with pytest.raises(TypeError, match="`lr` is 'abc'; it must be a number"):
+        stp.tl.FitConfig(lr="abc")
+    with pytest.raises(TypeError, match="`bin_um` is '16'; it must be a number"):
+        stp.io.read_visium_hd(".", bin_um="16")

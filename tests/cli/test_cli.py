@@ -154,6 +154,9 @@ def test_genes_are_read_from_a_file(store, tmp_path):
         (["evaluate", "x.h5ad"], "x.h5ad' is a table, and a SpatialData store (.zarr) is needed. If the table has its"),
         (["predict", "model", "s.zarr", "--out", "p.h5ad"], "Type `stpredict predict SLIDE PREDICTOR --out …`"),
         (["cohort", "model", "x.svs", "--out", "c"], "'model' is a predictor and 'x.svs' is none: slides come first"),
+        (["fit", "plain", "--out", "m"], "plain' is a folder without zarr metadata (it holds 'spatial')"),
+        (["evaluate", "case #1/s.zarr"], "s.zarr' has # in its name, which zarr takes for the end of an address"),
+        (["predict", "s.zarr", "model", "--out", "who?/p.zarr"], "has ? in its name"),
         (["fit", "s.zarr", "--out", "model"], "model' exists and is not overwritten. Give another `--out`"),
     ],
 )
@@ -161,13 +164,31 @@ def test_errors_are_one_line_without_a_traceback(arguments, message, capsys, tmp
     monkeypatch.chdir(tmp_path)
     for name in ("x.svs", "x.h5ad"):
         (tmp_path / name).write_bytes(b"")
-    (tmp_path / "model").mkdir()
+    for name in ("model", "case #1/s.zarr", "who?", "plain/spatial"):
+        (tmp_path / name).mkdir(parents=True)
     (tmp_path / "model/config.json").write_text("{}")
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"stpredict {arguments[0]}: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_hint_names_the_option_of_an_argument_inside_a_call():
+    from stpredict._cli._errors import options_of
+    from stpredict._cli._options import COMMANDS
+
+    said = "Call `stp.pp.resolution(sdata, um_per_px=…)`."
+    assert options_of(said, COMMANDS["cohort"]) == " (On the command line `um_per_px` is --um-per-px.)"
+    assert options_of("Go on with `stp.tl.fit(…, resume_from=…)`.", COMMANDS["fit"]).endswith("is --resume.)")
+    assert options_of("`shapes_key` is wrong, `nothing` too.", COMMANDS["fit"]).count("`") == 2
+
+
+def test_a_cluster_has_workers(store, tmp_path, capsys):
+    command = ["predict", str(store), str(tmp_path / "model"), "--out", str(tmp_path / "p.h5ad"), "--workers", "0"]
+    assert main(command) == 1
+    wanted = "`--workers` is 0; give at least 1, or leave it out to work in this process alone."
+    assert wanted in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(store, tmp_path, capsys):

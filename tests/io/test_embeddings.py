@@ -63,6 +63,16 @@ def test_patches_of_trident_are_matched_by_place(sdata, tmp_path):
     assert (record["encoder"], record["fov_um"].tolist()) == ("uni", [SIDE * 4.0])
 
 
+def test_numbers_of_rows_are_no_barcodes_where_places_contradict_them(sdata, tmp_path):
+    order = np.random.default_rng(0).permutation(N)
+    path = written(tmp_path / "a.h5", places(sdata)[order], numbered()[order], barcodes=np.arange(N).astype("S"))
+    read_embeddings(sdata, path)
+    np.testing.assert_array_equal(sdata["observed"].obsm["X_embeddings"], numbered())
+    path = written(tmp_path / "b.h5", places(sdata), numbered(), barcodes=np.arange(N).astype("S"))
+    read_embeddings(sdata, path, key_added="X_same")
+    np.testing.assert_array_equal(sdata["observed"].obsm["X_same"], numbered())
+
+
 def test_patches_of_hest_are_matched_by_barcode(sdata, tmp_path):
     """Wherever they lie."""
     order = np.random.default_rng(1).permutation(N)

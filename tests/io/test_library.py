@@ -135,3 +135,33 @@ def test_spots_off_the_overview(visium):
     visium.obsm["spatial"] = visium.obsm["spatial"] + 100
     with pytest.raises(ValueError, match=r"spots lie off the image of 222 x 132 px"):
         stp.io.from_anndata(visium)
+
+
+def several(visium, names):
+    """Samples with an image each, one below the other."""
+    parts = {}
+    for name in names:
+        part = visium.copy()
+        part.uns["spatial"] = {name: visium.uns["spatial"]["V 1"]}
+        parts[name] = part
+    return ad.concat(parts, label="sample", uns_merge="unique", index_unique="-")
+
+
+@pytest.mark.filterwarnings("ignore:.*overview")
+def test_a_subset_of_samples_keeps_the_images_of_its_spots(visium):
+    joined = several(visium, "ABC")
+    sdata = stp.io.from_anndata(joined[joined.obs["sample"] != "B"].copy())
+    assert list(sdata.images) == ["A_image", "C_image"]
+    assert sdata["observed"].obs["section"].value_counts().to_dict() == {"A": 48, "C": 48}
+    one = stp.io.from_anndata(joined[joined.obs["sample"] == "C"].copy())
+    assert list(one.images) == ["C_image"]
+
+
+def test_spots_of_a_sample_without_an_image_are_not_put_on_another(visium):
+    joined = several(visium, "ABC")
+    del joined.uns["spatial"]["B"]
+    with pytest.raises(ValueError, match=r"obs\['sample'\] says .* has none of 'B' \(images: 'A', 'C'\). Add these"):
+        stp.io.from_anndata(joined)
+    del joined.uns["spatial"]["C"]
+    with pytest.raises(ValueError, match=r"has none of 'B', 'C' \(images: 'A'\)"):
+        stp.io.from_anndata(joined)

@@ -93,6 +93,34 @@ def test_labels_are_matched_by_rounded_position(st_files, tmp_path):
     assert list(obs["label"].cat.categories) == ["stroma"]
 
 
+def test_labels_are_the_text_of_the_file(st_files, tmp_path):
+    """Numbers stay as they are written though one is missing."""
+    labels = tmp_path / "labels.csv"
+    labels.write_text("x, y, label\n4, 3, 1\n5, 3,\n99, 99, 0 \n")
+    obs = read_st(**st_files, name="X1", labels=labels)["observed"].obs
+    assert obs["label"].dropna().to_dict() == {"X1_4x3": "1"}
+
+
+def test_tables_as_spreadsheets_leave_them(st_files, section, tmp_path):
+    """Empty lines, a separator at every end, quotes around all fields, blanks after commas."""
+    lines = st_files["counts"].read_text().splitlines()
+    for number, text in enumerate((
+        "\n".join([*lines, "", "\t\t", ""]),
+        "\r\n".join(["", *lines]) + "\r\n\r\n",
+        "".join(f"{line}\t\n" for line in lines),
+        "".join("\t".join(f'"{field}"' for field in line.split("\t")) + "\n" for line in lines),
+    )):  # fmt: skip
+        counts = tmp_path / f"{number}.tsv"
+        counts.write_text(text)
+        found = read_st(**{**st_files, "counts": counts}, name="X1")["observed"]
+        np.testing.assert_array_equal(found.X.toarray(), section["observed"].X.toarray())
+        assert list(found.var_names) == list(section["observed"].var_names)
+    spots = tmp_path / "spots.csv"
+    spots.write_text(st_files["spots"].read_text().replace("\t", ", "))
+    found = read_st(**{**st_files, "spots": spots}, name="X1")["observed"]
+    np.testing.assert_array_equal(found.obsm["spatial"], section["observed"].obsm["spatial"])
+
+
 def test_zarr_round_trip(st_files, tmp_path):
     labels = tmp_path / "labels.tsv"
     labels.write_text("x\ty\tlabel\n4\t3\tstroma\n")
@@ -114,7 +142,12 @@ FAULTS = {
     "position twice": ("spots", "4\t3\t4\t3", "3\t3\t4\t3", "more than one row for array position '3x3'"),
     "a gene among spots": ("counts", "4x3", "GAPDH", "Spot 'GAPDH' of 'X1.tsv' is no array coordinate .*`genes_in`"),
     "cut short": ("counts", "4x3\t4\t3\t0\t12", "4x3\t4\t3", "Row '4x3' .* has 2 readable numbers for 4 columns"),
-    "text": ("counts", "4x3\t4\t3\t0\t12", "4x3\t4\tx\t0\t12", "Row '4x3' .* has 0 readable numbers for 4 columns"),
+    "text": (
+        "counts",
+        "4x3\t4\t3\t0\t12",
+        "4x3\t4\tx\t0\t12",
+        "Row '4x3' .* has 3 readable numbers and 'x' for 4 columns",
+    ),
     "spot twice": ("counts", "4x3", "4x4", "more than one row for array position '4x4'"),
     "gene twice": ("counts", "\tA\tB", "\tA\tA", "Gene names in .* are not unique: 'A'"),
     "not whole": ("counts", "4x3\t4\t3", "4x3\t4\t0.5", "not whole numbers: 0.5 at spot '4x3', gene 'B'"),

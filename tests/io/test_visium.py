@@ -74,6 +74,29 @@ def test_layout_of_space_ranger_1(visium_folder):
     np.testing.assert_array_equal(old["observed"].obsm["spatial"], new["observed"].obsm["spatial"])
 
 
+@pytest.mark.parametrize("kind", ["index of parquet", "numbers of rows"])
+def test_positions_that_pandas_wrote_again(visium_folder, kind):
+    wanted = stp.io.read_visium(visium_folder)["observed"]
+    path = visium_folder / "spatial/tissue_positions.csv"
+    places = pd.read_csv(path)
+    path.unlink()
+    if kind == "numbers of rows":
+        places.to_csv(path)
+    else:
+        places.set_index("barcode").to_parquet(path.with_suffix(".parquet"))
+    found = stp.io.read_visium(visium_folder)["observed"]
+    assert list(found.obs_names) == list(wanted.obs_names)
+    np.testing.assert_array_equal(found.obsm["spatial"], wanted.obsm["spatial"])
+
+
+def test_files_that_macos_leaves_beside_others_are_no_files_of_the_sample(visium_folder):
+    for name in ("._image.tif", "._GSM1_filtered_feature_bc_matrix.h5", "._tissue_positions.csv"):
+        (visium_folder / name).write_bytes(b"Mac OS X")
+    matrix = visium_folder / "filtered_feature_bc_matrix.h5"
+    matrix.rename(visium_folder / "GSM1_filtered_feature_bc_matrix.h5")
+    assert only(stp.io.read_visium(visium_folder)).um_per_px == pytest.approx(5, rel=1e-4)
+
+
 def test_a_prefix_of_the_matrix(visium_folder):
     (visium_folder / "raw_feature_bc_matrix.h5").unlink()
     old = visium_folder / "filtered_feature_bc_matrix.h5"

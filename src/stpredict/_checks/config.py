@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from .names import did_you_mean
@@ -17,15 +18,24 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> None:
         raise ValueError(msg)
 
 
+def number(name: str, value: object) -> None:
+    """Refuse text and other things in place of a number."""
+    if not isinstance(value, Real):
+        msg = f"`{name}` is {value!r}; it must be a number."
+        raise TypeError(msg)
+
+
 def in_range(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a number outside ``[low, high]``."""
+    """Refuse what is no number, or one outside ``[low, high]``."""
+    number(name, value)
     if not low <= value <= high:
         msg = f"`{name}` is {value!r}; it must lie between {low} and {high}."
         raise ValueError(msg)
 
 
 def positive(name: str, value: float) -> None:
-    """Refuse a number that is not above zero."""
+    """Refuse what is no number, or not above zero."""
+    number(name, value)
     if not value > 0:
         msg = f"`{name}` is {value!r}; it must be above 0."
         raise ValueError(msg)

@@ -75,6 +75,16 @@ def _require_writable(folder: Path, path: Path, name: str) -> None:
         raise PermissionError(msg) from error
 
 
+def no_address(path: Path) -> None:
+    """Refuse a store below a folder whose name zarr takes for part of an address: it could not be read again."""
+    if marks := sorted(set(str(path)) & set("#?")):
+        msg = (
+            f"{str(path)!r} has {' and '.join(marks)} in its name, which zarr takes for the end of an address. Rename "
+            "the folder, or give another path."
+        )
+        raise ValueError(msg)
+
+
 def no_folder_names(names: Sequence[object]) -> list[str]:
     """Those of some names that cannot be names of folders in which we write, beside hidden files of their own."""
     return [

@@ -13,8 +13,9 @@ from spatialdata import read_zarr
 from .. import _keys as keys
 from .. import datasets, tl
 from .._checks import config as check_config
-from .._checks.paths import name_slides, output_file, output_path, user_path
+from .._checks.paths import name_slides, no_address, output_file, output_path, user_path
 from .._files import atomic_file, atomic_folder
+from ..io.containers import refuse_folder
 from ..io.genes import read_gene_list
 from ..models.pretrained_registry import REGISTRY
 from ..pp import TargetSpec, select_genes
@@ -69,7 +70,7 @@ def predict(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
         tl.predict(given.pop("sdata"), given.pop("predictor"), client=_client(options, stack), **given)
     key = given.get("key_added", keys.PREDICTED)
-    if out.suffix == ".h5ad":
+    if out.suffix.lower() == ".h5ad":
         with atomic_file(out) as part:
             sdata.tables[key].write_h5ad(part)
     else:
@@ -106,6 +107,7 @@ def cohort(options: argparse.Namespace) -> bool:
     failed = unfinished["status"] == "failed"
     reasons = unfinished["error"].where(failed, "another process is at it")
     lines = [f"{name}: {reason}\n" for name, reason in reasons.items()]
+    lines = [f"{line}{check.options_of(line, COMMANDS['cohort'])}\n" for line in map(str.rstrip, lines)]
     lines += [f"{name}: {text}\n" for name, texts in summary["warnings"].dropna().items() for text in texts]
     sys.stdout.write(f"{''.join(lines)}{len(summary) - len(unfinished)} of {len(summary)} slides: {options.out_dir}\n")
     return bool(failed.any())
@@ -116,6 +118,7 @@ def _client(options: argparse.Namespace, stack: ExitStack) -> Client | None:
     workers, scheduler = getattr(options, "workers", None), getattr(options, "scheduler", None)
     if workers is None and scheduler is None:
         return None
+    check.some_workers(workers)
     from distributed import Client, LocalCluster
 
     if workers is None:
@@ -248,4 +251,7 @@ def _read(given: str | Path) -> SpatialData:
     path = user_path(given, "slide")
     check.no_slide_file(path)
     check.store_exists(path)
+    no_address(path)
+    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
+        refuse_folder(path)
     return read_zarr(path)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from .._checks.paths import no_address
 from .._checks.slides import quote
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def is_expected(error: Exception) -> bool:
 
 def options_of(message: str, command: Command) -> str:
     """How the arguments that a message names are given on the command line."""
-    named = dict.fromkeys(re.findall(r"`(\w+)(?:=[^`]*)?`", message))
+    quoted = re.findall(r"`([^`]*)`", message)
+    named = dict.fromkeys(name for text in quoted for name in re.findall(r"^\w+(?==|$)|(?<=[(, ])\w+(?==)", text))
     flags = {name: command.options[name].flag for name in named if name in command.options}
     flags = {name: flag for name, flag in flags.items() if flag.startswith("-")}
     if not flags:
@@ -97,7 +99,7 @@ def order_of_places(command: str, slides: Sequence[str], predictor: str) -> None
 
 def no_slide_file(path: Path) -> None:
     """Refuse a table or a slide file where a store is needed."""
-    if path.is_file() and path.suffix == ".h5ad":
+    if path.is_file() and path.suffix.lower() == ".h5ad":
         msg = (
             f"{str(path)!r} is a table, and a SpatialData store (.zarr) is needed. If the table has its image, "
             "`stp.io.from_anndata(anndata.read_h5ad(path)).write('slide.zarr')` makes one; in Python, `stp.tl.fit`, "
@@ -122,9 +124,17 @@ def store_exists(path: Path) -> None:
         raise FileNotFoundError(msg)
 
 
+def some_workers(n_workers: int | None) -> None:
+    """Refuse a cluster without processes."""
+    if n_workers is not None and n_workers < 1:
+        msg = f"`--workers` is {n_workers}; give at least 1, or leave it out to work in this process alone."
+        raise ValueError(msg)
+
+
 def new_store(path: Path) -> None:
     """Refuse anything but a new store for a whole object."""
-    if path.suffix != ".zarr":
+    no_address(path)
+    if path.suffix.lower() != ".zarr":
         msg = f"`--out {path}` must end in .zarr: the whole object is written, with its embeddings."
         raise ValueError(msg)
     _new(path)
@@ -137,10 +147,12 @@ def new_folder(path: Path) -> None:
 
 def new_output(path: Path, *, layer: bool) -> None:
     """Refuse to overwrite, and formats that are not supported."""
-    if path.suffix not in {".h5ad", ".zarr"}:
+    if path.suffix.lower() not in {".h5ad", ".zarr"}:
         msg = f"`--out {path}` must end in .h5ad (the table) or .zarr (the whole object)."
         raise ValueError(msg)
-    if layer and path.suffix != ".zarr":
+    if path.suffix.lower() == ".zarr":
+        no_address(path)
+    if layer and path.suffix.lower() != ".zarr":
         msg = f"`--layer` is written into the measured table, so `--out {path}` must end in .zarr."
         raise ValueError(msg)
     _new(path)

@@ -20,6 +20,7 @@ from ._tables import (
     DECODING_ERRORS,
     SPOT_NAME,
     find_separator,
+    is_number,
     mostly_match,
     open_text,
     parse_spot_name,
@@ -116,15 +117,20 @@ def _read_labelled_matrix(path: Path) -> tuple[list[str], list[str], sparse.csr_
     names: list[str] = []
     rows: list[sparse.csr_matrix] = []
     header: list[str] = []
-    n_bytes, limit = 0, limit_bytes()
+    n_bytes, limit, trailing = 0, limit_bytes(), 0
     try:
         with open_text(path) as file:
-            lines = read_lines(file, path, "counts file")
+            lines = (line for line in read_lines(file, path, "counts file") if line.strip())
             first = next(lines, "")
             separator = find_separator(first)
             header = split_fields(first, separator)
             for line in lines:
                 name, *values = line.rstrip("\r\n").split(separator) or [""]
+                if values and values[0].lstrip().startswith('"'):  # all fields are quoted
+                    values = [value.strip().strip('"') for value in values]
+                if not rows and len(header) > 1 and header[-1] == "" and values[-1:] == [""]:
+                    header, trailing = header[:-1], 1  # every line ends in a separator
+                values = values[: len(values) - trailing]
                 header = header if rows or len(header) == len(values) else header[1:]  # R writes no corner
                 names.append(name.strip().strip('"'))
                 rows.append(sparse.csr_matrix(_parse_row(values, names[-1], len(header), path)))
@@ -144,9 +150,11 @@ def _parse_row(values: Sequence[str], name: str, n_columns: int, path: Path) -> 
     except ValueError:
         row = np.empty(0, np.float32)
     if len(row) != n_columns:
+        wrong = [value for value in values if not is_number(value)]
+        shown = f" and {quote(wrong)}" if wrong else ""
         msg = (
-            f"Row {name!r} of '{path.name}' has {len(row)} readable numbers for {n_columns} columns. The file is "
-            "cut short, or holds text where counts belong; fetch it again or repair that row."
+            f"Row {name!r} of '{path.name}' has {len(values) - len(wrong)} readable numbers{shown} for {n_columns} "
+            "columns. The file is cut short, or holds text where counts belong; fetch it again or repair that row."
         )
         raise ValueError(msg)
     return row[None]

@@ -199,7 +199,7 @@ def _rows_of_spots(
     slide: Slide, barcodes: Sequence[str], patches: PlacedPatches, file: Path, *, allow_missing: bool
 ) -> NDArray[np.intp]:
     """The row of the patch of each spot, by barcode or by place; -1 for none, if that is allowed."""
-    rows, what, advice = _match_by_barcode(slide, barcodes), "their barcode", "Embed these spots too"
+    rows, what, advice = _match_by_barcode(slide, barcodes, patches), "their barcode", "Embed these spots too"
     if rows is None:
         rows, distance_px = match_by_place(patches.centers_px, slide.xy_px, patches.tolerance_px)
         if (rows < 0).sum() > len(rows) / 2:
@@ -221,14 +221,22 @@ def _rows_of_spots(
     raise ValueError(msg)
 
 
-def _match_by_barcode(slide: Slide, barcodes: Sequence[str]) -> NDArray[np.intp] | None:
-    """The row of each spot by its name in the table or the element; None if no name is among the barcodes."""
+def _match_by_barcode(slide: Slide, barcodes: Sequence[str], patches: PlacedPatches) -> NDArray[np.intp] | None:
+    """The row of each spot by its name in the table or the element; None if no name is among the barcodes.
+
+    Numbers may be those of rows: they are names only if no place contradicts them.
+    """
     known = pd.Index(barcodes)
     if not known.is_unique:
         return None
     names = [pd.Index(slide.obs_names.astype(str)), pd.Index(slide.instances.astype(str))]
     rows: NDArray[np.intp] = max((known.get_indexer(each) for each in names), key=lambda each: int((each >= 0).sum()))
-    return rows if (rows >= 0).any() else None
+    found = rows >= 0
+    if found.any() and all(str(name).isdecimal() for name in barcodes):
+        away = np.linalg.norm(patches.centers_px[rows[found]] - slide.xy_px[found], axis=1)
+        if (away > patches.tolerance_px).any():
+            return None
+    return rows if found.any() else None
 
 
 def _refuse_placement(slide: Slide, patches: PlacedPatches, file: Path, *, n_missing: int) -> NoReturn:

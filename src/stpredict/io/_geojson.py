@@ -49,5 +49,16 @@ def outlines(features: list[dict[str, Any]], path: Path, what: str) -> NDArray[A
             index = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
             found[of_ring] = shapely.polygons(shapely.linearrings(np.concatenate(rings), indices=index))
     except MALFORMED as reason:
-        check.refuse_unreadable(path, what, f"a geometry is not valid GeoJSON ({reason!r})")
+        bad = next((i for i, each in enumerate(features) if not _has_shape(each)), None)
+        which = "a geometry" if bad is None else f"the geometry of feature {bad + 1} of {len(features)}"
+        check.refuse_unreadable(path, what, f"{which} is not valid GeoJSON ({reason!r})")
     return found
+
+
+def _has_shape(feature: dict[str, Any]) -> bool:
+    """Whether the geometry of a feature can be read."""
+    try:
+        shapely.force_2d(shape(feature["geometry"])) if feature["geometry"] is not None else None
+    except MALFORMED:
+        return False
+    return True

@@ -66,16 +66,17 @@ def library_pictures(adata: AnnData, kind: str | None, name: str | None) -> list
             " Give the H&E image: `stp.io.from_anndata(adata, 'slide.tif')`."
         )
         raise ValueError(msg)
-    if name is not None and len(libraries) > 1:
+    rows = spots_of_libraries(adata)
+    if name is not None and len(rows) > 1:
         msg = (
-            f"`name` is {name!r}, but `uns['spatial']` holds {len(libraries)} images ({quote(list(libraries))}), which "
+            f"`name` is {name!r}, but `uns['spatial']` holds {len(rows)} images ({quote(list(rows))}), which "
             "are named as they are there. Leave `name` out."
         )
         raise ValueError(msg)
-    rows = spots_of_libraries(adata).values()
     return [
-        _picture(library, record, kind, name or _element_name(library), own)
-        for (library, record), own in zip(libraries.items(), rows, strict=True)
+        _picture(library, record, kind, name or element, rows[element])
+        for library, record in libraries.items()
+        if (element := _element_name(library)) in rows
     ]
 
 
@@ -85,17 +86,29 @@ def _element_name(library: object) -> str:
 
 
 def spots_of_libraries(adata: AnnData) -> dict[str, NDArray[np.bool_]]:
-    """Which spots are on each image: all if there is one, else by the column that holds the names of the images."""
+    """Which spots are on each image that has some, by the column that holds names of images; on a single one all."""
     libraries = adata.uns.get(keys.SPATIAL)
     names = [str(name) for name in libraries] if isinstance(libraries, Mapping) else []
-    if len(names) == 1:
-        return {_element_name(names[0]): np.ones(adata.n_obs, bool)}
-    for column in adata.obs if names else ():
-        values = adata.obs[column]
-        if not pd.api.types.is_numeric_dtype(values) and set(values.astype(str)) == set(names):
-            return {_element_name(name): (values.astype(str) == name).to_numpy() for name in names}
+    columns = {
+        str(column): values.astype(str)
+        for column, values in (adata.obs.items() if names else ())
+        if not pd.api.types.is_numeric_dtype(values) and values.astype(str).isin(names).any()
+    }
+    for values in columns.values():
+        if values.isin(names).all():  # a subset of the spots keeps the images of all
+            return {_element_name(name): rows for name in names if (rows := (values == name).to_numpy()).any()}
     if not names:
         return {}
+    if columns:
+        column, values = next(iter(columns.items()))
+        others = sorted(set(values.tolist()) - set(names))
+        msg = (
+            f"obs[{column!r}] says which spots are on which image, and `uns['spatial']` has none of {quote(others)} "
+            f"(images: {quote(names)}). Add these images, or leave out their spots."
+        )
+        raise ValueError(msg)
+    if len(names) == 1:
+        return {_element_name(names[0]): np.ones(adata.n_obs, bool)}
     msg = (
         f"`uns['spatial']` holds {len(names)} images ({quote(names)}), and no column of `obs` says which spot is on "
         f"which (columns: {quote(list(adata.obs))}). Add one that holds these names, for instance with "

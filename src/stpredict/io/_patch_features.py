@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import shapely
 
+from .._checks.paths import no_address
 from .._checks.slides import one_name, quote
 from .._slides import checks as check_elements
 from . import _errors as check
@@ -88,6 +89,9 @@ def _read_store(path: Path, patch_table: str | None) -> PatchFeatures:
     """The table of a SpatialData store whose rows are patches; features are its X."""
     from spatialdata import read_zarr
 
+    no_address(path)
+    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
+        check.refuse_unreadable(path, WHAT, "it is a folder without zarr metadata")
     sdata = read_zarr(path, selection=("shapes", "tables"))
     name = one_name(f"table of features in '{path.name}'", patch_table, list(sdata.tables), "patch_table")
     table = sdata.tables[name]

@@ -46,7 +46,11 @@ def find_files(folder: Path, names: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for name in names if folder.is_dir() else []:
         exact = folder / name
-        found += [exact] if exact.is_file() else sorted(file for file in folder.glob(f"*_{name}") if file.is_file())
+        found += (
+            [exact]
+            if exact.is_file()
+            else sorted(file for file in folder.glob(f"*_{name}") if file.is_file() and not file.name.startswith("."))
+        )
     return found
 
 
@@ -56,12 +60,17 @@ def find_file(folder: Path, names: Sequence[str], what: str) -> Path:
     return check.exactly_one(found, names, folder, what)
 
 
+def _is_image(file: Path) -> bool:
+    """Whether a name is that of an image; macOS leaves files beside others whose names begin with a dot."""
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+
+
 def find_full_image(folder: Path, image: str | PathLike[str] | None, overviews: Sequence[str] = ()) -> Path:
     """The given path, or the only image in the folder or its ``microscope_image``; messages name the overviews."""
     if image is not None:
         return user_path(image, "image")
     places = [place for place in (folder, folder / "microscope_image") if place.is_dir()]
-    files = [file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = [file for place in places for file in sorted(place.iterdir()) if _is_image(file)]
     found = [file for file in files if not any(word in file.name for word in ("hires", "lowres", "cytassist"))]
     if len(found) == 1:
         return found[0]

@@ -154,9 +154,13 @@ def read_affine(affine: str | PathLike[str] | ArrayLike | None) -> NDArray[np.fl
     return matrix
 
 
+NO_LABEL = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
+"""What stands in files where a spot has no label."""
+
+
 def read_labels(path: Path, array_xy: NDArray[np.int64], column: str = "label") -> list[str | None]:
     """The annotation of each spot, from a file of either form that `read_st` takes; None for spots not in the file."""
-    frame = read_table(path, "annotation")
+    frame = read_table(path, "annotation", text=column)
     one_hot = mostly_match(SPOT_NAME, frame.columns[1:])
     labels = _labels_from_indicators(frame, path) if one_hot else _labels_from_rows(frame, column, path)
     return [labels.get(spot_name(x, y)) for x, y in array_xy]
@@ -169,6 +173,7 @@ def _labels_from_rows(frame: pd.DataFrame, column: str, path: Path) -> dict[str,
     if pair is None and _spot_name_column(frame) is None:
         check.require_columns(list(frame.columns), ARRAY_COLUMNS[0], path)
     frame = frame.dropna(subset=[*(pair or ()), column])
+    frame = frame[~frame[column].isin(NO_LABEL)]
     array_xy = _array_coordinates(frame, path)
     return {spot_name(x, y): str(label) for (x, y), label in zip(array_xy, frame[column], strict=True)}
 

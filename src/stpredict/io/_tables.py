@@ -91,18 +91,26 @@ def split_fields(line: str, separator: str | None) -> list[str]:
     return [field.strip().strip('"') for field in line.rstrip("\r\n").split(separator)]
 
 
-def read_table(path: Path, what: str, headers: Mapping[int, Sequence[str]] | None = None) -> pd.DataFrame:
+def read_table(
+    path: Path, what: str, headers: Mapping[int, Sequence[str]] | None = None, *, text: str | None = None
+) -> pd.DataFrame:
     """Read a table, detecting its separator and header; row names become the first column.
 
     Rows have names where they have one field more than the header (as R writes tables), or where only the header ends
     in an empty field. ``headers`` gives the column names, by the number of columns, of tables without a header: those
-    whose first line holds only numbers after an optional name.
+    whose first line holds only numbers after an optional name. The column ``text`` is left as it is written.
     """
-    text = read_text(path, what)
-    separator = find_separator(text.partition("\n")[0])
-    names = _column_names(text, separator, path, headers)
+    content = read_text(path, what)
+    separator = find_separator(content.partition("\n")[0])
+    names = _column_names(content, separator, path, headers)
     no_header = names is not None and headers is not None and tuple(headers.get(len(names), ())) == tuple(names)
-    frame = parse_table(text, path, what, sep=separator or r"\s+", header=None if no_header else 0, names=names)
+    options: dict[str, Any] = {"sep": separator or r"\s+", "header": None if no_header else 0, "names": names}
+    if separator in {",", ";"}:  # blanks after tabs may be empty fields
+        options["skipinitialspace"] = True
+    if text is not None:
+        options["converters"] = {text: str.strip}
+    frame = parse_table(content, path, what, **options)
+    frame.columns = frame.columns.str.strip()
     return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
 
 
@@ -122,8 +130,8 @@ def _column_names(
     first, second = ([*(split_fields(line, separator) for line in text.split("\n", 2)[:2]), [], []])[:2]
     if len(first) > 1 and first[-1] == "" and len(second) == len(first) and second[-1] != "":
         return ["name", *first[:-1]]
-    has_data = _is_number(first[0]) or SPOT_NAME.fullmatch(first[0]) if first else False
-    if headers is None or not has_data or not all(map(_is_number, first[1:])):
+    has_data = is_number(first[0]) or SPOT_NAME.fullmatch(first[0]) if first else False
+    if headers is None or not has_data or not all(map(is_number, first[1:])):
         return None
     if len(first) not in headers:
         msg = (
@@ -135,7 +143,8 @@ def _column_names(
     return list(headers[len(first)])
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a field holds a number."""
     try:
         float(text)
     except ValueError:

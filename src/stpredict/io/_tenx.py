@@ -143,7 +143,7 @@ def read_parquet(path: Path, what: str, columns: Sequence[str]) -> pd.DataFrame:
     with check.decoding(path, what, ArrowException), ParquetFile(path) as file:
         check.require_columns(file.schema_arrow.names, columns, path)
         _require_memory_for_rows(file, path)
-        frame: pd.DataFrame = file.read().to_pandas()
+        frame: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
     return frame
 
 
@@ -165,7 +165,7 @@ def open_transcripts(path: Path, columns: Sequence[str]) -> Any:
     _require_signature(path, "table", b"PAR1")
     with check.decoding(path, "table", ArrowException), ParquetFile(path) as file:
         check.require_columns(file.schema_arrow.names, columns, path)
-        meta = file.schema_arrow.empty_table().to_pandas()
+        meta = file.schema_arrow.empty_table().to_pandas(ignore_metadata=True)
         n_groups = file.metadata.num_row_groups
     if not n_groups:
         check.refuse_unreadable(path, "table", "it holds no row")
@@ -178,7 +178,7 @@ def _read_row_group(number: int, path: Path, columns: list[str] | None = None) -
     from pyarrow.parquet import ParquetFile
 
     with check.decoding(path, "table", ArrowException), ParquetFile(path) as file:
-        frame: pd.DataFrame = file.read_row_group(number, columns=columns).to_pandas()
+        frame: pd.DataFrame = file.read_row_group(number, columns=columns).to_pandas(ignore_metadata=True)
     return frame
 
 
@@ -213,7 +213,8 @@ def _read_positions(path: Path) -> pd.DataFrame:
         names = None if header else ["barcode", *POSITION_COLUMNS]
         options = {"sep": separator or r"\s+", "header": 0 if header else None, "names": names, "dtype": {0: str}}
         frame = parse_table(text, path, what, **options)
-        frame = frame.rename(columns={frame.columns[0]: "barcode"})
+        if "barcode" not in frame:
+            frame = frame.rename(columns={frame.columns[0]: "barcode"})
         check.require_columns(list(frame.columns), POSITION_COLUMNS, path)
     barcodes = pd.Index([_text(value) for value in frame["barcode"]], dtype=str)
     if not barcodes.is_unique:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geopandas import GeoDataFrame
@@ -119,7 +120,12 @@ def read_visium_hd(
     folder = user_path(path)
     check.require_folder(folder, "a Visium HD sample", "stp.io.read_visium_hd")
     check_config.length("um_per_px", um_per_px)
-    sides = [] if bin_um is None else [bin_um] if isinstance(bin_um, int) else list(dict.fromkeys(bin_um))
+    given: Any = bin_um
+    sides: list[Any] = (
+        [] if given is None else [given] if isinstance(given, (Real, str)) else list(dict.fromkeys(given))
+    )
+    for side in sides:
+        check_config.positive("bin_um", side)
     if not sides and not cells:
         msg = f"`bin_um` is {bin_um!r}, and `cells` is False, so nothing is read. Give a side of bins, or `cells=True`."
         raise ValueError(msg)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from anndata import AnnData, read_h5ad
 from anndata import read_zarr as read_anndata_zarr
@@ -16,7 +16,7 @@ from spatialdata import SpatialData, read_zarr
 
 from .. import _keys as keys
 from .._checks.decoding import DECODER_ERRORS, describe
-from .._checks.paths import user_path
+from .._checks.paths import no_address, user_path
 from .._checks.slides import quote
 from .._files import read_attributes
 from .._slides.checks import is_spatialdata
@@ -85,8 +85,8 @@ def read_path(path: str | PathLike[str], *, um_per_px: float | None = None) -> S
     if place.is_dir() and any((place / name).is_file() for name in ("zarr.json", ".zgroup")):
         return _read_store(place, um_per_px)
     if place.is_dir():
-        _refuse_folder(place)
-    if place.suffix == ".h5ad":
+        refuse_folder(place)
+    if place.suffix.lower() == ".h5ad":
         with check.decoding(place, "AnnData"):
             return read_h5ad(place)
     return read_wsi(place, um_per_px=um_per_px)
@@ -104,17 +104,20 @@ def is_spatialdata_store(path: Path) -> bool:
 def _read_store(path: Path, um_per_px: float | None) -> SpatialData | AnnData:
     """A store of SpatialData or AnnData, else an OME-Zarr image."""
     if is_spatialdata_store(path):
+        no_address(path)
         sdata: SpatialData = read_zarr(path)
         return sdata
     if read_attributes(path, {}, "Give the store as it was written.").get("encoding-type") != "anndata":
         return read_wsi(path, um_per_px=um_per_px)
+    no_address(path)
     try:
         return read_anndata_zarr(path)
     except DECODER_ERRORS as reason:
         check.refuse_damaged(path, "AnnData", describe(reason))
 
 
-def _refuse_folder(path: Path) -> None:
+def refuse_folder(path: Path) -> NoReturn:
+    """Say what a folder that is no store holds, and which function reads it."""
     names = sorted(each.name for each in path.iterdir())
     reader = next((reader for name, reader in READERS.items() if name in names), None)
     advice = "Give a store (.zarr), an AnnData (.h5ad) or a slide file."
