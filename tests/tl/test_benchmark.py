@@ -511,6 +511,9 @@ def test_domains_and_pathways_are_scored_from_the_stored_predictions(done):
     pd.testing.assert_frame_equal(found.intervals(domains=by_slide), found.intervals(domains=dict(domains)))
     with pytest.raises(ValueError, match=r"No test slide has two domains: `domains` has 2 spots.*'a', 'b'"):
         found.intervals(domains={"a": 0, "b": 1})
+    for given in ("domain", domains.to_frame()):
+        with pytest.raises(TypeError, match=r"`domains` is \w+, and a domain for each spot is needed. Give the column"):
+            found.intervals(domains=given)
     with pytest.raises(ValueError, match="None of the 1 `pathways` has 3 of the 12 predicted genes"):
         found.intervals(pathways={"other": ["X", "Y", "Z"]})
 

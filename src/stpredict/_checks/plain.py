@@ -10,7 +10,7 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """A number or text of numpy as that of Python, also in tuples and options; iterators, views and sets as lists."""
+    """A number or text of numpy as that of Python, also in tuples and options; iterators and views as lists."""
     if isinstance(value, (np.number, np.bool_, np.str_)):
         return value.item()
     if type(value) is tuple:
@@ -18,13 +18,16 @@ def plain(value: Any) -> Any:
     if type(value) is dict:
         made = {name: plain(each) for name, each in value.items()}
         return made if any(made[name] is not value[name] for name in made) else value
-    if isinstance(value, set):
-        return sorted(value, key=str)  # of strings the order is another one in every process
     if isinstance(value, (Iterator, KeysView, ItemsView, ValuesView)) and not hasattr(
         value, "read"
     ):  # a file is an iterator too
         return list(value)
     return value
+
+
+def in_order(names: Any) -> list[Any]:
+    """Names as a list; those of a set, whose order is another one in every process, sorted."""
+    return sorted(names, key=str) if isinstance(names, (set, frozenset)) else list(names)
 
 
 def plain_fields(instance: Any) -> None:

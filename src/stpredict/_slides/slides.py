@@ -17,6 +17,7 @@ from spatialdata.transformations import get_transformation
 
 from .. import _keys as keys
 from .._checks.names import did_you_mean, duplicates
+from .._checks.plain import in_order
 from .._checks.slides import quote
 from .._geometry import apply_affine, axis_scales, orientation
 from .._resolution import SpotsOnImage, image_resolution
@@ -124,7 +125,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.shapes_key is not None and not isinstance(self.shapes_key, str):  # an index or array is none
-            object.__setattr__(self, "shapes_key", list(self.shapes_key))
+            object.__setattr__(self, "shapes_key", in_order(self.shapes_key))
 
 
 def resolve(

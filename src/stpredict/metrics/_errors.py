@@ -268,6 +268,13 @@ def one_per_gene(values: NDArray[Any], n_genes: int, name: str) -> None:
         raise ValueError(msg)
 
 
+def has_order(names: object, name: str) -> None:
+    """Refuse a set, which does not say which name is of which column."""
+    if isinstance(names, (set, frozenset)):
+        msg = f"`{name}` is a set, which has no order, and each column needs its name. Pass a list."
+        raise TypeError(msg)
+
+
 def one_name_per_gene(n_names: int, n_genes: int) -> None:
     """Refuse names of other genes than the columns."""
     if n_names != n_genes:

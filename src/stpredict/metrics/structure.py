@@ -179,6 +179,7 @@ def pathway_scores(
     from scipy.stats import rankdata  # deferred: slow to import
 
     array = as_matrix(values, "values")
+    check.has_order(genes, "genes")
     check.one_name_per_gene(len(genes), array.shape[1])
     members = np.array([np.isin(genes, list(names)) for names in pathways.values()]).reshape(len(pathways), len(genes))
     size = members.sum(axis=1)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ... import _keys as keys
 from ..._checks import expression as check_expression
+from ..._checks.plain import in_order
 from ..._checks.slides import quote
 from ..._slides.checks import unique_spots
 from ..._slides.slides import resolve
@@ -136,7 +137,7 @@ def _rows_of_table(table: AnnData, measured: Measured, table_name: str | None) -
         return np.asarray(column.fillna(False), bool)
     if isinstance(measured, pd.Series) and pd.api.types.is_bool_dtype(measured):
         measured = _in_order_of(measured.fillna(False), table, table_name)
-    values: NDArray[Any] = np.asarray(measured)
+    values: NDArray[Any] = np.asarray(in_order(measured) if isinstance(measured, (set, frozenset)) else measured)
     if values.dtype == bool:
         if values.shape != (table.n_obs,):
             msg = (

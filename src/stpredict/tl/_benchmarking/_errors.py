@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from ..._checks.plain import in_order
 from ..._checks.slides import quote
 from ..._checks.training import warn
 from ..._pixels import PATCH_VERSION
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def several_seeds(seeds: object) -> list[int]:
     """The seeds as plain numbers; refuse one number, an empty list, fractions and repeated seeds."""
-    found = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else None
+    found = in_order(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else None
     if found is None or not all(isinstance(seed, Integral) and not isinstance(seed, bool) for seed in found):
         msg = f"`seeds` is {seeds!r}; give a list of whole numbers, for instance `(0, 1, 2)`."
         raise ValueError(msg)
@@ -42,6 +43,16 @@ def same_comparison(place: Path, patch_version: int, stored: Mapping[str, Any], 
             "`save_dir`, or delete that folder."
         )
         raise ValueError(msg)
+
+
+def one_domain_per_spot(domains: object) -> None:
+    """Refuse the name of a column, and a table: the measured slides are not at hand."""
+    if isinstance(domains, str) or (hasattr(domains, "columns") and domains is not None):
+        msg = (
+            f"`domains` is {type(domains).__name__}, and a domain for each spot is needed. Give the column itself, for "
+            "instance `sdata['observed'].obs['domain']`."
+        )
+        raise TypeError(msg)
 
 
 def several_domains(n_domains: int, n_known: int, names: Sequence[str]) -> None:

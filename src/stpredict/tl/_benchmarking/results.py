@@ -108,6 +108,7 @@ def with_biology(
     domains: pd.Series | Mapping[str, Any] | None,
 ) -> pd.DataFrame:
     """Runs with scores of pathways and domains, from the held-out predictions of every cell."""
+    check.one_domain_per_spot(domains)
     of_spot = None if domains is None else pd.Series(domains).dropna()
     n_domains, values = 0, []
     for model, fold, seed in zip(runs["model"], runs["fold"], runs["seed"], strict=True):
