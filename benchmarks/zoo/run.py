@@ -1,11 +1,13 @@
 """Compare all models on real sections, by section or by patient, and write the tables.
 
-    python benchmarks/zoo/run.py [--data her2st mob_2k patients] [--models LABEL …] [--seeds 1] [--weights FILE]
+    python benchmarks/zoo/run.py [--data her2st mob_2k patients] [--models LABEL …] [--seeds 3] [--weights FILE]
                                  [--folder stpredict-benchmark/zoo] [--out benchmarks/zoo]
 
+Every model runs with one seed; those that train in less than three minutes a cell run with all seeds.
 ``--data her2st_select`` compares models on C2 to C4 of her2st, to choose among them.
-Needs ``STPREDICT_DATA_DIR`` with the sections. Finished cells are kept, so a run can be stopped and continued, and
-models or seeds can be added; the tables contain the models that are finished.
+Needs ``STPREDICT_DATA_DIR`` with the sections. Finished cells are kept, so a run can be stopped and continued, models
+or seeds can be added, and two processes can share a folder. Rows of ``zoo.json`` that this folder has not finished
+stay as they are, with their dates.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import json
 import os
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +27,12 @@ from rows import rows
 import stpredict as stp
 
 HERE = Path(__file__).parent
+SLOW_S = 180
+"""Mean seconds of training a cell from which on a model runs with one seed only."""
+BASELINES = ("mean_profile", "ridge_color")
+"""Models that run with one seed because no seed changes them."""
+NO_ROWS = {"rows": {}, "sections": {}, "runs": []}
+"""The table of a data set that was never run."""
 
 
 def read_section(folder, name, **files):
@@ -70,24 +79,30 @@ DATA = {"her2st": her2st, "mob_2k": mob, "patients": patients}
 ALL = {**DATA, "her2st_select": her2st_select}
 
 
-def compare(name, labels, seeds, weights, folder):
-    """Run the unfinished cells of one data set."""
+def compare(name, labels, n_seeds, weights, folder):
+    """Run the unfinished cells of one data set: one seed of all models, then further seeds of the fast ones."""
     sdata, options = ALL[name]()
     known = rows(weights)
     chosen = {label: known[label][0] for label in (labels or known)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        stp.tl.benchmark(sdata, chosen, seeds=range(seeds), save_dir=folder / name, **options)
+        found = stp.tl.benchmark(sdata, chosen, seeds=[0], save_dir=folder / name, **options)
+        seconds = found.runs.groupby("model", observed=True)["fit_s"].mean()
+        fast = {label: chosen[label] for label in chosen if seconds.get(label, SLOW_S) < SLOW_S}
+        if fast and n_seeds > 1:
+            stp.tl.benchmark(sdata, fast, seeds=range(n_seeds), save_dir=folder / name, **options)
 
 
-def finished_results(folder, labels):
-    """By data set: the benchmark, its summary of complete rows, and the labels of incomplete rows."""
+def finished_results(folder):
+    """By data set: the benchmark and its summary of the rows whose first seed is finished, without unfinished seeds."""
     for name in ALL:
         if (folder / name / "benchmark.json").is_file():
             found = stp.tl.Benchmark.load(folder / name)
-            cells = found.runs.groupby("model", observed=True).size()
-            short = [label for label in labels if cells.get(label, 0) < cells.max()]
-            yield name, found, found.summary().drop(index=short, errors="ignore"), short
+            n_folds = found.runs["fold"].nunique()
+            n_cells = found.runs.groupby(["model", "seed"], observed=True)["fold"].transform("size")
+            whole = found.runs[n_cells == n_folds][["model", "seed"]].drop_duplicates()
+            keep = {field: getattr(found, field).merge(whole, on=["model", "seed"]) for field in ("scores", "runs")}
+            yield name, replace(found, **keep)
 
 
 def ceiling_of(found):
@@ -95,29 +110,38 @@ def ceiling_of(found):
     return float(found.runs.drop_duplicates("fold")["ceiling"].mean())
 
 
-def table(name, found, summary, short, notes):
-    """The results of one data set, as they are saved."""
+def table(name, found, notes, earlier):
+    """The results of one data set, as they are saved; rows that are not finished are those of an earlier table."""
+    summary = found.summary()
     scores = found.scores[found.scores["metric"] == "pearson"].astype({"model": str, "slide": str})
-    slides = scores.groupby(["model", "slide"])["value"].mean().unstack().reindex(summary.index)
-    attrs = summary.attrs
+    slides = scores.groupby(["model", "slide"])["value"].mean().unstack()
+    of_seeds = scores.groupby(["model", "seed"])["value"].mean().groupby("model")
+    spread, n_seeds = of_seeds.max() - of_seeds.min(), of_seeds.size()
+    today, attrs = datetime.now(UTC).date().isoformat(), summary.attrs
+    new = {
+        label: {
+            "configuration": notes[label], "date": today, "n_seeds": int(n_seeds[label]),
+            "seed_range": float(spread[label]) if n_seeds[label] > 1 or label in BASELINES else None,
+            **json.loads(row.to_json()),
+        }
+        for label, row in summary.iterrows()
+    }  # fmt: skip
+    merged = sorted({**earlier["rows"], **new}.items(), key=lambda item: -item[1]["gene_pearson"])
+    sections = {**earlier["sections"], **json.loads(slides.to_json(orient="index"))}
     return {
-        "date": datetime.now(UTC).date().isoformat(),
         "threads": torch.get_num_threads(),
         "about": ALL[name].__doc__.strip(),
         "leaks": bool(attrs["leaks"]),
         "n_folds": int(found.runs["fold"].nunique()),
-        "n_seeds": int(found.runs["seed"].nunique()),
         "unit": attrs["unit"],
         "n_units": int(attrs["n_units"]),
         "ceiling": ceiling_of(found),
         "baseline": attrs["baseline"],
-        "rows": {
-            label: {"configuration": notes[label], **json.loads(row.to_json())} for label, row in summary.iterrows()
-        },
-        "sections": json.loads(slides.to_json(orient="index")),
+        "rows": dict(merged),
+        "sections": {label: sections[label] for label, _ in merged},
         "failed": [{"model": row.model, "fold": row.fold, "error": row.error} for row in found.failed.itertuples()],
-        "unfinished": short,
-        "runs": json.loads(found.runs.to_json(orient="records")),
+        "runs": [run for run in earlier["runs"] if run["model"] not in new]
+        + json.loads(found.runs.to_json(orient="records")),
     }
 
 
@@ -126,7 +150,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(ALL))
     parser.add_argument("--models", nargs="*")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--weights", help="file that weights.py wrote")
     parser.add_argument("--folder", type=Path, default=Path("stpredict-benchmark/zoo"))
     parser.add_argument("--out", type=Path, default=HERE)
@@ -134,10 +158,9 @@ def main():
     for name in given.data:
         compare(name, given.models, given.seeds, given.weights, given.folder)
     notes = {label: note for label, (_, note) in rows(given.weights).items()}
-    tables = {
-        name: table(name, found, summary, short, notes)
-        for name, found, summary, short in finished_results(given.folder, notes)
-    }
+    tables = json.loads((HERE / "zoo.json").read_text(encoding="utf-8"))
+    for name, found in finished_results(given.folder):
+        tables[name] = table(name, found, notes, tables.get(name, NO_ROWS))
     (given.out / "zoo.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
     (given.out / "zoo.md").write_text(comparison(tables), encoding="utf-8")
 
