@@ -80,7 +80,7 @@ intersphinx_mapping = (
 nitpicky = True
 SHORT = {
     "AnnData": "anndata.AnnData", "ArrayLike": "numpy.typing.ArrayLike",
-    "Axes": "matplotlib.axes.Axes", "Client": "distributed.Client",
+    "Axes": "matplotlib.axes.Axes", "Client": "distributed.Client", "Colormap": "matplotlib.colors.Colormap",
     "Fabric": "lightning_fabric.Fabric", "NDArray": "numpy.typing.NDArray", "Path": "pathlib.Path",
     "PathLike": "os.PathLike", "SpatialData": "spatialdata.SpatialData", "Tensor": "torch.Tensor",
     "csr_matrix": "scipy.sparse.csr_matrix", "sparray": "scipy.sparse.sparray", "spmatrix": "scipy.sparse.spmatrix",
