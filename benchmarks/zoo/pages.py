@@ -127,7 +127,7 @@ def scores_of(name, each):
     """Format the scores of all models on one data set."""
     ranks = ranks_of(each["rows"])
     rows = {
-        label: row | {"interval": interval(row), "rank": "–".join(map(str, ranks[label]))}
+        label: row | {"interval": interval(row), "rank": "–\N{WORD JOINER}".join(map(str, ranks[label]))}
         for label, row in each["rows"].items()
     }
     leak = "**Leakage: test and training sections are of the same patients.** " if each["leaks"] else ""
