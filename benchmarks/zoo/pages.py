@@ -103,7 +103,8 @@ def comparison(tables):
         "configurations and training recipes are in `rows.py`. All models are small enough to train on two CPU cores:",
         "the scores are those of these configurations, not of the published ones, which use GPUs and pretrained",
         "weights. Times include the effect of other processes on the machine. The interval is the 95 % bootstrap",
-        "interval of the gene-wise PCC. Models that train in less than three minutes a cell ran with three seeds.",
+        "interval of the gene-wise PCC. Fast models ran with three seeds, those of about three minutes a cell and more",
+        "with one: the column of seeds says which.",
         "Networks train in bfloat16 where the processor has it, as the default of `precision` chooses.",
         "",
     ]  # fmt: skip
