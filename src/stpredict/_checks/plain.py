@@ -18,9 +18,8 @@ def plain(value: Any) -> Any:
     if type(value) is dict:
         made = {name: plain(each) for name, each in value.items()}
         return made if any(made[name] is not value[name] for name in made) else value
-    if isinstance(value, (Iterator, KeysView, ItemsView, ValuesView)) and not hasattr(
-        value, "read"
-    ):  # a file is an iterator too
+    is_file = hasattr(value, "read")  # which is an iterator too
+    if isinstance(value, (Iterator, KeysView, ItemsView, ValuesView)) and not is_file:
         return list(value)
     return value
 

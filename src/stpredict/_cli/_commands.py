@@ -14,7 +14,7 @@ from .. import _keys as keys
 from .. import datasets, tl
 from .._checks import config as check_config
 from .._checks.paths import name_slides, no_address, output_file, output_path, user_path
-from .._files import atomic_file, atomic_folder
+from .._files import atomic_file, atomic_folder, is_zarr_group
 from ..io.containers import refuse_folder
 from ..io.genes import read_gene_list
 from ..models.pretrained_registry import REGISTRY
@@ -106,8 +106,9 @@ def cohort(options: argparse.Namespace) -> bool:
     unfinished = summary[summary["status"] != "done"]
     failed = unfinished["status"] == "failed"
     reasons = unfinished["error"].where(failed, "another process is at it")
-    lines = [f"{name}: {reason}\n" for name, reason in reasons.items()]
-    lines = [f"{line}{check.options_of(line, COMMANDS['cohort'])}\n" for line in map(str.rstrip, lines)]
+    lines = [
+        f"{name}: {reason}{check.options_of(str(reason), COMMANDS['cohort'])}\n" for name, reason in reasons.items()
+    ]
     lines += [f"{name}: {text}\n" for name, texts in summary["warnings"].dropna().items() for text in texts]
     sys.stdout.write(f"{''.join(lines)}{len(summary) - len(unfinished)} of {len(summary)} slides: {options.out_dir}\n")
     return bool(failed.any())
@@ -252,6 +253,6 @@ def _read(given: str | Path) -> SpatialData:
     check.no_slide_file(path)
     check.store_exists(path)
     no_address(path)
-    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
+    if not is_zarr_group(path):
         refuse_folder(path)
     return read_zarr(path)

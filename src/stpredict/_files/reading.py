@@ -268,6 +268,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
                 file.write(found.encode())
 
 
+def is_zarr_group(path: Path) -> bool:
+    """Whether a folder has the metadata of a zarr group, of version 3 or 2."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+
+
 def read_attributes(path: Path, schema: Schema, advice: str) -> dict[str, Any]:
     """Read the attributes of a zarr group, with the fields of a schema."""
     import zarr

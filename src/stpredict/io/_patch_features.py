@@ -11,6 +11,7 @@ import shapely
 
 from .._checks.paths import no_address
 from .._checks.slides import one_name, quote
+from .._files import is_zarr_group
 from .._slides import checks as check_elements
 from . import _errors as check
 
@@ -90,7 +91,7 @@ def _read_store(path: Path, patch_table: str | None) -> PatchFeatures:
     from spatialdata import read_zarr
 
     no_address(path)
-    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
+    if not is_zarr_group(path):
         check.refuse_unreadable(path, WHAT, "it is a folder without zarr metadata")
     sdata = read_zarr(path, selection=("shapes", "tables"))
     name = one_name(f"table of features in '{path.name}'", patch_table, list(sdata.tables), "patch_table")

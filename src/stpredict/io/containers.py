@@ -18,7 +18,7 @@ from .. import _keys as keys
 from .._checks.decoding import DECODER_ERRORS, describe
 from .._checks.paths import no_address, user_path
 from .._checks.slides import quote
-from .._files import read_attributes
+from .._files import is_zarr_group, read_attributes
 from .._slides.checks import is_spatialdata
 from . import _errors as check
 from ._anndata import in_memory, link_to_images, link_without_images
@@ -82,7 +82,7 @@ def read_path(path: str | PathLike[str], *, um_per_px: float | None = None) -> S
             "or of a slide, or an object that holds one."
         )
         raise FileNotFoundError(msg)
-    if place.is_dir() and any((place / name).is_file() for name in ("zarr.json", ".zgroup")):
+    if place.is_dir() and is_zarr_group(place):
         return _read_store(place, um_per_px)
     if place.is_dir():
         refuse_folder(place)
@@ -96,7 +96,7 @@ def is_spatialdata_store(path: Path) -> bool:
     """Whether a path is a store that SpatialData wrote."""
     return (
         path.is_dir()
-        and any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+        and is_zarr_group(path)
         and "spatialdata_attrs" in read_attributes(path, {}, "Give the store as it was written.")
     )
 

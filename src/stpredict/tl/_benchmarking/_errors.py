@@ -47,7 +47,7 @@ def same_comparison(place: Path, patch_version: int, stored: Mapping[str, Any], 
 
 def one_domain_per_spot(domains: object) -> None:
     """Refuse the name of a column, and a table: the measured slides are not at hand."""
-    if isinstance(domains, str) or (hasattr(domains, "columns") and domains is not None):
+    if isinstance(domains, str) or hasattr(domains, "columns"):
         msg = (
             f"`domains` is {type(domains).__name__}, and a domain for each spot is needed. Give the column itself, for "
             "instance `sdata['observed'].obs['domain']`."

@@ -21,6 +21,7 @@ from ..._files import (
     atomic_folder,
     check_fields,
     folder_sha256,
+    is_zarr_group,
     lock,
     read_attributes,
     remove,
@@ -322,7 +323,7 @@ def exclusive_store(path: str | PathLike[str] | None) -> Iterator[None]:
 
 def _check_resumable(path: Path, fingerprint: str, task: SpotTask) -> None:
     """Refuse to write into a folder that was not begun for this result."""
-    is_group = any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+    is_group = is_zarr_group(path)
     attrs = read_attributes(path, {}, ADVICE).get(keys.ATTRS) if is_group else None
     if not isinstance(attrs, dict) or "fingerprint" not in attrs:
         msg = f"{str(path)!r} exists and was not written by `{task.function}`, so it is kept. Give another `store`."
